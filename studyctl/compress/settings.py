@@ -1,0 +1,282 @@
+"""The settings of each compression method, with the names that the papers and their code use.
+
+One frozen object per method travels from the spec to the method's module. This file imports no torch, so that a spec can
+be read and planned without it. :data:`METHODS` names the function that does the work; it is resolved on use.
+"""
+
+import re
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Order = Annotated[
+    Literal["block", "stage"],
+    Field(description="block: every linear of a block sees the uncompressed block's activations (Wanda's and SparseGPT's code); "
+          "stage: later linears see the earlier ones compressed (GPTQ's true sequential)"),
+]
+Propagate = Annotated[
+    Literal["compressed", "dense"],
+    Field(description="whose outputs are the next block's inputs: the compressed block's or the dense one's"),
+]
+Damping = Annotated[float, Field(gt=0, le=10, description="added to the diagonal of H, as a fraction of its mean")]
+BlockSize = Annotated[int, Field(ge=1, le=4096, description="columns that are swept before the rest is updated at once")]
+
+
+class MethodSettings(BaseModel):
+    """What every method's settings have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    needs_data: ClassVar[bool] = False
+    """Whether calibration activations are needed."""
+
+    method: str
+
+    @abstractmethod
+    def name_parts(self) -> list[str]:
+        """Return the parts of a variant's name that are always shown, such as ``["4bit", "g64"]``."""
+
+    @abstractmethod
+    def named_fields(self) -> frozenset[str]:
+        """Return the fields that :meth:`name_parts` shows already."""
+
+    @abstractmethod
+    def bits_per_weight(self, in_features: int) -> float:
+        """Return what a weight of a linear with this many inputs costs in bits, masks, scales and zeros included.
+
+        Scales are counted at 16 bits. Unstructured sparsity is counted with a bitmap: ``min(16, 16 · density + 1)``.
+        """
+
+    def problem_with(self, in_features: int) -> tuple[str, str] | None:
+        """Return ``(field, reason)`` if a linear with this many inputs cannot be compressed so."""
+        return None
+
+
+class Dense(MethodSettings):
+    """The uncompressed model."""
+
+    method: Literal["dense"] = "dense"
+
+    def name_parts(self) -> list[str]:
+        return []
+
+    def named_fields(self) -> frozenset[str]:
+        return frozenset()
+
+    def bits_per_weight(self, in_features: int) -> float:
+        return 16.0
+
+
+class Pruning(MethodSettings):
+    """Zeros chosen weights: a fraction of them, or a fixed number in every group of m along the inputs."""
+
+    sparsity: Annotated[float | None, Field(ge=0, lt=1, description="fraction of the weights set to zero")] = None
+    pattern: Annotated[
+        str | None, Field(pattern=r"^[1-9]\d*:[1-9]\d*$", description="n:m, keeps n of every m consecutive inputs; fixes the sparsity")
+    ] = None
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_keeps_fewer_than_all(cls, value: str | None) -> str | None:
+        if value is not None:
+            kept, group = map(int, value.split(":"))
+            if kept >= group:
+                raise ValueError(f"`{value}` keeps {kept} of {group}, so it prunes nothing; n must be smaller than m")
+        return value
+
+    @model_validator(mode="after")
+    def _either_sparsity_or_pattern(self) -> Self:
+        if (self.sparsity is None) == (self.pattern is None):
+            both = self.sparsity is not None
+            raise ValueError("a pattern fixes the sparsity: give one of the two" if both else "needs `sparsity` or `pattern`")
+        return self
+
+    @property
+    def group(self) -> tuple[int, int] | None:
+        """Return ``(n kept, of m)``, or None for unstructured sparsity."""
+        if self.pattern is None:
+            return None
+        kept, group = map(int, self.pattern.split(":"))
+        return kept, group
+
+    @property
+    def target_sparsity(self) -> float:
+        """Return the fraction of weights to zero, also for n:m."""
+        if self.group is not None:
+            return 1 - self.group[0] / self.group[1]
+        assert self.sparsity is not None  # the validator above
+        return self.sparsity
+
+    def name_parts(self) -> list[str]:
+        return [self.pattern if self.pattern is not None else f"{self.sparsity:g}"]
+
+    def named_fields(self) -> frozenset[str]:
+        return frozenset({"sparsity", "pattern"})
+
+    def bits_per_weight(self, in_features: int) -> float:
+        return min(16.0, 16 * (1 - self.target_sparsity) + 1)
+
+    def problem_with(self, in_features: int) -> tuple[str, str] | None:
+        if self.group is not None and in_features % self.group[1]:
+            return "pattern", f"pattern {self.pattern} does not divide"
+        return None
+
+
+class Magnitude(Pruning):
+    """The smallest weights of each linear go (n:m: of every m consecutive inputs)."""
+
+    method: Literal["magnitude"] = "magnitude"
+
+
+class Wanda(Pruning):
+    """The weights with the smallest ``|w| · ‖x_j‖₂`` go, per output row (Sun et al. 2024)."""
+
+    needs_data: ClassVar[bool] = True
+    method: Literal["wanda"] = "wanda"
+    order: Order = "block"
+    propagate: Propagate = "compressed"
+
+
+class SparseGPT(Pruning):
+    """Optimal-brain-surgeon sweep: prunes and compensates column by column (Frantar & Alistarh 2023)."""
+
+    needs_data: ClassVar[bool] = True
+    method: Literal["sparsegpt"] = "sparsegpt"
+    block_size: BlockSize = 128
+    damping: Damping = 0.01
+    order: Order = "block"
+    propagate: Propagate = "compressed"
+
+
+class Quantization(MethodSettings):
+    """Weights on a grid of ``2**bits`` values per group of consecutive inputs."""
+
+    bits: Annotated[int, Field(ge=2, le=8, description="bits of a code")] = 4
+    group_size: Annotated[int, Field(ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel")] = 128
+    symmetric: Annotated[bool, Field(description="symmetric about zero, without a zero point")] = False
+
+    def name_parts(self) -> list[str]:
+        return [f"{self.bits}bit", f"g{self.group_size}"]
+
+    def named_fields(self) -> frozenset[str]:
+        return frozenset({"bits", "group_size"})
+
+    def bits_per_weight(self, in_features: int) -> float:
+        group = self.group_size or in_features
+        return self.bits + (16 + (0 if self.symmetric else self.bits)) / group
+
+    def problem_with(self, in_features: int) -> tuple[str, str] | None:
+        if self.group_size and in_features % self.group_size:
+            return "group_size", f"group_size {self.group_size} does not divide"
+        return None
+
+
+class RTN(Quantization):
+    """Round to nearest on the grid."""
+
+    method: Literal["rtn"] = "rtn"
+
+
+class GPTQ(Quantization):
+    """Rounds column by column and compensates the error in the columns that follow (Frantar et al. 2023)."""
+
+    needs_data: ClassVar[bool] = True
+    method: Literal["gptq"] = "gptq"
+    act_order: Annotated[bool, Field(description="columns in order of falling diag H")] = False
+    static_groups: Annotated[bool, Field(description="group grids fixed before the sweep")] = False
+    block_size: BlockSize = 128
+    damping: Damping = 0.01
+    order: Order = "block"
+    propagate: Propagate = "compressed"
+
+
+class AWQ(Quantization):
+    """Scales input channels by their activations before rounding, then clips weight ranges (Lin et al. 2024)."""
+
+    needs_data: ClassVar[bool] = True
+    method: Literal["awq"] = "awq"
+    objective: Annotated[
+        Literal["linear", "block"],
+        Field(description="error that the scale search minimises: of the linears' outputs, or of the whole attention or MLP"),
+    ] = "linear"
+    weight_term: Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")] = False
+    ratios: Annotated[int, Field(ge=1, le=1000, description="values of the exponent that are tried")] = 20
+    clip: Annotated[bool, Field(description="search weight ranges after scaling")] = True
+    order: Order = "block"
+    propagate: Propagate = "dense"
+
+
+class PruneThenQuantize(Quantization, Pruning):
+    """Prunes and quantizes in one variant, such as ``["sparsegpt", "gptq"]``, with the options of both."""
+
+    needs_data: ClassVar[bool] = True
+    method: tuple[Literal["magnitude", "wanda", "sparsegpt"], Literal["rtn", "gptq", "awq"]]  # type: ignore[assignment]
+    act_order: Annotated[bool, Field(description="columns in order of falling diag H")] = False
+    static_groups: Annotated[bool, Field(description="group grids fixed before the sweep")] = False
+    block_size: BlockSize = 128
+    damping: Damping = 0.01
+    order: Order = "block"
+    propagate: Propagate = "compressed"
+
+    def name_parts(self) -> list[str]:
+        return [*Pruning.name_parts(self), *Quantization.name_parts(self)]
+
+    def named_fields(self) -> frozenset[str]:
+        return Pruning.named_fields(self) | Quantization.named_fields(self)
+
+    def bits_per_weight(self, in_features: int) -> float:
+        kept = 1 - self.target_sparsity
+        quantized = Quantization.bits_per_weight(self, in_features)
+        return min(quantized, self.bits * kept + 1 + (quantized - self.bits))
+
+    def problem_with(self, in_features: int) -> tuple[str, str] | None:
+        return Pruning.problem_with(self, in_features) or Quantization.problem_with(self, in_features)
+
+
+class Checkpoint(MethodSettings):
+    """Somebody's published compressed model, measured like ours."""
+
+    method: Literal["checkpoint"] = "checkpoint"
+    id: Annotated[str, Field(min_length=1, description="hub id or folder of the compressed model")]
+    of: Annotated[str, Field(min_length=1, description="id of the model whose dense trial it is compared with")]
+    revision: Annotated[str, Field(min_length=1, description="branch, tag or commit")] = "main"
+
+    def name_parts(self) -> list[str]:
+        return [re.sub(r"[^A-Za-z0-9._-]+", "_", self.id.rstrip("/").rsplit("/", 1)[-1])]
+
+    def named_fields(self) -> frozenset[str]:
+        return frozenset({"id", "of"})
+
+    def bits_per_weight(self, in_features: int) -> float:
+        raise NotImplementedError("a checkpoint's size is read from its files")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of :data:`METHODS`."""
+
+    settings: type[MethodSettings]
+    target: str | None
+    """``module:function`` of the implementation; None while there is none."""
+    version: int = 1
+    """Rises when the same settings give other weights, so that stored results are not taken for new ones."""
+
+
+METHODS: dict[str, Method] = {
+    "dense": Method(Dense, "studyctl.compress.dense:compress"),
+    "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_linear"),
+    "wanda": Method(Wanda, "studyctl.compress.wanda:compress_linear"),
+    "rtn": Method(RTN, "studyctl.compress.rtn:compress_linear"),
+    "sparsegpt": Method(SparseGPT, None),
+    "gptq": Method(GPTQ, None),
+    "awq": Method(AWQ, None),
+    "checkpoint": Method(Checkpoint, None),
+    "prune+quantize": Method(PruneThenQuantize, None),
+}
+
+
+def method_of(settings: MethodSettings) -> Method:
+    """Return the row of :data:`METHODS` for these settings."""
+    return METHODS[settings.method if isinstance(settings.method, str) else "prune+quantize"]

@@ -1,0 +1,153 @@
+"""Where a study's files are, and how a file is written so that a crash leaves the old one or the new one."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is synced and takes the name of ``path``.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Replace ``path`` by ``data``, or leave it as it was."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest(value: object) -> str:
+    """Return 20 hex digits that name a JSON-serialisable value: the key of what it determines."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder of converted models and tokenised text (``STUDYCTL_CACHE`` moves it)."""
+    override = os.environ.get("STUDYCTL_CACHE")
+    return Path(override) if override else Path(platformdirs.user_cache_dir("studyctl"))
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPaths:
+    """Every file name of a study. Nothing else in the project spells them."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.root.name
+
+    @property
+    def spec(self) -> Path:
+        """The spec as it was run last, complete in itself."""
+        return self.root / "spec.toml"
+
+    @property
+    def plan(self) -> Path:
+        """What the spec asks for: every trial with its keys, so that states and tables can be drawn without the sources."""
+        return self.root / "plan.json"
+
+    @property
+    def database(self) -> Path:
+        """The published DuckDB file."""
+        return self.root / "study.duckdb"
+
+    @property
+    def runner(self) -> Path:
+        """Who runs the study: host, process, heartbeat, running attempts."""
+        return self.root / "runner.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by a kernel lock as long as a runner lives."""
+        return self.root / "runner.lock"
+
+    @property
+    def runner_log(self) -> Path:
+        """What a detached runner prints."""
+        return self.logs / "runner.log"
+
+    @property
+    def journal(self) -> Path:
+        """Folder of the journals and their Parquet parts: the truth."""
+        return self.root / "journal"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs, one an attempt."""
+        return self.root / "logs"
+
+    @property
+    def control(self) -> Path:
+        """Folder of requests to the runner."""
+        return self.root / "control"
+
+    @property
+    def cache(self) -> Path:
+        """Dense references and weights of trials in progress; all of it can be deleted."""
+        return self.root / "cache"
+
+    @property
+    def weights(self) -> Path:
+        """Exported variants (``keep_weights``)."""
+        return self.root / "weights"
+
+    def attempt_journal(self, trial: str, attempt: int) -> Path:
+        """The journal file of one attempt."""
+        return self.journal / f"{trial}.{attempt}.jsonl"
+
+    def attempt_log(self, trial: str, attempt: int) -> Path:
+        """The log file of one attempt."""
+        return self.logs / f"{trial}.{attempt}.log"
+
+    def part(self, trial: str, attempt: int, name: str) -> Path:
+        """A Parquet part of one attempt; ``name`` says of which stage."""
+        return self.journal / f"{trial}.{attempt}.{name}.parquet"
+
+    def trial_weights(self, weights_key: str) -> Path:
+        """The compressed weights of a trial in progress."""
+        return self.cache / "weights" / f"{weights_key}.safetensors"
+
+    def dense_reference(self, key: str) -> Path:
+        """The final hidden states of the dense model on one text."""
+        return self.cache / "dense" / f"{key}.safetensors"
+
+
+def runs_folder() -> Path:
+    """Return the folder that holds the studies: ``runs`` in the working directory (``STUDYCTL_RUNS`` moves it)."""
+    return Path(os.environ.get("STUDYCTL_RUNS", "runs"))

@@ -1,0 +1,22 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """Folder with real texts, task items and small trained models; kept beside the project, not part of it."""
+    folder = Path(os.environ.get("STUDYCTL_REAL", Path(__file__).parents[2] / "shared" / "real"))
+    if not folder.is_dir():
+        pytest.skip(f"real texts and models are not here ({folder}); set STUDYCTL_REAL")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache, or asks a hub."""
+    monkeypatch.setenv("STUDYCTL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
