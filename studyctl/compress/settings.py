@@ -10,18 +10,25 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import override
 
 Order = Annotated[
     Literal["block", "stage"],
-    Field(description="block: every linear of a block sees the uncompressed block's activations (Wanda's and SparseGPT's code); "
-          "stage: later linears see the earlier ones compressed (GPTQ's true sequential)"),
+    Field(
+        description="block: every linear of a block sees the uncompressed block's activations (Wanda's and SparseGPT's code); "
+        "stage: later linears see the earlier ones compressed (GPTQ's true sequential)"
+    ),
 ]
 Propagate = Annotated[
     Literal["compressed", "dense"],
     Field(description="whose outputs are the next block's inputs: the compressed block's or the dense one's"),
 ]
-Damping = Annotated[float, Field(gt=0, le=10, description="added to the diagonal of H, as a fraction of its mean")]
-BlockSize = Annotated[int, Field(ge=1, le=4096, description="columns that are swept before the rest is updated at once")]
+Damping = Annotated[
+    float, Field(gt=0, le=10, description="added to the diagonal of H, as a fraction of its mean")
+]
+BlockSize = Annotated[
+    int, Field(ge=1, le=4096, description="columns that are swept before the rest is updated at once")
+]
 
 
 class MethodSettings(BaseModel):
@@ -59,12 +66,15 @@ class Dense(MethodSettings):
 
     method: Literal["dense"] = "dense"
 
+    @override
     def name_parts(self) -> list[str]:
         return []
 
+    @override
     def named_fields(self) -> frozenset[str]:
         return frozenset()
 
+    @override
     def bits_per_weight(self, in_features: int) -> float:
         return 16.0
 
@@ -72,9 +82,15 @@ class Dense(MethodSettings):
 class Pruning(MethodSettings):
     """Zeros chosen weights: a fraction of them, or a fixed number in every group of m along the inputs."""
 
-    sparsity: Annotated[float | None, Field(ge=0, lt=1, description="fraction of the weights set to zero")] = None
+    sparsity: Annotated[
+        float | None, Field(ge=0, lt=1, description="fraction of the weights set to zero")
+    ] = None
     pattern: Annotated[
-        str | None, Field(pattern=r"^[1-9]\d*:[1-9]\d*$", description="n:m, keeps n of every m consecutive inputs; fixes the sparsity")
+        str | None,
+        Field(
+            pattern=r"^[1-9]\d*:[1-9]\d*$",
+            description="n:m, keeps n of every m consecutive inputs; fixes the sparsity",
+        ),
     ] = None
 
     @field_validator("pattern")
@@ -83,14 +99,20 @@ class Pruning(MethodSettings):
         if value is not None:
             kept, group = map(int, value.split(":"))
             if kept >= group:
-                raise ValueError(f"`{value}` keeps {kept} of {group}, so it prunes nothing; n must be smaller than m")
+                raise ValueError(
+                    f"`{value}` keeps {kept} of {group}, so it prunes nothing; n must be smaller than m"
+                )
         return value
 
     @model_validator(mode="after")
     def _either_sparsity_or_pattern(self) -> Self:
         if (self.sparsity is None) == (self.pattern is None):
             both = self.sparsity is not None
-            raise ValueError("a pattern fixes the sparsity: give one of the two" if both else "needs `sparsity` or `pattern`")
+            raise ValueError(
+                "a pattern fixes the sparsity: give one of the two"
+                if both
+                else "needs `sparsity` or `pattern`"
+            )
         return self
 
     @property
@@ -109,15 +131,19 @@ class Pruning(MethodSettings):
         assert self.sparsity is not None  # the validator above
         return self.sparsity
 
+    @override
     def name_parts(self) -> list[str]:
         return [self.pattern if self.pattern is not None else f"{self.sparsity:g}"]
 
+    @override
     def named_fields(self) -> frozenset[str]:
         return frozenset({"sparsity", "pattern"})
 
+    @override
     def bits_per_weight(self, in_features: int) -> float:
         return min(16.0, 16 * (1 - self.target_sparsity) + 1)
 
+    @override
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         if self.group is not None and in_features % self.group[1]:
             return "pattern", f"pattern {self.pattern} does not divide"
@@ -154,19 +180,25 @@ class Quantization(MethodSettings):
     """Weights on a grid of ``2**bits`` values per group of consecutive inputs."""
 
     bits: Annotated[int, Field(ge=2, le=8, description="bits of a code")] = 4
-    group_size: Annotated[int, Field(ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel")] = 128
+    group_size: Annotated[
+        int, Field(ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel")
+    ] = 128
     symmetric: Annotated[bool, Field(description="symmetric about zero, without a zero point")] = False
 
+    @override
     def name_parts(self) -> list[str]:
         return [f"{self.bits}bit", f"g{self.group_size}"]
 
+    @override
     def named_fields(self) -> frozenset[str]:
         return frozenset({"bits", "group_size"})
 
+    @override
     def bits_per_weight(self, in_features: int) -> float:
         group = self.group_size or in_features
         return self.bits + (16 + (0 if self.symmetric else self.bits)) / group
 
+    @override
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         if self.group_size and in_features % self.group_size:
             return "group_size", f"group_size {self.group_size} does not divide"
@@ -199,7 +231,9 @@ class AWQ(Quantization):
     method: Literal["awq"] = "awq"
     objective: Annotated[
         Literal["linear", "block"],
-        Field(description="error that the scale search minimises: of the linears' outputs, or of the whole attention or MLP"),
+        Field(
+            description="error that the scale search minimises: of the linears' outputs, or of the whole attention or MLP"
+        ),
     ] = "linear"
     weight_term: Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")] = False
     ratios: Annotated[int, Field(ge=1, le=1000, description="values of the exponent that are tried")] = 20
@@ -220,17 +254,21 @@ class PruneThenQuantize(Quantization, Pruning):
     order: Order = "block"
     propagate: Propagate = "compressed"
 
+    @override
     def name_parts(self) -> list[str]:
         return [*Pruning.name_parts(self), *Quantization.name_parts(self)]
 
+    @override
     def named_fields(self) -> frozenset[str]:
         return Pruning.named_fields(self) | Quantization.named_fields(self)
 
+    @override
     def bits_per_weight(self, in_features: int) -> float:
         kept = 1 - self.target_sparsity
         quantized = Quantization.bits_per_weight(self, in_features)
         return min(quantized, self.bits * kept + 1 + (quantized - self.bits))
 
+    @override
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         return Pruning.problem_with(self, in_features) or Quantization.problem_with(self, in_features)
 
@@ -240,17 +278,29 @@ class Checkpoint(MethodSettings):
 
     method: Literal["checkpoint"] = "checkpoint"
     id: Annotated[str, Field(min_length=1, description="hub id or folder of the compressed model")]
-    of: Annotated[str, Field(min_length=1, description="id of the model whose dense trial it is compared with")]
+    of: Annotated[
+        str, Field(min_length=1, description="id of the model whose dense trial it is compared with")
+    ]
     revision: Annotated[str, Field(min_length=1, description="branch, tag or commit")] = "main"
 
+    @override
     def name_parts(self) -> list[str]:
         return [re.sub(r"[^A-Za-z0-9._-]+", "_", self.id.rstrip("/").rsplit("/", 1)[-1])]
 
+    @override
     def named_fields(self) -> frozenset[str]:
         return frozenset({"id", "of"})
 
+    @override
     def bits_per_weight(self, in_features: int) -> float:
         raise NotImplementedError("a checkpoint's size is read from its files")
+
+
+StatisticName = Literal["norm", "mean_abs", "hessian"]
+"""A statistic of a stage's input over the calibration tokens; see ``studyctl.compress.statistics``."""
+
+WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize
+"""Settings of the methods that look at calibration activations: they have ``order`` and ``propagate``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,21 +309,24 @@ class Method:
 
     settings: type[MethodSettings]
     target: str | None
-    """``module:function`` of the implementation; None while there is none."""
+    """``module:function`` of the implementation, called as ``function(StageInput, settings)`` for every stage, which
+    returns one ``CompressedLinear`` per linear of it; None where there is nothing to call."""
+    statistics: frozenset[StatisticName] = frozenset()
+    """What the walker measures on every stage's input; without any, no token passes through the model."""
     version: int = 1
     """Rises when the same settings give other weights, so that stored results are not taken for new ones."""
 
 
 METHODS: dict[str, Method] = {
-    "dense": Method(Dense, "studyctl.compress.dense:compress"),
-    "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_linear"),
-    "wanda": Method(Wanda, "studyctl.compress.wanda:compress_linear"),
-    "rtn": Method(RTN, "studyctl.compress.rtn:compress_linear"),
-    "sparsegpt": Method(SparseGPT, None),
-    "gptq": Method(GPTQ, None),
-    "awq": Method(AWQ, None),
+    "dense": Method(Dense, None),
+    "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_stage"),
+    "wanda": Method(Wanda, "studyctl.compress.wanda:compress_stage", frozenset({"norm"})),
+    "rtn": Method(RTN, "studyctl.compress.rtn:compress_stage"),
+    "sparsegpt": Method(SparseGPT, None, frozenset({"hessian"})),
+    "gptq": Method(GPTQ, None, frozenset({"hessian"})),
+    "awq": Method(AWQ, None, frozenset({"mean_abs", "hessian"})),
     "checkpoint": Method(Checkpoint, None),
-    "prune+quantize": Method(PruneThenQuantize, None),
+    "prune+quantize": Method(PruneThenQuantize, None, frozenset({"norm", "mean_abs", "hessian"})),
 }
 
 

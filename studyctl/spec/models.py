@@ -1,9 +1,12 @@
 """Every table and key of a study spec, with type, bounds, default and description.
 
-``docs/spec.md`` and the JSON schema are generated from here.
+``docs/spec.md`` and the JSON schema are generated from here. Tables are strict: TOML has types, so ``bits = "4"`` is a
+mistake and not a way to write four.
 """
 
+import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -14,68 +17,118 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    WithJsonSchema,
+    ValidationError,
     create_model,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from studyctl.compress.settings import METHODS, Dense, MethodSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
-Languages = Annotated[tuple[Language, ...], Field(min_length=1)]
+Languages = Annotated[tuple[Language, ...], Field(min_length=1, strict=False)]
+Text = Annotated[str, Field(min_length=1)]
+Samples = Annotated[int, Field(ge=1, le=100_000, description="windows")]
+SequenceLength = Annotated[int, Field(ge=2, le=1_000_000)]
+
 BUNDLED_TEXTS = ("pocket",)
 """Text sources that need no ``[text]`` table."""
+BUNDLED_LANGUAGES = ("ar", "de", "en", "es", "ru", "sw", "zh")
+"""Languages of the bundled texts."""
 
 
 class Table(BaseModel):
     """A table of the spec: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Building a validator costs a millisecond a table, so it waits for the first spec that is read.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, defer_build=True)
 
 
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    seen: set[Any] = set()
-    for value in values:
-        if value in seen:
-            raise ValueError(f"`{value}` is listed twice")
-        seen.add(value)
+def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
+    """Return what a validator raises: ``(place relative to the validated value, what is wrong)``, any number of them."""
+    what = "; ".join(what for _, what in problems)
+    return PydanticCustomError("problems_inside", "{what}", {"what": what, "problems": list(problems)})
+
+
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    problems = _repeated(values)
+    if problems:
+        raise problems_inside(*problems)
     return values
+
+
+def _repeated(
+    values: tuple[Any, ...], prefix: tuple[str, ...] = ()
+) -> list[tuple[tuple[str | int, ...], str]]:
+    again = [index for index, value in enumerate(values) if value in values[:index]]
+    return [((*prefix, index), f"{_shown(values[index])} is listed twice") for index in again]
+
+
+def _shown(value: object) -> str:
+    return "this" if isinstance(value, BaseModel) else f"`{value}`"
 
 
 class Study(Table):
     """What the study is called and what it builds on."""
 
-    name: Annotated[Name, Field(description="folder under runs/")]
+    name: Annotated[Name, Field(description="folder under `runs/`")]
     title: Annotated[str, Field(description="shown above the results")] = ""
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
-        Field(min_length=1, description="every trial that draws at random (the choice of calibration windows) runs once for each"),
+        Field(
+            min_length=1,
+            strict=False,
+            description="every trial that draws at random (the choice of calibration windows) runs once for each",
+        ),
     ] = (0,)
-    extends: Annotated[str | None, Field(description="spec to build on: its tables are merged with these, arrays replaced")] = None
+    extends: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="spec to build on, relative to this one: tables are merged key by key, arrays and values replaced",
+        ),
+    ] = None
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_of_its_own(cls, value: str) -> str:
+        if not value.strip("."):
+            raise problems_inside(((), f"`{value}` is no name for a folder"))
+        return value
 
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _unique(value)
+        return _all_different(value)
 
 
 class Model(Table):
     """A model to compress and measure."""
 
-    id: Annotated[str, Field(min_length=1, description="hub id, folder (relative to the spec), or package:<module>/<file>.gguf")]
-    revision: Annotated[str, Field(min_length=1, description="branch, tag or commit of a hub model; resolved to a commit and recorded")] = "main"
+    id: Annotated[
+        Text, Field(description="hub id, folder (relative to the spec), or `package:<module>/<file>.gguf`")
+    ]
+    revision: Annotated[
+        Text, Field(description="branch, tag or commit of a hub model; resolved to a commit and recorded")
+    ] = "main"
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32", "auto"],
         Field(description="auto: bfloat16 where the device computes it natively, else float32"),
     ] = "auto"
     bos: Annotated[
         Literal["auto", "none", "prepend"],
-        Field(description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default"),
+        Field(
+            description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default"
+        ),
     ] = "auto"
-    chat_template: Annotated[bool, Field(description="task prompts go through the model's chat template, as lm-eval does it")] = False
-    allow_pickle: Annotated[bool, Field(description="load a checkpoint that exists as pickle only; unpickling can run any code")] = False
+    chat_template: Annotated[
+        bool, Field(description="task prompts go through the model's chat template, as lm-eval does it")
+    ] = False
+    allow_pickle: Annotated[
+        bool, Field(description="load a checkpoint that exists as pickle only; unpickling can run any code")
+    ] = False
 
     @property
     def short_name(self) -> str:
@@ -84,31 +137,39 @@ class Model(Table):
 
 
 class Calibration(Table):
-    """The text that methods with data look at."""
+    """The text that methods with data look at; the default for every variant that needs data."""
 
-    source: Annotated[str, Field(min_length=1, description="a named text source")] = "c4"
+    source: Annotated[Text, Field(description="a named text source")] = "c4"
     languages: Annotated[Languages, Field(description="windows are taken from them in turn")] = ("en",)
-    samples: Annotated[int, Field(ge=1, le=100_000, description="windows")] = 128
-    sequence_length: Annotated[int, Field(ge=2, le=1_000_000, description="tokens of a window")] = 2048
+    samples: Annotated[Samples, Field(description="windows")] = 128
+    sequence_length: Annotated[SequenceLength, Field(description="tokens of a window")] = 2048
     ids: Annotated[
         str | None,
-        Field(description="exact token ids instead: an int32 .npy file [samples, tokens]; {model} is the last part of the model's id"),
+        Field(
+            min_length=1,
+            description="exact token ids instead: an int32 .npy file `[samples, tokens]`; `{model}` is the last part of the model's id",
+        ),
     ] = None
 
     @field_validator("languages")
     @classmethod
     def _languages_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _unique(value)
+        return _all_different(value)
 
 
 class CalibrationOverride(Table):
     """Keys of ``[calibration]`` that a variant has different."""
 
-    source: Annotated[str | None, Field(min_length=1)] = None
-    languages: Languages | None = None
-    samples: Annotated[int | None, Field(ge=1, le=100_000)] = None
-    sequence_length: Annotated[int | None, Field(ge=2, le=1_000_000)] = None
-    ids: str | None = None
+    source: Annotated[str | None, Field(min_length=1, description="a named text source")] = None
+    languages: Annotated[Languages | None, Field(description="windows are taken from them in turn")] = None
+    samples: Annotated[Samples | None, Field(description="windows")] = None
+    sequence_length: Annotated[SequenceLength | None, Field(description="tokens of a window")] = None
+    ids: Annotated[str | None, Field(min_length=1, description="exact token ids instead")] = None
+
+    @field_validator("languages")
+    @classmethod
+    def _languages_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return value and _all_different(value)
 
     def applied_to(self, base: Calibration) -> Calibration:
         """Return ``base`` with these keys replaced."""
@@ -119,6 +180,10 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+def _list_as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 Backend = Literal["studyctl", "autoawq", "auto-gptq", "gptqmodel", "llm-compressor"]
 
 
@@ -127,68 +192,111 @@ class CompressionTable(Table):
 
     settings_type: ClassVar[type[MethodSettings]]
 
-    method: Any
-    models: Annotated[tuple[str, ...], Field(min_length=1, description="only models whose id matches one of these patterns")] = ("*",)
+    method: Annotated[Any, Field(description="what is done to the weights")]
+    models: Annotated[
+        tuple[Text, ...],
+        Field(
+            min_length=1,
+            strict=False,
+            description="only models whose id matches one of these patterns (`*`, `?`)",
+        ),
+    ] = ("*",)
     calibration: Annotated[
         tuple[CalibrationOverride, ...],
         BeforeValidator(_as_tuple),
-        Field(min_length=1, description="keys of [calibration] that differ; a list sweeps"),
-    ] = (CalibrationOverride(),)
+        Field(
+            min_length=1,
+            default_factory=lambda: (CalibrationOverride(),),
+            description="keys of `[calibration]` that differ; a list sweeps",
+        ),
+    ]
     backend: Annotated[
         tuple[Backend, ...],
         BeforeValidator(_as_tuple),
-        Field(min_length=1, description="whose implementation; a list sweeps"),
+        Field(min_length=1, description="whose implementation does it; a list sweeps"),
     ] = ("studyctl",)
 
     @property
     def swept(self) -> frozenset[str]:
         """Return the options that are lists of several values."""
-        fields = (*self.settings_type.model_fields, "calibration", "backend")
-        return frozenset(name for name in fields if name != "method" and len(getattr(self, name)) > 1)
+        return frozenset(name for name in self._sweepable() if len(getattr(self, name)) > 1)
+
+    def covers(self, model_id: str) -> bool:
+        """Return whether ``models`` lets this table apply to a model."""
+        return any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
     def expand(self) -> Iterator[tuple[MethodSettings, CalibrationOverride, Backend]]:
         """Yield one setting for every combination of the listed values, the last option changing fastest."""
-        options = [name for name in self.settings_type.model_fields if name != "method"]
-        for *values, calibration, backend in product(*(getattr(self, name) for name in options), self.calibration, self.backend):
-            given = dict(zip(options, values, strict=True))
+        for given, calibration, backend in product(self._options(), self.calibration, self.backend):
             yield self.settings_type(method=self.method, **given), calibration, backend
+
+    def _sweepable(self) -> tuple[str, ...]:
+        return (*swept_options(self.settings_type), "calibration", "backend")
+
+    def _options(self) -> Iterator[dict[str, Any]]:
+        names = swept_options(self.settings_type)
+        for values in product(*(getattr(self, name) for name in names)):
+            yield dict(zip(names, values, strict=True))
 
     @model_validator(mode="after")
     def _every_combination_is_valid(self) -> Self:
-        for _ in self.expand():
-            pass
+        problems = [found for name in self._sweepable() for found in _repeated(getattr(self, name), (name,))]
+        for given in self._options():
+            try:
+                self.settings_type(method=self.method, **given)
+            except ValidationError as error:
+                problems += [(self._place(found["loc"], given), found["msg"]) for found in error.errors()]
+        if problems:
+            raise problems_inside(
+                *dict.fromkeys((loc, what.removeprefix("Value error, ")) for loc, what in problems)
+            )
         return self
+
+    def _place(self, loc: tuple[str | int, ...], given: dict[str, Any]) -> tuple[str | int, ...]:
+        """Return where in this table the value is that one combination's settings complain about."""
+        if loc:
+            name = str(loc[0])
+            return (name, getattr(self, name).index(given[name])) if name in given else (name,)
+        both = {"pattern", "sparsity"} <= self.model_fields_set
+        return ("pattern",) if both else ()
+
+
+def swept_options(settings: type[MethodSettings]) -> tuple[str, ...]:
+    """Return the options of a method, each of which may be a list."""
+    return tuple(name for name in settings.model_fields if name != "method")
 
 
 def _sweeping(settings: type[MethodSettings]) -> type[CompressionTable]:
     """Return the table of a method: its settings, with a list allowed wherever there is a value."""
-    fields: dict[str, Any] = {"method": (settings.model_fields["method"].annotation, ...)}
-    schemas = settings.model_json_schema()["properties"]
-    for name, field in settings.model_fields.items():
-        if name == "method":
-            continue
+    method: Any = settings.model_fields["method"].annotation
+    described = Field(..., description=CompressionTable.model_fields["method"].description)
+    fields: dict[str, Any] = {"method": (Annotated[method, BeforeValidator(_list_as_tuple)], described)}
+    for name in swept_options(settings):
+        field = settings.model_fields[name]
         item = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-        one = {key: value for key, value in schemas[name].items() if key not in ("title", "default", "description")}
-        # Any here, because the type exists at run time only; WithJsonSchema says what a user may write.
-        annotation: Any = Annotated[
-            tuple[item, ...],  # type: ignore[valid-type]
-            BeforeValidator(_as_tuple),
-            WithJsonSchema({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}], "description": field.description or ""}),
-        ]
+        # Any here, because the type exists at run time only.
+        annotation: Any = Annotated[tuple[item, ...], BeforeValidator(_as_tuple)]  # type: ignore[valid-type]
         default = ... if field.is_required() else (field.default,)
         fields[name] = (annotation, Field(default, min_length=1, description=field.description))
-    table = create_model(f"{settings.__name__}Table", __base__=CompressionTable, __doc__=settings.__doc__, **fields)
+    table = create_model(
+        f"{settings.__name__}Table", __base__=CompressionTable, __doc__=settings.__doc__, **fields
+    )
     table.settings_type = settings
     return table
 
 
-TABLES: dict[str, type[CompressionTable]] = {name: _sweeping(row.settings) for name, row in METHODS.items() if row.settings is not Dense}
+TABLES: dict[str, type[CompressionTable]] = {
+    name: _sweeping(row.settings) for name, row in METHODS.items() if row.settings is not Dense
+}
 """The ``[[compression]]`` table of every method, by its tag."""
+PAIR = "prune+quantize"
+"""The tag of ``method = [<one that prunes>, <one that quantizes>]``."""
 
 
-def _tag(value: Any) -> str:
+def method_tag(value: Any) -> str:
+    """Return the key of :data:`TABLES` that a compression table's ``method`` selects, or something that is none."""
     method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
-    return "prune+quantize" if isinstance(method, list | tuple) else str(method)
+    return PAIR if isinstance(method, list | tuple) else str(method)
 
 
 if TYPE_CHECKING:
@@ -198,7 +306,7 @@ else:
     _union = _tagged[0]
     for _table in _tagged[1:]:
         _union = _union | _table
-    AnyCompression = Annotated[_union, Discriminator(_tag)]
+    AnyCompression = Annotated[_union, Discriminator(method_tag)]
 
 
 Purpose = Literal["calibration", "perplexity"]
@@ -207,38 +315,49 @@ Purpose = Literal["calibration", "perplexity"]
 class TextSource(Table):
     """A named text: a hub dataset, or local files."""
 
-    dataset: Annotated[str | None, Field(description="hub id of a dataset")] = None
-    revision: Annotated[str, Field(description="branch, tag or commit of the dataset")] = "main"
-    config: Annotated[str | dict[Language, str] | None, Field(description="configuration, one for all languages or one for each")] = None
-    split: Annotated[str | dict[Purpose, str], Field(description="split, one for all purposes or one for each")] = {
-        "calibration": "train",
-        "perplexity": "validation",
-    }
-    files: Annotated[
-        str | dict[Purpose, str] | None,
-        Field(description="local files (.jsonl, .txt, .parquet), relative to the spec; {language} is filled in"),
+    dataset: Annotated[str | None, Field(min_length=1, description="hub id of a dataset")] = None
+    revision: Annotated[Text, Field(description="branch, tag or commit of the dataset")] = "main"
+    config: Annotated[
+        Text | dict[Language, Text] | None,
+        Field(description="configuration of the dataset: one for all languages or a table with one for each"),
     ] = None
-    field: Annotated[str, Field(min_length=1, description="field or column that holds the text")] = "text"
+    split: Annotated[
+        Text | dict[Purpose, Text],
+        Field(
+            default_factory=lambda: {"calibration": "train", "perplexity": "validation"},
+            description="split of the dataset: one for all purposes or a table with one for each",
+        ),
+    ]
+    files: Annotated[
+        Text | dict[Purpose, Text] | None,
+        Field(
+            description="local files instead (.jsonl, .txt, .parquet), relative to the spec: one for all purposes "
+            "or a table with one for each; `{language}` is filled in"
+        ),
+    ] = None
+    field: Annotated[Text, Field(description="field or column that holds the text")] = "text"
 
     @model_validator(mode="after")
     def _either_dataset_or_files(self) -> Self:
-        if (self.dataset is None) == (self.files is None):
-            raise ValueError("give `dataset` or `files`" + (", not both" if self.dataset else ""))
+        if self.dataset is not None and self.files is not None:
+            raise problems_inside((("files",), "a text source has `dataset` or `files`, not both"))
+        if self.dataset is None and self.files is None:
+            raise problems_inside(((), "a text source needs `dataset` or `files`"))
         return self
 
 
 class Perplexity(Table):
     """Perplexity and bits per byte in each language."""
 
-    source: Annotated[str, Field(min_length=1, description="a named text source")] = "c4"
+    source: Annotated[Text, Field(description="a named text source")] = "c4"
     languages: Annotated[Languages, Field(description="languages to measure")] = ("en",)
-    sequence_length: Annotated[int, Field(ge=2, le=1_000_000, description="tokens of a window, a BOS included")] = 2048
+    sequence_length: Annotated[SequenceLength, Field(description="tokens of a window, a BOS included")] = 2048
     windows: Annotated[int, Field(ge=0, description="the first n of each language; 0: all of the text")] = 128
 
     @field_validator("languages")
     @classmethod
     def _languages_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _unique(value)
+        return _all_different(value)
 
 
 FidelityMetric = Literal["kl", "top1", "snr"]
@@ -249,44 +368,74 @@ class Fidelity(Table):
 
     metrics: Annotated[
         tuple[FidelityMetric, ...],
-        Field(min_length=1, description="kl: KL(dense || compressed); top1: agreement of the likeliest token; snr: logit signal to noise in dB"),
+        Field(
+            min_length=1,
+            strict=False,
+            description="kl: KL(dense || compressed) in nats; top1: agreement of the likeliest token; "
+            "snr: logit signal to noise in dB",
+        ),
     ] = ("kl", "top1", "snr")
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_differ(cls, value: tuple[FidelityMetric, ...]) -> tuple[FidelityMetric, ...]:
+        return _all_different(value)
 
 
 class TaskData(Table):
     """Local files of a stock task."""
 
-    test: Annotated[str, Field(min_length=1, description="items to score")]
-    fewshot: Annotated[str | None, Field(description="items that few-shot examples are drawn from")] = None
+    test: Annotated[Text, Field(description="items to score")]
+    fewshot: Annotated[
+        str | None, Field(min_length=1, description="items that few-shot examples are drawn from")
+    ] = None
 
 
 class Tasks(Table):
     """Task accuracies by lm-eval's own definitions."""
 
-    names: Annotated[tuple[str, ...], Field(min_length=1, description="lm-eval tasks")]
+    names: Annotated[tuple[Text, ...], Field(min_length=1, strict=False, description="lm-eval tasks")]
     shots: Annotated[int, Field(ge=0, le=64, description="examples before each item")] = 0
     limit: Annotated[int, Field(ge=0, description="the first n items; 0: every item")] = 0
-    include: Annotated[tuple[str, ...], Field(description="folders with lm-eval YAML files, relative to the spec; `pocket` is bundled")] = ()
-    data: Annotated[dict[str, str | TaskData], Field(description="a stock task read from a local file instead of the hub")] = {}
+    include: Annotated[
+        tuple[Text, ...],
+        Field(
+            strict=False,
+            description="folders with lm-eval YAML files, relative to the spec; `pocket` is bundled",
+        ),
+    ] = ()
+    data: Annotated[
+        dict[Text, Text | TaskData],
+        Field(
+            default_factory=dict,
+            description="a stock task read from a local file instead of the hub, by the task's name",
+        ),
+    ]
 
     @field_validator("names")
     @classmethod
     def _names_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _unique(value)
+        return _all_different(value)
 
 
 class Evaluation(Table):
-    """What is measured."""
+    """What is measured. A table that is not there is not measured."""
 
-    perplexity: Perplexity | None = None
-    fidelity: Fidelity | None = None
-    tasks: Tasks | None = None
+    perplexity: Annotated[
+        Perplexity | None, Field(description="perplexity and bits per byte in each language")
+    ] = None
+    fidelity: Annotated[Fidelity | None, Field(description="distance to the dense model")] = None
+    tasks: Annotated[Tasks | None, Field(description="accuracy on tasks")] = None
 
     @model_validator(mode="after")
     def _fidelity_has_windows(self) -> Self:
         if self.fidelity is not None and self.perplexity is None:
-            raise ValueError("fidelity is measured on the perplexity windows: add [evaluation.perplexity]")
+            what = "fidelity is measured on the perplexity windows: add `[evaluation.perplexity]`"
+            raise problems_inside((("fidelity",), what))
         return self
+
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|\d+")
 
 
 class Execution(Table):
@@ -294,37 +443,56 @@ class Execution(Table):
 
     executor: Annotated[Literal["local", "ray", "slurm"], Field(description="where workers run")] = "local"
     devices: Annotated[
-        str | tuple[str, ...], Field(description='"auto", "cpu", "cuda:0" or a list; one worker each', examples=["auto", "cpu", ["cuda:0", "cuda:1"]])
+        Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)],
+        Field(description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker each'),
     ] = "auto"
     retries: Annotated[int, Field(ge=0, le=20, description="new attempts after a failure")] = 1
-    keep_weights: Annotated[bool, Field(description="export every variant under runs/<study>/weights/")] = False
-    on_finish: Annotated[str | None, Field(description="command run when the study ends; gets a one-line summary on stdin")] = None
+    keep_weights: Annotated[bool, Field(description="export every variant under `runs/<study>/weights/`")] = (
+        False
+    )
+    on_finish: Annotated[
+        str | None,
+        Field(min_length=1, description="command run when the study ends; gets a one-line summary on stdin"),
+    ] = None
 
     @field_validator("devices")
     @classmethod
     def _devices_exist_in_principle(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        import re
-
-        for device in (value,) if isinstance(value, str) else value:
-            for part in device.split(","):
-                if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|\d+", part.strip()):
-                    raise ValueError(f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such')
+        one = isinstance(value, str)
+        problems: list[tuple[tuple[str | int, ...], str]] = [
+            (
+                () if one else (index,),
+                f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such',
+            )
+            for index, device in enumerate([value] if isinstance(value, str) else value)
+            if not all(_DEVICE.fullmatch(part.strip()) for part in device.split(","))
+        ]
+        if problems:
+            raise problems_inside(*problems)
         return value
 
 
 class Spec(Table):
     """A whole study."""
 
-    study: Study
-    models: Annotated[tuple[Model, ...], Field(min_length=1, description="models to compress")]
-    calibration: Calibration = Calibration()
-    compression: Annotated[tuple[AnyCompression, ...], Field(description="variants beside dense")] = ()
-    text: Annotated[dict[Name, TextSource], Field(description="named text sources")] = {}
-    evaluation: Evaluation = Evaluation()
-    execution: Execution = Execution()
+    study: Annotated[Study, Field(description="name and title of the study")]
+    models: Annotated[
+        tuple[Model, ...], Field(min_length=1, strict=False, description="models to compress and measure")
+    ]
+    calibration: Annotated[
+        Calibration, Field(default_factory=Calibration, description="text that methods with data look at")
+    ]
+    compression: Annotated[
+        tuple[AnyCompression, ...], Field(strict=False, description="variants beside dense")
+    ] = ()
+    text: Annotated[dict[Name, TextSource], Field(default_factory=dict, description="named text sources")]
+    evaluation: Annotated[Evaluation, Field(default_factory=Evaluation, description="what is measured")]
+    execution: Annotated[Execution, Field(default_factory=Execution, description="how the study is run")]
 
     @field_validator("models")
     @classmethod
     def _models_differ(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
-        _unique(tuple(model.id for model in value))
+        ids = _repeated(tuple(model.id for model in value))
+        if ids:
+            raise problems_inside(*(((*loc, "id"), what) for loc, what in ids))
         return value

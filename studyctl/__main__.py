@@ -1,0 +1,5 @@
+"""``python -m studyctl``."""
+
+from studyctl.cli import main
+
+main()

@@ -1,0 +1,178 @@
+"""The calibration tokens on their way through the model, one block at a time.
+
+The model's own forward runs once with every block replaced by a recorder that hands its input on. That gives the first
+block's input and, for every block, the arguments it would get: position embeddings, and the mask of its kind of
+attention where a model alternates between full and sliding windows. Nothing about a family has to be known.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from studyctl.compress.architectures import Block
+from studyctl.errors import StageError
+from studyctl.reporter import Reporter
+
+
+@dataclass
+class Call:
+    """Arguments of a block beside the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass
+class Activations:
+    """Inputs of the current block for all calibration tokens, in chunks that pass through it at once."""
+
+    hidden: list[torch.Tensor]
+    """A chunk each, ``[samples, tokens, hidden]``, the model's dtype, where the model is."""
+    calls: list[list[Call]]
+    """For each chunk, the arguments of every block; equal tensors are kept once."""
+    device: torch.device
+    """Where blocks compute."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all chunks."""
+        return sum(chunk.shape[0] * chunk.shape[1] for chunk in self.hidden)
+
+    def forward(self, block: Block, chunk: int) -> torch.Tensor:
+        """Return the block's output for a chunk, ``[samples, tokens, hidden]``, where the model is."""
+        hidden, call = self.hidden[chunk], self.calls[chunk][block.index]
+        output: Any = block.module(hidden.to(self.device), *call.args, **call.kwargs)
+        states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return states.to(hidden.device)
+
+    def advance(self, block: Block, reporter: Reporter) -> None:
+        """Replace the inputs by the block's outputs, chunk by chunk."""
+        for chunk in range(len(self.hidden)):
+            reporter.check_stop()
+            self.hidden[chunk] = self.forward(block, chunk)
+
+
+def record_activations(
+    model: nn.Module, blocks: list[Block], ids: torch.Tensor, *, batch_tokens: int, device: torch.device
+) -> Activations:
+    """Return the first block's inputs and every block's arguments.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        blocks: its decoder blocks.
+        ids: int64 ``[samples, tokens]``.
+        batch_tokens: tokens of a chunk; at least one sample is in it.
+        device: where the blocks will compute.
+
+    Raises:
+        StageError: there are no ids, or some are outside the vocabulary.
+    """
+    body: Any = getattr(model, "base_model", model)  # without lm_head, which would be most of the work
+    embeddings = body.get_input_embeddings()
+    _check_ids(ids, embeddings.num_embeddings)
+    recorder = _Recorder(device)
+    with torch.no_grad(), _replaced_forwards(blocks, recorder):
+        samples = max(1, batch_tokens // ids.shape[1])
+        for start in range(0, ids.shape[0], samples):
+            recorder.start_chunk()
+            body(input_ids=ids[start : start + samples].to(embeddings.weight.device), use_cache=False)
+    return Activations(recorder.hidden, recorder.calls, device)
+
+
+def _check_ids(ids: torch.Tensor, vocabulary: int) -> None:
+    if ids.dim() != 2 or ids.numel() == 0:
+        raise StageError(
+            f"calibration ids have the shape {list(ids.shape)}: no token to calibrate with",
+            hint="give ids of shape [samples, tokens] with at least one token",
+        )
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= vocabulary:
+        raise StageError(
+            f"calibration ids reach from {low} to {high}, but the vocabulary of this model has {vocabulary} tokens",
+            hint="make the ids with this model's tokenizer",
+        )
+
+
+@dataclass
+class _Recorder:
+    """Stands in for the blocks while the model runs."""
+
+    device: torch.device
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    calls: list[list[Call]] = field(default_factory=list)
+    rest: tuple[Any, ...] | None = None
+    """What a block returns after the hidden states, if it returns a tuple."""
+    _of_chunk: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _kept: dict[tuple[object, ...], deque[torch.Tensor]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=4))
+    )
+
+    def start_chunk(self) -> None:
+        self.calls.append([])
+        self._of_chunk.clear()
+
+    def record(self, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        hidden, args, kwargs = _without_hidden(args, kwargs)
+        calls = self.calls[-1]
+        if not calls:
+            self.hidden.append(hidden.clone())
+            if len(self.calls) == 1:  # one real call tells whether this family's blocks return a tuple
+                output = forward(hidden, *args, **kwargs)
+                self.rest = output[1:] if isinstance(output, tuple) else None
+        calls.append(Call(self._share(args), self._share(kwargs)))
+        return hidden if self.rest is None else (hidden, *self.rest)
+
+    def _share(self, value: Any) -> Any:
+        """Return the value on the device, with tensors that are known already replaced by the known ones."""
+        if isinstance(value, torch.Tensor):
+            return self._share_tensor(value)
+        if isinstance(value, dict):
+            return {key: self._share(part) for key, part in value.items()}
+        if type(value) in (tuple, list):
+            return type(value)(self._share(part) for part in value)
+        return value
+
+    def _share_tensor(self, value: torch.Tensor) -> torch.Tensor:
+        if id(value) in self._of_chunk:  # the same object as for another block: nothing to compare
+            return self._of_chunk[id(value)][1]
+        moved = value.to(self.device)
+        candidates = self._kept[value.shape, value.dtype]
+        shared = next((other for other in candidates if torch.equal(other, moved)), None)
+        if shared is None:
+            shared = moved
+            candidates.append(moved)
+        self._of_chunk[id(value)] = (value, shared)  # the original is held so that its id stays its own
+        return shared
+
+
+def _without_hidden(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return args[0], args[1:], kwargs
+    return (
+        kwargs["hidden_states"],
+        (),
+        {key: value for key, value in kwargs.items() if key != "hidden_states"},
+    )
+
+
+@contextmanager
+def _replaced_forwards(blocks: list[Block], recorder: _Recorder) -> Iterator[None]:
+    """Let the recorder answer for every block; the modules keep their attributes, which some models read."""
+    own = [block.module.__dict__.get("forward") for block in blocks]
+    for block in blocks:
+        module, original = block.module, block.module.forward
+        module.forward = lambda *args, _forward=original, **kwargs: recorder.record(_forward, *args, **kwargs)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.module.forward
+            if forward is not None:
+                block.module.forward = forward

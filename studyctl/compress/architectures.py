@@ -1,0 +1,179 @@
+"""Where the decoder blocks of a model are, which linears of a block share an input, and what can absorb a scale.
+
+Blocks are found in every model: they are the module list that holds the most weights in linears. Stages of the families
+in :data:`FAMILIES` are known; in other models the linears that receive the same tensor are found by hooks while
+a block runs (:func:`observed_stages`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from studyctl.errors import StageError
+
+
+@dataclass(frozen=True)
+class Absorber:
+    """A module before a stage that can take over a scale of the stage's input channels.
+
+    A norm takes it over in its weight (and bias). A linear takes it over in its last ``in`` rows, ``in`` being the
+    stage's inputs; that is exact only if it has ``parts · in`` rows, which heads that share keys and values have not.
+    """
+
+    module: str
+    parts: int = 1
+    """How many tensors of ``in`` channels a linear computes at once; the stage's input comes from the last."""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """Linears of a block that share an input, named from the block."""
+
+    linears: tuple[str, ...]
+    absorber: Absorber | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the blocks of a model family are built."""
+
+    stages: tuple[StageRow, ...]
+    norm_adds_one: bool = False
+    """Whether norms multiply by ``1 + weight``."""
+
+
+def _attention_and_mlp(attention_norm: str | None, mlp_norm: str | None) -> tuple[StageRow, ...]:
+    """Return the stages of a block with separate projections and a gated MLP."""
+    return (
+        StageRow(
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            Absorber(attention_norm) if attention_norm else None,
+        ),
+        StageRow(("self_attn.o_proj",), Absorber("self_attn.v_proj")),
+        StageRow(("mlp.gate_proj", "mlp.up_proj"), Absorber(mlp_norm) if mlp_norm else None),
+        StageRow(("mlp.down_proj",), Absorber("mlp.up_proj")),
+    )
+
+
+_LLAMA = Family(_attention_and_mlp("input_layernorm", "post_attention_layernorm"))
+_GEMMA = Family(_attention_and_mlp("input_layernorm", "pre_feedforward_layernorm"), norm_adds_one=True)
+_PHI3 = Family(
+    (
+        StageRow(("self_attn.qkv_proj",), Absorber("input_layernorm")),
+        StageRow(("self_attn.o_proj",), Absorber("self_attn.qkv_proj", parts=3)),
+        StageRow(("mlp.gate_up_proj",), Absorber("post_attention_layernorm")),
+        StageRow(("mlp.down_proj",), Absorber("mlp.gate_up_proj", parts=2)),
+    )
+)
+
+FAMILIES: dict[str, Family] = {
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "olmo2": Family(_attention_and_mlp(None, None)),  # norms come after attention and MLP, not before
+    "phi3": _PHI3,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+"""By ``model_type`` of the config."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A decoder block."""
+
+    index: int
+    name: str
+    """Such as ``model.layers.0``."""
+    module: nn.Module
+    linears: dict[str, nn.Linear]
+    """By full name, in the order in which the model holds them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Linears of a block that receive the same input."""
+
+    linears: dict[str, nn.Linear]
+    """By full name."""
+
+
+def decoder_blocks(model: nn.Module) -> list[Block]:
+    """Return the decoder blocks of a model, in order.
+
+    Raises:
+        StageError: no module list of this model holds linears.
+    """
+    best_name, best, most = "", None, 0
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            weights = sum(
+                linear.weight.numel() for linear in module.modules() if isinstance(linear, nn.Linear)
+            )
+            if (
+                weights > most
+            ):  # a list inside a block never holds more than the list of blocks, which comes first
+                best_name, best, most = name, module, weights
+    if best is None:
+        raise StageError(
+            f"no decoder blocks with linear layers found in `{type(model).__name__}`",
+            hint="models whose blocks hold no torch.nn.Linear cannot be compressed",
+        )
+    return [_block(index, f"{best_name}.{index}", module) for index, module in enumerate(best)]
+
+
+def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return every linear of the decoder blocks by full name, in the model's order."""
+    return {name: linear for block in decoder_blocks(model) for name, linear in block.linears.items()}
+
+
+def known_stages(model_type: str, block: Block) -> list[Stage] | None:
+    """Return the stages of a block from :data:`FAMILIES`; None if the family, or a linear of this block, is not there."""
+    family = FAMILIES.get(model_type)
+    if family is None:
+        return None
+    named = [[f"{block.name}.{name}" for name in row.linears] for row in family.stages]
+    if sorted(name for names in named for name in names) != sorted(block.linears):
+        return None
+    return [Stage({name: block.linears[name] for name in names}) for names in named]
+
+
+def observed_stages(block: Block, run: Callable[[], object]) -> list[Stage]:
+    """Return the stages of a block, in the order of computation, as seen while ``run`` passes tokens through it.
+
+    Raises:
+        StageError: some linear of the block receives no token.
+    """
+    names = {id(linear): name for name, linear in block.linears.items()}
+    stages: dict[tuple[object, ...], dict[str, nn.Linear]] = {}
+    alive: list[torch.Tensor] = []  # a freed tensor's address could be given to another one
+
+    def note(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        name = names.pop(id(linear), None)
+        if name is None:  # called before
+            return
+        value = args[0]
+        alive.append(value)
+        key = (value.untyped_storage().data_ptr(), value.storage_offset(), value.numel(), value._version)
+        stages.setdefault(key, {})[name] = block.linears[name]
+
+    handles = [linear.register_forward_pre_hook(note) for linear in block.linears.values()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if names:
+        raise StageError(
+            f"no calibration token reaches {', '.join(f'`{name}`' for name in names.values())}",
+            hint="methods without data (magnitude, rtn) can compress this model",
+        )
+    return [Stage(linears) for linears in stages.values()]
+
+
+def _block(index: int, name: str, module: nn.Module) -> Block:
+    inside = module.named_modules(prefix=name)
+    return Block(index, name, module, {full: part for full, part in inside if isinstance(part, nn.Linear)})

@@ -1,0 +1,82 @@
+"""The quantization grid: ``2**bits`` evenly spaced values per group of weights, 0 always among them.
+
+A weight is ``(code − zero) · scale`` with ``code`` and ``zero`` in ``0 .. 2**bits − 1``. As in GPTQ's ``Quantizer``
+(Frantar et al. 2023), the range of a group is widened to include 0. Unlike there, scales are rounded to the dtype
+in which they are stored *before* weights are rounded, so that what is evaluated is what a loader computes.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Grid(NamedTuple):
+    """Scales and zeros of groups; both have the groups' shape."""
+
+    scales: torch.Tensor
+    """The dtype in which they are stored; finite and positive."""
+    zeros: torch.Tensor
+    """uint8: the code of 0."""
+
+
+def grid_of(groups: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dtype) -> Grid:
+    """Return the grid from the smallest to the largest weight of each group.
+
+    Args:
+        groups: ``[..., group]``, finite; the last dimension is reduced.
+        bits: bits of a code, 1 to 8.
+        symmetric: the range is made symmetric about 0 and the zero is the middle code.
+        dtype: in which scales are stored.
+
+    Returns:
+        Scales and zeros, each ``[...]``.
+    """
+    low, high = torch.aminmax(groups.float(), dim=-1)
+    return grid_between(low, high, bits, symmetric=symmetric, dtype=dtype)
+
+
+def grid_between(
+    low: torch.Tensor, high: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dtype
+) -> Grid:
+    """Return the grid that covers ``low`` to ``high`` (fp32, any shape) and 0; see :func:`grid_of`."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    if symmetric:
+        high = torch.maximum(high, -low)
+        low = -high
+    top = 2**bits - 1
+    # A group of zeros gets scale 1: a scale of 0 cannot be divided by.
+    scales = torch.where(high > low, (high - low) / top, 1.0).clamp(min=_smallest_scale(dtype)).to(dtype)
+    if symmetric:
+        zeros = torch.full_like(scales, 2 ** (bits - 1), dtype=torch.uint8)
+    else:
+        zeros = (-low / scales.float()).round_().clamp_(0, top).to(torch.uint8)
+    return Grid(scales, zeros)
+
+
+def round_to_codes(
+    weights: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bits: int
+) -> torch.Tensor:
+    """Return the codes (uint8) of the grid values nearest to ``weights``; the shapes broadcast."""
+    codes = (weights.float() / scales.float()).round_().add_(zeros)
+    return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
+
+
+def dequantize(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    """Return ``(codes − zeros) · scales`` in the dtype of ``scales``.
+
+    The difference of two codes is exact in every dtype used here, so the product is rounded once, whether it is
+    computed in this dtype or in fp32.
+
+    Args:
+        codes: ``[out, in]``, uint8.
+        scales: ``[out, groups]``; a group is ``in / groups`` consecutive inputs.
+        zeros: ``[out, groups]``, uint8.
+    """
+    steps = codes.reshape(*scales.shape, -1).to(scales.dtype)  # [out, groups, group]
+    return steps.sub_(zeros[..., None].to(scales.dtype)).mul_(scales[..., None]).reshape(codes.shape)
+
+
+def _smallest_scale(dtype: torch.dtype) -> float:
+    """Return the smallest positive scale: subnormal in fp16, where weights may be that small, else normal."""
+    limits = torch.finfo(dtype)
+    return limits.smallest_normal * (limits.eps if dtype == torch.float16 else 1.0)

@@ -1,0 +1,150 @@
+"""Compressed weights on disk, and the hash that names them.
+
+A linear on a grid is stored as codes, scales and zeros and comes back through the same ``grid.dequantize`` that made the
+weight that was evaluated; any other linear is stored as its weight. So what is applied is bit for bit what was saved.
+The files are a cache of trials in progress, not an export.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from studyctl.compress.architectures import block_linears
+from studyctl.compress.compressed import Compressed, CompressedLinear
+from studyctl.compress.grid import dequantize
+from studyctl.compress.settings import METHODS, MethodSettings
+from studyctl.errors import StageError
+from studyctl.files import atomic_path
+
+FORMAT = "studyctl-weights-1"
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def save(path: Path, compressed: Compressed) -> None:
+    """Write the compressed linears to a safetensors file; a crash leaves no half of it.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, linear in compressed.linears.items():
+        stored = {"weight"} if linear.codes is None else {"codes", "scales", "zeros"}
+        tensors |= {f"{name}.{part}": value for part, value in linear._asdict().items() if part in stored}
+    about = {
+        "format": FORMAT,
+        "settings": compressed.settings.model_dump_json(),
+        "bits_per_weight": repr(compressed.bits_per_weight),
+        "sparsity": repr(compressed.sparsity),
+        "weights_hash": _hash({name: linear.weight for name, linear in compressed.linears.items()}),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=about)
+
+
+@torch.no_grad()
+def apply(model: nn.Module, path: Path) -> Compressed:
+    """Put saved linears into the model, in place, and return what :func:`save` was given.
+
+    Raises:
+        StageError: the file is missing, incomplete or of another model, and the model is as it was; or its content is
+            not what was saved, and the model has to be loaded again.
+    """
+    linears = block_linears(model)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            stored = _parts_by_linear(file.keys())
+            _check_fit(path, file, about, stored, linears)
+            applied = {
+                name: _read_into(linears[name], file, name, stored[name])
+                for name in linears
+                if name in stored
+            }
+    except (OSError, SafetensorError) as error:
+        raise _unusable(path, str(error)) from error
+    if _hash({name: linear.weight for name, linear in applied.items()}) != about["weights_hash"]:
+        raise _unusable(path, "its content has changed since it was written")
+    settings = _settings(about["settings"])
+    return Compressed(settings, applied, float(about["bits_per_weight"]), float(about["sparsity"]))
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return 64 hex digits that name the weights of all block linears: their names, dtypes, shapes and bits."""
+    return _hash({name: linear.weight.data for name, linear in block_linears(model).items()})
+
+
+def _hash(weights: dict[str, torch.Tensor]) -> str:
+    """Hash each weight by itself, in threads, and then the hashes, in the order of the names given.
+
+    SHA-256 because processors compute it: of hashlib's functions it is the fastest, twice BLAKE2b.
+    """
+
+    def one(item: tuple[str, torch.Tensor]) -> bytes:
+        name, weight = item
+        content = weight.detach().cpu().contiguous().view(torch.uint8).numpy().data
+        about = f"{name} {weight.dtype} {tuple(weight.shape)} ".encode()
+        return about + hashlib.sha256(content).digest()
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        return hashlib.sha256(b"".join(threads.map(one, weights.items()))).hexdigest()
+
+
+def _parts_by_linear(keys: list[str]) -> dict[str, set[str]]:
+    parts: dict[str, set[str]] = {}
+    for key in keys:
+        name, _, part = key.rpartition(".")
+        parts.setdefault(name, set()).add(part)
+    return parts
+
+
+def _check_fit(
+    path: Path, file: Any, about: dict[str, str], stored: dict[str, set[str]], linears: dict[str, nn.Linear]
+) -> None:
+    """Refuse a file of another version or another model."""
+    if about.get("format") != FORMAT:
+        raise _unusable(path, "it is not a weights file of this version")
+    if unknown := sorted(set(stored) - set(linears)):
+        raise _unusable(path, f"this model has no linear `{unknown[0]}`")
+    for name, parts in stored.items():
+        weight = linears[name].weight
+        matrix = file.get_slice(f"{name}.{'weight' if 'weight' in parts else 'codes'}")
+        if tuple(matrix.get_shape()) != tuple(weight.shape):
+            raise _unusable(
+                path, f"`{name}` is {matrix.get_shape()} there and {list(weight.shape)} in this model"
+            )
+        values = file.get_slice(f"{name}.{'weight' if 'weight' in parts else 'scales'}")
+        if _DTYPES.get(values.get_dtype()) != weight.dtype:
+            raise _unusable(
+                path, f"`{name}` was made for {values.get_dtype()} and this model is {weight.dtype}"
+            )
+
+
+def _read_into(linear: nn.Linear, file: Any, name: str, parts: set[str]) -> CompressedLinear:
+    weight = linear.weight.data
+    if "weight" in parts:
+        weight.copy_(file.get_tensor(f"{name}.weight"))
+        return CompressedLinear(weight)
+    codes, scales, zeros = (
+        file.get_tensor(f"{name}.{part}").to(weight.device) for part in ("codes", "scales", "zeros")
+    )
+    weight.copy_(dequantize(codes, scales, zeros))
+    return CompressedLinear(weight, codes, scales, zeros)
+
+
+def _settings(text: str) -> MethodSettings:
+    method = json.loads(text)["method"]
+    return METHODS[method if isinstance(method, str) else "prune+quantize"].settings.model_validate_json(text)
+
+
+def _unusable(path: Path, why: str) -> StageError:
+    return StageError(
+        f"stored weights `{path}` cannot be used: {why}", hint="delete the file; they are then made again"
+    )

@@ -1,0 +1,310 @@
+"""Walks through a model block by block, measures what each stage's input looks like, and compresses its linears.
+
+A method sees one stage at a time: linears that share an input, with the statistics it asked for in
+:data:`studyctl.compress.settings.METHODS`. Policy: whatever a method cannot do is a :class:`StageError` that names
+the linear; no linear ever gets another method's result.
+"""
+
+import importlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from studyctl.compress.activations import Activations, record_activations
+from studyctl.compress.architectures import Block, Stage, decoder_blocks, known_stages, observed_stages
+from studyctl.compress.compressed import Compressed, CompressedLinear, StageInput
+from studyctl.compress.settings import Dense, MethodSettings, StatisticName, WithData, method_of
+from studyctl.compress.statistics import Accumulator, Statistics, relative_error
+from studyctl.errors import Problem, StageError
+from studyctl.reporter import Reporter
+
+
+@torch.no_grad()
+def compress(
+    model: nn.Module,
+    settings: MethodSettings,
+    ids: torch.Tensor | None,
+    *,
+    batch_tokens: int,
+    reporter: Reporter,
+    device: torch.device | str | None = None,
+) -> Compressed:
+    """Compress all linears of the decoder blocks in place; embeddings, norms and ``lm_head`` stay as they are.
+
+    Every linear makes a ``layer`` record: ``relative_error`` is that of its output on a sample of the calibration
+    tokens (of its weight, for methods without data), ``seconds`` its share of the method's time for the stage. The same
+    model, settings, ids and ``batch_tokens`` give the same bits on the same machine.
+
+    Args:
+        model: a causal language model of transformers; it is put into evaluation mode.
+        settings: of the method. :class:`~studyctl.compress.settings.Dense` changes nothing and compresses no linear.
+        ids: int64 ``[samples, tokens]``; methods without data need none.
+        batch_tokens: tokens that pass through a block at once; at least one sample does.
+        reporter: told of blocks, linears and warnings.
+        device: where blocks compute, one at a time; None: where the model is.
+
+    Raises:
+        StageError: the settings do not fit the model, a weight or an activation is not finite, or there is nothing to
+            calibrate with.
+    """
+    model.eval()
+    blocks = decoder_blocks(model)
+    _check(blocks, settings)
+    linears: dict[str, CompressedLinear] = {}
+    if not isinstance(settings, Dense):
+        work = _work(settings, reporter)
+        target = torch.device(device) if device is not None else _place(blocks[0])
+        activations = _activations(model, blocks, work, ids, batch_tokens, target) if work.wanted else None
+        for block in blocks:
+            reporter.check_stop()
+            with _computing_on(target, block):
+                if activations is None:
+                    results = _compress_without_data(block, work)
+                else:
+                    results = _compress_with_data(
+                        model, block, activations, work, is_last=block is blocks[-1]
+                    )
+            for name, linear in block.linears.items():
+                linears[name] = _at_home(results[name], linear)
+            reporter.progress(block.index + 1, len(blocks), "block")
+    return _summary(blocks, settings, linears)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done to every stage."""
+
+    settings: MethodSettings
+    compress_stage: Callable[[StageInput, Any], list[CompressedLinear]]
+    wanted: frozenset[StatisticName]
+    reporter: Reporter
+
+
+def _work(settings: MethodSettings, reporter: Reporter) -> _Work:
+    """Resolve the method's implementation."""
+    method = method_of(settings)
+    if method.target is None:
+        raise StageError(f"method `{settings.method}` has no implementation")
+    module, _, function = method.target.partition(":")
+    return _Work(settings, getattr(importlib.import_module(module), function), method.statistics, reporter)
+
+
+def _activations(
+    model: nn.Module,
+    blocks: list[Block],
+    work: _Work,
+    ids: torch.Tensor | None,
+    batch_tokens: int,
+    device: torch.device,
+) -> Activations:
+    if ids is None:
+        raise StageError(f"method `{work.settings.method}` needs calibration ids, and there are none")
+    activations = record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=device)
+    widest = max(linear.in_features for block in blocks for linear in block.linears.values())
+    if "hessian" in work.wanted and activations.tokens < widest:
+        work.reporter.warning(
+            f"{activations.tokens} calibration tokens for linears with up to {widest} inputs: "
+            "their Hessians are singular, and only damping makes them invertible"
+        )
+    return activations
+
+
+def _compress_without_data(block: Block, work: _Work) -> dict[str, CompressedLinear]:
+    results: dict[str, CompressedLinear] = {}
+    for name, linear in block.linears.items():
+        results |= _compress_stage(block, Stage({name: linear}), None, work)
+    return results
+
+
+def _compress_with_data(
+    model: nn.Module, block: Block, activations: Activations, work: _Work, *, is_last: bool
+) -> dict[str, CompressedLinear]:
+    """Measure and compress the stages of a block, then make the next block's inputs, unless there is none."""
+    assert isinstance(work.settings, WithData)
+    known = known_stages(getattr(getattr(model, "config", None), "model_type", ""), block)
+    stages = known or observed_stages(block, lambda: activations.forward(block, 0))
+    passes = [stages] if work.settings.order == "block" else [[stage] for stage in stages]
+    dense_outputs: list[torch.Tensor] | None = None
+    if work.settings.propagate == "dense" and not is_last:
+        dense_outputs = list(activations.hidden)
+    results: dict[str, CompressedLinear] = {}
+    for number, seen in enumerate(passes):
+        statistics = _measure(
+            block,
+            seen,
+            activations,
+            work,
+            outputs=dense_outputs if number == 0 else None,
+            stop_early=known is not None,
+        )
+        for stage, measured in zip(seen, statistics, strict=True):
+            results |= _compress_stage(block, stage, measured, work)
+    if dense_outputs is not None:
+        activations.hidden = dense_outputs
+    elif not is_last:
+        activations.advance(block, work.reporter)
+    return results
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+
+def _measure(
+    block: Block,
+    stages: list[Stage],
+    activations: Activations,
+    work: _Work,
+    *,
+    outputs: list[torch.Tensor] | None,
+    stop_early: bool,
+) -> list[Statistics]:
+    """Pass all tokens through the block and return the statistics of each stage's input.
+
+    Args:
+        block: the block, all of it on the activations' device.
+        stages: in the order of computation.
+        activations: the block's inputs.
+        work: which statistics.
+        outputs: if given, the block's output for every chunk is put here.
+        stop_early: whether what follows the last stage's input may be left out where no outputs are wanted.
+    """
+    accumulators = [Accumulator(work.wanted, activations.tokens) for _ in stages]
+
+    def listen(stage: Stage, accumulator: Accumulator) -> Any:
+        def add(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            accumulator.add(args[0])
+            if stop_early and outputs is None and stage is stages[-1]:
+                raise _AllSeen
+
+        return next(iter(stage.linears.values())).register_forward_pre_hook(add)
+
+    handles = [listen(stage, accumulator) for stage, accumulator in zip(stages, accumulators, strict=True)]
+    try:
+        for chunk in range(len(activations.hidden)):
+            work.reporter.check_stop()
+            with suppress(_AllSeen):
+                output = activations.forward(block, chunk)
+                if outputs is not None:
+                    outputs[chunk] = output
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [_finished(stage, accumulator) for stage, accumulator in zip(stages, accumulators, strict=True)]
+
+
+def _finished(stage: Stage, accumulator: Accumulator) -> Statistics:
+    names = ", ".join(f"`{name}`" for name in stage.linears)
+    if accumulator.tokens == 0:
+        raise StageError(f"no calibration token reaches {names}", hint="calibrate with more text")
+    statistics = accumulator.finish()
+    if not statistics.is_finite():
+        raise StageError(
+            f"the calibration activations that reach {names} are not finite",
+            hint="run the model in bfloat16 or float32; float16 overflows beyond 65,504",
+        )
+    return statistics
+
+
+def _compress_stage(
+    block: Block, stage: Stage, statistics: Statistics | None, work: _Work
+) -> dict[str, CompressedLinear]:
+    """Compress the linears of a stage in place and record how that went."""
+    weights = tuple(linear.weight.data for linear in stage.linears.values())
+    started = time.perf_counter()
+    results = work.compress_stage(StageInput(tuple(stage.linears), weights, statistics), work.settings)
+    if weights[0].is_cuda:
+        torch.cuda.synchronize(weights[0].device)
+    seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in weights)
+    sample = None if statistics is None else statistics.sample
+    for name, weight, result in zip(stage.linears, weights, results, strict=True):
+        if not _is_finite(result.weight):
+            raise StageError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
+        work.reporter.record(
+            "layer",
+            block=block.index,
+            linear=name,
+            relative_error=relative_error(weight, result.weight, sample),
+            sparsity=_zeros(result.weight) / weight.numel(),
+            bits_per_weight=work.settings.bits_per_weight(weight.shape[1]),
+            weights=weight.numel(),
+            seconds=seconds_per_weight * weight.numel(),
+        )
+        weight.copy_(result.weight)
+    return dict(zip(stage.linears, results, strict=True))
+
+
+def _check(blocks: list[Block], settings: MethodSettings) -> None:
+    """Find everything that will fail before hours are spent: sizes that do not divide, weights that are not finite."""
+    linears = {name: linear for block in blocks for name, linear in block.linears.items()}
+    unfit: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for name, linear in linears.items():
+        problem = settings.problem_with(linear.in_features)
+        if problem is not None:
+            unfit[problem[1], linear.in_features].append(name)
+    problems = [
+        Problem(f"{reason} the {inputs} inputs of {_listed(names)}", stage="compress")
+        for (reason, inputs), names in unfit.items()
+    ]
+    broken = [name for name, linear in linears.items() if not _is_finite(linear.weight)]
+    if broken:
+        problems.append(
+            Problem(
+                f"weights are not finite in {_listed(broken)}",
+                stage="compress",
+                hint="the checkpoint is damaged, or was converted to a dtype that cannot hold it",
+            )
+        )
+    if problems:
+        raise StageError(problems)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Whether all is finite, without a mask as large as the weight: extremes keep NaN and inf."""
+    return bool(torch.isfinite(torch.stack(weight.aminmax())).all())
+
+
+def _zeros(weight: torch.Tensor) -> int:
+    return weight.numel() - int(torch.count_nonzero(weight))
+
+
+def _place(block: Block) -> torch.device:
+    return next(iter(block.linears.values())).weight.device
+
+
+@contextmanager
+def _computing_on(device: torch.device, block: Block) -> Iterator[None]:
+    """Hold the block on the device for a while."""
+    home = _place(block)
+    block.module.to(device)
+    try:
+        yield
+    finally:
+        block.module.to(home)
+
+
+def _at_home(result: CompressedLinear, linear: nn.Linear) -> CompressedLinear:
+    """Return the result with everything where the model is, and the model's own weight as its weight."""
+    parts = (None if part is None else part.to(linear.weight.device) for part in result[1:])
+    return CompressedLinear(linear.weight.data, *parts)
+
+
+def _summary(
+    blocks: list[Block], settings: MethodSettings, linears: dict[str, CompressedLinear]
+) -> Compressed:
+    everything = [linear for block in blocks for linear in block.linears.values()]
+    weights = sum(linear.weight.numel() for linear in everything)
+    bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in everything)
+    zeros = sum(_zeros(linear.weight) for linear in everything)
+    return Compressed(settings, linears, bits_per_weight=bits / weights, sparsity=zeros / weights)

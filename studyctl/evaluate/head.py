@@ -1,0 +1,128 @@
+"""From token ids to final hidden states, and from those to logits.
+
+The two steps are apart so that the logits of a whole text never exist at once, and so that dense models can be stored as
+hidden states. Families differ in what follows ``lm_head`` (a scale, a soft cap); :func:`open_head` compares with the
+model's own logits and refuses a family that does something else.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from studyctl.errors import StageError
+
+PROBE_TOKENS = 16
+"""Tokens that the comparison with the model's own logits takes."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns final hidden states into logits: ``softcap · tanh(scale · (W h + b) / softcap)``."""
+
+    weight: Tensor
+    """``[vocabulary, hidden]``, in the dtype of the model."""
+    bias: Tensor | None
+    """``[vocabulary]``"""
+    scale: float = 1.0
+    softcap: float | None = None
+    """None: no cap."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Return the number of logits a token has."""
+        return self.weight.shape[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of hidden states ``[tokens, hidden]`` as fp32 ``[tokens, vocabulary]``.
+
+        The product is computed in the dtype of the model, as the model itself does; everything after it in fp32.
+        """
+        logits: Tensor = functional.linear(hidden, self.weight, self.bias).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    def fingerprint(self) -> str:
+        """Return 32 hex digits that name the weights, their dtype and what follows them."""
+        state = hashlib.blake2b(
+            f"{self.weight.dtype} {tuple(self.weight.shape)} {self.scale} {self.softcap}".encode(),
+            digest_size=16,
+        )
+        for tensor in (self.weight, self.bias):
+            if tensor is not None:
+                state.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A causal language model without its head."""
+
+    module: nn.Module
+    head: Head
+    device: torch.device
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Return the final hidden states ``[rows, tokens, hidden]`` of ids ``[rows, tokens]``, after the last norm."""
+        output: Tensor = self.module(input_ids=ids, use_cache=False).last_hidden_state
+        return output
+
+
+def open_head(model: Any, ids: Tensor) -> Decoder:
+    """Take a ``transformers`` causal language model apart, and check that the parts give its logits.
+
+    Args:
+        model: the model, in evaluation mode.
+        ids: ``[tokens]`` a few tokens to compare on.
+
+    Raises:
+        StageError: the logits are not what ``lm_head``, scale and soft cap give.
+    """
+    config = model.config.get_text_config()
+    output: Any = model.get_output_embeddings()
+    if not isinstance(getattr(output, "weight", None), Tensor):
+        raise _unknown_head(model, "it has no output embedding with a weight")
+    head = Head(
+        weight=output.weight.detach(),
+        bias=None if getattr(output, "bias", None) is None else output.bias.detach(),
+        scale=_scale(config),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+    decoder = Decoder(model.get_decoder(), head, head.weight.device)
+    probe = ids[:PROBE_TOKENS].to(decoder.device)[None]
+    hidden = decoder.hidden(probe)[0]
+    if hidden.shape[-1] != head.weight.shape[1]:
+        raise _unknown_head(
+            model, f"hidden states have {hidden.shape[-1]} features, the head takes {head.weight.shape[1]}"
+        )
+    ours = head.logits(hidden)
+    theirs = model(input_ids=probe, use_cache=False).logits[0].float()
+    # Scale and cap are computed in the model's dtype there and in fp32 here: 16-bit models round them once more.
+    tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
+    finite = torch.isfinite(theirs).all()
+    if finite and not (ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-6):
+        raise _unknown_head(model, "its logits are not its hidden states times `lm_head`, scaled and capped")
+    return decoder
+
+
+def _scale(config: Any) -> float:
+    """Return what a family multiplies its logits by."""
+    if getattr(config, "logits_scaling", None) is not None:  # Granite divides
+        return 1 / float(config.logits_scaling)
+    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    return 1.0
+
+
+def _unknown_head(model: Any, reason: str) -> StageError:
+    return StageError(
+        f"the output of {type(model).__name__} is computed in a way that is not known here: {reason}",
+        hint="perplexity and fidelity cannot be measured for this family; leave it out of `models`",
+    )

@@ -1,0 +1,232 @@
+"""Perplexity, and the distance to the dense model, of a text in one forward pass.
+
+Definitions, with p the dense model's distribution and q the scored model's, over the same positions:
+
+- nll: ``-log q(token)``, from an fp32 log-softmax; perplexity ``exp(Σ nll / tokens)``; bits per byte ``Σ nll / ln 2 / bytes``.
+- kl: ``KL(p || q) = Σ_v p_v (log p_v - log q_v)`` in nats, mean and 95th percentile over tokens.
+- top1: share of tokens at which both find the same token likeliest.
+- snr: ``10 log10(Σ |d|² / Σ |d - c|²)`` in dB over all tokens, d and c the dense and the scored logits, each minus its mean
+  over the vocabulary (what a softmax does not see).
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from studyctl.errors import StageError
+from studyctl.evaluate.head import Decoder, Head, open_head
+from studyctl.evaluate.reference import DenseReference, fingerprint, keep_reference
+from studyctl.evaluate.windows import Windows
+from studyctl.reporter import Reporter
+
+CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits that are computed at a time. Six fp32 tensors of this size are alive at most: 96 MiB on a CPU."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Distance to the dense model; None where a metric was not asked for."""
+
+    kl_nats: float | None
+    kl_p95_nats: float | None
+    top1: float | None
+    """0 to 1."""
+    snr_db: float | None
+    """None as well where it is not finite: the logits do not differ at all."""
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """What a text costs a model."""
+
+    window_nll: NDArray[np.float64]
+    """``[windows]``: summed over the tokens of each window."""
+    nll_nats: float
+    """Summed over all scored tokens."""
+    tokens: int
+    perplexity: float
+    bits_per_byte: float
+    bytes: int
+    fidelity: Fidelity | None
+
+
+@dataclass
+class _Distances:
+    """Sums over the tokens seen so far."""
+
+    kl: list[NDArray[np.float32]] = field(default_factory=list)
+    agreements: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+    tokens: int = 0
+
+    def add(self, logits: Tensor, log_q: Tensor, dense: Tensor, metrics: tuple[str, ...]) -> None:
+        """Add tokens by their scored and dense logits ``[tokens, vocabulary]``; ``log_q`` is changed."""
+        self.tokens += len(logits)
+        if "top1" in metrics:
+            self.agreements += int((logits.argmax(-1) == dense.argmax(-1)).sum())
+        if "kl" in metrics:
+            log_p = functional.log_softmax(dense, dim=-1)
+            ratio = torch.sub(log_p, log_q, out=log_q)
+            kl = torch.linalg.vecdot(log_p.exp_(), ratio)
+            # KL is never negative; rounding may be.
+            self.kl.append(kl.clamp_(min=0).cpu().numpy())
+        if "snr" in metrics:
+            self.signal += _energy(dense)
+            self.noise += _energy(dense - logits)
+
+    def summary(self, metrics: tuple[str, ...]) -> Fidelity:
+        kl = np.concatenate(self.kl).astype(np.float64) if self.kl else None
+        snr = "snr" in metrics and self.signal > 0 and self.noise > 0
+        return Fidelity(
+            kl_nats=None if kl is None else float(kl.mean()),
+            kl_p95_nats=None if kl is None else float(np.quantile(kl, 0.95)),
+            top1=self.agreements / self.tokens if "top1" in metrics else None,
+            snr_db=10 * math.log10(self.signal / self.noise) if snr else None,
+            tokens=self.tokens,
+        )
+
+
+@torch.no_grad()
+def score_text(
+    model: Any,
+    windows: Windows,
+    *,
+    reference: DenseReference | None,
+    keep: Path | None,
+    metrics: tuple[str, ...],
+    batch_tokens: int,
+    reporter: Reporter,
+) -> TextScores:
+    """Score the windows of a text.
+
+    Peak memory beside the model: the hidden states of a batch ``[rows, length, hidden]`` and what one forward pass needs,
+    and six times :data:`CHUNK_LOGITS` numbers; there are never logits of a whole batch.
+
+    Args:
+        model: a ``transformers`` causal language model, in evaluation mode.
+        windows: what to score.
+        reference: the dense model on the same windows, or None: no fidelity.
+        keep: file for this model's hidden states, to be the reference of others.
+        metrics: of ``kl``, ``top1``, ``snr``.
+        batch_tokens: tokens of a forward pass; at least one window is taken.
+        reporter: told after every batch.
+
+    Raises:
+        StageError: logits are not finite, the family is not known, the reference is of other tokens, or the disk is full.
+    """
+    ids = torch.from_numpy(windows.ids)
+    decoder = open_head(model, ids[0])
+    dense_head = _dense_head(reference, windows, decoder.head) if reference is not None and metrics else None
+    distances = _Distances()
+    nll = np.empty(len(ids), np.float64)
+    rows = max(1, batch_tokens // ids.shape[1])
+    with _keeping(keep, windows, decoder.head) as append:
+        for first in range(0, len(ids), rows):
+            reporter.check_stop()
+            batch = ids[first : first + rows].to(decoder.device)
+            hidden = decoder.hidden(batch)[:, :-1]
+            append(hidden)
+            last = first + len(batch)
+            dense = (
+                None
+                if dense_head is None or reference is None
+                else reference.rows(first, last).to(decoder.device)
+            )
+            token_nll = _score_batch(decoder, hidden, batch[:, 1:], dense, dense_head, distances, metrics)
+            nll[first:last] = token_nll.double().sum(dim=1).cpu().numpy()
+            _check_finite(nll[first:last], first)
+            reporter.progress(last, len(ids), "window")
+    return _summary(nll, windows, distances.summary(metrics) if dense_head is not None else None)
+
+
+def _score_batch(
+    decoder: Decoder,
+    hidden: Tensor,
+    targets: Tensor,
+    dense: Tensor | None,
+    dense_head: Head | None,
+    distances: _Distances,
+    metrics: tuple[str, ...],
+) -> Tensor:
+    """Return the nll ``[rows, tokens]`` of targets after hidden states ``[rows, tokens, hidden]``, adding to ``distances``."""
+    states, tokens = hidden.flatten(0, 1), targets.flatten().long()
+    dense_states = None if dense is None else dense.flatten(0, 1)
+    nll = torch.empty(len(tokens), device=states.device)
+    size = max(1, CHUNK_LOGITS.get(states.device.type, CHUNK_LOGITS["cpu"]) // decoder.head.vocabulary)
+    for start in range(0, len(tokens), size):
+        part = slice(start, start + size)
+        logits = decoder.head.logits(states[part])
+        log_q = functional.log_softmax(logits, dim=-1)
+        nll[part] = -log_q.gather(1, tokens[part, None])[:, 0]
+        if dense_states is not None and dense_head is not None:
+            distances.add(logits, log_q, dense_head.logits(dense_states[part]), metrics)
+    return nll.view(targets.shape)
+
+
+def _energy(logits: Tensor) -> float:
+    """Return the summed squares of logits ``[tokens, vocabulary]``, each minus the mean of its token."""
+    return float(torch.var(logits, dim=-1, correction=0).double().sum()) * logits.shape[-1]
+
+
+def _dense_head(reference: DenseReference, windows: Windows, head: Head) -> Head:
+    """Return the head for the reference's hidden states: the scored model's own if that is the same."""
+    if reference.windows != fingerprint(windows):
+        raise StageError(
+            f"the dense reference {reference.path} was made with other tokens",
+            hint="a model with another tokenizer cannot be compared token by token; otherwise delete this file",
+        )
+    if reference.head == head.fingerprint():
+        return head
+    dense = reference.load_head()
+    if dense.vocabulary != head.vocabulary:
+        raise StageError(
+            f"the model has {head.vocabulary} logits a token, its dense model {dense.vocabulary}: they cannot be compared",
+            hint="leave out [evaluation.fidelity] for this model",
+        )
+    device = head.weight.device
+    bias = None if dense.bias is None else dense.bias.to(device)
+    return Head(dense.weight.to(device), bias, dense.scale, dense.softcap)
+
+
+def _keeping(
+    keep: Path | None, windows: Windows, head: Head
+) -> AbstractContextManager[Callable[[Tensor], None]]:
+    return nullcontext(_forget) if keep is None else keep_reference(keep, windows, head)
+
+
+def _forget(hidden: Tensor) -> None:
+    """Keep nothing."""
+
+
+def _check_finite(nll: NDArray[np.float64], first: int) -> None:
+    broken = np.flatnonzero(~np.isfinite(nll))
+    if len(broken):
+        raise StageError(
+            f"the logits are not finite in window {first + int(broken[0])}: the model does not compute any more",
+            hint="compress less, or use dtype float32 or bfloat16 if it is float16",
+        )
+
+
+def _summary(nll: NDArray[np.float64], windows: Windows, fidelity: Fidelity | None) -> TextScores:
+    total, tokens, size = float(nll.sum()), windows.scored_tokens, windows.scored_bytes
+    mean = total / tokens
+    return TextScores(
+        window_nll=nll,
+        nll_nats=total,
+        tokens=tokens,
+        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        bits_per_byte=total / math.log(2) / size,
+        bytes=size,
+        fidelity=fidelity,
+    )

@@ -1,0 +1,260 @@
+"""What a study will take: time, peak memory, disk.
+
+Before anything is measured from sizes and this machine's speed, then from what this study's own trials took.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from studyctl.plan.compare import Comparison, Todo
+from studyctl.plan.memory import peak_device_bytes, peak_host_bytes
+from studyctl.plan.planner import StudyPlan
+from studyctl.plan.trials import PlannedModel, Trial
+from studyctl.store.index import Stored
+
+FORWARD_EFFICIENCY = 0.5
+"""Share of the machine's matrix-product rate that a forward pass of a small model reaches."""
+NATIVE_16_BIT = 2.0
+"""How much faster than in float32 a CPU with native bfloat16 passes."""
+GPU_RATE = {"float32": 2e13, "bfloat16": 6e13, "float16": 6e13}
+"""Floating point operations a second of a data-centre GPU in a forward pass; replaced by measured times after one trial."""
+LOAD_SECONDS = 6.0
+"""Starting a worker and importing torch; then the weights come from the disk."""
+LOAD_RATE = 2e8
+"""Bytes of weights a second."""
+ITEM_TOKENS = 160
+"""Tokens that a multiple-choice item costs, all choices together."""
+BYTES_PER_TOKEN = 3.5
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is still to come."""
+
+    seconds: float
+    measured: bool
+    """Whether the time is from this study's own trials, or from sizes alone."""
+    host_bytes: int
+    device_bytes: int
+    """0 on a CPU."""
+    disk_bytes: int
+
+
+def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimate:
+    """Estimate what it takes to bring the store up to date."""
+    clock = StageTimes(plan, stored)
+    models = {todo.trial.model.index: todo.trial.model for todo in comparison.todo}
+    workers = max(1, min(len(plan.devices), len(comparison.todo)))
+    seconds = sum(sum(clock.of_todo(todo).values()) for todo in comparison.todo)
+    seconds += len(models) * LOAD_SECONDS
+    return Estimate(
+        seconds=seconds / workers,
+        measured=clock.measured,
+        host_bytes=workers * max((peak_host_bytes(plan, todo.trial) for todo in comparison.todo), default=0),
+        device_bytes=max((peak_device_bytes(plan, todo.trial) for todo in comparison.todo), default=0),
+        disk_bytes=_disk(plan, list(models.values()), comparison),
+    )
+
+
+class StageTimes:
+    """Seconds of a stage: measured by another trial of this study, else from its work and the machine's rate."""
+
+    def __init__(self, plan: StudyPlan, stored: Stored) -> None:
+        self.plan = plan
+        self._rates: dict[str, float] = {}
+        self._seconds: dict[tuple[int, str], float] = {}
+        self._ratios: dict[tuple[int, str], float] = {}
+        self.measured = False
+        self._learn(stored)
+
+    def of_todo(self, todo: Todo) -> dict[str, float]:
+        """Return estimated seconds of each stage to run."""
+        return {name: self._of(todo.trial, name) for name in todo.stages}
+
+    def _of(self, trial: Trial, stage: str) -> float:
+        index = trial.model.index
+        known = self._seconds.get((index, _label(trial, stage)))
+        if known is not None:
+            return known
+        return self._from_work(trial, stage) * self._ratios.get((index, stage.partition(":")[0]), 1.0)
+
+    def _from_work(self, trial: Trial, stage: str) -> float:
+        device = self.plan.devices[0] if self.plan.devices else "cpu"
+        rate = GPU_RATE[trial.model.dtype] if device.startswith("cuda") else cpu_rate(trial.model.dtype)
+        return stage_work(self.plan, trial, stage) / rate
+
+    def _learn(self, stored: Stored) -> None:
+        """Take the times of stored stages, and how wrong the estimates of such stages were."""
+        seconds: dict[tuple[int, str], list[float]] = defaultdict(list)
+        ratios: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for trial in self.plan.trials if stored.results else ():
+            results = stored.has(trial.weights_key) if trial.weights_key else {}
+            keys = {trial.weights_key: "compress"} | {stage.key: stage.name for stage in trial.model.stages}
+            for key, done in results.items():
+                if (name := keys.get(key)) is not None and done.seconds is not None:
+                    seconds[trial.model.index, _label(trial, name)].append(done.seconds)
+                    if (expected := self._from_work(trial, name)) > 0:
+                        ratios[trial.model.index, name.partition(":")[0]].append(done.seconds / expected)
+        self._seconds = {key: fmean(values) for key, values in seconds.items()}
+        self._ratios = {key: fmean(values) for key, values in ratios.items()}
+        self.measured = bool(seconds)
+
+
+def _label(trial: Trial, stage: str) -> str:
+    """Compression takes as long as its method, an evaluation the same for every variant."""
+    if stage == "compress":
+        return f"compress {trial.variant.method}"
+    return stage if not trial.is_dense else f"{stage} of dense"
+
+
+def stage_work(plan: StudyPlan, trial: Trial, stage: str) -> float:
+    """Return floating point operations of a stage."""
+    model = trial.model
+    kind, _, subject = stage.partition(":")
+    if kind == "compress":
+        return _compress_work(trial)
+    if kind == "perplexity":
+        tokens = perplexity_tokens(plan, subject)
+        heads = 2 if plan.document.spec.evaluation.fidelity and not trial.is_dense else 1
+        return tokens * (_block_work(model) + heads * _head_work(model))
+    return task_items(plan, subject) * ITEM_TOKENS * (_block_work(model) + _head_work(model))
+
+
+def _block_parameters(model: PlannedModel) -> int:
+    return sum(out * inputs for out, inputs in model.identity.linears.values()) if model.identity else 0
+
+
+def _block_work(model: PlannedModel) -> float:
+    """Operations a token in the decoder blocks: two a weight."""
+    return 2.0 * _block_parameters(model)
+
+
+def _head_work(model: PlannedModel) -> float:
+    """Operations a token in ``lm_head`` and softmax; a softmax costs about as much as 16 products a logit."""
+    identity = model.identity
+    return 2.0 * identity.vocab_size * (identity.hidden_size + 16) if identity else 0.0
+
+
+def _compress_work(trial: Trial) -> float:
+    calibration = trial.variant.calibration
+    elementwise = 60.0 * _block_parameters(trial.model)
+    if calibration is None:
+        return elementwise
+    tokens = calibration.samples * calibration.sequence_length
+    # Two passes: one for the statistics, one through the compressed block.
+    return elementwise + 2 * tokens * _block_work(trial.model)
+
+
+def perplexity_tokens(plan: StudyPlan, language: str) -> int:
+    """Return the tokens of a language's windows, from its bytes where all of the text is asked for."""
+    protocol = plan.document.spec.evaluation.perplexity
+    if protocol is None:
+        return 0
+    text = plan.texts.get((protocol.source, "perplexity", language))
+    whole = int(text.bytes / BYTES_PER_TOKEN) if text and text.bytes else None
+    wanted = protocol.windows * protocol.sequence_length
+    if not wanted:
+        return whole or 0
+    return min(wanted, whole) if whole else wanted
+
+
+def task_items(plan: StudyPlan, name: str) -> int:
+    """Return how many items of a task are scored; 2,000 where that is not known."""
+    tasks = plan.document.spec.evaluation.tasks
+    identity = plan.tasks.get(name)
+    items = (identity.items if identity else None) or 2000
+    return min(items, tasks.limit) if tasks and tasks.limit else items
+
+
+@cache
+def cpu_rate(dtype: str) -> float:
+    """Return operations a second of a forward pass on this CPU, from a matrix product of 0.1 s."""
+    generator = np.random.default_rng(0)
+    left, right = (generator.standard_normal((768, 768), dtype=np.float32) for _ in range(2))
+    best, until = float("inf"), time.perf_counter() + 0.1
+    while time.perf_counter() < until:
+        begun = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - begun)
+    rate = 2 * 768**3 / best * FORWARD_EFFICIENCY
+    return rate if dtype == "float32" else rate * NATIVE_16_BIT
+
+
+def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -> int:
+    """Return bytes of dense references, weights of the largest trial in progress, item rows and journals."""
+    spec = plan.document.spec
+    languages = (
+        spec.evaluation.perplexity.languages
+        if spec.evaluation.fidelity and spec.evaluation.perplexity
+        else ()
+    )
+    tokens = sum(perplexity_tokens(plan, language) for language in languages)
+    width = {"float32": 4}
+    references = sum(
+        tokens * model.identity.hidden_size * width.get(model.dtype, 2) for model in models if model.identity
+    )
+    weights = max((_block_parameters(model) * width.get(model.dtype, 2) for model in models), default=0)
+    rows = sum(
+        task_items(plan, stage.name[5:])
+        for model in models
+        for stage in model.stages
+        if stage.name[:5] == "task:"
+    )
+    return references + weights + len(comparison.todo) * (rows * 60 + 50_000)
+
+
+@dataclass
+class Clock:
+    """Time that is left of a run: estimates of the stages to come, corrected by what their kind took so far."""
+
+    workers: int = 1
+    expected: dict[tuple[str, str], float] = field(default_factory=dict)
+    _done: Mapping[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
+
+    @classmethod
+    def of(cls, plan: StudyPlan, comparison: Comparison, stored: Stored) -> "Clock":
+        """Return the clock of a run that begins now."""
+        times = StageTimes(plan, stored)
+        expected = {
+            (todo.trial.id, name): seconds
+            for todo in comparison.todo
+            for name, seconds in times.of_todo(todo).items()
+        }
+        return cls(max(1, len(plan.devices)), expected)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Account for a stage that finished."""
+        if record["kind"] != "stage_finished":
+            return
+        expected = self.expected.pop((record["trial"], record["stage"]), None)
+        if expected is not None:
+            totals = self._done[_kind(record["stage"])]
+            totals[0] += record["seconds"]
+            totals[1] += expected
+
+    def seconds_left(self) -> float | None:
+        """Return the estimate, or None before a stage of the run is finished."""
+        if not self._done:
+            return None
+        return sum(self._corrected()) / self.workers
+
+    def _corrected(self) -> Iterator[float]:
+        overall = _ratio([sum(column) for column in zip(*self._done.values(), strict=True)])
+        for (_, stage), seconds in self.expected.items():
+            totals = self._done.get(_kind(stage))
+            yield seconds * (_ratio(totals) if totals else overall)
+
+
+def _kind(stage: str) -> str:
+    return stage.partition(":")[0]
+
+
+def _ratio(totals: list[float]) -> float:
+    return totals[0] / totals[1] if totals[1] else 1.0

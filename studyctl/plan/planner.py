@@ -1,0 +1,270 @@
+"""spec -> plan: everything that a study asks for, looked up and checked, without weights and without torch.
+
+What is an error, a warning, or allowed:
+
+* Whatever would fail after hours and can be known now is an error, at its place in the spec; all of them are found at once.
+* What cannot be looked up (no network, not in the cache) is a warning: its trials count as not stored.
+* What a later version will do (a method, backend or executor without an implementation) is a note: the rest can run.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from studyctl.compress.settings import method_of
+from studyctl.errors import Problem, SpecError, StudyError
+from studyctl.files import digest
+from studyctl.plan.checks import check_linears, check_sequence_length
+from studyctl.plan.devices import resolve_devices
+from studyctl.plan.trials import PlannedModel, Stage, Trial, make_trials
+from studyctl.plan.variants import Variant, expand_variants
+from studyctl.sources.dtypes import resolve_dtype
+from studyctl.sources.identity import (
+    ModelIdentity,
+    TaskIdentity,
+    TextIdentity,
+    identify_ids,
+    identify_model,
+    identify_task,
+    identify_text,
+)
+from studyctl.spec.loading import Document, Loc
+from studyctl.spec.models import Calibration, Model, Purpose
+
+PERPLEXITY_VERSION = 1
+"""Rises when the same windows give other perplexities or fidelities."""
+TASK_VERSION = 1
+"""Rises when the same task gives other figures."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """Everything that a spec asks for."""
+
+    document: Document
+    models: list[PlannedModel]
+    variants: list[Variant]
+    trials: list[Trial]
+    devices: list[str]
+    texts: Mapping[tuple[str, str, str], TextIdentity]
+    """By source, purpose, language."""
+    tasks: Mapping[str, TaskIdentity]
+    problems: list[Problem]
+    """Errors and warnings."""
+    notes: list[str]
+    """What is asked for and not available yet."""
+
+    @property
+    def errors(self) -> list[Problem]:
+        """Return what must be mended before anything runs."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    def raise_errors(self) -> None:
+        """Raise SpecError with every error of the plan, if there is one."""
+        if self.errors:
+            raise SpecError(self.errors)
+
+
+def is_available(variant: Variant) -> bool:
+    """Return whether this version can make the variant."""
+    return method_of(variant.settings).target is not None and variant.backend == "studyctl"
+
+
+def make_plan(document: Document) -> StudyPlan:
+    """Look up and check everything that the spec names.
+
+    Raises:
+        SpecError: never for what the spec names; those problems are in the plan.
+    """
+    return _Planner(document).plan()
+
+
+@dataclass
+class _Planner:
+    """Collects problems while it looks things up, each thing once."""
+
+    document: Document
+    problems: list[Problem] = field(default_factory=list)
+    texts: dict[tuple[str, str, str], TextIdentity] = field(default_factory=dict)
+    tasks: dict[str, TaskIdentity] = field(default_factory=dict)
+
+    def plan(self) -> StudyPlan:
+        document, spec = self.document, self.document.spec
+        variants, problems = expand_variants(document)
+        self.problems += problems
+        devices = (
+            self._attempt(lambda: resolve_devices(spec.execution.devices), ("execution", "devices")) or []
+        )
+        models = [
+            self._model(index, model, variants, devices[0] if devices else "cpu")
+            for index, model in enumerate(spec.models)
+        ]
+        notes = list(_not_available(document, variants))
+        trials = make_trials(models, variants, spec.study.seeds)
+        return StudyPlan(
+            document, models, variants, trials, devices, self.texts, self.tasks, self.problems, notes
+        )
+
+    def _model(self, index: int, model: Model, variants: list[Variant], device: str) -> PlannedModel:
+        loc: Loc = ("models", index, "id")
+        identity = self._attempt(lambda: identify_model(model, self.document.base), loc)
+        planned = PlannedModel(index, model, identity, resolve_dtype(model.dtype, device))
+        own = [variant for variant in variants if variant.applies_to(model.id)]
+        if identity is not None:
+            if identity.key is None:
+                self._warn(f"could not look up model `{model.id}`: {identity.unknown}", loc)
+            self.problems += check_linears(self.document, model, identity, own)
+        calibrations = {
+            variant.calibration: self._calibration(variant, model, identity)
+            for variant in own
+            if variant.calibration is not None
+        }
+        return replace(planned, stages=tuple(self._stages(model, identity)), calibrations=calibrations)
+
+    def _stages(self, model: Model, identity: ModelIdentity | None) -> Iterator[Stage]:
+        evaluation = self.document.spec.evaluation
+        if (perplexity := evaluation.perplexity) is not None:
+            place: Loc = ("evaluation", "perplexity")
+            length = perplexity.sequence_length
+            self.problems += check_sequence_length(
+                self.document, (*place, "sequence_length"), length, model, identity
+            )
+            for position, language in enumerate(perplexity.languages):
+                text = self._text(perplexity.source, "perplexity", language, (*place, "languages", position))
+                parts: dict[str, object] = {
+                    "text": text.key if text else None,
+                    "sequence_length": length,
+                    "windows": perplexity.windows,
+                    "bos": model.bos,
+                    "fidelity": list(evaluation.fidelity.metrics) if evaluation.fidelity else None,
+                    "code": PERPLEXITY_VERSION,
+                }
+                yield _stage(f"perplexity:{language}", parts, known=text is not None and text.key is not None)
+        for position, name in enumerate(evaluation.tasks.names if evaluation.tasks else ()):
+            yield self._task_stage(name, model, ("evaluation", "tasks", "names", position))
+
+    def _task_stage(self, name: str, model: Model, loc: Loc) -> Stage:
+        tasks = self.document.spec.evaluation.tasks
+        assert tasks is not None  # the caller iterates its names
+        if name not in self.tasks:
+            found = self._attempt(lambda: identify_task(name, tasks, self.document.base), loc)
+            if found is not None:
+                self.tasks[name] = found
+                if found.key is None:
+                    self._warn(f"could not look up task `{name}`: {found.unknown}", loc)
+        identity = self.tasks.get(name)
+        parts: dict[str, object] = {
+            "task": identity.key if identity else None,
+            "shots": tasks.shots,
+            "limit": tasks.limit,
+            "chat_template": model.chat_template,
+            "bos": model.bos,
+            "code": TASK_VERSION,
+        }
+        return _stage(f"task:{name}", parts, known=identity is not None and identity.key is not None)
+
+    def _text(self, source: str, purpose: Purpose, language: str, loc: Loc) -> TextIdentity | None:
+        place = (source, purpose, language)
+        if place not in self.texts:
+            table = self.document.spec.text.get(source)
+            found = self._attempt(
+                lambda: identify_text(source, table, purpose, language, self.document.base), loc
+            )
+            if found is None:
+                return None
+            self.texts[place] = found
+            if found.key is None:
+                self._warn(f"could not look up text `{source}` in {language}: {found.unknown}", loc)
+        return self.texts[place]
+
+    def _calibration(self, variant: Variant, model: Model, identity: ModelIdentity | None) -> str | None:
+        calibration = variant.calibration
+        assert calibration is not None
+        loc: Loc = (
+            (*variant.loc, "calibration")
+            if calibration != self.document.spec.calibration
+            else ("calibration",)
+        )
+        if calibration.ids is not None:
+            path = ids_path(calibration, model, self.document.base)
+            vocabulary = identity.vocab_size if identity and identity.key else None
+            ids = self._attempt(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
+            if ids is not None:
+                self.problems += check_sequence_length(
+                    self.document, (*loc, "ids"), ids.tokens, model, identity
+                )
+            return ids.key if ids else None
+        length = calibration.sequence_length
+        self.problems += check_sequence_length(
+            self.document, (*loc, "sequence_length"), length, model, identity
+        )
+        texts = [
+            self._text(calibration.source, "calibration", language, (*loc, "languages", position))
+            for position, language in enumerate(calibration.languages)
+        ]
+        for text in texts:
+            self._check_enough(text, calibration, (*loc, "samples"))
+        keys = [text.key if text else None for text in texts]
+        return digest(keys) if all(key is not None for key in keys) else None
+
+    def _check_enough(self, text: TextIdentity | None, calibration: Calibration, loc: Loc) -> None:
+        """A token is at least a byte: too few bytes are certainly too few tokens."""
+        if text is None or text.bytes is None:
+            return
+        share = -(-calibration.samples // len(calibration.languages))
+        wanted = share * calibration.sequence_length
+        if text.bytes < wanted:
+            what = (
+                f"not enough calibration text: {share} windows of {calibration.sequence_length} tokens wanted in "
+                f"{text.language}, `{text.name}` has {text.bytes:,} bytes"
+            )
+            self._add(self.document.problem(what, loc, hint="fewer samples, shorter windows, or more text"))
+
+    def _attempt(self, look_up: Callable[[], T], loc: Loc) -> T | None:
+        """Return what ``look_up`` finds; what it raises becomes a problem at this place of the spec."""
+        try:
+            return look_up()
+        except StudyError as error:
+            for problem in error.problems:
+                place = self.document.problem(problem.what, loc, note=problem.note, hint=problem.hint)
+                self._add(place)
+            return None
+
+    def _add(self, problem: Problem) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def _warn(self, what: str, loc: Loc) -> None:
+        self._add(self.document.problem(what, loc, severity="warning"))
+
+
+def ids_path(calibration: Calibration, model: Model, base: Path) -> Path:
+    """Return the file of a calibration's token ids for this model."""
+    assert calibration.ids is not None
+    return base / calibration.ids.replace("{model}", model.short_name)
+
+
+def _stage(name: str, parts: dict[str, object], *, known: bool) -> Stage:
+    return Stage(name, digest([name, parts]) if known else None, parts)
+
+
+def _not_available(document: Document, variants: list[Variant]) -> Iterator[str]:
+    spec = document.spec
+    missing: dict[str, list[str]] = {}
+    for variant in variants:
+        if not is_available(variant):
+            what = (
+                f"method `{variant.method}`"
+                if variant.backend == "studyctl"
+                else f"backend `{variant.backend}`"
+            )
+            missing.setdefault(what, []).append(variant.name)
+    for what, names in missing.items():
+        yield f"{what} is not available yet: {', '.join(names)}"
+    if spec.execution.executor != "local":
+        yield f"executor `{spec.execution.executor}` is not available yet: runs locally"
+    if spec.execution.keep_weights:
+        yield "keep_weights is not available yet: variants are not exported"

@@ -1,0 +1,160 @@
+"""From variants to trials, with the keys that address their results.
+
+A result is addressed by two keys: ``weights_key`` names everything that determines a trial's weights, and the key of a
+stage names everything else that determines that one evaluation. Both are hashes of hashed parts, so that a study of 100,000
+trials hashes each model, variant and calibration once, and the stages of a trial are one set that all trials of its
+model share.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from studyctl.compress.settings import METHODS, Dense, method_of
+from studyctl.files import digest
+from studyctl.plan.variants import Variant
+from studyctl.sources.identity import ModelIdentity
+from studyctl.spec.models import Calibration, Model
+
+WALKER_VERSION = 1
+"""Rises when the walker gives every method other weights."""
+
+
+class Stage(NamedTuple):
+    """One evaluation that every trial of a model gets."""
+
+    name: str
+    key: str | None
+    """None when what it depends on could not be looked up."""
+    parts: Mapping[str, object]
+    """What the key was made of: tells why a stage runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model of the spec, looked up, with the evaluations of its trials."""
+
+    index: int
+    spec: Model
+    identity: ModelIdentity | None
+    """None when it has problems; they are in the plan."""
+    dtype: str
+    stages: tuple[Stage, ...] = ()
+    calibrations: Mapping[Calibration, str | None] = field(default_factory=dict)
+    """Key of the text or ids of each calibration."""
+
+    @property
+    def key(self) -> str | None:
+        """Return the hash of the weights' identity and dtype."""
+        known = self.identity is not None and self.identity.key is not None
+        return digest([self.identity.key, self.dtype]) if known and self.identity else None
+
+    @property
+    def stage_keys(self) -> frozenset[str | None]:
+        """Return the keys of all evaluations."""
+        return frozenset(stage.key for stage in self.stages)
+
+
+class Trial(NamedTuple):
+    """One model × one variant (× one seed): the unit of scheduling."""
+
+    id: str
+    model: PlannedModel
+    variant: Variant
+    seed: int | None
+    """None where nothing is drawn at random."""
+    weights_key: str | None
+    """None when what it depends on could not be looked up."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Return whether this is the uncompressed model."""
+        return isinstance(self.variant.settings, Dense)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Return the stages in the order in which they run."""
+        return ([] if self.is_dense else ["compress"]) + [stage.name for stage in self.model.stages]
+
+    def parts(self) -> dict[str, object]:
+        """Return what ``weights_key`` was made of: tells why a trial runs again."""
+        calibration = self.variant.calibration
+        return {
+            "model": self.model.identity.key if self.model.identity else None,
+            "dtype": self.model.dtype,
+            "settings": self.variant.settings.model_dump(mode="json"),
+            "calibration": calibration.model_dump(mode="json") if calibration else None,
+            "calibration text": self.model.calibrations.get(calibration) if calibration else None,
+            "seed": self.seed,
+            "code": _version(self.variant),
+        }
+
+
+def _version(variant: Variant) -> str:
+    return f"{variant.method} {method_of(variant.settings).version}, walker {WALKER_VERSION}"
+
+
+def _join(*parts: str) -> str:
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=10).hexdigest()
+
+
+def make_trials(
+    models: Sequence[PlannedModel], variants: Sequence[Variant], seeds: Sequence[int]
+) -> list[Trial]:
+    """Return every trial of the study, the dense one of each model first."""
+    hashed = [_variant_part(variant) for variant in variants]
+    drafts: list[tuple[PlannedModel, Variant, int | None, str | None]] = []
+    for model in models:
+        for variant, part in zip(variants, hashed, strict=True):
+            if not variant.applies_to(model.spec.id):
+                continue
+            text = _calibration_part(model, variant)
+            for seed in seeds if _draws(variant) else [None]:
+                known = model.key is not None and text is not None
+                key = _join(model.key or "", part, text or "", str(seed)) if known else None
+                drafts.append((model, variant, seed, key))
+    ids = _trial_ids(drafts, several_seeds=len(seeds) > 1)
+    return [Trial(name, *draft) for name, draft in zip(ids, drafts, strict=True)]
+
+
+def _draws(variant: Variant) -> bool:
+    return variant.calibration is not None and variant.calibration.ids is None
+
+
+def _variant_part(variant: Variant) -> str:
+    if isinstance(variant.settings, Dense):
+        return digest(["dense", METHODS["dense"].version])
+    calibration = variant.calibration
+    windows = calibration.model_dump(mode="json", exclude={"source", "ids"}) if calibration else None
+    if calibration and calibration.ids is not None:
+        windows = None  # the ids say it all
+    return digest([variant.settings.model_dump(mode="json"), variant.backend, windows, _version(variant)])
+
+
+def _calibration_part(model: PlannedModel, variant: Variant) -> str | None:
+    return model.calibrations.get(variant.calibration) if variant.calibration else ""
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+
+
+def _trial_ids(
+    drafts: Iterable[tuple[PlannedModel, Variant, int | None, str | None]], *, several_seeds: bool
+) -> list[str]:
+    """Return a readable id for each draft; a short hash of model and variant where two would collide."""
+    drafts = list(drafts)
+    names = [
+        f"{_slug(model.spec.short_name)}-{_slug(variant.name)}"
+        + (f"-s{seed}" if several_seeds and seed is not None else "")
+        for model, variant, seed, _ in drafts
+    ]
+    # Case-insensitive file systems would take two ids that differ in case for one file.
+    counts = Counter(name.lower() for name in names)
+    return [
+        name if counts[name.lower()] == 1 else f"{name}-{digest([model.spec.id, variant.name, seed])[:6]}"
+        for name, (model, variant, seed, _) in zip(names, drafts, strict=True)
+    ]

@@ -1,0 +1,134 @@
+"""Drawing problems: what, where with the line and a caret, what to do. Complete without colour.
+
+::
+
+    error: unknown key `sparcity`
+      --> specs/mine.toml:14:1
+       |
+    14 | sparcity = [0.3, 0.5]
+       | ^^^^^^^^ did you mean `sparsity`?
+"""
+
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from studyctl.errors import Problem
+
+TAB = "    "
+STYLES = {"error": "bold red", "warning": "bold yellow"}
+
+
+def draw(problems: Sequence[Problem], console: Console) -> None:
+    """Print problems with their lines, and at the end how many there are in which file."""
+    for problem in problems:
+        for line in _drawn(problem, console.width):
+            console.print(line, soft_wrap=True, highlight=False)
+        console.print()
+    summary = _summary(problems)
+    if summary:
+        console.print(summary, soft_wrap=True, highlight=False, markup=False)
+
+
+def as_json(problems: Sequence[Problem]) -> str:
+    """Return problems as a JSON array, without empty fields."""
+    return json.dumps([problem.as_dict() for problem in problems], ensure_ascii=False, indent=2)
+
+
+def _drawn(problem: Problem, width: int) -> Iterator[Text]:
+    style = STYLES.get(problem.severity, "bold")
+    yield Text.assemble((problem.severity, style), ": ", (problem.what, "bold"))
+    gutter = len(str(problem.line or ""))
+    place = _place(problem)
+    if place:
+        yield Text.assemble(" " * gutter, ("-->", "cyan"), f" {place}")
+    source = _source(problem)
+    bar = (f"{' ' * gutter} |", "cyan")
+    if source is None:
+        if problem.note:
+            yield Text.assemble(" " * gutter, ("  = ", "cyan"), problem.note)
+    else:
+        line, before, carets = _clipped(source, problem.column or 1, problem.length, width - gutter - 3)
+        yield Text.assemble(bar)
+        yield Text.assemble((f"{problem.line} |", "cyan"), " ", line)
+        yield Text.assemble(
+            bar, " " * (before + 1), ("^" * carets, style), (f" {problem.note}".rstrip(), style)
+        )
+    if problem.hint:
+        first, *rest = problem.hint.splitlines()
+        yield Text.assemble(" " * (gutter + 1), ("= ", "cyan"), ("hint", "bold"), f": {first}")
+        yield from (Text(" " * (gutter + 9) + line) for line in rest)
+
+
+def _place(problem: Problem) -> str:
+    if problem.file is not None:
+        numbers = [str(number) for number in (problem.line, problem.column) if number is not None]
+        return ":".join([_shown(problem.file), *numbers])
+    return " ".join(filter(None, (problem.trial, problem.stage)))
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it can be typed."""
+    if not path.is_absolute():
+        return str(path)
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _source(problem: Problem) -> str | None:
+    if problem.file is None or problem.line is None:
+        return None
+    lines = _lines(problem.file)
+    return lines[problem.line - 1] if problem.line <= len(lines) else None
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file, or none: a problem can be told without them."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError:
+        return []
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def _clipped(source: str, column: int, length: int, room: int) -> tuple[str, int, int]:
+    """Return the part of a line that fits, with the cells before the underlined part and the cells of that part."""
+    before, marked, after = source[: column - 1], source[column - 1 :][:length], source[column - 1 + length :]
+    before, marked, after = _printable(before), _printable(marked), _printable(after)
+    room = max(room, 20)
+    if cell_len(before + marked + after) > room:
+        kept = max(room // 3, room - cell_len(marked + after))
+        if cell_len(before) > kept:
+            before = "…" + _last_cells(before, kept - 1)
+        left = room - cell_len(before)
+        if cell_len(marked) > left:
+            marked, after = set_cell_size(marked, left - 1) + "…", ""
+        elif cell_len(marked + after) > left:
+            after = set_cell_size(after, left - cell_len(marked) - 1) + "…" if left > cell_len(marked) else ""
+    return before + marked + after, cell_len(before), max(1, cell_len(marked))
+
+
+def _last_cells(text: str, cells: int) -> str:
+    return set_cell_size(text[::-1], cells)[::-1]
+
+
+def _printable(text: str) -> str:
+    """Return the text with tabs as spaces, and with no character that moves a terminal's cursor."""
+    expanded = text.replace("\t", TAB)
+    return "".join("�" if unicodedata.category(char) in ("Cc", "Cf") else char for char in expanded)
+
+
+def _summary(problems: Sequence[Problem]) -> str:
+    files = list(dict.fromkeys(_shown(problem.file) for problem in problems if problem.file is not None))
+    if not files:
+        return ""
+    counts = Counter("warning" if problem.severity == "warning" else "problem" for problem in problems)
+    parts = [f"{number} {word}{'s' if number > 1 else ''}" for word, number in counts.items()]
+    return f"{', '.join(parts)} in {', '.join(files)}"

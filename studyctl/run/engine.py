@@ -1,0 +1,266 @@
+"""What a worker does for a stage: from the job's words to tensors and back to records."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from studyctl.compress.stored import apply, save, weights_hash
+from studyctl.compress.walker import compress
+from studyctl.errors import StageError
+from studyctl.evaluate.reference import DenseReference, open_reference
+from studyctl.evaluate.tasks import TaskRequest, score_task
+from studyctl.evaluate.text import TextScores, score_text
+from studyctl.evaluate.windows import Windows, cut_windows
+from studyctl.files import StudyPaths
+from studyctl.run.protocol import Job, StageOrder
+from studyctl.run.recorder import Recorder
+from studyctl.sources.identity import (
+    ModelIdentity,
+    TextIdentity,
+    identify_model,
+    identify_task,
+    identify_text,
+)
+from studyctl.sources.models import LoadedModel, load_model, restore_dense
+from studyctl.sources.tokens import calibration_ids, tokenized_text
+from studyctl.store.parts import write_items
+
+
+class Engine:
+    """Holds the model that is loaded, so that trials of the same model need not load it again."""
+
+    def __init__(self) -> None:
+        self.loaded: LoadedModel | None = None
+        self.weights_hash = ""
+        self._changed: set[str] = set()
+        self._before: list[StageOrder] = []
+        self._after: list[StageOrder] = []
+        self._batches: dict[tuple[str, str], int] = {}
+        """Tokens of a forward pass that a model was found to bear, by model key and device."""
+
+    # -- batches
+
+    def batch_tokens(self, job: Job) -> int:
+        """Return the tokens of a forward pass."""
+        return self._batches.get((job.model_key, job.device), job.batch_tokens)
+
+    def halve_batch(self, job: Job) -> None:
+        """Remember that this model bears half of that only, and give back what the failure left."""
+        self._batches[job.model_key, job.device] = self.batch_tokens(job) // 2
+        if job.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    # -- load
+
+    def load(self, job: Job, recorder: Recorder) -> None:
+        """Have the job's model in memory, with its trial's weights if they are stored, and its dense references."""
+        identity = identify_model(job.model, job.base)
+        if identity.key != job.model_key:
+            raise StageError(
+                f"model `{job.model.id}` changed since the study was planned", hint="run the study again"
+            )
+        self._load_dense(job, identity, recorder)
+        self.weights_hash = ""
+        self._before, self._after = [], []
+        for order in [] if job.is_dense else _text_orders(job, job.stages):
+            self._reference(job, order, recorder)
+        if not job.is_dense and not any(order.name == "compress" for order in job.stages):
+            self._restore_weights(job)
+
+    def _load_dense(self, job: Job, identity: ModelIdentity, recorder: Recorder) -> None:
+        loaded = self.loaded
+        wanted = (identity.key, job.dtype, job.device)
+        if loaded is not None and (loaded.identity.key, loaded.dtype, loaded.device) == wanted:
+            restore_dense(loaded, self._changed)
+        else:
+            self.loaded = loaded = None  # frees the old model before the new one comes
+            self.loaded = load_model(
+                identity,
+                dtype=job.dtype,
+                device=job.device,
+                allow_pickle=job.model.allow_pickle,
+                reporter=recorder,
+            )
+        self._changed = set()
+
+    def _restore_weights(self, job: Job) -> None:
+        """Apply the weights of an earlier attempt; without them, compress once more before anything else."""
+        path = StudyPaths(job.root).trial_weights(job.weights_key)
+        if path.exists():
+            self._changed = set(apply(self._model(), path).linears)
+            self.weights_hash = weights_hash(self._model())
+            if self.weights_hash == job.weights_hash:
+                return
+        self._before = [StageOrder(name="compress", key=job.weights_key)]
+
+    def orders(self, job: Job) -> Iterator[StageOrder]:
+        """Yield the stages to run after ``load``: the job's, and what turns out to be needed beside them."""
+        yield from self._before
+        yield from job.stages
+        yield from self._after  # known once `compress` is done
+
+    def forget_weights(self, job: Job) -> None:
+        """Delete the stored weights of a trial that is done."""
+        StudyPaths(job.root).trial_weights(job.weights_key).unlink(missing_ok=True)
+
+    def _model(self) -> torch.nn.Module:
+        if self.loaded is None:
+            raise StageError("no model is loaded")
+        return self.loaded.model
+
+    # -- compress
+
+    def compress(self, job: Job, recorder: Recorder) -> dict[str, object]:
+        """Compress the model in place, store the weights, and return what is known of them."""
+        assert self.loaded is not None
+        restore_dense(self.loaded, self._changed)
+        self._changed = set(self.loaded.identity.linears)
+        ids = None
+        if job.calibration is not None:
+            found = calibration_ids(
+                job.calibration,
+                job.seed or 0,
+                text=job.text,
+                base=job.base,
+                loaded=self.loaded,
+                reporter=recorder,
+            )
+            ids = torch.from_numpy(np.asarray(found, dtype=np.int64))
+        done = compress(
+            self._model(), job.method_settings(), ids, batch_tokens=self.batch_tokens(job), reporter=recorder
+        )
+        save(StudyPaths(job.root).trial_weights(job.weights_key), done)
+        self.weights_hash = weights_hash(self._model())
+        if job.weights_hash not in (None, self.weights_hash):
+            recorder.warning(
+                "the weights differ from those of the stored results: every evaluation runs again"
+            )
+            self._after = [order for order in job.evaluations if order not in job.stages]
+        return {"bits_per_weight": done.bits_per_weight, "sparsity": done.sparsity}
+
+    # -- evaluate
+
+    def perplexity(self, job: Job, order: StageOrder, recorder: Recorder) -> dict[str, object]:
+        """Measure perplexity, and fidelity where the spec asks for it, in one language."""
+        fidelity = job.evaluation.fidelity
+        windows = self._windows(job, order, recorder)
+        reference = None
+        if fidelity is not None and not job.is_dense:
+            reference = self._reference(job, order, recorder)
+        keep = self._reference_path(job, order) if fidelity is not None and job.is_dense else None
+        scores = score_text(
+            self._model(),
+            windows,
+            reference=reference,
+            keep=keep,
+            metrics=fidelity.metrics if fidelity else (),
+            batch_tokens=self.batch_tokens(job),
+            reporter=recorder,
+        )
+        _record_scores(scores, order.subject, windows, recorder)
+        return {}
+
+    def _windows(self, job: Job, order: StageOrder, recorder: Recorder) -> Windows:
+        assert self.loaded is not None
+        assert job.evaluation.perplexity is not None
+        protocol = job.evaluation.perplexity
+        identity = self._text(job, protocol.source, order.subject)
+        bos = self.loaded.bos_for(job.model.bos)
+        limit = protocol.windows * protocol.sequence_length if protocol.windows else None
+        text = tokenized_text(
+            identity, job.text.get(protocol.source), job.base, self.loaded, limit, reporter=recorder
+        )
+        return cut_windows(text, protocol.sequence_length, protocol.windows, bos)
+
+    def _text(self, job: Job, source: str, language: str) -> TextIdentity:
+        return identify_text(source, job.text.get(source), "perplexity", language, job.base)
+
+    def _reference_path(self, job: Job, order: StageOrder) -> Path:
+        return StudyPaths(job.root).dense_reference(job.reference_key(order.key))
+
+    def _reference(self, job: Job, order: StageOrder, recorder: Recorder) -> DenseReference | None:
+        """Return the dense model's hidden states; compute them if they are not there or torn."""
+        if job.evaluation.fidelity is None:
+            return None
+        path = self._reference_path(job, order)
+        found = open_reference(path)
+        if found is not None:
+            return found
+        if self._changed:
+            # Only possible when the file was lost after `load`: the weights in memory are no longer dense.
+            raise StageError(f"the dense reference of {order.subject} was lost", hint="run the study again")
+        recorder.progress(0, 1, "reference", f"dense reference {order.subject}")
+        windows = self._windows(job, order, recorder)
+        batch = self.batch_tokens(job)
+        score_text(
+            self._model(),
+            windows,
+            reference=None,
+            keep=path,
+            metrics=(),
+            batch_tokens=batch,
+            reporter=recorder,
+        )
+        return open_reference(path)
+
+    def task(self, job: Job, order: StageOrder, recorder: Recorder) -> dict[str, object]:
+        """Score one task; its item rows go to a part that the journal then names."""
+        assert self.loaded is not None
+        assert job.evaluation.tasks is not None
+        tasks = job.evaluation.tasks
+        identity = identify_task(order.subject, tasks, job.base)
+        request = TaskRequest(
+            name=order.subject,
+            yaml=identity.yaml,
+            test=identity.test,
+            fewshot=identity.fewshot,
+            shots=tasks.shots,
+            limit=tasks.limit,
+            chat_template=job.model.chat_template,
+            bos=job.model.bos,
+        )
+        scores = score_task(
+            self._model(),
+            self.loaded.tokenizer,
+            request,
+            batch_tokens=self.batch_tokens(job),
+            reporter=recorder,
+        )
+        for metric in scores.metrics:
+            recorder.record("task", task=order.subject, **metric._asdict())
+        part = write_items(StudyPaths(job.root), job.trial, job.attempt, order.subject, scores.items)
+        recorder.record("item", task=order.subject, part=part.name, rows=scores.items.num_rows)
+        return {}
+
+
+def _text_orders(job: Job, orders: list[StageOrder]) -> list[StageOrder]:
+    return [order for order in orders if order.name.startswith("perplexity:")]
+
+
+def _record_scores(scores: TextScores, language: str, windows: Windows, recorder: Recorder) -> None:
+    for index, nll in enumerate(scores.window_nll):
+        tokens = windows.ids.shape[1] - 1
+        recorder.record("window", language=language, window=index, nll_nats=float(nll), tokens=tokens)
+    recorder.record(
+        "perplexity",
+        language=language,
+        perplexity=scores.perplexity,
+        bits_per_byte=scores.bits_per_byte,
+        nll_nats=scores.nll_nats,
+        tokens=scores.tokens,
+        bytes=scores.bytes,
+        sequence_length=windows.ids.shape[1],
+        bos=windows.bos,
+    )
+    if (fidelity := scores.fidelity) is not None:
+        recorder.record(
+            "fidelity",
+            language=language,
+            kl_nats=fidelity.kl_nats,
+            kl_p95_nats=fidelity.kl_p95_nats,
+            top1=fidelity.top1,
+            snr_db=fidelity.snr_db,
+            tokens=fidelity.tokens,
+        )

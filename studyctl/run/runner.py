@@ -1,0 +1,361 @@
+"""Brings the stored results of a study up to date with its spec."""
+
+import queue
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from studyctl.errors import Problem, SpecError, StudyError
+from studyctl.files import StudyPaths, write_atomic
+from studyctl.plan.compare import Comparison, Todo, compare
+from studyctl.plan.estimate import Clock
+from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.plan.saved import load_plan, save_plan
+from studyctl.plan.trials import Trial
+from studyctl.run.control import Request, take_requests
+from studyctl.run.display import Display
+from studyctl.run.hold import write_heartbeat
+from studyctl.run.jobs import make_job
+from studyctl.run.schedule import choose, selected
+from studyctl.run.workers import Event, Worker, how_it_ended, kernel_oom_kills, start_worker
+from studyctl.spec.loading import load_spec, self_contained
+from studyctl.store.index import Index, Stored
+from studyctl.store.journal import JournalWriter
+from studyctl.store.publish import publish
+
+HEARTBEAT_SECONDS = 2.0
+TICK_SECONDS = 0.25
+KILL_AFTER_SECONDS = 5.0
+"""Grace of a worker that was asked to stop now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The part of a study that the user asked for."""
+
+    only: str = "*"
+    model: str = "*"
+
+    def __contains__(self, trial: object) -> bool:
+        return isinstance(trial, Trial) and selected(trial, self.only, self.model)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended."""
+
+    done: int = 0
+    """Trials that this run finished."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Error by trial."""
+    unavailable: int = 0
+    """Trials that this version cannot run."""
+    tried: int = 0
+    """Attempts that were started."""
+    stopped: bool = False
+    seconds: float = 0.0
+
+    def summary(self, study: str) -> str:
+        """Return one line for people and for ``on_finish``."""
+        end = "stopped" if self.stopped else "finished"
+        parts = [f"{study} {end}: {self.done} trials done", f"{len(self.failed)} failed"]
+        if self.unavailable:
+            parts.append(f"{self.unavailable} not available yet")
+        return ", ".join(parts)
+
+
+class Runner:
+    """Converges one study. The caller holds it (:func:`studyctl.run.hold.hold`)."""
+
+    def __init__(self, paths: StudyPaths, plan: StudyPlan, selection: Selection, display: Display) -> None:
+        self.paths = paths
+        self.plan = plan
+        self.selection = selection
+        self.display = display
+        self.outcome = Outcome()
+        self.todo: dict[str, Todo] = {}
+        self.comparison = Comparison([], [], 0)
+        self.stop: str | None = None
+        self._stop_sent: str | None = None
+        self._stop_at = 0.0
+        self._stored = Stored()
+        self._index = Index(self.paths)
+        self._workers: dict[str, Worker] = {}
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._failures: Counter[str] = Counter()
+        self._smaller: Counter[str] = Counter()
+        """How often a trial's batches are halved because the kernel killed it for memory."""
+        self._since = datetime.now(UTC)
+        self._oom_kills = kernel_oom_kills()
+        self._beat = self._published = 0.0
+        self._publish_pause = 5.0
+        self._fatal = ""
+        self._dirty = True
+        """Whether something was measured since the last publication."""
+
+    # -- the loop
+
+    def run(self) -> Outcome:
+        """Run until everything is stored, nothing more can be done, or the user stops it.
+
+        Raises:
+            StudyError: the study's folder cannot be written.
+        """
+        begun = time.monotonic()
+        try:
+            self._take_plan(self.plan)
+            self._loop()
+        except OSError as error:
+            raise StudyError(f"cannot write {self.paths.root}: {error.strerror}", hint=_WRITE_HINT) from error
+        finally:
+            self._end_workers()
+            self.display.end()
+        if self._fatal:
+            raise StudyError(self._fatal, hint=_WRITE_HINT)
+        self._publish()
+        self.outcome.stopped = self.stop is not None
+        self.outcome.seconds = time.monotonic() - begun
+        return self.outcome
+
+    def request_stop(self) -> None:
+        """Stop after the running stages; a second call stops at once. Safe in a signal handler."""
+        self.stop = "after_stage" if self.stop is None else "now"
+
+    def _loop(self) -> None:
+        while not self._fatal:
+            self._assign()
+            if not self._busy():
+                return
+            try:
+                self._handle(self._events.get(timeout=TICK_SECONDS))
+                while not self._events.empty():
+                    self._handle(self._events.get_nowait())
+            except queue.Empty:
+                pass
+            self._tick()
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self._workers.values() if worker.job is not None]
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._beat >= HEARTBEAT_SECONDS:
+            self._beat = now
+            attempts = [_running(worker) for worker in self._busy()]
+            write_heartbeat(self.paths, self._since, attempts)
+        for request in take_requests(self.paths):
+            self._take_request(request)
+        self._pass_on_stop(now)
+        if self._dirty and now - self._published >= self._publish_pause:
+            self._publish()
+        self.display.tick()
+
+    def _pass_on_stop(self, now: float) -> None:
+        if self.stop != self._stop_sent and self.stop is not None:
+            self._stop_sent, self._stop_at = self.stop, now
+            self.display.message(_STOPPING[self.stop])
+            for worker in self._busy():
+                worker.stop(self.stop)
+        if self._stop_sent == "now" and now - self._stop_at > KILL_AFTER_SECONDS:
+            for worker in self._busy():
+                worker.kill()
+
+    def _publish(self) -> None:
+        running = {worker.job.trial for worker in self._busy() if worker.job}
+        published = publish(self.paths, running=running)
+        self._dirty = False
+        self._published = time.monotonic()
+        # Rebuilding after every stage would be quadratic in a long study.
+        self._publish_pause = max(5.0, 10 * published.seconds)
+
+    # -- plan
+
+    def _take_plan(self, plan: StudyPlan) -> None:
+        """Make this plan the one to converge to."""
+        saved = load_plan(self.paths)
+        self._stored = self._index.refresh()
+        self.comparison = compare(plan, self._stored, saved)
+        text = self_contained(plan.document)
+        write_atomic(self.paths.spec, text)
+        save_plan(plan, self.paths, text)
+        self.plan = plan
+        self._dirty = True
+        self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
+        running = {worker.job.trial for worker in self._busy() if worker.job}
+        wanted = [todo for todo in self.comparison.todo if todo.trial in self.selection]
+        self.comparison = replace(self.comparison, todo=wanted)
+        self.todo = {todo.trial.id: todo for todo in wanted if todo.trial.id not in running}
+        clock = Clock.of(plan, self.comparison, self._stored)
+        self.display.begin(self.paths.name, self.comparison, clock)
+        self.outcome.unavailable = sum(trial in self.selection for trial in self.comparison.unavailable)
+
+    def _take_request(self, request: Request) -> None:
+        if request.kind == "stop":
+            if self.stop != "now":
+                self.stop = request.when
+        elif request.kind == "retry":
+            self._retry(request.trial)
+        else:
+            self._take_spec(request.spec)
+
+    def _retry(self, trial: str) -> None:
+        for name in [trial] if trial else list(self.outcome.failed):
+            if name in self.outcome.failed:
+                del self.outcome.failed[name]
+                self._failures[name] = 0
+                self._requeue(name)
+
+    def _take_spec(self, text: str) -> None:
+        """Take up a spec that was edited while the study runs."""
+        handed = self.paths.control / "handed.toml"
+        write_atomic(handed, text)
+        try:
+            plan = make_plan(load_spec(handed))
+            plan.raise_errors()
+        except SpecError as error:
+            self.display.message(f"the edited spec was not taken up: {error}")
+            return
+        finally:
+            handed.unlink()
+        self._take_plan(plan)
+        self.display.message(f"took up the edited spec: {len(self.todo)} trials to run")
+
+    # -- trials
+
+    def _assign(self) -> None:
+        """Give every free device a trial."""
+        if self.stop is not None:
+            return
+        for device in self.plan.devices:
+            worker = self._workers.get(device)
+            if worker is not None and worker.job is not None:
+                continue
+            running = [self._trial(busy) for busy in self._busy()]
+            todo = choose(
+                self.todo, [trial for trial in running if trial], worker.model_key if worker else None
+            )
+            if todo is None:
+                continue
+            if worker is None:
+                worker = self._workers[device] = start_worker(device, self.paths.runner_log, self._events)
+            del self.todo[todo.trial.id]
+            job = make_job(
+                self.paths, self.plan, todo, self._stored, device, self._dense_keys[todo.trial.model.index]
+            )
+            worker.start(
+                job.model_copy(update={"batch_tokens": job.batch_tokens >> self._smaller[job.trial]})
+            )
+            self.outcome.tried += 1
+            self.display.started(worker)
+
+    def _trial(self, worker: Worker) -> Trial | None:
+        assert worker.job is not None
+        return next((trial for trial in self.plan.trials if trial.id == worker.job.trial), None)
+
+    def _handle(self, event: Event) -> None:
+        worker, record = event
+        if record is None:
+            self._worker_ended(worker)
+            return
+        kind = record["kind"]
+        if kind == "worker_fatal":
+            self._fatal = self._fatal or record["error"]
+        elif kind == "stage_started":
+            worker.stage = record["stage"]
+        elif kind == "stage_finished":
+            self._dirty = True
+        self.display.record(worker, record)
+        if kind == "attempt_finished":
+            job, worker.job = worker.job, None
+            assert job is not None
+            self._attempt_ended(job.trial, record["state"], record["error"])
+
+    def _attempt_ended(self, trial: str, state: str, error: str) -> None:
+        self._dirty = True
+        self._stored = self._index.refresh()
+        if state == "done":
+            self.outcome.done += 1
+            self.outcome.failed.pop(trial, None)
+        elif state == "failed":
+            self._failures[trial] += 1
+            self.outcome.failed[trial] = error
+            failure = self._stored.last_failure(trial)
+            permanent = failure is not None and failure.permanent
+            again = not permanent and self._failures[trial] <= self.plan.document.spec.execution.retries
+            self.display.failed(trial, error, failure.hint if failure else "", again=again)
+            if again:
+                self._requeue(trial)
+
+    def _requeue(self, name: str) -> None:
+        """Put a trial back, with the stages that are still missing."""
+        again = compare(self.plan, self._stored, load_plan(self.paths))
+        self.todo.update({todo.trial.id: todo for todo in again.todo if todo.trial.id == name})
+
+    def _worker_ended(self, worker: Worker) -> None:
+        """A worker process is gone. If it had an attempt, say so in the attempt's journal, which has no writer any more."""
+        if self._workers.get(worker.device) is worker:
+            del self._workers[worker.device]
+        job, worker.job = worker.job, None
+        if job is None or self._fatal:
+            return
+        reason = how_it_ended(worker.process.returncode)
+        killed_for_memory = kernel_oom_kills() > self._oom_kills
+        self._oom_kills = kernel_oom_kills()
+        if killed_for_memory:
+            self._smaller[job.trial] += 1
+            reason = "the kernel killed the worker: out of memory"
+        stopped = self.stop == "now"
+        cause = "stopped" if stopped else "out_of_memory" if killed_for_memory else "killed"
+        with JournalWriter(self.paths.attempt_journal(job.trial, job.attempt)) as journal:
+            journal.write("stage_failed", trial=job.trial, attempt=job.attempt, stage=worker.stage, error=reason, cause=cause,
+                          hint=f"see {self.paths.attempt_log(job.trial, job.attempt)}")  # fmt: skip
+            state = "stopped" if stopped else "failed"
+            journal.write(
+                "attempt_finished",
+                trial=job.trial,
+                attempt=job.attempt,
+                state=state,
+                error=f"{worker.stage}: {reason}",
+            )
+        self._attempt_ended(job.trial, state, f"{worker.stage}: {reason}")
+
+    def _end_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        for worker in self._workers.values():
+            worker.process.wait(timeout=30)
+
+
+_WRITE_HINT = "make room or make the folder writable, and run again: everything that was measured is stored"
+_STOPPING = {
+    "after_stage": "stopping when the running stages are finished (Ctrl-C again: at once)",
+    "now": "stopping now",
+}
+
+
+def _running(worker: Worker) -> dict[str, object]:
+    assert worker.job is not None
+    return {
+        "trial": worker.job.trial,
+        "attempt": worker.job.attempt,
+        "device": worker.device,
+        "pid": worker.process.pid,
+    }
+
+
+def check_looked_up(plan: StudyPlan) -> None:
+    """Refuse to run what could not be looked up.
+
+    Raises:
+        SpecError: with every such problem.
+    """
+    unknown = [problem for problem in plan.problems if problem.what.startswith("could not look up")]
+    if unknown:
+        hint = "with a network: `studyctl prefetch SPEC` here or on a machine that shares the cache"
+        raise SpecError(
+            [
+                Problem(p.what, p.file, p.line, p.column, p.length, p.note, hint=p.hint or hint)
+                for p in unknown
+            ]
+        )

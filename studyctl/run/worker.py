@@ -1,0 +1,64 @@
+"""A worker: a process that keeps the model it has loaded and runs one attempt after another.
+
+It ends within a moment of its runner: the runner's death closes the pipe that the worker reads.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+
+from studyctl.files import StudyPaths
+from studyctl.run.channel import Channel
+from studyctl.run.protocol import Job
+from studyctl.run.recorder import CannotWriteError
+
+CANNOT_WRITE = 71
+"""Exit code of a worker that could not write to the study's folder."""
+
+
+def _take_pipes() -> tuple[int, int]:
+    """Return private copies of stdin and stdout; what libraries print goes to stderr from now on."""
+    requests, records = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return requests, records
+
+
+def log_to(job: Job) -> None:
+    """Send everything that this process prints to the attempt's log."""
+    path = StudyPaths(job.root).attempt_log(job.trial, job.attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def main() -> None:
+    """Run jobs until the runner closes the pipe."""
+    # A Ctrl-C in the terminal reaches the whole process group; what it means is the runner's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(*_take_pipes())
+    faulthandler.enable()
+    channel.tell({"kind": "worker_ready", "pid": os.getpid()})
+    engine = None
+    while True:
+        job = channel.jobs.get()
+        log_to(job)
+        # Torch takes over a second to import; the log of the first attempt shows what that may print.
+        from studyctl.run.attempt import Attempt, Engine
+
+        engine = engine or Engine()
+        try:
+            Attempt(job, engine, channel).run()
+        except CannotWriteError as error:
+            channel.tell({"kind": "worker_fatal", "error": str(error)})
+            os._exit(CANNOT_WRITE)
+
+
+if __name__ == "__main__":
+    main()

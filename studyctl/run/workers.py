@@ -1,0 +1,123 @@
+"""Worker processes as the runner sees them."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from studyctl.run.protocol import Job, StopRequest
+
+
+class Event(NamedTuple):
+    """Something that a worker said, or its end (``record`` is None)."""
+
+    worker: "Worker"
+    record: dict[str, Any] | None
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process on one device."""
+
+    device: str
+    process: subprocess.Popen[str]
+    job: Job | None = None
+    model_key: str | None = None
+    """The model that it holds in memory."""
+    stage: str = ""
+    _pipe: IO[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.process.stdin is not None
+        self._pipe = self.process.stdin
+
+    def start(self, job: Job) -> None:
+        """Give it an attempt to run."""
+        self.job, self.model_key, self.stage = job, job.model_key, "load"
+        self._send(job.model_dump_json())
+
+    def stop(self, when: str) -> None:
+        """Ask it to stop."""
+        self._send(StopRequest.model_validate({"stop": when}).model_dump_json())
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+
+    def close(self) -> None:
+        """Close the pipe: the process ends by itself."""
+        try:
+            self._pipe.close()
+        except BrokenPipeError:
+            self.process.kill()
+
+    def _send(self, line: str) -> None:
+        try:
+            self._pipe.write(line + "\n")
+            self._pipe.flush()
+        except BrokenPipeError:
+            self.process.kill()  # it is dying: its end of file is the event that counts
+
+
+def start_worker(device: str, log: Path, events: "queue.Queue[Event]") -> Worker:
+    """Start a worker process; what it says arrives as events.
+
+    Args:
+        device: ``cpu``, ``cuda:0``, ...
+        log: file for what it prints before its first attempt.
+        events: where its records and its end are put.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as printed:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "studyctl.run.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            text=True,
+            encoding="utf-8",
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"},
+        )
+    worker = Worker(device, process)
+    threading.Thread(target=_listen, args=(worker, events), name=f"worker {device}", daemon=True).start()
+    return worker
+
+
+def _listen(worker: Worker, events: "queue.Queue[Event]") -> None:
+    assert worker.process.stdout is not None
+    for line in worker.process.stdout:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line of a worker that was killed while it wrote
+            break
+        events.put(Event(worker, record))
+    worker.process.wait()
+    events.put(Event(worker, None))
+
+
+def how_it_ended(returncode: int) -> str:
+    """Return in words why a worker process is gone."""
+    if returncode < 0:
+        try:
+            name = signal.Signals(-returncode).name
+        except ValueError:
+            name = f"signal {-returncode}"
+        return f"the worker was killed by {name}"
+    return f"the worker ended with exit code {returncode}"
+
+
+def kernel_oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory so far (0 where it does not say)."""
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        return 0
+    return 0

@@ -1,0 +1,220 @@
+"""What a model is, without loading it: configs, headers, hashes, commits."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from studyctl.errors import StudyError
+from studyctl.files import digest
+from studyctl.sources.configs import block_linears, check_decoder, has_tied_head, read_sizes
+from studyctl.sources.hashes import content_hash
+from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
+from studyctl.sources.safetensors_files import (
+    TensorInfo,
+    check_pickle,
+    read_headers,
+    weight_files,
+)
+from studyctl.spec.models import Model
+
+CONVERSION_VERSION = 1
+"""Rises when the same GGUF file is converted to other weights."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""One of these makes a tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What a model is. Sizes are 0 and ``linears`` empty where they could not be looked up."""
+
+    id: str
+    """As in the spec."""
+    kind: Literal["folder", "hub", "package"]
+    key: str | None
+    """Equal keys mean equal weights, config and tokenizer; None: could not be looked up, ``unknown`` says why."""
+    commit: str | None = None
+    """Of a hub model."""
+    folder: Path | None = None
+    """Where the files are; None: a hub model that is not downloaded."""
+    file: str | None = None
+    """The GGUF file in ``folder``."""
+    config: dict[str, Any] = field(default_factory=dict)
+    linears: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the decoder blocks, full name -> ``(out, in)``; empty where the weights are pickle, or packed."""
+    parameters: int = 0
+    weight_bytes: int = 0
+    """As stored."""
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    layers: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    vocab_size: int = 0
+    max_positions: int = 0
+    """0: the config sets no maximum."""
+    tied: bool = False
+    unknown: str = ""
+    note: str = ""
+    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+
+
+def identify_model(model: Model, base: Path) -> ModelIdentity:
+    """Return what a model of the spec is.
+
+    Args:
+        model: its table.
+        base: folder that a relative path is resolved against.
+
+    Raises:
+        StudyError: it is missing, gated, no decoder, incomplete or cut short, pickle only, or its config is unreadable.
+    """
+    if model.id.startswith(PREFIX):
+        return _identify_package(model)
+    folder = base / Path(model.id).expanduser()
+    if folder.exists() or model.id.startswith(("/", ".", "~")) or model.id.count("/") > 1:
+        return _identify_folder(model, folder)
+    return _identify_hub(model)
+
+
+def _identify_folder(model: Model, folder: Path) -> ModelIdentity:
+    if not folder.is_dir():
+        what = "is a file, not a model folder" if folder.exists() else "does not exist"
+        raise StudyError(f"model folder `{folder}` {what}")
+    config = _read_config(folder)
+    check_decoder(config, model.id)
+    weights = weight_files(folder, allow_pickle=model.allow_pickle)
+    _check_tokenizer({path.name for path in folder.iterdir()}, model.id)
+    tensors = read_headers(path for path in weights if path.suffix == ".safetensors")
+    return ModelIdentity(
+        id=model.id,
+        kind="folder",
+        key=digest(["folder", *_hashes([folder / "config.json", *weights, *_tokenizer_files(folder)])]),
+        folder=folder.resolve(),
+        **_described(config, tensors, model.id),
+    )
+
+
+def _identify_package(model: Model) -> ModelIdentity:
+    path = find_package_file(model.id)
+    config, tensors, stored_bytes = describe_gguf(path)
+    return ModelIdentity(
+        id=model.id,
+        kind="package",
+        key=digest(["gguf", content_hash(path), CONVERSION_VERSION]),
+        folder=path.parent,
+        file=path.name,
+        **(_described(config, tensors, model.id) | {"weight_bytes": stored_bytes}),
+    )
+
+
+def _identify_hub(model: Model) -> ModelIdentity:
+    # Imported here: a study of local models starts a quarter of a second sooner without it.
+    from studyctl.sources import hub
+
+    repo = model.id
+    try:
+        found = hub.resolve("model", repo, model.revision)
+        config = hub.read_config(repo, found.commit)
+        check_decoder(config, repo)
+        if found.files is not None:
+            _check_tokenizer(set(found.files), repo)
+        folder = cached_folder(repo, found.commit, allow_pickle=model.allow_pickle)
+        tensors = (
+            _local_tensors(folder, model.allow_pickle) if folder else hub.read_tensors(repo, found.commit)
+        )
+    except hub.HubUnreachable as error:
+        return ModelIdentity(id=repo, kind="hub", key=None, unknown=str(error))
+    if tensors is None:
+        check_pickle(repo, found.files or (), allow_pickle=model.allow_pickle)
+    return ModelIdentity(
+        id=repo,
+        kind="hub",
+        key=digest(["hub", repo, found.commit]),
+        commit=found.commit,
+        folder=folder,
+        note=found.note,
+        **_described(config, tensors or {}, repo),
+    )
+
+
+def cached_folder(repo: str, commit: str, *, allow_pickle: bool) -> Path | None:
+    """Return the local folder of a hub model if all of its weights are there."""
+    from studyctl.sources import hub
+
+    folder = hub.cached_model(repo, commit)
+    if folder is None:
+        return None
+    try:
+        weight_files(folder, allow_pickle=allow_pickle)
+        _check_tokenizer({path.name for path in folder.iterdir()}, repo)
+    except StudyError:  # a part of it was downloaded, such as the config
+        return None
+    return folder
+
+
+def _local_tensors(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
+    files = weight_files(folder, allow_pickle=allow_pickle)
+    return read_headers(path for path in files if path.suffix == ".safetensors")
+
+
+def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
+    """Return the fields that config and headers determine."""
+    linears = block_linears(tensors, str(config.get("model_type", "")))
+    if tensors and not linears and "quantization_config" not in config:
+        raise StudyError(f"`{where}` has no linears in decoder blocks, as far as its weights' names tell")
+    return {
+        **asdict(read_sizes(config, where)),
+        "config": config,
+        "linears": linears,
+        "parameters": sum(_product(info.shape) for info in tensors.values()),
+        "weight_bytes": sum(info.bytes for info in tensors.values()),
+        "tied": has_tied_head(tensors) if tensors else bool(config.get("tie_word_embeddings")),
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise StudyError(f"`{folder}` is no model folder: it has no config.json") from error
+    except (ValueError, OSError) as error:
+        raise StudyError(f"`{path}` cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise StudyError(f"`{path}` is no JSON object")
+    return config
+
+
+def _check_tokenizer(names: set[str], where: str) -> None:
+    if not names & set(_VOCABULARIES):
+        raise StudyError(
+            f"`{where}` has no tokenizer: none of {', '.join(_VOCABULARIES)}",
+            hint="copy the tokenizer of the model it was made from",
+        )
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def _hashes(files: list[Path]) -> list[tuple[str, str]]:
+    return [(path.name, content_hash(path)) for path in files]

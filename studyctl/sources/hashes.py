@@ -1,0 +1,65 @@
+"""What is known of a file's content, remembered in the user's cache for as long as the file stays as it is.
+
+Hashing weights and checking texts takes seconds; planning must not take them every time. A fact is stored under the
+file's path, size, times and inode, so a changed file is looked at again.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from studyctl.files import cache_folder, digest, write_atomic
+
+T = TypeVar("T")
+
+SETTLED_SECONDS = 2.0
+"""A file that changed less than this ago may change again within one tick of its clock: nothing is remembered of it."""
+
+
+def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
+    """Return ``compute(path)``, a JSON-serialisable fact of the file's content, computed once for each state of the file.
+
+    Args:
+        path: the file.
+        what: name of the fact, with the version of the code that computes it.
+        compute: a function of the content alone; what it raises is passed on and not remembered.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    path = path.resolve()
+    status = path.stat()
+    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    entry = cache_folder() / "facts" / f"{digest([str(path), what])}.json"
+    known = _read(entry)
+    if known is not None and known.get("state") == state:
+        value: T = known["value"]
+        return value
+    value = compute(path)
+    if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
+        # A cache that cannot be written costs time, never a result.
+        with contextlib.suppress(OSError):
+            write_atomic(entry, json.dumps({"path": str(path), "state": state, "value": value}))
+    return value
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as hex digits."""
+    return remembered(path, "sha256", _sha256)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(entry: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(entry.read_bytes())
+    except (OSError, ValueError):  # absent, or written by something else: computed anew
+        return None
+    return found if isinstance(found, dict) else None

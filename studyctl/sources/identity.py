@@ -1,0 +1,20 @@
+"""What models, texts, tasks and token ids are, without loading them: the part of the sources that planning needs.
+
+Nothing from here on imports torch, transformers, datasets or lm_eval.
+"""
+
+from studyctl.sources.checkpoints import ModelIdentity, identify_model
+from studyctl.sources.ids_files import IdsIdentity, identify_ids
+from studyctl.sources.task_files import TaskIdentity, identify_task
+from studyctl.sources.text_files import TextIdentity, identify_text
+
+__all__ = [
+    "IdsIdentity",
+    "ModelIdentity",
+    "TaskIdentity",
+    "TextIdentity",
+    "identify_ids",
+    "identify_model",
+    "identify_task",
+    "identify_text",
+]

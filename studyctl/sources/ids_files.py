@@ -1,0 +1,70 @@
+"""Exact calibration token ids in ``.npy`` files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from studyctl.errors import StudyError
+from studyctl.files import digest
+from studyctl.sources.hashes import content_hash, remembered
+
+
+@dataclass(frozen=True, slots=True)
+class IdsIdentity:
+    """What a file of token ids is."""
+
+    key: str
+    samples: int
+    tokens: int
+    """Of a sample."""
+
+
+def identify_ids(path: Path, vocab_size: int | None) -> IdsIdentity:
+    """Return what a file of token ids is.
+
+    Args:
+        path: an ``.npy`` file, int32 or int64 ``[samples, tokens]``.
+        vocab_size: ids must be below it; None: not known.
+
+    Raises:
+        StudyError: the file is missing, no such array, or holds ids outside the vocabulary.
+    """
+    if not path.is_file():
+        raise StudyError(f"there is no file of token ids `{path}`")
+    samples, tokens, smallest, largest = remembered(path, "ids 1", _describe)
+    if smallest < 0 or (vocab_size is not None and largest >= vocab_size):
+        outside = smallest if smallest < 0 else largest
+        limit = f"the vocabulary has {vocab_size}" if vocab_size is not None else "ids begin at 0"
+        raise StudyError(
+            f"`{path}` holds the token id {outside}, but {limit}", hint="was it made with another tokenizer?"
+        )
+    return IdsIdentity(digest(["ids", content_hash(path)]), samples, tokens)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Return the token ids of a file, int64 ``[samples, tokens]``.
+
+    Raises:
+        StudyError: the file is no array of int32 or int64 of two dimensions.
+    """
+    return _load(path).astype(np.int64)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise StudyError(f"`{path}` is no .npy file of numbers: {error}") from error
+    if not isinstance(ids, np.ndarray):
+        raise StudyError(f"`{path}` holds several arrays; one int32 array [samples, tokens] is wanted")
+    if ids.dtype.kind != "i" or ids.dtype.itemsize not in (4, 8) or ids.ndim != 2 or 0 in ids.shape:
+        raise StudyError(
+            f"`{path}` holds {ids.dtype} {list(ids.shape)}; int32 or int64 [samples, tokens] is wanted"
+        )
+    return ids
+
+
+def _describe(path: Path) -> list[int]:
+    ids = _load(path)
+    return [ids.shape[0], ids.shape[1], int(ids.min()), int(ids.max())]

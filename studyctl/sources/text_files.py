@@ -1,0 +1,214 @@
+"""What a text is, and reading it from local files. Texts of the hub are read by :mod:`studyctl.sources.texts`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from studyctl.errors import StudyError
+from studyctl.files import digest
+from studyctl.sources.hashes import content_hash, remembered
+from studyctl.spec.models import BUNDLED_TEXTS, Purpose, TextSource
+
+_CODE = 1
+"""Rises when the same files give another text."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextIdentity:
+    """What a text is and where it comes from: one file, or one split of a hub dataset."""
+
+    name: str
+    """Of the source in the spec."""
+    purpose: Purpose
+    language: str
+    key: str | None
+    """Equal keys mean equal text; None: could not be looked up, ``unknown`` says why."""
+    bytes: int | None = None
+    """UTF-8 bytes of the text; None for a dataset of the hub."""
+    file: Path | None = None
+    field: str = "text"
+    dataset: str | None = None
+    config: str | None = None
+    split: str = ""
+    commit: str | None = None
+    unknown: str = ""
+    note: str = ""
+    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+
+
+def identify_text(
+    name: str, source: TextSource | None, purpose: Purpose, language: str, base: Path
+) -> TextIdentity:
+    """Return what the text of a language is.
+
+    Args:
+        name: of the source.
+        source: its table; None for a bundled text.
+        purpose: what the text is for.
+        language: the language.
+        base: folder that relative paths are resolved against.
+
+    Raises:
+        StudyError: there is no text for this language or purpose, or it is empty, not UTF-8, or malformed.
+    """
+    if source is None:
+        return _identify_file(name, purpose, language, _bundled(name, purpose, language), "text")
+    if source.files is not None:
+        pattern = source.files if isinstance(source.files, str) else source.files.get(purpose)
+        if pattern is None:
+            raise StudyError(f"text source `{name}` has no files for {purpose}")
+        path = base / Path(pattern.replace("{language}", language)).expanduser()
+        if not path.is_file():
+            raise StudyError(
+                f"text source `{name}` has no {purpose} text for language `{language}`: no file `{path}`"
+            )
+        return _identify_file(name, purpose, language, path, source.field)
+    return _identify_dataset(name, source, purpose, language)
+
+
+def _bundled(name: str, purpose: Purpose, language: str) -> Path:
+    if name not in BUNDLED_TEXTS:
+        raise StudyError(f"there is no text source `{name}`", hint=f"bundled: {', '.join(BUNDLED_TEXTS)}")
+    # An installed package's data are files: nothing here runs from a zip archive.
+    folder = Path(str(resources.files("studyctl") / name / "text" / purpose))
+    path = folder / f"{language}.jsonl"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in folder.glob("*.jsonl")))
+        raise StudyError(
+            f"the bundled text `{name}` has no {purpose} text for language `{language}`",
+            hint=f"it has {there}",
+        )
+    return path
+
+
+def _identify_file(name: str, purpose: Purpose, language: str, path: Path, field: str) -> TextIdentity:
+    size = remembered(path, f"text bytes of {field}, {_CODE}", lambda file: _text_bytes(file, field))
+    if size == 0:
+        raise StudyError(f"text source `{name}`: `{path}` ({purpose}, language `{language}`) is empty")
+    key = digest(["file", content_hash(path), path.suffix.lower(), field, _CODE])
+    return TextIdentity(name, purpose, language, key, bytes=size, file=path, field=field)
+
+
+def _identify_dataset(name: str, source: TextSource, purpose: Purpose, language: str) -> TextIdentity:
+    # Imported here: a study of local texts starts a quarter of a second sooner without it.
+    from studyctl.sources import hub
+
+    assert source.dataset is not None  # files or dataset, by the spec
+    config = source.config if isinstance(source.config, str | None) else source.config.get(language)
+    if config is None and source.config is not None:
+        raise StudyError(f"text source `{name}` has no config for language `{language}`")
+    split = source.split if isinstance(source.split, str) else source.split.get(purpose)
+    if split is None:
+        raise StudyError(f"text source `{name}` has no split for {purpose}")
+    try:
+        found = hub.resolve("dataset", source.dataset, source.revision)
+    except hub.HubUnreachable as error:
+        return TextIdentity(name, purpose, language, None, unknown=str(error))
+    return TextIdentity(
+        name,
+        purpose,
+        language,
+        key=digest(["dataset", source.dataset, found.commit, config, split, source.field, _CODE]),
+        field=source.field,
+        dataset=source.dataset,
+        config=config,
+        split=split,
+        commit=found.commit,
+        note=found.note,
+    )
+
+
+def read_file(path: Path, field: str) -> str:
+    """Return the text of a file: its documents or lines joined by a newline.
+
+    Raises:
+        StudyError: it is not UTF-8, a line is no JSON object or lacks the field, or the format is not known.
+    """
+    return "\n".join(_documents(path, field))
+
+
+def count_json_lines(path: Path) -> int:
+    """Return the number of JSON objects of a file, one a line.
+
+    Raises:
+        StudyError: it is not UTF-8, or a line is no JSON object.
+    """
+    lines = [(number, line) for number, line in enumerate(_lines(path), start=1) if line.strip()]
+    for number, line in lines:
+        _object_of(line, f"{path}:{number}", hint="an item is one JSON object a line")
+    return len(lines)
+
+
+def _text_bytes(path: Path, field: str) -> int:
+    return len(read_file(path, field).encode())
+
+
+def _documents(path: Path, field: str) -> Iterator[str]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet_documents(path, field)
+        return
+    if suffix not in (".jsonl", ".txt"):
+        raise StudyError(
+            f"`{path}` has a format that is not known", hint="texts are .jsonl, .txt or .parquet files"
+        )
+    for number, line in enumerate(_lines(path), start=1):
+        if suffix == ".txt":
+            yield line
+        elif line.strip():
+            yield _field_of(line, field, f"{path}:{number}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise StudyError(
+            f"`{path}:{line}` is not UTF-8 (byte {error.start})", hint="save the file as UTF-8"
+        ) from error
+    # Only newlines end a line: str.splitlines would also cut at U+2028 and others that belong to a text.
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _object_of(line: str, place: str, hint: str) -> dict[str, object]:
+    try:
+        item = json.loads(line)
+    except ValueError as error:
+        raise StudyError(f"`{place}` is no JSON: {error}", hint=hint) from error
+    if not isinstance(item, dict):
+        raise StudyError(f"`{place}` is no JSON object", hint=hint)
+    return item
+
+
+def _field_of(line: str, field: str, place: str) -> str:
+    item = _object_of(line, place, hint=f'a line reads {{"{field}": "..."}}')
+    if not isinstance(item.get(field), str):
+        there = ", ".join(f"`{key}`" for key in item) or "nothing"
+        raise StudyError(
+            f"`{place}` has no text in field `{field}`",
+            hint=f"it has {there}; set `field` of the text source",
+        )
+    return str(item[field])
+
+
+def _parquet_documents(path: Path, field: str) -> Iterator[str]:
+    import pyarrow as pa  # 0.1 s, and few texts are Parquet files
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        if field not in file.schema_arrow.names:
+            there = ", ".join(f"`{name}`" for name in file.schema_arrow.names)
+            raise StudyError(
+                f"`{path}` has no column `{field}`", hint=f"it has {there}; set `field` of the text source"
+            )
+        for batch in file.iter_batches(columns=[field]):
+            for value in batch.column(0).to_pylist():
+                if not isinstance(value, str):
+                    raise StudyError(f"column `{field}` of `{path}` holds something else than text")
+                yield value
+    except pa.ArrowInvalid as error:
+        raise StudyError(f"`{path}` is no Parquet file: {error}") from error

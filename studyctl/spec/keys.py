@@ -1,0 +1,223 @@
+"""What may be written at a place of a spec, in plain words: read from the Pydantic models, which are the only definition.
+
+Messages, the reference and an editor's help all come from here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from studyctl.spec.models import PAIR, TABLES, CompressionTable, Spec, Table, method_tag, swept_options
+from studyctl.spec.positions import Loc
+
+METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
+"""What ``method`` may be, beside a pair such as ``["sparsegpt", "gptq"]``."""
+
+PATTERNS = {
+    r"^[A-Za-z0-9._-]+$": "letters, digits, `.`, `_` and `-`",
+    r"^[A-Za-z0-9_-]+$": "letters, digits, `_` and `-`",
+    r"^[1-9]\d*:[1-9]\d*$": 'n:m such as "2:4"',
+}
+"""What the patterns of the models ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a table."""
+
+    name: str
+    description: str
+    kind: str
+    """What its value is: ``whole number``, ``text``, ``list of text``, ``table``."""
+    bounds: str
+    """``at least 2 and at most 8``, or an empty string."""
+    choices: tuple[str, ...]
+    """The words that are allowed, where only some are."""
+    required: bool
+    default: object
+    swept: bool
+    """Whether a list of values makes a variant of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """A type of a value: one of several, where a key takes several."""
+
+    type: Any
+    metadata: tuple[Any, ...] = ()
+
+    @property
+    def origin(self) -> Any:
+        """Return ``tuple`` of ``tuple[int, ...]``, ``Literal`` of a literal, and so on."""
+        return get_origin(self.type) or self.type
+
+    @property
+    def is_table(self) -> bool:
+        """Return whether it is a table with fixed keys."""
+        return isinstance(self.type, type) and issubclass(self.type, BaseModel)
+
+    def bound(self, name: str) -> Any:
+        """Return a bound such as ``ge``, or None where there is none."""
+        found = [value for item in self.metadata if (value := getattr(item, name, None)) is not None]
+        return found[-1] if found else None
+
+
+@cache
+def keys_of(table: type[BaseModel]) -> Mapping[str, Key]:
+    """Return the keys of a table by name, in the order of the models."""
+    settings = table.settings_type if issubclass(table, CompressionTable) else None
+    swept = (*swept_options(settings), "calibration", "backend") if settings else ()
+    # `method` first, then what the method knows, then what all have.
+    names = [*("method",), *swept_options(settings), "models", "calibration", "backend"] if settings else []
+    return {name: _key(table, name, name in swept) for name in names or table.model_fields}
+
+
+def tables_at(loc: Loc, data: object) -> type[Table] | None:
+    """Return the table that is at a place of a spec, or None where there is none (or it is not known which)."""
+    found = [option.type for option in types_at(loc, data) if option.is_table]
+    return found[0] if found else None
+
+
+def key_at(loc: Loc, data: object) -> Key | None:
+    """Return what is known of the key at a place; of its list, where the place is within one."""
+    names = [index for index, part in enumerate(loc) if isinstance(part, str)]
+    for end in reversed(names):
+        table = tables_at(loc[:end], data)
+        if table is not None:
+            return keys_of(table).get(str(loc[end]))
+    return None
+
+
+def types_at(loc: Loc, data: object) -> tuple[Type, ...]:
+    """Return the types that a value at a place may have; empty where nothing may be."""
+    types: tuple[Type, ...] = (Type(Spec),)
+    for part in loc:
+        types = tuple(inner for option in types for inner in _inside(option, part, data))
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part] if part < len(data) else None
+    return types
+
+
+def _inside(option: Type, part: str | int, data: object) -> Iterator[Type]:
+    arguments = get_args(option.type)
+    if option.is_table and isinstance(part, str):
+        field = option.type.model_fields.get(part)
+        if field is not None:
+            yield from types_of(field)
+    elif option.origin is dict and isinstance(part, str):
+        yield from _options(arguments[1])
+    elif option.origin is tuple and isinstance(part, int):
+        item = arguments[0] if arguments[-1] is ... else arguments[min(part, len(arguments) - 1)]
+        if TABLES["wanda"] in [one.type for one in _options(item)]:
+            chosen = data[part] if isinstance(data, list) and part < len(data) else None
+            table = TABLES.get(method_tag(chosen))
+            yield from [Type(table)] if table else []
+        else:
+            yield from _options(item)
+
+
+def types_of(field: FieldInfo) -> tuple[Type, ...]:
+    """Return the types that a field takes, ``None`` left out: TOML has none."""
+    return tuple(_options(field.annotation, tuple(field.metadata)))
+
+
+def _options(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[Type]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        flat = [
+            found for item in more for found in (item.metadata if isinstance(item, FieldInfo) else [item])
+        ]
+        yield from _options(inner, (*metadata, *flat))
+    elif origin in (Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _options(argument, metadata)
+    elif annotation is not NoneType:
+        yield Type(annotation, metadata)
+
+
+def _key(table: type[BaseModel], name: str, swept: bool) -> Key:
+    field = table.model_fields[name]
+    types = types_of(field)
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    if swept:
+        types = tuple(_options(get_args(field.annotation)[0]))
+        default = default[0] if default else None
+    return Key(
+        name=name,
+        description=field.description or "",
+        kind=kinds(types),
+        bounds=bounds(types),
+        choices=choices_of(types),
+        required=field.is_required(),
+        default=default,
+        swept=swept,
+    )
+
+
+def choices_of(types: tuple[Type, ...]) -> tuple[str, ...]:
+    """Return the words that literals among these types allow, also inside a list."""
+    found: list[str] = []
+    for option in types:
+        if option.origin is Literal:
+            found += map(str, get_args(option.type))
+        elif option.origin is tuple:
+            found += [
+                word
+                for item in get_args(option.type)
+                if item is not ...
+                for word in choices_of((*_options(item),))
+            ]
+    return tuple(found)
+
+
+def kinds(types: tuple[Type, ...]) -> str:
+    """Return what a value is: ``text or table of text``."""
+    return " or ".join(dict.fromkeys(_kind(option) for option in types))
+
+
+def _kind(option: Type) -> str:
+    if option.origin is tuple:
+        items = [item for item in get_args(option.type) if item is not ...]
+        if len(items) > 1 and len(items) == len(get_args(option.type)):
+            return "pair"
+        return f"list of {_plural(kinds(tuple(_options(items[0]))))}"
+    if option.origin is dict:
+        return f"table of {_plural(kinds(tuple(_options(get_args(option.type)[1]))))}"
+    if option.is_table:
+        return "table"
+    return {int: "whole number", float: "number", bool: "true or false"}.get(option.type, "text")
+
+
+def _plural(kind: str) -> str:
+    return re.sub(r"(table|number|text)\b", r"\1s", kind)
+
+
+def bounds(types: tuple[Type, ...]) -> str:
+    """Return the bounds of a number or of a list's items: ``at least 2 and at most 8``."""
+    for option in types:
+        if option.type in (int, float):
+            return _number_bounds(option)
+        if option.origin is tuple and get_args(option.type)[-1] is ...:
+            return bounds(tuple(_options(get_args(option.type)[0])))
+        if (pattern := option.bound("pattern")) in PATTERNS:
+            return PATTERNS[pattern]
+    return ""
+
+
+def _number_bounds(option: Type) -> str:
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    given = [(word, option.bound(name)) for name, word in words.items()]
+    return " and ".join(
+        f"{word} {value:g}" if abs(value) < 1e6 else f"{word} {value}"
+        for word, value in given
+        if value is not None
+    )

@@ -1,0 +1,309 @@
+"""Pydantic's findings in plain words, at places that are in the file.
+
+A location of pydantic's also names union members (the method's tag, ``dict[str, str]``) and an index for a single value
+where a list may be. What the file does not hold is dropped from it. Of the complaints of several union members the ones of
+the member that the value was meant for are kept.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic_core import ErrorDetails
+
+from studyctl.errors import did_you_mean
+from studyctl.spec.keys import METHOD_NAMES, Key, key_at, keys_of, kinds, tables_at, types_at
+from studyctl.spec.models import TABLES
+from studyctl.spec.positions import Loc
+
+PAIR_EXAMPLE = '["sparsegpt", "gptq"]'
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with the data of a spec."""
+
+    what: str
+    loc: Loc
+    key: bool = False
+    """Whether the name is wrong, and not the value."""
+    note: str = ""
+    hint: str = ""
+
+
+def findings(errors: Iterable[ErrorDetails], data: Mapping[str, Any]) -> list[Finding]:
+    """Return what is wrong, in plain words; ``data`` is what was validated."""
+    placed = [(within(error["loc"], data), error) for error in errors]
+    found: dict[Finding, None] = {}
+    for loc, error in placed:
+        if _is_type_error(error) and any(_speaks_for(other, of, loc) for of, other in placed):
+            continue
+        found |= dict.fromkeys(_worded(error, loc, data))
+    return list(found)
+
+
+def within(loc: Loc, data: object) -> Loc:
+    """Return ``loc`` without the parts that are not in the data."""
+    kept: list[str | int] = []
+    for part in loc:
+        known = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
+        if part in known:
+            data = data[part]  # type: ignore[index]
+            kept.append(part)
+    return tuple(kept)
+
+
+def value_at(loc: Loc, data: Any) -> Any:
+    """Return the value at a place that is in the data."""
+    for part in loc:
+        data = data[part]
+    return data
+
+
+def table_name(loc: Loc) -> str:
+    """Return how a table's header is written: ``[evaluation.tasks]``, ``[[models]]``."""
+    names = [str(part) for part in loc if isinstance(part, str)]
+    if not names:
+        return "the spec"
+    listed = names[0] in ("models", "compression") and len(names) == 1
+    return f"`[[{names[0]}]]`" if listed else f"`[{'.'.join(names)}]`"
+
+
+def listing(words: Iterable[str]) -> str:
+    """Return the words in backticks, with commas."""
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def shown(value: object) -> str:
+    """Return a value as TOML writes it, clipped."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"' if len(value) <= 40 else f'"{value[:39]}…"'
+    return str(value)
+
+
+def _is_type_error(error: ErrorDetails) -> bool:
+    return error["type"].endswith("_type")
+
+
+def _speaks_for(error: ErrorDetails, at: Loc, loc: Loc) -> bool:
+    """Return whether this error tells more about the value at ``loc`` than that its type is wrong."""
+    deeper = len(at) > len(loc) and at[: len(loc)] == loc
+    return deeper or (at == loc and not _is_type_error(error))
+
+
+def _worded(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Iterator[Finding]:
+    kind = error["type"]
+    if kind == "problems_inside":
+        for inner, what in error["ctx"]["problems"]:
+            yield Finding(
+                what, within((*loc, *inner), data), key=bool(inner) and inner[-1] in ("pattern", "files")
+            )
+    elif kind == "extra_forbidden":
+        yield unknown_key(loc, data)
+    elif kind == "missing":
+        yield _missing(str(error["loc"][-1]), loc, data)
+    elif kind == "union_tag_invalid":
+        yield _bad_method(loc, data)
+    elif _is_type_error(error):
+        yield wrong_type(loc, data)
+    else:
+        yield _bad_value(error, loc, data)
+
+
+def unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
+    """Return the finding for a key that its table does not know."""
+    *above, name = loc
+    value = value_at(loc, data)
+    tabular = isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    )
+    what = f"unknown {'table' if tabular and not above else 'key'} `{name}`"
+    table = tables_at(tuple(above), data)
+    allowed = list(keys_of(table)) if table else []
+    note = did_you_mean(str(name), allowed)
+    if note:
+        return Finding(what, loc, key=True, note=note)
+    owners = _owners(str(name))
+    if owners:
+        return Finding(what, loc, key=True, hint=f"`{name}` belongs to {' or '.join(owners)}")
+    return Finding(what, loc, key=True, hint=f"{_subject(tuple(above), data)} takes {listing(allowed)}")
+
+
+_TABLES: tuple[Loc, ...] = (
+    ("study",),
+    ("models", 0),
+    ("calibration",),
+    ("text", "<name>"),
+    ("evaluation",),
+    ("evaluation", "perplexity"),
+    ("evaluation", "fidelity"),
+    ("evaluation", "tasks"),
+    ("execution",),
+)
+
+
+def _owners(name: str) -> list[str]:
+    """Return which tables have a key of this name."""
+    found = []
+    for loc in _TABLES:
+        table = tables_at(loc, {})
+        if table is not None and name in keys_of(table):
+            found.append(table_name(loc))
+    methods = [method for method in METHOD_NAMES if name in keys_of(TABLES[method])]
+    if methods:
+        every = len(methods) == len(METHOD_NAMES)
+        found.append("`[[compression]]`" if every else f"method {listing(methods)}")
+    return found
+
+
+def _subject(loc: Loc, data: Mapping[str, Any]) -> str:
+    value = value_at(loc, data)
+    if len(loc) == 2 and loc[0] == "compression" and isinstance(value.get("method"), str):
+        return f"method `{value['method']}`"
+    return table_name(loc)
+
+
+def _missing(name: str, loc: Loc, data: Mapping[str, Any]) -> Finding:
+    if loc and loc[-1] == "method":
+        return _needs_pair(loc)
+    table = tables_at(loc, data)
+    key = keys_of(table).get(name) if table else None
+    about = f"`{name}`: {key.description}" if key else ""
+    if not loc:
+        header = table_name((name,))
+        return Finding(f"the spec needs {header}", (), hint=f"{header}: {key.description}" if key else "")
+    return Finding(f"{_subject(loc, data)} needs `{name}`", loc, hint=about)
+
+
+def _needs_pair(loc: Loc) -> Finding:
+    what = "a list as `method` is a pair: one that prunes, then one that quantizes"
+    return Finding(what, loc, hint=f"such as {PAIR_EXAMPLE}")
+
+
+def _bad_method(loc: Loc, data: Mapping[str, Any]) -> Finding:
+    table = value_at(loc, data)
+    methods = f"methods are {listing(METHOD_NAMES)}, or a pair such as {PAIR_EXAMPLE}"
+    if not isinstance(table, dict):
+        return wrong_type(loc, data)
+    if "method" not in table:
+        return Finding("`[[compression]]` needs `method`", loc, hint=methods)
+    method = table["method"]
+    place = (*loc, "method")
+    if not isinstance(method, str):
+        return Finding(f"`method` needs text, got {got(method)}", place, hint=methods)
+    if method == "dense":
+        return Finding(
+            "`dense` is always there", place, hint="remove this table: every model is measured uncompressed"
+        )
+    note = did_you_mean(method, METHOD_NAMES)
+    return Finding(f"unknown method `{method}`", place, note=note, hint="" if note else methods)
+
+
+def wrong_type(loc: Loc, data: Mapping[str, Any]) -> Finding:
+    """Return the finding for a value of a wrong type."""
+    value = value_at(loc, data)
+    if loc and loc[-1] == "method":
+        return _needs_pair(loc)
+    table = tables_at(loc, data)
+    if isinstance(value, list) and table is not None and value and isinstance(value[0], dict):
+        return Finding(f"{_name(loc)} is one table, not a list of them", loc, hint=f"write {table_name(loc)}")
+    wanted = _wanted(loc, data)
+    what = f"{_name(loc)} needs {_with_article(wanted)}, got {got(value)}"
+    if isinstance(value, str) and wanted in ("number", "whole number", "true or false"):
+        return Finding(what, loc, note="write it without quotes")
+    if wanted == "list of texts" and isinstance(value, str):
+        return Finding(what, loc, note=f"write [{shown(value)}]")
+    if wanted == "list of tables" and isinstance(loc[-1], str):
+        return Finding(what, loc, hint=f"write {table_name(loc)} and its keys below it")
+    return Finding(what, loc)
+
+
+def _wanted(loc: Loc, data: Mapping[str, Any]) -> str:
+    key = key_at(loc, data)
+    single = key is not None and key.swept and loc[-1] == key.name
+    return key.kind if key is not None and single else kinds(types_at(loc, data))
+
+
+def _name(loc: Loc) -> str:
+    """Return what a value is called: its key, or the key of the list that it is in."""
+    return f"`{next(part for part in reversed(loc) if isinstance(part, str))}`"
+
+
+def _with_article(kind: str) -> str:
+    parts = [part if part in ("text", "true or false") else f"a {part}" for part in kind.split(" or ")]
+    return kind if kind == "true or false" else " or ".join(parts)
+
+
+def got(value: object) -> str:
+    """Return what a value is, in the words of a TOML file."""
+    if isinstance(value, bool | int | float):
+        return shown(value)
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, dict):
+        return "a table"
+    return "a list" if isinstance(value, list) else "a date or time"
+
+
+def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Finding:
+    key = key_at(loc, data)
+    value = value_at(loc, data)
+    name, kind = _name(loc), error["type"]
+    if error["loc"][-1] == "[key]":
+        return _bad_key(loc, data)
+    if kind == "literal_error" and key is not None:
+        return _bad_choice(error, loc, value)
+    if kind in _BOUNDS and key is not None:
+        words = f"must be {key.bounds}" if key.bounds else error["msg"]
+        return Finding(f"{name} {words}, not {shown(value)}", loc)
+    if kind == "string_pattern_mismatch" and key is not None:
+        return Finding(_pattern_words(name, key, value), loc)
+    if kind == "too_long" and loc[-1] == "method":
+        return _needs_pair(loc)
+    plain = {
+        "string_too_short": f"{name} is empty",
+        "string_too_long": f"{name} is longer than {error.get('ctx', {}).get('max_length')} characters",
+        "too_short": f"{name} needs at least one",
+        "finite_number": f"{name} must be a finite number, not {shown(value)}",
+    }
+    return Finding(plain.get(kind, f"{name}: {error['msg'].removeprefix('Value error, ')}"), loc)
+
+
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+
+
+def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
+    allowed = [str(word).strip("' ") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+    what = f"{_name(loc)} cannot be {shown(value)}"
+    note = did_you_mean(value, allowed) if isinstance(value, str) else ""
+    return Finding(
+        what, loc, note=note, hint=f"it is {'one of ' if len(allowed) > 1 else ''}{listing(allowed)}"
+    )
+
+
+def _bad_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
+    name = str(loc[-1])
+    options = types_at(loc[:-1], data)
+    words = [str(word) for option in options for word in _key_choices(option.type)]
+    if words:
+        note = did_you_mean(name, words)
+        hint = f"{_name(loc[:-1])} takes {listing(words)}"
+        return Finding(f"unknown key `{name}`", loc, key=True, note=note, hint="" if note else hint)
+    return Finding(
+        f"`{name}` cannot be a name here", loc, key=True, hint="names hold letters, digits, `_` and `-`"
+    )
+
+
+def _key_choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the words that the keys of a ``dict[Literal[...], ...]`` may be."""
+    arguments = get_args(annotation)
+    keys = arguments[0] if get_origin(annotation) is dict else None
+    return get_args(keys) if get_origin(keys) is Literal else ()
+
+
+def _pattern_words(name: str, key: Key, value: object) -> str:
+    if key.bounds.startswith("letters"):
+        return f"{name} may hold {key.bounds} only, not {shown(value)}"
+    return f"{name} must be {key.bounds}, not {shown(value)}"

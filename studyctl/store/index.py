@@ -1,0 +1,308 @@
+"""What the journals hold, by the keys of what was measured: fast enough to ask before and during every run.
+
+Only lines about attempts and stages are parsed (they are found by a search for bytes), and a second look reads only what
+was appended since. Where a stage's records lie in its journal is remembered, so that a publisher reads current results only.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from studyctl.files import StudyPaths
+from studyctl.store.journal import Record, check_schema, damaged, decode
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStage:
+    """A stage that was finished, and where its records are."""
+
+    trial: str
+    """Trial that ran it; with equal keys the result also counts for another trial."""
+    attempt: int
+    stage: str
+    key: str
+    weights_key: str
+    weights_hash: str | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    bits_per_weight: float | None
+    sparsity: float | None
+    at: str
+    """When it finished; UTC, ISO 8601."""
+    journal: Path
+    begin: int
+    """Byte of its ``stage_started`` line."""
+    end: int
+    """Byte after its ``stage_finished`` line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt ended early."""
+
+    stage: str
+    key: str | None
+    error: str
+    cause: str
+    """``error``, ``out_of_memory``, ``killed`` or ``stopped``."""
+    hint: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of a trial, as far as its journal tells."""
+
+    trial: str
+    attempt: int
+    journal: Path
+    started: Record
+    """Its ``attempt_started`` record."""
+    stages: tuple[StoredStage, ...] = ()
+    """Finished stages in the order in which they ran, ``load`` included."""
+    open_stage: str | None = None
+    """Stage that was begun and neither finished nor failed."""
+    open_begin: int = 0
+    """Byte of the open stage's ``stage_started`` line."""
+    failure: Failure | None = None
+    finished: Record | None = None
+    """Its ``attempt_finished`` record; None while it runs, or when it was killed."""
+
+    @property
+    def weights_key(self) -> str:
+        """Weights that it makes or measures."""
+        return str(self.started.get("weights_key"))
+
+    @property
+    def state(self) -> str:
+        """``open`` (running, or killed), ``done``, ``failed`` or ``stopped``."""
+        if self.finished is not None:
+            return str(self.finished["state"])
+        if self.failure is not None:
+            return "stopped" if self.failure.cause == "stopped" else "failed"
+        return "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Everything that is acknowledged in the journals of a study."""
+
+    attempts: dict[str, tuple[Attempt, ...]] = field(default_factory=dict)
+    """By trial, oldest first."""
+    last_attempt: dict[str, int] = field(default_factory=dict)
+    """Highest attempt number by trial, also of journals without a whole record."""
+    results: dict[str, dict[str, StoredStage]] = field(default_factory=dict)
+    """Current results: ``weights_key`` -> stage key -> newest finished stage. Results of weights that the last
+    ``compress`` did not reproduce are not here, and neither is ``load``."""
+    weights_hash: dict[str, str] = field(default_factory=dict)
+    """Hash of the weights that the last ``compress`` made, by ``weights_key``."""
+    loads: dict[str, StoredStage] = field(default_factory=dict)
+    """Newest finished ``load`` by ``weights_key``."""
+
+    def has(self, weights_key: str) -> dict[str, StoredStage]:
+        """Return what is stored for these weights, by stage key."""
+        return self.results.get(weights_key, {})
+
+    def next_attempt(self, trial: str) -> int:
+        """Return the number of the attempt that would be made now; the first is 1."""
+        return self.last_attempt.get(trial, 0) + 1
+
+    def last_failure(self, trial: str) -> Failure | None:
+        """Return why the newest attempt of a trial failed, or None if it did not."""
+        attempts = self.attempts.get(trial)
+        return attempts[-1].failure if attempts else None
+
+    @property
+    def unfinished(self) -> list[Attempt]:
+        """Newest attempts that have not ended: they run, or were killed."""
+        return [attempts[-1] for attempts in self.attempts.values() if attempts[-1].state == "open"]
+
+
+def read_stored(paths: StudyPaths) -> Stored:
+    """Read what the journals of a study hold; without journals: nothing.
+
+    Raises:
+        StudyError: a journal is damaged in the middle, or newer than this studyctl.
+    """
+    return Index(paths).refresh()
+
+
+class Index:
+    """Keeps :class:`Stored` up to date while journals grow, reading only what is new."""
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self._folder = paths.journal
+        self._scans: dict[str, _Scan] = {}
+        self._stored = Stored()
+
+    def refresh(self) -> Stored:
+        """Return what is stored now; the same object as before if no stage or attempt began or ended.
+
+        Raises:
+            StudyError: a journal is damaged in the middle, or newer than this studyctl.
+        """
+        sizes = {entry.name: entry.stat().st_size for entry in _journals(self._folder)}
+        changed = bool(self._scans.keys() - sizes.keys())
+        for name in self._scans.keys() - sizes.keys():
+            del self._scans[name]
+        for name, size in sizes.items():
+            scan = self._scans.get(name)
+            if scan is None or size < scan.offset:
+                scan = self._scans[name] = _Scan(self._folder / name)
+                changed = True
+            if size != scan.size:
+                changed |= scan.read_on(size)
+        if changed:
+            self._stored = _gather(list(self._scans.values()))
+        return self._stored
+
+
+def _journals(folder: Path) -> Iterator[os.DirEntry[str]]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                trial, _, attempt = entry.name.removesuffix(".jsonl").rpartition(".")
+                if entry.name.endswith(".jsonl") and trial and attempt.isdecimal():
+                    yield entry
+
+
+class _Scan:
+    """One journal, as far as it was read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trial, _, number = path.name.removesuffix(".jsonl").rpartition(".")
+        self.number = int(number)
+        self.offset = 0
+        """Bytes that are parsed for good."""
+        self.size = 0
+        """Bytes that were looked at; more than ``offset`` when the last line was not finished."""
+        self.attempt: Attempt | None = None
+        self._begun: dict[str, Any] = {}
+        """Begin and key of the open stage."""
+
+    def read_on(self, size: int) -> bool:
+        """Read what was appended; return whether a stage or the attempt began or ended."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        self.size = size
+        whole = data.rfind(b"\n") + 1
+        found = False
+        for begin, end in _marked_lines(data, whole):
+            record = decode(data[begin:end])
+            if record is None:
+                if not data[end:whole].strip(b"\0\n"):
+                    whole = begin  # the tail of a crash, or a line that is being written
+                    break
+                raise damaged(self.path, self._line_number(begin))
+            found |= self._take(record, self.offset + begin, self.offset + end + 1)
+        self.offset += whole
+        return found
+
+    def _line_number(self, begin: int) -> int:
+        with self.path.open("rb") as file:
+            return file.read(self.offset + begin).count(b"\n") + 1
+
+    def _take(self, record: Record, begin: int, end: int) -> bool:
+        """Account for a record; return whether it is about a stage or the attempt."""
+        kind = record["kind"]
+        if kind == "attempt_started":
+            check_schema(record, self.path)
+            self.attempt = Attempt(self.trial, self.number, self.path, record)
+            return True
+        if self.attempt is None:
+            return False
+        attempt = self.attempt
+        if kind == "stage_started":
+            self._begun = {"begin": begin, "key": record.get("key")}
+            attempt = replace(attempt, open_stage=record["stage"], open_begin=begin, failure=None)
+        elif kind == "stage_finished":
+            attempt = replace(attempt, open_stage=None, stages=(*attempt.stages, self._finished(record, end)))
+        elif kind == "stage_failed":
+            attempt = replace(attempt, open_stage=None, failure=_failure(record))
+        elif kind == "attempt_finished":
+            attempt = replace(attempt, open_stage=None, finished=record)
+        else:
+            return False  # the marker was part of a message
+        self.attempt = attempt
+        return True
+
+    def _finished(self, record: Record, end: int) -> StoredStage:
+        assert self.attempt is not None  # _take
+        return StoredStage(
+            trial=self.trial,
+            attempt=self.number,
+            stage=record["stage"],
+            key=str(record.get("key") or self._begun.get("key")),
+            weights_key=str(record.get("weights_key") or self.attempt.weights_key),
+            weights_hash=record.get("weights_hash"),
+            seconds=record.get("seconds"),
+            peak_memory_bytes=record.get("peak_memory_bytes"),
+            bits_per_weight=record.get("bits_per_weight"),
+            sparsity=record.get("sparsity"),
+            at=record["at"],
+            journal=self.path,
+            begin=self._begun.get("begin", end),
+            end=end,
+        )
+
+
+def _failure(record: Record) -> Failure:
+    return Failure(
+        stage=record["stage"],
+        key=record.get("key"),
+        error=record.get("error") or "",
+        cause=record.get("cause") or "error",
+        hint=record.get("hint") or "",
+        at=record["at"],
+    )
+
+
+def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end (before its newline) of the lines about stages and attempts, in order."""
+    ends: dict[int, int] = {}
+    for marker in (b'"stage_', b'"attempt_'):
+        at = data.find(marker, 0, whole)
+        while at >= 0:
+            end = data.index(b"\n", at)
+            ends[data.rfind(b"\n", 0, at) + 1] = end
+            at = data.find(marker, end, whole)
+    yield from sorted(ends.items())
+
+
+def _gather(scans: list[_Scan]) -> Stored:
+    stored = Stored()
+    scans.sort(key=lambda scan: (scan.trial, scan.number))
+    by_trial: dict[str, list[Attempt]] = {}
+    for scan in scans:
+        stored.last_attempt[scan.trial] = scan.number
+        if scan.attempt is not None:
+            by_trial.setdefault(scan.trial, []).append(scan.attempt)
+    stored.attempts.update({trial: tuple(attempts) for trial, attempts in by_trial.items()})
+    stages = [stage for attempts in by_trial.values() for attempt in attempts for stage in attempt.stages]
+    compressed: dict[str, StoredStage] = {}
+    for stage in stages:
+        if stage.stage == "compress":
+            _keep_newer(compressed, stage.weights_key, stage)
+        elif stage.stage == "load":
+            _keep_newer(stored.loads, stage.weights_key, stage)
+    stored.weights_hash.update(
+        {key: stage.weights_hash for key, stage in compressed.items() if stage.weights_hash}
+    )
+    for stage in stages:
+        last = compressed.get(stage.weights_key)
+        if stage.stage != "load" and (last is None or stage.weights_hash == last.weights_hash):
+            _keep_newer(stored.results.setdefault(stage.weights_key, {}), stage.key, stage)
+    return stored
+
+
+def _keep_newer(newest: dict[str, StoredStage], key: str, stage: StoredStage) -> None:
+    """Keep the newer of two: attempts of one trial are numbered (a clock may be set back), others have a clock only."""
+    other = newest.get(key)
+    if other is None or (
+        stage.attempt >= other.attempt if stage.trial == other.trial else stage.at >= other.at
+    ):
+        newest[key] = stage

@@ -1,0 +1,261 @@
+"""The tables of the results database: columns, types and what they mean.
+
+Checks and notebooks rely on these names; a unit is part of a name. The views are in ``views.sql``.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+VERSION = 1
+"""Rises when a reader of this version would misread the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its DuckDB type, and its COMMENT."""
+
+    name: str
+    type: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: its COMMENT, and its columns."""
+
+    name: str
+    comment: str
+    columns: tuple[Column, ...]
+
+    def ddl(self) -> str:
+        """Return the statements that create and comment the table."""
+        columns = ", ".join(f'"{column.name}" {column.type}' for column in self.columns)
+        statements = [
+            f"CREATE TABLE {self.name} ({columns})",
+            f"COMMENT ON TABLE {self.name} IS {_quoted(self.comment)}",
+            *(
+                f'COMMENT ON COLUMN {self.name}."{one.name}" IS {_quoted(one.comment)}'
+                for one in self.columns
+            ),
+        ]
+        return ";\n".join(statements) + ";\n"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def views_sql() -> str:
+    """Return the statements that create and comment the views."""
+    return files("studyctl.store").joinpath("views.sql").read_text(encoding="utf-8")
+
+
+def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(*row) for row in rows)
+
+
+LEAD = _columns(
+    ("trial_id", "VARCHAR", "trial: a model times a variant (times a seed)"),
+    ("model", "VARCHAR", "id of the model as in the spec"),
+    ("method", "VARCHAR", "compression method; dense for the uncompressed model"),
+    ("variant", "VARCHAR", "compression setting, such as awq-4bit-g64; dense for the uncompressed model"),
+)
+"""How every result table starts."""
+
+
+def _results(name: str, comment: str, *rows: tuple[str, str, str]) -> Table:
+    return Table(name, comment, (*LEAD, *_columns(*rows)))
+
+
+_RUN = (
+    ("host", "VARCHAR", "computer that ran it"),
+    ("device", "VARCHAR", "device that computed it"),
+    ("dtype", "VARCHAR", "type of weights and activations"),
+)
+
+TRIALS = _results(
+    "trials",
+    "one row a trial that the spec asks for",
+    ("state", "VARCHAR", "pending, running, done, failed or stopped"),
+    (
+        "bits_per_weight",
+        "DOUBLE",
+        "bits that a weight of a block's linears costs, scales, zeros and masks included",
+    ),
+    ("sparsity", "DOUBLE", "fraction of those weights that is zero, 0 to 1"),
+    ("compress_seconds", "DOUBLE", "time of the current compress stage"),
+    ("total_seconds", "DOUBLE", "time of all current stages together, load included"),
+    ("peak_memory_bytes", "BIGINT", "highest peak of a current stage"),
+    ("error", "VARCHAR", "why it failed, on one line; NULL unless it did"),
+    ("cause", "VARCHAR", "error, out_of_memory, killed or stopped; NULL unless it failed"),
+    ("hint", "VARCHAR", "what to do about the failure"),
+    ("stage", "VARCHAR", "stage that runs now, or that failed"),
+    ("stages", "INTEGER", "stages that the spec asks for, without load"),
+    ("stages_done", "INTEGER", "stages among them whose result is stored"),
+    ("attempts", "INTEGER", "attempts so far"),
+    ("backend", "VARCHAR", "whose implementation compressed it"),
+    ("seed", "BIGINT", "seed of the random choices; NULL when nothing is drawn"),
+    ("options", "JSON", "settings of the method, defaults included"),
+    ("calibration", "JSON", "text that the method looked at; NULL for methods without data"),
+    ("started_at", "TIMESTAMP", "begin of the first attempt, UTC"),
+    ("finished_at", "TIMESTAMP", "end of the newest current stage, UTC"),
+    *_RUN,
+    ("available", "BOOLEAN", "false: its sources could not be looked up when the study was planned"),
+    ("weights_key", "VARCHAR", "names everything that determines its weights"),
+    ("position", "INTEGER", "place in the plan, from 0"),
+)
+ATTEMPTS = _results(
+    "attempts",
+    "one row an execution of a trial; those on weights that the spec no longer asks for included",
+    ("attempt", "INTEGER", "number, from 1"),
+    ("state", "VARCHAR", "running, done, failed or stopped (also: ended without a word)"),
+    ("stage", "VARCHAR", "stage that runs now, or that failed"),
+    ("error", "VARCHAR", "why it failed, on one line"),
+    ("cause", "VARCHAR", "error, out_of_memory, killed or stopped"),
+    ("hint", "VARCHAR", "what to do about the failure"),
+    ("seconds", "DOUBLE", "time from begin to end"),
+    ("peak_memory_bytes", "BIGINT", "highest memory of its process or device"),
+    ("started_at", "TIMESTAMP", "begin, UTC"),
+    ("finished_at", "TIMESTAMP", "end, UTC; NULL when it runs or was killed"),
+    *_RUN,
+    ("pid", "BIGINT", "process"),
+    ("threads", "INTEGER", "threads of tensor operations"),
+    ("backend", "VARCHAR", "whose implementation compressed it"),
+    ("studyctl", "VARCHAR", "version of studyctl"),
+    ("versions", "JSON", "versions of the packages that computed it"),
+    ("spec_hash", "VARCHAR", "names the spec at that time"),
+    ("weights_key", "VARCHAR", "names everything that determines its weights"),
+    ("current", "BOOLEAN", "whether the spec still asks for these weights"),
+    ("journal", "VARCHAR", "file name of its journal"),
+)
+STAGES = _results(
+    "stages",
+    "one row a stage of a trial: load, and each that the spec asks for",
+    ("stage", "VARCHAR", "load, compress, perplexity:<language>, task:<task> or export"),
+    ("state", "VARCHAR", "pending, running, done, failed or stopped"),
+    ("seconds", "DOUBLE", "the stage's own work, without imports and loading (which is the stage load)"),
+    ("peak_memory_bytes", "BIGINT", "highest memory of its process or device until its end"),
+    ("attempt", "INTEGER", "attempt whose result is current"),
+    ("finished_at", "TIMESTAMP", "end, UTC"),
+    ("key", "VARCHAR", "names everything, beside the weights, that determines its result"),
+    ("weights_hash", "VARCHAR", "hash of the weights that it made or measured"),
+)
+LAYERS = _results(
+    "layers",
+    "one row a compressed linear",
+    ("block", "INTEGER", "decoder block, from 0"),
+    ("linear", "VARCHAR", "name of the linear within its block"),
+    (
+        "relative_error",
+        "DOUBLE",
+        "squared error of its outputs on the calibration text, relative to their squared size",
+    ),
+    ("sparsity", "DOUBLE", "fraction of its weights that is zero, 0 to 1"),
+    ("bits_per_weight", "DOUBLE", "bits that one of its weights costs"),
+    ("seconds", "DOUBLE", "time to compress it"),
+    ("weights", "BIGINT", "number of its weights"),
+    (
+        "damping",
+        "DOUBLE",
+        "damping that was needed, as a fraction of the mean diagonal of H; NULL where there is none",
+    ),
+)
+PERPLEXITY = _results(
+    "perplexity",
+    "one row a language",
+    ("language", "VARCHAR", "language of the text"),
+    (
+        "perplexity",
+        "DOUBLE",
+        "exp(nll_nats / tokens); comparable with the same tokenizer only; NULL when not finite",
+    ),
+    ("bits_per_byte", "DOUBLE", "nll_nats / ln 2 / bytes; comparable between tokenizers"),
+    ("nll_nats", "DOUBLE", "negative log-likelihood, summed over the scored tokens"),
+    ("tokens", "BIGINT", "scored tokens"),
+    ("bytes", "BIGINT", "UTF-8 bytes of the scored text"),
+    ("sequence_length", "INTEGER", "tokens of a window"),
+    ("bos", "BOOLEAN", "whether each window begins with a BOS token"),
+)
+WINDOWS = _results(
+    "windows",
+    "one row a window of a language's text",
+    ("language", "VARCHAR", "language of the text"),
+    ("window", "INTEGER", "number of the window in the text, from 0"),
+    ("nll_nats", "DOUBLE", "negative log-likelihood, summed over its scored tokens"),
+    ("tokens", "INTEGER", "scored tokens"),
+)
+FIDELITY = _results(
+    "fidelity",
+    "one row a language: distance to the dense model at the same positions",
+    ("language", "VARCHAR", "language of the text"),
+    ("kl_nats", "DOUBLE", "KL(dense || compressed), mean over tokens"),
+    ("kl_p95_nats", "DOUBLE", "95th percentile of KL(dense || compressed) over tokens"),
+    ("top1", "DOUBLE", "fraction of positions whose likeliest token is the dense model's, 0 to 1"),
+    ("snr_db", "DOUBLE", "signal to noise of the mean-centred logits, energies pooled over all tokens"),
+    ("tokens", "BIGINT", "positions compared"),
+)
+TASKS = _results(
+    "tasks",
+    "one row a metric of a task",
+    ("task", "VARCHAR", "name of the task in lm-eval"),
+    ("metric", "VARCHAR", "lm-eval's name without its filter, such as acc"),
+    ("value", "DOUBLE", "value of the metric"),
+    ("stderr", "DOUBLE", "standard error as lm-eval computes it"),
+    ("items", "BIGINT", "items scored"),
+)
+ITEMS = _results(
+    "items",
+    "one row an item of a task",
+    ("task", "VARCHAR", "name of the task in lm-eval"),
+    ("item", "INTEGER", "lm-eval's doc_id"),
+    ("gold", "INTEGER", "number of the right choice, from 0"),
+    ("predicted", "INTEGER", "number of the choice with the highest log-likelihood, from 0"),
+    ("correct", "TINYINT", "1 if right by log-likelihood (acc), else 0"),
+    (
+        "correct_norm",
+        "TINYINT",
+        "1 if right by log-likelihood a byte (acc_norm), else 0; NULL where the task has no acc_norm",
+    ),
+    ("loglikelihoods", "DOUBLE[]", "of the choices in their order, in nats"),
+)
+TASK_FLIPS = _results(
+    "task_flips",
+    "one row a metric of a task: the items paired with the dense model's",
+    ("task", "VARCHAR", "name of the task in lm-eval"),
+    ("metric", "VARCHAR", "acc or acc_norm"),
+    ("items", "BIGINT", "items that both have"),
+    ("right_to_wrong", "BIGINT", "items that the dense model has right and this one wrong"),
+    ("wrong_to_right", "BIGINT", "items that the dense model has wrong and this one right"),
+    ("mcnemar_p", "DOUBLE", "exact two-sided McNemar test of the two counts"),
+)
+WARNINGS = _results(
+    "warnings",
+    "one row a finding that a reader of the results must know, from the attempts whose results are current",
+    ("stage", "VARCHAR", "stage that it is about"),
+    ("message", "VARCHAR", "what was found"),
+    ("attempt", "INTEGER", "attempt that found it"),
+    ("at", "TIMESTAMP", "when, UTC"),
+    ("details", "JSON", "further fields of the record"),
+)
+ABOUT = Table(
+    "about",
+    "one row: what this file is",
+    _columns(
+        ("schema_version", "INTEGER", "version of these tables"),
+        ("study", "VARCHAR", "name of the study"),
+        ("title", "VARCHAR", "title of the study"),
+        ("notes", "VARCHAR[]", "what a reader of the results must know about the study as a whole"),
+        ("spec_hash", "VARCHAR", "names the spec"),
+        (
+            "planned_at",
+            "TIMESTAMP",
+            "when the spec was planned, UTC; NULL if there is no plan and journals were taken as one",
+        ),
+        ("published_at", "TIMESTAMP", "when this file was made, UTC"),
+        ("studyctl", "VARCHAR", "version of studyctl that made it"),
+    ),
+)
+
+TABLES = (
+    TRIALS, ATTEMPTS, STAGES, LAYERS, PERPLEXITY, WINDOWS, FIDELITY, TASKS, ITEMS, TASK_FLIPS, WARNINGS, ABOUT,
+)  # fmt: skip

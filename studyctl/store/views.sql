@@ -1,0 +1,193 @@
+-- What people ask for first. A view says NULL where a figure does not exist (dense not measured yet, not finite);
+-- it never leaves a row out of a mean silently.
+
+CREATE VIEW perplexity_vs_dense AS
+SELECT
+    p.trial_id, p.model, p.method, p.variant, p.language, p.perplexity,
+    d.perplexity AS dense_perplexity,
+    CASE WHEN p.perplexity > 0 AND d.perplexity > 0 AND isfinite(p.perplexity) AND isfinite(d.perplexity)
+         THEN p.perplexity / d.perplexity END AS ppl_ratio,
+    p.bits_per_byte,
+    d.bits_per_byte AS dense_bits_per_byte,
+    p.bits_per_byte - d.bits_per_byte AS bits_per_byte_change,
+    f.kl_nats, f.top1
+FROM perplexity p
+LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
+LEFT JOIN fidelity f ON f.trial_id = p.trial_id AND f.language = p.language;
+COMMENT ON VIEW perplexity_vs_dense IS 'one row a trial and language: perplexity beside the dense model''s';
+COMMENT ON COLUMN perplexity_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN perplexity_vs_dense.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN perplexity_vs_dense.method IS 'compression method';
+COMMENT ON COLUMN perplexity_vs_dense.variant IS 'compression setting';
+COMMENT ON COLUMN perplexity_vs_dense.language IS 'language of the text';
+COMMENT ON COLUMN perplexity_vs_dense.perplexity IS 'perplexity of this trial; NULL when not finite';
+COMMENT ON COLUMN perplexity_vs_dense.dense_perplexity IS 'perplexity of the dense model; NULL while it is not measured';
+COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio IS 'perplexity / dense_perplexity';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte IS 'bits per byte of this trial';
+COMMENT ON COLUMN perplexity_vs_dense.dense_bits_per_byte IS 'bits per byte of the dense model';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte_change IS 'bits_per_byte - dense_bits_per_byte';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats IS 'mean KL(dense || compressed) a token';
+COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'fraction of positions whose likeliest token is the dense model''s, 0 to 1';
+
+CREATE VIEW tasks_vs_dense AS
+SELECT
+    t.trial_id, t.model, t.method, t.variant, t.task, t.metric, t.value, t.stderr,
+    d.value AS dense_value,
+    t.value - d.value AS change,
+    f.items, f.right_to_wrong, f.wrong_to_right, f.mcnemar_p
+FROM tasks t
+LEFT JOIN tasks d ON d.model = t.model AND d.task = t.task AND d.metric = t.metric AND d.variant = 'dense'
+LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric;
+COMMENT ON VIEW tasks_vs_dense IS 'one row a trial, task and metric: the value beside the dense model''s, items paired';
+COMMENT ON COLUMN tasks_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN tasks_vs_dense.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN tasks_vs_dense.method IS 'compression method';
+COMMENT ON COLUMN tasks_vs_dense.variant IS 'compression setting';
+COMMENT ON COLUMN tasks_vs_dense.task IS 'name of the task in lm-eval';
+COMMENT ON COLUMN tasks_vs_dense.metric IS 'lm-eval''s name without its filter, such as acc';
+COMMENT ON COLUMN tasks_vs_dense.value IS 'value of this trial';
+COMMENT ON COLUMN tasks_vs_dense.stderr IS 'standard error of the value';
+COMMENT ON COLUMN tasks_vs_dense.dense_value IS 'value of the dense model; NULL while it is not measured';
+COMMENT ON COLUMN tasks_vs_dense.change IS 'value - dense_value';
+COMMENT ON COLUMN tasks_vs_dense.items IS 'items that both have';
+COMMENT ON COLUMN tasks_vs_dense.right_to_wrong IS 'items that the dense model has right and this one wrong';
+COMMENT ON COLUMN tasks_vs_dense.wrong_to_right IS 'items that the dense model has wrong and this one right';
+COMMENT ON COLUMN tasks_vs_dense.mcnemar_p IS 'exact two-sided McNemar test of the two counts';
+
+CREATE VIEW leaderboard AS
+WITH ppl AS (
+    SELECT
+        trial_id,
+        count(dense_perplexity) AS languages,
+        CASE WHEN count(ppl_ratio) = count(dense_perplexity) THEN exp(avg(ln(ppl_ratio))) END AS ppl_ratio,
+        arg_max(language, ppl_ratio) AS worst_language,
+        max(ppl_ratio) AS worst_ppl_ratio
+    FROM perplexity_vs_dense GROUP BY trial_id
+), kl AS (
+    SELECT trial_id, CASE WHEN count(kl_nats) = count(*) THEN avg(kl_nats) END AS kl_nats,
+        CASE WHEN count(top1) = count(*) THEN avg(top1) END AS top1
+    FROM fidelity GROUP BY trial_id
+), acc AS (
+    SELECT trial_id, count(*) AS tasks, CASE WHEN count(value) = count(*) THEN avg(value) END AS acc, avg(change) AS acc_change,
+        sum(right_to_wrong)::BIGINT AS right_to_wrong, sum(wrong_to_right)::BIGINT AS wrong_to_right
+    FROM tasks_vs_dense WHERE metric = 'acc' GROUP BY trial_id
+)
+SELECT
+    t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.sparsity,
+    ppl.ppl_ratio, ppl.worst_language, ppl.worst_ppl_ratio, ppl.languages,
+    kl.kl_nats, kl.top1,
+    acc.acc, acc.acc_change, acc.tasks,
+    acc.right_to_wrong + acc.wrong_to_right AS flips, acc.right_to_wrong, acc.wrong_to_right,
+    t.compress_seconds, t.total_seconds, t.peak_memory_bytes
+FROM trials t
+LEFT JOIN ppl ON ppl.trial_id = t.trial_id
+LEFT JOIN kl ON kl.trial_id = t.trial_id
+LEFT JOIN acc ON acc.trial_id = t.trial_id
+ORDER BY t.position;
+COMMENT ON VIEW leaderboard IS 'one row a trial: size, quality against the dense model, time; trials without results included';
+COMMENT ON COLUMN leaderboard.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN leaderboard.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN leaderboard.method IS 'compression method';
+COMMENT ON COLUMN leaderboard.variant IS 'compression setting';
+COMMENT ON COLUMN leaderboard.seed IS 'seed of the random choices; NULL when nothing is drawn';
+COMMENT ON COLUMN leaderboard.state IS 'pending, running, done, failed or stopped';
+COMMENT ON COLUMN leaderboard.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
+COMMENT ON COLUMN leaderboard.sparsity IS 'fraction of the weights that is zero, 0 to 1';
+COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
+COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest ratio';
+COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'ratio of that language';
+COMMENT ON COLUMN leaderboard.languages IS 'languages that this trial and the dense model have';
+COMMENT ON COLUMN leaderboard.kl_nats IS 'KL(dense || compressed) a token, mean over the languages';
+COMMENT ON COLUMN leaderboard.top1 IS 'agreement of the likeliest token with the dense model, mean over the languages';
+COMMENT ON COLUMN leaderboard.acc IS 'accuracy, mean over the tasks that have the metric acc';
+COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
+COMMENT ON COLUMN leaderboard.tasks IS 'tasks in acc';
+COMMENT ON COLUMN leaderboard.flips IS 'items whose answer turned right or wrong against the dense model, over all tasks';
+COMMENT ON COLUMN leaderboard.right_to_wrong IS 'items that the dense model has right and this one wrong';
+COMMENT ON COLUMN leaderboard.wrong_to_right IS 'items that the dense model has wrong and this one right';
+COMMENT ON COLUMN leaderboard.compress_seconds IS 'time of the compress stage';
+COMMENT ON COLUMN leaderboard.total_seconds IS 'time of all stages together, load included';
+COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a stage';
+
+CREATE VIEW flips AS
+SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predicted AS dense_predicted, i.predicted,
+    CASE WHEN i.correct = 1 THEN 'wrong_to_right' ELSE 'right_to_wrong' END AS direction,
+    d.loglikelihoods AS dense_loglikelihoods, i.loglikelihoods
+FROM items i JOIN items d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.variant = 'dense'
+WHERE i.variant <> 'dense' AND i.correct <> d.correct;
+COMMENT ON VIEW flips IS 'one row an item whose answer (by acc) turned right or wrong against the dense model';
+COMMENT ON COLUMN flips.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN flips.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN flips.method IS 'compression method';
+COMMENT ON COLUMN flips.variant IS 'compression setting';
+COMMENT ON COLUMN flips.task IS 'name of the task in lm-eval';
+COMMENT ON COLUMN flips.item IS 'lm-eval''s doc_id';
+COMMENT ON COLUMN flips.gold IS 'number of the right choice, from 0';
+COMMENT ON COLUMN flips.dense_predicted IS 'choice of the dense model';
+COMMENT ON COLUMN flips.predicted IS 'choice of this trial';
+COMMENT ON COLUMN flips.direction IS 'right_to_wrong or wrong_to_right';
+COMMENT ON COLUMN flips.dense_loglikelihoods IS 'of the choices by the dense model, in nats';
+COMMENT ON COLUMN flips.loglikelihoods IS 'of the choices by this trial, in nats';
+
+CREATE VIEW failures AS
+SELECT trial_id, model, method, variant, stage, cause, error, hint, attempts
+FROM trials WHERE state = 'failed' ORDER BY position;
+COMMENT ON VIEW failures IS 'one row a failed trial: where, why, what to do';
+COMMENT ON COLUMN failures.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN failures.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN failures.method IS 'compression method';
+COMMENT ON COLUMN failures.variant IS 'compression setting';
+COMMENT ON COLUMN failures.stage IS 'stage that failed';
+COMMENT ON COLUMN failures.cause IS 'error, out_of_memory or killed';
+COMMENT ON COLUMN failures.error IS 'why, on one line';
+COMMENT ON COLUMN failures.hint IS 'what to do';
+COMMENT ON COLUMN failures.attempts IS 'attempts so far';
+
+CREATE VIEW progress AS
+SELECT model, count(*) AS trials,
+    count(*) FILTER (WHERE state = 'done') AS done,
+    count(*) FILTER (WHERE state = 'running') AS running,
+    count(*) FILTER (WHERE state = 'failed') AS failed,
+    count(*) FILTER (WHERE state = 'stopped') AS stopped,
+    count(*) FILTER (WHERE state = 'pending') AS pending,
+    sum(stages)::BIGINT AS stages,
+    sum(stages_done)::BIGINT AS stages_done,
+    sum(total_seconds) AS total_seconds
+FROM trials GROUP BY model ORDER BY min(position);
+COMMENT ON VIEW progress IS 'one row a model: how many trials and stages are done';
+COMMENT ON COLUMN progress.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN progress.trials IS 'trials that the spec asks for';
+COMMENT ON COLUMN progress.done IS 'trials whose every stage is stored';
+COMMENT ON COLUMN progress.running IS 'trials that a runner is at';
+COMMENT ON COLUMN progress.failed IS 'trials whose last attempt failed';
+COMMENT ON COLUMN progress.stopped IS 'trials that were stopped or killed';
+COMMENT ON COLUMN progress.pending IS 'trials that wait';
+COMMENT ON COLUMN progress.stages IS 'stages that the spec asks for, without load';
+COMMENT ON COLUMN progress.stages_done IS 'stages whose result is stored';
+COMMENT ON COLUMN progress.total_seconds IS 'time of all current stages together';
+
+CREATE VIEW pareto AS
+WITH measured AS (
+    SELECT trial_id, model, method, variant, bits_per_weight, 'ppl_ratio' AS measure, ppl_ratio AS value, -ppl_ratio AS quality
+    FROM leaderboard WHERE ppl_ratio IS NOT NULL AND bits_per_weight IS NOT NULL
+    UNION ALL
+    SELECT trial_id, model, method, variant, bits_per_weight, 'acc', acc, acc
+    FROM leaderboard WHERE acc IS NOT NULL AND bits_per_weight IS NOT NULL
+)
+SELECT trial_id, model, method, variant, measure, bits_per_weight, value
+FROM measured m
+WHERE NOT EXISTS (
+    SELECT 1 FROM measured o
+    WHERE o.model = m.model AND o.measure = m.measure
+        AND o.bits_per_weight <= m.bits_per_weight AND o.quality >= m.quality
+        AND (o.bits_per_weight < m.bits_per_weight OR o.quality > m.quality)
+)
+ORDER BY model, measure, bits_per_weight;
+COMMENT ON VIEW pareto IS 'per model and measure, the trials that no other beats in both size and quality';
+COMMENT ON COLUMN pareto.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN pareto.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN pareto.method IS 'compression method';
+COMMENT ON COLUMN pareto.variant IS 'compression setting';
+COMMENT ON COLUMN pareto.measure IS 'ppl_ratio (lower is better) or acc (higher is better)';
+COMMENT ON COLUMN pareto.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
+COMMENT ON COLUMN pareto.value IS 'value of the measure';
