@@ -110,12 +110,10 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
     best_name, best, most = "", None, 0
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList):
-            weights = sum(
-                linear.weight.numel() for linear in module.modules() if isinstance(linear, nn.Linear)
-            )
-            if (
-                weights > most
-            ):  # a list inside a block never holds more than the list of blocks, which comes first
+            inside = (part for part in module.modules() if isinstance(part, nn.Linear))
+            weights = sum(linear.weight.numel() for linear in inside)
+            # The list of blocks comes before the lists inside of blocks, which never hold more.
+            if weights > most:
                 best_name, best, most = name, module, weights
     if best is None:
         raise StageError(

@@ -97,6 +97,8 @@ def _mirrored(products: torch.Tensor) -> torch.Tensor:
     """Fill what lies below the diagonal from what lies above, in place."""
     for start in range(0, products.shape[0], HESSIAN_TILE):
         end = start + HESSIAN_TILE
+        tile = products[start:end, start:end]
+        tile.copy_(tile.triu() + tile.triu(1).T)
         products[end:, start:end] = products[start:end, end:].T
     return products
 

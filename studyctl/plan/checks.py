@@ -6,8 +6,9 @@ from math import gcd
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
 from studyctl.sources.identity import ModelIdentity
-from studyctl.spec.loading import Document, Loc
+from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
+from studyctl.spec.positions import Loc
 
 
 def check_linears(

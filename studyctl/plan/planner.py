@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from studyctl.compress.settings import method_of
+from studyctl.compress.settings import Dense, method_of
 from studyctl.errors import Problem, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.checks import check_linears, check_sequence_length
@@ -29,8 +29,9 @@ from studyctl.sources.identity import (
     identify_task,
     identify_text,
 )
-from studyctl.spec.loading import Document, Loc
+from studyctl.spec.loading import Document
 from studyctl.spec.models import Calibration, Model, Purpose
+from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 1
 """Rises when the same windows give other perplexities or fidelities."""
@@ -70,7 +71,8 @@ class StudyPlan:
 
 def is_available(variant: Variant) -> bool:
     """Return whether this version can make the variant."""
-    return method_of(variant.settings).target is not None and variant.backend == "studyctl"
+    made = isinstance(variant.settings, Dense) or method_of(variant.settings).target is not None
+    return made and variant.backend == "studyctl"
 
 
 def make_plan(document: Document) -> StudyPlan:

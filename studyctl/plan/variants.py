@@ -6,8 +6,9 @@ from fnmatch import fnmatchcase
 from studyctl.compress.settings import Checkpoint, Dense, MethodSettings
 from studyctl.errors import Problem
 from studyctl.files import digest
-from studyctl.spec.loading import Document, Loc
+from studyctl.spec.loading import Document
 from studyctl.spec.models import Calibration, CalibrationOverride, CompressionTable, Spec
+from studyctl.spec.positions import Loc
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@
        | ^^^^^^^^ did you mean `sparsity`?
 """
 
-import json
 import os
 import unicodedata
 from collections import Counter
@@ -37,15 +36,15 @@ def draw(problems: Sequence[Problem], console: Console) -> None:
         console.print(summary, soft_wrap=True, highlight=False, markup=False)
 
 
-def as_json(problems: Sequence[Problem]) -> str:
-    """Return problems as a JSON array, without empty fields."""
-    return json.dumps([problem.as_dict() for problem in problems], ensure_ascii=False, indent=2)
+def as_json(problems: Sequence[Problem]) -> list[dict[str, object]]:
+    """Return problems as what ``json.dumps`` takes, without empty fields."""
+    return [problem.as_dict() for problem in problems]
 
 
 def _drawn(problem: Problem, width: int) -> Iterator[Text]:
     style = STYLES.get(problem.severity, "bold")
     yield Text.assemble((problem.severity, style), ": ", (problem.what, "bold"))
-    gutter = len(str(problem.line or ""))
+    gutter = len(str(problem.line or 0))
     place = _place(problem)
     if place:
         yield Text.assemble(" " * gutter, ("-->", "cyan"), f" {place}")
@@ -53,7 +52,7 @@ def _drawn(problem: Problem, width: int) -> Iterator[Text]:
     bar = (f"{' ' * gutter} |", "cyan")
     if source is None:
         if problem.note:
-            yield Text.assemble(" " * gutter, ("  = ", "cyan"), problem.note)
+            yield Text.assemble(" " * (gutter + 1), ("= ", "cyan"), problem.note)
     else:
         line, before, carets = _clipped(source, problem.column or 1, problem.length, width - gutter - 3)
         yield Text.assemble(bar)

@@ -35,7 +35,7 @@ class Attempt:
         self.stopped = False
         self._begun = time.monotonic()
         self._journal = JournalWriter(StudyPaths(job.root).attempt_journal(job.trial, job.attempt))
-        self.recorder = Recorder(self._journal, channel)
+        self.recorder = Recorder(job, self._journal, channel)
 
     def run(self) -> None:
         """Run every stage; always ends with ``attempt_finished`` unless the process dies."""
@@ -58,8 +58,6 @@ class Attempt:
                 self.engine.forget_weights(self.job)
             self.recorder.write(
                 "attempt_finished",
-                trial=self.job.trial,
-                attempt=self.job.attempt,
                 state=state,
                 seconds=time.monotonic() - self._begun,
                 peak_memory_bytes=max(peak, peak_bytes()),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from studyctl.run.protocol import Job, StopRequest
+from studyctl.store.journal import encode
 
 ORPHANED = 70
 """Exit code of a worker whose runner is gone."""
@@ -27,10 +28,9 @@ class Channel:
     def tell(self, record: Mapping[str, object]) -> None:
         """Send one record to the runner."""
         try:
-            line = json.dumps(record, ensure_ascii=False) + "\n"
-            remaining = line.encode()
-            while remaining:
-                remaining = remaining[os.write(self._records, remaining) :]
+            line = encode(record)
+            while line:
+                line = line[os.write(self._records, line) :]
         except BrokenPipeError:
             os._exit(ORPHANED)
 

@@ -1,8 +1,7 @@
 """What a run shows: live bars in a terminal, plain lines elsewhere. Everything goes to stderr."""
 
 import time
-from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,9 +10,9 @@ from rich.text import Text
 
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import Clock
+from studyctl.report.lines import Record, line_of, position_of
+from studyctl.report.units import duration_text
 from studyctl.run.workers import Worker
-
-Record = dict[str, Any]
 
 
 class Display(Protocol):
@@ -69,23 +68,19 @@ class PlainDisplay:
         """Print what ended, and warnings at once."""
         self.clock.record(record)
         kind = record["kind"]
-        if kind == "stage_finished":
-            self._line(f"  {record['trial']}  {record['stage']}  {_duration(record['seconds'])}")
-        elif kind == "warning":
-            self._line(f"! {record['trial']}  {record.get('stage', '')}: {record['message']}")
-        elif kind == "stage_failed" and record["cause"] != "stopped":
-            self._line(f"✗ {record['trial']}  {record['stage']}: {record['error']}")
+        if kind == "progress":
+            self._progress(record)
         elif kind == "attempt_finished" and record["state"] == "done":
             self.done += 1
-            self._line(f"✓ {record['trial']}  {_duration(record['seconds'])}  ({self.overall()})")
-        elif kind == "progress":
-            self._progress(record)
+            self._line(f"{line_of(record)}  ({self.overall()})")
+        elif kind in ("stage_finished", "stage_failed", "warning") and (text := line_of(record)):
+            self._line(text)
 
     def _progress(self, record: Record) -> None:
         last = self._last.setdefault(record["trial"], time.monotonic())
         if time.monotonic() - last >= self.PROGRESS_SECONDS:
             self._last[record["trial"]] = time.monotonic()
-            self._line(f"  {record['trial']}  {record['stage']}  {_position(record)}")
+            self._line(f"  {record['trial']}  {record['stage']}  {position_of(record)}")
 
     def failed(self, trial: str, error: str, hint: str, *, again: bool) -> None:
         """Print the cause."""
@@ -101,7 +96,7 @@ class PlainDisplay:
         if self.failures:
             parts.append(f"{self.failures} failed")
         if (left := self.clock.seconds_left()) is not None:
-            parts.append(f"{_duration(left)} left")
+            parts.append(f"{duration_text(left)} left")
         return " · ".join(parts)
 
     def message(self, text: str) -> None:
@@ -168,7 +163,9 @@ class LiveDisplay(PlainDisplay):
         if kind == "stage_started":
             self._stages.reset(bar, total=None, description=f"{record['trial']}  {record['stage']}", note="")
         elif kind == "progress":
-            self._stages.update(bar, completed=record["done"], total=record["total"], note=_position(record))
+            self._stages.update(
+                bar, completed=record["done"], total=record["total"], note=position_of(record)
+            )
         elif kind == "attempt_finished":
             self._stages.remove_task(self._bars.pop(worker.device))
 
@@ -200,14 +197,3 @@ def make_display(console: Console) -> Display:
     """Return live bars on a terminal, plain lines elsewhere."""
     live = console.is_terminal and not console.is_dumb_terminal
     return LiveDisplay(console) if live else PlainDisplay(console)
-
-
-def _position(record: Record) -> str:
-    note = f"  {record['note']}" if record.get("note") else ""
-    return f"{record['unit']} {record['done']:g}/{record['total']:g}{note}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return str(timedelta(seconds=round(seconds)))

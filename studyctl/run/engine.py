@@ -1,6 +1,7 @@
 """What a worker does for a stage: from the job's words to tensors and back to records."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,19 @@ from studyctl.evaluate.tasks import TaskRequest, score_task
 from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import Windows, cut_windows
 from studyctl.files import StudyPaths
+from studyctl.plan.planner import ids_path
 from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.recorder import Recorder
 from studyctl.sources.identity import (
     ModelIdentity,
-    TextIdentity,
     identify_model,
     identify_task,
     identify_text,
 )
+from studyctl.sources.ids_files import read_ids
 from studyctl.sources.models import LoadedModel, load_model, restore_dense
-from studyctl.sources.tokens import calibration_ids, tokenized_text
+from studyctl.sources.tokens import calibration_ids, perplexity_tokens, tokenized_text
+from studyctl.spec.models import Calibration
 from studyctl.store.parts import write_items
 
 
@@ -119,19 +122,13 @@ class Engine:
         self._changed = set(self.loaded.identity.linears)
         ids = None
         if job.calibration is not None:
-            found = calibration_ids(
-                job.calibration,
-                job.seed or 0,
-                text=job.text,
-                base=job.base,
-                loaded=self.loaded,
-                reporter=recorder,
-            )
-            ids = torch.from_numpy(np.asarray(found, dtype=np.int64))
+            ids = torch.from_numpy(self._calibration_ids(job, job.calibration, recorder))
         done = compress(
             self._model(), job.method_settings(), ids, batch_tokens=self.batch_tokens(job), reporter=recorder
         )
-        save(StudyPaths(job.root).trial_weights(job.weights_key), done)
+        path = StudyPaths(job.root).trial_weights(job.weights_key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, done)
         self.weights_hash = weights_hash(self._model())
         if job.weights_hash not in (None, self.weights_hash):
             recorder.warning(
@@ -139,6 +136,17 @@ class Engine:
             )
             self._after = [order for order in job.evaluations if order not in job.stages]
         return {"bits_per_weight": done.bits_per_weight, "sparsity": done.sparsity}
+
+    def _calibration_ids(self, job: Job, calibration: Calibration, recorder: Recorder) -> np.ndarray:
+        assert self.loaded is not None
+        if calibration.ids is not None:
+            ids: np.ndarray = read_ids(ids_path(calibration, job.model, job.base))
+            return ids.astype(np.int64)
+        texts = [
+            identify_text(calibration.source, job.text.get(calibration.source), "calibration", language, job.base)
+            for language in calibration.languages
+        ]
+        return calibration_ids(calibration, texts, self.loaded.tokenizer, seed=job.seed or 0, reporter=recorder)
 
     # -- evaluate
 
@@ -166,16 +174,12 @@ class Engine:
         assert self.loaded is not None
         assert job.evaluation.perplexity is not None
         protocol = job.evaluation.perplexity
-        identity = self._text(job, protocol.source, order.subject)
+        source = job.text.get(protocol.source)
+        identity = identify_text(protocol.source, source, "perplexity", order.subject, job.base)
+        needed = perplexity_tokens(protocol)
+        text = tokenized_text(identity, self.loaded.tokenizer, needed=needed, reporter=recorder)
         bos = self.loaded.bos_for(job.model.bos)
-        limit = protocol.windows * protocol.sequence_length if protocol.windows else None
-        text = tokenized_text(
-            identity, job.text.get(protocol.source), job.base, self.loaded, limit, reporter=recorder
-        )
         return cut_windows(text, protocol.sequence_length, protocol.windows, bos)
-
-    def _text(self, job: Job, source: str, language: str) -> TextIdentity:
-        return identify_text(source, job.text.get(source), "perplexity", language, job.base)
 
     def _reference_path(self, job: Job, order: StageOrder) -> Path:
         return StudyPaths(job.root).dense_reference(job.reference_key(order.key))
@@ -229,7 +233,7 @@ class Engine:
             reporter=recorder,
         )
         for metric in scores.metrics:
-            recorder.record("task", task=order.subject, **metric._asdict())
+            recorder.record("task", task=order.subject, **asdict(metric))
         part = write_items(StudyPaths(job.root), job.trial, job.attempt, order.subject, scores.items)
         recorder.record("item", task=order.subject, part=part.name, rows=scores.items.num_rows)
         return {}

@@ -4,6 +4,7 @@ import time
 
 from studyctl.errors import StudyError
 from studyctl.run.channel import Channel
+from studyctl.run.protocol import Job
 from studyctl.store.journal import JournalWriter
 
 PROGRESS_SECONDS = 0.5
@@ -21,8 +22,9 @@ class CannotWriteError(Exception):
 class Recorder:
     """Writes records of one attempt."""
 
-    def __init__(self, journal: JournalWriter, channel: Channel) -> None:
+    def __init__(self, job: Job, journal: JournalWriter, channel: Channel) -> None:
         self.stage = "load"
+        self._job = job
         self._journal = journal
         self._channel = channel
         self._last_progress = 0.0
@@ -30,10 +32,10 @@ class Recorder:
     def write(self, kind: str, **fields: object) -> None:
         """Write a record to the journal and tell the runner."""
         try:
-            record = self._journal.write(kind, **fields)
-        except (OSError, StudyError) as error:
+            self._journal.write(kind, **fields)
+        except StudyError as error:
             raise CannotWriteError(str(error)) from error
-        self._channel.tell(record)
+        self._channel.tell({"kind": kind, "trial": self._job.trial, "attempt": self._job.attempt, **fields})
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """Write progress, throttled; the last of a stage is never lost."""

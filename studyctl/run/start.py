@@ -46,8 +46,22 @@ def study_of(document: Document) -> StudyPaths:
     return StudyPaths(runs_folder() / document.spec.study.name)
 
 
-def run_study(path: Path, selection: Selection, console: Console, *, detach: bool = False) -> Started:
+def run_study(
+    path: Path,
+    selection: Selection,
+    console: Console,
+    *,
+    detach: bool = False,
+    root: StudyPaths | None = None,
+) -> Started:
     """Bring the results of a spec up to date.
+
+    Args:
+        path: the spec.
+        selection: the part of the study to run.
+        console: where progress is shown.
+        detach: run in a process that outlives the shell.
+        root: the study's folder; None: by its name, under runs/.
 
     Raises:
         SpecError: the spec or what it names cannot be run.
@@ -55,7 +69,7 @@ def run_study(path: Path, selection: Selection, console: Console, *, detach: boo
         StudyError: the study's folder cannot be written, or the engine is not installed.
     """
     document = load_spec(path)
-    paths = study_of(document)
+    paths = root or study_of(document)
     if living_runner(paths) is not None:
         return _hand_over(document, paths)
     plan = make_plan(document)
@@ -89,7 +103,11 @@ def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console:
 
 
 def _need_engine() -> None:
-    missing = [name for name in ("torch", "transformers", "lm_eval", "datasets") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("torch", "transformers", "lm_eval", "datasets")
+        if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise StudyError(f"running a study needs {', '.join(missing)}", hint="pip install 'studyctl[engine]'")
 
@@ -119,14 +137,26 @@ def _hand_over(document: Document, paths: StudyPaths) -> Started:
     make_plan(document).raise_errors()
     holder = living_runner(paths)
     send(paths, Request("spec", spec=text))
-    message = f"handed the edited spec to the runner of `{paths.name}` ({holder}): it takes it up between trials"
+    message = (
+        f"handed the edited spec to the runner of `{paths.name}` ({holder}): it takes it up between trials"
+    )
     return Started(paths, None, message, ExitCode.DONE)
 
 
 def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "studyctl", "run", str(path), "--only", selection.only, "--model", selection.model]
+    command = [
+        sys.executable,
+        "-m",
+        "studyctl",
+        "run",
+        str(path),
+        "--only",
+        selection.only,
+        "--model",
+        selection.model,
+    ]
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(
@@ -151,7 +181,9 @@ def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
     code = process.poll()
     if code == ExitCode.DONE:
         return Started(paths, None, said, ExitCode.DONE)
-    raise StudyError(f"the detached runner did not start: {said or 'it said nothing'}", hint=f"see {paths.runner_log}")
+    raise StudyError(
+        f"the detached runner did not start: {said or 'it said nothing'}", hint=f"see {paths.runner_log}"
+    )
 
 
 def rebuild(paths: StudyPaths) -> str:

@@ -50,7 +50,8 @@ def main() -> None:
         job = channel.jobs.get()
         log_to(job)
         # Torch takes over a second to import; the log of the first attempt shows what that may print.
-        from studyctl.run.attempt import Attempt, Engine
+        from studyctl.run.attempt import Attempt
+        from studyctl.run.engine import Engine
 
         engine = engine or Engine()
         try:

@@ -1,7 +1,7 @@
 """What an lm-eval task is: its YAML files and Python functions, and the items they are applied to."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from studyctl.sources.task_index import find_task, lm_eval_tasks, lm_eval_versio
 from studyctl.sources.text_files import count_json_lines
 from studyctl.spec.models import TaskData, Tasks
 
-_LOCAL_FORMATS = ("json", "csv", "parquet", "arrow", "text")
+FILE_FORMATS = ("json", "csv", "parquet", "arrow", "text")
 """Values of ``dataset_path`` that read files instead of a hub dataset."""
 
 
@@ -28,12 +28,14 @@ class TaskIdentity:
     yaml: Path | None = None
     """None only where lm-eval is not installed."""
     test: Path | None = None
-    """Local file of the items."""
+    """Items that the spec gives instead of the task's own."""
     fewshot: Path | None = None
+    """Items that the spec gives for few-shot examples."""
     output_type: str = ""
     items: int | None = None
-    """Of the local file; None for a dataset of the hub."""
+    """Of a local file of JSON lines; None for other data."""
     dataset: str | None = None
+    """Of the hub."""
     commit: str | None = None
     unknown: str = ""
     note: str = ""
@@ -66,41 +68,63 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
         )
     files: dict[Path, None] = {}
     config = _merged(path, files, ())
-    test, fewshot = _given_data(name, tasks, base) or _local_data(config, path)
-    if test is not None and tasks.shots and fewshot is None:
-        raise StudyError(
-            f"task `{name}` needs `fewshot`: {tasks.shots} examples before each item, and only `{test.name}` is given",
-            hint=f'{name} = {{ test = "...", fewshot = "..." }} in [evaluation.tasks.data]',
-        )
     for functions in _functions(config):
         files.update(dict.fromkeys(functions))
-    code: list[object] = [lm_eval_version(), [(file.name, content_hash(file)) for file in files]]
-    output_type = str(config.get("output_type", "generate_until"))
-    if test is not None:
-        return TaskIdentity(
-            name,
-            key=digest(["task", name, code, [content_hash(file) for file in (test, fewshot) if file]]),
-            yaml=path,
-            test=test,
-            fewshot=fewshot,
-            output_type=output_type,
-            items=_items(name, test) if fewshot is None or _items(name, fewshot) else None,
+    code = digest([lm_eval_version(), [(file.name, content_hash(file)) for file in files]])
+    found = TaskIdentity(name, None, path, output_type=str(config.get("output_type", "generate_until")))
+    if name in tasks.data:
+        return _with_given_data(found, code, tasks, base)
+    if config.get("dataset_path") in FILE_FORMATS:
+        return _with_own_files(found, code, config)
+    return _with_hub_data(found, code, config)
+
+
+def _with_given_data(task: TaskIdentity, code: str, tasks: Tasks, base: Path) -> TaskIdentity:
+    given = tasks.data[task.name]
+    data = given if isinstance(given, TaskData) else TaskData(test=given)
+    if tasks.shots and data.fewshot is None:
+        raise StudyError(
+            f"task `{task.name}` needs `fewshot`: {tasks.shots} examples before each item, and only "
+            f"`{data.test}` is given",
+            hint=f'{task.name} = {{ test = "{data.test}", fewshot = "..." }}',
         )
-    return _hub_task(name, path, config, code, output_type)
+    test = _existing(task.name, base / data.test)
+    fewshot = _existing(task.name, base / data.fewshot) if data.fewshot is not None else None
+    items = {file: _items(task.name, file) for file in (test, fewshot) if file is not None}
+    key = digest(["task", task.name, code, [content_hash(file) for file in items]])
+    return replace(task, key=key, test=test, fewshot=fewshot, items=items[test])
 
 
-def _hub_task(
-    name: str, path: Path, config: dict[str, Any], code: list[object], output_type: str
-) -> TaskIdentity:
+def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:
+    """Return the task with the files that its YAML names, relative to its folder."""
+    assert task.yaml is not None
+    kwargs = config.get("dataset_kwargs")
+    named = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    if named is None:
+        raise StudyError(f"task `{task.name}` reads files, but `{task.yaml}` has no `data_files`")
+    splits: dict[str, list[Path]] = {
+        str(split): [
+            file
+            for name in (names if isinstance(names, list) else [names])
+            for file in _matching(task.name, task.yaml.parent, str(name))
+        ]
+        for split, names in (named.items() if isinstance(named, dict) else [("train", named)])
+    }
+    items = {
+        split: sum(_items(task.name, file) for file in files)
+        for split, files in splits.items()
+        if all(file.suffix == ".jsonl" for file in files)
+    }
+    scored = str(config.get("test_split") or config.get("validation_split"))
+    hashes = [(split, [content_hash(file) for file in files]) for split, files in sorted(splits.items())]
+    return replace(task, key=digest(["task", task.name, code, hashes]), items=items.get(scored))
+
+
+def _with_hub_data(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:
     dataset = config.get("dataset_path")
     if not isinstance(dataset, str):
-        # The items come from a Python function, whose file is in `code`.
-        return TaskIdentity(name, digest(["task", name, code]), path, output_type=output_type)
-    if dataset in _LOCAL_FORMATS:
-        raise StudyError(
-            f"task `{name}` reads its items from `{dataset}` files; hub datasets and local JSON lines are supported",
-            hint=f"give a .jsonl file as `{name}` in [evaluation.tasks.data]",
-        )
+        # The items come from a Python function, whose file is part of the code.
+        return replace(task, key=digest(["task", task.name, code]))
     # Imported here: a study of local items starts a quarter of a second sooner without it.
     from studyctl.sources import hub
 
@@ -109,49 +133,22 @@ def _hub_task(
     try:
         found = hub.resolve("dataset", dataset, str(revision or "main"))
     except hub.HubUnreachable as error:
-        return TaskIdentity(name, None, path, output_type=output_type, dataset=dataset, unknown=str(error))
-    return TaskIdentity(
-        name,
-        key=digest(["task", name, code, dataset, found.commit]),
-        yaml=path,
-        output_type=output_type,
-        dataset=dataset,
-        commit=found.commit,
-        note=found.note,
-    )
-
-
-def _given_data(name: str, tasks: Tasks, base: Path) -> tuple[Path, Path | None] | None:
-    """Return test and few-shot files that the spec gives for this task."""
-    given = tasks.data.get(name)
-    if given is None:
-        return None
-    data = given if isinstance(given, TaskData) else TaskData(test=given)
-    fewshot = _existing(name, base / data.fewshot) if data.fewshot is not None else None
-    return _existing(name, base / data.test), fewshot
-
-
-def _local_data(config: dict[str, Any], path: Path) -> tuple[Path | None, Path | None]:
-    """Return test and few-shot files of a YAML file that names JSON lines itself, relative to its folder."""
-    kwargs = config.get("dataset_kwargs")
-    files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
-    if config.get("dataset_path") != "json" or files is None:
-        return None, None
-    splits = files if isinstance(files, dict) else {"train": files}
-    test = config.get("test_split") or config.get("validation_split")
-    fewshot = config.get("fewshot_split") or config.get("training_split") or config.get("validation_split")
-    names = [splits.get(split) if split else None for split in (test, fewshot)]
-    if not isinstance(names[0], str) or "://" in names[0]:
-        return None, None
-    own = str(config.get("task", path.stem))
-    found = [_existing(own, path.parent / name) if isinstance(name, str) else None for name in names]
-    return found[0], found[1]
+        return replace(task, dataset=dataset, unknown=str(error))
+    key = digest(["task", task.name, code, dataset, found.commit])
+    return replace(task, key=key, dataset=dataset, commit=found.commit, note=found.note)
 
 
 def _existing(task: str, path: Path) -> Path:
     if not path.is_file():
         raise StudyError(f"task `{task}`: there is no data file `{path}`")
     return path
+
+
+def _matching(task: str, folder: Path, name: str) -> list[Path]:
+    """Return the files of a name or pattern."""
+    if Path(name).is_absolute():
+        return [_existing(task, Path(name))]
+    return sorted(file for file in folder.glob(name) if file.is_file()) or [_existing(task, folder / name)]
 
 
 def _items(task: str, path: Path) -> int:

@@ -142,7 +142,13 @@ def count_json_lines(path: Path) -> int:
 
 
 def _text_bytes(path: Path, field: str) -> int:
-    return len(read_file(path, field).encode())
+    try:
+        return len(read_file(path, field).encode())
+    except UnicodeEncodeError as error:
+        raise StudyError(
+            f"`{path}` holds half a character (the lone surrogate {error.object[error.start]!a})",
+            hint="JSON writes such a character as a pair of \\u escapes",
+        ) from error
 
 
 def _documents(path: Path, field: str) -> Iterator[str]:

@@ -16,7 +16,6 @@ from studyctl.spec.models import (
     BUNDLED_TEXTS,
     Calibration,
     CompressionTable,
-    Model,
     Perplexity,
     Purpose,
     Tasks,
@@ -29,9 +28,8 @@ from studyctl.spec.positions import Loc
 class Draft:
     """The tables of a spec that are right in themselves, each under its number or name in the file."""
 
-    models: Mapping[int, Model] = field(default_factory=dict)
-    all_models: bool = True
-    """Whether ``models`` holds all there are."""
+    model_ids: tuple[str, ...] | None = None
+    """Ids of all models; None if they cannot be told."""
     calibration: Calibration | None = None
     compression: Mapping[int, CompressionTable] = field(default_factory=dict)
     text: Mapping[str, TextSource] = field(default_factory=dict)
@@ -67,48 +65,65 @@ class _Use:
 
 def _check_calibration(draft: Draft) -> Iterator[Finding]:
     base = draft.calibration
+    if base is None:
+        return
+    yield from _check_placeholders(base.ids, "model", ("calibration", "ids"))
+    if base.ids is None and "source" in base.model_fields_set:
+        yield from _check_source(draft, base.source, ("calibration", "source"))
     for index, table in draft.compression.items():
-        place: Loc = ("compression", index, "calibration")
-        needs_data = table.settings_type.needs_data
-        if not needs_data and "calibration" in table.model_fields_set:
-            yield Finding(
-                f"{_method(table)} needs no calibration data", place, key=True, hint="remove `calibration`"
-            )
-        if not needs_data or base is None:
+        place: Loc = ("compression", index)
+        if table.settings_type.needs_data:
+            yield from _check_overrides(draft, base, table, place)
+        elif "calibration" in table.model_fields_set:
+            what = f"{_method(table)} needs no calibration data"
+            yield Finding(what, (*place, "calibration"), key=True, hint="remove `calibration`")
+
+
+def _check_overrides(
+    draft: Draft, base: Calibration, table: CompressionTable, place: Loc
+) -> Iterator[Finding]:
+    """Check what a method is calibrated with: ``[calibration]`` with the overrides of its table."""
+    # A default that leads nowhere is shown where calibration is spoken of, or else at the method that needs it.
+    default: Loc = ("calibration",) if base.model_fields_set else place
+    for number, override in enumerate(table.calibration):
+        given, here = override.model_fields_set, (*place, "calibration", number)
+        effective = override.applied_to(base)
+        yield from _check_placeholders(override.ids, "model", (*here, "ids"))
+        if effective.ids is not None:
+            for name in sorted(given & {"source", "languages"}):
+                what = f"`{name}` has no effect beside `ids`, which gives exact tokens"
+                yield Finding(what, (*here, name), key=True, hint=f"remove `{name}` here or `ids`")
             continue
-        for number, override in enumerate(table.calibration):
-            given = override.model_fields_set
-            here: Loc = (*place, number)
-            effective = override.applied_to(base)
-            unused = sorted(given & {"source", "languages"})
-            if effective.ids is not None:
-                for name in unused:
-                    what = f"`{name}` has no effect beside `ids`, which gives exact tokens"
-                    yield Finding(what, (*here, name), key=True, hint=f"remove `{name}` here or `ids`")
-                continue
-            source: Loc = (*here, "source") if "source" in given else ("calibration", "source")
-            languages: Loc = (*here, "languages") if "languages" in given else ("calibration", "languages")
-            use = _Use("calibration", effective.source, effective.languages)
-            yield from _check_text(draft, use, source, languages)
+        places = [
+            (*here, name)
+            if name in given
+            else ("calibration", name)
+            if name in base.model_fields_set
+            else default
+            for name in ("source", "languages")
+        ]
+        yield from _check_text(draft, _Use("calibration", effective.source, effective.languages), *places)
 
 
 def _method(table: CompressionTable) -> str:
     return f"`{table.method}`" if isinstance(table.method, str) else listing(table.method)
 
 
+def _check_source(draft: Draft, name: str, place: Loc) -> Iterator[Finding]:
+    known = (*draft.text_names, *BUNDLED_TEXTS)
+    if name not in known:
+        note = did_you_mean(name, known)
+        hint = "" if note else f"add a table `[text.{name}]`, or use {listing(known)}"
+        yield Finding(f"there is no text source `{name}`", place, note=note, hint=hint)
+
+
 def _check_text(draft: Draft, use: _Use, source_place: Loc, languages_place: Loc) -> Iterator[Finding]:
     """Check that a text source is there and has these languages for this purpose."""
-    known = (*draft.text_names, *BUNDLED_TEXTS)
-    if use.source not in known:
-        note = did_you_mean(use.source, known)
-        hint = "" if note else f"add a table `[text.{use.source}]`, or use {listing(known)}"
-        yield Finding(f"there is no text source `{use.source}`", source_place, note=note, hint=hint)
-        return
-    if use.source not in draft.text_names:
+    yield from _check_source(draft, use.source, source_place)
+    if use.source in BUNDLED_TEXTS and use.source not in draft.text_names:
         yield from _check_languages(use, BUNDLED_LANGUAGES, languages_place)
-        return
     source = draft.text.get(use.source)
-    if source is None:  # it has problems of its own
+    if source is None:  # bundled, or with problems of its own
         return
     yield from _check_purpose(source, use, source_place)
     if isinstance(source.config, dict):
@@ -149,9 +164,9 @@ def _check_purpose(source: TextSource, use: _Use, place: Loc) -> Iterator[Findin
 
 
 def _check_models(draft: Draft, table: CompressionTable, place: Loc) -> Iterator[Finding]:
-    if not draft.all_models:
+    ids = draft.model_ids
+    if ids is None:
         return
-    ids = [model.id for model in draft.models.values()]
     for index, pattern in enumerate(table.models):
         if not any(fnmatchcase(model, pattern) for model in ids):
             note = did_you_mean(pattern, ids)

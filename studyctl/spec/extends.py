@@ -1,5 +1,6 @@
 """Reading a spec with what it extends: one set of data, and places in the file that each part comes from."""
 
+import copy
 import json
 import os
 import re
@@ -19,10 +20,16 @@ _BASE = re.compile(r"# studyctl: relative paths start at (\".*\")")
 class Layers:
     """A spec merged with what it extends."""
 
+    text: str
+    """Of the spec itself."""
     data: dict[str, Any]
+    """Merged."""
     places: Place
+    """Of everything, each in the file that it comes from."""
     base: Path
     """Folder that relative paths are resolved against."""
+    parent: "Layers | None" = None
+    """What the spec extends."""
 
 
 def read_text(path: Path) -> str:
@@ -77,16 +84,17 @@ def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
     if toml.problems:
         raise SpecError(toml.problems)
     base = base_of(path, text)
-    own = Layers(toml.data, toml.located.root, base)
+    own = Layers(text, toml.data, toml.located.root, base)
     study = toml.data.get("study")
     extends = study.get("extends") if isinstance(study, dict) else None
     if not isinstance(study, dict) or not isinstance(extends, str) or not extends:
         return own
     parent = _parent(path, base / extends, toml.located.root, (*above, path))
     study.pop("extends")
+    inherited = copy.deepcopy(parent.data)
     if parent.base != base:
-        move_paths(parent.data, parent.base, base)
-    return Layers(merge(parent.data, own.data), merged(parent.places, own.places), base)
+        move_paths(inherited, parent.base, base)
+    return Layers(text, merge(inherited, own.data), merged(parent.places, own.places), base, parent)
 
 
 def _parent(path: Path, parent: Path, places: Place, chain: tuple[Path, ...]) -> Layers:
@@ -117,8 +125,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for name, value in over.items():
         there = result.get(name)
-        both = isinstance(there, dict) and isinstance(value, dict)
-        result[name] = merge(there, value) if both else value
+        if isinstance(there, dict) and isinstance(value, dict):
+            value = merge(there, value)
+        result[name] = value
     return result
 
 

@@ -113,33 +113,34 @@ def _inside(option: Type, part: str | int, data: object) -> Iterator[Type]:
         if field is not None:
             yield from types_of(field)
     elif option.origin is dict and isinstance(part, str):
-        yield from _options(arguments[1])
+        yield from options_in(arguments[1])
     elif option.origin is tuple and isinstance(part, int):
         item = arguments[0] if arguments[-1] is ... else arguments[min(part, len(arguments) - 1)]
-        if TABLES["wanda"] in [one.type for one in _options(item)]:
+        if TABLES["wanda"] in [one.type for one in options_in(item)]:
             chosen = data[part] if isinstance(data, list) and part < len(data) else None
             table = TABLES.get(method_tag(chosen))
             yield from [Type(table)] if table else []
         else:
-            yield from _options(item)
+            yield from options_in(item)
 
 
 def types_of(field: FieldInfo) -> tuple[Type, ...]:
     """Return the types that a field takes, ``None`` left out: TOML has none."""
-    return tuple(_options(field.annotation, tuple(field.metadata)))
+    return tuple(options_in(field.annotation, tuple(field.metadata)))
 
 
-def _options(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[Type]:
+def options_in(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[Type]:
+    """Yield the members of a union, or the one type that it is, each with its bounds."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
         flat = [
             found for item in more for found in (item.metadata if isinstance(item, FieldInfo) else [item])
         ]
-        yield from _options(inner, (*metadata, *flat))
+        yield from options_in(inner, (*metadata, *flat))
     elif origin in (Union, UnionType):
         for argument in get_args(annotation):
-            yield from _options(argument, metadata)
+            yield from options_in(argument, metadata)
     elif annotation is not NoneType:
         yield Type(annotation, metadata)
 
@@ -149,7 +150,7 @@ def _key(table: type[BaseModel], name: str, swept: bool) -> Key:
     types = types_of(field)
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     if swept:
-        types = tuple(_options(get_args(field.annotation)[0]))
+        types = tuple(options_in(get_args(field.annotation)[0]))
         default = default[0] if default else None
     return Key(
         name=name,
@@ -174,7 +175,7 @@ def choices_of(types: tuple[Type, ...]) -> tuple[str, ...]:
                 word
                 for item in get_args(option.type)
                 if item is not ...
-                for word in choices_of((*_options(item),))
+                for word in choices_of((*options_in(item),))
             ]
     return tuple(found)
 
@@ -189,9 +190,9 @@ def _kind(option: Type) -> str:
         items = [item for item in get_args(option.type) if item is not ...]
         if len(items) > 1 and len(items) == len(get_args(option.type)):
             return "pair"
-        return f"list of {_plural(kinds(tuple(_options(items[0]))))}"
+        return f"list of {_plural(kinds(tuple(options_in(items[0]))))}"
     if option.origin is dict:
-        return f"table of {_plural(kinds(tuple(_options(get_args(option.type)[1]))))}"
+        return f"table of {_plural(kinds(tuple(options_in(get_args(option.type)[1]))))}"
     if option.is_table:
         return "table"
     return {int: "whole number", float: "number", bool: "true or false"}.get(option.type, "text")
@@ -207,7 +208,7 @@ def bounds(types: tuple[Type, ...]) -> str:
         if option.type in (int, float):
             return _number_bounds(option)
         if option.origin is tuple and get_args(option.type)[-1] is ...:
-            return bounds(tuple(_options(get_args(option.type)[0])))
+            return bounds(tuple(options_in(get_args(option.type)[0])))
         if (pattern := option.bound("pattern")) in PATTERNS:
             return PATTERNS[pattern]
     return ""

@@ -14,14 +14,13 @@ from pydantic import ValidationError
 
 from studyctl.errors import Problem, SpecError, did_you_mean
 from studyctl.spec.checks import Draft, check
-from studyctl.spec.extends import Layers, read_layers, read_text
+from studyctl.spec.extends import Layers, read_layers, read_text, with_base
 from studyctl.spec.keys import METHOD_NAMES
 from studyctl.spec.messages import Finding, findings
 from studyctl.spec.models import (
     TABLES,
     Calibration,
     CompressionTable,
-    Model,
     Perplexity,
     Spec,
     Table,
@@ -30,6 +29,7 @@ from studyctl.spec.models import (
     method_tag,
 )
 from studyctl.spec.positions import Loc, Place, Span, deepest
+from studyctl.spec.standalone import merged_text
 
 LISTED = ("models", "compression")
 """Tables that are written ``[[…]]``."""
@@ -44,8 +44,8 @@ class Document:
     spec: Spec
     base: Path
     """Folder that relative paths are resolved against."""
-    places: Place = field(repr=False, compare=False)
-    """Where everything is, with ``extends`` in the file that it comes from."""
+    layers: Layers = field(repr=False, compare=False)
+    """The data as written and its places, with what the spec extends."""
 
     def problem(
         self,
@@ -67,11 +67,13 @@ class Document:
             hint: what to do.
             severity: ``error`` or ``warning``.
         """
-        return _problem(self.path, self.places, Finding(what, loc, key=key, note=note, hint=hint), severity)
+        return _problem(
+            self.path, self.layers.places, Finding(what, loc, key=key, note=note, hint=hint), severity
+        )
 
     def written(self, loc: Loc) -> bool:
         """Return whether the file says something at this place, so that it is not a default."""
-        return deepest(self.places, loc)[1] == loc
+        return deepest(self.layers.places, loc)[1] == loc
 
 
 def load_spec(path: Path) -> Document:
@@ -103,7 +105,15 @@ def parse_spec(text: str, path: Path) -> Document:
     found += check(_draft(spec) if spec else _salvaged(data))
     if found or spec is None:
         raise SpecError(_placed(path, layers, found))
-    return Document(path, text, spec, layers.base, layers.places)
+    return Document(path, text, spec, layers.base, layers)
+
+
+def self_contained(document: Document) -> str:
+    """Return the TOML text that is stored with a run: comments and order kept, what it extends merged in.
+
+    Its first line names the folder that relative paths start at, so that it loads the same spec from anywhere.
+    """
+    return with_base(merged_text(document.layers), document.base)
 
 
 def _placed(path: Path, layers: Layers, found: list[Finding]) -> list[Problem]:
@@ -160,7 +170,7 @@ def _behind_bad_methods(data: dict[str, Any]) -> Iterator[Finding]:
 
 def _draft(spec: Spec) -> Draft:
     return Draft(
-        models=dict(enumerate(spec.models)),
+        model_ids=tuple(model.id for model in spec.models),
         calibration=spec.calibration,
         compression=dict(enumerate(spec.compression)),
         text=spec.text,
@@ -173,12 +183,18 @@ def _draft(spec: Spec) -> Draft:
 AnyTable = TypeVar("AnyTable", bound=Table)
 
 
-def _read(table: type[AnyTable], value: object) -> AnyTable | None:
-    """Return a table, or None if it is wrong in itself (which has been found already)."""
+def _read(table: type[AnyTable], value: object, *needed: str) -> AnyTable | None:
+    """Return a table without the keys that are wrong (which has been found already).
+
+    Returns None if one of them is required, or is ``needed`` so that a default would mislead.
+    """
     try:
         return table.model_validate(value)
-    except ValidationError:
+    except ValidationError as error:
+        wrong = {found["loc"][0] for found in error.errors() if found["loc"]}
+    if not isinstance(value, dict) or not wrong & set(value) or wrong & set(needed):
         return None
+    return _read(table, {name: inner for name, inner in value.items() if name not in wrong})
 
 
 def _salvaged(data: dict[str, Any]) -> Draft:
@@ -192,22 +208,24 @@ def _salvaged(data: dict[str, Any]) -> Draft:
         value = data.get(name)
         return value if isinstance(value, list) else []
 
-    models = {index: _read(Model, value) for index, value in enumerate(listed("models"))}
+    ids = [value["id"] for value in listed("models") if isinstance(value, dict) and "id" in value]
     compression: dict[int, CompressionTable | None] = {
-        index: _read(TABLES[method_tag(value)], value)
+        index: _read(TABLES[method_tag(value)], value, "models", "calibration")
         for index, value in enumerate(listed("compression"))
         if method_tag(value) in TABLES
     }
-    text = {name: _read(TextSource, value) for name, value in table(data, "text").items()}
+    text = {
+        name: _read(TextSource, value, *TextSource.model_fields)
+        for name, value in table(data, "text").items()
+    }
     evaluation = table(data, "evaluation")
     return Draft(
-        models=_present(models),
-        all_models=bool(models) and None not in models.values(),
-        calibration=_read(Calibration, data.get("calibration", {})),
+        model_ids=tuple(ids) if ids and all(isinstance(id_, str) for id_ in ids) else None,
+        calibration=_read(Calibration, data.get("calibration", {}), "source", "languages", "ids"),
         compression=_present(compression),
         text=_present(text),
         text_names=tuple(text),
-        perplexity=_read(Perplexity, evaluation.get("perplexity")),
+        perplexity=_read(Perplexity, evaluation.get("perplexity"), "source", "languages"),
         tasks=_read(Tasks, evaluation.get("tasks")),
     )
 

@@ -5,14 +5,27 @@ where a list may be. What the file does not hold is dropped from it. Of the comp
 the member that the value was meant for are kept.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
 from studyctl.errors import did_you_mean
-from studyctl.spec.keys import METHOD_NAMES, Key, key_at, keys_of, kinds, tables_at, types_at
+from studyctl.spec.keys import (
+    METHOD_NAMES,
+    PATTERNS,
+    Key,
+    Type,
+    choices_of,
+    key_at,
+    keys_of,
+    kinds,
+    options_in,
+    tables_at,
+    types_at,
+)
 from studyctl.spec.models import TABLES
 from studyctl.spec.positions import Loc
 
@@ -36,7 +49,10 @@ def findings(errors: Iterable[ErrorDetails], data: Mapping[str, Any]) -> list[Fi
     placed = [(within(error["loc"], data), error) for error in errors]
     found: dict[Finding, None] = {}
     for loc, error in placed:
-        if _is_type_error(error) and any(_speaks_for(other, of, loc) for of, other in placed):
+        silent = _is_type_error(error) and any(_speaks_for(other, of, loc) for of, other in placed)
+        # A list counts as too short as well where its items are wrong.
+        silent |= error["type"] == "too_short" and value_at(loc, data) != []
+        if silent:
             continue
         found |= dict.fromkeys(_worded(error, loc, data))
     return list(found)
@@ -90,7 +106,7 @@ def _is_type_error(error: ErrorDetails) -> bool:
 def _speaks_for(error: ErrorDetails, at: Loc, loc: Loc) -> bool:
     """Return whether this error tells more about the value at ``loc`` than that its type is wrong."""
     deeper = len(at) > len(loc) and at[: len(loc)] == loc
-    return deeper or (at == loc and not _is_type_error(error))
+    return deeper or (at == loc and not _is_type_error(error) and error["type"] != "too_short")
 
 
 def _worded(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -126,6 +142,8 @@ def unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     if note:
         return Finding(what, loc, key=True, note=note)
     owners = _owners(str(name))
+    if owners == ["`[evaluation]`"]:
+        return Finding(what, loc, key=True, note=f"write `[evaluation.{name}]`")
     if owners:
         return Finding(what, loc, key=True, hint=f"`{name}` belongs to {' or '.join(owners)}")
     return Finding(what, loc, key=True, hint=f"{_subject(tuple(above), data)} takes {listing(allowed)}")
@@ -211,13 +229,19 @@ def wrong_type(loc: Loc, data: Mapping[str, Any]) -> Finding:
         return Finding(f"{_name(loc)} is one table, not a list of them", loc, hint=f"write {table_name(loc)}")
     wanted = _wanted(loc, data)
     what = f"{_name(loc)} needs {_with_article(wanted)}, got {got(value)}"
-    if isinstance(value, str) and wanted in ("number", "whole number", "true or false"):
-        return Finding(what, loc, note="write it without quotes")
+    if isinstance(value, str) and _reads_as(wanted, value):
+        return Finding(what, loc, note=f"write {value} without quotes")
     if wanted == "list of texts" and isinstance(value, str):
         return Finding(what, loc, note=f"write [{shown(value)}]")
     if wanted == "list of tables" and isinstance(loc[-1], str):
         return Finding(what, loc, hint=f"write {table_name(loc)} and its keys below it")
     return Finding(what, loc)
+
+
+def _reads_as(wanted: str, text: str) -> bool:
+    """Return whether a quoted text would be right without its quotes."""
+    patterns = {"true or false": "true|false", "whole number": r"[+-]?\d+", "number": r"[+-]?\d+(\.\d+)?"}
+    return wanted in patterns and re.fullmatch(patterns[wanted], text) is not None
 
 
 def _wanted(loc: Loc, data: Mapping[str, Any]) -> str:
@@ -276,8 +300,11 @@ _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 
 def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
     allowed = [str(word).strip("' ") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-    what = f"{_name(loc)} cannot be {shown(value)}"
+    what = f"{_name(loc)} cannot be {shown(value) if isinstance(value, str) else got(value)}"
     note = did_you_mean(value, allowed) if isinstance(value, str) else ""
+    if loc[-2:-1] == ("method",):
+        order = "first" if loc[-1] == 0 else "second"
+        return Finding(what, loc, note=note, hint=f"the {order} of a pair is one of {listing(allowed)}")
     return Finding(
         what, loc, note=note, hint=f"it is {'one of ' if len(allowed) > 1 else ''}{listing(allowed)}"
     )
@@ -286,21 +313,19 @@ def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
 def _bad_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     name = str(loc[-1])
     options = types_at(loc[:-1], data)
-    words = [str(word) for option in options for word in _key_choices(option.type)]
+    words = [word for option in options for word in choices_of(_key_types(option.type))]
     if words:
         note = did_you_mean(name, words)
         hint = f"{_name(loc[:-1])} takes {listing(words)}"
         return Finding(f"unknown key `{name}`", loc, key=True, note=note, hint="" if note else hint)
-    return Finding(
-        f"`{name}` cannot be a name here", loc, key=True, hint="names hold letters, digits, `_` and `-`"
-    )
+    patterns = [inner.bound("pattern") for option in options for inner in _key_types(option.type)]
+    hint = next((f"names hold {PATTERNS[pattern]} only" for pattern in patterns if pattern in PATTERNS), "")
+    return Finding(f"`{name}` cannot be a name here", loc, key=True, hint=hint)
 
 
-def _key_choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the words that the keys of a ``dict[Literal[...], ...]`` may be."""
-    arguments = get_args(annotation)
-    keys = arguments[0] if get_origin(annotation) is dict else None
-    return get_args(keys) if get_origin(keys) is Literal else ()
+def _key_types(annotation: Any) -> tuple[Type, ...]:
+    """Return the types that the keys of a ``dict[..., ...]`` may have."""
+    return tuple(options_in(get_args(annotation)[0])) if get_origin(annotation) is dict else ()
 
 
 def _pattern_words(name: str, key: Key, value: object) -> str:

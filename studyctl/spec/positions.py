@@ -41,8 +41,10 @@ class Place:
     value: Span | None = None
     """The value, or the header of a table."""
     children: dict[str | int, "Place"] = field(default_factory=dict)
+    table: bool = False
+    """Something that headers and dotted keys may add to."""
     open: bool = False
-    """A table that other headers may still add to."""
+    """A table that has no header of its own yet."""
     listed: bool = False
     """An array of tables, each with a header of its own."""
 
@@ -111,7 +113,7 @@ class _Reader:
         self.file = file
         self.data = text.encode()
         self.lines = self.data.split(b"\n")
-        self.root = Place(open=True)
+        self.root = Place(table=True)
         self.repeated: list[Repeated] = []
 
     def read(self) -> Located:
@@ -153,7 +155,11 @@ class _Reader:
         name = _name(part)
         child = place.children.get(name)
         if child is None:
-            child = place.children[name] = Place(self.span(part), header or self.span(part), open=True)
+            span, made_by_header = self.span(part), header is not None
+            child = place.children[name] = Place(span, header or span, table=True, open=made_by_header)
+        elif not child.table and not child.listed:
+            self._note_repetition(child, name, self.span(part), table=False)
+            return Place(table=True)
         return child.children[len(child.children) - 1] if child.listed else child
 
     def _enter(self, place: Place, part: Node, header: Span, *, listed: bool) -> Place:
@@ -163,9 +169,9 @@ class _Reader:
             if there is None or not there.listed:
                 self._note_repetition(there, name, span, table=True)
                 there = place.children[name] = Place(span, header, listed=True)
-            return there.children.setdefault(len(there.children), Place(span, header))
+            return there.children.setdefault(len(there.children), Place(span, header, table=True))
         if there is None:
-            there = place.children[name] = Place(span, header)
+            there = place.children[name] = Place(span, header, table=True)
         elif there.open:
             there.key, there.value, there.open = span, header, False
         else:

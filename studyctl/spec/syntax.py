@@ -6,15 +6,15 @@ as an error stays within its line; keys and tables that are there twice are foun
 
 import re
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studyctl.errors import Problem
-from studyctl.spec.positions import Located, Repeated, Span, locate
+from studyctl.spec.positions import Located, Place, Repeated, Span, locate
 
 MOST_ERRORS = 20
+NOT_CLOSED = "a list is not closed: `]` or `,` is missing before this"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class _Error:
 
 def read_toml(text: str, file: Path) -> Toml:
     """Return the data of a TOML text with places, or its problems (and then no data)."""
-    located = locate(text, file)
     try:
+        located = locate(text, file)
         return Toml(tomllib.loads(text), located, ())
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        if isinstance(error, RecursionError):
-            return Toml({}, located, (Problem("lists are nested too deeply", file, 1, 1),))
+    except tomllib.TOMLDecodeError as error:
         return Toml({}, located, tuple(_problems(text, file, located, _read_error(error))))
+    except RecursionError:
+        return Toml({}, Located(Place(), (), ()), (Problem("lists are nested too deeply", file, 1, 1),))
 
 
 def _read_error(error: tomllib.TOMLDecodeError) -> _Error:
@@ -59,12 +59,12 @@ def _read_error(error: tomllib.TOMLDecodeError) -> _Error:
 
 
 def _problems(text: str, file: Path, located: Located, first: _Error) -> list[Problem]:
-    repeated = [_repeated(item) for item in located.repeated]
-    errors = list(_errors(text, first))
-    syntax = [_worded(error, text, file, located) for error in errors]
-    # What is there twice is said better with both places; tomllib says so too, but only if nothing else is wrong.
-    told = [problem for problem, error in zip(syntax, errors, strict=True) if not _is_repetition(error)]
-    found = repeated + told if repeated else syntax
+    errors, repaired = _errors(text, first)
+    # What is there twice is told with both places; tomllib would stop at the first of them.
+    found = [_repeated(item) for item in locate(repaired, file).repeated]
+    found += [
+        _worded(error, text, file, located) for error in errors if not (found and _is_repetition(error))
+    ]
     return sorted(found, key=lambda problem: (problem.line or 0, problem.column or 0))
 
 
@@ -72,22 +72,33 @@ def _is_repetition(error: _Error) -> bool:
     return error.message.startswith(("Cannot overwrite", "Cannot declare", "Duplicate"))
 
 
-def _errors(text: str, error: _Error) -> Iterator[_Error]:
+def _errors(text: str, error: _Error) -> tuple[list[_Error], str]:
+    """Return the errors that can be told apart, and the text without the lines that are no TOML."""
     lines = text.replace("\r\n", "\n").split("\n")
-    for number in range(MOST_ERRORS):
-        yield error
-        if error.spans_lines or _is_repetition(error):
-            return
-        index = (error.line or 1) - 1
+    repaired, found = list(lines), list[_Error]()
+    while len(found) < MOST_ERRORS:
+        found.append(error)
+        if error.line is None or error.spans_lines or _in_open_list(error, lines):
+            break
         # A header is replaced, so that the keys below it do not end up in the table above.
-        lines[index] = f"[_broken_{number}]" if lines[index].lstrip().startswith("[") else ""
+        header = lines[error.line - 1].lstrip().startswith("[")
+        lines[error.line - 1] = f"[_broken_{len(found)}]" if header else ""
+        if not _is_repetition(error):
+            repaired[error.line - 1] = lines[error.line - 1]
         try:
             tomllib.loads("\n".join(lines))
-            return
+            break
         except tomllib.TOMLDecodeError as following:
-            earlier, error = error, _read_error(following)
-        if error.spans_lines or _is_repetition(error) or (error.line or 0) <= (earlier.line or 0):
-            return
+            last, error = error.line, _read_error(following)
+        if error.spans_lines or (error.line or 0) <= last:
+            break
+    return found, "\n".join(repaired)
+
+
+def _in_open_list(error: _Error, lines: list[str]) -> bool:
+    """Return whether a key was met where a list's next item is wanted."""
+    rest = lines[(error.line or 1) - 1][error.column - 1 :]
+    return error.message == "Invalid value" and re.match(r"[\w.\"'-]+\s*=", rest) is not None
 
 
 def _repeated(item: Repeated) -> Problem:
@@ -104,15 +115,30 @@ def _repeated(item: Repeated) -> Problem:
 
 
 def _worded(error: _Error, text: str, file: Path, located: Located) -> Problem:
-    place = Span(file, error.line or 1, error.column, 1)
-    if (error.line is None or error.message.startswith("Illegal character '\\n'")) and located.broken:
+    lines = text.replace("\r\n", "\n").split("\n")
+    place = Span(file, error.line or len(text.rstrip().split("\n")), error.column, 1)
+    unclosed = error.line is None and not _is_repetition(error)
+    if (unclosed or error.message.startswith("Illegal character '\\n'")) and located.broken:
         same = [span for span in located.broken if error.line in (None, span.line)]
-        place = same[0] if same else place
-        return _problem("text in quotes is not closed", place)
-    line = text.replace("\r\n", "\n").split("\n")[place.line - 1]
-    rest = line[place.column - 1 :]
-    what, note, length = _explained(error.message, line, rest)
+        return _problem("text in quotes is not closed", _from_quote(same[0] if same else place, text))
+    line = lines[place.line - 1]
+    if _in_open_list(error, lines):
+        return _problem(NOT_CLOSED, place)
+    if "escape" in error.message or "hex value" in error.message or error.message.startswith("Unescaped"):
+        column = line.rfind("\\", 0, place.column) + 1
+        note = "use single quotes: 'C:\\folder'"
+        return _problem(
+            "a backslash in double quotes starts an escape", Span(file, place.line, column, 1), note
+        )
+    what, note, length = _explained(error.message, line, line[place.column - 1 :])
     return _problem(what, Span(file, place.line, place.column, max(1, length)), note)
+
+
+def _from_quote(span: Span, text: str) -> Span:
+    line = text.split("\n")[span.line - 1]
+    start = re.compile("[\"']").search(line, span.column - 1)
+    skipped = start.start() - span.column + 1 if start else 0
+    return Span(span.file, span.line, span.column + skipped, max(1, span.length - skipped))
 
 
 def _problem(what: str, span: Span, note: str = "") -> Problem:
@@ -129,15 +155,16 @@ def _explained(message: str, line: str, rest: str) -> tuple[str, str, int]:
         note = "write `=` instead of `:`" if rest.startswith(":") else ""
         return "a key needs `=` and a value", note, 1
     if message.startswith("Unclosed array"):
-        return "a list is not closed: `]` or `,` is missing before this", "", len(word)
+        return NOT_CLOSED, "", len(word)
     if message.startswith("Unclosed inline table"):
         return "a table in braces is not closed: `}` or `,` is missing before this", "", len(word)
     if message.startswith("Expected newline"):
         return "the value has ended before this", "", len(word)
     if message == "Invalid statement":
-        return "here a key or a table's header is wanted", "", len(word)
-    if message.startswith(("Invalid hex value", "Unescaped '\\'", "Invalid escape")):
-        return "a backslash in double quotes starts an escape", "use single quotes: 'C:\\folder'", 1
+        note = "" if word.isascii() else "a key with such letters needs quotes"
+        return "here a key or a table's header is wanted", note, len(word)
+    if message == "Cannot overwrite a value":
+        return "the key before this has another value already", "", 1
     if message.startswith("Expected ']"):
         return "the table's header is not closed", "", 1
     return f"this is not TOML: {message}", "", max(1, len(word))

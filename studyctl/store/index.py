@@ -33,14 +33,14 @@ class StoredStage:
     """When it finished; UTC, ISO 8601."""
     journal: Path
     begin: int
-    """Byte of its ``stage_started`` line."""
+    """Byte of its first ``stage_started`` line; a stage that is tried again within the attempt begins again."""
     end: int
     """Byte after its ``stage_finished`` line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt ended early."""
+    """Why a stage of an attempt is not finished."""
 
     stage: str
     key: str | None
@@ -49,6 +49,8 @@ class Failure:
     """``error``, ``out_of_memory``, ``killed`` or ``stopped``."""
     hint: str
     at: str
+    permanent: bool = False
+    """Whether trying again as it is would fail again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Attempt:
     """Stage that was begun and neither finished nor failed."""
     open_begin: int = 0
     """Byte of the open stage's ``stage_started`` line."""
-    failure: Failure | None = None
+    failures: tuple[Failure, ...] = ()
+    """Stages that failed, oldest first: a failure of one evaluation does not keep the others from being run."""
     finished: Record | None = None
     """Its ``attempt_finished`` record; None while it runs, or when it was killed."""
 
@@ -78,11 +81,7 @@ class Attempt:
     @property
     def state(self) -> str:
         """``open`` (running, or killed), ``done``, ``failed`` or ``stopped``."""
-        if self.finished is not None:
-            return str(self.finished["state"])
-        if self.failure is not None:
-            return "stopped" if self.failure.cause == "stopped" else "failed"
-        return "open"
+        return "open" if self.finished is None else str(self.finished["state"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +100,18 @@ class Stored:
     loads: dict[str, StoredStage] = field(default_factory=dict)
     """Newest finished ``load`` by ``weights_key``."""
 
-    def has(self, weights_key: str) -> dict[str, StoredStage]:
-        """Return what is stored for these weights, by stage key."""
-        return self.results.get(weights_key, {})
+    def has(self, weights_key: str | None) -> dict[str, StoredStage]:
+        """Return what is stored for these weights, by stage key; nothing for weights that could not be looked up."""
+        return self.results.get(weights_key, {}) if weights_key is not None else {}
 
     def next_attempt(self, trial: str) -> int:
         """Return the number of the attempt that would be made now; the first is 1."""
         return self.last_attempt.get(trial, 0) + 1
 
     def last_failure(self, trial: str) -> Failure | None:
-        """Return why the newest attempt of a trial failed, or None if it did not."""
+        """Return the first failure of a trial's newest attempt, or None if it had none."""
         attempts = self.attempts.get(trial)
-        return attempts[-1].failure if attempts else None
+        return attempts[-1].failures[0] if attempts and attempts[-1].failures else None
 
     @property
     def unfinished(self) -> list[Attempt]:
@@ -217,12 +216,15 @@ class _Scan:
             return False
         attempt = self.attempt
         if kind == "stage_started":
-            self._begun = {"begin": begin, "key": record.get("key")}
-            attempt = replace(attempt, open_stage=record["stage"], open_begin=begin, failure=None)
+            stage = record["stage"]
+            if attempt.open_stage != stage:
+                self._begun = {"begin": begin, "key": record.get("key")}
+            failures = tuple(failure for failure in attempt.failures if failure.stage != stage)
+            attempt = replace(attempt, open_stage=stage, open_begin=self._begun["begin"], failures=failures)
         elif kind == "stage_finished":
             attempt = replace(attempt, open_stage=None, stages=(*attempt.stages, self._finished(record, end)))
         elif kind == "stage_failed":
-            attempt = replace(attempt, open_stage=None, failure=_failure(record))
+            attempt = replace(attempt, open_stage=None, failures=(*attempt.failures, _failure(record)))
         elif kind == "attempt_finished":
             attempt = replace(attempt, open_stage=None, finished=record)
         else:
@@ -258,6 +260,7 @@ def _failure(record: Record) -> Failure:
         cause=record.get("cause") or "error",
         hint=record.get("hint") or "",
         at=record["at"],
+        permanent=bool(record.get("permanent")),
     )
 
 

@@ -71,15 +71,15 @@ class JournalWriter:
     def _remember(self, started: Mapping[str, Any]) -> None:
         self._origin = {name: started[name] for name in ("trial", "attempt") if name in started}
 
-    def write(self, kind: str, **fields: object) -> None:
-        """Append a record; it is on the disk when this returns (kinds in :data:`UNSYNCED`: with the next one that is).
+    def write(self, kind: str, **fields: object) -> Record:
+        """Append a record and return it; it is on the disk when this returns (kinds in :data:`UNSYNCED`: with the next one that is).
 
         Raises:
             StudyError: the disk is full or gone; the file holds whole records only.
         """
         with self._lock:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            record = {"seq": self._seq, "at": at, "kind": kind, **self._origin, **fields}
+            record: Record = {"seq": self._seq, "at": at, "kind": kind, **self._origin, **fields}
             line = encode(record)
             try:
                 self._append(line)
@@ -90,6 +90,7 @@ class JournalWriter:
                 raise _cannot_write(self.path, error) from error
             if kind == "attempt_started":
                 self._remember(fields)
+            return record
 
     def _append(self, line: bytes) -> None:
         """Write a whole line or nothing: a line cut short by a full disk would swallow the one that follows."""

@@ -25,7 +25,8 @@ class PlannedTrial:
     seed: int | None
     settings: dict[str, Any]
     calibration: dict[str, Any] | None
-    weights_key: str
+    weights_key: str | None
+    """None when the sources could not be looked up."""
     dtype: str
     bits_per_weight: float | None
     """Expected; what was measured is in the results."""
@@ -43,13 +44,13 @@ class Planned:
     spec_hash: str = ""
     at: str | None = None
     notes: tuple[str, ...] = ()
-    protocols: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Stage -> key, by model."""
+    protocols: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """Stage -> key, by model; None where the sources could not be looked up."""
     trials: tuple[PlannedTrial, ...] = ()
 
-    def stages(self, trial: PlannedTrial) -> dict[str, str]:
+    def stages(self, trial: PlannedTrial) -> dict[str, str | None]:
         """Return the stages of a trial with their keys; ``load`` is no result and not among them."""
-        compress = {} if trial.variant == "dense" else {"compress": trial.weights_key}
+        compress: dict[str, str | None] = {} if trial.variant == "dense" else {"compress": trial.weights_key}
         protocol = self.protocols.get(trial.model, {})
         return compress | {stage: key for stage, key in protocol.items() if stage not in ("load", "compress")}
 
@@ -62,25 +63,48 @@ class TrialStatus:
     """``pending``, ``running``, ``done``, ``failed`` or ``stopped``."""
     done: dict[str, StoredStage]
     """Current results by stage."""
-    asked: dict[str, str]
+    asked: dict[str, str | None]
     """Stages with their keys."""
     latest: Attempt | None
     """Newest attempt on the weights that the plan asks for."""
-    failure: Failure | None
-    """Why it failed, if it did."""
+    failures: dict[str, Failure] = field(default_factory=dict)
+    """Failures of that attempt by stage, as far as the plan still asks for these stages and nothing is stored."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the trial failed, if it did: the first failure, which may have caused others."""
+        return next(iter(self.failures.values()), None) if self.state == "failed" else None
+
+    @property
+    def stage(self) -> str | None:
+        """Stage that runs now, or that failed."""
+        if self.failure is not None:
+            return self.failure.stage
+        return self.latest.open_stage if self.latest is not None and self.state == "running" else None
+
+    @property
+    def error(self) -> str | None:
+        """Why the trial failed, on one line."""
+        if self.failure is not None:
+            return self.failure.error
+        if self.state != "failed" or self.latest is None or self.latest.finished is None:
+            return None
+        return self.latest.finished.get("error")
 
     def stage_state(self, stage: str) -> str:
         """Return the state of one stage, in the words of a trial's."""
         if stage in self.done:
             return "done"
-        if self.failure is not None and self.failure.stage == stage:
-            return "stopped" if self.failure.cause == "stopped" else "failed"
+        if stage in self.failures:
+            return "stopped" if self.failures[stage].cause == "stopped" else "failed"
         if self.latest is not None and self.latest.open_stage == stage:
             return "running" if self.state == "running" else "stopped"
         return "pending"
 
 
-def trial_status(trial: PlannedTrial, asked: dict[str, str], stored: Stored, *, running: bool) -> TrialStatus:
+def trial_status(
+    trial: PlannedTrial, asked: dict[str, str | None], stored: Stored, *, running: bool
+) -> TrialStatus:
     """Judge a trial by its current results and its newest attempt.
 
     Args:
@@ -90,27 +114,31 @@ def trial_status(trial: PlannedTrial, asked: dict[str, str], stored: Stored, *, 
         running: Whether a living runner is at it; a journal alone cannot tell a running attempt from a killed one.
     """
     results = stored.has(trial.weights_key)
-    done = {stage: results[key] for stage, key in asked.items() if key in results}
+    done = {stage: results[key] for stage, key in asked.items() if key is not None and key in results}
     attempts = [one for one in stored.attempts.get(trial.trial, ()) if one.weights_key == trial.weights_key]
     latest = attempts[-1] if attempts else None
-    failure = latest.failure if latest is not None else None
-    if failure is not None and failure.stage in asked and failure.key not in (None, asked[failure.stage]):
-        failure = None  # something else is asked for by now
+    failures = {
+        failure.stage: failure
+        for failure in (latest.failures if latest is not None else ())
+        if failure.stage not in done and failure.key in (None, "", asked.get(failure.stage, failure.key))
+    }
     if running:
-        return TrialStatus("running", done, asked, latest, None)
-    if len(done) == len(asked):
-        return TrialStatus("done", done, asked, latest, None)
-    return TrialStatus(_unfinished(latest, failure), done, asked, latest, failure)
+        state = "running"
+    elif len(done) == len(asked):
+        state = "done"
+    else:
+        state = _unfinished_state(latest, failures)
+    return TrialStatus(state, done, asked, latest, failures)
 
 
-def _unfinished(latest: Attempt | None, failure: Failure | None) -> str:
+def _unfinished_state(latest: Attempt | None, failures: dict[str, Failure]) -> str:
     if latest is None:
         return "pending"
     if latest.state in ("open", "stopped"):
         return "stopped"
-    if latest.state == "failed" and (failure is not None or latest.failure is None):
+    if latest.state == "failed" and (failures or not latest.failures):
         return "failed"
-    return "pending"
+    return "pending"  # it was done, or failed at what is no longer asked for
 
 
 def read_planned(paths: StudyPaths, stored: Stored) -> Planned:

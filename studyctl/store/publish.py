@@ -100,7 +100,7 @@ def _build(file: Path, planned: Planned, rows: Rows) -> int:
         connection.execute("BEGIN")
         create_schema(connection)
         total = _insert_items(connection, rows)
-        _insert(connection, ABOUT, [_about(planned)])
+        rows.tables[ABOUT.name] = [_about(planned)]
         for table in TABLES:
             total += _insert(connection, table, rows.tables.get(table.name, []))
         total += _insert(connection, TASK_FLIPS, _task_flips(connection))

@@ -92,14 +92,11 @@ def _trial_row(
     trial: PlannedTrial, status: TrialStatus, stored: Stored, attempts: tuple[Attempt, ...]
 ) -> Record:
     done = status.done.values()
-    load = stored.loads.get(trial.weights_key)
+    load = _load(trial, stored)
     timed = [*done, load] if load is not None else list(done)
     compress = status.done.get("compress")
     started = status.latest.started if status.latest is not None else {}
-    failure = status.failure if status.state == "failed" else None
-    running_stage = (
-        status.latest.open_stage if status.state == "running" and status.latest is not None else None
-    )
+    failure = status.failure
     return {
         "state": status.state,
         "bits_per_weight": _first(compress.bits_per_weight if compress else None, trial.bits_per_weight),
@@ -107,10 +104,10 @@ def _trial_row(
         "compress_seconds": compress and compress.seconds,
         "total_seconds": _over(sum, timed, lambda stage: stage.seconds),
         "peak_memory_bytes": _over(max, timed, lambda stage: stage.peak_memory_bytes),
-        "error": _error(status.latest) if status.state == "failed" else None,
+        "error": status.error,
         "cause": failure and failure.cause,
         "hint": failure and failure.hint,
-        "stage": failure.stage if failure else running_stage,
+        "stage": status.stage,
         "stages": len(status.asked),
         "stages_done": len(status.done),
         "attempts": len(attempts),
@@ -141,17 +138,13 @@ def _over(
     return combine(known) if known else None
 
 
-def _error(attempt: Attempt | None) -> str | None:
-    if attempt is None:
-        return None
-    if attempt.failure is not None:
-        return attempt.failure.error
-    return (attempt.finished or {}).get("error")
+def _load(trial: PlannedTrial, stored: Stored) -> StoredStage | None:
+    return stored.loads.get(trial.weights_key) if trial.weights_key is not None else None
 
 
 def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Record:
     finished = attempt.finished or {}
-    failure = attempt.failure
+    failure = attempt.failures[0] if attempt.failures else None
     state = attempt.state
     if state == "open":
         state = "running" if running else "stopped"
@@ -159,7 +152,7 @@ def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Record
         "attempt": attempt.attempt,
         "state": state,
         "stage": failure.stage if failure else attempt.open_stage,
-        "error": _error(attempt),
+        "error": failure.error if failure else finished.get("error") or None,
         "cause": failure and failure.cause,
         "hint": failure and failure.hint,
         "seconds": finished.get("seconds"),
@@ -175,7 +168,7 @@ def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Record
 
 
 def _stage_rows(trial: PlannedTrial, status: TrialStatus, stored: Stored) -> Iterator[Record]:
-    load = stored.loads.get(trial.weights_key)
+    load = _load(trial, stored)
     stages = {"load": load} | {stage: status.done.get(stage) for stage in status.asked}
     for name, stage in stages.items():
         if stage is None:
@@ -195,34 +188,39 @@ def _stage_rows(trial: PlannedTrial, status: TrialStatus, stored: Stored) -> Ite
 
 def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status: TrialStatus) -> None:
     """Add the records of a trial's current stages, and the warnings of what runs or failed just now."""
-    segments: list[tuple[StoredStage | None, Path, int, int | None]] = [
-        (stage, stage.journal, stage.begin, stage.end) for stage in status.done.values()
-    ]
+    for stage in sorted(status.done.values(), key=lambda stage: (stage.trial, stage.attempt, stage.begin)):
+        records = list(_records(stage.journal, stage.begin, stage.end))
+        begun = max((place for place, one in enumerate(records) if one["kind"] == "stage_started"), default=0)
+        for place, record in enumerate(records):
+            if record["kind"] == "warning":
+                rows.add("warnings", trial, _warning_row(record))
+            elif place < begun:
+                continue  # of a try that ran out of memory and was begun again
+            elif record["kind"] in RESULT_KINDS:
+                rows.add(RESULT_KINDS[record["kind"]], trial, record)
+            elif record["kind"] == "item":
+                rows.parts.append(Part(paths.journal / record["part"], trial, stage, record["rows"]))
     latest = status.latest
-    if latest is not None and (latest.open_stage or latest.failure):
-        segments.append((None, latest.journal, latest.open_begin, None))
-    segments.sort(key=lambda segment: (str(segment[1]), segment[2]))
-    for stage, journal, begin, end in segments:
-        for record in _records(journal, begin, end):
-            _take(rows, paths, trial, stage, record)
+    if latest is not None and (latest.open_stage or latest.failures):
+        open_stages = {
+            latest.open_stage,
+            *(failure.stage for failure in latest.failures),
+        } - status.done.keys()
+        for record in _records(latest.journal, 0, None):
+            if record["kind"] == "warning" and record.get("stage") in open_stages:
+                rows.add("warnings", trial, _warning_row(record))
 
 
-def _take(
-    rows: Rows, paths: StudyPaths, trial: PlannedTrial, stage: StoredStage | None, record: Record
-) -> None:
-    kind = record["kind"]
-    if kind == "warning":
-        known = ("seq", "at", "kind", "trial", "attempt", "stage", "message")
-        details = {name: value for name, value in record.items() if name not in known}
-        row = {name: record.get(name) for name in ("stage", "message", "attempt")}
-        row |= {"at": timestamp(record["at"]), "details": json.dumps(details) if details else None}
-        rows.add("warnings", trial, row)
-    elif stage is None:
-        return
-    elif kind in RESULT_KINDS:
-        rows.add(RESULT_KINDS[kind], trial, record)
-    elif kind == "item":
-        rows.parts.append(Part(paths.journal / record["part"], trial, stage, record["rows"]))
+def _warning_row(record: Record) -> Record:
+    known = ("seq", "at", "kind", "trial", "attempt", "stage", "message")
+    details = {name: value for name, value in record.items() if name not in known}
+    return {
+        "stage": record.get("stage"),
+        "message": record["message"],
+        "attempt": record["attempt"],
+        "at": timestamp(record["at"]),
+        "details": json.dumps(details) if details else None,
+    }
 
 
 def _records(journal: Path, begin: int, end: int | None) -> Iterator[Record]:

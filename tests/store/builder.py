@@ -82,7 +82,9 @@ class FakeStudy:
 
     @property
     def protocol(self) -> dict[str, str]:
-        stages = [f"perplexity:{language}" for language in self.languages] + [f"task:{task}" for task in self.tasks]
+        stages = [f"perplexity:{language}" for language in self.languages] + [
+            f"task:{task}" for task in self.tasks
+        ]
         return {stage: f"key-of-{stage}" for stage in stages}
 
     def weights_key(self, trial: str) -> str:
@@ -149,7 +151,17 @@ class FakeAttempt:
             "schema": SCHEMA, "studyctl": "0.1.0", "study": study.root.name, "trial": self.name, "attempt": number,
             "host": "node1", "pid": 4242, "device": "cpu", "threads": 2, "versions": {"torch": "2.13.0"}, "spec_hash": "spec-1",
         }  # fmt: skip
-        copied = ("model", "method", "variant", "backend", "seed", "settings", "calibration", "weights_key", "dtype")
+        copied = (
+            "model",
+            "method",
+            "variant",
+            "backend",
+            "seed",
+            "settings",
+            "calibration",
+            "weights_key",
+            "dtype",
+        )
         self.writer.write("attempt_started", **(started | {name: trial[name] for name in copied} | changes))
 
     @property
@@ -190,8 +202,17 @@ class FakeAttempt:
             self.run(stage)
         return self.finish()
 
-    def fail(self, stage: str, error: str = "out of memory at block 3", cause: str = "out_of_memory") -> "FakeAttempt":
-        self.writer.write("stage_failed", stage=stage, key=self.stages[stage], error=error, cause=cause, hint="use fewer samples")
+    def fail(
+        self, stage: str, error: str = "out of memory at block 3", cause: str = "out_of_memory"
+    ) -> "FakeAttempt":
+        self.writer.write(
+            "stage_failed",
+            stage=stage,
+            key=self.stages[stage],
+            error=error,
+            cause=cause,
+            hint="use fewer samples",
+        )
         return self.finish("stopped" if cause == "stopped" else "failed", error=error)
 
     def finish(self, state: str = "done", error: str | None = None) -> "FakeAttempt":
@@ -206,13 +227,24 @@ class FakeAttempt:
                     "layer", stage="compress", block=block, linear=linear, relative_error=0.01 * (block + 1),
                     sparsity=self.trial["sparsity"], bits_per_weight=self.trial["bits_per_weight"], weights=64, seconds=0.5,
                 )  # fmt: skip
-        self.writer.write("warning", stage="compress", message="damping was raised", linear="mlp.down_proj", damping=0.1)
+        self.writer.write(
+            "warning", stage="compress", message="damping was raised", linear="mlp.down_proj", damping=0.1
+        )
 
     def _perplexity(self, stage: str, language: str) -> None:
-        value = perplexity(self.trial["model"], self.trial["variant"], language) if language in LANGUAGES else 40.0
+        value = (
+            perplexity(self.trial["model"], self.trial["variant"], language)
+            if language in LANGUAGES
+            else 40.0
+        )
         for window in range(WINDOWS):
             self.writer.write(
-                "window", stage=stage, language=language, window=window, nll_nats=math.log(value) * TOKENS, tokens=TOKENS
+                "window",
+                stage=stage,
+                language=language,
+                window=window,
+                nll_nats=math.log(value) * TOKENS,
+                tokens=TOKENS,
             )
         nll = math.log(value) * TOKENS * WINDOWS
         self.writer.write(
@@ -234,4 +266,6 @@ class FakeAttempt:
         right = sum(correct(self.trial["variant"], item) for item in range(ITEMS))
         metrics = ("acc", "acc_norm") if task == "arc_easy" else ("acc",)
         for metric in metrics:
-            self.writer.write("task", stage=stage, task=task, metric=metric, value=right / ITEMS, stderr=0.1, items=ITEMS)
+            self.writer.write(
+                "task", stage=stage, task=task, metric=metric, value=right / ITEMS, stderr=0.1, items=ITEMS
+            )

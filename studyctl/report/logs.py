@@ -1,0 +1,83 @@
+"""``studyctl logs``: what happened, from the journals, and what libraries printed, from the logs."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+from studyctl.report.lines import line_of, position_of
+from studyctl.run.hold import living_runner
+from studyctl.store.journal import JournalTail
+
+FOLLOW_SECONDS = 0.5
+
+
+def print_logs(paths: StudyPaths, trial: str | None, console: Console, *, follow: bool) -> None:
+    """Print the story of a trial's newest attempt (of the newest of all without a trial), then follow it if asked.
+
+    Raises:
+        StudyError: nothing was run yet.
+    """
+    follower = _Follower(paths, trial, console)
+    if not follower.print_new() and not follow:
+        raise StudyError(
+            f"nothing of {trial or f'study `{paths.name}`'} was run yet", hint=f"studyctl run {paths.spec}"
+        )
+    while follow and living_runner(paths) is not None:
+        time.sleep(FOLLOW_SECONDS)
+        follower.print_new()
+
+
+class _Follower:
+    """Prints what is new in the journals and logs of a study; without a trial those of attempts that begin from now on too."""
+
+    def __init__(self, paths: StudyPaths, trial: str | None, console: Console) -> None:
+        self.paths, self.trial, self.console = paths, trial, console
+        self._tails: dict[Path, JournalTail] = {}
+        self._logged: dict[Path, int] = {}
+        self._position = ""
+        for path in self._attempts()[-1:]:
+            self._tails[path] = JournalTail(path)
+        self._old = set(self._attempts()) - self._tails.keys()
+
+    def _attempts(self) -> list[Path]:
+        """Return the journals, oldest first."""
+        found = [
+            path
+            for path in self.paths.journal.glob("*.jsonl")
+            if self.trial in (None, path.stem.rpartition(".")[0])
+        ]
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+
+    def print_new(self) -> bool:
+        """Print what came; return whether there is anything to follow."""
+        for path in self._attempts():
+            if path not in self._old and path not in self._tails:
+                self._tails[path] = JournalTail(path)
+        for path, tail in self._tails.items():
+            for record in tail.new_records():
+                self._print(record)
+            self._print_log(self.paths.logs / f"{path.stem}.log")
+        return bool(self._tails)
+
+    def _print(self, record: dict[str, object]) -> None:
+        text = line_of(record)
+        if record["kind"] == "progress":
+            text = f"  {record['trial']}  {record['stage']}  {position_of(record)}"
+        if text:
+            stamp = str(record["at"])[11:19]
+            self.console.print(Text(f"{stamp} {text}"), soft_wrap=True)
+
+    def _print_log(self, path: Path) -> None:
+        try:
+            with path.open("rb") as log:
+                log.seek(self._logged.get(path, 0))
+                data = log.read()
+        except FileNotFoundError:
+            return
+        self._logged[path] = self._logged.get(path, 0) + len(data)
+        for line in data.decode(errors="replace").splitlines():
+            self.console.print(Text(f"         {line}"), soft_wrap=True)

@@ -1,0 +1,162 @@
+"""What ``studyctl plan`` prints."""
+
+import shutil
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from studyctl.errors import Problem
+from studyctl.files import StudyPaths, runs_folder
+from studyctl.plan.compare import Comparison, compare
+from studyctl.plan.estimate import Estimate, estimate
+from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.plan.saved import load_plan
+from studyctl.report.problems import as_json, draw
+from studyctl.report.units import bytes_text, duration_text
+from studyctl.spec.bundled import spec_path
+from studyctl.spec.loading import load_spec
+from studyctl.store.index import read_stored
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A plan held against the store, with what it takes."""
+
+    plan: StudyPlan
+    comparison: Comparison
+    estimate: Estimate
+    problems: list[Problem]
+    """Of the plan, and of this machine's room."""
+
+    @property
+    def errors(self) -> list[Problem]:
+        """Return what must be mended before anything runs."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+
+def preview(spec: str, *, strict: bool) -> Preview:
+    """Plan a spec and hold it against what is stored.
+
+    Raises:
+        SpecError: the spec by itself is wrong.
+    """
+    document = load_spec(spec_path(spec))
+    plan = make_plan(document)
+    paths = StudyPaths(runs_folder() / document.spec.study.name)
+    stored = read_stored(paths)
+    comparison = compare(plan, stored, load_plan(paths))
+    needed = estimate(plan, comparison, stored)
+    room = _room(paths.root, needed, "error" if strict else "warning")
+    return Preview(plan, comparison, needed, [*plan.problems, *room])
+
+
+def _room(folder: Path, needed: Estimate, severity: str) -> list[Problem]:
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    free, memory = shutil.disk_usage(existing).free, psutil.virtual_memory().available
+    problems = []
+    if needed.disk_bytes > free:
+        what = f"not enough disk for the estimate: {bytes_text(needed.disk_bytes)} needed, {bytes_text(free)} free"
+        problems.append(Problem(what, severity=severity, hint=f"make room on the disk of {existing}"))
+    if needed.host_bytes > memory:
+        what = f"not enough memory for the estimate: {bytes_text(needed.host_bytes)} needed, {bytes_text(memory)} free"
+        hint = "fewer calibration samples, or fewer devices at a time"
+        problems.append(Problem(what, severity=severity, hint=hint))
+    return problems
+
+
+def draw_plan(shown: Preview, out: Console, err: Console) -> None:
+    """Print the grid, what is stored, what would run and why, and the estimate; problems go to ``err``."""
+    plan, comparison = shown.plan, shown.comparison
+    if not shown.errors:
+        out.print(_headline(plan, comparison))
+        out.print(_grid(plan, comparison))
+        for note in plan.notes:
+            out.print(f"note: {note}", soft_wrap=True)
+        out.print(_cost(shown), soft_wrap=True)
+    if shown.problems:
+        draw(shown.problems, err)
+
+
+def _headline(plan: StudyPlan, comparison: Comparison) -> str:
+    spec = plan.document.spec
+    variants = len({variant.name for variant in plan.variants})
+    seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
+    parts = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
+    return f"{spec.study.name}: {parts}, {comparison.stages:,} stages"
+
+
+def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
+    trials = Counter(trial.variant.name for trial in plan.trials)
+    unavailable = Counter(trial.variant.name for trial in comparison.unavailable)
+    stages: dict[str, int] = defaultdict(int)
+    to_run: dict[str, int] = defaultdict(int)
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    for todo in comparison.todo:
+        name = todo.trial.variant.name
+        to_run[name] += 1
+        stages[name] += len(todo.stages)
+        reasons[name][str(todo.reason)] += 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    for column in ("stored", "to run", "stages"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("because")
+    for name, count in trials.items():
+        because = ", ".join(reasons[name]) or ("not available yet" if unavailable[name] else "")
+        stored = count - to_run[name] - unavailable[name]
+        table.add_row(name, str(stored), str(to_run[name]), str(stages[name]), because)
+    return table
+
+
+def _cost(shown: Preview) -> str:
+    needed, devices = shown.estimate, Counter(device.split(":")[0] for device in shown.plan.devices)
+    if not shown.comparison.todo:
+        return "nothing to do: everything that the spec asks for is stored"
+    on = ", ".join(f"{count} × {kind}" for kind, count in devices.items())
+    basis = (
+        "from this study's own trials"
+        if needed.measured
+        else "a factor of 2 either way: no trial of this study measured yet"
+    )
+    parts = [f"{duration_text(needed.seconds)} on {on} ({basis})"]
+    memory = f"{bytes_text(needed.host_bytes)} host"
+    if needed.device_bytes:
+        memory = f"{bytes_text(needed.device_bytes)} device, {memory}"
+    return "estimate: " + " · ".join([*parts, f"peak {memory}", f"{bytes_text(needed.disk_bytes)} disk"])
+
+
+def plan_as_json(shown: Preview) -> dict[str, Any]:
+    """Return the plan for scripts: every trial with the stages that would run, why, and the estimate."""
+    todo = {entry.trial.id: entry for entry in shown.comparison.todo}
+    unavailable = {trial.id for trial in shown.comparison.unavailable}
+    needed = shown.estimate
+    return {
+        "study": shown.plan.document.spec.study.name,
+        "trials": [
+            {
+                "trial": trial.id,
+                "model": trial.model.spec.id,
+                "variant": trial.variant.name,
+                "seed": trial.seed,
+                "available": trial.id not in unavailable,
+                "stages": trial.stage_names,
+                "to_run": list(todo[trial.id].stages) if trial.id in todo else [],
+                "because": str(todo[trial.id].reason) if trial.id in todo else None,
+            }
+            for trial in shown.plan.trials
+        ],
+        "estimate": {
+            "seconds": needed.seconds,
+            "measured": needed.measured,
+            "host_bytes": needed.host_bytes,
+            "device_bytes": needed.device_bytes,
+            "disk_bytes": needed.disk_bytes,
+        },
+        "notes": shown.plan.notes,
+        "problems": as_json(shown.problems),
+    }

@@ -1,0 +1,76 @@
+"""``studyctl sql``: one answer, or a prompt."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.text import Text
+
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths, cache_folder
+from studyctl.report.problems import draw
+from studyctl.report.tables import print_table, write_csv, write_json, write_parquet
+from studyctl.store.query import run_sql
+
+WRITERS = {"csv": write_csv, "json": write_json, "parquet": write_parquet}
+HELP = "SQL ends with `;`. `.tables` lists tables and views, `.quit` leaves. Try: from leaderboard;"
+
+
+def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool) -> None:
+    """Run a query and print its result on stdout.
+
+    Raises:
+        StudyError: the query is wrong, or nothing is published yet.
+    """
+    _print(run_sql(paths, query, external_access=external_access), output)
+
+
+def _print(rows: pa.Table, output: str) -> None:
+    if output == "table":
+        print_table(rows, Console(highlight=False))
+        return
+    if output == "parquet" and sys.stdout.isatty():
+        raise StudyError("Parquet is no text for a terminal", hint="send it to a file: ... --format parquet > result.parquet")
+    WRITERS[output](rows, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+def prompt(paths: StudyPaths, output: str, *, external_access: bool) -> None:
+    """Read queries from stdin until its end; a wrong one is explained and the next may come."""
+    interactive = sys.stdin.isatty()
+    errors = Console(stderr=True, highlight=False)
+    if interactive:
+        errors.print(Text(f"{paths.name}: {HELP}"))
+        _remember_lines()
+    pending = ""
+    while True:
+        try:
+            line = input(("   ...> " if pending else f"{paths.name}> ") if interactive else "")
+        except EOFError:
+            line = ".quit" if not pending.strip() else ";"
+        if not pending and line.strip() in (".quit", ".exit"):
+            return
+        if not pending and line.strip() == ".tables":
+            line = "select table_name, comment from (select table_name, comment from duckdb_tables() union all select view_name, comment from duckdb_views() where not internal);"
+        pending += line + "\n"
+        if line.rstrip().endswith(";"):
+            query, pending = pending.strip().rstrip(";"), ""
+            try:
+                answer(paths, query, output, external_access=external_access)
+            except StudyError as error:
+                draw(error.problems, errors)
+
+
+def _remember_lines() -> None:
+    """Let the arrow keys bring back earlier queries, of earlier days too."""
+    with contextlib.suppress(ImportError):  # a Python without readline reads plain lines
+        import atexit
+        import readline
+
+        history = Path(cache_folder() / "sql_history")
+        history.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            readline.read_history_file(history)
+        atexit.register(readline.write_history_file, history)

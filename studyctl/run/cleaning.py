@@ -1,0 +1,58 @@
+"""``studyctl gc`` and ``studyctl rm``."""
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+from studyctl.report.units import bytes_text
+from studyctl.run.hold import hold
+
+_WHAT = {
+    "dense": "dense references: made again when a fidelity needs them",
+    "weights": "weights of unfinished trials: compressed again when a stage needs them",
+}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
+    """Show what of a study can be made again, and with ``yes`` delete it.
+
+    Raises:
+        HeldError: the study is being run.
+    """
+    found = [(folder, _size(folder)) for folder in sorted(paths.cache.glob("*")) if folder.is_dir()]
+    found = [(folder, size) for folder, size in found if size]
+    if not found:
+        console.print(f"{paths.name}: nothing to delete")
+        return
+    with hold(paths):
+        for folder, size in found:
+            console.print(
+                f"{bytes_text(size):>10}  {folder.name}  ({_WHAT.get(folder.name, 'cache')})", soft_wrap=True
+            )
+            if yes:
+                shutil.rmtree(folder)
+    total = bytes_text(sum(size for _, size in found))
+    console.print(f"{total} deleted" if yes else f"{total} can be deleted: studyctl gc {paths.name} --yes")
+
+
+def remove(paths: StudyPaths, console: Console, *, yes: bool) -> None:
+    """Delete a study with everything that was measured, if ``yes``.
+
+    Raises:
+        StudyError: without ``yes``; says what would be lost.
+        HeldError: the study is being run.
+    """
+    attempts = len(list(paths.journal.glob("*.jsonl")))
+    what = f"{paths.root}: {attempts} attempts, {bytes_text(_size(paths.root))}"
+    if not yes:
+        raise StudyError(f"this deletes {what}, with every result", hint=f"studyctl rm {paths.name} --yes")
+    with hold(paths):
+        shutil.rmtree(paths.root)
+    console.print(f"deleted {what}", soft_wrap=True)

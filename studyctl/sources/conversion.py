@@ -1,0 +1,88 @@
+"""GGUF files become ordinary model folders in the user's cache, once.
+
+Weights are stored in float32, which holds every value that the file means: ``scale · code + minimum`` with a scale and a
+minimum of 11 significant bits has more of them than bfloat16 (a fifth of SmolLM2-135M's Q4_1 and Q8_0 weights would be
+exact) or float16 (three quarters). Loading in bfloat16 rounds once, to the same weights as if they had been stored so;
+measuring in float32 is then about the file, and not about a rounding of it.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from filelock import FileLock, Timeout
+
+from studyctl.errors import StageError
+from studyctl.files import cache_folder, sync_folder
+from studyctl.reporter import Reporter
+from studyctl.sources.identity import ModelIdentity
+
+
+def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
+    """Return the model folder of a GGUF file, converting it if that was not done yet.
+
+    Several processes may ask at once: one converts, the others wait. A folder with that name is complete.
+
+    Raises:
+        StageError: the file cannot be converted, or there is no space for it.
+    """
+    assert identity.key is not None
+    assert identity.folder is not None
+    assert identity.file is not None
+    folder = cache_folder() / "models" / identity.key
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _held(Path(f"{folder}.lock"), identity.file, reporter):
+        if folder.is_dir():
+            return folder
+        for leftover in folder.parent.glob(f".{identity.key}.*"):  # of a conversion that was interrupted
+            shutil.rmtree(leftover)
+        reporter.progress(0, 1, "model", note=f"converting {identity.file} (once)")
+        temporary = Path(tempfile.mkdtemp(prefix=f".{identity.key}.", dir=folder.parent))
+        try:
+            _convert(identity.folder, identity.file, temporary)
+            temporary.chmod(0o755)
+            temporary.rename(folder)
+            sync_folder(folder.parent)
+        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+            raise StageError(f"cannot convert `{identity.file}`: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        reporter.progress(1, 1, "model", note=f"converted {identity.file}")
+    return folder
+
+
+@contextmanager
+def _held(path: Path, name: str, reporter: Reporter) -> Iterator[None]:
+    """Hold the lock of a conversion, telling what is waited for."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            reporter.progress(0, 1, "model", note=f"waiting for another process that converts {name}")
+            reporter.check_stop()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _convert(source: Path, file: str, target: Path) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=file)
+    tokenizer.save_pretrained(target)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    # transformers takes a model loaded from GGUF for a quantized one, which it refuses to save; the weights are plain by now.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    for path in target.iterdir():
+        path.chmod(0o644)

@@ -1,0 +1,222 @@
+"""Loading a model and its tokenizer for a worker, and checking that what was loaded is the model."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from studyctl.errors import StageError
+from studyctl.reporter import Reporter, SilentReporter
+from studyctl.sources.conversion import converted_folder
+from studyctl.sources.dtypes import resolve_dtype
+from studyctl.sources.identity import ModelIdentity
+from studyctl.sources.safetensors_files import weight_files
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to be compressed and measured: in evaluation mode, without gradients."""
+
+    model: nn.Module
+    tokenizer: Any
+    """A fast tokenizer of transformers."""
+    identity: ModelIdentity
+    folder: Path
+    dtype: str
+    """``bfloat16``, ``float16`` or ``float32``, never ``auto``."""
+    device: str
+    allow_pickle: bool
+
+    def bos_for(self, setting: str) -> int | None:
+        """Return the id of the begin-of-sequence token that a setting asks for, or None for none.
+
+        Args:
+            setting: ``auto`` (as the tokenizer does by default), ``none`` or ``prepend``.
+
+        Raises:
+            StageError: ``prepend``, and the tokenizer has no such token.
+        """
+        bos: int | None = self.tokenizer.bos_token_id
+        if setting == "none":
+            return None
+        if setting == "prepend":
+            if bos is None:
+                raise StageError(
+                    f"the tokenizer of {self.identity.id} has no begin-of-sequence token to prepend",
+                    hint='set `bos = "auto"` or `bos = "none"`',
+                )
+            return bos
+        return bos if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else None
+
+
+def model_folder(identity: ModelIdentity, *, allow_pickle: bool, reporter: Reporter) -> Path:
+    """Return the local folder of a model, downloading or converting it if that was not done yet.
+
+    Raises:
+        StudyError: it could not be looked up, or cannot be downloaded or converted.
+    """
+    if identity.kind == "package":
+        return converted_folder(identity, reporter)
+    if identity.folder is not None:
+        return identity.folder
+    from studyctl.sources import hub  # most studies that get here are local ones
+
+    if identity.commit is None:
+        raise StageError(f"model `{identity.id}` could not be looked up: {identity.unknown}")
+    reporter.progress(0, 1, "model", note=f"downloading {identity.id}")
+    return hub.download_model(identity.id, identity.commit, allow_pickle=allow_pickle)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a model folder.
+
+    Raises:
+        StageError: it cannot be loaded, or is a slow one (which cannot say where in the text a token ends).
+    """
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise StageError(f"the tokenizer in `{folder}` cannot be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise StageError(
+            f"the tokenizer in `{folder}` has no fast version, which is needed for bits per byte"
+        )
+    return tokenizer
+
+
+def load_model(
+    identity: ModelIdentity,
+    *,
+    dtype: str,
+    device: str,
+    allow_pickle: bool = False,
+    reporter: Reporter | None = None,
+) -> LoadedModel:
+    """Load a model and its tokenizer, and check that every weight was found, fits and is finite.
+
+    Args:
+        identity: what :func:`~studyctl.sources.identity.identify_model` returned.
+        dtype: of the spec; ``auto`` is resolved for the device.
+        device: ``cpu``, ``cuda:0`` ...
+        allow_pickle: load weights that exist as pickle only.
+        reporter: hears of downloads and conversions.
+
+    Raises:
+        StudyError: the files cannot be had, or do not make this model.
+    """
+    dtype = resolve_dtype(dtype, device)
+    folder = model_folder(identity, allow_pickle=allow_pickle, reporter=reporter or SilentReporter())
+    weight_files(folder, allow_pickle=allow_pickle)
+    tokenizer = load_tokenizer(folder)
+    model, info = _from_pretrained(folder, identity, dtype, allow_pickle)
+    _check_complete(info, identity.id)
+    check_finite(model, identity.id)
+    model.requires_grad_(False).eval().to(device)
+    return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle)
+
+
+def _from_pretrained(
+    folder: Path, identity: ModelIdentity, dtype: str, allow_pickle: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    transformers.utils.logging.disable_progress_bar()
+    # sdpa leaves out soft caps silently, so that a model that has them needs eager attention; else transformers chooses sdpa.
+    capped = identity.config.get("attn_logit_softcapping") is not None
+    try:
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager" if capped else None,
+            use_safetensors=None if allow_pickle else True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below with their names
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise StageError(f"cannot load {identity.id}: {error}") from error
+    return cast("tuple[nn.Module, dict[str, Any]]", loaded)
+
+
+def _check_complete(info: dict[str, Any], name: str) -> None:
+    """Refuse a model whose weights are not exactly those of its architecture.
+
+    Raises:
+        StageError: tensors are missing, left over, or of another shape.
+    """
+    faults = {
+        "lack": info["missing_keys"],
+        "have, beside what the model takes,": info["unexpected_keys"],
+        "have another shape than the model's for": [str(key[0]) for key in info["mismatched_keys"]],
+    }
+    for what, keys in faults.items():
+        if keys:
+            names = sorted(str(key) for key in keys)
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise StageError(
+                f"the weights of {name} {what} {', '.join(names[:4])}{more}",
+                hint="are weights and config.json of the same model?",
+            )
+
+
+def check_finite(model: nn.Module, name: str) -> None:
+    """Refuse NaN and infinity in any weight.
+
+    Raises:
+        StageError: names the first tensor that holds one.
+    """
+    for tensor_name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        # One pass and no temporary: minimum and maximum show NaN and infinity alike (40 times as fast as isfinite).
+        low, high = torch.aminmax(tensor)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise StageError(f"the weights of {name} hold NaN or infinity in `{tensor_name}`")
+
+
+def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
+    """Give modules (linears, norms) the weights of the files again, bit by bit as they were loaded, in place.
+
+    Args:
+        loaded: a model whose weights were changed.
+        names: of modules, such as ``model.layers.0.mlp.up_proj``; each of their own parameters is restored.
+
+    Raises:
+        StageError: the files do not have a parameter under its name in the model.
+    """
+    parameters = {
+        f"{name}.{own}": parameter
+        for name in names
+        for own, parameter in loaded.model.get_submodule(name).named_parameters(recurse=False)
+    }
+    prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
+    # Some checkpoints were saved from the bare decoder, without the prefix that the causal model puts before it.
+    wanted = parameters | {
+        name.removeprefix(prefix): parameter
+        for name, parameter in parameters.items()
+        if name.startswith(prefix)
+    }
+    restored: set[int] = set()
+    for name, tensor in _stored(loaded, wanted.keys()):
+        wanted[name].data.copy_(tensor)
+        restored.add(id(wanted[name]))
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in restored]
+    if missing:
+        raise StageError(f"the files of {loaded.identity.id} have no tensor named {missing[0]}")
+
+
+def _stored(loaded: LoadedModel, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of these names that the model's files hold."""
+    wanted = set(names)
+    for path in weight_files(loaded.folder, allow_pickle=loaded.allow_pickle):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in wanted.intersection(file.keys()):
+                    yield name, file.get_tensor(name)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for name in wanted.intersection(state):
+                yield name, state[name]

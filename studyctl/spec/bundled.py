@@ -1,0 +1,40 @@
+"""The specs that ship with the project: they run by name."""
+
+from pathlib import Path
+
+import studyctl
+from studyctl.errors import Problem, SpecError, did_you_mean
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the specs that ship: inside an installed package, beside it in a checkout."""
+    package = Path(studyctl.__file__).parent
+    installed = package / "specs"
+    return installed if installed.is_dir() else package.parent / "specs"
+
+
+def bundled_names() -> list[str]:
+    """Return the names of the specs that ship."""
+    return sorted(path.stem for path in bundled_folder().glob("*.toml"))
+
+
+def spec_path(name: str) -> Path:
+    """Return the file that a name on the command line means: a path, or a spec that ships.
+
+    Raises:
+        SpecError: there is neither.
+    """
+    path = Path(name)
+    if path.exists() or path.suffix == ".toml" or len(path.parts) > 1:
+        return path
+    if name in bundled_names():
+        return bundled_folder() / f"{name}.toml"
+    guess = did_you_mean(name, bundled_names())
+    shipped = ", ".join(bundled_names())
+    raise SpecError(
+        Problem(
+            f"there is no spec `{name}`",
+            note=guess,
+            hint=f"{guess} " * bool(guess) + f"specs that ship: {shipped}",
+        )
+    )

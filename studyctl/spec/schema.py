@@ -1,0 +1,75 @@
+"""The JSON schema of a spec, for editors: they complete the keys and options, and underline what is wrong."""
+
+from typing import Any
+
+from studyctl.spec.keys import keys_of
+from studyctl.spec.models import PAIR, TABLES, Spec, swept_options
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of a spec.
+
+    ``[[compression]]`` is one of the methods' tables, told apart by ``method``; where a list sweeps, a single value is
+    allowed as well.
+    """
+    schema: dict[str, Any] = Spec.model_json_schema()
+    for tag, table in TABLES.items():
+        properties = schema["$defs"][table.__name__]["properties"]
+        for name in (*swept_options(table.settings_type), "calibration", "backend"):
+            properties[name] = _value_or_list(properties[name])
+        if tag != PAIR:
+            properties["method"] |= {"const": tag}
+        schema["$defs"][table.__name__]["properties"] = {name: properties[name] for name in keys_of(table)}
+    tables = schema["properties"]["compression"]["items"]
+    # The pair's method is a list, which OpenAPI's discriminator cannot say; `const` tells the tables apart anyway.
+    tables.pop("discriminator", None)
+    required = _required(schema)
+    return {"$schema": DRAFT, "title": "studyctl study", **_as_toml(schema), **required}
+
+
+def _required(schema: dict[str, Any]) -> dict[str, Any]:
+    """Take out of the schema what must be given, and return the same for specs that inherit nothing."""
+    study, tasks = (schema["$defs"][name].pop("required") for name in ("Study", "Tasks"))
+    inside = {
+        "study": {"required": study},
+        "evaluation": {"properties": {"tasks": {"required": tasks}}},
+    }
+    extends = {"required": ["study"], "properties": {"study": {"required": ["extends"]}}}
+    return {
+        "required": ["study"],
+        "if": extends,
+        "else": {"required": schema["required"], "properties": inside},
+    }
+
+
+def _value_or_list(items: dict[str, Any]) -> dict[str, Any]:
+    one = _without_null(items["items"])
+    about: dict[str, Any] = {key: items[key] for key in ("description", "default") if key in items}
+    if isinstance(about.get("default"), list):
+        about["default"] = about["default"][0]
+    many: dict[str, Any] = {"type": "array", "items": one, "minItems": 1}
+    return {"anyOf": [one, many], **about}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if not choices:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**choices[0], **rest} if len(choices) == 1 else {"anyOf": choices, **rest}
+
+
+def _as_toml(schema: Any) -> Any:
+    """Return the schema without what TOML has not (null) and what Pydantic adds (titles made of names)."""
+    if isinstance(schema, list):
+        return [_as_toml(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {
+        key: value
+        for key, value in _without_null(schema).items()
+        if not (key == "title" and isinstance(value, str)) and not (key == "default" and value is None)
+    }
+    return {key: _as_toml(value) for key, value in kept.items()}

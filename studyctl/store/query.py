@@ -1,0 +1,141 @@
+"""Reading the results database: always read-only, never in the publisher's way.
+
+A reader attaches the file to a database in memory. A plain second ``connect`` to the path would hand out the old file for
+as long as any connection of the process has it open; this way a new reader sees the newest file, and older ones keep theirs.
+"""
+
+import re
+import unicodedata
+from contextlib import closing
+
+import duckdb
+import pyarrow as pa
+
+from studyctl.errors import Problem, StudyError
+from studyctl.files import StudyPaths
+
+
+def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.DuckDBPyConnection:
+    """Open the database as it is published now.
+
+    Args:
+        paths: Files of the study.
+        external_access: Whether queries may read and write other files.
+
+    Raises:
+        StudyError: nothing is published yet, the file is damaged, or another program has it open for writing.
+    """
+    if not paths.database.is_file():
+        raise StudyError(_nothing_published(paths))
+    connection = duckdb.connect(":memory:")
+    try:
+        file = str(paths.database).replace("'", "''")
+        connection.execute(f"ATTACH '{file}' AS study (READ_ONLY)")
+        connection.execute("USE study")
+        connection.execute("SET python_enable_replacements = false")  # no names from the caller's code
+        if not external_access:
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+    except duckdb.Error as error:
+        connection.close()
+        raise StudyError(_unreadable(paths, error)) from error
+    return connection
+
+
+def run_sql(paths: StudyPaths, sql: str, *, external_access: bool = False) -> pa.Table:
+    """Return the rows of a query; of several statements, those of the last.
+
+    Args:
+        paths: Files of the study.
+        sql: DuckDB's dialect; the tables and views are described in ``docs/results.md``.
+        external_access: Whether the query may read and write other files (``COPY``, ``read_csv`` ...).
+
+    Raises:
+        StudyError: nothing is published yet, or the query is wrong.
+    """
+    with closing(open_reader(paths, external_access=external_access)) as connection:
+        return fetch(connection, sql)
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    """Return the rows of a query on an open reader, for those who ask more than once.
+
+    Raises:
+        StudyError: the query is wrong, or was interrupted.
+    """
+    try:
+        relation = connection.sql(sql)
+        rows: pa.Table = pa.table({}) if relation is None else relation.to_arrow_table()
+    except (duckdb.BinderException, duckdb.CatalogException) as error:
+        raise StudyError(_problem_with(sql, _with_place(connection, sql, str(error)))) from error
+    except (duckdb.Error, UnicodeError) as error:
+        raise StudyError(_problem_with(sql, str(error))) from error
+    return rows
+
+
+def _with_place(connection: duckdb.DuckDBPyConnection, sql: str, message: str) -> str:
+    """Return the message with the marked line, which `sql` leaves out and `execute` gives (nothing runs: names come first)."""
+    try:
+        connection.execute(sql)
+    except duckdb.Error as error:
+        if str(error).startswith(message):
+            return str(error)
+    return message
+
+
+def _problem_with(sql: str, message: str) -> Problem:
+    """Turn DuckDB's message with its marked line into a problem with a place."""
+    text, _, place = message.partition("\n\nLINE ")
+    what = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    if "disabled by configuration" in what:
+        return Problem(
+            what,
+            hint="queries see this study only; allow other files with --external, or use --format",
+        )
+    if "attached in read-only mode" in what:
+        return Problem(what, hint="results are read-only; `create temp table` works, and --format exports")
+    if ";" in sql.strip().rstrip(";"):
+        return Problem(what, hint=_NAMES)  # places within one of several statements are off
+    if not (match := re.match(r"(\d+): (.*)\n( *)(\^+)", place)):
+        return Problem(what, hint=_NAMES)
+    line = int(match[1])
+    column = _column(sql.split("\n")[line - 1], match[2], len(match[3]) - len(f"LINE {line}: "))
+    return Problem(what, line=line, column=column, length=len(match[4]), hint=_NAMES)
+
+
+def _column(line: str, shown: str, cells: int) -> int:
+    """Return the column of a mark that DuckDB puts so many cells into the part of the line that it shows."""
+    before = 0
+    while cells > 0 and before < len(shown):
+        cells -= 2 if unicodedata.east_asian_width(shown[before]) in "WF" else 1
+        before += 1
+    if not shown.startswith("...") or line.startswith("..."):
+        return before + 1
+    return line.find(shown[3:].removesuffix("...")) + before - 3 + 1
+
+
+_NAMES = "`show tables` lists tables and views, `describe leaderboard` the columns of one"
+
+
+def _nothing_published(paths: StudyPaths) -> Problem:
+    if not paths.root.is_dir():
+        return Problem(
+            f"there is no study {paths.name} ({paths.root})", hint="`studyctl list` shows the studies here"
+        )
+    if any(paths.journal.glob("*.jsonl")):
+        hint = f"`studyctl db rebuild {paths.name}` publishes what its journals hold"
+    else:
+        hint = f"`studyctl run {paths.spec}` measures something"
+    return Problem(f"nothing of {paths.name} is published yet", file=paths.database, hint=hint)
+
+
+def _unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
+    if "lock" in str(error).lower():
+        return Problem(
+            f"another program has {paths.database} open for writing",
+            file=paths.database,
+            hint="close it, or open it there with `duckdb -readonly`",
+        )
+    first = str(error).splitlines()[0]
+    hint = f"`studyctl db rebuild {paths.name}` builds it anew from the journals"
+    return Problem(f"cannot read {paths.database}: {first}", file=paths.database, hint=hint)

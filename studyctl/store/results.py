@@ -1,0 +1,257 @@
+"""The results of a study as rows: what reports and the terminal app read. No SQL elsewhere, no arithmetic on metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+import duckdb
+
+from studyctl.errors import Problem, StudyError
+from studyctl.files import StudyPaths
+from studyctl.store.query import open_reader
+from studyctl.store.schema import VERSION
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The study as a whole; columns of the table ``about``."""
+
+    study: str
+    title: str
+    notes: list[str]
+    spec_hash: str
+    planned_at: datetime | None
+    published_at: datetime
+    studyctl: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A row of the view ``leaderboard``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    seed: int | None
+    state: str
+    bits_per_weight: float | None
+    sparsity: float | None
+    ppl_ratio: float | None
+    worst_language: str | None
+    worst_ppl_ratio: float | None
+    languages: int | None
+    kl_nats: float | None
+    top1: float | None
+    acc: float | None
+    acc_change: float | None
+    tasks: int | None
+    flips: int | None
+    right_to_wrong: int | None
+    wrong_to_right: int | None
+    compress_seconds: float | None
+    total_seconds: float | None
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageResult:
+    """A row of the view ``perplexity_vs_dense``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    language: str
+    perplexity: float | None
+    dense_perplexity: float | None
+    ppl_ratio: float | None
+    bits_per_byte: float | None
+    dense_bits_per_byte: float | None
+    bits_per_byte_change: float | None
+    kl_nats: float | None
+    top1: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A row of the view ``tasks_vs_dense``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    task: str
+    metric: str
+    value: float | None
+    stderr: float | None
+    dense_value: float | None
+    change: float | None
+    items: int | None
+    right_to_wrong: int | None
+    wrong_to_right: int | None
+    mcnemar_p: float | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the change against dense is unlikely to be chance (p < 0.05)."""
+        return self.mcnemar_p is not None and self.mcnemar_p < 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProgress:
+    """A row of the view ``progress``."""
+
+    model: str
+    trials: int
+    done: int
+    running: int
+    failed: int
+    stopped: int
+    pending: int
+    stages: int
+    stages_done: int
+    total_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTrial:
+    """A row of the view ``failures``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    stage: str | None
+    cause: str | None
+    error: str | None
+    hint: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A row of the table ``warnings``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    stage: str | None
+    message: str
+    attempt: int | None
+    details: str | None
+    """Further fields, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A row of the table ``stages``."""
+
+    stage: str
+    state: str
+    seconds: float | None
+    peak_memory_bytes: int | None
+    attempt: int | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerResult:
+    """A row of the table ``layers``."""
+
+    block: int
+    linear: str
+    relative_error: float | None
+    sparsity: float | None
+    bits_per_weight: float | None
+    seconds: float | None
+    damping: float | None
+
+
+class Results:
+    """The results as they were published last; everything it returns is of one moment. Close it after use."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def about(self) -> About:
+        """Return the study as a whole."""
+        return self._rows(About, "about")[0]
+
+    def leaderboard(self) -> list[Standing]:
+        """Return one row a trial, in the order of the plan."""
+        return self._rows(Standing, "leaderboard")
+
+    def perplexity(self) -> list[LanguageResult]:
+        """Return one row a trial and language."""
+        return self._rows(LanguageResult, "perplexity_vs_dense")
+
+    def tasks(self) -> list[TaskResult]:
+        """Return one row a trial, task and metric."""
+        return self._rows(TaskResult, "tasks_vs_dense")
+
+    def progress(self) -> list[ModelProgress]:
+        """Return one row a model."""
+        return self._rows(ModelProgress, "progress")
+
+    def failures(self) -> list[FailedTrial]:
+        """Return the failed trials, in the order of the plan."""
+        return self._rows(FailedTrial, "failures")
+
+    def warnings(self) -> list[Finding]:
+        """Return what a reader of the results must know."""
+        return self._rows(Finding, "warnings")
+
+    def stages(self, trial_id: str) -> list[StageResult]:
+        """Return the stages of one trial."""
+        return self._rows(StageResult, "stages", trial_id)
+
+    def layers(self, trial_id: str) -> list[LayerResult]:
+        """Return the compressed linears of one trial."""
+        return self._rows(LayerResult, "layers", trial_id)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _rows(self, row: type[_Row], source: str, trial_id: str | None = None) -> list[_Row]:
+        columns = ", ".join(f'"{field.name}"' for field in fields(row))  # type: ignore[arg-type]  # all are dataclasses
+        where, parameters = ("", ()) if trial_id is None else (" WHERE trial_id = ?", (trial_id,))
+        found: Sequence[tuple[Any, ...]] = self._connection.execute(
+            f"SELECT {columns} FROM {source}{where}", list(parameters)
+        ).fetchall()
+        return [row(*values) for values in found]
+
+
+def open(paths: StudyPaths) -> Results:
+    """Open the results as they are published now.
+
+    Raises:
+        StudyError: nothing is published yet, or not by this version of studyctl.
+    """
+    connection = open_reader(paths)
+    try:
+        found = connection.execute("SELECT schema_version, studyctl FROM about").fetchone()
+    except duckdb.CatalogException:
+        found = None
+    if found is None or found[0] != VERSION:
+        connection.close()
+        writer = f"studyctl {found[1]}" if found else "something else"
+        raise StudyError(
+            Problem(
+                f"{paths.database} was published by {writer}, with other tables than this version's",
+                file=paths.database,
+                hint=f"`studyctl db rebuild {paths.name}` publishes it anew from the journals",
+            )
+        )
+    return Results(connection)

@@ -1,0 +1,146 @@
+"""The quantization grid, by hand and by its properties."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studyctl.compress.compressed import CompressedLinear, StageInput
+from studyctl.compress.grid import dequantize, grid_of, round_to_codes
+from studyctl.compress.rtn import compress_stage
+from studyctl.compress.settings import RTN
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def rtn(weight: torch.Tensor, **settings: Any) -> CompressedLinear:
+    (result,) = compress_stage(StageInput(("linear",), (weight,), None), RTN(**settings))
+    return result
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Weights from tiny to large, of one sign or both, with zeros and outliers, and settings that fit them."""
+    rows, groups, size = (
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from([1, 2, 8, 16])),
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    weight = torch.randn(rows, groups * size, generator=generator) * 10.0 ** draw(st.integers(-6, 3))
+    weight += draw(st.sampled_from([0.0, 0.0, 3.0, -3.0])) * weight.abs().mean()
+    weight[torch.rand(weight.shape, generator=generator) < draw(st.sampled_from([0.0, 0.3, 1.0]))] = 0
+    if draw(st.booleans()):
+        weight[0, 0] = 1e4
+    settings = {
+        "bits": draw(st.integers(2, 8)),
+        "group_size": draw(st.sampled_from([0, size])),
+        "symmetric": draw(st.booleans()),
+    }
+    return weight.to(draw(st.sampled_from(DTYPES))), settings
+
+
+def test_asymmetric_by_hand() -> None:
+    result = rtn(torch.tensor([[-1.0, 0.0, 0.26, 2.0]]), bits=2, group_size=4)
+    assert result.scales.tolist() == [[1.0]]  # (2 − −1) / 3
+    assert result.zeros.tolist() == [[1]]
+    assert result.codes.tolist() == [[0, 1, 1, 3]]
+    assert result.weight.tolist() == [[-1.0, 0.0, 0.0, 2.0]]
+
+
+def test_the_range_always_holds_zero() -> None:
+    result = rtn(torch.tensor([[1.5, 3.0], [-1.5, -3.0]]), bits=2, group_size=2)
+    assert result.scales.tolist() == [[1.0], [1.0]]
+    assert result.zeros.tolist() == [[0], [3]]
+    assert result.codes.tolist() == [[2, 3], [1, 0]]  # 1.5 is halfway: to even
+
+
+def test_symmetric_by_hand() -> None:
+    result = rtn(torch.tensor([[-3.0, 1.0, 0.2, 3.0]]), bits=2, group_size=4, symmetric=True)
+    assert result.scales.tolist() == [[2.0]]  # 6 / 3
+    assert result.zeros.tolist() == [[2]]
+    assert result.weight.tolist() == [[-4.0, 0.0, 0.0, 2.0]]  # 3 would be code 4; the largest is 3
+
+
+def test_group_size_zero_is_one_scale_an_output_channel() -> None:
+    weight = torch.randn(3, 8)
+    result = rtn(weight, bits=4, group_size=0)
+    assert result.scales.shape == (3, 1)
+    assert torch.equal(result.weight, rtn(weight, bits=4, group_size=8).weight)
+
+
+def test_groups_are_consecutive_inputs() -> None:
+    weight = torch.tensor([[0.0, 3.0, 0.0, 300.0]])
+    result = rtn(weight, bits=2, group_size=2)
+    assert result.scales.tolist() == [[1.0, 100.0]]
+    assert torch.equal(result.weight, weight)
+
+
+def test_scales_are_rounded_before_weights() -> None:
+    """(1 − 0) / 15 is no bfloat16: codes and weights belong to the rounded scale."""
+    weight = torch.linspace(0, 1, 16).bfloat16()[None]
+    result = rtn(weight, bits=4, group_size=16)
+    scale = result.scales.float().item()
+    assert scale == torch.tensor(1 / 15).bfloat16().item() != pytest.approx(1 / 15, rel=1e-4)
+    assert torch.equal(result.codes.float(), (weight.float() / scale).round().clamp(0, 15))
+
+
+@given(cases())
+def test_codes_are_in_range_and_give_the_weight_bit_for_bit(
+    case: tuple[torch.Tensor, dict[str, Any]],
+) -> None:
+    weight, settings = case
+    result = rtn(weight, **settings)
+    assert result.codes.dtype == result.zeros.dtype == torch.uint8
+    assert int(result.codes.max()) < 2 ** settings["bits"]
+    assert int(result.zeros.max()) < 2 ** settings["bits"]
+    assert result.scales.dtype == result.weight.dtype == weight.dtype
+    assert torch.isfinite(result.scales).all()
+    assert (result.scales > 0).all()
+    assert torch.equal(dequantize(result.codes, result.scales, result.zeros), result.weight)
+    by_fp32 = dequantize(result.codes, result.scales.float(), result.zeros).to(weight.dtype)
+    assert torch.equal(by_fp32, result.weight)
+
+
+@given(cases())
+def test_the_error_is_at_most_half_a_step_inside_the_range(case: tuple[torch.Tensor, dict[str, Any]]) -> None:
+    weight, settings = case
+    result = rtn(weight, **settings)
+    groups = weight.double().reshape(*result.scales.shape, -1)
+    scales, zeros = result.scales.double()[..., None], result.zeros.double()[..., None]
+    lowest, highest = -zeros * scales, (2 ** settings["bits"] - 1 - zeros) * scales
+    errors = (result.weight.double().reshape(groups.shape) - groups.clamp(lowest, highest)).abs()
+    rounding = torch.finfo(weight.dtype).eps * groups.abs().amax() + torch.finfo(weight.dtype).smallest_normal
+    assert (errors <= scales * 0.5001 + rounding).all()
+
+
+@given(cases())
+def test_weights_on_the_grid_stay_where_they_are(case: tuple[torch.Tensor, dict[str, Any]]) -> None:
+    weight, settings = case
+    result = rtn(weight, **settings)
+    groups = result.weight.reshape(*result.scales.shape, -1)
+    again = round_to_codes(groups, result.scales[..., None], result.zeros[..., None], settings["bits"])
+    assert torch.equal(again.reshape(weight.shape), result.codes)
+
+
+@given(cases())
+def test_zero_stays_zero(case: tuple[torch.Tensor, dict[str, Any]]) -> None:
+    weight, settings = case
+    assert (rtn(weight, **settings).weight[weight == 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_largest_weights_of_a_dtype_do_not_overflow(dtype: torch.dtype, symmetric: bool) -> None:
+    largest = torch.finfo(dtype).max / 4
+    result = rtn(
+        torch.tensor([[largest, -largest, 1.0, 0.0]]).to(dtype), bits=2, group_size=4, symmetric=symmetric
+    )
+    assert torch.isfinite(result.weight).all()
+
+
+def test_a_group_of_zeros_has_scale_one() -> None:
+    grid = grid_of(torch.zeros(1, 4), 4, symmetric=False, dtype=torch.float16)
+    assert (grid.scales.item(), grid.zeros.item()) == (1.0, 0)

@@ -1,0 +1,131 @@
+"""Saved weights come back bit for bit, or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from studyctl.compress.architectures import block_linears
+from studyctl.compress.settings import RTN, Dense, Magnitude, MethodSettings, Wanda
+from studyctl.compress.stored import apply, save, weights_hash
+from studyctl.compress.walker import compress
+from studyctl.errors import StageError
+from studyctl.reporter import SilentReporter
+
+from .tiny import tiny_model
+
+SETTINGS = [
+    RTN(bits=3, group_size=16),
+    RTN(bits=4, group_size=0, symmetric=True),
+    Wanda(sparsity=0.5),
+    Magnitude(pattern="2:4"),
+    Dense(),
+]
+
+
+def made(settings: MethodSettings, ids: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
+    model = tiny_model("llama", dtype=dtype)
+    return model, compress(model, settings, ids, batch_tokens=48, reporter=SilentReporter())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join([s.method, *s.name_parts()]))
+def test_what_is_applied_is_what_was_made(
+    settings: MethodSettings, dtype: torch.dtype, ids: torch.Tensor, tmp_path: Path
+) -> None:
+    model, compressed = made(settings, ids, dtype)
+    save(tmp_path / "weights.safetensors", compressed)
+    other = tiny_model("llama", dtype=dtype)
+    applied = apply(other, tmp_path / "weights.safetensors")
+    assert weights_hash(other) == weights_hash(model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert (applied.settings, applied.bits_per_weight, applied.sparsity) == (
+        *(compressed.settings, compressed.bits_per_weight, compressed.sparsity),
+    )
+    assert list(applied.linears) == list(compressed.linears)
+    for name, linear in applied.linears.items():
+        assert linear.weight.data_ptr() == other.get_submodule(name).weight.data_ptr()
+        for mine, stored in zip(compressed.linears[name], linear, strict=True):
+            assert (mine is None and stored is None) or torch.equal(mine, stored)
+
+
+def test_quantized_linears_are_stored_as_codes(ids: torch.Tensor, tmp_path: Path) -> None:
+    for settings in (RTN(group_size=16), Magnitude(sparsity=0.5)):
+        save(tmp_path / settings.method, made(settings, ids, torch.float32)[1])
+    assert (tmp_path / "rtn").stat().st_size < 0.5 * (tmp_path / "magnitude").stat().st_size
+
+
+def test_files_that_cannot_be_used_leave_the_model_alone(ids: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save(path, made(Magnitude(sparsity=0.5), ids)[1])
+    content = path.read_bytes()
+    torn, other, text = tmp_path / "torn", tmp_path / "other", tmp_path / "text"
+    torn.write_bytes(content[:-100])
+    text.write_text("not a file of weights")
+    save(
+        other,
+        compress(tiny_model("opt"), RTN(group_size=16), None, batch_tokens=1, reporter=SilentReporter()),
+    )
+    for bad, reason in [
+        (tmp_path / "missing", "No such file"),
+        (torn, "not fully covered"),
+        (text, "cannot be used"),
+        (tmp_path, "cannot be used"),
+        (other, "this model has no linear `model.decoder"),
+    ]:
+        model = tiny_model("llama", dtype=torch.bfloat16)
+        with pytest.raises(StageError, match=reason):
+            apply(model, bad)
+        assert weights_hash(model) == weights_hash(tiny_model("llama", dtype=torch.bfloat16))
+
+
+def test_another_dtype_or_shape_is_refused(ids: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    for settings in (Magnitude(sparsity=0.5), RTN(group_size=16)):
+        save(path, made(settings, ids)[1])
+        with pytest.raises(StageError, match=r"was made for BF16 and this model is torch\.float32"):
+            apply(tiny_model("llama"), path)
+        with pytest.raises(StageError, match=r"is \[32, 48\] there and \[32, 80\] in this model"):
+            apply(tiny_model("llama", dtype=torch.bfloat16, intermediate_size=80), path)
+
+
+def test_changed_content_is_noticed(ids: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save(path, made(Magnitude(sparsity=0.5), ids)[1])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(StageError, match="content has changed"):
+        apply(tiny_model("llama", dtype=torch.bfloat16), path)
+
+
+def test_a_failed_save_leaves_the_old_file(
+    ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    _, compressed = made(Magnitude(sparsity=0.5), ids)
+    save(path, compressed)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("studyctl.compress.stored.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        save(path, compressed)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_the_hash_names_bits_not_values() -> None:
+    model = tiny_model("llama")
+    before = weights_hash(model)
+    assert before == weights_hash(tiny_model("llama"))
+    assert len(before) == 64
+    weight = next(iter(block_linears(model).values())).weight.data
+    weight[0, 0] = 0.0
+    zero = weights_hash(model)
+    weight[0, 0] = -0.0
+    assert len({before, zero, weights_hash(model)}) == 3
+    assert weights_hash(tiny_model("llama", dtype=torch.bfloat16)) != before

@@ -1,0 +1,160 @@
+"""What `studyctl show` prints: at any width, without colour, and as JSON."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from store import builder
+from store.builder import FakeStudy
+
+from studyctl.report.layout import change, fixed, ratio
+from studyctl.report.show import as_json, show
+from studyctl.store import results
+from studyctl.store.publish import publish
+
+
+def shown(study: FakeStudy, width: int = 80, *, colour: bool = False) -> str:
+    console = Console(
+        width=width, file=io.StringIO(), force_terminal=colour, color_system="truecolor" if colour else None
+    )
+    with results.open(study.paths) as opened:
+        show(opened, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
+    study = FakeStudy(tmp_path_factory.mktemp("show") / "small", models=("org/alpha",)).write_all()
+    publish(study.paths)
+    return study
+
+
+def test_a_whole_study(study: FakeStudy) -> None:
+    text = re.sub(r"published \S+ \S+ UTC", "published (when)", shown(study))
+    assert (
+        "\n".join(line.rstrip() for line in text.splitlines())
+        == """\
+small: A small study
+3 trials: 3 done · published (when)
+
+Leaderboard  org/alpha
+ variant       bits/w  ppl ratio     KL    acc   Δ acc  flips  time
+ dense           16.0      1.000      –  0.600       –      –  12 s
+ wanda-0.5        9.0      1.645  0.100  0.350  −0.250     14  14 s
+ rtn-4bit-g64     4.3      1.207  0.100  0.600  ±0.000      4  14 s
+ ppl ratio: geometric mean over 3 languages; worst: sw 1.800 (wanda-0.5)
+
+Perplexity  org/alpha
+ variant           en      sw      zh
+ dense          20.00   30.00   40.00
+ wanda-0.5     ×1.500  ×1.800  ×1.650
+ rtn-4bit-g64  ×1.100  ×1.320  ×1.210
+ dense: perplexity; the others: how many times that of dense
+
+Accuracy  org/alpha
+ variant       arc_easy      boolq
+ dense         0.600         0.600
+ wanda-0.5     0.350 −0.250  0.350 −0.250
+ rtn-4bit-g64  0.600 ±0.000  0.600 ±0.000
+ with the change against dense; * p < 0.05, exact McNemar test on paired items
+
+Notes
+ - The models of this study do not exist.
+
+Warnings  studyctl sql small 'from warnings'
+ - damping was raised (alpha.wanda-0.5, compress and 1 more)"""
+    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(tmp_path: Path, width: int) -> None:
+    study = FakeStudy(
+        tmp_path / "wide",
+        languages=("ar", "de", "en", "es", "ru", "sw", "zh"),
+        tasks=("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"),
+        models=("org/alpha",),
+        variants=("dense", "rtn-4bit-g64"),
+    )
+    study.write_plan()
+    study.attempt("alpha.dense").run_all()
+    publish(study.paths)
+    text = shown(study, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for name in (*study.languages, *study.tasks):
+        assert re.search(rf"\b{name}\b", text), name
+    assert text.count("0.600") == 8
+
+
+def test_colour_changes_nothing_but_colour(study: FakeStudy) -> None:
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown(study, colour=True)) == shown(study)
+
+
+def test_json_holds_what_is_printed(study: FakeStudy) -> None:
+    with results.open(study.paths) as opened:
+        data = json.loads(json.dumps(as_json(opened), allow_nan=False))
+    assert list(data) == ["about", "progress", "leaderboard", "perplexity", "tasks", "warnings", "failures"]
+    assert data["about"]["notes"] == ["The models of this study do not exist."]
+    assert data["leaderboard"][1]["variant"] == "wanda-0.5"
+    assert data["leaderboard"][1]["flips"] == 14
+    assert len(data["perplexity"]) == 9
+
+
+def test_a_failure_says_what_to_do(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path / "small", models=("org/alpha",))
+    study.write_plan()
+    attempt = study.attempt("alpha.wanda-0.5")
+    attempt.begin("compress")
+    attempt.fail("compress")
+    publish(study.paths)
+    text = shown(study)
+    assert "3 trials: 1 failed, 2 pending" in text
+    assert "Nothing is measured yet." in text
+    assert "✗ alpha.wanda-0.5  compress: out of memory at block 3 (out of memory)" in text
+    assert "= hint: use fewer samples" in text
+
+
+def test_a_significant_change_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "correct", lambda variant, item: int(variant == "dense"))
+    study = FakeStudy(
+        tmp_path / "small", models=("org/alpha",), variants=("dense", "wanda-0.5"), tasks=("boolq",)
+    ).write_all()
+    publish(study.paths)
+    assert "0.000 −1.000*" in shown(study)
+
+
+def test_seeds_tell_trials_of_one_variant_apart(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path / "small", models=("org/alpha",), tasks=())
+    study.attempt("alpha.wanda-0.5").run_all()
+    trial = next(trial for trial in study.trials() if trial["trial"] == "alpha.wanda-0.5")
+    study.write_plan(trials=[trial, trial | {"trial": "alpha.wanda-0.5.seed1", "seed": 1}])
+    publish(study.paths)
+    text = shown(study)
+    assert "wanda-0.5 seed 0" in text
+    assert "wanda-0.5 seed 1" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.0406, "1.041"),
+        (40.3, "40.30"),
+        (151.26, "151.3"),
+        (1234.5, "1234"),
+        (3.2e9, "3.2e+09"),
+        (None, "–"),
+        (float("nan"), "–"),
+    ],
+)
+def test_ratios_have_about_four_digits(value: float | None, text: str) -> None:
+    assert ratio(value).plain == text
+
+
+def test_changes_have_a_sign() -> None:
+    assert [change(value).plain for value in (0.0041, -0.0041, 0.00001, -0.00001, None)] == [
+        "+0.004", "−0.004", "±0.000", "±0.000", "–",
+    ]  # fmt: skip
+    assert fixed(float("inf"), 3).plain == "–"

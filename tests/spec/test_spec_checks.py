@@ -1,0 +1,119 @@
+"""What tables of a spec say of each other."""
+
+import pytest
+
+from .specs import MINIMAL, marked, problems, told
+
+WANDA = '[[compression]]\nmethod = "wanda"\nsparsity = 0.5\n'
+C4 = '[text.c4]\ndataset = "allenai/c4"\nconfig = { en = "en", de = "de" }\n'
+PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
+
+
+@pytest.mark.parametrize(
+    ("tables", "what", "underlined"),
+    [
+        ('[calibration]\nsource = "c5"\n' + C4, "there is no text source `c5`", '"c5"'),
+        (WANDA, "there is no text source `c4`", "[[compression]]"),
+        (WANDA + "[calibration]\nsamples = 3\n", "there is no text source `c4`", "[calibration]"),
+        (WANDA + 'calibration = { source = "x" }\n' + C4, "there is no text source `x`", '"x"'),
+        (
+            WANDA + 'calibration = [{}, { languages = ["sw"] }]\n' + C4,
+            "text source `c4` has no language `sw`",
+            '"sw"',
+        ),
+        (PERPLEXITY.format("poket", '["en"]'), "there is no text source `poket`", '"poket"'),
+        (PERPLEXITY.format("pocket", '["en", "fr"]'), "text source `pocket` has no language `fr`", '"fr"'),
+        (C4 + PERPLEXITY.format("c4", '["en", "sw"]'), "text source `c4` has no language `sw`", '"sw"'),
+        (
+            '[text.x]\nfiles = "a.txt"\n' + PERPLEXITY.format("x", '["en", "de"]'),
+            "text source `x` has one text, not one for each of 2 languages",
+            '["en", "de"]',
+        ),
+        (
+            '[text.x]\ndataset = "d"\nconfig = "all"\n' + PERPLEXITY.format("x", '["en", "de"]'),
+            "text source `x` has one text, not one for each of 2 languages",
+            '["en", "de"]',
+        ),
+        (
+            '[text.x]\nfiles = { calibration = "{language}.txt" }\n' + PERPLEXITY.format("x", '["en"]'),
+            "text source `x` has no text for perplexity",
+            '"x"',
+        ),
+        (
+            '[text.x]\ndataset = "d"\nsplit = { perplexity = "test" }\n[calibration]\nsource = "x"\n' + WANDA,
+            "text source `x` has no text for calibration",
+            '"x"',
+        ),
+        ('[text.x]\nfiles = "{lang}.txt"\n', "nothing is filled in for `{lang}`", '"{lang}.txt"'),
+        ('[calibration]\nids = "{id}.npy"\n', "nothing is filled in for `{id}`", '"{id}.npy"'),
+        (
+            '[[compression]]\nmethod = "rtn"\ncalibration = { samples = 3 }\n',
+            "`rtn` needs no calibration data",
+            "calibration",
+        ),
+        (
+            '[calibration]\nids = "a.npy"\n' + WANDA + 'calibration = { languages = ["de"] }\n',
+            "`languages` has no effect beside `ids`, which gives exact tokens",
+            "languages",
+        ),
+        (
+            '[[compression]]\nmethod = "rtn"\nmodels = ["Qwen/*", "Llama*"]\n',
+            "no model matches `Llama*`",
+            '"Llama*"',
+        ),
+        (
+            '[[compression]]\nmethod = "checkpoint"\nid = "x"\nof = "Qwen/Qwen2.5"\n',
+            "`of` names no model of this study: `Qwen/Qwen2.5`",
+            '"Qwen/Qwen2.5"',
+        ),
+        (
+            '[evaluation.tasks]\nnames = ["arc_easy"]\ndata = { arc_eazy = "x.jsonl" }\n',
+            "`names` does not list the task `arc_eazy`",
+            "arc_eazy",
+        ),
+        (
+            '[evaluation.tasks]\nnames = ["rte"]\nshots = 2\ndata = { rte = { test = "x.jsonl" } }\n',
+            "shots = 2 needs examples for `rte`",
+            '{ test = "x.jsonl" }',
+        ),
+    ],
+)
+def test_one_thing_is_wrong(tables: str, what: str, underlined: str) -> None:
+    text = MINIMAL + tables
+    (problem,) = problems(text)
+    assert problem.what == what
+    assert marked(problem, text) == underlined
+    assert problem.note or problem.hint, "every error says what to do"
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        WANDA + C4,
+        WANDA + '[calibration]\nsource = "pocket"\nlanguages = ["sw", "zh"]\n',
+        WANDA + '[calibration]\nids = "{model}.npy"\n',
+        WANDA + 'calibration = { ids = "a.npy" }\n' + '[calibration]\nsource = "pocket"\n',
+        '[[compression]]\nmethod = "rtn"\n',  # needs no calibration, so no c4
+        '[text.x]\nfiles = "{language}.txt"\n' + PERPLEXITY.format("x", '["en", "xx"]'),
+        '[text.x]\nfiles = "a.txt"\n' + PERPLEXITY.format("x", '["xx"]'),
+        '[text.x]\nfiles = { perplexity = "a.txt" }\n' + PERPLEXITY.format("x", '["xx"]'),
+        '[[compression]]\nmethod = "checkpoint"\nid = "x"\nof = "Qwen/Qwen2.5-0.5B"\nmodels = ["Qwen/*"]\n',
+        '[evaluation.tasks]\nnames = ["rte"]\nshots = 2\ndata = { rte = { test = "x", fewshot = "y" } }\n',
+    ],
+)
+def test_nothing_is_wrong(tables: str) -> None:
+    assert told(MINIMAL + tables) == []
+
+
+def test_one_bad_table_does_not_hide_what_is_wrong_with_the_others() -> None:
+    tables = '[calibration]\nsource = "x"\nsamples = 0\n[[compression]]\nmethod = "rtn"\nmodels = ["L*"]\nbits = 9\n'
+    assert [what for what, _ in told(MINIMAL + tables)] == [
+        "there is no text source `x`",
+        "`samples` must be at least 1 and at most 100000, not 0",
+        "no model matches `L*`",
+        "`bits` must be at least 2 and at most 8, not 9",
+    ]
+
+
+def test_a_value_that_cannot_be_read_is_told_once() -> None:
+    assert told(MINIMAL + WANDA + "[calibration]\nsource = 5\n") == [("`source` needs text, got 5", "5")]

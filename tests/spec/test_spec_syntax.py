@@ -1,0 +1,95 @@
+"""Texts that are no TOML: what is wrong, where, and what to write instead."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studyctl.spec.syntax import read_toml
+
+FILE = Path("a.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what", "note"),
+    [
+        ("a = \nb = 1", (1, 5, 1), "`a` has no value", ""),
+        ("a = foo", (1, 5, 3), "`foo` is no value", 'text needs quotes: "foo"'),
+        ("a = True", (1, 5, 4), "`True` is no value", "write true"),
+        ("a = None", (1, 5, 4), "`None` is no value", "leave the key out"),
+        ("a = .5", (1, 5, 2), "`.5` is no number", "write 0.5"),
+        ("a = “x”", (1, 5, 3), "these quotes are not TOML's", 'write "…" with straight quotes'),
+        ("a: 3", (1, 2, 1), "a key needs `=` and a value", "write `=` instead of `:`"),
+        (
+            "ä = 3",
+            (1, 1, 1),
+            "here a key or a table's header is wanted",
+            "a key with such letters needs quotes",
+        ),
+        ('a = "x\nb = 1', (1, 5, 2), "text in quotes is not closed", ""),
+        ('a = """x\nb = 1', (1, 5, 4), "text in quotes is not closed", ""),
+        ("a = [1,\nb = 2", (2, 1, 1), "a list is not closed: `]` or `,` is missing before this", ""),
+        ("a = [1 2]", (1, 8, 1), "a list is not closed: `]` or `,` is missing before this", ""),
+        (
+            'a = "C:\\users"',
+            (1, 8, 1),
+            "a backslash in double quotes starts an escape",
+            "use single quotes: 'C:\\folder'",
+        ),
+        ("[a\nb = 1", (1, 3, 1), "the table's header is not closed", ""),
+        ("a = 1 b = 2", (1, 7, 1), "the value has ended before this", ""),
+        ("a = 1\na = 2", (2, 1, 1), "key `a` is there twice", "first in line 1"),
+        ("a.b = 1\na.b.c = 2", (2, 3, 1), "key `b` is there twice", "first in line 1"),
+        (
+            'é = "你"\r\nb = \r\n',
+            (1, 1, 1),
+            "here a key or a table's header is wanted",
+            "a key with such letters needs quotes",
+        ),
+    ],
+)
+def test_one_error(text: str, place: tuple[int, int, int], what: str, note: str) -> None:
+    problem = read_toml(text, FILE).problems[0]
+    assert (problem.line, problem.column, problem.length) == place
+    assert (problem.what, problem.note) == (what, note)
+
+
+def test_all_errors_that_stay_within_their_line() -> None:
+    text = "a = True\nb = 1\nb = 2\n[x\ny = 1\n[z]\ny = \n"
+    problems = read_toml(text, FILE).problems
+    assert [(problem.line, problem.what) for problem in problems] == [
+        (1, "`True` is no value"),
+        (3, "key `b` is there twice"),
+        (4, "the table's header is not closed"),
+        (7, "`y` has no value"),
+    ]
+
+
+def test_a_list_of_tables_written_as_one() -> None:
+    text = '[compression]\nmethod = "rtn"\n[compression]\nmethod = "gptq"\n'
+    (problem,) = read_toml(text, FILE).problems
+    assert (problem.line, problem.what) == (3, "table `compression` is there twice")
+    assert problem.hint == "write `[[compression]]` for each of several"
+
+
+def test_endless_nesting_is_told() -> None:
+    (problem,) = read_toml("a = " + "[" * 5000, FILE).problems
+    assert problem.what == "lists are nested too deeply"
+
+
+@given(st.text("ab=[]{}\"'\n\r\t#.,1e:你\\ ", max_size=40))
+def test_a_text_has_data_or_problems_with_places(text: str) -> None:
+    toml = read_toml(text, FILE)
+    try:
+        assert toml.data == tomllib.loads(text)
+        assert not toml.problems
+    except tomllib.TOMLDecodeError:
+        assert toml.problems
+        lines = text.split("\n")
+        for problem in toml.problems:
+            assert problem.line is not None
+            assert problem.column is not None
+            assert 1 <= problem.line <= len(lines)
+            assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1

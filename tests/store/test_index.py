@@ -1,0 +1,203 @@
+"""The index: what counts as stored, and what does not."""
+
+from pathlib import Path
+
+import pytest
+from store.builder import FakeStudy
+
+from studyctl.errors import StudyError
+from studyctl.store.index import Index, read_stored
+
+TRIAL = "alpha.wanda-0.5"
+WEIGHTS = f"weights-of-{TRIAL}"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> FakeStudy:
+    return FakeStudy(tmp_path / "small")
+
+
+def test_no_journals_hold_nothing(study: FakeStudy) -> None:
+    stored = read_stored(study.paths)
+    assert stored.results == {}
+    assert stored.next_attempt(TRIAL) == 1
+    assert stored.has(None) == {}
+
+
+def test_a_stage_counts_when_it_is_finished(study: FakeStudy) -> None:
+    attempt = study.attempt(TRIAL)
+    attempt.run("load")
+    attempt.begin("compress")
+    assert read_stored(study.paths).has(WEIGHTS) == {}
+    attempt.end("compress")
+    stored = read_stored(study.paths)
+    assert stored.has(WEIGHTS).keys() == {WEIGHTS}
+    assert stored.has(WEIGHTS)[WEIGHTS].sparsity == 0.5
+    assert stored.weights_hash == {WEIGHTS: f"hash-of-{TRIAL}"}
+    assert stored.loads[WEIGHTS].stage == "load"
+
+
+def test_the_newest_of_two_results_counts(study: FakeStudy) -> None:
+    study.attempt(TRIAL, 1).run_all()
+    study.attempt(TRIAL, 2).run_all("load", "perplexity:en")
+    results = read_stored(study.paths).has(WEIGHTS)
+    assert results["key-of-perplexity:en"].attempt == 2
+    assert results["key-of-perplexity:sw"].attempt == 1
+
+
+def test_attempt_ten_is_newer_than_attempt_nine(study: FakeStudy) -> None:
+    for number in (10, 9):
+        study.attempt(TRIAL, number).run_all("load", "compress")
+    stored = read_stored(study.paths)
+    assert stored.has(WEIGHTS)[WEIGHTS].attempt == 10
+    assert [attempt.attempt for attempt in stored.attempts[TRIAL]] == [9, 10]
+    assert stored.next_attempt(TRIAL) == 11
+
+
+def test_results_of_weights_that_were_not_reproduced_do_not_count(study: FakeStudy) -> None:
+    study.attempt(TRIAL, 1).run_all()
+    study.weights_hashes[TRIAL] = "another"
+    study.attempt(TRIAL, 2).run_all("load", "compress", "perplexity:en")
+    assert read_stored(study.paths).has(WEIGHTS).keys() == {WEIGHTS, "key-of-perplexity:en"}
+
+
+def test_an_equal_hash_keeps_earlier_results(study: FakeStudy) -> None:
+    study.attempt(TRIAL, 1).run_all()
+    study.attempt(TRIAL, 2).run_all("load", "compress")
+    assert len(read_stored(study.paths).has(WEIGHTS)) == 6
+
+
+def test_dense_has_no_compress_and_its_results_count(study: FakeStudy) -> None:
+    study.attempt("alpha.dense").run_all()
+    assert len(read_stored(study.paths).has("weights-of-alpha.dense")) == 5
+
+
+def test_a_failure_is_told_with_its_cause(study: FakeStudy) -> None:
+    attempt = study.attempt(TRIAL)
+    attempt.run("load")
+    attempt.begin("compress")
+    attempt.fail("compress")
+    stored = read_stored(study.paths)
+    failure = stored.last_failure(TRIAL)
+    assert failure is not None
+    assert (failure.stage, failure.cause, failure.error) == (
+        "compress",
+        "out_of_memory",
+        "out of memory at block 3",
+    )
+    assert stored.attempts[TRIAL][0].state == "failed"
+    assert stored.unfinished == []
+    assert stored.last_failure("alpha.dense") is None
+
+
+def test_a_stage_that_succeeds_at_the_second_try_did_not_fail(study: FakeStudy) -> None:
+    attempt = study.attempt(TRIAL)
+    attempt.begin("compress")
+    attempt.writer.write("stage_failed", stage="compress", key=WEIGHTS, error="x", cause="error", hint="")
+    attempt.run("compress")
+    assert read_stored(study.paths).last_failure(TRIAL) is None
+
+
+def test_an_attempt_without_an_end_is_unfinished(study: FakeStudy) -> None:
+    study.attempt(TRIAL).begin("compress")
+    (attempt,) = read_stored(study.paths).unfinished
+    assert (attempt.trial, attempt.attempt, attempt.open_stage) == (TRIAL, 1, "compress")
+
+
+def test_a_journal_without_a_whole_record_still_takes_its_number(study: FakeStudy) -> None:
+    path = study.paths.attempt_journal(TRIAL, 1)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"seq":0,"at":"20')
+    stored = read_stored(study.paths)
+    assert stored.next_attempt(TRIAL) == 2
+    assert stored.attempts == {}
+
+
+def test_other_files_in_the_folder_are_left_alone(study: FakeStudy) -> None:
+    study.attempt(TRIAL).run_all()
+    for name in ("alpha.dense.1.jsonl.bad", "notes.jsonl", "alpha.dense.1.boolq.0.parquet"):
+        (study.paths.journal / name).write_bytes(b"nothing of ours\n" * 3)
+    assert read_stored(study.paths).attempts.keys() == {TRIAL}
+
+
+def test_a_message_about_stages_is_no_stage(study: FakeStudy) -> None:
+    attempt = study.attempt(TRIAL)
+    attempt.begin("compress")
+    attempt.writer.write(
+        "warning", stage="compress", message='kind "stage_finished" or "attempt_finished"', **{"stage_x": 1}
+    )
+    assert read_stored(study.paths).has(WEIGHTS) == {}
+
+
+def test_a_damaged_stage_line_names_file_and_line(study: FakeStudy) -> None:
+    path = study.attempt(TRIAL).run_all().path
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b'"stage_finished" }\n', *lines[1:]]))
+    with pytest.raises(StudyError, match="line 2 of alpha"):
+        read_stored(study.paths)
+
+
+def test_a_torn_stage_finished_is_not_acknowledged(study: FakeStudy) -> None:
+    attempt = study.attempt(TRIAL)
+    attempt.run("compress")
+    data = attempt.path.read_bytes()
+    for cut in range(1, 60):
+        attempt.path.write_bytes(data[:-cut])
+        assert read_stored(study.paths).has(WEIGHTS) == {}
+
+
+class TestGrowing:
+    """An index that is refreshed holds what a fresh one would."""
+
+    def test_every_step_of_an_attempt(self, study: FakeStudy) -> None:
+        index = Index(study.paths)
+        attempt = study.attempt(TRIAL)
+        for stage in attempt.stages:
+            attempt.begin(stage)
+            assert index.refresh() == read_stored(study.paths)
+            attempt.end(stage)
+            assert index.refresh() == read_stored(study.paths)
+        attempt.finish()
+        assert index.refresh() == read_stored(study.paths)
+
+    def test_progress_changes_nothing(self, study: FakeStudy) -> None:
+        index = Index(study.paths)
+        attempt = study.attempt(TRIAL)
+        attempt.begin("compress")
+        before = index.refresh()
+        attempt.writer.write("progress", stage="compress", done=1, total=2, unit="block", note="")
+        assert index.refresh() is before
+
+    def test_a_line_that_was_not_finished_counts_once_it_is(self, study: FakeStudy) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        data = attempt.path.read_bytes()
+        attempt.path.write_bytes(data[:-20])
+        index = Index(study.paths)
+        assert index.refresh().has(WEIGHTS) == {}
+        attempt.path.write_bytes(data)
+        assert index.refresh().has(WEIGHTS).keys() == {WEIGHTS}
+
+    def test_a_journal_that_was_moved_away_is_forgotten(self, study: FakeStudy) -> None:
+        index = Index(study.paths)
+        path = study.attempt(TRIAL).run_all().path
+        assert index.refresh().has(WEIGHTS)
+        path.rename(path.with_suffix(".bad"))
+        assert index.refresh().has(WEIGHTS) == {}
+
+
+def test_a_clock_that_was_set_back_does_not_revive_an_old_result(study: FakeStudy) -> None:
+    study.attempt(TRIAL, 1).run_all("compress")
+    newer = study.attempt(TRIAL, 2).run_all("compress").path
+    newer.write_text(newer.read_text().replace('"at":"20', '"at":"19'))
+    assert read_stored(study.paths).has(WEIGHTS)[WEIGHTS].attempt == 2
+
+
+def test_stretches_of_a_journal_begin_and_end_with_their_stage(study: FakeStudy) -> None:
+    attempt = study.attempt(TRIAL).run_all()
+    data = attempt.path.read_bytes()
+    for stage in read_stored(study.paths).attempts[TRIAL][0].stages:
+        stretch = data[stage.begin : stage.end].splitlines()
+        assert b'"kind":"stage_started"' in stretch[0]
+        assert b'"kind":"stage_finished"' in stretch[-1]
+        assert data[stage.end - 1 : stage.end] == b"\n"

@@ -1,0 +1,541 @@
+"""Publishing: what the journals hold is in the tables, nothing else is, and readers are never disturbed."""
+
+import json
+import math
+import multiprocessing
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store.builder import ITEMS, TOKENS, WINDOWS, FakeStudy, perplexity
+
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+from studyctl.store import results
+from studyctl.store.index import Index
+from studyctl.store.publish import mcnemar_p, publish
+from studyctl.store.query import open_reader
+
+TRIAL = "alpha.wanda-0.5"
+Rows = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> FakeStudy:
+    return FakeStudy(tmp_path / "small")
+
+
+@pytest.fixture
+def ask(study: FakeStudy) -> Callable[[str], Rows]:
+    def query(sql: str) -> Rows:
+        with closing(open_reader(study.paths)) as connection:
+            return connection.execute(sql).fetchall()
+
+    return query
+
+
+def state_of(ask: Callable[[str], Rows], trial: str = TRIAL) -> str:
+    ((state,),) = ask(f"SELECT state FROM trials WHERE trial_id = '{trial}'")
+    return state
+
+
+class TestTables:
+    def test_every_record_is_a_row(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        published = publish(study.write_all().paths)
+        counts = {
+            name: ask(f"SELECT count(*) FROM {name}")[0][0]
+            for (name,) in ask("SELECT table_name FROM duckdb_tables()")
+        }
+        assert counts == {
+            "trials": 6, "attempts": 6, "stages": 6 * 6 + 4, "layers": 4 * 4, "perplexity": 18, "windows": 18 * WINDOWS,
+            "fidelity": 12, "tasks": 18, "items": 6 * 2 * ITEMS, "task_flips": 4 * 3, "warnings": 4, "about": 1,
+        }  # fmt: skip
+        assert published.rows == sum(counts.values())
+
+    def test_values_are_those_of_the_records(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        publish(study.write_all().paths)
+        value = perplexity("org/alpha", "wanda-0.5", "sw")
+        nll = math.log(value) * TOKENS * WINDOWS
+        assert ask(f"FROM perplexity WHERE trial_id = '{TRIAL}' AND language = 'sw'") == [
+            (
+                TRIAL,
+                "org/alpha",
+                "wanda",
+                "wanda-0.5",
+                "sw",
+                value,
+                nll / math.log(2) / 2000,
+                nll,
+                400,
+                2000,
+                101,
+                False,
+            )
+        ]
+        assert ask(f"FROM items WHERE trial_id = '{TRIAL}' AND task = 'arc_easy' AND item = 12") == [
+            (TRIAL, "org/alpha", "wanda", "wanda-0.5", "arc_easy", 12, 0, 0, 1, 1, [-1.0, -14.0])
+        ]
+        assert ask(
+            f"SELECT correct_norm FROM items WHERE trial_id = '{TRIAL}' AND task = 'boolq' AND item = 12"
+        ) == [(None,)]
+
+    def test_a_trial_has_its_sizes_times_and_settings(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        publish(study.write_all().paths)
+        assert ask(
+            "SELECT state, bits_per_weight, sparsity, compress_seconds, total_seconds, peak_memory_bytes, error, seed, "
+            f"options->>'method', calibration->>'source', stages, stages_done, attempts FROM trials WHERE trial_id = '{TRIAL}'"
+        ) == [("done", 9.0, 0.5, 2.0, 14.0, 1013, None, 0, "wanda", "c4", 6, 6, 1)]
+        assert ask("SELECT compress_seconds, stages FROM trials WHERE trial_id = 'alpha.dense'") == [
+            (None, 5)
+        ]
+
+    def test_total_seconds_is_the_sum_over_the_stages(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        publish(study.write_all().paths)
+        assert (
+            ask(
+                "SELECT t.trial_id FROM trials t JOIN (SELECT trial_id, sum(seconds) AS seconds FROM stages GROUP BY ALL) s "
+                "USING (trial_id) WHERE t.total_seconds <> s.seconds"
+            )
+            == []
+        )
+
+    def test_nan_is_null(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        study.write_plan()
+        attempt = study.attempt(TRIAL)
+        attempt.begin("perplexity:en")
+        attempt.writer.write(
+            "perplexity",
+            stage="perplexity:en",
+            language="en",
+            perplexity=math.inf,
+            nll_nats=math.nan,
+            tokens=1,
+        )
+        attempt.end("perplexity:en")
+        publish(study.paths)
+        assert ask("SELECT perplexity, nll_nats, bytes, tokens FROM perplexity") == [(None, None, None, 1)]
+
+
+class TestCurrent:
+    """Only what the plan asks for now, measured on the weights that there are now."""
+
+    def test_a_stage_that_was_not_finished_has_no_rows(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_plan()
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        attempt.begin("perplexity:en")
+        attempt._perplexity("perplexity:en", "en")
+        publish(study.paths)
+        assert ask("FROM perplexity") == []
+        assert len(ask("FROM layers")) == 4
+
+    def test_a_try_that_was_begun_again_leaves_its_warning_only(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_plan()
+        attempt = study.attempt(TRIAL)
+        attempt.begin("perplexity:en")
+        attempt._perplexity("perplexity:en", "en")
+        attempt.writer.write(
+            "warning",
+            stage="perplexity:en",
+            message="out of memory; retried with 512 tokens a batch",
+            batch_tokens=512,
+        )
+        attempt.run("perplexity:en")
+        publish(study.paths)
+        assert len(ask("FROM perplexity")) == 1
+        assert len(ask("FROM windows")) == WINDOWS
+        assert ask("SELECT stage, message, details->>'batch_tokens' FROM warnings") == [
+            ("perplexity:en", "out of memory; retried with 512 tokens a batch", "512")
+        ]
+
+    def test_a_newer_result_replaces_the_older(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        study.write_plan()
+        study.attempt(TRIAL, 1).run_all()
+        study.attempt(TRIAL, 2).run_all("load", "perplexity:en")
+        publish(study.paths)
+        assert len(ask("FROM perplexity")) == 3
+        assert ask(
+            "SELECT attempt FROM stages WHERE attempt IS NOT NULL AND stage IN "
+            "('load', 'perplexity:en', 'perplexity:sw') ORDER BY stage"
+        ) == [(2,), (2,), (1,)]
+
+    def test_another_protocol_leaves_results_out(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        study.write_all()
+        protocol = study.protocol | {"perplexity:en": "another-key"}
+        study.write_plan(protocols={model: protocol for model in study.models})
+        publish(study.paths)
+        assert ask("SELECT DISTINCT language FROM perplexity ORDER BY ALL") == [("sw",), ("zh",)]
+        assert state_of(ask) == "pending"
+
+    def test_other_weights_leave_results_out(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        study.write_all()
+        trials = [
+            trial | {"weights_key": "new"} if trial["trial"] == TRIAL else trial for trial in study.trials()
+        ]
+        study.write_plan(trials=trials)
+        publish(study.paths)
+        assert ask(f"FROM perplexity WHERE trial_id = '{TRIAL}'") == []
+        assert state_of(ask) == "pending"
+        assert ask(f"SELECT current FROM attempts WHERE trial_id = '{TRIAL}'") == [(False,)]
+
+    def test_weights_that_were_not_reproduced_leave_results_out(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_plan()
+        study.attempt(TRIAL, 1).run_all()
+        study.weights_hashes[TRIAL] = "another"
+        study.attempt(TRIAL, 2).run_all("load", "compress", "perplexity:en")
+        publish(study.paths)
+        assert ask("SELECT DISTINCT language FROM perplexity") == [("en",)]
+        assert ask("FROM items") == []
+
+    def test_a_result_counts_for_every_trial_with_these_keys(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.attempt(TRIAL).run_all()
+        trial = next(trial for trial in study.trials() if trial["trial"] == TRIAL)
+        study.write_plan(trials=[trial, trial | {"trial": "renamed", "variant": "renamed"}])
+        publish(study.paths)
+        assert ask("SELECT trial_id, count(*) FROM items GROUP BY ALL ORDER BY ALL") == [
+            (TRIAL, 40),
+            ("renamed", 40),
+        ]
+        assert state_of(ask, "renamed") == "done"
+
+    def test_a_trial_that_the_plan_does_not_name_stays_in_its_journal(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_all()
+        study.write_plan(trials=[trial for trial in study.trials() if trial["trial"] != TRIAL])
+        publish(study.paths)
+        assert ask(f"FROM perplexity WHERE trial_id = '{TRIAL}'") == []
+        assert ask("SELECT count(*) FROM trials") == [(5,)]
+
+    def test_without_a_plan_every_trial_counts_as_it_was_attempted_last(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_all()
+        publish(study.paths)
+        planned = ask("SELECT * EXCLUDE (position) FROM trials ORDER BY trial_id")
+        study.paths.plan.unlink()
+        publish(study.paths)
+        assert ask("SELECT * EXCLUDE (position) FROM trials ORDER BY trial_id") == planned
+        assert ask("SELECT count(*) FROM items") == [(240,)]
+
+    def test_keys_that_could_not_be_looked_up_match_nothing(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_all()
+        study.write_plan(
+            protocols={model: dict.fromkeys(study.protocol) for model in study.models},
+            trials=[trial | {"weights_key": None, "available": False} for trial in study.trials()],
+        )
+        publish(study.paths)
+        assert ask("SELECT DISTINCT state, available FROM trials") == [("pending", False)]
+
+
+class TestStates:
+    @pytest.fixture(autouse=True)
+    def _planned(self, study: FakeStudy) -> None:
+        study.write_plan()
+
+    def test_pending_before_anything_ran(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        publish(study.paths)
+        assert state_of(ask) == "pending"
+        assert ask(f"SELECT DISTINCT state FROM stages WHERE trial_id = '{TRIAL}'") == [("pending",)]
+
+    def test_running_while_a_runner_is_at_it(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        attempt.begin("perplexity:en")
+        publish(study.paths, running={TRIAL})
+        assert ask(f"SELECT state, stage, stages_done FROM trials WHERE trial_id = '{TRIAL}'") == [
+            ("running", "perplexity:en", 1)
+        ]
+        assert ask(
+            f"SELECT stage, state FROM stages WHERE trial_id = '{TRIAL}' AND state <> 'pending' ORDER BY ALL"
+        ) == [
+            ("compress", "done"),
+            ("perplexity:en", "running"),
+        ]
+        assert ask("SELECT state FROM attempts") == [("running",)]
+
+    def test_stopped_when_the_attempt_has_no_end_and_no_runner(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.attempt(TRIAL).begin("compress")
+        publish(study.paths)
+        assert state_of(ask) == "stopped"
+        assert ask("SELECT state FROM attempts") == [("stopped",)]
+
+    def test_stopped_on_request(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.begin("compress")
+        attempt.fail("compress", "stopped on request", "stopped")
+        publish(study.paths)
+        assert state_of(ask) == "stopped"
+        assert ask("FROM failures") == []
+
+    def test_failed_with_stage_error_cause_and_hint(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.begin("compress")
+        attempt.fail("compress")
+        publish(study.paths)
+        assert ask("SELECT trial_id, stage, cause, error, hint, attempts FROM failures") == [
+            (TRIAL, "compress", "out_of_memory", "out of memory at block 3", "use fewer samples", 1)
+        ]
+
+    def test_failed_at_one_evaluation_keeps_the_others(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        attempt.begin("perplexity:en")
+        attempt.writer.write(
+            "stage_failed",
+            stage="perplexity:en",
+            key="key-of-perplexity:en",
+            error="too short",
+            cause="error",
+            hint="",
+        )
+        attempt.run("perplexity:sw")
+        attempt.finish("failed", "perplexity:en: too short")
+        publish(study.paths)
+        assert ask(f"SELECT state, stage, error FROM trials WHERE trial_id = '{TRIAL}'") == [
+            ("failed", "perplexity:en", "too short")
+        ]
+        assert ask("SELECT language FROM perplexity") == [("sw",)]
+
+    def test_a_failure_counts_no_more_when_something_else_is_asked_for(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        attempt.begin("perplexity:en")
+        attempt.fail("perplexity:en")
+        study.write_plan(protocols={model: {"perplexity:en": "another-key"} for model in study.models})
+        publish(study.paths)
+        assert state_of(ask) == "pending"
+
+    def test_a_failure_while_loading(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.begin("load")
+        attempt.fail("load", "no such file", "error")
+        publish(study.paths)
+        assert ask("SELECT stage, error FROM failures") == [("load", "no such file")]
+
+    def test_done_after_a_retry(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        first = study.attempt(TRIAL, 1)
+        first.begin("compress")
+        first.fail("compress")
+        study.attempt(TRIAL, 2).run_all()
+        publish(study.paths)
+        assert ask(f"SELECT state, error, attempts FROM trials WHERE trial_id = '{TRIAL}'") == [
+            ("done", None, 2)
+        ]
+
+
+class TestParts:
+    """A part that is gone costs its own rows, and says so."""
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            (lambda path: path.unlink(), "the file is gone"),
+            (lambda path: path.write_bytes(path.read_bytes()[:-10]), "the file is damaged"),
+            (lambda path: path.write_bytes(b""), "the file is damaged"),
+            (
+                lambda path: pq.write_table(pq.read_table(path).slice(0, 3), path),
+                "it has 3 rows and its journal says 10",
+            ),
+            (
+                lambda path: pq.write_table(pq.read_table(path).drop(["gold"]), path),
+                "it lacks the columns gold",
+            ),
+        ],
+        ids=["missing", "torn", "empty", "other rows", "no gold"],
+    )
+    def test_the_rest_is_published(
+        self, study: FakeStudy, ask: Callable[[str], Rows], damage: Callable[[Path], object], reason: str
+    ) -> None:
+        study.write_all()
+        damage(study.paths.part(TRIAL, 1, "boolq.1"))
+        publish(study.paths)
+        assert ask("SELECT count(*) FROM items") == [(230,)]
+        assert ask("SELECT stage, message FROM warnings WHERE message LIKE 'item%'") == [
+            ("task:boolq", f"item rows of {TRIAL}.1.boolq.1.parquet are missing here: {reason}")
+        ]
+        assert state_of(ask) == "done"
+
+    def test_damage_behind_a_whole_footer(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        study.write_all()
+        path = study.paths.part(TRIAL, 1, "boolq.1")
+        data = path.read_bytes()
+        path.write_bytes(data[:4] + b"\xff" * 200 + data[204:])
+        publish(study.paths)
+        assert ask("SELECT count(*) FROM items") == [(230,)]
+        assert len(ask("SELECT message FROM warnings WHERE message LIKE 'item rows%'")) == 1
+
+
+class TestFile:
+    def test_a_damaged_journal_names_file_and_line(self, study: FakeStudy) -> None:
+        path = study.write_all().paths.attempt_journal(TRIAL, 1)
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines[:8], b"damage\n", *lines[8:]]))
+        with pytest.raises(StudyError, match=r"line 9 of alpha\.wanda-0\.5\.1\.jsonl is damaged"):
+            publish(study.paths)
+
+    def test_a_plan_that_is_none(self, study: FakeStudy) -> None:
+        study.write_all()
+        for content, reason in (
+            ("{", "is no JSON"),
+            ("[]", "is no plan"),
+            ('{"version": 1}', "misses something"),
+            ('{"version": 2}', "later studyctl"),
+        ):
+            study.paths.plan.write_text(content)
+            with pytest.raises(StudyError, match=reason):
+                publish(study.paths)
+
+    def test_what_a_killed_publisher_left_is_removed(self, study: FakeStudy) -> None:
+        study.write_all()
+        left = study.root / ".study.duckdb.abc.tmp"
+        left.write_bytes(b"half")
+        publish(study.paths)
+        assert not left.exists()
+        assert [path.name for path in study.root.glob("*.duckdb*")] == ["study.duckdb"]
+
+    def test_a_folder_with_odd_characters(self, tmp_path: Path) -> None:
+        study = FakeStudy(tmp_path / "it's [a] *study* ü", models=("org/alpha",)).write_all()
+        publish(study.paths)
+        with closing(open_reader(study.paths)) as connection:
+            assert connection.execute("SELECT count(*) FROM items").fetchall() == [(120,)]
+
+    def test_an_empty_study(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        study.root.mkdir()
+        assert publish(study.paths).rows == 1
+        assert ask("FROM leaderboard") == []
+
+    def test_a_folder_that_cannot_be_written(self, study: FakeStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+        study.write_all()
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("tempfile.mkstemp", full)
+        with pytest.raises(StudyError, match="No space left on device") as caught:
+            publish(study.paths)
+        assert "studyctl db rebuild small" in caught.value.problems[0].hint
+
+    def test_an_index_that_is_kept_publishes_the_same(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_plan()
+        index = Index(study.paths)
+        attempt = study.attempt(TRIAL)
+        for stage in attempt.stages:
+            attempt.run(stage)
+            publish(study.paths, index=index)
+        assert ask(f"SELECT stages_done FROM trials WHERE trial_id = '{TRIAL}'") == [(6,)]
+
+
+def read_until(root: Path, last: str, found: Any) -> None:
+    """Read in a loop until the study has this title; report how often, and what was inconsistent."""
+    paths = StudyPaths(root)
+    reads, wrong = 0, []
+    while True:
+        with results.open(paths) as opened:
+            title = opened.about().title
+            rows = opened.leaderboard()
+            if len(rows) != 1 + int(title) % 2 or len(opened.perplexity()) != 3 * len(rows):
+                wrong.append((title, len(rows)))
+        reads += 1
+        if title == last:
+            break
+    found.put((reads, wrong))
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_reader_never_sees_an_error_or_half_a_state(tmp_path: Path, times: int) -> None:
+    study = FakeStudy(
+        tmp_path / "small", models=("org/alpha",), variants=("dense", "rtn-4bit-g64"), tasks=()
+    ).write_all()
+
+    def publish_generation(number: int) -> None:
+        study.write_plan(title=str(number), trials=study.trials()[: 1 + number % 2])
+        publish(study.paths)
+
+    publish_generation(0)
+    context = multiprocessing.get_context("spawn")
+    found = context.Queue()
+    reader = context.Process(target=read_until, args=(study.root, str(times), found))
+    reader.start()
+    for number in range(1, times + 1):
+        publish_generation(number)
+    reads, wrong = found.get(timeout=60)
+    reader.join(timeout=60)
+    assert wrong == []
+    assert reads >= 1
+    assert reader.exitcode == 0
+
+
+def test_an_open_reader_keeps_what_it_has(study: FakeStudy) -> None:
+    study.write_plan()
+    publish(study.paths)
+    with results.open(study.paths) as old:
+        study.attempt("alpha.dense").run_all()
+        publish(study.paths)
+        with results.open(study.paths) as new:
+            assert next(row.state for row in new.leaderboard()) == "done"
+            assert next(row.state for row in old.leaderboard()) == "pending"
+
+
+class TestMcNemar:
+    @pytest.mark.parametrize(
+        ("lost", "won", "p"),
+        [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (6, 1, 0.125), (10, 0, 2 / 1024), (5, 0, 0.0625)],
+    )
+    def test_known_values(self, lost: int, won: int, p: float) -> None:
+        assert mcnemar_p(lost, won) == pytest.approx(p, rel=1e-12)
+
+    @given(st.integers(0, 300), st.integers(0, 300))
+    def test_it_is_the_exact_binomial_sum(self, lost: int, won: int) -> None:
+        total, fewer = lost + won, min(lost, won)
+        exact = min(1.0, 2 * sum(math.comb(total, count) for count in range(fewer + 1)) / 2**total)
+        assert mcnemar_p(lost, won) == pytest.approx(exact, rel=1e-9)
+
+    def test_many_items_cost_nothing(self) -> None:
+        assert 0 < mcnemar_p(50_000, 49_000) < 0.01
+
+
+def test_the_file_is_of_the_storage_version_that_older_clients_read(study: FakeStudy) -> None:
+    publish(study.write_all().paths)
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{study.paths.database}' AS study (READ_ONLY)")
+        ((tags,),) = connection.execute(
+            "SELECT tags FROM duckdb_databases() WHERE database_name = 'study'"
+        ).fetchall()
+    assert tags["storage_version"].startswith("v1.2.0")
+
+
+def test_options_are_json(study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+    publish(study.write_all().paths)
+    ((options,),) = ask(f"SELECT options FROM trials WHERE trial_id = '{TRIAL}'")
+    assert json.loads(options) == {"method": "wanda"}
