@@ -10,8 +10,10 @@ from lm_eval.models.huggingface import HFLM
 from studyctl.errors import StageError
 from studyctl.reporter import Reporter
 
-LOGITS = 1 << 26
-"""Most logits of a batch. HFLM has them all at once, in the model's dtype and twice in fp32."""
+BATCH_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Most logits of a batch: HFLM has them all at once, in the model's dtype and again as fp32 log-probabilities."""
+MIN_BATCH_TOKENS = 512
+"""Tokens of a batch that a large vocabulary does not lower any further."""
 ROLLING_WINDOWS = 256
 """Windows that HFLM hands over at a time for tasks of rolling log-likelihood."""
 
@@ -35,7 +37,11 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
             add_bos_token=add_bos,
             softmax_dtype="float32",
         )
-        self._batch_tokens = min(batch_tokens, LOGITS // model.get_output_embeddings().weight.shape[0])
+        most = (
+            BATCH_LOGITS.get(self.device.type, BATCH_LOGITS["cpu"])
+            // model.get_output_embeddings().weight.shape[0]
+        )
+        self._batch_tokens = min(batch_tokens, max(most, MIN_BATCH_TOKENS))
         self._reporter = reporter
         self._done = self._total = 0
 

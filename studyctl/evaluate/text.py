@@ -29,7 +29,9 @@ from studyctl.evaluate.windows import Windows
 from studyctl.reporter import Reporter
 
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits that are computed at a time. Six fp32 tensors of this size are alive at most: 96 MiB on a CPU."""
+"""Logits that are computed at a time: what fits a cache, or keeps a GPU busy."""
+MIN_CHUNK_TOKENS = 64
+"""Fewer would read a large head more often than is worth it."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class _Distances:
         )
 
 
+def chunk_tokens(vocabulary: int, device: str) -> int:
+    """Return how many tokens have logits at the same time."""
+    return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS.get(device, CHUNK_LOGITS["cpu"]) // vocabulary)
+
+
 @torch.no_grad()
 def score_text(
     model: Any,
@@ -111,7 +118,7 @@ def score_text(
     """Score the windows of a text.
 
     Peak memory beside the model: the hidden states of a batch ``[rows, length, hidden]`` and what one forward pass needs,
-    and six times :data:`CHUNK_LOGITS` numbers; there are never logits of a whole batch.
+    and six fp32 tensors ``[chunk_tokens, vocabulary]``; there are never logits of a whole batch.
 
     Args:
         model: a ``transformers`` causal language model, in evaluation mode.
@@ -163,7 +170,7 @@ def _score_batch(
     states, tokens = hidden.flatten(0, 1), targets.flatten().long()
     dense_states = None if dense is None else dense.flatten(0, 1)
     nll = torch.empty(len(tokens), device=states.device)
-    size = max(1, CHUNK_LOGITS.get(states.device.type, CHUNK_LOGITS["cpu"]) // decoder.head.vocabulary)
+    size = chunk_tokens(decoder.head.vocabulary, states.device.type)
     for start in range(0, len(tokens), size):
         part = slice(start, start + size)
         logits = decoder.head.logits(states[part])

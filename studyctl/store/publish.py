@@ -30,7 +30,7 @@ STORAGE = "v1.2.0"
 
 ITEM_COLUMNS = tuple(column for column in ITEMS.columns if column not in LEAD)
 
-_ARROW = {
+_ARROW: dict[str, pa.DataType] = {
     "VARCHAR": pa.string(),
     "JSON": pa.string(),
     "DOUBLE": pa.float64(),
@@ -38,8 +38,11 @@ _ARROW = {
     "INTEGER": pa.int32(),
     "BOOLEAN": pa.bool_(),
     "TIMESTAMP": pa.timestamp("us"),
+    "TINYINT": pa.int8(),
     "VARCHAR[]": pa.list_(pa.string()),
+    "DOUBLE[]": pa.list_(pa.float64()),
 }
+_ITEM_SCHEMA = pa.schema([(column.name, _ARROW[column.type]) for column in ITEM_COLUMNS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ def _insert_one_by_one(connection: duckdb.DuckDBPyConnection, rows: Rows, parts:
     total = 0
     for part in parts:
         try:
-            table = pq.read_table(part.path, columns=[column.name for column in ITEM_COLUMNS])
+            table = pq.read_table(part.path, columns=_ITEM_SCHEMA.names).cast(_ITEM_SCHEMA)
             lead = [pa.array([value] * table.num_rows, pa.string()) for value in _lead(part)]
             arrow = pa.table([*lead, *table.columns], names=[column.name for column in ITEMS.columns])
             _insert_arrow(connection, ITEMS, arrow)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from store import builder
-from store.builder import FakeStudy
 
 from studyctl.report.layout import change, fixed, ratio
 from studyctl.report.show import as_json, show
 from studyctl.store import results
 from studyctl.store.publish import publish
+from tests.store import builder
+from tests.store.builder import FakeStudy
 
 
 def shown(study: FakeStudy, width: int = 80, *, colour: bool = False) -> str:

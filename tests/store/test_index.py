@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from store.builder import FakeStudy
 
 from studyctl.errors import StudyError
 from studyctl.store.index import Index, read_stored
+from tests.store.builder import FakeStudy
 
 TRIAL = "alpha.wanda-0.5"
 WEIGHTS = f"weights-of-{TRIAL}"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from store.builder import FakeStudy
 
 from studyctl.store.live import Live, LiveTrial
+from tests.store.builder import FakeStudy
 
 TRIAL = "alpha.wanda-0.5"
 

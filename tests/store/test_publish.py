@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store.builder import ITEMS, TOKENS, WINDOWS, FakeStudy, perplexity
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
@@ -21,6 +21,7 @@ from studyctl.store import results
 from studyctl.store.index import Index
 from studyctl.store.publish import mcnemar_p, publish
 from studyctl.store.query import open_reader
+from tests.store.builder import ITEMS, TOKENS, WINDOWS, FakeStudy, perplexity
 
 TRIAL = "alpha.wanda-0.5"
 Rows = list[tuple[Any, ...]]
@@ -383,6 +384,15 @@ class TestParts:
             ("task:boolq", f"item rows of {TRIAL}.1.boolq.1.parquet are missing here: {reason}")
         ]
         assert state_of(ask) == "done"
+
+    def test_values_of_another_type(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        study.write_all()
+        path = study.paths.part(TRIAL, 1, "boolq.1")
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(2, "gold", pa.array(["a"] * table.num_rows)), path)
+        publish(study.paths)
+        assert ask("SELECT count(*), sum(correct) FROM items") == [(230, 2 * 2 * (12 + 7 + 12) - 3)]
+        assert len(ask("SELECT message FROM warnings WHERE message LIKE 'item rows%'")) == 1
 
     def test_damage_behind_a_whole_footer(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
         study.write_all()

@@ -4,13 +4,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from store.builder import FakeStudy
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store import results
 from studyctl.store.publish import publish
 from studyctl.store.query import fetch, open_reader, run_sql
+from tests.store.builder import FakeStudy
 
 
 @pytest.fixture(scope="module")

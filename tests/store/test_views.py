@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store.builder import FakeStudy
 
 from studyctl.store.publish import publish
 from studyctl.store.query import open_reader
+from tests.store.builder import FakeStudy
 
 Rows = list[tuple[Any, ...]]
 

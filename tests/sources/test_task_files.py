@@ -1,0 +1,175 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studyctl.errors import StudyError
+from studyctl.sources.task_files import TaskIdentity, identify_task
+from studyctl.sources.task_index import lm_eval_tasks, scan
+from studyctl.spec.models import Tasks
+
+YAML = """
+task: mine
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: mine.jsonl
+test_split: test
+output_type: multiple_choice
+doc_to_text: !function helpers.question
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(YAML)
+    (folder / "helpers.py").write_text("raise ImportError('never import this')")
+    (folder / "mine.jsonl").write_text('{"q": 1}\n{"q": 2}\n')
+    return tmp_path
+
+
+def identify(base: Path, name: str = "mine", **keys: Any) -> TaskIdentity:
+    return identify_task(name, Tasks(names=(name,), include=("tasks",), **keys), base)
+
+
+def refusal(base: Path, name: str = "mine", **keys: Any) -> str:
+    with pytest.raises(StudyError) as caught:
+        identify(base, name, **keys)
+    return " | ".join(f"{problem.what} {problem.hint}" for problem in caught.value.problems)
+
+
+def test_a_task_of_an_included_folder(tasks: Path) -> None:
+    found = identify(tasks)
+    assert found.yaml == tasks / "tasks" / "mine.yaml"
+    assert (found.output_type, found.items) == ("multiple_choice", 2)
+    assert (found.test, found.fewshot) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "helpers.py", "mine.jsonl"])
+def test_the_key_changes_with_definition_functions_and_items(tasks: Path, name: str) -> None:
+    before = identify(tasks).key
+    path = tasks / "tasks" / name
+    path.write_text(path.read_text() + "\n\n")
+    assert identify(tasks).key != before
+
+
+def test_the_key_changes_with_what_is_included(tasks: Path) -> None:
+    folder = tasks / "tasks"
+    (folder / "_base").write_text(YAML.replace("task: mine", "tag: both"))
+    (folder / "mine.yaml").write_text("include: _base\ntask: mine\n")
+    before = identify(tasks)
+    assert before.items == 2
+    (folder / "_base").write_text((folder / "_base").read_text() + "description: other\n")
+    assert identify(tasks).key != before.key
+
+
+def test_lm_evals_own_task_with_items_of_the_spec(tasks: Path) -> None:
+    (tasks / "arc.jsonl").write_text('{"question": "?"}\n')
+    found = identify(tasks, "arc_easy", data={"arc_easy": "arc.jsonl"})
+    assert found.yaml is not None
+    assert found.yaml.name == "arc_easy.yaml"
+    assert (found.test, found.items, found.output_type) == (tasks / "arc.jsonl", 1, "multiple_choice")
+    assert found.key is not None
+
+
+def test_an_included_folder_comes_before_lm_evals_own(tasks: Path) -> None:
+    (tasks / "tasks" / "arc.yaml").write_text(YAML.replace("mine", "arc_easy"))
+    (tasks / "tasks" / "arc_easy.jsonl").write_text('{"q": 1}\n')
+    assert identify(tasks, "arc_easy").yaml == tasks / "tasks" / "arc.yaml"
+
+
+def test_a_hub_dataset_that_cannot_be_looked_up(tasks: Path) -> None:
+    found = identify(tasks, "hellaswag")
+    assert (found.key, found.dataset) == (None, "Rowan/hellaswag")
+    assert "HF_HUB_OFFLINE" in found.unknown
+
+
+def test_shots_need_a_file_to_draw_from(tasks: Path) -> None:
+    (tasks / "test.jsonl").write_text('{"q": 1}\n')
+    message = refusal(tasks, "openbookqa", data={"openbookqa": "test.jsonl"}, shots=5)
+    assert "needs `fewshot`" in message
+    assert 'openbookqa = { test = "test.jsonl", fewshot = "..." }' in message
+
+
+def test_the_key_changes_with_the_few_shot_file(tasks: Path) -> None:
+    (tasks / "test.jsonl").write_text('{"q": 1}\n')
+    (tasks / "shots.jsonl").write_text('{"q": 1}\n')
+    keys = {"data": {"openbookqa": {"test": "test.jsonl", "fewshot": "shots.jsonl"}}, "shots": 5}
+    before = identify(tasks, "openbookqa", **keys)
+    assert before.fewshot == tasks / "shots.jsonl"
+    (tasks / "shots.jsonl").write_text('{"q": 2}\n')
+    assert identify(tasks, "openbookqa", **keys).key != before.key
+
+
+def test_data_files_that_are_missing_empty_or_malformed(tasks: Path) -> None:
+    data = {"arc_easy": "arc.jsonl"}
+    assert f"no data file `{tasks / 'arc.jsonl'}`" in refusal(tasks, "arc_easy", data=data)
+    (tasks / "arc.jsonl").write_text("")
+    assert "is empty" in refusal(tasks, "arc_easy", data=data)
+    (tasks / "arc.jsonl").write_text('{"a": 1}\nno\n')
+    assert "arc.jsonl:2` is no JSON" in refusal(tasks, "arc_easy", data=data)
+    (tasks / "tasks" / "mine.jsonl").unlink()
+    assert "no data file" in refusal(tasks)
+
+
+def test_a_group_lists_its_tasks(tasks: Path) -> None:
+    (tasks / "tasks" / "group.yaml").write_text("group: all_of_them\ntask:\n  - mine\n  - task: other\n")
+    assert "`all_of_them` is a group, not a task its tasks are mine, other" in refusal(tasks, "all_of_them")
+
+
+def test_a_tag_lists_its_tasks(tasks: Path) -> None:
+    assert "`ai2_arc` is a tag, not a task its tasks are arc_challenge, arc_easy" in refusal(tasks, "ai2_arc")
+
+
+def test_an_unknown_task_gets_a_suggestion(tasks: Path) -> None:
+    assert "there is no task `hellaswaf` did you mean `hellaswag`?" in refusal(tasks, "hellaswaf")
+
+
+def test_a_folder_that_does_not_exist(tasks: Path) -> None:
+    with pytest.raises(StudyError, match="no folder of tasks"):
+        identify_task("mine", Tasks(names=("mine",), include=("nowhere",)), tasks)
+
+
+def test_a_definition_that_is_no_yaml(tasks: Path) -> None:
+    (tasks / "tasks" / "mine.yaml").write_text("task: mine\nbroken: [\n")
+    assert "is no YAML" in refusal(tasks)
+
+
+def test_an_include_that_is_missing_or_goes_round(tasks: Path) -> None:
+    path = tasks / "tasks" / "mine.yaml"
+    path.write_text("task: mine\ninclude: none.yaml\n")
+    assert "includes `none.yaml`, which does not exist" in refusal(tasks)
+    path.write_text("task: mine\ninclude: mine.yaml\n")
+    assert "includes itself" in refusal(tasks)
+
+
+def test_without_lm_eval_a_plan_still_works(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studyctl.sources.task_index.importlib.util.find_spec", lambda name: None)
+    found = identify(tasks, "arc_easy")
+    assert found.key is None
+    assert "not installed" in found.unknown
+
+
+@pytest.mark.parametrize("value", ["arc", '"arc"', "'arc'", "arc  # why", "[arc]"])
+def test_names_and_tags_are_read_as_yaml_does(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"tag: {value}\ntask: name\n")
+    (tmp_path / "b.yaml").write_text("tag:\n  - arc\n  - other\ntask: second\n")
+    (tmp_path / "c.yaml").write_text("include: a.yaml\ntask: third\n")
+    index = scan(tmp_path)
+    assert index.tags == {"arc": ["name", "second", "third"], "other": ["second"]}
+    assert index.tasks == {"name": "a.yaml", "second": "b.yaml", "third": "c.yaml"}
+
+
+@pytest.mark.slow
+def test_the_index_finds_what_lm_eval_finds() -> None:
+    from lm_eval.tasks._index import Kind, TaskIndex
+
+    root = lm_eval_tasks()
+    assert root is not None
+    theirs = TaskIndex.build([root])
+    index = scan(root)
+    tasks = {name: str(entry.yaml_path) for name, entry in theirs.items() if entry.kind is Kind.TASK}
+    assert {name: str(root / path) for name, path in index.tasks.items()} == tasks
+    assert set(index.groups) == {name for name, entry in theirs.items() if entry.kind is Kind.GROUP}
