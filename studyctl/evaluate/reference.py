@@ -15,8 +15,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,18 +36,32 @@ _READ_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class DenseReference:
-    """Final hidden states of the dense model; read as needed, from memory-mapped pages."""
+    """Final hidden states of the dense model, read as they are needed.
+
+    They are read and not memory-mapped: mapped pages count as memory of the process, up to the size of the file.
+    """
 
     path: Path
     windows: str
     """Fingerprint of the token ids."""
     head: str
     """Fingerprint of the head that turns the hidden states into logits."""
-    _file: Any
+    shape: tuple[int, int, int]
+    """``[windows, length - 1, hidden]``"""
+    dtype: torch.dtype
+    _file: BufferedReader
+    _start: int
+    """Where the data begins."""
 
     def rows(self, first: int, last: int) -> Tensor:
         """Return the hidden states of windows ``first`` to ``last - 1``: ``[windows, length - 1, hidden]``."""
-        states: Tensor = self._file.get_slice("hidden")[first:last]
+        states = torch.empty((last - first, *self.shape[1:]), dtype=self.dtype)
+        data = states.view(torch.uint8).numpy()
+        self._file.seek(self._start + first * (data.nbytes // len(states)))
+        if self._file.readinto(data.data) != data.nbytes:
+            raise StageError(
+                f"the dense reference {self.path} was cut short while it was read", hint="run again"
+            )
         return states
 
     def load_head(self) -> Head:
@@ -61,7 +76,7 @@ class DenseReference:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
                 follows = json.loads(file.metadata()["follows"])
             head = Head(stored["weight"], stored.get("bias"), **follows)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
             raise _broken_head(path) from error
         if head.fingerprint() != self.head:
             raise _broken_head(path)
@@ -71,16 +86,23 @@ class DenseReference:
 def open_reference(path: Path) -> DenseReference | None:
     """Open what :func:`keep_reference` wrote, or return None if it is missing, torn or corrupt."""
     try:
-        with path.open("rb") as file:
-            if not _is_intact(file):
-                return None
-        opened: Any = safe_open(path, framework="pt")
-        metadata = opened.metadata()
-    except (OSError, SafetensorError):
+        file = path.open("rb")
+        header = _intact_header(file)
+    except OSError:
         return None
-    if not _head_path(path, metadata["head"]).is_file():
+    if header is None or not _head_path(path, header["__metadata__"]["head"]).is_file():
+        file.close()
         return None
-    return DenseReference(path, metadata["windows"], metadata["head"], opened)
+    metadata, hidden = header["__metadata__"], header["hidden"]
+    return DenseReference(
+        path=path,
+        windows=metadata["windows"],
+        head=metadata["head"],
+        shape=tuple(hidden["shape"]),
+        dtype={name: dtype for dtype, name in _DTYPES.items()}[hidden["dtype"]],
+        _file=file,
+        _start=header["start"],
+    )
 
 
 @contextmanager
@@ -139,21 +161,22 @@ def _header(shape: tuple[int, int, int], dtype: torch.dtype, windows: str, head:
     return len(text).to_bytes(8, "little") + text
 
 
-def _is_intact(file: BinaryIO) -> bool:
-    """Return whether the checksum in the header is that of the file."""
+def _intact_header(file: BufferedReader) -> dict[str, Any] | None:
+    """Return the header, and as ``start`` where the data begins, if the checksum in it is that of the whole file."""
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length < 1 << 16:
-        return False
+        return None
     text = file.read(length)
     try:
-        checksum = str(json.loads(text)["__metadata__"]["checksum"])
+        header: dict[str, Any] = json.loads(text)
+        checksum = str(header["__metadata__"]["checksum"])
     except (ValueError, KeyError, TypeError):
-        return False
-    header = text.replace(checksum.encode(), _NO_CHECKSUM.encode())
-    state = hashlib.blake2b(length.to_bytes(8, "little") + header, digest_size=16)
+        return None
+    blank = text.replace(checksum.encode(), _NO_CHECKSUM.encode())
+    state = hashlib.blake2b(length.to_bytes(8, "little") + blank, digest_size=16)
     while data := file.read(_READ_BYTES):
         state.update(data)
-    return state.hexdigest() == checksum
+    return header | {"start": 8 + length} if state.hexdigest() == checksum else None
 
 
 def _head_path(reference: Path, head: str) -> Path:

@@ -12,7 +12,7 @@ Definitions, with p the dense model's distribution and q the scored model's, ove
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ class TextScores:
 class _Distances:
     """Sums over the tokens seen so far."""
 
-    kl: list[NDArray[np.float32]] = field(default_factory=list)
+    kl: NDArray[np.float32]
+    """``[all tokens]``, reserved at once: small pieces between the logits would keep their memory from being used again."""
     agreements: int = 0
     signal: float = 0.0
     noise: float = 0.0
@@ -74,7 +75,7 @@ class _Distances:
 
     def add(self, logits: Tensor, log_q: Tensor, dense: Tensor, metrics: tuple[str, ...]) -> None:
         """Add tokens by their scored and dense logits ``[tokens, vocabulary]``; ``log_q`` is changed."""
-        self.tokens += len(logits)
+        first, self.tokens = self.tokens, self.tokens + len(logits)
         if "top1" in metrics:
             self.agreements += int((logits.argmax(-1) == dense.argmax(-1)).sum())
         if "kl" in metrics:
@@ -82,13 +83,13 @@ class _Distances:
             ratio = torch.sub(log_p, log_q, out=log_q)
             kl = torch.linalg.vecdot(log_p.exp_(), ratio)
             # KL is never negative; rounding may be.
-            self.kl.append(kl.clamp_(min=0).cpu().numpy())
+            self.kl[first : self.tokens] = kl.clamp_(min=0).cpu().numpy()
         if "snr" in metrics:
             self.signal += _energy(dense)
             self.noise += _energy(dense - logits)
 
     def summary(self, metrics: tuple[str, ...]) -> Fidelity:
-        kl = np.concatenate(self.kl).astype(np.float64) if self.kl else None
+        kl = self.kl.astype(np.float64) if "kl" in metrics else None
         snr = "snr" in metrics and self.signal > 0 and self.noise > 0
         return Fidelity(
             kl_nats=None if kl is None else float(kl.mean()),
@@ -135,7 +136,7 @@ def score_text(
     ids = torch.from_numpy(windows.ids)
     decoder = open_head(model, ids[0])
     dense_head = _dense_head(reference, windows, decoder.head) if reference is not None and metrics else None
-    distances = _Distances()
+    distances = _Distances(np.empty(windows.scored_tokens, np.float32))
     nll = np.empty(len(ids), np.float64)
     rows = max(1, batch_tokens // ids.shape[1])
     with _keeping(keep, windows, decoder.head) as append:

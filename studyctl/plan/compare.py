@@ -72,18 +72,21 @@ def compare(plan: StudyPlan, stored: Stored, saved: SavedPlan) -> Comparison:
     stages = 0
     available = {id(variant): is_available(variant) for variant in plan.variants}
     keys = {model.index: model.stage_keys for model in plan.models}
-    counts = {model.index: len(model.stages) for model in plan.models}
+    dense = {model.index: tuple(stage.name for stage in model.stages) for model in plan.models}
+    compressed = {index: ("compress", *names) for index, names in dense.items()}
     for trial in plan.trials:
         index = trial.model.index
-        stages += counts[index] + (not trial.is_dense)
+        missing = (dense if trial.is_dense else compressed)[index]
+        stages += len(missing)
         if not available[id(trial.variant)]:
             unavailable.append(trial)
             continue
-        have = stored.has(trial.weights_key) if trial.weights_key else None
-        if not have or keys[index] - have.keys() or None in keys[index]:
-            missing = missing_stages(trial, have or {})
-            if missing:
-                todo.append(Todo(trial, missing, _reason(trial, missing, stored, saved, bool(have))))
+        have = stored.has(trial.weights_key)
+        if have:
+            all_there = None not in keys[index] and keys[index] <= have.keys()
+            missing = () if all_there else missing_stages(trial, have)
+        if missing:
+            todo.append(Todo(trial, missing, _reason(trial, missing, stored, saved, bool(have))))
     return Comparison(todo, unavailable, stages)
 
 

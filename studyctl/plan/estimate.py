@@ -29,6 +29,8 @@ LOAD_SECONDS = 6.0
 """Starting a worker and importing torch; then the weights come from the disk."""
 LOAD_RATE = 2e8
 """Bytes of weights a second."""
+ELEMENTWISE = 2000.0
+"""Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
 ITEM_TOKENS = 160
 """Tokens that a multiple-choice item costs, all choices together."""
 BYTES_PER_TOKEN = 3.5
@@ -83,7 +85,11 @@ class StageTimes:
         known = self._seconds.get((index, _label(trial, stage)))
         if known is not None:
             return known
-        return self._from_work(trial, stage) * self._ratios.get((index, stage.partition(":")[0]), 1.0)
+        return self._from_work(trial, stage) * self._ratio(index, stage_kind(trial, stage))
+
+    def _ratio(self, index: int, kind: str) -> float:
+        """Return how wrong estimates of this kind were; compressing is mostly forward passes, as perplexity is."""
+        return self._ratios.get((index, kind), self._ratios.get((index, "perplexity"), 1.0))
 
     def _from_work(self, trial: Trial, stage: str) -> float:
         device = self.plan.devices[0] if self.plan.devices else "cpu"
@@ -101,10 +107,15 @@ class StageTimes:
                 if (name := keys.get(key)) is not None and done.seconds is not None:
                     seconds[trial.model.index, _label(trial, name)].append(done.seconds)
                     if (expected := self._from_work(trial, name)) > 0:
-                        ratios[trial.model.index, name.partition(":")[0]].append(done.seconds / expected)
+                        ratios[trial.model.index, stage_kind(trial, name)].append(done.seconds / expected)
         self._seconds = {key: fmean(values) for key, values in seconds.items()}
         self._ratios = {key: fmean(values) for key, values in ratios.items()}
         self.measured = bool(seconds)
+
+
+def stage_kind(trial: Trial, stage: str) -> str:
+    """Return what stages are alike in how far their estimates are off."""
+    return f"compress {trial.variant.method}" if stage == "compress" else stage.partition(":")[0]
 
 
 def _label(trial: Trial, stage: str) -> str:
@@ -144,7 +155,7 @@ def _head_work(model: PlannedModel) -> float:
 
 def _compress_work(trial: Trial) -> float:
     calibration = trial.variant.calibration
-    elementwise = 60.0 * _block_parameters(trial.model)
+    elementwise = ELEMENTWISE * _block_parameters(trial.model)
     if calibration is None:
         return elementwise
     tokens = calibration.samples * calibration.sequence_length
@@ -215,7 +226,8 @@ class Clock:
     """Time that is left of a run: estimates of the stages to come, corrected by what their kind took so far."""
 
     workers: int = 1
-    expected: dict[tuple[str, str], float] = field(default_factory=dict)
+    expected: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
+    """Kind and estimated seconds, by trial and stage."""
     _done: Mapping[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
     @classmethod
@@ -223,7 +235,7 @@ class Clock:
         """Return the clock of a run that begins now."""
         times = StageTimes(plan, stored)
         expected = {
-            (todo.trial.id, name): seconds
+            (todo.trial.id, name): (stage_kind(todo.trial, name), seconds)
             for todo in comparison.todo
             for name, seconds in times.of_todo(todo).items()
         }
@@ -235,9 +247,10 @@ class Clock:
             return
         expected = self.expected.pop((record["trial"], record["stage"]), None)
         if expected is not None:
-            totals = self._done[_kind(record["stage"])]
+            kind, seconds = expected
+            totals = self._done[kind]
             totals[0] += record["seconds"]
-            totals[1] += expected
+            totals[1] += seconds
 
     def seconds_left(self) -> float | None:
         """Return the estimate, or None before a stage of the run is finished."""
@@ -246,14 +259,11 @@ class Clock:
         return sum(self._corrected()) / self.workers
 
     def _corrected(self) -> Iterator[float]:
-        overall = _ratio([sum(column) for column in zip(*self._done.values(), strict=True)])
-        for (_, stage), seconds in self.expected.items():
-            totals = self._done.get(_kind(stage))
-            yield seconds * (_ratio(totals) if totals else overall)
-
-
-def _kind(stage: str) -> str:
-    return stage.partition(":")[0]
+        passes = [totals for kind, totals in self._done.items() if not kind.startswith("compress")]
+        usual = _ratio([sum(column) for column in zip(*passes, strict=True)]) if passes else 1.0
+        for kind, seconds in self.expected.values():
+            totals = self._done.get(kind)
+            yield seconds * (_ratio(totals) if totals else usual)
 
 
 def _ratio(totals: list[float]) -> float:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from studyctl.compress.settings import METHODS, Dense, method_of
@@ -108,13 +109,13 @@ def make_trials(
     hashed = [_variant_part(variant) for variant in variants]
     drafts: list[tuple[PlannedModel, Variant, int | None, str | None]] = []
     for model in models:
+        model_part = model.key
         for variant, part in zip(variants, hashed, strict=True):
             if not variant.applies_to(model.spec.id):
                 continue
             text = _calibration_part(model, variant)
             for seed in seeds if _draws(variant) else [None]:
-                known = model.key is not None and text is not None
-                key = _join(model.key or "", part, text or "", str(seed)) if known else None
+                key = None if model_part is None or text is None else _join(model_part, part, text, str(seed))
                 drafts.append((model, variant, seed, key))
     ids = _trial_ids(drafts, several_seeds=len(seeds) > 1)
     return [Trial(name, *draft) for name, draft in zip(ids, drafts, strict=True)]
@@ -147,8 +148,9 @@ def _trial_ids(
 ) -> list[str]:
     """Return a readable id for each draft; a short hash of model and variant where two would collide."""
     drafts = list(drafts)
+    slug = cache(_slug)  # many trials share a model or a variant
     names = [
-        f"{_slug(model.spec.short_name)}-{_slug(variant.name)}"
+        f"{slug(model.spec.short_name)}-{slug(variant.name)}"
         + (f"-s{seed}" if several_seeds and seed is not None else "")
         for model, variant, seed, _ in drafts
     ]

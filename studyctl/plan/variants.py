@@ -35,7 +35,7 @@ class Variant:
         """Return whether the table's filter lets this model in."""
         if isinstance(self.settings, Checkpoint):
             return model_id == self.settings.of
-        return any(fnmatchcase(model_id, pattern) for pattern in self.models)
+        return self.models == ("*",) or any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
 
 DENSE = Variant("dense", Dense(), None, "studyctl", ("*",), ("models",))
@@ -65,8 +65,9 @@ def _overlap(spec: Spec, one: Variant, other: Variant) -> bool:
 
 def _variants_of(spec: Spec, table: CompressionTable, loc: Loc) -> list[Variant]:
     variants = []
+    applied = {override: override.applied_to(spec.calibration) for override in table.calibration}
     for settings, override, backend in table.expand():
-        calibration = override.applied_to(spec.calibration) if settings.needs_data else None
+        calibration = applied[override] if settings.needs_data else None
         name = variant_name(settings, override, backend, table.swept)
         variants.append(Variant(name, settings, calibration, backend, table.models, loc))
     return variants

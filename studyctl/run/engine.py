@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from studyctl.compress.architectures import block_linears
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
 from studyctl.errors import StageError
@@ -119,7 +120,7 @@ class Engine:
         """Compress the model in place, store the weights, and return what is known of them."""
         assert self.loaded is not None
         restore_dense(self.loaded, self._changed)
-        self._changed = set(self.loaded.identity.linears)
+        self._changed = set(block_linears(self.loaded.model))  # known before the first is written
         ids = None
         if job.calibration is not None:
             ids = torch.from_numpy(self._calibration_ids(job, job.calibration, recorder))

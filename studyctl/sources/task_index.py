@@ -16,7 +16,9 @@ from studyctl.files import cache_folder, digest, write_atomic
 
 _CODE = 1
 """Rises when the same files give another index."""
-_KEY = re.compile(r"^(task|group|class|tag|include)[ \t]*:[ \t]*(.*(?:\n[ \t]*-[ \t].*)*)", re.MULTILINE)
+_KEY = re.compile(
+    r"""^(["']?)(task|group|class|tag|include)\1[ \t]*:[ \t]*(.*(?:\n[ \t]*-[ \t].*)*)""", re.MULTILINE
+)
 """A top-level key with its value: the rest of the line and a block list below it."""
 _PLAIN = re.compile(r"[A-Za-z_][\w.+-]*")
 _PLAIN_LIST = re.compile(r"(?:[ \t]*-[ \t]+[A-Za-z_][\w.+-]*[ \t]*(?:\n|\Z))+")
@@ -92,46 +94,43 @@ def _lm_eval_index(folder: Path) -> TaskIndex:
 
 def scan(folder: Path) -> TaskIndex:
     """Return what the YAML files of a folder define; the first file in order of paths wins, as in lm-eval."""
-    index = TaskIndex()
-    tags: dict[Path, list[str]] = {}
+    index, known = TaskIndex(), dict[Path, dict[str, str]]()
     for path in sorted(folder.glob("**/*.yaml"), key=Path.as_posix):
         if _IGNORED.isdisjoint(path.parts):
-            _enter(index, folder, path, tags)
+            _enter(index, str(path.relative_to(folder)), _resolved(path, known))
     return index
 
 
-def _enter(index: TaskIndex, folder: Path, path: Path, tags: dict[Path, list[str]]) -> None:
-    keys = _top_level(path)
+def _enter(index: TaskIndex, place: str, keys: dict[str, str]) -> None:
     name = _scalar(keys.get("group", keys.get("task", "")))
     if not name:
         return  # a template that others include
-    place = str(path.relative_to(folder))
     if "class" in keys:
         index.python.setdefault(name, place)
     elif "group" in keys:
         index.groups.setdefault(name, place)
     elif name not in index.tasks:
         index.tasks[name] = place
-        for tag in _tags(path, keys, tags):
+        for tag in _list(keys.get("tag", "")):
             index.tags.setdefault(tag, []).append(name)
 
 
-def _tags(path: Path, keys: dict[str, str], known: dict[Path, list[str]]) -> list[str]:
-    """Return a file's tags, or those of the files that it includes."""
+def _resolved(path: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:
+    """Return a file's top-level keys over those of the files that it includes."""
     if path not in known:
-        known[path] = []  # ends a circle of includes
-        if "tag" in keys:
-            known[path] = _list(keys["tag"])
-        else:
-            for name in _list(keys.get("include", "")):
-                other = (path.parent / name).resolve()
-                if other.is_file():
-                    known[path] = _tags(other, _top_level(other), known) or known[path]
+        known[path] = {}  # ends a circle of includes
+        own, merged = _top_level(path), dict[str, str]()
+        for name in _list(own.get("include", "")):
+            other = (path.parent / name).resolve()
+            if other.is_file():
+                merged |= _resolved(other, known)
+        known[path] = merged | own
     return known[path]
 
 
 def _top_level(path: Path) -> dict[str, str]:
-    return dict(_KEY.findall(path.read_text("utf-8", errors="replace")))
+    found = _KEY.finditer(path.read_text("utf-8", errors="replace"))
+    return {match[2]: match[3] for match in found}
 
 
 def _scalar(value: str) -> str:

@@ -25,21 +25,42 @@ def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.D
     Raises:
         StudyError: nothing is published yet, the file is damaged, or another program has it open for writing.
     """
-    if not paths.database.is_file():
-        raise StudyError(_nothing_published(paths))
-    connection = duckdb.connect(":memory:")
+    while True:
+        before = _identity(paths)
+        connection = duckdb.connect(":memory:")
+        try:
+            _attach(connection, paths, external_access=external_access)
+        except duckdb.Error as error:
+            connection.close()
+            if before == _identity(paths):
+                raise StudyError(_unreadable(paths, error)) from error
+        else:
+            if before == _identity(paths):
+                return connection
+            connection.close()
+
+
+def _identity(paths: StudyPaths) -> tuple[int, int, int]:
+    """Tell one published file from the next.
+
+    DuckDB opens a file twice to attach it. When it is replaced in between, the header of the old one is taken for that of
+    the new one: an error if one is lucky. So only a file that was the same before and after is read.
+    """
     try:
-        file = str(paths.database).replace("'", "''")
-        connection.execute(f"ATTACH '{file}' AS study (READ_ONLY)")
-        connection.execute("USE study")
-        connection.execute("SET python_enable_replacements = false")  # no names from the caller's code
-        if not external_access:
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
-    except duckdb.Error as error:
-        connection.close()
-        raise StudyError(_unreadable(paths, error)) from error
-    return connection
+        status = paths.database.stat()
+    except FileNotFoundError:
+        raise StudyError(_nothing_published(paths)) from None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, paths: StudyPaths, *, external_access: bool) -> None:
+    file = str(paths.database).replace("'", "''")
+    connection.execute(f"ATTACH '{file}' AS study (READ_ONLY)")
+    connection.execute("USE study")
+    connection.execute("SET python_enable_replacements = false")  # no names from the caller's code
+    if not external_access:
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
 
 
 def run_sql(paths: StudyPaths, sql: str, *, external_access: bool = False) -> pa.Table:

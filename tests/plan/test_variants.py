@@ -63,7 +63,9 @@ def test_a_variant_that_is_asked_for_twice_is_a_problem_at_the_second_table() ->
     twice = '[[compression]]\nmethod = "wanda"\nsparsity = 0.5\n' * 2
     variants, problems = expand_variants(document(twice))
     assert [variant.name for variant in variants] == ["dense", "wanda-0.5"]
-    assert [(problem.what, problem.line) for problem in problems] == [("variant `wanda-0.5` is asked for twice", 12)]
+    assert [(problem.what, problem.line) for problem in problems] == [
+        ("variant `wanda-0.5` is asked for twice", 12)
+    ]
 
 
 def planned(model_id: str, index: int = 0, **identity: Any) -> PlannedModel:

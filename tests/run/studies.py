@@ -63,7 +63,8 @@ def make_sources(folder: Path) -> None:
     tasks = folder / "tasks"
     tasks.mkdir()
     items = [
-        {"question": f"where is boat {i}", "choices": ["at sea", "in the harbour"], "answer": i % 2} for i in range(12)
+        {"question": f"where is boat {i}", "choices": ["at sea", "in the harbour"], "answer": i % 2}
+        for i in range(12)
     ]
     (tasks / "boats.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (tasks / "boats.yaml").write_text(

@@ -25,7 +25,11 @@ def finished(paths: StudyPaths) -> list[str]:
     from studyctl.store.journal import read_journal
 
     records = [record for path in sorted(paths.journal.glob("*.jsonl")) for record in read_journal(path)]
-    return [f"{r['trial']} {r['stage']}" for r in records if r["kind"] == "stage_finished" and r["stage"] != "load"]
+    return [
+        f"{r['trial']} {r['stage']}"
+        for r in records
+        if r["kind"] == "stage_finished" and r["stage"] != "load"
+    ]
 
 
 def run(spec: Path, console: Console, selection: Selection = EVERYTHING) -> Started:
@@ -69,11 +73,17 @@ def test_a_study_is_brought_up_to_date_step_by_step(workplace: Path, console: Co
     # Other calibration: what depends on it, all of that, nothing else.
     before = finished(paths)
     run(write_spec(workplace, change=("samples = 4", "samples = 5")), console)
-    assert {stage.split()[0] for stage in finished(paths)[len(before) :]} <= {"tiny-wanda-0.5", "tiny-rtn-4bit-g16", "tiny-dense"}
+    assert {stage.split()[0] for stage in finished(paths)[len(before) :]} <= {
+        "tiny-wanda-0.5",
+        "tiny-rtn-4bit-g16",
+        "tiny-dense",
+    }
     new = finished(paths)[:]
     for stage in before:
         new.remove(stage)
-    assert sorted(new) == [f"tiny-wanda-0.5 {stage}" for stage in ("compress", "perplexity:de", "perplexity:en", "task:boats")]
+    assert sorted(new) == [
+        f"tiny-wanda-0.5 {stage}" for stage in ("compress", "perplexity:de", "perplexity:en", "task:boats")
+    ]
     # The tables show what the spec asks for now.
     assert rows(paths, "select count(*) as n from perplexity") == [{"n": 6}]
 
@@ -121,9 +131,13 @@ def test_a_damaged_dense_reference_is_made_again(workplace: Path, console: Conso
 
 
 @pytest.mark.parametrize("method", ["sparsegpt"])
-def test_what_is_not_available_yet_is_said_and_the_rest_runs(workplace: Path, console: Console, method: str) -> None:
+def test_what_is_not_available_yet_is_said_and_the_rest_runs(
+    workplace: Path, console: Console, method: str
+) -> None:
     more = f'[[compression]]\nmethod = "{method}"\nsparsity = 0.5\n\n[text.mine]'
     started = run(write_spec(workplace, change=("[text.mine]", more)), console, Selection(only="*0.5"))
     assert started.code == ExitCode.FAILED
     assert "1 not available yet" in started.message
-    assert rows(started.paths, "select variant from trials where state = 'done'") == [{"variant": "wanda-0.5"}]
+    assert rows(started.paths, "select variant from trials where state = 'done'") == [
+        {"variant": "wanda-0.5"}
+    ]

@@ -280,7 +280,7 @@ def test_a_gguf_file_cut_short(package: Path) -> None:
     for size in (path.stat().st_size - 200, 300, 24, 3):
         with path.open("r+b") as file:
             file.truncate(size)
-        with pytest.raises(StudyError, match="is cut short|is no GGUF file"):
+        with pytest.raises(StudyError, match=r"is cut short|is no GGUF file"):
             identify_model(Model(id="package:tiny_gguf/tiny.gguf"), Path())
 
 

@@ -49,7 +49,7 @@ def test_other_arrays_are_refused(tmp_path: Path, ids: np.ndarray) -> None:
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "ids.npy"
     np.save(path, np.array([[print]], object), allow_pickle=True)
-    with pytest.raises(StudyError, match="is no .npy file of numbers"):
+    with pytest.raises(StudyError, match=r"is no \.npy file of numbers"):
         identify_ids(path, None)
 
 
@@ -57,7 +57,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="there is no file"):
         identify_ids(tmp_path / "none.npy", None)
     (tmp_path / "a.npy").write_text("text")
-    with pytest.raises(StudyError, match="is no .npy file"):
+    with pytest.raises(StudyError, match=r"is no \.npy file"):
         identify_ids(tmp_path / "a.npy", None)
     np.savez(tmp_path / "several.npz", a=np.zeros(2))
     with pytest.raises(StudyError, match="several arrays"):

@@ -2,12 +2,14 @@
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
-from studyctl.store import results
+from studyctl.store import query, results
 from studyctl.store.publish import publish
 from studyctl.store.query import fetch, open_reader, run_sql
 from tests.store.builder import FakeStudy
@@ -111,6 +113,27 @@ def test_a_reader_can_be_kept(paths: StudyPaths) -> None:
         assert fetch(connection, "FROM mine").to_pylist() == [{"x": 1}]
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["unnoticed", "with an error"])
+def test_a_file_that_is_replaced_while_it_is_attached_is_attached_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    study = FakeStudy(tmp_path / "small", models=("org/alpha",))
+    study.write_plan(title="old")
+    publish(study.paths)
+    attach = query._attach
+
+    def attach_while_it_is_replaced(*arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(query, "_attach", attach)
+        attach(*arguments, **options)
+        study.write_plan(title="new")
+        publish(study.paths)
+        if fails:
+            raise duckdb.IOException("No more data remaining in MetadataReader")
+
+    monkeypatch.setattr(query, "_attach", attach_while_it_is_replaced)
+    assert run_sql(study.paths, "SELECT title FROM about").to_pylist() == [{"title": "new"}]
+
+
 class TestNothingToRead:
     def test_no_study(self, tmp_path: Path) -> None:
         with pytest.raises(StudyError, match="there is no study gone") as caught:
@@ -138,8 +161,6 @@ class TestNothingToRead:
         assert "studyctl db rebuild" in caught.value.problems[0].hint
 
     def test_a_database_of_another_version(self, tmp_path: Path) -> None:
-        import duckdb
-
         paths = StudyPaths(tmp_path)
         duckdb.connect(str(paths.database)).close()
         with pytest.raises(StudyError, match="published by something else"):

@@ -1,0 +1,25 @@
+"""Run all benchmarks, or those that are named."""
+
+import os
+import sys
+from importlib import import_module
+
+NAMES = ("startup", "planning", "publishing", "overhead", "estimates")
+"""Quick ones first; the last two take minutes."""
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, all of them without a name; return the exit code."""
+    if unknown := [name for name in names if name not in NAMES]:
+        print(f"no benchmark `{unknown[0]}`; there are: {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    for name in names or NAMES:
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        print(f"== {name} ({os.cpu_count()} cores, load average {load})", flush=True)
+        import_module(f"benchmarks.{name}").main()
+        print(flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

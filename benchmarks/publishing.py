@@ -1,0 +1,91 @@
+"""How long it takes to publish a million item rows, against DuckDB's ``executemany``."""
+
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+
+from benchmarks.timing import Timing, in_turns, print_table, timed
+from studyctl.files import StudyPaths
+from studyctl.store.parts import write_items
+from studyctl.store.publish import create_schema, publish
+from studyctl.store.schema import ITEMS
+from tests.store.builder import FakeStudy, item_table
+
+MODELS = 40
+TASKS = 5
+ROWS = 1_000_000
+NAIVE_SHARE = 0.01
+"""Of the rows that the peer inserts; its time is scaled."""
+ROUNDS = 3
+GOAL_SECONDS = 2.0
+
+
+def main() -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        study = FakeStudy(
+            folder / "large",
+            languages=(),
+            tasks=tuple(f"task{number}" for number in range(TASKS)),
+            models=tuple(f"org/model{number}" for number in range(MODELS)),
+        )
+        rows = _record(study)
+        timings = in_turns(
+            {
+                "publish": lambda: timed(lambda: publish(study.paths)),
+                "executemany": lambda: _naive(study.paths, folder / "naive.duckdb", int(rows * NAIVE_SHARE)),
+            },
+            ROUNDS,
+        )
+    naive = Timing(tuple(seconds / NAIVE_SHARE for seconds in timings["executemany"].rounds))
+    ours = timings["publish"]
+    print_table(
+        (f"{rows:,} item rows", "median (extremes)", "ratio"),
+        [
+            ("publish", str(ours), f"{ours.median / naive.median:.5f} ×"),
+            (f"executemany of {NAIVE_SHARE:.0%}, scaled", str(naive), "1.00 ×"),
+        ],
+    )
+    print(f"goal: under {GOAL_SECONDS:g} s; {len(study.trials())} trials; {ROUNDS} rounds in turns")
+
+
+def _record(study: FakeStudy) -> int:
+    """Write a finished attempt of every trial, as a worker does it; return how many item rows there are."""
+    study.write_plan()
+    trials = study.trials()
+    count = ROWS // len(trials) // TASKS + 1
+    tables = {
+        (task, variant): item_table(task, variant, range(count))
+        for task in study.tasks
+        for variant in study.variants
+    }
+    for trial in trials:
+        attempt = study.attempt(trial["trial"])
+        if trial["variant"] != "dense":
+            attempt.run("compress")
+        for task in study.tasks:
+            stage = f"task:{task}"
+            attempt.begin(stage)
+            part = write_items(
+                study.paths, attempt.name, attempt.number, task, tables[task, trial["variant"]]
+            )
+            attempt.writer.write("item", stage=stage, task=task, part=part.name, rows=count)
+            attempt.writer.write(
+                "task", stage=stage, task=task, metric="acc", value=0.5, stderr=0.1, items=count
+            )
+            attempt.end(stage)
+        attempt.finish()
+    return count * TASKS * len(trials)
+
+
+def _naive(paths: StudyPaths, file: Path, count: int) -> float:
+    """Return the seconds of inserting ``count`` published rows into a new file, row by row."""
+    with closing(duckdb.connect(str(paths.database), read_only=True)) as connection:
+        rows = connection.execute(f"FROM {ITEMS.name} LIMIT {count}").fetchall()
+    places = ", ".join("?" * len(ITEMS.columns))
+    file.unlink(missing_ok=True)
+    with closing(duckdb.connect(str(file))) as connection:
+        create_schema(connection)
+        return timed(lambda: connection.executemany(f"INSERT INTO {ITEMS.name} VALUES ({places})", rows))

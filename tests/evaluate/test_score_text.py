@@ -1,0 +1,268 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from studyctl.errors import StageError
+from studyctl.evaluate import text
+from studyctl.evaluate.reference import DenseReference, open_reference
+from studyctl.evaluate.text import TextScores, score_text
+from studyctl.evaluate.windows import TokenizedText, Windows, cut_windows
+from studyctl.reporter import SilentReporter
+
+ALL = ("kl", "top1", "snr")
+IDS = np.random.default_rng(0).integers(0, 258, (5, 24)).astype(np.int32)
+WINDOWS = Windows(IDS, bytes=240, bos=False)
+
+
+def score(model: Any, windows: Windows = WINDOWS, **options: Any) -> TextScores:
+    given = {
+        "reference": None,
+        "keep": None,
+        "metrics": ALL,
+        "batch_tokens": 60,
+        "reporter": SilentReporter(),
+    } | options
+    return score_text(model, windows, **given)
+
+
+def keep(model: Any, path: Path, windows: Windows = WINDOWS) -> DenseReference:
+    score(model, windows, keep=path)
+    reference = open_reference(path)
+    assert reference is not None
+    return reference
+
+
+class TestByHand:
+    """A vocabulary of two: the distribution after token 0, and the one after token 1."""
+
+    WINDOWS = Windows(np.array([[0, 0, 1], [1, 0, 0]], np.int32), bytes=12, bos=False)
+    DENSE = ((math.log(0.5), math.log(0.5)), (math.log(0.8), math.log(0.2)))
+    OTHER = ((math.log(0.25), math.log(0.75)), (math.log(0.8), math.log(0.2)))
+
+    def test_perplexity_and_bits_per_byte(self, table_model: Callable[..., Any]) -> None:
+        scores = score(table_model(self.DENSE), self.WINDOWS)
+        # 0 -> 0, 0 -> 1 and 1 -> 0, 0 -> 0
+        expected = [-2 * math.log(0.5), -math.log(0.8) - math.log(0.5)]
+        assert scores.window_nll == pytest.approx(expected, rel=1e-6)
+        assert scores.nll_nats == pytest.approx(sum(expected), rel=1e-6)
+        assert scores.tokens == 4
+        assert scores.perplexity == pytest.approx((0.5**3 * 0.8) ** (-1 / 4), rel=1e-6)
+        assert scores.bytes == 12 * 4 // 6
+        assert scores.bits_per_byte == pytest.approx((3 + math.log2(1 / 0.8)) / 8, rel=1e-6)
+        assert scores.fidelity is None
+
+    def test_fidelity(self, table_model: Callable[..., Any], tmp_path: Path) -> None:
+        reference = keep(table_model(self.DENSE), tmp_path / "dense", self.WINDOWS)
+        fidelity = score(table_model(self.OTHER), self.WINDOWS, reference=reference).fidelity
+        assert fidelity is not None
+        kl = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(
+            0.5 / 0.75
+        )  # after token 0, at three of four positions
+        assert fidelity.kl_nats == pytest.approx(kl * 3 / 4, rel=1e-5)
+        assert fidelity.kl_p95_nats == pytest.approx(kl, rel=1e-5)
+        # After token 0 dense ties, which counts for the first, and the other prefers the second.
+        assert fidelity.top1 == 1 / 4
+        signal = 2 * (math.log(0.8 / 0.2) / 2) ** 2  # after token 0 both dense logits are equal
+        noise = 3 * 2 * (math.log(0.75 / 0.25) / 2) ** 2
+        assert fidelity.snr_db == pytest.approx(10 * math.log10(signal / noise), rel=1e-5)
+        assert fidelity.tokens == 4
+
+
+@torch.no_grad()
+def by_full_logits(model: Any, dense: Any, windows: Windows) -> tuple[np.ndarray, dict[str, float]]:
+    """Compute the same with the logits of all windows at once, in fp64 from the models' own logits."""
+    ids = torch.from_numpy(windows.ids).long()
+    q, p = (one(ids).logits[:, :-1].double() for one in (model, dense))
+    log_q, log_p = q.log_softmax(-1), p.log_softmax(-1)
+    nll = -log_q.gather(-1, ids[:, 1:, None])[..., 0].sum(1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).flatten()
+    noise = p - q
+    energies = [((x - x.mean(-1, keepdim=True)) ** 2).sum() for x in (p, noise)]
+    return nll.numpy(), {
+        "kl_nats": float(kl.mean()),
+        "kl_p95_nats": float(np.quantile(kl.numpy(), 0.95)),
+        "top1": float((p.argmax(-1) == q.argmax(-1)).double().mean()),
+        "snr_db": float(10 * torch.log10(energies[0] / energies[1])),
+    }
+
+
+def perturbed(model: Any, amount: float = 0.05) -> Any:
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "layers" in name:
+                weight += amount * weight.std(correction=0) * torch.randn_like(weight)
+    return model
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "granite"])
+def test_scores_are_those_of_the_full_logits(tiny: Callable[..., Any], family: str, tmp_path: Path) -> None:
+    dense, model = tiny(family), perturbed(tiny(family))
+    scores = score(model, reference=keep(dense, tmp_path / "dense"))
+    nll, expected = by_full_logits(model, dense, WINDOWS)
+    np.testing.assert_allclose(scores.window_nll, nll, rtol=1e-6)
+    assert scores.fidelity is not None
+    assert vars(scores.fidelity) == pytest.approx(expected | {"tokens": 5 * 23}, rel=2e-5)
+    assert 1e-3 < expected["kl_nats"] < 1
+
+
+def test_another_head_than_the_dense_models_is_taken_into_account(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    dense, model = tiny("llama"), tiny("llama")
+    with torch.no_grad():
+        model.lm_head.weight *= 1.3
+    fidelity = score(model, reference=keep(dense, tmp_path / "dense")).fidelity
+    assert fidelity is not None
+    assert vars(fidelity) == pytest.approx(
+        by_full_logits(model, dense, WINDOWS)[1] | {"tokens": 5 * 23}, rel=2e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_model_is_at_no_distance_from_itself(
+    tiny: Callable[..., Any], family: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = tiny(family, dtype=dtype)
+    fidelity = score(model, reference=keep(model, tmp_path / "dense")).fidelity
+    assert fidelity is not None
+    assert (fidelity.kl_nats, fidelity.kl_p95_nats, fidelity.top1, fidelity.snr_db) == (0.0, 0.0, 1.0, None)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("batch_tokens", [1, 60, 1000])
+def test_chunks_and_batches_do_not_change_scores(
+    tiny: Callable[..., Any], chunk: int, batch_tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, model = keep(tiny("gemma2"), tmp_path / "dense"), perturbed(tiny("gemma2"))
+    expected = score(model, reference=reference)
+    monkeypatch.setattr(text, "chunk_tokens", lambda vocabulary, device: chunk)
+    scores = score(model, reference=reference, batch_tokens=batch_tokens)
+    np.testing.assert_allclose(scores.window_nll, expected.window_nll, rtol=1e-6)
+    assert scores.fidelity is not None
+    assert expected.fidelity is not None
+    assert vars(scores.fidelity) == pytest.approx(vars(expected.fidelity), rel=1e-6, abs=1e-6)
+
+
+def test_the_same_run_gives_the_same_bits(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    reference, model = keep(tiny("llama"), tmp_path / "dense"), perturbed(tiny("llama"))
+    first, second = (score(model, reference=reference) for _ in range(2))
+    assert first.window_nll.tobytes() == second.window_nll.tobytes()
+    assert first.fidelity == second.fidelity
+
+
+def test_only_the_metrics_that_are_asked_for_are_there(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    fidelity = score(
+        perturbed(tiny()), reference=keep(tiny(), tmp_path / "dense"), metrics=("top1",)
+    ).fidelity
+    assert fidelity is not None
+    assert fidelity.top1 is not None
+    assert (fidelity.kl_nats, fidelity.kl_p95_nats, fidelity.snr_db) == (None, None, None)
+
+
+def test_a_bos_is_context_only(tiny: Callable[..., Any]) -> None:
+    tokens = TokenizedText(IDS.ravel(), np.arange(1, IDS.size + 1))
+    scores = score(tiny(), cut_windows(tokens, 21, 0, 256))
+    assert scores.tokens == IDS.size
+    assert scores.bytes == IDS.size
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest tensor of floats that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_the_logits_of_a_batch_never_exist_at_once(
+    tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = keep(tiny(), tmp_path / "dense")
+    monkeypatch.setattr(text, "chunk_tokens", lambda vocabulary, device: 10)
+    with LargestTensor() as largest:
+        score(tiny(), reference=reference, batch_tokens=IDS.size)
+    weights = 258 * 32
+    assert largest.elements <= max(10 * 258, weights, IDS.size * 48)
+
+
+@pytest.mark.parametrize(("vocabulary", "tokens"), [(32_000, 131), (256_000, 64)])
+def test_a_chunk_is_bounded_by_its_logits(vocabulary: int, tokens: int) -> None:
+    assert text.chunk_tokens(vocabulary, "cpu") == tokens
+
+
+def test_progress_is_told_after_every_batch(tiny: Callable[..., Any], recorder: Any) -> None:
+    score(tiny(), reporter=recorder)
+    assert recorder.progressed == [(2, 5, "window"), (4, 5, "window"), (5, 5, "window")]
+
+
+def test_a_stop_between_batches_leaves_no_reference(
+    tiny: Callable[..., Any], recorder: Any, tmp_path: Path
+) -> None:
+    recorder.stop_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        score(tiny(), keep=tmp_path / "dense", reporter=recorder)
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("head-")]
+
+
+def test_logits_that_are_not_finite_are_an_error(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[IDS[3, 5]] = math.nan
+    windows = Windows(np.where(IDS[3, 5] == IDS, 0, IDS), 240, False)
+    windows.ids[3, 5] = IDS[3, 5]
+    with pytest.raises(StageError, match="not finite in window 3"):
+        score(model, windows, keep=tmp_path / "dense")
+    assert open_reference(tmp_path / "dense") is None
+
+
+def test_a_reference_of_other_tokens_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    reference = keep(tiny(), tmp_path / "dense")
+    with pytest.raises(StageError, match="made with other tokens"):
+        score(tiny(), Windows(IDS[::-1].copy(), 240, False), reference=reference)
+
+
+def test_vocabularies_of_different_size_are_refused(table_model: Callable[..., Any], tmp_path: Path) -> None:
+    windows = Windows(np.array([[0, 1, 0]], np.int32), 3, False)
+    reference = keep(table_model([[0.0, 1.0], [1.0, 0.0]]), tmp_path / "dense", windows)
+    with pytest.raises(StageError, match="3 logits a token, its dense model 2"):
+        score(table_model([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), windows, reference=reference)
+
+
+def tokenized(tokenizer: Any, path: Path) -> TokenizedText:
+    whole = "\n".join(json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines())
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    bytes_before = np.concatenate([[0], np.cumsum([len(character.encode()) for character in whole])])
+    ends = np.array([end for _, end in encoded["offset_mapping"]])
+    return TokenizedText(np.array(encoded["input_ids"], np.int32), bytes_before[ends])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "language", "perplexity", "bits_per_byte"),
+    [("slm-qwen2-6m", "zh", 297.06, 3.516)],
+)
+def test_a_trained_models_perplexity_is_the_one_that_its_makers_measured(
+    real: Path, name: str, language: str, perplexity: float, bits_per_byte: float
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = real / "models" / name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    read = tokenized(AutoTokenizer.from_pretrained(folder), real / "corpus" / language / "test.jsonl")
+    scores = score(model, cut_windows(read, 512, 0, None), batch_tokens=4096)
+    assert scores.perplexity == pytest.approx(perplexity, rel=1e-3)
+    assert scores.bits_per_byte == pytest.approx(bits_per_byte, rel=1e-3)

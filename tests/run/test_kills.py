@@ -1,0 +1,120 @@
+"""Killed at any moment, started again at once: nothing acknowledged runs twice, and the results are those of an undisturbed run.
+
+``STUDYCTL_KILLS`` sets how many kills are tried (6; more takes longer).
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from studyctl.errors import ExitCode
+from studyctl.files import StudyPaths
+from studyctl.run.runner import Selection
+from studyctl.run.start import run_study
+from studyctl.store.journal import read_journal
+from studyctl.store.query import run_sql
+from tests.run.studies import write_spec
+
+KILLS = int(os.environ.get("STUDYCTL_KILLS", "6"))
+RESULTS = {
+    "perplexity": "select trial_id, language, nll_nats, bits_per_byte from perplexity order by all",
+    "windows": "select trial_id, language, \"window\", nll_nats from windows order by all",
+    "fidelity": "select trial_id, language, kl_nats, kl_p95_nats, top1, snr_db from fidelity order by all",
+    "tasks": "select trial_id, task, metric, value from tasks order by all",
+    "items": "select trial_id, task, item, predicted, loglikelihoods from items order by all",
+    "layers": "select trial_id, block, linear, relative_error, sparsity from layers order by all",
+}  # fmt: skip
+
+
+def results(paths: StudyPaths) -> dict[str, list[dict[str, object]]]:
+    return {name: run_sql(paths, query).to_pylist() for name, query in RESULTS.items()}
+
+
+def start(spec: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "studyctl", "run", str(spec)]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def workers_of(runner: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(runner.pid).children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(runner: subprocess.Popen[bytes], whom: str) -> list[psutil.Process]:
+    """Kill, and return the processes that must be gone soon."""
+    workers = workers_of(runner)
+    if whom == "group":
+        os.killpg(runner.pid, signal.SIGKILL)
+    elif whom == "worker":
+        for worker in workers:
+            worker.kill()
+        return []
+    else:
+        runner.kill()
+        if whom == "both":
+            for worker in workers:
+                worker.kill()
+    runner.wait()
+    return workers
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    sources: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, list[dict[str, object]]], float]:
+    """Results of a run that nobody disturbed, and how long it took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(sources, folder, dirs_exist_ok=True)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        begun = time.monotonic()
+        started = run_study(write_spec(folder), Selection(), Console(quiet=True))
+        assert started.code == ExitCode.DONE
+        return results(started.paths), time.monotonic() - begun
+    finally:
+        os.chdir(before)
+
+
+def test_kills_lose_nothing(
+    workplace: Path, undisturbed: tuple[dict[str, list[dict[str, object]]], float]
+) -> None:
+    expected, seconds = undisturbed
+    spec = write_spec(workplace)
+    paths = StudyPaths(workplace / "runs" / "small")
+    moments = random.Random(7)
+    kinds = [("runner", "worker", "both", "group")[i % 4] for i in range(KILLS)]
+    for whom in kinds:
+        runner = start(spec)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            runner.wait(timeout=moments.uniform(0.3, seconds))
+        gone = kill(runner, whom)
+        _, alive = psutil.wait_procs(gone, timeout=2)
+        assert not alive, "a worker outlived its runner"
+        if whom == "worker":
+            runner.wait(timeout=120)
+    final = start(spec)
+    assert final.wait(timeout=180) == ExitCode.DONE
+    assert results(paths) == expected
+    done = Counter(
+        (record["trial"], record["key"])
+        for path in paths.journal.glob("*.jsonl")
+        for record in read_journal(path)
+        if record["kind"] == "stage_finished" and record["stage"] != "load"
+    )
+    assert max(done.values()) == 1, "an acknowledged stage was run twice"

@@ -1,0 +1,82 @@
+"""Which trial a free worker gets next."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from studyctl.compress.settings import RTN, Dense
+from studyctl.plan.compare import Cause, Reason, Todo
+from studyctl.plan.trials import PlannedModel, Trial
+from studyctl.plan.variants import DENSE, Variant
+from studyctl.run.schedule import choose, selected
+from studyctl.spec.models import Model
+
+ROUNDED = Variant("rtn-4bit-g64", RTN(group_size=64), None, "studyctl", ("*",), ("compression", 0))
+
+
+def model(index: int) -> PlannedModel:
+    identity: Any = SimpleNamespace(key=f"model{index}")
+    return PlannedModel(index, Model(id=f"org/M{index}"), identity, "float32")
+
+
+def trial(index: int, variant: Variant) -> Trial:
+    return Trial(f"M{index}-{variant.name}", model(index), variant, None, "key")
+
+
+def todo(*trials: Trial) -> dict[str, Todo]:
+    return {entry.id: Todo(entry, ("perplexity:en",), Reason(Cause.NEW)) for entry in trials}
+
+
+def chosen(waiting: dict[str, Todo], running: list[Trial], held: str | None) -> str | None:
+    entry = choose(waiting, running, held)
+    return entry.trial.id if entry else None
+
+
+def test_dense_comes_before_the_variants_of_its_model() -> None:
+    waiting = todo(trial(0, ROUNDED), trial(0, DENSE))
+    assert chosen(waiting, [], None) == "M0-dense"
+
+
+def test_variants_wait_for_their_dense_trial_and_not_for_that_of_another_model() -> None:
+    waiting = todo(trial(0, ROUNDED), trial(1, ROUNDED))
+    assert chosen(waiting, [trial(0, DENSE)], None) == "M1-rtn-4bit-g64"
+    assert chosen(todo(trial(0, ROUNDED)), [trial(0, DENSE)], None) is None
+
+
+def test_a_worker_takes_trials_of_the_model_that_it_holds_first() -> None:
+    waiting = todo(trial(0, DENSE), trial(1, ROUNDED))
+    assert chosen(waiting, [], "model1") == "M1-rtn-4bit-g64"
+    assert chosen(waiting, [], "model0") == "M0-dense"
+
+
+def test_two_workers_take_different_models() -> None:
+    waiting = todo(trial(0, ROUNDED), trial(1, ROUNDED))
+    assert chosen(waiting, [trial(0, ROUNDED)], None) == "M1-rtn-4bit-g64"
+
+
+def test_nothing_is_left() -> None:
+    assert choose({}, [], None) is None
+
+
+@pytest.mark.parametrize(
+    ("only", "pattern", "expected"),
+    [
+        ("*", "*", True),
+        ("rtn*", "*", True),
+        ("awq*", "*", False),
+        ("M0-rtn-4bit-g64", "*", True),
+        ("*", "M0", True),
+        ("*", "org/*", True),
+        ("*", "M1", False),
+    ],
+)
+def test_a_part_is_chosen_by_patterns_of_variant_trial_and_model(
+    only: str, pattern: str, expected: bool
+) -> None:
+    assert selected(trial(0, ROUNDED), only, pattern) is expected
+
+
+def test_dense_is_dense() -> None:
+    assert isinstance(DENSE.settings, Dense)
+    assert trial(0, DENSE).is_dense

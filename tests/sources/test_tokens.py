@@ -1,0 +1,285 @@
+"""Token ids of texts: positions in bytes, the cache, calibration windows."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import normalizers
+
+from studyctl.errors import StageError
+from studyctl.sources import texts
+from studyctl.sources.text_files import TextIdentity, identify_text
+from studyctl.sources.texts import Documents, read_text
+from studyctl.sources.tokens import (
+    CHOICE,
+    FIRST_DOCUMENTS,
+    MARGIN,
+    byte_positions,
+    calibration_ids,
+    calibration_tokens,
+    perplexity_tokens,
+    tokenize,
+    tokenized_text,
+    tokenizer_key,
+)
+from studyctl.spec.models import Calibration, Perplexity, TextSource
+from tests.sources.tokenizers_made import TEXT, byte_level, metaspace
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+TOKENIZER = byte_level()
+
+
+def local(folder: Path, language: str, text: str) -> TextIdentity:
+    (folder / f"{language}.txt").write_text(text, "utf-8")
+    source = TextSource(files="{language}.txt")
+    return identify_text("mine", source, "calibration", language, folder)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_byte_positions_are_those_of_utf8(text: str) -> None:
+    positions = byte_positions(text)
+    assert [len(text[:end].encode()) for end in range(len(text) + 1)] == positions.tolist()
+
+
+def test_a_token_ends_where_its_text_ends() -> None:
+    tokens = tokenize("the cat", TOKENIZER)
+    pieces = TOKENIZER.convert_ids_to_tokens(tokens.ids.tolist())
+    ends = np.cumsum([len(piece) for piece in pieces])
+    assert tokens.byte_ends.tolist() == ends.tolist()
+    assert (tokens.ids.dtype, tokens.byte_ends.dtype) == (np.int32, np.int64)
+
+
+def test_a_character_of_several_tokens_ends_with_each_of_them() -> None:
+    tokens = tokenize("a漢b", TOKENIZER)
+    assert tokens.byte_ends.tolist() == [1, 4, 4, 4, 5]
+
+
+def test_positions_are_in_the_text_not_in_its_normal_form() -> None:
+    tokens = tokenize("e\u0301a", byte_level(normalizer=normalizers.NFC()))
+    assert tokens.byte_ends[-1] == 4, "the two characters of three bytes become one of two"
+
+
+def test_a_mark_put_before_the_text_takes_none_of_it() -> None:
+    tokens = tokenize("é at", metaspace())
+    assert tokens.byte_ends.tolist()[-4:] == [2, 3, 4, 5]
+    assert np.all(np.diff(tokens.byte_ends) >= 0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_the_last_token_ends_with_the_text(text: str) -> None:
+    tokens = tokenize(text, TOKENIZER)
+    assert tokens.byte_ends[-1] == len(text.encode())
+    assert np.all(np.diff(tokens.byte_ends) >= 0)
+
+
+def test_an_empty_text_has_no_tokens() -> None:
+    assert len(tokenize("", TOKENIZER).ids) == 0
+
+
+def test_no_special_tokens_are_added() -> None:
+    assert tokenize("the", byte_level(adds_bos=True)).ids.tolist() == tokenize("the", TOKENIZER).ids.tolist()
+
+
+def test_an_earlier_call_with_truncation_changes_nothing() -> None:
+    tokenizer = byte_level()
+    tokenizer("the cat sat", truncation=True, max_length=2)
+    assert tokenize(TEXT, tokenizer).ids.tolist() == tokenize(TEXT, TOKENIZER).ids.tolist()
+
+
+def test_the_tokenizers_key_is_of_what_it_does() -> None:
+    assert tokenizer_key(byte_level()) == tokenizer_key(TOKENIZER)
+    assert tokenizer_key(byte_level(normalizer=normalizers.NFC())) != tokenizer_key(TOKENIZER)
+
+
+def test_a_text_is_tokenised_once_for_each_tokenizer(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = local(tmp_path, "en", TEXT)
+    first = tokenized_text(text, TOKENIZER)
+    tokenized_text(text, metaspace())
+    assert len(list((own_cache / "tokens").iterdir())) == 2
+    monkeypatch.setattr("studyctl.sources.tokens.tokenize", None)
+    again = tokenized_text(text, TOKENIZER)
+    assert first.ids.tolist() == again.ids.tolist()
+    assert first.byte_ends.tolist() == again.byte_ends.tolist()
+
+
+def test_a_text_that_could_not_be_looked_up() -> None:
+    with pytest.raises(StageError, match="could not be looked up: no connection"):
+        tokenized_text(TextIdentity("c4", "perplexity", "en", None, unknown="no connection"), TOKENIZER)
+
+
+CALIBRATION = Calibration(source="mine", languages=("en", "sw"), samples=5, sequence_length=8)
+
+
+@pytest.fixture
+def languages(tmp_path: Path) -> list[TextIdentity]:
+    return [local(tmp_path, "en", TEXT * 4), local(tmp_path, "sw", TEXT[::-1] * 4)]
+
+
+def windows_of(text: TextIdentity, length: int) -> list[list[int]]:
+    ids = tokenized_text(text, TOKENIZER).ids
+    return [ids[start : start + length].tolist() for start in range(0, len(ids) - length + 1, length)]
+
+
+def test_samples_are_windows_of_the_languages_in_turn(languages: list[TextIdentity]) -> None:
+    ids = calibration_ids(CALIBRATION, languages, TOKENIZER, seed=0)
+    assert (ids.shape, ids.dtype) == ((5, 8), np.int64)
+    for number, sample in enumerate(ids.tolist()):
+        assert sample in windows_of(languages[number % 2], 8)
+
+
+def test_the_seed_decides(languages: list[TextIdentity]) -> None:
+    draws = [calibration_ids(CALIBRATION, languages, TOKENIZER, seed=seed).tolist() for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_no_window_is_taken_twice(languages: list[TextIdentity]) -> None:
+    there = len(windows_of(languages[0], 8))
+    every = CALIBRATION.model_copy(update={"languages": ("en",), "samples": there})
+    ids = calibration_ids(every, languages[:1], TOKENIZER, seed=3)
+    assert sorted(ids.tolist()) == sorted(windows_of(languages[0], 8))
+
+
+def test_more_samples_begin_with_the_same_windows(languages: list[TextIdentity]) -> None:
+    more = CALIBRATION.model_copy(update={"samples": 9})
+    few, many = (calibration_ids(setting, languages, TOKENIZER, seed=0) for setting in (CALIBRATION, more))
+    assert many[:5].tolist() == few.tolist()
+
+
+def test_another_language_leaves_a_languages_windows_as_they_were(languages: list[TextIdentity]) -> None:
+    alone = CALIBRATION.model_copy(update={"languages": ("en",), "samples": 3})
+    both = calibration_ids(CALIBRATION, languages, TOKENIZER, seed=0)
+    assert calibration_ids(alone, languages[:1], TOKENIZER, seed=0).tolist() == both[::2].tolist()
+
+
+def test_too_little_text_says_how_many_windows_there_are(languages: list[TextIdentity]) -> None:
+    there = len(windows_of(languages[0], 8))
+    many = CALIBRATION.model_copy(update={"samples": 2 * there + 1})
+    with pytest.raises(
+        StageError, match=rf"`mine` has {there} windows of 8 tokens in en, {there + 1} are wanted"
+    ):
+        calibration_ids(many, languages, TOKENIZER, seed=0)
+
+
+def test_how_many_tokens_are_needed() -> None:
+    assert calibration_tokens(CALIBRATION) == CHOICE * 3 * 8
+    assert perplexity_tokens(Perplexity(windows=12, sequence_length=512)) == 12 * 512
+    assert perplexity_tokens(Perplexity(windows=0)) == 0
+
+
+class Stream:
+    """Stands for a streamed dataset, and counts the rows that are taken from it."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.taken, self.start = rows, 0, 0
+
+    def skip(self, count: int) -> "Stream":
+        self.start = count
+        return self
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.start, self.rows):
+            self.taken += 1
+            yield {"text": f"document {number} of the cat"}
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
+    import datasets
+
+    stream = Stream(1000)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    return stream
+
+
+HUB = TextIdentity(
+    "c4", "perplexity", "en", "some-key", dataset="org/text", config="en", split="train", commit="abc"
+)
+
+
+def test_a_dataset_gives_only_as_many_documents_as_needed(stream: Stream) -> None:
+    tokens = tokenized_text(HUB, TOKENIZER, needed=1000)
+    assert len(tokens.ids) >= 1000 + MARGIN
+    assert stream.taken == FIRST_DOCUMENTS * 2, "doubled once"
+
+
+def test_the_beginning_does_not_depend_on_how_much_is_needed(stream: Stream) -> None:
+    little = tokenized_text(HUB, TOKENIZER, needed=500).ids
+    much = tokenized_text(HUB, TOKENIZER, needed=5000).ids
+    assert much[:500].tolist() == little[:500].tolist()
+
+
+def test_what_was_taken_needs_no_connection(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tokenized_text(HUB, TOKENIZER, needed=1000).ids
+    monkeypatch.setattr(texts, "_stream", None)
+    assert tokenized_text(HUB, TOKENIZER, needed=1000).ids.tolist() == before.tolist()
+    assert read_text(HUB, 2) == "document 0 of the cat\ndocument 1 of the cat"
+
+
+def test_more_is_taken_where_the_first_ended(stream: Stream) -> None:
+    Documents(HUB).first(10)
+    assert Documents(HUB).first(12)[9:] == [f"document {number} of the cat" for number in (9, 10, 11)]
+    assert (stream.start, stream.taken) == (10, 12)
+
+
+def test_a_dataset_that_ends_gives_what_it_has(stream: Stream) -> None:
+    stream.rows = 70
+    tokens = tokenized_text(HUB, TOKENIZER, needed=100_000)
+    assert tokens.byte_ends[-1] == len("\n".join(f"document {number} of the cat" for number in range(70)))
+    assert Documents(HUB).complete
+
+
+def test_a_dataset_without_the_column_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    class Other(Stream):
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            yield {"body": "x", "url": "y"}
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Other(1))
+    with pytest.raises(StageError) as caught:
+        Documents(HUB).first(1)
+    assert "no text in column `text`" in caught.value.problems[0].what
+    assert "`body`, `url`" in caught.value.problems[0].hint
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("BuilderConfig 'xx' not found")])
+def test_a_dataset_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    import datasets
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(StageError, match=r"dataset `org/text` \(en, train\) cannot be read"):
+        Documents(HUB).first(1)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slm-llama-12m", "slm-qwen2-6m"])
+def test_dense_perplexity_is_that_of_the_reference(real: Path, name: str) -> None:
+    import torch
+
+    from studyctl.sources.checkpoints import identify_model
+    from studyctl.sources.models import load_model
+    from studyctl.spec.models import Model
+
+    identity = identify_model(Model(id=f"models/{name}"), real)
+    loaded = load_model(identity, dtype="float32", device="cpu")
+    source = TextSource(files="corpus/{language}/test.jsonl")
+    text = tokenized_text(identify_text("mine", source, "perplexity", "sw", real), loaded.tokenizer)
+    ids = torch.from_numpy(text.ids[: 12 * 512].astype(np.int64)).view(12, 512)
+    with torch.no_grad():
+        logits = loaded.model(ids).logits[:, :-1].log_softmax(-1)
+    nll = -logits.gather(2, ids[:, 1:, None]).double().mean()
+    rows = [json.loads(line) for line in (real / "reference" / "figures.jsonl").open()]
+    (dense,) = [row for row in rows if row["model"] == name and row["setting"] == "dense"]
+    assert float(nll.exp()) == pytest.approx(dense["languages"]["sw"]["ppl"], rel=1e-5)

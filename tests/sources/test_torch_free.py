@@ -1,0 +1,30 @@
+"""Planning must not wait for torch: checked in a fresh interpreter, which also sees imports inside functions."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "gguf")
+PROGRAM = f"""
+import sys
+from pathlib import Path
+from studyctl.sources.identity import identify_ids, identify_model, identify_task, identify_text
+from studyctl.sources.dtypes import resolve_dtype
+from studyctl.spec.models import Model, Tasks, TextSource
+base = Path(sys.argv[1])
+resolve_dtype("auto", "cpu")
+identify_model(Model(id="models/tiny"), base)
+identify_model(Model(id="org/on-the-hub"), base)
+identify_text("pocket", None, "perplexity", "en", base)
+identify_text("c4", TextSource(dataset="org/text"), "perplexity", "en", base)
+tasks = Tasks(names=("arc_easy",), include=("pocket",))
+identify_task("arc_easy", tasks, base)
+print(*[name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+def test_identities_are_found_without_heavy_imports(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder.parents[1])], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
