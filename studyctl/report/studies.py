@@ -92,7 +92,8 @@ def study_rows() -> list[StudyRow]:
 
 
 def _row(paths: StudyPaths) -> StudyRow:
-    runner, snapshot = living_runner(paths), Live(paths).refresh()
+    runner = living_runner(paths)
+    snapshot = Live(paths).refresh({attempt["trial"] for attempt in runner.attempts} if runner else ())
     trials, done, failed = len(snapshot.trials), snapshot.count("done"), snapshot.count("failed")
     holder = runner or read_holder(paths)
     state = "running" if runner else _resting_state(trials, done, failed)

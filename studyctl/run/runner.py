@@ -17,12 +17,12 @@ from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
 from studyctl.run.hold import write_heartbeat
 from studyctl.run.jobs import make_job
+from studyctl.run.publisher import Publisher
 from studyctl.run.schedule import choose, selected
 from studyctl.run.workers import Event, Worker, how_it_ended, kernel_oom_kills, start_worker
 from studyctl.spec.loading import load_spec, self_contained
 from studyctl.store.index import Index, Stored
 from studyctl.store.journal import JournalWriter
-from studyctl.store.publish import publish
 
 HEARTBEAT_SECONDS = 2.0
 TICK_SECONDS = 0.25
@@ -88,11 +88,9 @@ class Runner:
         """How often a trial's batches are halved because the kernel killed it for memory."""
         self._since = datetime.now(UTC)
         self._oom_kills = kernel_oom_kills()
-        self._beat = self._published = 0.0
-        self._publish_pause = 5.0
+        self._beat = 0.0
         self._fatal = ""
-        self._dirty = True
-        """Whether something was measured since the last publication."""
+        self._publisher = Publisher(paths)
 
     # -- the loop
 
@@ -113,7 +111,7 @@ class Runner:
             self.display.end()
         if self._fatal:
             raise StudyError(self._fatal, hint=_WRITE_HINT)
-        self._publish()
+        self._publisher.finish()
         self.outcome.stopped = self.stop is not None
         self.outcome.seconds = time.monotonic() - begun
         return self.outcome
@@ -147,8 +145,7 @@ class Runner:
         for request in take_requests(self.paths):
             self._take_request(request)
         self._pass_on_stop(now)
-        if self._dirty and now - self._published >= self._publish_pause:
-            self._publish()
+        self._publisher.tick(worker.job.trial for worker in self._busy() if worker.job)
         self.display.tick()
 
     def _pass_on_stop(self, now: float) -> None:
@@ -161,14 +158,6 @@ class Runner:
             for worker in self._busy():
                 worker.kill()
 
-    def _publish(self) -> None:
-        running = {worker.job.trial for worker in self._busy() if worker.job}
-        published = publish(self.paths, running=running)
-        self._dirty = False
-        self._published = time.monotonic()
-        # Rebuilding after every stage would be quadratic in a long study.
-        self._publish_pause = max(5.0, 10 * published.seconds)
-
     # -- plan
 
     def _take_plan(self, plan: StudyPlan) -> None:
@@ -180,7 +169,7 @@ class Runner:
         write_atomic(self.paths.spec, text)
         save_plan(plan, self.paths, text)
         self.plan = plan
-        self._dirty = True
+        self._publisher.something_new()
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
         running = {worker.job.trial for worker in self._busy() if worker.job}
         wanted = [todo for todo in self.comparison.todo if todo.trial in self.selection]
@@ -264,7 +253,7 @@ class Runner:
         elif kind == "stage_started":
             worker.stage = record["stage"]
         elif kind == "stage_finished":
-            self._dirty = True
+            self._publisher.something_new()
         self.display.record(worker, record)
         if kind == "attempt_finished":
             job, worker.job = worker.job, None
@@ -272,7 +261,7 @@ class Runner:
             self._attempt_ended(job.trial, record["state"], record["error"])
 
     def _attempt_ended(self, trial: str, state: str, error: str) -> None:
-        self._dirty = True
+        self._publisher.something_new()
         self._stored = self._index.refresh()
         if state == "done":
             self.outcome.done += 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from studyctl.errors import StageError
 from studyctl.evaluate import text
@@ -15,6 +16,7 @@ from studyctl.evaluate.reference import DenseReference, open_reference
 from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import TokenizedText, Windows, cut_windows
 from studyctl.reporter import SilentReporter
+from studyctl.run.memory import peak_bytes, reset_peak
 
 ALL = ("kl", "top1", "snr")
 IDS = np.random.default_rng(0).integers(0, 258, (5, 24)).astype(np.int32)
@@ -197,6 +199,23 @@ def test_the_logits_of_a_batch_never_exist_at_once(
         score(tiny(), reference=reference, batch_tokens=IDS.size)
     weights = 258 * 32
     assert largest.elements <= max(10 * 258, weights, IDS.size * 48)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the kernel does not tell the peak since a moment"
+)
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=49_152, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).eval()
+    windows = Windows(np.random.default_rng(0).integers(0, 49_152, (8, 512)).astype(np.int32), 4096, False)
+    reference = keep(model, tmp_path / "dense", windows)
+    reset_peak()
+    before = peak_bytes()
+    score(model, windows, reference=reference, batch_tokens=1024)
+    chunk = text.chunk_tokens(49_152, "cpu") * 49_152 * 4
+    assert peak_bytes() - before < 16 * chunk < 4096 * 49_152 * 4 / 2
 
 
 @pytest.mark.parametrize(("vocabulary", "tokens"), [(32_000, 131), (256_000, 64)])
