@@ -23,7 +23,7 @@ from studyctl.store.index import Stored, StoredStage
 MODELS = 10
 VARIANTS = 10_000
 LANGUAGES = 15
-ROUNDS = 1
+ROUNDS = 3
 GOAL_SECONDS = 3.0
 STEPS = ("load_spec", "make_plan", "compare", "compare, all stored")
 """The last is no part of the total: a study has nothing stored or everything, not both."""
@@ -164,7 +164,10 @@ def _write_study(folder: Path) -> None:
 
 
 def _make_models(folder: Path) -> None:
+    from transformers.utils import logging
+
     from tests.run.studies import make_model
 
+    logging.disable_progress_bar()
     for number in range(MODELS):
         make_model(folder / f"model-{number}", seed=number)

@@ -100,14 +100,16 @@ def _package(module: str) -> str:
     return module.partition(".")[0].lstrip("_") or module
 
 
-def _with_owners(imports: list[Import]) -> Iterator[tuple[Import, str]]:
-    """Yield each import with the nearest module of studyctl that is above it; a module's line follows those of its own imports."""
+def _with_owners(imports: list[Import]) -> list[tuple[Import, str]]:
+    """Return each import with the nearest module of studyctl above it; the log has a module after all that it imports."""
     above: list[Import] = []
+    found: list[tuple[Import, str]] = []
     for entry in reversed(imports):
         while above and above[-1].depth >= entry.depth:
             above.pop()
         owner = next(
-            (one.name for one in reversed(above) if one.name.startswith("studyctl")), "start of Python"
+            (one.name for one in reversed(above) if one.name.startswith("studyctl")), "(when called)"
         )
         above.append(entry)
-        yield entry, owner
+        found.append((entry, owner))
+    return found[::-1]

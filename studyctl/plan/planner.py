@@ -135,7 +135,9 @@ class _Planner:
                 self.document, (*place, "sequence_length"), length, model, identity
             )
             for position, language in enumerate(perplexity.languages):
-                text = self._text(perplexity.source, "perplexity", language, (*place, "languages", position))
+                where: Loc = (*place, "languages", position)
+                text = self._text(perplexity.source, "perplexity", language, where)
+                self._check_long_enough(text, length, where)
                 parts: dict[str, object] = {
                     "text": text.key if text else None,
                     "sequence_length": length,
@@ -211,6 +213,12 @@ class _Planner:
             self._check_enough(text, calibration, (*loc, "samples"))
         keys = [text.key if text else None for text in texts]
         return digest(keys) if all(key is not None for key in keys) else None
+
+    def _check_long_enough(self, text: TextIdentity | None, length: int, loc: Loc) -> None:
+        """A BOS may be one of the window's tokens; every other token is at least a byte."""
+        if text is not None and text.bytes is not None and text.bytes < length - 1:
+            what = f"text `{text.name}` in {text.language} is too short for a window of {length} tokens: {text.bytes} bytes"
+            self._add(self.document.problem(what, loc, hint="shorter windows, or more text"))
 
     def _check_enough(self, text: TextIdentity | None, calibration: Calibration, loc: Loc) -> None:
         """A token is at least a byte: too few bytes are certainly too few tokens."""

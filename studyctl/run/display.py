@@ -51,7 +51,8 @@ class PlainDisplay:
         self.name = ""
         self.trials = self.done = self.failures = 0
         self._last: dict[str, float] = {}
-        self._retried: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
+        """Failures of stages that were printed when they happened."""
 
     def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
         """Say what is to be done."""
@@ -75,6 +76,8 @@ class PlainDisplay:
             self._line(f"{line_of(record)}  ({self.overall()})")
         elif kind in ("stage_finished", "stage_failed", "warning") and (text := line_of(record)):
             self._line(text)
+            if kind == "stage_failed":
+                self._told.add((record["trial"], f"{record['stage']}: {record['error']}"))
 
     def _progress(self, record: Record) -> None:
         last = self._last.setdefault(record["trial"], time.monotonic())
@@ -86,7 +89,10 @@ class PlainDisplay:
         """Print the cause."""
         if not again:
             self.failures += 1
-        self._line(f"✗ {trial}  {error}" + (" · tried again" if again else ""))
+        if (trial, error) not in self._told:
+            self._line(f"✗ {trial}  {error}")
+        if again:
+            self._line(f"  {trial} is tried again")
         if hint and not again:
             self._line(f"  hint: {hint}")
 

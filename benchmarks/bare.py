@@ -1,0 +1,48 @@
+"""The work of a study without the study: jobs one after another in this process, and nobody who writes anything down.
+
+``python -m benchmarks.bare JOBS``: the peer that ``overhead`` compares ``studyctl run`` with. Imports torch.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from studyctl.reporter import SilentReporter
+from studyctl.run.engine import Engine
+from studyctl.run.protocol import Job
+from studyctl.run.recorder import Recorder
+
+
+class Nobody(SilentReporter, Recorder):
+    """Throws every record away."""
+
+    def __init__(self) -> None:
+        """Have no journal and no runner."""
+
+
+def run(job: Job, engine: Engine) -> None:
+    """Do a job's stages in the order in which an attempt does them."""
+    nobody = Nobody()
+    engine.load(job, nobody)
+    for order in engine.orders(job):
+        if order.name == "compress":
+            engine.compress(job, nobody)
+        elif order.name.startswith("perplexity:"):
+            engine.perplexity(job, order, nobody)
+        else:
+            engine.task(job, order, nobody)
+    engine.forget_weights(job)
+
+
+def main(jobs: Path) -> None:
+    engine = Engine()
+    for line in jobs.read_text().splitlines():
+        job = Job.model_validate_json(line)
+        torch.set_num_threads(job.threads)
+        job.root.joinpath("journal").mkdir(parents=True, exist_ok=True)
+        run(job, engine)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
