@@ -1,19 +1,16 @@
 """One attempt at a trial: its stages in order, each journaled, each kept apart from the failures of the others."""
 
 import errno
-import os
-import platform
-import socket
 import time
 import traceback
 from collections.abc import Callable
-from importlib.metadata import version
 
 import torch
 
 from studyctl.errors import Problem, StageError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
+from studyctl.run.description import describe_attempt
 from studyctl.run.engine import Engine
 from studyctl.run.memory import peak_bytes, reset_peak
 from studyctl.run.protocol import Job, StageOrder
@@ -40,7 +37,7 @@ class Attempt:
     def run(self) -> None:
         """Run every stage; always ends with ``attempt_finished`` unless the process dies."""
         torch.set_num_threads(self.job.threads)
-        self.recorder.write("attempt_started", **self._description())
+        self.recorder.write("attempt_started", **describe_attempt(self.job))
         peak = 0
         try:
             if self._stage(StageOrder(name="load", key=""), self._load):
@@ -140,28 +137,6 @@ class Attempt:
         self.recorder.write(
             kind, trial=job.trial, attempt=job.attempt, stage=order.name, key=order.key, **fields
         )
-
-    def _description(self) -> dict[str, object]:
-        job = self.job
-        packages = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
-        return {
-            "schema": 1,
-            "studyctl": version("studyctl"),
-            "study": job.root.name,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in packages},
-            "calibration": job.calibration.model_dump(mode="json") if job.calibration else None,
-            "model": job.model.id,
-            **job.model_dump(
-                mode="json",
-                include={
-                    "trial", "attempt", "device", "threads", "method", "variant", "backend", "seed",
-                    "settings", "weights_key", "dtype", "model_key",
-                },
-            ),
-        }  # fmt: skip
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

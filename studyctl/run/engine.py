@@ -144,10 +144,14 @@ class Engine:
             ids: np.ndarray = read_ids(ids_path(calibration, job.model, job.base))
             return ids.astype(np.int64)
         texts = [
-            identify_text(calibration.source, job.text.get(calibration.source), "calibration", language, job.base)
+            identify_text(
+                calibration.source, job.text.get(calibration.source), "calibration", language, job.base
+            )
             for language in calibration.languages
         ]
-        return calibration_ids(calibration, texts, self.loaded.tokenizer, seed=job.seed or 0, reporter=recorder)
+        return calibration_ids(
+            calibration, texts, self.loaded.tokenizer, seed=job.seed or 0, reporter=recorder
+        )
 
     # -- evaluate
 

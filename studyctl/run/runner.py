@@ -14,9 +14,11 @@ from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import load_plan, save_plan
 from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
+from studyctl.run.description import describe_attempt
 from studyctl.run.display import Display
 from studyctl.run.hold import write_heartbeat
 from studyctl.run.jobs import make_job
+from studyctl.run.protocol import Job
 from studyctl.run.publisher import Publisher
 from studyctl.run.schedule import choose, selected
 from studyctl.run.workers import Event, Worker, how_it_ended, kernel_oom_kills, start_worker
@@ -58,6 +60,9 @@ class Outcome:
 
     def summary(self, study: str) -> str:
         """Return one line for people and for ``on_finish``."""
+        if not self.tried and not self.stopped:
+            rest = f" ({self.unavailable} trials are not available yet)" if self.unavailable else ""
+            return f"{study}: nothing to do, everything that the spec asks for is stored{rest}"
         end = "stopped" if self.stopped else "finished"
         parts = [f"{study} {end}: {self.done} trials done", f"{len(self.failed)} failed"]
         if self.unavailable:
@@ -102,6 +107,7 @@ class Runner:
         """
         begun = time.monotonic()
         try:
+            take_requests(self.paths)  # those to a runner that is gone
             self._take_plan(self.plan)
             self._loop()
         except OSError as error:
@@ -123,7 +129,7 @@ class Runner:
     def _loop(self) -> None:
         while not self._fatal:
             self._assign()
-            if not self._busy():
+            if not self._busy() and not self._late_requests():
                 return
             try:
                 self._handle(self._events.get(timeout=TICK_SECONDS))
@@ -132,6 +138,12 @@ class Runner:
             except queue.Empty:
                 pass
             self._tick()
+
+    def _late_requests(self) -> bool:
+        """Take what was asked while the last trial ended; return whether there is something to run again."""
+        for request in take_requests(self.paths):
+            self._take_request(request)
+        return bool(self.todo) and self.stop is None
 
     def _busy(self) -> list[Worker]:
         return [worker for worker in self._workers.values() if worker.job is not None]
@@ -176,7 +188,8 @@ class Runner:
         self.comparison = replace(self.comparison, todo=wanted)
         self.todo = {todo.trial.id: todo for todo in wanted if todo.trial.id not in running}
         clock = Clock.of(plan, self.comparison, self._stored)
-        self.display.begin(self.paths.name, self.comparison, clock)
+        if self.todo:
+            self.display.begin(self.paths.name, self.comparison, clock)
         self.outcome.unavailable = sum(trial in self.selection for trial in self.comparison.unavailable)
 
     def _take_request(self, request: Request) -> None:
@@ -282,11 +295,17 @@ class Runner:
         self.todo.update({todo.trial.id: todo for todo in again.todo if todo.trial.id == name})
 
     def _worker_ended(self, worker: Worker) -> None:
-        """A worker process is gone. If it had an attempt, say so in the attempt's journal, which has no writer any more."""
+        """A worker process is gone; if it had an attempt, that has failed."""
         if self._workers.get(worker.device) is worker:
             del self._workers[worker.device]
         job, worker.job = worker.job, None
         if job is None or self._fatal:
+            return
+        self._stored = self._index.refresh()
+        written = self._stored.attempts.get(job.trial, ())
+        if written and written[-1].attempt == job.attempt and written[-1].finished is not None:
+            # It died between writing its last record and telling us.
+            self._attempt_ended(job.trial, written[-1].state, written[-1].finished.get("error", ""))
             return
         reason = how_it_ended(worker.process.returncode)
         killed_for_memory = kernel_oom_kills() > self._oom_kills
@@ -294,20 +313,21 @@ class Runner:
         if killed_for_memory:
             self._smaller[job.trial] += 1
             reason = "the kernel killed the worker: out of memory"
-        stopped = self.stop == "now"
-        cause = "stopped" if stopped else "out_of_memory" if killed_for_memory else "killed"
-        with JournalWriter(self.paths.attempt_journal(job.trial, job.attempt)) as journal:
-            journal.write("stage_failed", trial=job.trial, attempt=job.attempt, stage=worker.stage, error=reason, cause=cause,
-                          hint=f"see {self.paths.attempt_log(job.trial, job.attempt)}")  # fmt: skip
-            state = "stopped" if stopped else "failed"
-            journal.write(
-                "attempt_finished",
-                trial=job.trial,
-                attempt=job.attempt,
-                state=state,
-                error=f"{worker.stage}: {reason}",
-            )
+        cause = "out_of_memory" if killed_for_memory else "killed"
+        state = "stopped" if self.stop == "now" else "failed"
+        self._note_death(job, worker.stage, reason, "stopped" if state == "stopped" else cause, state)
         self._attempt_ended(job.trial, state, f"{worker.stage}: {reason}")
+
+    def _note_death(self, job: Job, stage: str, reason: str, cause: str, state: str) -> None:
+        """End the journal of an attempt whose worker is gone: it has no other writer any more."""
+        path = self.paths.attempt_journal(job.trial, job.attempt)
+        hint = f"see {self.paths.attempt_log(job.trial, job.attempt)}"
+        begun = path.exists() and path.stat().st_size > 0
+        with JournalWriter(path) as journal:
+            if not begun:
+                journal.write("attempt_started", **describe_attempt(job))
+            journal.write("stage_failed", stage=stage, error=reason, cause=cause, hint=hint)
+            journal.write("attempt_finished", state=state, error=f"{stage}: {reason}")
 
     def _end_workers(self) -> None:
         for worker in self._workers.values():

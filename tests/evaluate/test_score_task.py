@@ -401,8 +401,8 @@ def test_a_trained_models_scores_are_lm_evals(real: Path, name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     split = SCORED.get(name, "test")
     test = real / "tasks" / f"{name}_{'validation' if name == 'xcopa_sw' else split}.jsonl"
-    scores = score(model, tokenizer, request_of(name, test, limit=25))
-    assert_equal(scores, by_lm_eval(model, tokenizer, name, {split: test}, limit=25), name)
+    scores = score(model, tokenizer, request_of(name, test, limit=15))
+    assert_equal(scores, by_lm_eval(model, tokenizer, name, {split: test}, limit=15), name)
 
 
 def test_no_hub_is_asked_for_local_items(

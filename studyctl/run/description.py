@@ -1,0 +1,31 @@
+"""The first record of an attempt: who runs what, where, with which versions."""
+
+import os
+import platform
+import socket
+from importlib.metadata import version
+
+from studyctl.run.protocol import Job
+from studyctl.store.journal import SCHEMA
+
+PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
+"""Those that results can depend on."""
+
+
+def describe_attempt(job: Job) -> dict[str, object]:
+    """Return the fields of ``attempt_started``. Written by the worker, or by the runner when it died before it could."""
+    taken = {
+        "trial", "attempt", "device", "threads", "method", "variant", "backend", "seed",
+        "settings", "calibration", "weights_key", "dtype", "model_key",
+    }  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "studyctl": version("studyctl"),
+        "study": job.root.name,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "model": job.model.id,
+        **job.model_dump(mode="json", include=taken),
+    }
