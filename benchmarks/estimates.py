@@ -130,7 +130,8 @@ def _command(verb: str, spec: Path, folder: Path, *options: str) -> float:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return dict(os.environ) | {"STUDYCTL_RUNS": str(folder / "runs")}
+    """Return an environment with an empty cache, so that the figures do not depend on what ran here before."""
+    return dict(os.environ) | {"STUDYCTL_RUNS": str(folder / "runs"), "STUDYCTL_CACHE": str(folder / "cache")}
 
 
 def _peak(paths: StudyPaths, where: str) -> int:

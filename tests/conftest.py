@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Read once, when huggingface_hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 @pytest.fixture(scope="session")
 def real() -> Path:
@@ -17,6 +20,5 @@ def real() -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache, or asks a hub."""
+    """No test reads or writes the user's cache."""
     monkeypatch.setenv("STUDYCTL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -56,6 +56,8 @@ class TaskRequest:
     """The first n items; 0: all."""
     chat_template: bool
     bos: Literal["auto", "none", "prepend"]
+    revision: str | None = None
+    """Commit of the hub dataset that the items come from; None: the newest."""
 
     @property
     def where(self) -> str:
@@ -131,7 +133,8 @@ def _overrides(request: TaskRequest, config: Mapping[str, Any], folder: Path) ->
         return {}
     if config.get("dataset_path") not in FILE_FORMATS or "data_files" not in options:
         # lm-eval hands every option on to `datasets.load_dataset`.
-        return {"dataset_kwargs": {"cache_dir": str(_cache()), **options}}
+        pinned = {"revision": request.revision} if request.revision else {}
+        return {"dataset_kwargs": {"cache_dir": str(_cache()), **pinned, **options}}
     named = _resolve(options["data_files"], folder)
     if config["dataset_path"] == "json" and all(
         path.suffix == ".jsonl" for paths in named.values() for path in paths

@@ -163,6 +163,7 @@ class Engine:
         if fidelity is not None and not job.is_dense:
             reference = self._reference(job, order, recorder)
         keep = self._reference_path(job, order) if fidelity is not None and job.is_dense else None
+        self._warn_if_short(job, order, windows, recorder)
         scores = score_text(
             self._model(),
             windows,
@@ -174,6 +175,12 @@ class Engine:
         )
         _record_scores(scores, order.subject, windows, recorder)
         return {}
+
+    def _warn_if_short(self, job: Job, order: StageOrder, windows: Windows, recorder: Recorder) -> None:
+        assert job.evaluation.perplexity is not None
+        wanted = job.evaluation.perplexity.windows
+        if len(windows.ids) < wanted:
+            recorder.warning(f"the text in {order.subject} has {len(windows.ids)} windows, {wanted} were asked for")
 
     def _windows(self, job: Job, order: StageOrder, recorder: Recorder) -> Windows:
         assert self.loaded is not None
@@ -229,6 +236,7 @@ class Engine:
             limit=tasks.limit,
             chat_template=job.model.chat_template,
             bos=job.model.bos,
+            revision=identity.commit,
         )
         scores = score_task(
             self._model(),

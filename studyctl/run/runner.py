@@ -91,6 +91,8 @@ class Runner:
         self._failures: Counter[str] = Counter()
         self._smaller: Counter[str] = Counter()
         """How often a trial's batches are halved because the kernel killed it for memory."""
+        self._overtaken: set[str] = set()
+        """Trials that were at work on an older spec when an edited one was taken up."""
         self._since = datetime.now(UTC)
         self._oom_kills = kernel_oom_kills()
         self._beat = 0.0
@@ -184,6 +186,7 @@ class Runner:
         self._publisher.something_new()
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
         running = {worker.job.trial for worker in self._busy() if worker.job}
+        self._overtaken |= running
         wanted = [todo for todo in self.comparison.todo if todo.trial in self.selection]
         self.comparison = replace(self.comparison, todo=wanted)
         self.todo = {todo.trial.id: todo for todo in wanted if todo.trial.id not in running}
@@ -279,6 +282,9 @@ class Runner:
         if state == "done":
             self.outcome.done += 1
             self.outcome.failed.pop(trial, None)
+            if trial in self._overtaken:
+                self._overtaken.remove(trial)
+                self._requeue(trial)
         elif state == "failed":
             self._failures[trial] += 1
             self.outcome.failed[trial] = error

@@ -106,7 +106,9 @@ def _tasks(document: Document) -> Iterator[tuple[str, Step]]:
             raise StageError(f"task `{name}` could not be looked up: {task.unknown}")
         # Loading a task leaves its dataset in the cache.
         load_task(
-            TaskRequest(name, task.yaml, task.test, task.fewshot, tasks.shots, tasks.limit, False, "auto")
+            TaskRequest(
+                name, task.yaml, task.test, task.fewshot, tasks.shots, tasks.limit, False, "auto", task.commit
+            )
         )
 
     for name in tasks.names:
