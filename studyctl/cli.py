@@ -128,7 +128,7 @@ def validate(spec: SpecArgument, as_json: JsonOption = False) -> None:
     if as_json:
         _print_json({"valid": True, "study": document.spec.study.name})
     else:
-        _stderr().print(f"{document.path}: valid")
+        typer.echo(f"{document.path}: valid", err=True)
 
 
 @app.command()

@@ -29,8 +29,9 @@ from studyctl.sources.identity import (
     identify_task,
     identify_text,
 )
+from studyctl.sources.task_index import BUNDLED
 from studyctl.spec.loading import Document
-from studyctl.spec.models import Calibration, Model, Purpose
+from studyctl.spec.models import Calibration, Model, Purpose, Tasks
 from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 1
@@ -104,11 +105,21 @@ class _Planner:
             self._model(index, model, variants, devices[0] if devices else "cpu")
             for index, model in enumerate(spec.models)
         ]
+        self._warn_of_unmatched(variants)
         notes = list(_not_available(document, variants))
         trials = make_trials(models, variants, spec.study.seeds)
         return StudyPlan(
             document, models, variants, trials, devices, self.texts, self.tasks, self.problems, notes
         )
+
+    def _warn_of_unmatched(self, variants: list[Variant]) -> None:
+        """A checkpoint is compared with a model that the study must have."""
+        for variant in variants:
+            if not any(variant.applies_to(model.id) for model in self.document.spec.models):
+                of = getattr(variant.settings, "of", "")
+                self._warn(
+                    f"`{variant.name}` is left out: `{of}` is not among the models", (*variant.loc, "of")
+                )
 
     def _model(self, index: int, model: Model, variants: list[Variant], device: str) -> PlannedModel:
         loc: Loc = ("models", index, "id")
@@ -119,10 +130,12 @@ class _Planner:
             if identity.key is None:
                 self._warn(f"could not look up model `{model.id}`: {identity.unknown}", loc)
             self.problems += check_linears(self.document, model, identity, own)
+        # A sweep asks the same of its calibration for every variant.
+        distinct = {(variant.calibration, variant.loc): variant for variant in own if variant.calibration}
         calibrations = {
-            variant.calibration: self._calibration(variant, model, identity)
-            for variant in own
-            if variant.calibration is not None
+            calibration: self._calibration(variant, model, identity)
+            for (calibration, _), variant in distinct.items()
+            if calibration is not None
         }
         return replace(planned, stages=tuple(self._stages(model, identity)), calibrations=calibrations)
 
@@ -147,8 +160,21 @@ class _Planner:
                     "code": PERPLEXITY_VERSION,
                 }
                 yield _stage(f"perplexity:{language}", parts, known=text is not None and text.key is not None)
-        for position, name in enumerate(evaluation.tasks.names if evaluation.tasks else ()):
+        names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
+        for position, name in enumerate(names):
             yield self._task_stage(name, model, ("evaluation", "tasks", "names", position))
+
+    def _includes_exist(self, tasks: Tasks) -> bool:
+        """Without its folder every task would fail alike, so that is told once."""
+        missing = [
+            index
+            for index, folder in enumerate(tasks.include)
+            if folder != BUNDLED and not (self.document.base / Path(folder).expanduser()).is_dir()
+        ]
+        for index in missing:
+            where: Loc = ("evaluation", "tasks", "include", index)
+            self._add(self.document.problem(f"there is no folder `{tasks.include[index]}`", where))
+        return not missing
 
     def _task_stage(self, name: str, model: Model, loc: Loc) -> Stage:
         tasks = self.document.spec.evaluation.tasks

@@ -32,7 +32,10 @@ def _print(rows: pa.Table, output: str) -> None:
         print_table(rows, Console(highlight=False))
         return
     if output == "parquet" and sys.stdout.isatty():
-        raise StudyError("Parquet is no text for a terminal", hint="send it to a file: ... --format parquet > result.parquet")
+        raise StudyError(
+            "Parquet is no text for a terminal",
+            hint="send it to a file: ... --format parquet > result.parquet",
+        )
     WRITERS[output](rows, sys.stdout.buffer)
     sys.stdout.buffer.flush()
 

@@ -180,7 +180,9 @@ class Engine:
         assert job.evaluation.perplexity is not None
         wanted = job.evaluation.perplexity.windows
         if len(windows.ids) < wanted:
-            recorder.warning(f"the text in {order.subject} has {len(windows.ids)} windows, {wanted} were asked for")
+            recorder.warning(
+                f"the text in {order.subject} has {len(windows.ids)} windows, {wanted} were asked for"
+            )
 
     def _windows(self, job: Job, order: StageOrder, recorder: Recorder) -> Windows:
         assert self.loaded is not None

@@ -172,13 +172,6 @@ def _check_models(draft: Draft, table: CompressionTable, place: Loc) -> Iterator
             note = did_you_mean(pattern, ids)
             hint = "" if note else f"the models are {listing(ids)}"
             yield Finding(f"no model matches `{pattern}`", (*place, "models", index), note=note, hint=hint)
-    for index, of in enumerate(getattr(table, "of", ())):
-        if of not in ids:
-            note = did_you_mean(of, ids)
-            hint = "" if note else f"add it as `[[models]]`, or name one of {listing(ids)}"
-            yield Finding(
-                f"`of` names no model of this study: `{of}`", (*place, "of", index), note=note, hint=hint
-            )
 
 
 def _check_files(source: TextSource, place: Loc) -> Iterator[Finding]:

@@ -29,7 +29,6 @@ from studyctl.spec.models import (
     method_tag,
 )
 from studyctl.spec.positions import Loc, Place, Span, deepest
-from studyctl.spec.standalone import merged_text
 
 LISTED = ("models", "compression")
 """Tables that are written ``[[…]]``."""
@@ -113,6 +112,8 @@ def self_contained(document: Document) -> str:
 
     Its first line names the folder that relative paths start at, so that it loads the same spec from anywhere.
     """
+    from studyctl.spec.standalone import merged_text  # tomlkit: reading and checking a spec go without
+
     return with_base(merged_text(document.layers), document.base)
 
 

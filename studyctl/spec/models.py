@@ -62,7 +62,8 @@ def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _repeated(
     values: tuple[Any, ...], prefix: tuple[str, ...] = ()
 ) -> list[tuple[tuple[str | int, ...], str]]:
-    again = [index for index, value in enumerate(values) if value in values[:index]]
+    first: dict[Any, int] = {}
+    again = [index for index, value in enumerate(values) if first.setdefault(value, index) != index]
     return [((*prefix, index), f"{_shown(values[index])} is listed twice") for index in again]
 
 

@@ -62,11 +62,6 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
             '"Llama*"',
         ),
         (
-            '[[compression]]\nmethod = "checkpoint"\nid = "x"\nof = "Qwen/Qwen2.5"\n',
-            "`of` names no model of this study: `Qwen/Qwen2.5`",
-            '"Qwen/Qwen2.5"',
-        ),
-        (
             '[evaluation.tasks]\nnames = ["arc_easy"]\ndata = { arc_eazy = "x.jsonl" }\n',
             "`names` does not list the task `arc_eazy`",
             "arc_eazy",
