@@ -8,12 +8,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from studyctl.errors import StageError
+from studyctl.evaluate.batching import scored_tokens
 from studyctl.reporter import Reporter
 
-BATCH_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Most logits of a batch: HFLM has them all at once, in the model's dtype and again as fp32 log-probabilities."""
-MIN_BATCH_TOKENS = 512
-"""Tokens of a batch that a large vocabulary does not lower any further."""
 ROLLING_WINDOWS = 256
 """Windows that HFLM hands over at a time for tasks of rolling log-likelihood."""
 
@@ -37,11 +34,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
             add_bos_token=add_bos,
             softmax_dtype="float32",
         )
-        most = (
-            BATCH_LOGITS.get(self.device.type, BATCH_LOGITS["cpu"])
-            // model.get_output_embeddings().weight.shape[0]
-        )
-        self._batch_tokens = min(batch_tokens, max(most, MIN_BATCH_TOKENS))
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        self._batch_tokens = scored_tokens(vocabulary, self.device.type, batch_tokens)
         self._reporter = reporter
         self._done = self._total = 0
 

@@ -23,15 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from studyctl.errors import StageError
+from studyctl.evaluate.batching import chunk_tokens
 from studyctl.evaluate.head import Decoder, Head, open_head
 from studyctl.evaluate.reference import DenseReference, fingerprint, keep_reference
 from studyctl.evaluate.windows import Windows
 from studyctl.reporter import Reporter
-
-CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits that are computed at a time: what fits a cache, or keeps a GPU busy."""
-MIN_CHUNK_TOKENS = 64
-"""Fewer would read a large head more often than is worth it."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +94,6 @@ class _Distances:
             snr_db=10 * math.log10(self.signal / self.noise) if snr else None,
             tokens=self.tokens,
         )
-
-
-def chunk_tokens(vocabulary: int, device: str) -> int:
-    """Return how many tokens have logits at the same time."""
-    return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS.get(device, CHUNK_LOGITS["cpu"]) // vocabulary)
 
 
 @torch.no_grad()

@@ -1,35 +1,27 @@
 """Peak memory of a trial, predicted from sizes."""
 
+from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, chunk_tokens, scored_tokens
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
+from studyctl.sources.identity import ModelIdentity
 
-RUNTIME_BYTES = 900 << 20
-"""A worker before it has loaded anything: Python, torch, transformers, lm-eval."""
-LOGIT_COPIES = 10
-"""Bytes a logit in lm-eval's scoring of a batch: as computed, in float32, and after the softmax."""
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Tokens of a forward pass that a trial begins with; halved when memory does not suffice."""
+RUNTIME_BYTES = 480 << 20
+"""A worker with nothing loaded: Python, torch, transformers, lm-eval."""
 
 
 def _width(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def batch_tokens(device: str) -> int:
-    """Return the tokens of a forward pass on a device."""
-    return BATCH_TOKENS[device.split(":")[0]]
-
-
 def peak_host_bytes(plan: StudyPlan, trial: Trial) -> int:
     """Return the peak of a worker's resident memory, in bytes."""
     device = plan.devices[0] if plan.devices else "cpu"
+    stored = _stored(trial.model.identity) if trial.model.identity else 0
     if device.startswith("cuda"):
-        return RUNTIME_BYTES + 2 * _weights(trial.model)
-    return (
-        RUNTIME_BYTES
-        + _weights(trial.model)
-        + max(_compressing(plan, trial, device), _evaluating(plan, trial, device))
-    )
+        return RUNTIME_BYTES + stored + _weights(trial.model)
+    # The file is mapped while weights are read from it, and mapped pages count as resident.
+    working = max(stored, _compressing(trial, device), _evaluating(plan, trial, device))
+    return RUNTIME_BYTES + _weights(trial.model) + working
 
 
 def peak_device_bytes(plan: StudyPlan, trial: Trial) -> int:
@@ -37,33 +29,49 @@ def peak_device_bytes(plan: StudyPlan, trial: Trial) -> int:
     device = plan.devices[0] if plan.devices else "cpu"
     if not device.startswith("cuda"):
         return 0
-    return _weights(trial.model) + max(_compressing(plan, trial, device), _evaluating(plan, trial, device))
+    return _weights(trial.model) + max(_compressing(trial, device), _evaluating(plan, trial, device))
+
+
+def _stored(identity: ModelIdentity) -> int:
+    # A GGUF file is converted to float32 once, and loaded from that.
+    return 4 * identity.parameters if identity.kind == "package" else identity.weight_bytes
 
 
 def _weights(model: PlannedModel) -> int:
     return model.identity.parameters * _width(model.dtype) if model.identity else 0
 
 
-def _compressing(plan: StudyPlan, trial: Trial, device: str) -> int:
+def _passing(identity: ModelIdentity, tokens: int, dtype: str) -> int:
+    """Return bytes of what a forward pass of a block has at once: residual, attention, three of the MLP."""
+    return tokens * (6 * identity.hidden_size + 3 * identity.intermediate_size) * _width(dtype)
+
+
+def _compressing(trial: Trial, device: str) -> int:
     identity, calibration = trial.model.identity, trial.variant.calibration
     if identity is None or not identity.linears:
         return 0
-    width = _width(trial.model.dtype)
-    widest_linear = max(out * inputs for out, inputs in identity.linears.values())
-    solving = 3 * 4 * widest_linear  # weight, score and mask or codes, in float32
+    widest = max(out * inputs for out, inputs in identity.linears.values())
+    solving = 5 * 4 * widest  # weight, score, mask and what comes of them, in float32
     if calibration is None:
         return solving
-    activations = calibration.samples * calibration.sequence_length * identity.hidden_size * width
+    tokens = calibration.samples * calibration.sequence_length
+    activations = tokens * identity.hidden_size * _width(trial.model.dtype)
     batch = max(batch_tokens(device), calibration.sequence_length)
-    passing = batch * (4 * identity.hidden_size + 3 * identity.intermediate_size) * 4
-    return activations + passing + solving
+    return activations + _passing(identity, batch, trial.model.dtype) + solving
 
 
 def _evaluating(plan: StudyPlan, trial: Trial, device: str) -> int:
     identity, evaluation = trial.model.identity, plan.document.spec.evaluation
     if identity is None:
         return 0
-    tokens = batch_tokens(device)
-    passing = tokens * (4 * identity.hidden_size + 3 * identity.intermediate_size) * 4
-    logits = tokens * identity.vocab_size * LOGIT_COPIES if evaluation.tasks else 0
-    return passing + logits
+    tokens, vocabulary, needs = batch_tokens(device), identity.vocab_size, [0]
+    if evaluation.perplexity is not None and vocabulary:
+        rows = max(tokens, evaluation.perplexity.sequence_length)
+        chunk = CHUNK_TENSORS * 4 * chunk_tokens(vocabulary, device) * vocabulary
+        needs.append(_passing(identity, rows, trial.model.dtype) + chunk)
+    if evaluation.tasks is not None and vocabulary:
+        scored = scored_tokens(vocabulary, device, tokens)
+        # As computed, and twice in float32 while the softmax is taken.
+        logits = scored * vocabulary * (_width(trial.model.dtype) + 8)
+        needs.append(_passing(identity, scored, trial.model.dtype) + logits)
+    return max(needs)

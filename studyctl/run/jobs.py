@@ -3,9 +3,9 @@
 import os
 
 from studyctl.errors import StudyError
+from studyctl.evaluate.batching import batch_tokens
 from studyctl.files import StudyPaths
 from studyctl.plan.compare import Todo
-from studyctl.plan.memory import batch_tokens
 from studyctl.plan.planner import StudyPlan
 from studyctl.run.protocol import Job, StageOrder
 from studyctl.store.index import Stored

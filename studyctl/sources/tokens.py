@@ -1,7 +1,7 @@
 """Token ids of texts: for perplexity windows, and for calibration."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ MARGIN = 64
 """Tokens beyond the needed ones: what follows a text can change the tokens at its very end."""
 CHOICE = 4
 """Calibration windows of a hub dataset are drawn from this many times as much text."""
+PIECE = 200_000
+"""Characters of a calibration text that are tokenised at once."""
 _TOKEN = np.dtype([("id", "<i4"), ("end", "<i8")])
 
 
@@ -47,7 +49,9 @@ def calibration_tokens(calibration: Calibration) -> int:
 def tokenized_text(
     text: TextIdentity, tokenizer: Any, *, needed: int = 0, reporter: Reporter | None = None
 ) -> TokenizedText:
-    """Return a text's tokens, without special tokens, tokenised as one text; kept in the user's cache.
+    """Return a text's tokens, without special tokens; kept in the user's cache.
+
+    A text for perplexity is tokenised as one text, one for calibration in pieces of whole lines.
 
     Args:
         text: what :func:`~studyctl.sources.identity.identify_text` returned, with a key.
@@ -79,13 +83,31 @@ def _cached(
     if not path.is_file():
         reporter.progress(0, 1, "text", note=f"tokenising {text.name} in {text.language}")
         whole = read_text(text) if documents is None else "\n".join(documents.first(count))
-        tokens = tokenize(whole, tokenizer)
+        # A perplexity is of one text; calibration only needs tokens, and a corpus in one call takes a gigabyte.
+        pieces = _pieces(whole) if text.purpose == "calibration" else [whole]
+        tokens = _joined([tokenize(piece, tokenizer) for piece in pieces])
         stored = np.empty(len(tokens.ids), _TOKEN)
         stored["id"], stored["end"] = tokens.ids, tokens.byte_ends
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, stored)
     stored = np.load(path, allow_pickle=False)
     return TokenizedText(np.ascontiguousarray(stored["id"]), np.ascontiguousarray(stored["end"]))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield a text in pieces of whole lines, of :data:`PIECE` characters or a little more."""
+    begin = 0
+    while begin < len(text):
+        newline = text.find("\n", begin + PIECE)
+        end = len(text) if newline < 0 else newline + 1
+        yield text[begin:end]
+        begin = end
+
+
+def _joined(pieces: Sequence[TokenizedText]) -> TokenizedText:
+    offsets = np.cumsum([0] + [int(piece.byte_ends[-1]) if len(piece.ids) else 0 for piece in pieces])
+    ends = [piece.byte_ends + offset for piece, offset in zip(pieces, offsets[:-1], strict=True)]
+    return TokenizedText(np.concatenate([piece.ids for piece in pieces]), np.concatenate(ends))
 
 
 def tokenize(text: str, tokenizer: Any) -> TokenizedText:

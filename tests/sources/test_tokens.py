@@ -110,6 +110,17 @@ def test_a_text_is_tokenised_once_for_each_tokenizer(
     assert first.byte_ends.tolist() == again.byte_ends.tolist()
 
 
+def test_a_calibration_text_in_pieces_is_the_same_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "\n".join(f"line {number}: {TEXT}" for number in range(9))
+    monkeypatch.setattr("studyctl.sources.tokens.PIECE", 100)
+    tokens = tokenized_text(local(tmp_path, "en", lines), TOKENIZER)
+    assert TOKENIZER.decode(tokens.ids.tolist()) == lines
+    assert tokens.byte_ends[-1] == len(lines.encode())
+    assert np.all(np.diff(tokens.byte_ends) >= 0)
+
+
 def test_a_text_that_could_not_be_looked_up() -> None:
     with pytest.raises(StageError, match="could not be looked up: no connection"):
         tokenized_text(TextIdentity("c4", "perplexity", "en", None, unknown="no connection"), TOKENIZER)

@@ -1,0 +1,33 @@
+"""How much is computed at a time: what bounds memory, and what a plan predicts it from. Needs no torch."""
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens of a forward pass that a trial begins with; halved when memory does not suffice."""
+BATCH_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Most logits of a batch of task requests: HFLM has them all at once, in the model's dtype and again as fp32."""
+MIN_SCORED_TOKENS = 512
+"""Tokens of such a batch that a large vocabulary does not lower any further."""
+CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits of a text that are computed at a time: what fits a cache, or keeps a GPU busy."""
+MIN_CHUNK_TOKENS = 64
+"""Fewer would read a large head more often than is worth it."""
+CHUNK_TENSORS = 6
+"""fp32 tensors of a chunk of a text's logits that exist at once, those of the dense model included."""
+
+
+def _kind(device: str) -> str:
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def batch_tokens(device: str) -> int:
+    """Return the tokens of a forward pass on a device."""
+    return BATCH_TOKENS[_kind(device)]
+
+
+def scored_tokens(vocabulary: int, device: str, tokens: int) -> int:
+    """Return the tokens of a batch of task requests, of ``tokens`` that a forward pass may take."""
+    return min(tokens, max(BATCH_LOGITS[_kind(device)] // vocabulary, MIN_SCORED_TOKENS))
+
+
+def chunk_tokens(vocabulary: int, device: str) -> int:
+    """Return how many tokens of a text have logits at the same time."""
+    return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS[_kind(device)] // vocabulary)

@@ -1,0 +1,103 @@
+"""A living runner is asked to stop, to take up an edited spec; a dead worker is noted."""
+
+import contextlib
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from studyctl.errors import ExitCode, HeldError
+from studyctl.files import StudyPaths
+from studyctl.run.control import Request, send
+from studyctl.run.hold import living_runner
+from studyctl.run.runner import Selection
+from studyctl.run.start import run_study
+from studyctl.store.query import run_sql
+from tests.run.studies import write_spec
+from tests.run.test_kills import start
+
+
+def wait_for_runner(process: subprocess.Popen[bytes], paths: StudyPaths) -> None:
+    """Return when an attempt is running."""
+    while process.poll() is None:
+        holder = living_runner(paths)
+        if holder is not None and holder.attempts:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+    raise AssertionError("the runner ended before it ran anything")
+
+
+@pytest.fixture
+def paths(workplace: Path) -> StudyPaths:
+    return StudyPaths(workplace / "runs" / "small")
+
+
+def states(paths: StudyPaths) -> set[str]:
+    return set(run_sql(paths, "select state from trials").column(0).to_pylist())
+
+
+def test_a_second_run_is_refused_and_an_edited_spec_is_handed_over(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    spec = write_spec(workplace)
+    runner = start(spec)
+    wait_for_runner(runner, paths)
+    with pytest.raises(HeldError, match=f"process {runner.pid}"):
+        run_study(spec, Selection(), console)
+    edited = write_spec(workplace, change=('["en", "de"]', '["en", "de", "sw"]'))
+    handed = run_study(edited, Selection(), console)
+    assert (handed.code, handed.outcome) == (ExitCode.DONE, None)
+    assert "handed the edited spec" in handed.message
+    assert runner.wait(timeout=120) == ExitCode.DONE
+    # Also of the trial that was at work when the spec was taken up.
+    assert states(paths) == {"done"}
+    assert run_sql(paths, "select count(*) from perplexity").column(0).to_pylist() == [9]
+    assert "sw" in paths.spec.read_text()
+
+
+@pytest.mark.parametrize("how", ["request", "SIGINT", "SIGTERM"])
+def test_a_stop_keeps_what_was_measured(
+    workplace: Path, paths: StudyPaths, console: Console, how: str
+) -> None:
+    spec = write_spec(workplace)
+    runner = start(spec)
+    wait_for_runner(runner, paths)
+    if how == "request":
+        send(paths, Request("stop"))
+    else:
+        runner.send_signal(getattr(signal, how))
+    assert runner.wait(timeout=60) == ExitCode.STOPPED
+    assert living_runner(paths) is None
+    assert "pending" in states(paths)
+    assert run_study(spec, Selection(), console).code == ExitCode.DONE
+    assert states(paths) == {"done"}
+
+
+def test_a_request_to_a_runner_that_is_gone_does_not_stop_the_next(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    send(paths, Request("stop", when="now"))
+    assert run_study(write_spec(workplace), Selection(only="dense"), console).code == ExitCode.DONE
+    assert "done" in states(paths)
+
+
+def test_a_worker_that_dies_fails_its_trial_with_the_cause(workplace: Path, paths: StudyPaths) -> None:
+    import psutil
+
+    runner = start(write_spec(workplace, execution="retries = 0"))
+    wait_for_runner(runner, paths)
+    for worker in psutil.Process(runner.pid).children():
+        worker.kill()
+    assert runner.wait(timeout=120) == ExitCode.FAILED
+    failures = run_sql(paths, "select trial_id, error from failures").to_pylist()
+    assert failures == [{"trial_id": "tiny-dense", "error": "the worker was killed by SIGKILL"}]
+    assert states(paths) == {"done", "failed"}
+
+
+def test_on_finish_gets_a_line_on_its_stdin(workplace: Path, console: Console) -> None:
+    spec = write_spec(workplace, execution='on_finish = "cat > said.txt"')
+    run_study(spec, Selection(only="dense"), console)
+    assert (workplace / "said.txt").read_text() == "small finished: 1 trials done, 0 failed\n"

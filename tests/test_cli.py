@@ -1,0 +1,122 @@
+"""The command line as a user meets it: streams, exit codes, what is imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "lm_eval", "datasets")
+
+
+def studyctl(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "studyctl", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_alone_it_explains_itself(tmp_path: Path) -> None:
+    said = studyctl(cwd=tmp_path)
+    assert said.returncode == 0
+    assert "studyctl run pocket" in said.stdout
+    assert (
+        "specs that ship: bits-sweep, calibration-language, paper, pocket, pocket-full, sparsity-sweep"
+        in said.stdout
+    )
+    assert said.stderr == ""
+
+
+def test_errors_go_to_stderr_with_place_and_exit_code(tmp_path: Path) -> None:
+    spec = tmp_path / "x.toml"
+    spec.write_text('[study]\nname = "x"\n\n[[models]]\nid = "./nowhere"\ndtpye = "auto"\n')
+    said = studyctl("validate", "x.toml", cwd=tmp_path)
+    assert said.returncode == 2
+    assert said.stdout == ""
+    assert said.stderr == (
+        "error: unknown key `dtpye`\n"
+        " --> x.toml:6:1\n"
+        "  |\n"
+        '6 | dtpye = "auto"\n'
+        "  | ^^^^^ did you mean `dtype`?\n"
+        "\n"
+        "1 problem in x.toml\n"
+    )
+
+
+def test_errors_as_json(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("")
+    said = studyctl("plan", "x.toml", "--json", cwd=tmp_path)
+    assert said.returncode == 2
+    assert json.loads(said.stdout)["problems"][0]["what"] == "the spec is empty"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["show", "nothing"], "there is no study `nothing`"),
+        (["stop", "nothing"], "there is no study `nothing`"),
+        (["run", "pockte"], "there is no spec `pockte`"),
+        (["plan", "nothing.toml"], "nothing.toml"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path: Path, arguments: list[str], what: str) -> None:
+    said = studyctl(*arguments, cwd=tmp_path)
+    assert said.returncode in (1, 2)
+    assert what in said.stderr
+    assert "Traceback" not in said.stderr
+    assert "hint:" in said.stderr
+
+
+@pytest.mark.parametrize("name", ["paper", "sparsity-sweep", "bits-sweep", "calibration-language"])
+def test_specs_that_ship_validate_and_plan_without_a_network(tmp_path: Path, name: str) -> None:
+    assert studyctl("validate", name, cwd=tmp_path).returncode == 0
+    planned = studyctl("plan", name, "--json", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert plan["trials"]
+    assert {problem["severity"] for problem in plan["problems"]} == {"warning"}
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-full"])
+def test_the_embedded_specs_validate(tmp_path: Path, name: str) -> None:
+    assert studyctl("validate", name, cwd=tmp_path).returncode == 0
+
+
+def test_the_schema_is_json(tmp_path: Path) -> None:
+    assert json.loads(studyctl("schema", cwd=tmp_path).stdout)["$schema"].startswith(
+        "https://json-schema.org"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["validate", "pocket"],
+        ["plan", "sparsity-sweep"],
+        ["list"],
+        ["show", "--help"],
+        ["sql", "--help"],
+    ],
+)
+def test_nothing_heavy_is_imported_before_a_worker_runs(tmp_path: Path, arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from studyctl.cli import main\n"
+        f"sys.argv = ['studyctl', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('heavy:', [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "heavy: []" in done.stderr, done.stderr
