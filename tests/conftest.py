@@ -22,3 +22,13 @@ def real() -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("STUDYCTL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts, a task and a tiny model (see ``tests/run/studies.py``); made once, not to be changed."""
+    from tests.run.studies import make_sources  # imports torch
+
+    folder = tmp_path_factory.mktemp("sources")
+    make_sources(folder)
+    return folder

@@ -7,16 +7,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.run.studies import make_sources
-
-
-@pytest.fixture(scope="session")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts, a task and a tiny model; made once."""
-    folder = tmp_path_factory.mktemp("sources")
-    make_sources(folder)
-    return folder
-
 
 @pytest.fixture
 def workplace(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
