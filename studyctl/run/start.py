@@ -74,6 +74,7 @@ def run_study(
         return _hand_over(document, paths)
     plan = make_plan(document)
     plan.raise_errors()
+    _need_engine()
     check_looked_up(plan)
     comparison = compare(plan, read_stored(paths), load_plan(paths))
     if detach and _something_to_do(comparison, selection):
@@ -88,7 +89,6 @@ def _something_to_do(comparison: Comparison, selection: Selection) -> bool:
 
 def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console: Console) -> Started:
     runner = Runner(paths, plan, selection, make_display(console))
-    _need_engine()
     with _signals(runner):
         outcome = runner.run()
     message = outcome.summary(paths.name)
