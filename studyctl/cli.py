@@ -168,7 +168,7 @@ def run(
 ) -> None:
     """Bring the stored results up to date with a spec."""
     from studyctl.report.run import report_run
-    from studyctl.run.runner import Selection
+    from studyctl.run.outcome import Selection
     from studyctl.run.start import run_study
     from studyctl.spec.bundled import spec_path
 
@@ -203,7 +203,7 @@ def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
     from studyctl.report.studies import find_trial
     from studyctl.run.control import Request, send
     from studyctl.run.hold import living_runner
-    from studyctl.run.runner import Selection
+    from studyctl.run.outcome import Selection
     from studyctl.run.start import run_study
 
     paths = _find(study)

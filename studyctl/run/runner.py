@@ -3,7 +3,7 @@
 import queue
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from studyctl.errors import Problem, SpecError, StudyError
@@ -18,9 +18,10 @@ from studyctl.run.description import describe_attempt
 from studyctl.run.display import Display
 from studyctl.run.hold import write_heartbeat
 from studyctl.run.jobs import make_job
+from studyctl.run.outcome import Outcome, Selection
 from studyctl.run.protocol import Job
 from studyctl.run.publisher import Publisher
-from studyctl.run.schedule import choose, selected
+from studyctl.run.schedule import choose
 from studyctl.run.workers import Event, Worker, how_it_ended, kernel_oom_kills, start_worker
 from studyctl.spec.loading import load_spec, self_contained
 from studyctl.store.index import Index, Stored
@@ -30,44 +31,6 @@ HEARTBEAT_SECONDS = 2.0
 TICK_SECONDS = 0.25
 KILL_AFTER_SECONDS = 5.0
 """Grace of a worker that was asked to stop now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The part of a study that the user asked for."""
-
-    only: str = "*"
-    model: str = "*"
-
-    def __contains__(self, trial: object) -> bool:
-        return isinstance(trial, Trial) and selected(trial, self.only, self.model)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a run ended."""
-
-    done: int = 0
-    """Trials that this run finished."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Error by trial."""
-    unavailable: int = 0
-    """Trials that this version cannot run."""
-    tried: int = 0
-    """Attempts that were started."""
-    stopped: bool = False
-    seconds: float = 0.0
-
-    def summary(self, study: str) -> str:
-        """Return one line for people and for ``on_finish``."""
-        if not self.tried and not self.stopped:
-            rest = f" ({self.unavailable} trials are not available yet)" if self.unavailable else ""
-            return f"{study}: nothing to do, everything that the spec asks for is stored{rest}"
-        end = "stopped" if self.stopped else "finished"
-        parts = [f"{study} {end}: {self.done} trials done", f"{len(self.failed)} failed"]
-        if self.unavailable:
-            parts.append(f"{self.unavailable} not available yet")
-        return ", ".join(parts)
 
 
 class Runner:

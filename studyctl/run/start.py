@@ -22,7 +22,8 @@ from studyctl.run.control import Request, send
 from studyctl.run.display import make_display
 from studyctl.run.finish import run_on_finish
 from studyctl.run.hold import hold, living_runner
-from studyctl.run.runner import Outcome, Runner, Selection, check_looked_up
+from studyctl.run.outcome import Outcome, Selection
+from studyctl.run.runner import Runner, check_looked_up
 from studyctl.spec.loading import Document, load_spec, self_contained
 from studyctl.store.index import read_stored
 from studyctl.store.publish import publish

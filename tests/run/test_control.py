@@ -12,7 +12,7 @@ from studyctl.errors import ExitCode, HeldError
 from studyctl.files import StudyPaths
 from studyctl.run.control import Request, send
 from studyctl.run.hold import living_runner
-from studyctl.run.runner import Selection
+from studyctl.run.outcome import Selection
 from studyctl.run.start import run_study
 from studyctl.store.query import run_sql
 from tests.run.studies import write_spec

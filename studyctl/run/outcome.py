@@ -1,0 +1,44 @@
+"""What part of a study is run, and how the run ended."""
+
+from dataclasses import dataclass, field
+
+from studyctl.plan.trials import Trial
+from studyctl.run.schedule import selected
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The part of a study that the user asked for."""
+
+    only: str = "*"
+    model: str = "*"
+
+    def __contains__(self, trial: object) -> bool:
+        return isinstance(trial, Trial) and selected(trial, self.only, self.model)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended."""
+
+    done: int = 0
+    """Trials that this run finished."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Error by trial."""
+    unavailable: int = 0
+    """Trials that this version cannot run."""
+    tried: int = 0
+    """Attempts that were started."""
+    stopped: bool = False
+    seconds: float = 0.0
+
+    def summary(self, study: str) -> str:
+        """Return one line for people and for ``on_finish``."""
+        if not self.tried and not self.stopped:
+            rest = f" ({self.unavailable} trials are not available yet)" if self.unavailable else ""
+            return f"{study}: nothing to do, everything that the spec asks for is stored{rest}"
+        end = "stopped" if self.stopped else "finished"
+        parts = [f"{study} {end}: {self.done} trials done", f"{len(self.failed)} failed"]
+        if self.unavailable:
+            parts.append(f"{self.unavailable} not available yet")
+        return ", ".join(parts)
