@@ -31,8 +31,8 @@ LOAD_RATE = 2e8
 """Bytes of weights a second."""
 ELEMENTWISE = 2000.0
 """Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
-ITEM_TOKENS = 160
-"""Tokens that a multiple-choice item costs, all choices together."""
+CONTEXTS = 2.0
+"""How often the text of an item is read, all choices together."""
 BYTES_PER_TOKEN = 3.5
 
 
@@ -135,7 +135,8 @@ def stage_work(plan: StudyPlan, trial: Trial, stage: str) -> float:
         tokens = perplexity_tokens(plan, subject)
         heads = 2 if plan.document.spec.evaluation.fidelity and not trial.is_dense else 1
         return tokens * (_block_work(model) + heads * _head_work(model))
-    return task_items(plan, subject) * ITEM_TOKENS * (_block_work(model) + _head_work(model))
+    item_work = _item_tokens(plan, subject) * (_block_work(model) + _head_work(model))
+    return task_items(plan, subject) * item_work
 
 
 def _block_parameters(model: PlannedModel) -> int:
@@ -158,7 +159,8 @@ def _compress_work(trial: Trial) -> float:
     elementwise = ELEMENTWISE * _block_parameters(trial.model)
     if calibration is None:
         return elementwise
-    tokens = calibration.samples * calibration.sequence_length
+    windows = trial.model.calibrations[calibration]
+    tokens = windows.samples * windows.tokens
     # Two passes: one for the statistics, one through the compressed block.
     return elementwise + 2 * tokens * _block_work(trial.model)
 
@@ -182,6 +184,14 @@ def task_items(plan: StudyPlan, name: str) -> int:
     identity = plan.tasks.get(name)
     items = (identity.items if identity else None) or 2000
     return min(items, tasks.limit) if tasks and tasks.limit else items
+
+
+def _item_tokens(plan: StudyPlan, name: str) -> float:
+    """Return the tokens that an item costs, from the size of the items' file; 150 where that is not known."""
+    identity = plan.tasks.get(name)
+    if identity is None or not identity.items or not identity.bytes:
+        return 150.0
+    return CONTEXTS * identity.bytes / identity.items / BYTES_PER_TOKEN
 
 
 @cache

@@ -5,8 +5,8 @@ from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
 from studyctl.sources.identity import ModelIdentity
 
-RUNTIME_BYTES = 480 << 20
-"""A worker with nothing loaded: Python, torch, transformers, lm-eval."""
+RUNTIME_BYTES = 600 << 20
+"""A worker beside its model: 480 MiB of Python, torch, transformers and lm-eval, and what stays in the heap from trial to trial."""
 
 
 def _width(dtype: str) -> int:
@@ -54,9 +54,9 @@ def _compressing(trial: Trial, device: str) -> int:
     solving = 5 * 4 * widest  # weight, score, mask and what comes of them, in float32
     if calibration is None:
         return solving
-    tokens = calibration.samples * calibration.sequence_length
-    activations = tokens * identity.hidden_size * _width(trial.model.dtype)
-    batch = max(batch_tokens(device), calibration.sequence_length)
+    windows = trial.model.calibrations[calibration]
+    activations = windows.samples * windows.tokens * identity.hidden_size * _width(trial.model.dtype)
+    batch = max(batch_tokens(device), windows.tokens)
     return activations + _passing(identity, batch, trial.model.dtype) + solving
 
 

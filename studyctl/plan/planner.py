@@ -17,7 +17,7 @@ from studyctl.errors import Problem, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.checks import check_linears, check_sequence_length
 from studyctl.plan.devices import resolve_devices
-from studyctl.plan.trials import PlannedModel, Stage, Trial, make_trials
+from studyctl.plan.trials import CalibrationWindows, PlannedModel, Stage, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.sources.dtypes import resolve_dtype
 from studyctl.sources.identity import (
@@ -210,7 +210,9 @@ class _Planner:
                 self._warn(f"could not look up text `{source}` in {language}: {found.unknown}", loc)
         return self.texts[place]
 
-    def _calibration(self, variant: Variant, model: Model, identity: ModelIdentity | None) -> str | None:
+    def _calibration(
+        self, variant: Variant, model: Model, identity: ModelIdentity | None
+    ) -> CalibrationWindows:
         calibration = variant.calibration
         assert calibration is not None
         loc: Loc = (
@@ -226,7 +228,11 @@ class _Planner:
                 self.problems += check_sequence_length(
                     self.document, (*loc, "ids"), ids.tokens, model, identity
                 )
-            return ids.key if ids else None
+            return (
+                CalibrationWindows(ids.key, ids.samples, ids.tokens)
+                if ids
+                else CalibrationWindows(None, 0, 0)
+            )
         length = calibration.sequence_length
         self.problems += check_sequence_length(
             self.document, (*loc, "sequence_length"), length, model, identity
@@ -238,7 +244,8 @@ class _Planner:
         for text in texts:
             self._check_enough(text, calibration, (*loc, "samples"))
         keys = [text.key if text else None for text in texts]
-        return digest(keys) if all(key is not None for key in keys) else None
+        key = digest(keys) if all(key is not None for key in keys) else None
+        return CalibrationWindows(key, calibration.samples, length)
 
     def _check_long_enough(self, text: TextIdentity | None, length: int, loc: Loc) -> None:
         """A BOS may be one of the window's tokens; every other token is at least a byte."""

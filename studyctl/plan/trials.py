@@ -34,6 +34,16 @@ class Stage(NamedTuple):
     """What the key was made of: tells why a stage runs again."""
 
 
+class CalibrationWindows(NamedTuple):
+    """What a calibration is for one model."""
+
+    key: str | None
+    """Of its text or ids; None when it could not be looked up."""
+    samples: int
+    tokens: int
+    """Of a window."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
     """A model of the spec, looked up, with the evaluations of its trials."""
@@ -44,8 +54,7 @@ class PlannedModel:
     """None when it has problems; they are in the plan."""
     dtype: str
     stages: tuple[Stage, ...] = ()
-    calibrations: Mapping[Calibration, str | None] = field(default_factory=dict)
-    """Key of the text or ids of each calibration."""
+    calibrations: Mapping[Calibration, CalibrationWindows] = field(default_factory=dict)
 
     @property
     def key(self) -> str | None:
@@ -88,7 +97,7 @@ class Trial(NamedTuple):
             "dtype": self.model.dtype,
             "settings": self.variant.settings.model_dump(mode="json"),
             "calibration": calibration.model_dump(mode="json") if calibration else None,
-            "calibration text": self.model.calibrations.get(calibration) if calibration else None,
+            "calibration text": self.model.calibrations[calibration].key if calibration else None,
             "seed": self.seed,
             "code": _version(self.variant),
         }
@@ -136,7 +145,7 @@ def _variant_part(variant: Variant) -> str:
 
 
 def _calibration_part(model: PlannedModel, variant: Variant) -> str | None:
-    return model.calibrations.get(variant.calibration) if variant.calibration else ""
+    return model.calibrations[variant.calibration].key if variant.calibration else ""
 
 
 def _slug(text: str) -> str:

@@ -34,6 +34,8 @@ class TaskIdentity:
     output_type: str = ""
     items: int | None = None
     """Of a local file of JSON lines; None for other data."""
+    bytes: int | None = None
+    """Of that file."""
     dataset: str | None = None
     """Of the hub."""
     commit: str | None = None
@@ -92,7 +94,7 @@ def _with_given_data(task: TaskIdentity, code: str, tasks: Tasks, base: Path) ->
     fewshot = _existing(task.name, base / data.fewshot) if data.fewshot is not None else None
     items = {file: _items(task.name, file) for file in (test, fewshot) if file is not None}
     key = digest(["task", task.name, code, [content_hash(file) for file in items]])
-    return replace(task, key=key, test=test, fewshot=fewshot, items=items[test])
+    return replace(task, key=key, test=test, fewshot=fewshot, items=items[test], bytes=test.stat().st_size)
 
 
 def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:
@@ -117,7 +119,9 @@ def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> Ta
     }
     scored = str(config.get("test_split") or config.get("validation_split"))
     hashes = [(split, [content_hash(file) for file in files]) for split, files in sorted(splits.items())]
-    return replace(task, key=digest(["task", task.name, code, hashes]), items=items.get(scored))
+    size = sum(file.stat().st_size for file in splits[scored]) if scored in items else None
+    key = digest(["task", task.name, code, hashes])
+    return replace(task, key=key, items=items.get(scored), bytes=size)
 
 
 def _with_hub_data(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:

@@ -10,7 +10,7 @@ import pytest
 from studyctl.plan.compare import Cause, compare
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import SavedPlan
-from studyctl.plan.trials import PlannedModel, Stage, Trial, make_trials
+from studyctl.plan.trials import CalibrationWindows, PlannedModel, Stage, Trial, make_trials
 from studyctl.plan.variants import expand_variants
 from studyctl.spec.loading import parse_spec
 from studyctl.store.index import Attempt, Failure, Stored
@@ -40,7 +40,8 @@ def planned(samples: int = 4, windows: int = 8, languages: tuple[str, ...] = ("e
         Stage(f"perplexity:{language}", f"{language}-{windows}", {"windows": windows, "code": 1})
         for language in languages
     )
-    calibrations = {variant.calibration: "text" for variant in variants if variant.calibration}
+    windows = CalibrationWindows("text", samples, 16)
+    calibrations = {variant.calibration: windows for variant in variants if variant.calibration}
     model = PlannedModel(0, document.spec.models[0], identity, "float32", stages, calibrations)
     trials = make_trials([model], variants, document.spec.study.seeds)
     return StudyPlan(document, [model], variants, trials, ["cpu"], {}, {}, [], [])

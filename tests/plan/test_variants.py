@@ -1,11 +1,10 @@
 """Names of variants and trials."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from studyctl.plan.trials import PlannedModel, make_trials
+from studyctl.plan.trials import CalibrationWindows, PlannedModel, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.spec.loading import Document, parse_spec
 from studyctl.spec.models import Model
@@ -68,12 +67,14 @@ def test_a_variant_that_is_asked_for_twice_is_a_problem_at_the_second_table() ->
     ]
 
 
-def planned(model_id: str, index: int = 0, **identity: Any) -> PlannedModel:
-    return PlannedModel(index, Model(id=model_id), None, "float32")
-
-
 def trial_ids(models: list[str], variants: list[Variant], seeds: tuple[int, ...] = (0,)) -> list[str]:
-    return [trial.id for trial in make_trials([planned(m, i) for i, m in enumerate(models)], variants, seeds)]
+    windows = CalibrationWindows("text", 4, 16)
+    calibrations = {variant.calibration: windows for variant in variants if variant.calibration}
+    planned = [
+        PlannedModel(index, Model(id=model), None, "float32", calibrations=calibrations)
+        for index, model in enumerate(models)
+    ]
+    return [trial.id for trial in make_trials(planned, variants, seeds)]
 
 
 def test_a_trial_is_named_by_model_variant_and_seed() -> None:
