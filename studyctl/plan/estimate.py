@@ -31,6 +31,8 @@ LOAD_RATE = 2e8
 """Bytes of weights a second."""
 ELEMENTWISE = 2000.0
 """Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
+FIDELITY_HEADS = 3.2
+"""Logits of the variant and of dense, and the comparison, as multiples of ``lm_head`` and one softmax."""
 CONTEXTS = 2.0
 """How often the text of an item is read, all choices together."""
 BYTES_PER_TOKEN = 3.5
@@ -133,7 +135,8 @@ def stage_work(plan: StudyPlan, trial: Trial, stage: str) -> float:
         return _compress_work(trial)
     if kind == "perplexity":
         tokens = perplexity_tokens(plan, subject)
-        heads = 2 if plan.document.spec.evaluation.fidelity and not trial.is_dense else 1
+        compared = plan.document.spec.evaluation.fidelity is not None and not trial.is_dense
+        heads = FIDELITY_HEADS if compared else 1.0
         return tokens * (_block_work(model) + heads * _head_work(model))
     item_work = _item_tokens(plan, subject) * (_block_work(model) + _head_work(model))
     return task_items(plan, subject) * item_work
