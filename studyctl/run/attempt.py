@@ -49,6 +49,9 @@ class Attempt:
                     peak = max(peak, peak_bytes())
                     if self.stopped or (not done and order.name == "compress"):
                         break
+        except CannotWriteError as error:
+            self.errors.append(str(error))
+            raise
         finally:
             state = "stopped" if self.stopped else "failed" if self.errors else "done"
             if state == "done":
