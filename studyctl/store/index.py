@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studyctl.files import StudyPaths
-from studyctl.store.journal import Record, check_schema, damaged, decode
+from studyctl.store.journal import RECORD, Record, check_schema, damaged, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class _Scan:
             file.seek(self.offset)
             data = file.read()
         self.size = size
-        whole = data.rfind(b"\n") + 1
+        whole = self._whole(data)
         found = False
         for begin, end in _marked_lines(data, whole):
             record = decode(data[begin:end])
@@ -200,6 +200,22 @@ class _Scan:
             found |= self._take(record, self.offset + begin, self.offset + end + 1)
         self.offset += whole
         return found
+
+    def _whole(self, data: bytes) -> int:
+        """Return how many bytes are whole records; damage before the last of them is an error.
+
+        Most lines are never parsed, so all are counted by how a record begins.
+        """
+        whole = data.rfind(b"\n") + 1
+        records = (whole > 0 and data.startswith(RECORD)) + data.count(b"\n" + RECORD, 0, whole)
+        if records == data.count(b"\n", 0, whole):
+            return whole
+        begin = 0
+        while data.startswith(RECORD, begin):
+            begin = data.index(b"\n", begin) + 1
+        if data.find(b"\n" + RECORD, begin, whole) >= 0:
+            raise damaged(self.path, self._line_number(begin))
+        return begin  # the tail of a crash
 
     def _line_number(self, begin: int) -> int:
         with self.path.open("rb") as file:

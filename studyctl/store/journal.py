@@ -24,6 +24,8 @@ SCHEMA = 1
 """Rises when records change so that older readers would misread them."""
 
 Record = dict[str, Any]
+RECORD = b'{"seq":'
+"""How the line of a record begins."""
 
 UNSYNCED = frozenset({"progress", "layer", "window"})
 """Kinds without a sync of their own: nothing counts on them before the ``stage_finished`` that syncs them as well."""

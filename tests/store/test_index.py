@@ -201,3 +201,23 @@ def test_stretches_of_a_journal_begin_and_end_with_their_stage(study: FakeStudy)
         assert b'"kind":"stage_started"' in stretch[0]
         assert b'"kind":"stage_finished"' in stretch[-1]
         assert data[stage.end - 1 : stage.end] == b"\n"
+
+
+@pytest.mark.parametrize("line", [1, 2, 5])
+def test_a_line_that_is_no_record_is_told_whatever_it_was(study: FakeStudy, line: int) -> None:
+    attempt = study.attempt(TRIAL)
+    attempt.run_all("load", "compress")
+    path = study.paths.attempt_journal(TRIAL, 1)
+    lines = path.read_text().splitlines()
+    lines[line - 1] = "garbage"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(StudyError, match=f"line {line} of {path.name} is damaged"):
+        read_stored(study.paths)
+
+
+def test_a_tail_that_is_no_record_is_skipped(study: FakeStudy) -> None:
+    study.attempt(TRIAL).run_all("load", "compress")
+    path = study.paths.attempt_journal(TRIAL, 1)
+    with path.open("ab") as journal:
+        journal.write(b"\0\0\0\n")
+    assert read_stored(study.paths).has(WEIGHTS).keys() == {WEIGHTS}
