@@ -7,27 +7,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from tests.run.studies import SENTENCES, make_model, text
+from tests.run.studies import SENTENCES, TASK, make_model, text
 
 LINES = 600
 """Of each language and purpose."""
 ITEMS = 300
-TASK = """
-task: boats
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: boats.jsonl
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}\\nAnswer:"
-doc_to_choice: choices
-doc_to_target: answer
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-"""
 SPEC = """
 [study]
 name = "work"

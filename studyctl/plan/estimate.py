@@ -26,9 +26,7 @@ NATIVE_16_BIT = 2.0
 GPU_RATE = {"float32": 2e13, "bfloat16": 6e13, "float16": 6e13}
 """Floating point operations a second of a data-centre GPU in a forward pass; replaced by measured times after one trial."""
 LOAD_SECONDS = 6.0
-"""Starting a worker and importing torch; then the weights come from the disk."""
-LOAD_RATE = 2e8
-"""Bytes of weights a second."""
+"""Starting a worker, importing torch and reading a small model's weights."""
 ELEMENTWISE = 2000.0
 """Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
 FIDELITY_HEADS = 3.2

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Format = Literal["table", "csv", "json", "parquet"]
-FORMATS: tuple[str, ...] = get_args(Format)
 SHOWN_ROWS = 1000
 """Rows that a terminal table shows at most; the other formats write all."""
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from studyctl.errors import ExitCode, HeldError, StudyError
 from studyctl.files import StudyPaths, digest, runs_folder
-from studyctl.plan.compare import Comparison, compare
+from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import load_plan
 from studyctl.run.control import Request, send
@@ -77,14 +77,14 @@ def run_study(
     plan.raise_errors()
     _need_engine()
     check_looked_up(plan)
-    comparison = compare(plan, read_stored(paths), load_plan(paths))
-    if detach and _something_to_do(comparison, selection):
+    if detach and _something_to_do(plan, paths, selection):
         return _detach(path, paths, selection)
     with hold(paths):
         return _run_held(plan, paths, selection, console)
 
 
-def _something_to_do(comparison: Comparison, selection: Selection) -> bool:
+def _something_to_do(plan: StudyPlan, paths: StudyPaths, selection: Selection) -> bool:
+    comparison = compare(plan, read_stored(paths), load_plan(paths))
     return any(todo.trial in selection for todo in comparison.todo)
 
 

@@ -67,14 +67,26 @@ def make_sources(folder: Path) -> None:
         for i in range(12)
     ]
     (tasks / "boats.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    (tasks / "boats.yaml").write_text(
-        "task: boats\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: boats.jsonl\ntest_split: test\n"
-        'output_type: multiple_choice\ndoc_to_text: "{{question}}\\nAnswer:"\ndoc_to_choice: choices\n'
-        "doc_to_target: answer\nmetric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
-    )
+    (tasks / "boats.yaml").write_text(TASK)
     make_model(folder / "tiny")
 
 
+TASK = """
+task: boats
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: boats.jsonl
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+"""
 SPEC = """
 [study]
 name = "small"
