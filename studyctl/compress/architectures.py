@@ -25,6 +25,8 @@ class Absorber:
     module: str
     parts: int = 1
     """How many tensors of ``in`` channels a linear computes at once; the stage's input comes from the last."""
+    adds_one: bool = False
+    """Whether a norm multiplies by ``1 + weight``."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,24 @@ class Family:
     """How the blocks of a model family are built."""
 
     stages: tuple[StageRow, ...]
-    norm_adds_one: bool = False
-    """Whether norms multiply by ``1 + weight``."""
 
 
-def _attention_and_mlp(attention_norm: str | None, mlp_norm: str | None) -> tuple[StageRow, ...]:
-    """Return the stages of a block with separate projections and a gated MLP."""
-    return (
-        StageRow(
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            Absorber(attention_norm) if attention_norm else None,
-        ),
-        StageRow(("self_attn.o_proj",), Absorber("self_attn.v_proj")),
-        StageRow(("mlp.gate_proj", "mlp.up_proj"), Absorber(mlp_norm) if mlp_norm else None),
-        StageRow(("mlp.down_proj",), Absorber("mlp.up_proj")),
+def _attention_and_mlp(attention_norm: Absorber | None, mlp_norm: Absorber | None) -> Family:
+    """Return a family whose blocks have separate projections and a gated MLP."""
+    return Family(
+        (
+            StageRow(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), attention_norm),
+            StageRow(("self_attn.o_proj",), Absorber("self_attn.v_proj")),
+            StageRow(("mlp.gate_proj", "mlp.up_proj"), mlp_norm),
+            StageRow(("mlp.down_proj",), Absorber("mlp.up_proj")),
+        )
     )
 
 
-_LLAMA = Family(_attention_and_mlp("input_layernorm", "post_attention_layernorm"))
-_GEMMA = Family(_attention_and_mlp("input_layernorm", "pre_feedforward_layernorm"), norm_adds_one=True)
+_LLAMA = _attention_and_mlp(Absorber("input_layernorm"), Absorber("post_attention_layernorm"))
+_GEMMA = _attention_and_mlp(
+    Absorber("input_layernorm", adds_one=True), Absorber("pre_feedforward_layernorm", adds_one=True)
+)
 _PHI3 = Family(
     (
         StageRow(("self_attn.qkv_proj",), Absorber("input_layernorm")),
@@ -73,7 +74,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": _GEMMA,
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "olmo2": Family(_attention_and_mlp(None, None)),  # norms come after attention and MLP, not before
+    "olmo2": _attention_and_mlp(None, None),  # norms come after attention and MLP, not before
     "phi3": _PHI3,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
@@ -99,6 +100,8 @@ class Stage:
 
     linears: dict[str, nn.Linear]
     """By full name."""
+    absorber: Absorber | None = None
+    """What can take over a scale of the stage's inputs exactly."""
 
 
 def decoder_blocks(model: nn.Module) -> list[Block]:
@@ -128,6 +131,20 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: linear for block in decoder_blocks(model) for name, linear in block.linears.items()}
 
 
+def block_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return every parameter of the decoder blocks by full name, in the model's order: all that a method may change."""
+    return {
+        f"{block.name}.{name}": parameter
+        for block in decoder_blocks(model)
+        for name, parameter in block.module.named_parameters()
+    }
+
+
+def changeable_modules(model: nn.Module) -> set[str]:
+    """Return the full names of the modules that own parameters of the decoder blocks."""
+    return {name.rpartition(".")[0] for name in block_parameters(model)}
+
+
 def known_stages(model_type: str, block: Block) -> list[Stage] | None:
     """Return the stages of a block from :data:`FAMILIES`; None if the family, or a linear of this block, is not there."""
     family = FAMILIES.get(model_type)
@@ -136,7 +153,19 @@ def known_stages(model_type: str, block: Block) -> list[Stage] | None:
     named = [[f"{block.name}.{name}" for name in row.linears] for row in family.stages]
     if sorted(name for names in named for name in names) != sorted(block.linears):
         return None
-    return [Stage({name: block.linears[name] for name in names}) for names in named]
+    return [
+        _stage(block, [block.linears[name] for name in names], names, row.absorber)
+        for names, row in zip(named, family.stages, strict=True)
+    ]
+
+
+def _stage(block: Block, linears: list[nn.Linear], names: list[str], absorber: Absorber | None) -> Stage:
+    """Return the stage, with the absorber if it fits: heads that share keys and values have fewer channels."""
+    if absorber is not None:
+        module = block.module.get_submodule(absorber.module)
+        if isinstance(module, nn.Linear) and module.out_features != absorber.parts * linears[0].in_features:
+            absorber = None
+    return Stage(dict(zip(names, linears, strict=True)), absorber)
 
 
 def observed_stages(block: Block, run: Callable[[], object]) -> list[Stage]:

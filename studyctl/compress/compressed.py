@@ -1,19 +1,22 @@
-"""What a method makes of a linear, and what the walker makes of a model."""
+"""What a method sees of a block, what it makes of a linear, and what the walker makes of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
+from studyctl.compress.activations import Activations
+from studyctl.compress.architectures import Absorber, Block
 from studyctl.compress.settings import MethodSettings
 from studyctl.compress.statistics import Statistics
+from studyctl.reporter import Reporter, SilentReporter
 
 
 class CompressedLinear(NamedTuple):
     """The compressed weight of one linear; codes, scales and zeros only where it lies on a grid.
 
-    With codes, ``weight`` is exactly ``grid.dequantize(codes, scales, zeros)``: rounded products do not give the
-    codes back, so both are kept.
+    With codes, ``weight`` is exactly ``grid.dequantize(codes, scales, zeros, groups)``: rounded products do not give
+    the codes back, so both are kept.
     """
 
     weight: torch.Tensor
@@ -24,6 +27,8 @@ class CompressedLinear(NamedTuple):
     """``[out, groups]``, the model's dtype."""
     zeros: torch.Tensor | None = None
     """``[out, groups]``, uint8: the code of 0."""
+    groups: torch.Tensor | None = None
+    """``[in]``, int32: the group of every input; None where groups are consecutive inputs."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,35 @@ class StageInput:
     """Each ``[out, in]`` with one common ``in``; not to be changed."""
     statistics: Statistics | None
     """Of the stage's input; None for methods that need no data."""
+    dtype: torch.dtype
+    """In which compressed weights and scales are stored; weights may come in a wider one."""
+    dense: tuple[torch.Tensor, ...] | None = None
+    """What errors are measured against, where that is not ``weights``."""
+    reporter: Reporter = field(default_factory=SilentReporter)
+    """Told what a user should know of this stage."""
+
+
+@dataclass(frozen=True)
+class BlockInput:
+    """What a method sees of a block before its stages are compressed."""
+
+    block: Block
+    stages: tuple[StageInput, ...]
+    """All of the block's, in the order of computation."""
+    absorbers: tuple[Absorber | None, ...]
+    """For each stage, the module that can take over a scale of its inputs; None where that is not exact."""
+    activations: Activations
+    """The inputs of the dense block."""
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """Stages with what a method did to them before they are compressed."""
+
+    stages: tuple[StageInput, ...]
+    parameters: dict[str, torch.Tensor]
+    """New values of other parameters of the block, by full name."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +86,5 @@ class Compressed:
     """Mean over the weights of all block linears, with masks, scales and zeros."""
     sparsity: float
     """Fraction of the weights of all block linears that are exactly 0."""
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Other parameters of the blocks that changed, by full name: norms and biases that absorbed scales."""

@@ -61,7 +61,9 @@ def round_to_codes(
     return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
 
 
-def dequantize(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+def dequantize(
+    codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return ``(codes − zeros) · scales`` in the dtype of ``scales``.
 
     The difference of two codes is exact in every dtype used here, so the product is rounded once, whether it is
@@ -69,9 +71,13 @@ def dequantize(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -
 
     Args:
         codes: ``[out, in]``, uint8.
-        scales: ``[out, groups]``; a group is ``in / groups`` consecutive inputs.
+        scales: ``[out, groups]``.
         zeros: ``[out, groups]``, uint8.
+        groups: ``[in]``, the group of every input; None: a group is ``in / groups`` consecutive inputs.
     """
+    if groups is not None:
+        steps = codes.to(scales.dtype).sub_(zeros[:, groups].to(scales.dtype))
+        return steps.mul_(scales[:, groups])
     steps = codes.reshape(*scales.shape, -1).to(scales.dtype)  # [out, groups, group]
     return steps.sub_(zeros[..., None].to(scales.dtype)).mul_(scales[..., None]).reshape(codes.shape)
 

@@ -7,9 +7,9 @@ be read and planned without it. :data:`METHODS` names the function that does the
 import re
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from typing_extensions import override
 
 Order = Annotated[
@@ -29,6 +29,17 @@ Damping = Annotated[
 BlockSize = Annotated[
     int, Field(ge=1, le=4096, description="columns that are swept before the rest is updated at once")
 ]
+ActOrder = Annotated[bool, Field(description="columns in order of falling diag H")]
+StaticGroups = Annotated[bool, Field(description="group grids fixed before the sweep")]
+Objective = Annotated[
+    Literal["linear", "block"],
+    Field(
+        description="error that the scale search minimises: of the linears' outputs, or of the whole attention or MLP"
+    ),
+]
+WeightTerm = Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")]
+Ratios = Annotated[int, Field(ge=1, le=1000, description="values of the exponent that are tried")]
+Clip = Annotated[bool, Field(description="search weight ranges after scaling")]
 
 
 class MethodSettings(BaseModel):
@@ -216,8 +227,8 @@ class GPTQ(Quantization):
 
     needs_data: ClassVar[bool] = True
     method: Literal["gptq"] = "gptq"
-    act_order: Annotated[bool, Field(description="columns in order of falling diag H")] = False
-    static_groups: Annotated[bool, Field(description="group grids fixed before the sweep")] = False
+    act_order: ActOrder = False
+    static_groups: StaticGroups = False
     block_size: BlockSize = 128
     damping: Damping = 0.01
     order: Order = "block"
@@ -229,30 +240,72 @@ class AWQ(Quantization):
 
     needs_data: ClassVar[bool] = True
     method: Literal["awq"] = "awq"
-    objective: Annotated[
-        Literal["linear", "block"],
+    objective: Objective = "linear"
+    weight_term: WeightTerm = False
+    ratios: Ratios = 20
+    clip: Clip = True
+    order: Annotated[
+        Literal["block"],
         Field(
-            description="error that the scale search minimises: of the linears' outputs, or of the whole attention or MLP"
+            description="scales move between the stages of a block before any is rounded, so all see the uncompressed block"
         ),
-    ] = "linear"
-    weight_term: Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")] = False
-    ratios: Annotated[int, Field(ge=1, le=1000, description="values of the exponent that are tried")] = 20
-    clip: Annotated[bool, Field(description="search weight ranges after scaling")] = True
-    order: Order = "block"
+    ] = "block"
     propagate: Propagate = "dense"
 
 
 class PruneThenQuantize(Quantization, Pruning):
-    """Prunes and quantizes in one variant, such as ``["sparsegpt", "gptq"]``, with the options of both."""
+    """Prunes and quantizes in one variant, such as ``["sparsegpt", "gptq"]``, with the options of both.
+
+    Each stage is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
+    """
 
     needs_data: ClassVar[bool] = True
     method: tuple[Literal["magnitude", "wanda", "sparsegpt"], Literal["rtn", "gptq", "awq"]]  # type: ignore[assignment]
-    act_order: Annotated[bool, Field(description="columns in order of falling diag H")] = False
-    static_groups: Annotated[bool, Field(description="group grids fixed before the sweep")] = False
+    act_order: ActOrder = False
+    static_groups: StaticGroups = False
+    objective: Objective = "linear"
+    weight_term: WeightTerm = False
+    ratios: Ratios = 20
+    clip: Clip = True
     block_size: BlockSize = 128
     damping: Damping = 0.01
     order: Order = "block"
     propagate: Propagate = "compressed"
+
+    @field_validator(
+        "act_order", "static_groups", "objective", "weight_term", "ratios", "clip", "block_size", "damping"
+    )
+    @classmethod
+    def _one_of_the_two_has_it(cls, value: object, info: ValidationInfo) -> object:
+        pair = info.data.get("method")
+        field = info.field_name
+        if pair is None or field is None or value == cls.model_fields[field].default:
+            return value
+        if not any(field in METHODS[name].settings.model_fields for name in pair):
+            raise ValueError(f"neither {pair[0]} nor {pair[1]} has the option `{field}`")
+        return value
+
+    @field_validator("order")
+    @classmethod
+    def _awq_sees_the_uncompressed_block(cls, value: Order, info: ValidationInfo) -> Order:
+        if value == "stage" and "awq" in info.data.get("method", ()):
+            raise ValueError("awq moves scales between the stages of a block, so its order is block")
+        return value
+
+    @property
+    def pruning(self) -> Pruning:
+        """Return the settings of the method that prunes."""
+        return cast(Pruning, self._part(0))
+
+    @property
+    def quantization(self) -> Quantization:
+        """Return the settings of the method that quantizes."""
+        return cast(Quantization, self._part(1))
+
+    def _part(self, index: int) -> MethodSettings:
+        settings = METHODS[self.method[index]].settings
+        fields = type(self).model_fields.keys() & settings.model_fields.keys() - {"method"}
+        return settings(method=self.method[index], **{name: getattr(self, name) for name in fields})
 
     @override
     def name_parts(self) -> list[str]:
@@ -274,10 +327,10 @@ class PruneThenQuantize(Quantization, Pruning):
 
 
 class Checkpoint(MethodSettings):
-    """Somebody's published compressed model, measured like ours."""
+    """Somebody's published compressed model, measured like ours; see docs/checkpoints.md for the formats it may have."""
 
     method: Literal["checkpoint"] = "checkpoint"
-    id: Annotated[str, Field(min_length=1, description="hub id or folder of the compressed model")]
+    id: Annotated[str, Field(min_length=1, description="hub id or folder (relative to the spec) of the compressed model")]
     of: Annotated[
         str, Field(min_length=1, description="id of the model whose dense trial it is compared with")
     ]
@@ -313,6 +366,9 @@ class Method:
     returns one ``CompressedLinear`` per linear of it; None where there is nothing to call."""
     statistics: frozenset[StatisticName] = frozenset()
     """What the walker measures on every stage's input; without any, no token passes through the model."""
+    prepare: str | None = None
+    """``module:function`` that is called as ``function(BlockInput, settings)`` before the stages of a block are compressed,
+    and returns a ``PreparedBlock``: for methods that move scales between stages."""
     version: int = 1
     """Rises when the same settings give other weights, so that stored results are not taken for new ones."""
 
@@ -322,14 +378,30 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_stage"),
     "wanda": Method(Wanda, "studyctl.compress.wanda:compress_stage", frozenset({"norm"})),
     "rtn": Method(RTN, "studyctl.compress.rtn:compress_stage"),
-    "sparsegpt": Method(SparseGPT, None, frozenset({"hessian"})),
-    "gptq": Method(GPTQ, None, frozenset({"hessian"})),
-    "awq": Method(AWQ, None, frozenset({"mean_abs", "hessian"})),
+    "sparsegpt": Method(SparseGPT, "studyctl.compress.sparsegpt:compress_stage", frozenset({"hessian"})),
+    "gptq": Method(GPTQ, "studyctl.compress.gptq:compress_stage", frozenset({"hessian"})),
+    "awq": Method(
+        AWQ,
+        "studyctl.compress.awq:compress_stage",
+        frozenset({"mean_abs", "hessian"}),
+        prepare="studyctl.compress.awq:scale_block",
+    ),
     "checkpoint": Method(Checkpoint, None),
-    "prune+quantize": Method(PruneThenQuantize, None, frozenset({"norm", "mean_abs", "hessian"})),
+    "prune+quantize": Method(
+        PruneThenQuantize,
+        "studyctl.compress.combined:compress_stage",
+        prepare="studyctl.compress.combined:prepare_block",
+    ),
 }
 
 
 def method_of(settings: MethodSettings) -> Method:
     """Return the row of :data:`METHODS` for these settings."""
     return METHODS[settings.method if isinstance(settings.method, str) else "prune+quantize"]
+
+
+def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:
+    """Return what must be measured of every stage's input."""
+    if isinstance(settings, PruneThenQuantize):
+        return frozenset().union(*(METHODS[name].statistics for name in settings.method))
+    return method_of(settings).statistics

@@ -17,14 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from studyctl.compress.architectures import block_linears
+from studyctl.compress.architectures import block_linears, block_parameters
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.grid import dequantize
 from studyctl.compress.settings import METHODS, MethodSettings
 from studyctl.errors import StageError
 from studyctl.files import atomic_path
 
-FORMAT = "studyctl-weights-1"
+FORMAT = "studyctl-weights-2"
+PARAMETER = "parameter:"
+"""Before the name of a parameter that is no linear's weight."""
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -36,14 +38,18 @@ def save(path: Path, compressed: Compressed) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, linear in compressed.linears.items():
-        stored = {"weight"} if linear.codes is None else {"codes", "scales", "zeros"}
-        tensors |= {f"{name}.{part}": value for part, value in linear._asdict().items() if part in stored}
+        stored = {"weight"} if linear.codes is None else {"codes", "scales", "zeros", "groups"}
+        parts = linear._asdict().items()
+        tensors |= {f"{name}.{part}": value for part, value in parts if part in stored and value is not None}
+        if linear.groups is not None:  # linears of a stage share them, and the format has no shared memory
+            tensors[f"{name}.groups"] = linear.groups.clone()
+    tensors |= {f"{PARAMETER}{name}": value for name, value in compressed.parameters.items()}
     about = {
         "format": FORMAT,
         "settings": compressed.settings.model_dump_json(),
         "bits_per_weight": repr(compressed.bits_per_weight),
         "sparsity": repr(compressed.sparsity),
-        "weights_hash": _hash({name: linear.weight for name, linear in compressed.linears.items()}),
+        "weights_hash": _hash(_changed(compressed.linears, compressed.parameters)),
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=about)
@@ -57,28 +63,42 @@ def apply(model: nn.Module, path: Path) -> Compressed:
         StageError: the file is missing, incomplete or of another model, and the model is as it was; or its content is
             not what was saved, and the model has to be loaded again.
     """
-    linears = block_linears(model)
+    linears, others = block_linears(model), block_parameters(model)
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            stored = _parts_by_linear(file.keys())
+            names = list(file.keys())
+            stored = _parts_by_linear(names)
             _check_fit(path, file, about, stored, linears)
+            absorbed = [key.removeprefix(PARAMETER) for key in names if key.startswith(PARAMETER)]
+            if unknown := sorted(set(absorbed) - set(others)):
+                raise _unusable(path, f"this model has no parameter `{unknown[0]}`")
             applied = {
                 name: _read_into(linears[name], file, name, stored[name])
                 for name in linears
                 if name in stored
             }
+            for name in absorbed:
+                others[name].data.copy_(file.get_tensor(f"{PARAMETER}{name}"))
     except (OSError, SafetensorError) as error:
         raise _unusable(path, str(error)) from error
-    if _hash({name: linear.weight for name, linear in applied.items()}) != about["weights_hash"]:
+    parameters = {name: others[name].data for name in absorbed}
+    if _hash(_changed(applied, parameters)) != about["weights_hash"]:
         raise _unusable(path, "its content has changed since it was written")
     settings = _settings(about["settings"])
-    return Compressed(settings, applied, float(about["bits_per_weight"]), float(about["sparsity"]))
+    bits_per_weight, sparsity = float(about["bits_per_weight"]), float(about["sparsity"])
+    return Compressed(settings, applied, bits_per_weight, sparsity, parameters)
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Return 64 hex digits that name the weights of all block linears: their names, dtypes, shapes and bits."""
-    return _hash({name: linear.weight.data for name, linear in block_linears(model).items()})
+    """Return 64 hex digits that name every parameter of the decoder blocks: their names, dtypes, shapes and bits."""
+    return _hash({name: parameter.data for name, parameter in block_parameters(model).items()})
+
+
+def _changed(
+    linears: dict[str, CompressedLinear], parameters: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    return {name: linear.weight for name, linear in linears.items()} | parameters
 
 
 def _hash(weights: dict[str, torch.Tensor]) -> str:
@@ -100,6 +120,8 @@ def _hash(weights: dict[str, torch.Tensor]) -> str:
 def _parts_by_linear(keys: list[str]) -> dict[str, set[str]]:
     parts: dict[str, set[str]] = {}
     for key in keys:
+        if key.startswith(PARAMETER):
+            continue
         name, _, part = key.rpartition(".")
         parts.setdefault(name, set()).add(part)
     return parts
@@ -132,11 +154,9 @@ def _read_into(linear: nn.Linear, file: Any, name: str, parts: set[str]) -> Comp
     if "weight" in parts:
         weight.copy_(file.get_tensor(f"{name}.weight"))
         return CompressedLinear(weight)
-    codes, scales, zeros = (
-        file.get_tensor(f"{name}.{part}").to(weight.device) for part in ("codes", "scales", "zeros")
-    )
-    weight.copy_(dequantize(codes, scales, zeros))
-    return CompressedLinear(weight, codes, scales, zeros)
+    stored = {part: file.get_tensor(f"{name}.{part}").to(weight.device) for part in parts}
+    weight.copy_(dequantize(**stored))
+    return CompressedLinear(weight, **stored)
 
 
 def _settings(text: str) -> MethodSettings:

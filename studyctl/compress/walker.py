@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,8 +18,21 @@ from torch import nn
 
 from studyctl.compress.activations import Activations, record_activations
 from studyctl.compress.architectures import Block, Stage, decoder_blocks, known_stages, observed_stages
-from studyctl.compress.compressed import Compressed, CompressedLinear, StageInput
-from studyctl.compress.settings import Dense, MethodSettings, StatisticName, WithData, method_of
+from studyctl.compress.compressed import (
+    BlockInput,
+    Compressed,
+    CompressedLinear,
+    PreparedBlock,
+    StageInput,
+)
+from studyctl.compress.settings import (
+    Dense,
+    MethodSettings,
+    StatisticName,
+    WithData,
+    method_of,
+    statistics_of,
+)
 from studyctl.compress.statistics import Accumulator, Statistics, relative_error
 from studyctl.errors import Problem, StageError
 from studyctl.reporter import Reporter
@@ -57,6 +70,7 @@ def compress(
     blocks = decoder_blocks(model)
     _check(blocks, settings)
     linears: dict[str, CompressedLinear] = {}
+    parameters: dict[str, torch.Tensor] = {}
     if not isinstance(settings, Dense):
         work = _work(settings, reporter)
         target = torch.device(device) if device is not None else _place(blocks[0])
@@ -71,9 +85,19 @@ def compress(
                         model, block, activations, work, is_last=block is blocks[-1]
                     )
             for name, linear in block.linears.items():
-                linears[name] = _at_home(results[name], linear)
+                linears[name] = _at_home(results.linears[name], linear)
+            for name in results.parameters:
+                parameters[name] = model.get_parameter(name).data
             reporter.progress(block.index + 1, len(blocks), "block")
-    return _summary(blocks, settings, linears)
+    return _summary(blocks, settings, linears, parameters)
+
+
+@dataclass
+class _BlockResults:
+    """What became of a block."""
+
+    linears: dict[str, CompressedLinear] = field(default_factory=dict)
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +105,7 @@ class _Work:
     """What is done to every stage."""
 
     settings: MethodSettings
+    prepare: Callable[[BlockInput, Any], PreparedBlock] | None
     compress_stage: Callable[[StageInput, Any], list[CompressedLinear]]
     wanted: frozenset[StatisticName]
     reporter: Reporter
@@ -91,8 +116,13 @@ def _work(settings: MethodSettings, reporter: Reporter) -> _Work:
     method = method_of(settings)
     if method.target is None:
         raise StageError(f"method `{settings.method}` has no implementation")
-    module, _, function = method.target.partition(":")
-    return _Work(settings, getattr(importlib.import_module(module), function), method.statistics, reporter)
+    prepare = None if method.prepare is None else _resolve(method.prepare)
+    return _Work(settings, prepare, _resolve(method.target), statistics_of(settings), reporter)
+
+
+def _resolve(target: str) -> Any:
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _activations(
@@ -115,16 +145,16 @@ def _activations(
     return activations
 
 
-def _compress_without_data(block: Block, work: _Work) -> dict[str, CompressedLinear]:
-    results: dict[str, CompressedLinear] = {}
+def _compress_without_data(block: Block, work: _Work) -> _BlockResults:
+    results = _BlockResults()
     for name, linear in block.linears.items():
-        results |= _compress_stage(block, Stage({name: linear}), None, work)
+        results.linears |= _compress_stage(block, _stage_input(Stage({name: linear}), None, work), work)
     return results
 
 
 def _compress_with_data(
     model: nn.Module, block: Block, activations: Activations, work: _Work, *, is_last: bool
-) -> dict[str, CompressedLinear]:
+) -> _BlockResults:
     """Measure and compress the stages of a block, then make the next block's inputs, unless there is none."""
     assert isinstance(work.settings, WithData)
     known = known_stages(getattr(getattr(model, "config", None), "model_type", ""), block)
@@ -133,7 +163,7 @@ def _compress_with_data(
     dense_outputs: list[torch.Tensor] | None = None
     if work.settings.propagate == "dense" and not is_last:
         dense_outputs = list(activations.hidden)
-    results: dict[str, CompressedLinear] = {}
+    results = _BlockResults()
     for number, seen in enumerate(passes):
         statistics = _measure(
             block,
@@ -143,13 +173,40 @@ def _compress_with_data(
             outputs=dense_outputs if number == 0 else None,
             stop_early=known is not None,
         )
-        for stage, measured in zip(seen, statistics, strict=True):
-            results |= _compress_stage(block, stage, measured, work)
+        inputs = tuple(
+            _stage_input(stage, measured, work) for stage, measured in zip(seen, statistics, strict=True)
+        )
+        if work.prepare is not None:
+            absorbers = tuple(stage.absorber for stage in seen)
+            prepared = work.prepare(
+                BlockInput(block, inputs, absorbers, activations, work.reporter), work.settings
+            )
+            inputs = prepared.stages
+            results.parameters |= _put(block, prepared.parameters)
+        for stage_input in inputs:
+            results.linears |= _compress_stage(block, stage_input, work)
     if dense_outputs is not None:
         activations.hidden = dense_outputs
     elif not is_last:
         activations.advance(block, work.reporter)
     return results
+
+
+def _put(block: Block, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give parameters of a block new values."""
+    own = {f"{block.name}.{name}": parameter for name, parameter in block.module.named_parameters()}
+    for name, value in parameters.items():
+        if not _is_finite(value):
+            raise StageError(f"`{name}` would not be finite with a scale folded into it")
+        own[name].data.copy_(value)
+    return parameters
+
+
+def _stage_input(stage: Stage, statistics: Statistics | None, work: _Work) -> StageInput:
+    weights = tuple(linear.weight.data for linear in stage.linears.values())
+    return StageInput(
+        tuple(stage.linears), weights, statistics, dtype=weights[0].dtype, reporter=work.reporter
+    )
 
 
 class _AllSeen(Exception):
@@ -212,18 +269,15 @@ def _finished(stage: Stage, accumulator: Accumulator) -> Statistics:
     return statistics
 
 
-def _compress_stage(
-    block: Block, stage: Stage, statistics: Statistics | None, work: _Work
-) -> dict[str, CompressedLinear]:
+def _compress_stage(block: Block, stage: StageInput, work: _Work) -> dict[str, CompressedLinear]:
     """Compress the linears of a stage in place and record how that went."""
-    weights = tuple(linear.weight.data for linear in stage.linears.values())
     started = time.perf_counter()
-    results = work.compress_stage(StageInput(tuple(stage.linears), weights, statistics), work.settings)
-    if weights[0].is_cuda:
-        torch.cuda.synchronize(weights[0].device)
-    seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in weights)
-    sample = None if statistics is None else statistics.sample
-    for name, weight, result in zip(stage.linears, weights, results, strict=True):
+    results = work.compress_stage(stage, work.settings)
+    if stage.weights[0].is_cuda:
+        torch.cuda.synchronize(stage.weights[0].device)
+    seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in stage.weights)
+    sample = None if stage.statistics is None else stage.statistics.sample
+    for name, weight, result in zip(stage.names, stage.dense or stage.weights, results, strict=True):
         if not _is_finite(result.weight):
             raise StageError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
         work.reporter.record(
@@ -236,8 +290,8 @@ def _compress_stage(
             weights=weight.numel(),
             seconds=seconds_per_weight * weight.numel(),
         )
-        weight.copy_(result.weight)
-    return dict(zip(stage.linears, results, strict=True))
+        block.linears[name].weight.data.copy_(result.weight)
+    return dict(zip(stage.names, results, strict=True))
 
 
 def _check(blocks: list[Block], settings: MethodSettings) -> None:
@@ -301,10 +355,13 @@ def _at_home(result: CompressedLinear, linear: nn.Linear) -> CompressedLinear:
 
 
 def _summary(
-    blocks: list[Block], settings: MethodSettings, linears: dict[str, CompressedLinear]
+    blocks: list[Block],
+    settings: MethodSettings,
+    linears: dict[str, CompressedLinear],
+    parameters: dict[str, torch.Tensor],
 ) -> Compressed:
     everything = [linear for block in blocks for linear in block.linears.values()]
     weights = sum(linear.weight.numel() for linear in everything)
     bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in everything)
     zeros = sum(_zeros(linear.weight) for linear in everything)
-    return Compressed(settings, linears, bits_per_weight=bits / weights, sparsity=zeros / weights)
+    return Compressed(settings, linears, bits / weights, zeros / weights, parameters)

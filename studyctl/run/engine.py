@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from studyctl.compress.architectures import block_linears
+from studyctl.compress.architectures import changeable_modules
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
 from studyctl.errors import StageError
@@ -17,7 +17,9 @@ from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import Windows, cut_windows
 from studyctl.files import StudyPaths
 from studyctl.plan.planner import ids_path
+from studyctl.run.exporting import export_weights
 from studyctl.run.protocol import Job, StageOrder
+from studyctl.run.published import describe_weights, load_published
 from studyctl.run.recorder import Recorder
 from studyctl.sources.identity import (
     ModelIdentity,
@@ -65,10 +67,15 @@ class Engine:
             raise StageError(
                 f"model `{job.model.id}` changed since the study was planned", hint="run the study again"
             )
-        self._load_dense(job, identity, recorder)
+        lacking = [
+            order for order in _compared(job) if open_reference(self._reference_path(job, order)) is None
+        ]
+        # A checkpoint is loaded by `compress`, in the place of the model.
+        if lacking or not job.is_checkpoint:
+            self._load_dense(job, identity, recorder)
         self.weights_hash = ""
         self._before, self._after = [], []
-        for order in [] if job.is_dense else _text_orders(job, job.stages):
+        for order in lacking:
             self._reference(job, order, recorder)
         if not job.is_dense and not any(order.name == "compress" for order in job.stages):
             self._restore_weights(job)
@@ -93,21 +100,24 @@ class Engine:
         """Apply the weights of an earlier attempt; without them, compress once more before anything else."""
         path = StudyPaths(job.root).trial_weights(job.weights_key)
         if path.exists():
-            self._changed = set(apply(self._model(), path).linears)
+            self._changed = changeable_modules(self._model())
+            apply(self._model(), path)
             self.weights_hash = weights_hash(self._model())
             if self.weights_hash == job.weights_hash:
                 return
         self._before = [StageOrder(name="compress", key=job.weights_key)]
 
     def orders(self, job: Job) -> Iterator[StageOrder]:
-        """Yield the stages to run after ``load``: the job's, and what turns out to be needed beside them."""
+        """Yield the stages to run after ``load``: the job's, and what turns out to be needed beside them; an export last."""
         yield from self._before
-        yield from job.stages
-        yield from self._after  # known once `compress` is done
+        yield from (order for order in job.stages if order.name != "export")
+        yield from (order for order in self._after if order.name != "export")  # known once `compress` is done
+        yield from (order for order in (*job.stages, *self._after) if order.name == "export")
 
     def forget_weights(self, job: Job) -> None:
-        """Delete the stored weights of a trial that is done."""
-        StudyPaths(job.root).trial_weights(job.weights_key).unlink(missing_ok=True)
+        """Delete the stored weights of a trial that is done; an export leaves those that it found."""
+        if job.export_to is None or self._before:
+            StudyPaths(job.root).trial_weights(job.weights_key).unlink(missing_ok=True)
 
     def _model(self) -> torch.nn.Module:
         if self.loaded is None:
@@ -118,9 +128,11 @@ class Engine:
 
     def compress(self, job: Job, recorder: Recorder) -> dict[str, object]:
         """Compress the model in place, store the weights, and return what is known of them."""
+        if job.is_checkpoint:
+            return self._take_checkpoint(job, recorder)
         assert self.loaded is not None
         restore_dense(self.loaded, self._changed)
-        self._changed = set(block_linears(self.loaded.model))  # known before the first is written
+        self._changed = changeable_modules(self.loaded.model)  # known before the first is written
         ids = None
         if job.calibration is not None:
             ids = torch.from_numpy(self._calibration_ids(job, job.calibration, recorder))
@@ -130,13 +142,25 @@ class Engine:
         path = StudyPaths(job.root).trial_weights(job.weights_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, done)
+        self._note_weights(job, recorder)
+        return {"bits_per_weight": done.bits_per_weight, "sparsity": done.sparsity}
+
+    def _note_weights(self, job: Job, recorder: Recorder) -> None:
+        """Name the weights that were made, and ask for every evaluation if stored results belong to others."""
         self.weights_hash = weights_hash(self._model())
         if job.weights_hash not in (None, self.weights_hash):
             recorder.warning(
                 "the weights differ from those of the stored results: every evaluation runs again"
             )
             self._after = [order for order in job.evaluations if order not in job.stages]
-        return {"bits_per_weight": done.bits_per_weight, "sparsity": done.sparsity}
+
+    def _take_checkpoint(self, job: Job, recorder: Recorder) -> dict[str, object]:
+        """Load a published checkpoint in the place of the model, and return what is known of it."""
+        self.loaded = None  # frees the model before the checkpoint comes
+        self.loaded = load_published(job, recorder)
+        self._changed = changeable_modules(self.loaded.model)
+        self._note_weights(job, recorder)
+        return describe_weights(self.loaded, recorder)
 
     def _calibration_ids(self, job: Job, calibration: Calibration, recorder: Recorder) -> np.ndarray:
         assert self.loaded is not None
@@ -152,6 +176,13 @@ class Engine:
         return calibration_ids(
             calibration, texts, self.loaded.tokenizer, seed=job.seed or 0, reporter=recorder
         )
+
+    # -- export
+
+    def export(self, job: Job, recorder: Recorder) -> dict[str, object]:
+        """Write the weights as a folder that transformers and vLLM load, and return what is known of it."""
+        assert self.loaded is not None
+        return export_weights(job, self.loaded, self.weights_hash, recorder)
 
     # -- evaluate
 
@@ -252,6 +283,11 @@ class Engine:
         part = write_items(StudyPaths(job.root), job.trial, job.attempt, order.subject, scores.items)
         recorder.record("item", task=order.subject, part=part.name, rows=scores.items.num_rows)
         return {}
+
+
+def _compared(job: Job) -> list[StageOrder]:
+    """Return the evaluations that need the dense model's hidden states."""
+    return [] if job.is_dense or job.evaluation.fidelity is None else _text_orders(job, job.stages)
 
 
 def _text_orders(job: Job, orders: list[StageOrder]) -> list[StageOrder]:

@@ -1,0 +1,268 @@
+"""AWQ: scales input channels up before rounding, by how active they are, then clips weight ranges (Lin et al. 2024).
+
+``Q(W · s) / s`` errs less than ``Q(W)`` where the channels that matter get a larger share of the grid: ``s = x̄^α`` with the
+α that makes the smallest output error. The scale is folded into what precedes the stage. Then every group of weights may
+give up its extremes for a finer grid.
+
+With ``objective = "linear"`` no forward pass is needed to judge a candidate: the mean squared output error of a linear
+whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, and that of a group of its inputs likewise from the
+group's part of H. With ``objective = "block"`` the whole attention or MLP is run for every candidate, as in the paper's code.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput
+from studyctl.compress.folding import fold
+from studyctl.compress.grid import grid_of
+from studyctl.compress.module_objective import module_losses
+from studyctl.compress.rtn import round_to_nearest
+from studyctl.compress.settings import AWQ, Quantization
+from studyctl.compress.statistics import Statistics
+
+CLIP_STEPS = 20
+"""Weight ranges are tried in steps of a twentieth of the largest weight, down to a half."""
+ROW_BLOCK = 1 << 21
+"""Weights that are tried at once: what does not fit a processor's cache is written and read again many times."""
+
+
+def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
+    """Scale the stages of a block and fold the scales into what precedes them.
+
+    All scales are chosen for the block as it is; then they are folded. Weights become fp32, so that nothing is
+    rounded before it is quantized.
+    """
+    chosen = [
+        None if absorber is None else _search_scales(block, stage, settings)
+        for stage, absorber in zip(block.stages, block.absorbers, strict=True)
+    ]
+    _say_what_is_clipped_only(block)
+    weights = _as_float(block, [stage.weights for stage in block.stages])
+    dense = _as_float(block, [stage.dense or () for stage in block.stages])
+    parameters: dict[str, torch.Tensor] = {}
+    taken: list[torch.Tensor | None] = []
+    for absorber, scales in zip(block.absorbers, chosen, strict=True):
+        if absorber is None or scales is None:
+            taken.append(None)
+            continue
+        taken.append(fold(block.block, absorber, scales, weights, parameters))
+        if dense:
+            fold(block.block, absorber, scales, dense, {})
+    stages = []
+    for stage, scales in zip(block.stages, taken, strict=True):
+        if scales is not None:
+            for scaled in (weights, dense) if dense else (weights,):
+                for name in stage.names:
+                    scaled[name] *= scales
+        stages.append(
+            replace(
+                stage,
+                weights=tuple(weights[name] for name in stage.names),
+                dense=tuple(dense[name] for name in stage.names) if dense else None,
+                statistics=_scaled(stage.statistics, scales),
+            )
+        )
+    return PreparedBlock(tuple(stages), parameters)
+
+
+def compress_stage(stage: StageInput, settings: AWQ) -> list[CompressedLinear]:
+    """Clip and round the linears of a stage that :func:`scale_block` has prepared."""
+    results = []
+    for name, weight in zip(stage.names, stage.weights, strict=True):
+        if settings.clip and not _makes_queries_or_keys(name):
+            assert stage.statistics is not None
+            assert stage.statistics.hessian is not None
+            weight = clipped(weight.float(), stage.statistics.hessian, settings, stage.dtype)
+        results.append(round_to_nearest(weight, settings, stage.dtype))
+    return results
+
+
+# -- scales
+
+
+def scales_of(mean_abs: torch.Tensor, ratio: float, weight_mean: torch.Tensor | None = None) -> torch.Tensor:
+    """Return ``s = x̄^α``, scaled so that ``max(s) · min(s) = 1``; with ``weight_mean`` ``x̄^α / w̄^(1−α)``.
+
+    Args:
+        mean_abs: x̄, mean |x| of every input channel, ``[in]``.
+        ratio: α.
+        weight_mean: w̄, see :func:`weight_means`.
+    """
+    scales = mean_abs.pow(ratio)
+    if weight_mean is not None:
+        scales = scales / (weight_mean.pow(1 - ratio) + 1e-4)
+    scales = scales.clamp(min=1e-4)
+    return scales / (scales.max() * scales.min()).sqrt()
+
+
+def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Tensor:
+    """Return the mean over rows of |w| as a fraction of its group's largest, ``[in]`` (AutoAWQ's weight term)."""
+    stacked = torch.cat([weight.float() for weight in weights]).abs()
+    groups = stacked.reshape(len(stacked), -1, group_size or stacked.shape[1])
+    return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(stacked.shape).mean(0)
+
+
+def _search_scales(block: BlockInput, stage: StageInput, settings: AWQ) -> torch.Tensor:
+    """Return the scales, ``[in]``, with the smallest error."""
+    assert stage.statistics is not None
+    assert stage.statistics.mean_abs is not None
+    means = weight_means(stage.weights, settings.group_size) if settings.weight_term else None
+    candidates = [
+        scales_of(stage.statistics.mean_abs, index / settings.ratios, means)
+        for index in range(settings.ratios)
+    ]
+    losses = _losses(block, stage, settings, candidates)
+    return candidates[min(range(len(candidates)), key=losses.__getitem__)]
+
+
+def _losses(
+    block: BlockInput, stage: StageInput, settings: AWQ, candidates: list[torch.Tensor]
+) -> list[float]:
+    # A linear's own output is all there is to judge where it is alone in its stage: the two objectives are one there.
+    if settings.objective == "block" and len(stage.names) > 1:
+        return module_losses(
+            block,
+            stage,
+            candidates,
+            lambda weight, scales: _rounded(weight * scales, settings, stage.dtype) / scales,
+        )
+    assert stage.statistics is not None
+    assert stage.statistics.hessian is not None
+    return linear_losses(stage.weights, stage.statistics.hessian, settings, stage.dtype, candidates)
+
+
+def linear_losses(
+    weights: tuple[torch.Tensor, ...],
+    hessian: torch.Tensor,
+    settings: Quantization,
+    dtype: torch.dtype,
+    candidates: list[torch.Tensor],
+) -> list[float]:
+    """Return for each scale the mean over tokens of the squared output errors of the linears, summed over outputs.
+
+    Args:
+        weights: each ``[out, in]``.
+        hessian: H = 2/n · X Xᵀ, ``[in, in]``.
+        settings: of the grid.
+        dtype: in which the grid's scales are stored.
+        candidates: scales, each ``[in]``.
+    """
+    losses = torch.zeros(len(candidates), dtype=torch.float64)
+    for rows in _row_blocks(weights):
+        for index, scales in enumerate(candidates):
+            change = (_rounded(rows * scales, settings, dtype) / scales).sub_(rows)
+            losses[index] += _quadratic(change, hessian).sum(dtype=torch.float64).cpu() / 2
+    return losses.tolist()
+
+
+def _quadratic(change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+    """Return ``d H dᵀ`` of every row d, ``[..., rows]``; a batch of changes has a batch of Hessians."""
+    return (change @ hessian).mul_(change).sum(-1)
+
+
+def _row_blocks(weights: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+    for weight in weights:
+        yield from (part.float() for part in torch.split(weight, max(1, ROW_BLOCK // weight.shape[1])))
+
+
+def _rounded(weight: torch.Tensor, settings: Quantization, dtype: torch.dtype) -> torch.Tensor:
+    """Return the nearest grid values in fp32, as :func:`round_to_nearest` would choose them."""
+    groups = weight.reshape(len(weight), -1, settings.group_size or weight.shape[1])
+    return _rounded_groups(groups, settings, dtype).reshape(weight.shape)
+
+
+def _rounded_groups(groups: torch.Tensor, settings: Quantization, dtype: torch.dtype) -> torch.Tensor:
+    grid = grid_of(groups, settings.bits, symmetric=settings.symmetric, dtype=dtype)
+    scales, zeros = grid.scales.float()[..., None], grid.zeros.float()[..., None]
+    codes = (groups / scales).round_().add_(zeros).clamp_(0, 2**settings.bits - 1)
+    return codes.sub_(zeros).mul_(scales)
+
+
+# -- clipping
+
+
+def clipped(
+    weight: torch.Tensor, hessian: torch.Tensor, settings: Quantization, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return the weight with every group cut off at the limit that makes its part of the output err least.
+
+    Limits from the group's largest |w| down to half of it are tried, each row and group by itself.
+
+    Args:
+        weight: ``[out, in]``, fp32, scaled.
+        hessian: H of the scaled inputs, ``[in, in]``: only the groups' own parts are used.
+        settings: of the grid.
+        dtype: in which the grid's scales are stored.
+    """
+    rows, inputs = weight.shape
+    size = settings.group_size or inputs
+    parts = hessian.reshape(inputs // size, size, inputs // size, size)
+    grams = parts.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [groups, group, group]
+    result = torch.empty_like(weight)
+    for block in torch.split(torch.arange(rows, device=weight.device), max(1, ROW_BLOCK // inputs)):
+        groups = weight[block].reshape(len(block), -1, size)
+        limits = _best_limits(groups, grams, settings, dtype)
+        result[block] = torch.maximum(torch.minimum(groups, limits), -limits).reshape(len(block), inputs)
+    return result
+
+
+def _best_limits(
+    groups: torch.Tensor, grams: torch.Tensor, settings: Quantization, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a limit for each of the groups ``[rows, groups, group]``, as ``[rows, groups, 1]``."""
+    largest = groups.abs().amax(-1, keepdim=True)
+    best, least = largest.clone(), torch.full_like(largest, torch.inf)
+    for step in range(CLIP_STEPS // 2):
+        limit = largest * (1 - step / CLIP_STEPS)
+        cut = torch.maximum(torch.minimum(groups, limit), -limit)
+        change = _rounded_groups(cut, settings, dtype).sub_(groups)
+        error = _quadratic(change.transpose(0, 1).contiguous(), grams).T[..., None]
+        better = error < least
+        best, least = torch.where(better, limit, best), torch.where(better, error, least)
+    return best
+
+
+def _makes_queries_or_keys(name: str) -> bool:
+    """Return whether a linear's output goes into a product of queries and keys, which clipping would shift."""
+    own = name.rpartition(".")[2]
+    return own.startswith(("q_", "k_", "qkv", "Wqkv")) or "query" in own or "key" in own
+
+
+# -- what goes with the scales
+
+
+def _as_float(block: BlockInput, parts: list[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
+    """Return copies in fp32 by full name; empty if there are none."""
+    return {
+        name: weight.to(torch.float32, copy=True)
+        for stage, weights in zip(block.stages, parts, strict=True)
+        for name, weight in zip(stage.names, weights, strict=False)
+    }
+
+
+def _scaled(statistics: Statistics | None, scales: torch.Tensor | None) -> Statistics | None:
+    """Return the statistics of ``x / s``; the Hessian is changed in place, because it is large."""
+    if statistics is None or scales is None:
+        return statistics
+    hessian, mean_abs, norm = statistics.hessian, statistics.mean_abs, statistics.norm
+    return replace(
+        statistics,
+        sample=statistics.sample.float() / scales,
+        norm=None if norm is None else norm / scales,
+        mean_abs=None if mean_abs is None else mean_abs / scales,
+        hessian=None if hessian is None else hessian.div_(scales).div_(scales[:, None]),
+    )
+
+
+def _say_what_is_clipped_only(block: BlockInput) -> None:
+    """Blocks are alike, so the first one speaks for all."""
+    if block.block.index > 0:
+        return
+    for stage, absorber in zip(block.stages, block.absorbers, strict=True):
+        if absorber is None:
+            names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in stage.names)
+            block.reporter.warning(
+                f"nothing before {names} can take over a scale exactly: there awq only clips ranges, in every block"
+            )

@@ -1,0 +1,98 @@
+"""The inverse of a damped Hessian, as the factor that the column sweeps of SparseGPT and GPTQ need."""
+
+from dataclasses import dataclass
+
+import torch
+
+from studyctl.compress.compressed import StageInput
+from studyctl.errors import StageError
+
+TRIES = 6
+"""How often damping is raised tenfold before a Hessian is given up."""
+
+
+@dataclass(frozen=True)
+class InverseRoot:
+    """U with ``(H + λI)⁻¹ = Uᵀ U``, as both papers' code has it, and what it took to get it."""
+
+    root: torch.Tensor
+    """U, ``[in, in]``, fp32, upper triangular."""
+    dead: torch.Tensor
+    """bool ``[in]``: inputs that are 0 for every token (``H_jj = 0``)."""
+    damping: float
+    """Fraction of the mean of diag H that was added to it: more than was asked for where H needed it."""
+
+
+def stage_inverse(stage: StageInput, damping: float, order: torch.Tensor | None = None) -> InverseRoot:
+    """Return the inverse of a stage's damped Hessian; say so where it took more damping than was asked for.
+
+    Args:
+        stage: with its Hessian, which stays as it is.
+        damping: see :func:`inverse_root`.
+        order: an order of the inputs, ``[in]``; the result is in that order.
+    """
+    assert stage.statistics is not None
+    assert stage.statistics.hessian is not None
+    hessian = stage.statistics.hessian
+    hessian = hessian.clone() if order is None else hessian[order][:, order]
+    inverse = inverse_root(hessian, damping, stage.names)
+    if inverse.damping > damping:
+        stage.reporter.warning(
+            f"the Hessian of `{stage.names[0]}` is singular with damping {damping:g}: {inverse.damping:g} was used"
+        )
+    return inverse
+
+
+def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) -> InverseRoot:
+    """Factor the inverse of ``H + λI``, ``λ = damping · mean(diag H)``; a dead input's H_jj counts as 1.
+
+    One Cholesky factorisation of H in reversed order gives an upper triangular R with ``H = R Rᵀ``, whose inverse is U.
+    The papers' code factors, inverts and factors again. If fp32 cannot factor H, fp64 tries the same damping, and then
+    ten times as much, until it can.
+
+    Args:
+        hessian: H, ``[in, in]``, symmetric, fp32; changed.
+        damping: as asked for.
+        names: of the linears, for the error.
+
+    Raises:
+        StageError: no damping makes it invertible.
+    """
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1.0
+    mean = float(diagonal.mean(dtype=torch.float64))
+    diagonal.add_(damping * mean)
+    root = _reversed_root(hessian)
+    added = damping
+    if root is None:
+        matrix = hessian.double()
+        for _ in range(TRIES):
+            root = _reversed_root(matrix)
+            if root is not None:
+                break
+            matrix.diagonal().add_(9 * added * mean)
+            added *= 10
+    if root is None:
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise StageError(
+            f"the Hessian of {listed} cannot be inverted, even with damping {added / 10:g}",
+            hint="calibrate with more text, or in another dtype: activations may overflow",
+        )
+    return InverseRoot(root, dead, added)
+
+
+def _reversed_root(matrix: torch.Tensor) -> torch.Tensor | None:
+    """Return U, or None if the matrix is not positive definite in its precision."""
+    lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
+    if failed:
+        return None
+    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+    root = inverse.flip(0, 1).float()
+    # Subnormal pivots pass the factorisation and overflow in the inverse.
+    return root.contiguous() if bool(torch.isfinite(root.diagonal()).all()) and _is_finite(root) else None
+
+
+def _is_finite(matrix: torch.Tensor) -> bool:
+    return bool(torch.isfinite(torch.stack(matrix.aminmax())).all())
