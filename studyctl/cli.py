@@ -276,6 +276,25 @@ def sql(
 
 
 @app.command()
+def export(
+    study: StudyArgument,
+    trial: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRIAL", help="A trial, or the beginning of its name.", autocompletion=_trials
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; missing or empty.")],
+) -> None:
+    """Write a trial's weights as a folder that transformers and vLLM load, with a model card."""
+    from studyctl.run.export import export_trial
+
+    exported = export_trial(_find(study), trial, folder, _stderr())
+    _stderr().print(exported.message, soft_wrap=True, markup=False)
+    typer.echo(str(exported.folder))
+
+
+@app.command()
 def prefetch(spec: SpecArgument) -> None:
     """Download and convert everything a spec needs, for machines without a network."""
     from studyctl.report.lines import ConsoleReporter

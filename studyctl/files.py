@@ -127,6 +127,10 @@ class StudyPaths:
         """Exported variants (``keep_weights``)."""
         return self.root / "weights"
 
+    def exported(self, trial: str) -> Path:
+        """The exported weights of one trial (``keep_weights``)."""
+        return self.weights / trial
+
     def attempt_journal(self, trial: str, attempt: int) -> Path:
         """The journal file of one attempt."""
         return self.journal / f"{trial}.{attempt}.jsonl"

@@ -63,6 +63,7 @@ def test_errors_as_json(tmp_path: Path) -> None:
     [
         (["show", "nothing"], "there is no study `nothing`"),
         (["stop", "nothing"], "there is no study `nothing`"),
+        (["export", "nothing", "trial", "out"], "there is no study `nothing`"),
         (["run", "pockte"], "there is no spec `pockte`"),
         (["plan", "nothing.toml"], "nothing.toml"),
     ],
@@ -104,6 +105,7 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
         ["plan", "sparsity-sweep"],
         ["list"],
         ["show", "--help"],
+        ["export", "--help"],
         ["sql", "--help"],
     ],
 )

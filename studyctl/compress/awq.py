@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import nn
 
+from studyctl.compress.architectures import Absorber
 from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput
 from studyctl.compress.folding import fold
 from studyctl.compress.grid import grid_of
@@ -35,7 +37,7 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
     rounded before it is quantized.
     """
     chosen = [
-        None if absorber is None else _search_scales(block, stage, settings)
+        None if absorber is None else _search_scales(block, stage, absorber, settings)
         for stage, absorber in zip(block.stages, block.absorbers, strict=True)
     ]
     _say_what_is_clipped_only(block)
@@ -104,7 +106,7 @@ def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Te
     return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(stacked.shape).mean(0)
 
 
-def _search_scales(block: BlockInput, stage: StageInput, settings: AWQ) -> torch.Tensor:
+def _search_scales(block: BlockInput, stage: StageInput, absorber: Absorber, settings: AWQ) -> torch.Tensor:
     """Return the scales, ``[in]``, with the smallest error."""
     assert stage.statistics is not None
     assert stage.statistics.mean_abs is not None
@@ -113,15 +115,20 @@ def _search_scales(block: BlockInput, stage: StageInput, settings: AWQ) -> torch
         scales_of(stage.statistics.mean_abs, index / settings.ratios, means)
         for index in range(settings.ratios)
     ]
-    losses = _losses(block, stage, settings, candidates)
+    losses = _losses(block, stage, absorber, settings, candidates)
     return candidates[min(range(len(candidates)), key=losses.__getitem__)]
 
 
 def _losses(
-    block: BlockInput, stage: StageInput, settings: AWQ, candidates: list[torch.Tensor]
+    block: BlockInput,
+    stage: StageInput,
+    absorber: Absorber,
+    settings: AWQ,
+    candidates: list[torch.Tensor],
 ) -> list[float]:
-    # A linear's own output is all there is to judge where it is alone in its stage: the two objectives are one there.
-    if settings.objective == "block" and len(stage.names) > 1:
+    # A stage behind a linear is the last of its module, whose output is its own: the two objectives are one there.
+    is_last = isinstance(block.block.module.get_submodule(absorber.module), nn.Linear)
+    if settings.objective == "block" and not is_last:
         return module_losses(
             block,
             stage,

@@ -5,6 +5,7 @@ folder is loaded by plain transformers before it counts: every parameter and buf
 logits with them.
 """
 
+import gc
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from studyctl.compress.architectures import block_linears
@@ -43,8 +44,8 @@ class Exported:
     """``pack-quantized`` or ``safetensors``."""
     dtype: str
     """Of plain weights and of scales, such as ``bfloat16``; a packed folder is exact at this dtype only."""
-    packed_bits: int | None
-    """Width at which codes are stored; None: not packed."""
+    packing: Packing | None
+    """How codes are stored; None: weights are plain."""
     why_plain: str
     """Why weights on a grid are not packed; empty where they are, or where there is no grid."""
     weight_files: int
@@ -70,7 +71,7 @@ def export_model(
 ) -> Exported:
     """Write a model so that plain transformers loads exactly these weights; the folder is complete and verified, or not there.
 
-    At most one more copy of the model is in memory.
+    At most one more copy of the model is in memory, if the caller keeps no reference to ``compressed``.
 
     Args:
         model: a causal model of transformers with the weights to export.
@@ -86,13 +87,31 @@ def export_model(
         OSError: the folder cannot be written.
     """
     with atomic_folder(target, replace=replace) as folder:
-        packing, why_plain, difference = _write_and_verify(model, compressed, folder, files, reporter)
+        packing, why_plain = choose_packing(compressed) if compressed is not None else (None, "")
+        reporter.progress(0, 2, "step", "writing")
+        _write(model, compressed, packing, folder)
+        del compressed  # its codes: room for the model that is read back
+        _copy(files, folder)
+        reporter.check_stop()
+        reporter.progress(1, 2, "step", "reading it back")
+        try:
+            difference = verify(model, folder)
+        except _NotLoadableError as error:
+            if packing is None:
+                raise
+            # The code of some families cannot load packed linears; that they are plain now is told by `why_plain`.
+            packing, why_plain = None, f"plain transformers does not load this family packed ({error})"
+            _empty(folder)
+            _write(model, None, None, folder)
+            _copy(files, folder)
+            difference = verify(model, folder)
+        reporter.check_stop()
         sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
         exported = Exported(
             folder=target,
             format=FORMAT if packing else "safetensors",
             dtype=str(_dtype(model)).removeprefix("torch."),
-            packed_bits=packing.bits if packing else None,
+            packing=packing,
             why_plain=why_plain,
             weight_files=len(sizes),
             weight_bytes=sum(sizes),
@@ -110,31 +129,9 @@ class _NotLoadableError(StageError):
     """Plain transformers does not load the folder."""
 
 
-def _write_and_verify(
-    model: nn.Module, compressed: Compressed | None, folder: Path, files: Iterable[Path], reporter: Reporter
-) -> tuple[Packing | None, str, float]:
-    """Fill a folder, packed if that can be; return how it is packed, why it is not, and the logits' difference.
-
-    The code of some families cannot load packed linears: then weights are plain, and the reader is told so.
-    """
-    packing, why_plain = choose_packing(compressed) if compressed is not None else (None, "")
-    while True:
-        reporter.progress(0, 2, "step", "writing")
-        _write(model, compressed, packing, folder)
-        _copy(files, folder)
-        reporter.check_stop()
-        reporter.progress(1, 2, "step", "reading it back")
-        try:
-            difference = verify(model, folder)
-        except _NotLoadableError as error:
-            if packing is None:
-                raise
-            packing, why_plain = None, f"plain transformers does not load this family packed ({error})"
-            for path in folder.iterdir():
-                path.unlink()
-            continue
-        reporter.check_stop()
-        return packing, why_plain, difference
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -215,6 +212,8 @@ def verify(model: Any, folder: Path) -> float:
     ids = ids.to(next(model.parameters()).device)
     logits = again(input_ids=ids, use_cache=False).logits.float()  # packed linears are unpacked by this
     _compare_tensors(model, again)
+    del again
+    gc.collect()  # unpacked linears hold their own `forward`: a circle that would stay in memory for a while
     mine = model(input_ids=ids, use_cache=False).logits.float()
     difference = float((mine - logits).abs().max() / mine.abs().max().clamp(min=1e-30))
     # With equal weights and buffers only settings can differ (soft caps, windows); kernels may sum in another order.
@@ -286,9 +285,11 @@ def _block_bits(model: nn.Module, folder: Path) -> float:
     linears = block_linears(model)
     stored = 0
     for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  (it is no dictionary)
-                name, _, part = key.rpartition(".")
-                if name in linears and part != "bias":
-                    stored += _bytes(file.get_tensor(key))
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for key, about in header.items():
+            name, _, part = key.rpartition(".")
+            if name in linears and part != "bias":
+                begin, end = about["data_offsets"]
+                stored += end - begin
     return 8 * stored / sum(linear.weight.numel() for linear in linears.values())

@@ -81,13 +81,14 @@ def quantize(
         last = first + grids.scales.shape[1]
         scales[:, first:last], zeros[:, first:last] = grids.scales, grids.zeros
 
+    # Weights that go do not widen a grid.
+    weights[:, inverse.dead if order is None else inverse.dead[order.argsort()]] = 0
     if is_static:
         set_grids(0, weights)
     if order is not None:
         weights = weights[:, order]
         frozen = None if frozen is None else frozen[:, order]
         column_group = order // size if is_static else column_group
-    weights[:, inverse.dead] = 0
     codes = torch.empty_like(weights, dtype=torch.uint8)
     for block in blocks(columns, settings.block_size):
         first = -(-block.start // size)

@@ -46,9 +46,9 @@ def stage_inverse(stage: StageInput, damping: float, order: torch.Tensor | None 
 def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) -> InverseRoot:
     """Factor the inverse of ``H + λI``, ``λ = damping · mean(diag H)``; a dead input's H_jj counts as 1.
 
-    One Cholesky factorisation of H in reversed order gives an upper triangular R with ``H = R Rᵀ``, whose inverse is U.
-    The papers' code factors, inverts and factors again. If fp32 cannot factor H, fp64 tries the same damping, and then
-    ten times as much, until it can.
+    As in the papers' code H is factored, inverted and its inverse factored. (A factorisation in reversed order and one
+    triangular inverse would do, but rounds otherwise.) If fp32 cannot, fp64 tries the same damping, and then ten times
+    as much, until it can.
 
     Args:
         hessian: H, ``[in, in]``, symmetric, fp32; changed.
@@ -61,17 +61,17 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     diagonal[dead] = 1.0
-    mean = float(diagonal.mean(dtype=torch.float64))
-    diagonal.add_(damping * mean)
-    root = _reversed_root(hessian)
+    mean = hessian.diag().mean()  # of a copy side by side, in fp32: summed in the order of the papers' code
+    diagonal += damping * mean
+    root = _root(hessian)
     added = damping
     if root is None:
         matrix = hessian.double()
         for _ in range(TRIES):
-            root = _reversed_root(matrix)
+            root = _root(matrix)
             if root is not None:
                 break
-            matrix.diagonal().add_(9 * added * mean)
+            matrix.diagonal().add_(9 * added * mean.double())
             added *= 10
     if root is None:
         listed = ", ".join(f"`{name}`" for name in names)
@@ -82,16 +82,14 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
     return InverseRoot(root, dead, added)
 
 
-def _reversed_root(matrix: torch.Tensor) -> torch.Tensor | None:
+def _root(matrix: torch.Tensor) -> torch.Tensor | None:
     """Return U, or None if the matrix is not positive definite in its precision."""
-    lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
+    lower, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         return None
-    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-    root = inverse.flip(0, 1).float()
-    # Subnormal pivots pass the factorisation and overflow in the inverse.
-    return root.contiguous() if bool(torch.isfinite(root.diagonal()).all()) and _is_finite(root) else None
+    root, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    # Subnormal pivots pass the first factorisation and overflow in the inverse.
+    return None if failed or not _is_finite(root) else root.float()
 
 
 def _is_finite(matrix: torch.Tensor) -> bool:

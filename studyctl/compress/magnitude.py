@@ -3,7 +3,7 @@
 import torch
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
-from studyctl.compress.masks import smallest, smallest_of_group
+from studyctl.compress.masks import smallest_of_group, up_to_rank
 from studyctl.compress.settings import Magnitude
 
 
@@ -15,11 +15,10 @@ def compress_stage(stage: StageInput, settings: Magnitude) -> list[CompressedLin
 def mask(weight: torch.Tensor, settings: Magnitude) -> torch.Tensor:
     """Return which weights ``[out, in]`` go.
 
-    With a ``sparsity`` s these are the ``int(out · in · s)`` smallest of the linear. Wanda's code zeroes all weights up to
-    a threshold; here ties at the threshold are broken by position, so that equal weights do not all go.
+    With a ``sparsity`` s these are the smallest of the linear up to the rank ``int(out · in · s)``, and what ties with it:
+    see :func:`~studyctl.compress.masks.up_to_rank`.
     """
     scores = weight.abs().float()
     if settings.group is not None:
         return smallest_of_group(scores, *settings.group)
-    count = int(weight.numel() * settings.target_sparsity)
-    return smallest(scores.reshape(1, -1), count).reshape(weight.shape)
+    return up_to_rank(scores, int(weight.numel() * settings.target_sparsity))

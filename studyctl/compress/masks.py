@@ -7,6 +7,28 @@ COMPARED_GROUP = 16
 """Up to this size of a group, comparing all pairs beats a selection for every group (6 times, at 2:4)."""
 
 
+TIED = 0.005
+"""Fraction of all scores that may go beyond what was asked for because they tie with the last one that goes."""
+
+
+def up_to_rank(scores: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return a mask of all scores up to the one of this rank (0 is the smallest), as SparseGPT's and Wanda's code has it.
+
+    So one more than ``rank`` goes, and what ties with it: in 16-bit weights many do. Where ties would be more than
+    :data:`TIED` of all (weights that were quantized before), exactly ``rank`` go, by position; with rank 0 none.
+
+    Args:
+        scores: any shape, without NaN.
+        rank: 0 to the number of scores, exclusive.
+    """
+    if rank == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    chosen = scores <= _kth(scores.reshape(1, -1), rank + 1)[0, 0]
+    if int(chosen.sum()) - rank <= max(1, TIED * scores.numel()):
+        return chosen
+    return smallest(scores.reshape(1, -1), rank).reshape(scores.shape)
+
+
 def smallest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Return a mask of the ``count`` smallest scores of every row; of equal scores the first go.
 

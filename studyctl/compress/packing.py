@@ -81,7 +81,9 @@ def packed_tensors(linear: CompressedLinear, packing: Packing) -> dict[str, torc
         codes = codes + (2 ** (packing.bits - 1) - zeros[0, 0])
     tensors = {
         "weight_packed": _packed(codes, packing.bits),
-        "weight_scale": scales.contiguous(),
+        "weight_scale": scales.clone(
+            memory_format=torch.contiguous_format
+        ),  # linears of a stage may share memory
         "weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
     }
     if not packing.symmetric:
@@ -89,13 +91,14 @@ def packed_tensors(linear: CompressedLinear, packing: Packing) -> dict[str, torc
     if packing.indexed:
         consecutive = torch.arange(inputs, device=codes.device) // (inputs // scales.shape[1])
         groups = consecutive if linear.groups is None else linear.groups
-        tensors["weight_g_idx"] = groups.to(torch.int32).contiguous()
+        tensors["weight_g_idx"] = groups.to(torch.int32, copy=True)
     return tensors
 
 
 def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack uint8 values ``[rows, columns]`` along rows into int32, the first value in the lowest bits, padded with 0."""
-    values = functional.pad(values, (0, -values.shape[1] % (32 // bits)))
+    if missing := -values.shape[1] % (32 // bits):
+        values = functional.pad(values, (0, missing))
     if bits == 4:
         values = values[:, 0::2] | values[:, 1::2] << 4
     # Of the four bytes of a number, the first is the lowest. A single row may keep a stride that no view accepts.

@@ -330,7 +330,10 @@ class Checkpoint(MethodSettings):
     """Somebody's published compressed model, measured like ours; see docs/checkpoints.md for the formats it may have."""
 
     method: Literal["checkpoint"] = "checkpoint"
-    id: Annotated[str, Field(min_length=1, description="hub id or folder (relative to the spec) of the compressed model")]
+    id: Annotated[
+        str,
+        Field(min_length=1, description="hub id or folder (relative to the spec) of the compressed model"),
+    ]
     of: Annotated[
         str, Field(min_length=1, description="id of the model whose dense trial it is compared with")
     ]
@@ -365,7 +368,7 @@ class Method:
     """``module:function`` of the implementation, called as ``function(StageInput, settings)`` for every stage, which
     returns one ``CompressedLinear`` per linear of it; None where there is nothing to call."""
     statistics: frozenset[StatisticName] = frozenset()
-    """What the walker measures on every stage's input; without any, no token passes through the model."""
+    """What the walker measures on every stage's input."""
     prepare: str | None = None
     """``module:function`` that is called as ``function(BlockInput, settings)`` before the stages of a block are compressed,
     and returns a ``PreparedBlock``: for methods that move scales between stages."""
@@ -375,7 +378,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "dense": Method(Dense, None),
-    "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_stage"),
+    "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_stage", version=2),
     "wanda": Method(Wanda, "studyctl.compress.wanda:compress_stage", frozenset({"norm"})),
     "rtn": Method(RTN, "studyctl.compress.rtn:compress_stage"),
     "sparsegpt": Method(SparseGPT, "studyctl.compress.sparsegpt:compress_stage", frozenset({"hessian"})),

@@ -8,7 +8,7 @@ import torch
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
 from studyctl.compress.inverse import InverseRoot, stage_inverse
-from studyctl.compress.masks import smallest
+from studyctl.compress.masks import up_to_rank
 from studyctl.compress.settings import SparseGPT
 from studyctl.compress.sweep import blocks, pass_on, prune_block
 
@@ -25,8 +25,8 @@ def compress_stage(stage: StageInput, settings: SparseGPT) -> list[CompressedLin
 def prune(weights: torch.Tensor, inverse: InverseRoot, settings: SparseGPT, rows: list[int]) -> None:
     """Prune stacked weights in place.
 
-    Of each linear's part of a block of columns, the ``int(size · sparsity)`` weights with the smallest error go. (The
-    published code lets one more go, and all that tie with it.)
+    Of each linear's part of a block of columns those weights go that have the smallest error, see
+    :func:`~studyctl.compress.masks.up_to_rank` with the rank ``int(size · sparsity)``.
 
     Args:
         weights: ``[out, in]``, fp32.
@@ -46,11 +46,8 @@ def prune(weights: torch.Tensor, inverse: InverseRoot, settings: SparseGPT, rows
 
 def _mask(weights: torch.Tensor, pivots: torch.Tensor, sparsity: float, rows: list[int]) -> torch.Tensor:
     """Return which weights ``[out, block]`` go, chosen for each linear by itself."""
-    parts = torch.split((weights / pivots).square(), rows)
-    chosen = (
-        smallest(part.reshape(1, -1), int(part.numel() * sparsity)).reshape(part.shape) for part in parts
-    )
-    return torch.cat(list(chosen))
+    parts = torch.split(weights.square() / pivots.square(), rows)
+    return torch.cat([up_to_rank(part, int(part.numel() * sparsity)) for part in parts])
 
 
 def _block_size(settings: SparseGPT) -> int:

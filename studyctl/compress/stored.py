@@ -98,7 +98,8 @@ def weights_hash(model: nn.Module) -> str:
 def _changed(
     linears: dict[str, CompressedLinear], parameters: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    return {name: linear.weight for name, linear in linears.items()} | parameters
+    # A file gives its parameters back by name, not in the order in which they were put into it.
+    return {name: linear.weight for name, linear in linears.items()} | dict(sorted(parameters.items()))
 
 
 def _hash(weights: dict[str, torch.Tensor]) -> str:

@@ -33,7 +33,7 @@ def pass_on(weights: torch.Tensor, errors: torch.Tensor, root: torch.Tensor, blo
         block: the columns that are done.
     """
     if block.stop < weights.shape[1]:
-        weights[:, block.stop :].addmm_(errors, root[block, block.stop :], alpha=-1)
+        weights[:, block.stop :] -= errors @ root[block, block.stop :]
 
 
 def quantize_block(
@@ -118,7 +118,7 @@ def prune_block_plainly(
     for column in range(weights.shape[1]):
         if group is not None and column % group[1] == 0:
             columns = slice(column, column + group[1])
-            scores = (weights[:, columns] / root.diagonal()[columns]).square()
+            scores = weights[:, columns].square() / root.diagonal()[columns].square()
             gone[:, columns] = smallest_of_group(scores, *group)
         error = torch.where(gone[:, column], weights[:, column], 0) / root[column, column]
         weights[:, column + 1 :] -= error[:, None] * root[column, column + 1 :]

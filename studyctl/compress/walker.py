@@ -74,7 +74,8 @@ def compress(
     if not isinstance(settings, Dense):
         work = _work(settings, reporter)
         target = torch.device(device) if device is not None else _place(blocks[0])
-        activations = _activations(model, blocks, work, ids, batch_tokens, target) if work.wanted else None
+        has_data = isinstance(settings, WithData)
+        activations = _activations(model, blocks, work, ids, batch_tokens, target) if has_data else None
         for block in blocks:
             reporter.check_stop()
             with _computing_on(target, block):
@@ -137,7 +138,9 @@ def _activations(
         raise StageError(f"method `{work.settings.method}` needs calibration ids, and there are none")
     activations = record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=device)
     widest = max(linear.in_features for block in blocks for linear in block.linears.values())
-    if "hessian" in work.wanted and activations.tokens < widest:
+    method = work.settings.method
+    inverts = not {"sparsegpt", "gptq"}.isdisjoint([method] if isinstance(method, str) else method)
+    if inverts and activations.tokens < widest:
         work.reporter.warning(
             f"{activations.tokens} calibration tokens for linears with up to {widest} inputs: "
             "their Hessians are singular, and only damping makes them invertible"

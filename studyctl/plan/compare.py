@@ -127,10 +127,22 @@ def _stage_reason(trial: Trial, missing: tuple[str, ...], saved: SavedPlan) -> R
             what, old, now = changed
             cause = Cause.CODE if what == "code" else Cause.PROTOCOL
             return Reason(cause, f"{stage.name.split(':')[0]}.{what}", old, now)
-    return Reason(Cause.UNFINISHED)
+    return Reason(Cause.UNFINISHED, "export" if missing == ("export",) else "")
 
 
-_CAUSES = {"model": Cause.MODEL, "dtype": Cause.MODEL, "code": Cause.CODE, "settings": Cause.VARIANT}
+def what_changed(before: Any, now: Any) -> str:
+    """Return the first part of a key that differs, such as ``calibration.samples 128 → 256``; empty if none does."""
+    changed = _first_difference(before, now)
+    return f"{changed[0]} {_show(changed[1])} → {_show(changed[2])}" if changed else ""
+
+
+_CAUSES = {
+    "model": Cause.MODEL,
+    "dtype": Cause.MODEL,
+    "code": Cause.CODE,
+    "settings": Cause.VARIANT,
+    "checkpoint": Cause.VARIANT,
+}
 
 
 def _cause_of(path: str) -> Cause:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from studyctl.compress.settings import Quantization
 from studyctl.plan.compare import Comparison, Todo
 from studyctl.plan.memory import peak_device_bytes, peak_host_bytes
 from studyctl.plan.planner import StudyPlan
@@ -131,6 +132,8 @@ def stage_work(plan: StudyPlan, trial: Trial, stage: str) -> float:
     kind, _, subject = stage.partition(":")
     if kind == "compress":
         return _compress_work(trial)
+    if kind == "export":  # packing, reading back and comparing
+        return ELEMENTWISE * (model.identity.parameters if model.identity else 0)
     if kind == "perplexity":
         tokens = perplexity_tokens(plan, subject)
         compared = plan.document.spec.evaluation.fidelity is not None and not trial.is_dense
@@ -210,7 +213,7 @@ def cpu_rate(dtype: str) -> float:
 
 
 def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -> int:
-    """Return bytes of dense references, weights of the largest trial in progress, item rows and journals."""
+    """Return bytes of dense references, weights of the largest trial in progress, exports, item rows and journals."""
     spec = plan.document.spec
     languages = (
         spec.evaluation.perplexity.languages
@@ -229,7 +232,23 @@ def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -
         for stage in model.stages
         if stage.name[:5] == "task:"
     )
-    return references + weights + len(comparison.todo) * (rows * 60 + 50_000)
+    exports = sum(export_bytes(todo.trial) for todo in comparison.todo if "export" in todo.stages)
+    return references + weights + exports + len(comparison.todo) * (rows * 60 + 50_000)
+
+
+def export_bytes(trial: Trial) -> int:
+    """Return the size of an exported trial: quantized linears packed at 4 or 8 bits, all else in the model's dtype."""
+    identity, settings = trial.model.identity, trial.variant.settings
+    if identity is None:
+        return 0
+    width = 32 if trial.model.dtype == "float32" else 16
+    bits = float(width * identity.parameters)
+    if isinstance(settings, Quantization):
+        packed = 4 if settings.bits <= 4 else 8
+        of_group = width if settings.symmetric else width + packed
+        for out, inputs in identity.linears.values():
+            bits += out * inputs * (packed + of_group / (settings.group_size or inputs) - width)
+    return int(bits / 8)
 
 
 @dataclass

@@ -8,6 +8,9 @@ from studyctl.sources.identity import ModelIdentity
 RUNTIME_BYTES = 600 << 20
 """A worker beside its model: 480 MiB of Python, torch, transformers and lm-eval, and what stays in the heap from trial to trial."""
 
+EXPORT_COPIES = 1.5
+"""An export is read back beside the model, and unpacked while it is."""
+
 
 def _width(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
@@ -16,11 +19,13 @@ def _width(dtype: str) -> int:
 def peak_host_bytes(plan: StudyPlan, trial: Trial) -> int:
     """Return the peak of a worker's resident memory, in bytes."""
     device = plan.devices[0] if plan.devices else "cpu"
-    stored = _stored(trial.model.identity) if trial.model.identity else 0
+    stored = max(map(_stored, filter(None, (trial.model.identity, trial.checkpoint))), default=0)
     if device.startswith("cuda"):
         return RUNTIME_BYTES + stored + _weights(trial.model)
     # The file is mapped while weights are read from it, and mapped pages count as resident.
-    working = max(stored, _compressing(trial, device), _evaluating(plan, trial, device))
+    working = max(
+        stored, _compressing(trial, device), _evaluating(plan, trial, device), _exporting(plan, trial)
+    )
     return RUNTIME_BYTES + _weights(trial.model) + working
 
 
@@ -29,7 +34,9 @@ def peak_device_bytes(plan: StudyPlan, trial: Trial) -> int:
     device = plan.devices[0] if plan.devices else "cpu"
     if not device.startswith("cuda"):
         return 0
-    return _weights(trial.model) + max(_compressing(trial, device), _evaluating(plan, trial, device))
+    return _weights(trial.model) + max(
+        _compressing(trial, device), _evaluating(plan, trial, device), _exporting(plan, trial)
+    )
 
 
 def _stored(identity: ModelIdentity) -> int:
@@ -58,6 +65,11 @@ def _compressing(trial: Trial, device: str) -> int:
     activations = windows.samples * windows.tokens * identity.hidden_size * _width(trial.model.dtype)
     batch = max(batch_tokens(device), windows.tokens)
     return activations + _passing(identity, batch, trial.model.dtype) + solving
+
+
+def _exporting(plan: StudyPlan, trial: Trial) -> int:
+    keep = plan.document.spec.execution.keep_weights
+    return int(EXPORT_COPIES * _weights(trial.model)) if keep else 0
 
 
 def _evaluating(plan: StudyPlan, trial: Trial, device: str) -> int:

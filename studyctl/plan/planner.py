@@ -9,14 +9,16 @@ What is an error, a warning, or allowed:
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from studyctl.compress.settings import Dense, method_of
+from studyctl.compress.settings import Checkpoint, Dense, method_of
 from studyctl.errors import Problem, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.checks import check_linears, check_sequence_length
 from studyctl.plan.devices import resolve_devices
+from studyctl.plan.published import check_checkpoint, checkpoint_place
 from studyctl.plan.trials import CalibrationWindows, PlannedModel, Stage, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.sources.dtypes import resolve_dtype
@@ -24,6 +26,7 @@ from studyctl.sources.identity import (
     ModelIdentity,
     TaskIdentity,
     TextIdentity,
+    identify_checkpoint,
     identify_ids,
     identify_model,
     identify_task,
@@ -38,6 +41,8 @@ PERPLEXITY_VERSION = 1
 """Rises when the same windows give other perplexities or fidelities."""
 TASK_VERSION = 1
 """Rises when the same task gives other figures."""
+EXPORT_VERSION = 1
+"""Rises when the same weights are exported otherwise, so that exports are made anew."""
 
 T = TypeVar("T")
 
@@ -72,7 +77,7 @@ class StudyPlan:
 
 def is_available(variant: Variant) -> bool:
     """Return whether this version can make the variant."""
-    made = isinstance(variant.settings, Dense) or method_of(variant.settings).target is not None
+    made = isinstance(variant.settings, Dense | Checkpoint) or method_of(variant.settings).target is not None
     return made and variant.backend == "studyctl"
 
 
@@ -137,7 +142,27 @@ class _Planner:
             for (calibration, _), variant in distinct.items()
             if calibration is not None
         }
-        return replace(planned, stages=tuple(self._stages(model, identity)), calibrations=calibrations)
+        return replace(
+            planned,
+            stages=tuple(self._stages(model, identity)),
+            calibrations=calibrations,
+            checkpoints=self._checkpoints(model, identity, own),
+        )
+
+    def _checkpoints(
+        self, model: Model, base: ModelIdentity | None, variants: list[Variant]
+    ) -> dict[Checkpoint, ModelIdentity]:
+        checkpoints = {}
+        for variant in variants:
+            settings = variant.settings
+            if not isinstance(settings, Checkpoint):
+                continue
+            loc = checkpoint_place(self.document, variant, settings)
+            found = self._attempt(partial(identify_checkpoint, settings, self.document.base), loc)
+            if found is not None:
+                checkpoints[settings] = found
+                self.problems += check_checkpoint(self.document, loc, found, model, base)
+        return checkpoints
 
     def _stages(self, model: Model, identity: ModelIdentity | None) -> Iterator[Stage]:
         evaluation = self.document.spec.evaluation
@@ -163,6 +188,8 @@ class _Planner:
         names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
         for position, name in enumerate(names):
             yield self._task_stage(name, model, ("evaluation", "tasks", "names", position))
+        if self.document.spec.execution.keep_weights:
+            yield _stage("export", {"code": EXPORT_VERSION}, known=True)
 
     def _includes_exist(self, tasks: Tasks) -> bool:
         """Without its folder every task would fail alike, so that is told once."""
@@ -309,5 +336,3 @@ def _not_available(document: Document, variants: list[Variant]) -> Iterator[str]
         yield f"{what} is not available yet: {', '.join(names)}"
     if spec.execution.executor != "local":
         yield f"executor `{spec.execution.executor}` is not available yet: runs locally"
-    if spec.execution.keep_weights:
-        yield "keep_weights is not available yet: variants are not exported"

@@ -84,7 +84,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "weights_key": trial.weights_key,
         "dtype": trial.model.dtype,
         "bits_per_weight": planned_bits(trial),
-        "sparsity": getattr(trial.variant.settings, "target_sparsity", 0.0),
+        "sparsity": planned_sparsity(trial),
         "available": is_available(trial.variant),
         "parts": trial.parts(),
     }
@@ -98,6 +98,12 @@ def planned_bits(trial: Trial) -> float | None:
     sizes = [(out * inputs, inputs) for out, inputs in identity.linears.values()]
     bits: dict[int, float] = {inputs: settings.bits_per_weight(inputs) for _, inputs in sizes}
     return sum(size * bits[inputs] for size, inputs in sizes) / sum(size for size, _ in sizes)
+
+
+def planned_sparsity(trial: Trial) -> float | None:
+    """Return the fraction of zeros that the settings ask for; None for a published checkpoint, which is counted."""
+    settings = trial.variant.settings
+    return None if settings.method == "checkpoint" else getattr(settings, "target_sparsity", 0.0)
 
 
 def _weights_notes(plan: StudyPlan) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from studyctl.compress.settings import METHODS, Dense, method_of
+from studyctl.compress.settings import METHODS, Checkpoint, Dense, method_of
 from studyctl.files import digest
 from studyctl.plan.variants import Variant
 from studyctl.sources.identity import ModelIdentity
@@ -25,7 +25,7 @@ WALKER_VERSION = 1
 
 
 class Stage(NamedTuple):
-    """One evaluation that every trial of a model gets."""
+    """One evaluation, or the export, that every trial of a model gets."""
 
     name: str
     key: str | None
@@ -55,6 +55,8 @@ class PlannedModel:
     dtype: str
     stages: tuple[Stage, ...] = ()
     calibrations: Mapping[Calibration, CalibrationWindows] = field(default_factory=dict)
+    checkpoints: Mapping[Checkpoint, ModelIdentity] = field(default_factory=dict)
+    """Published checkpoints that are compared with this model, looked up; without those that have problems."""
 
     @property
     def key(self) -> str | None:
@@ -85,6 +87,12 @@ class Trial(NamedTuple):
         return isinstance(self.variant.settings, Dense)
 
     @property
+    def checkpoint(self) -> ModelIdentity | None:
+        """Return what the published checkpoint is whose weights this trial measures; None for any other."""
+        settings = self.variant.settings
+        return self.model.checkpoints.get(settings) if isinstance(settings, Checkpoint) else None
+
+    @property
     def stage_names(self) -> list[str]:
         """Return the stages in the order in which they run."""
         return ([] if self.is_dense else ["compress"]) + [stage.name for stage in self.model.stages]
@@ -98,12 +106,15 @@ class Trial(NamedTuple):
             "settings": self.variant.settings.model_dump(mode="json"),
             "calibration": calibration.model_dump(mode="json") if calibration else None,
             "calibration text": self.model.calibrations[calibration].key if calibration else None,
+            "checkpoint": self.checkpoint.key if self.checkpoint else None,
             "seed": self.seed,
             "code": _version(self.variant),
         }
 
 
 def _version(variant: Variant) -> str:
+    if isinstance(variant.settings, Checkpoint):
+        return f"{variant.method} {method_of(variant.settings).version}"
     return f"{variant.method} {method_of(variant.settings).version}, walker {WALKER_VERSION}"
 
 
@@ -122,7 +133,7 @@ def make_trials(
         for variant, part in zip(variants, hashed, strict=True):
             if not variant.applies_to(model.spec.id):
                 continue
-            text = _calibration_part(model, variant)
+            text = _looked_up_part(model, variant)
             for seed in seeds if _draws(variant) else [None]:
                 key = None if model_part is None or text is None else _join(model_part, part, text, str(seed))
                 drafts.append((model, variant, seed, key))
@@ -144,7 +155,11 @@ def _variant_part(variant: Variant) -> str:
     return digest([variant.settings.model_dump(mode="json"), variant.backend, windows, _version(variant)])
 
 
-def _calibration_part(model: PlannedModel, variant: Variant) -> str | None:
+def _looked_up_part(model: PlannedModel, variant: Variant) -> str | None:
+    """Return the key of what a variant needs beside the model; None if it could not be looked up."""
+    if isinstance(variant.settings, Checkpoint):
+        found = model.checkpoints.get(variant.settings)
+        return found.key if found else None
     return model.calibrations[variant.calibration].key if variant.calibration else ""
 
 

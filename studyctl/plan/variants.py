@@ -1,6 +1,6 @@
 """From the ``[[compression]]`` tables to named variants."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from studyctl.compress.settings import Checkpoint, Dense, MethodSettings
@@ -46,7 +46,8 @@ def expand_variants(document: Document) -> tuple[list[Variant], list[Problem]]:
     variants, problems = [DENSE], []
     seen: dict[str, Variant] = {DENSE.name: DENSE}
     for index, table in enumerate(document.spec.compression):
-        for variant in _variants_of(document.spec, table, ("compression", index)):
+        for found in _variants_of(document.spec, table, ("compression", index)):
+            variant = _told_apart(found, seen.get(found.name))
             other = seen.get(variant.name)
             if other is None:
                 seen[variant.name] = variant
@@ -57,6 +58,14 @@ def expand_variants(document: Document) -> tuple[list[Variant], list[Problem]]:
             else:  # the same setting for other models: one variant under one name
                 variants.append(variant)
     return variants, problems
+
+
+def _told_apart(variant: Variant, other: Variant | None) -> Variant:
+    """Return a checkpoint with a hash in its name if one of another owner is called the same."""
+    ours, theirs = variant.settings, other.settings if other else None
+    if not isinstance(ours, Checkpoint) or not isinstance(theirs, Checkpoint) or ours.id == theirs.id:
+        return variant
+    return replace(variant, name=f"{variant.name}-{digest(ours.id)[:6]}")
 
 
 def _overlap(spec: Spec, one: Variant, other: Variant) -> bool:

@@ -31,7 +31,8 @@ class Attempt:
         self.errors: list[str] = []
         self.stopped = False
         self._begun = time.monotonic()
-        self._journal = JournalWriter(StudyPaths(job.root).attempt_journal(job.trial, job.attempt))
+        path = StudyPaths(job.root).attempt_journal(job.trial, job.attempt)
+        self._journal = JournalWriter(path) if job.export_to is None else None
         self.recorder = Recorder(job, self._journal, channel)
 
     def run(self) -> None:
@@ -63,7 +64,8 @@ class Attempt:
                 peak_memory_bytes=max(peak, peak_bytes()),
                 error=self.errors[0] if self.errors else "",
             )
-            self._journal.close()
+            if self._journal is not None:
+                self._journal.close()
 
     def _load(self) -> dict[str, object]:
         self.engine.load(self.job, self.recorder)
@@ -74,6 +76,8 @@ class Attempt:
             return lambda: self.engine.compress(self.job, self.recorder)
         if order.name.startswith("perplexity:"):
             return lambda: self.engine.perplexity(self.job, order, self.recorder)
+        if order.name == "export":
+            return lambda: self.engine.export(self.job, self.recorder)
         return lambda: self.engine.task(self.job, order, self.recorder)
 
     def _stage(self, order: StageOrder, work: Callable[[], dict[str, object]]) -> bool:
@@ -88,7 +92,7 @@ class Attempt:
                     extra = work()
                     break
                 except Exception as error:
-                    if not _is_out_of_memory(error):
+                    if not _is_out_of_memory(error) or order.name == "export":  # which has no batches
                         raise
                     self._halve_batch(error)
             self._write(

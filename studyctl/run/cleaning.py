@@ -16,6 +16,12 @@ _WHAT = {
 }
 
 
+def _what(folder: Path) -> str:
+    return _WHAT.get(
+        folder.name, "an export that was interrupted" if folder.suffix == ".partial" else "cache"
+    )
+
+
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -26,16 +32,15 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
     Raises:
         HeldError: the study is being run.
     """
-    found = [(folder, _size(folder)) for folder in sorted(paths.cache.glob("*")) if folder.is_dir()]
+    folders = [*sorted(paths.cache.glob("*")), *sorted(paths.weights.glob(".*.partial"))]
+    found = [(folder, _size(folder)) for folder in folders if folder.is_dir()]
     found = [(folder, size) for folder, size in found if size]
     if not found:
         console.print(f"{paths.name}: nothing to delete")
         return
     with hold(paths):
         for folder, size in found:
-            console.print(
-                f"{bytes_text(size):>10}  {folder.name}  ({_WHAT.get(folder.name, 'cache')})", soft_wrap=True
-            )
+            console.print(f"{bytes_text(size):>10}  {folder.name}  ({_what(folder)})", soft_wrap=True)
             if yes:
                 shutil.rmtree(folder)
     total = bytes_text(sum(size for _, size in found))

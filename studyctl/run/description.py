@@ -3,13 +3,15 @@
 import os
 import platform
 import socket
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 
 from studyctl.run.protocol import Job
 from studyctl.store.journal import SCHEMA
 
 PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
 """Those that results can depend on."""
+UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
+"""Those that a published checkpoint's weights can depend on; which of them are needed, and installed, differs."""
 
 
 def describe_attempt(job: Job) -> dict[str, object]:
@@ -25,7 +27,14 @@ def describe_attempt(job: Job) -> dict[str, object]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES} | _unpackers(job),
         "model": job.model.id,
         **job.model_dump(mode="json", include=taken),
     }
+
+
+def _unpackers(job: Job) -> dict[str, str]:
+    if not job.is_checkpoint:
+        return {}
+    installed = {found.name.lower() for found in distributions()}
+    return {name: version(name) for name in UNPACKERS if name in installed}

@@ -17,7 +17,7 @@ from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import Windows, cut_windows
 from studyctl.files import StudyPaths
 from studyctl.plan.planner import ids_path
-from studyctl.run.exporting import export_weights
+from studyctl.run.exporting import export_weights, refuse_other_weights
 from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.published import describe_weights, load_published
 from studyctl.run.recorder import Recorder
@@ -148,6 +148,7 @@ class Engine:
     def _note_weights(self, job: Job, recorder: Recorder) -> None:
         """Name the weights that were made, and ask for every evaluation if stored results belong to others."""
         self.weights_hash = weights_hash(self._model())
+        refuse_other_weights(job, self.weights_hash)
         if job.weights_hash not in (None, self.weights_hash):
             recorder.warning(
                 "the weights differ from those of the stored results: every evaluation runs again"

@@ -35,6 +35,7 @@ def make_job(
         seed=trial.seed,
         weights_key=trial.weights_key,
         dense_key=dense_key,
+        checkpoint_key=trial.checkpoint.key if trial.checkpoint else None,
         weights_hash=stored.weights_hash.get(trial.weights_key),
         stages=[StageOrder(name=name, key=keys[name]) for name in todo.stages],
         evaluations=[StageOrder(name=stage.name, key=keys[stage.name]) for stage in trial.model.stages],

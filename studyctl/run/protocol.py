@@ -56,6 +56,8 @@ class Job(BaseModel):
     weights_key: str
     dense_key: str
     """``weights_key`` of the dense trial: addresses the references."""
+    checkpoint_key: str | None = None
+    """Identity of the published checkpoint when the trial was planned; None where the trial compresses by itself."""
     weights_hash: str | None
     """Hash of the weights that stored results belong to; None if there are none."""
     stages: list[StageOrder]
@@ -69,11 +71,19 @@ class Job(BaseModel):
     threads: int
     batch_tokens: int
     """Tokens of a forward pass."""
+    export_to: Path | None = None
+    """Where ``studyctl export`` wants the weights: such a job is no attempt at the trial and writes no journal. None: an
+    export of the study itself."""
 
     @property
     def is_dense(self) -> bool:
         """Return whether nothing is to be compressed."""
         return self.method == "dense"
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Return whether the weights are somebody's published ones."""
+        return self.method == "checkpoint"
 
     def method_settings(self) -> MethodSettings:
         """Return the settings as the method's own type."""

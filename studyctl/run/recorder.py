@@ -22,7 +22,7 @@ class CannotWriteError(Exception):
 class Recorder:
     """Writes records of one attempt."""
 
-    def __init__(self, job: Job, journal: JournalWriter, channel: Channel) -> None:
+    def __init__(self, job: Job, journal: JournalWriter | None, channel: Channel) -> None:
         self.stage = "load"
         self._job = job
         self._journal = journal
@@ -30,9 +30,10 @@ class Recorder:
         self._last_progress = 0.0
 
     def write(self, kind: str, **fields: object) -> None:
-        """Write a record to the journal and tell the runner."""
+        """Write a record to the journal, if there is one, and tell the runner."""
         try:
-            self._journal.write(kind, **fields)
+            if self._journal is not None:
+                self._journal.write(kind, **fields)
         except StudyError as error:
             raise CannotWriteError(str(error)) from error
         self._channel.tell({"kind": kind, "trial": self._job.trial, "attempt": self._job.attempt, **fields})

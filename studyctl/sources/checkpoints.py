@@ -65,17 +65,20 @@ class ModelIdentity:
     max_positions: int = 0
     """0: the config sets no maximum."""
     tied: bool = False
+    tokenizer: bool = True
+    """Whether there is one among the files; a published checkpoint may come without."""
     unknown: str = ""
     note: str = ""
     """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
 
 
-def identify_model(model: Model, base: Path) -> ModelIdentity:
+def identify_model(model: Model, base: Path, *, needs_tokenizer: bool = True) -> ModelIdentity:
     """Return what a model of the spec is.
 
     Args:
         model: its table.
         base: folder that a relative path is resolved against.
+        needs_tokenizer: whether a folder or repository without one is refused.
 
     Raises:
         StudyError: it is missing, gated, no decoder, incomplete or cut short, pickle only, or its config is unreadable.
@@ -84,24 +87,25 @@ def identify_model(model: Model, base: Path) -> ModelIdentity:
         return _identify_package(model)
     folder = base / Path(model.id).expanduser()
     if folder.exists() or model.id.startswith(("/", ".", "~")) or model.id.count("/") > 1:
-        return _identify_folder(model, folder)
-    return _identify_hub(model)
+        return _identify_folder(model, folder, needs_tokenizer)
+    return _identify_hub(model, needs_tokenizer)
 
 
-def _identify_folder(model: Model, folder: Path) -> ModelIdentity:
+def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> ModelIdentity:
     if not folder.is_dir():
         what = "is a file, not a model folder" if folder.exists() else "does not exist"
         raise StudyError(f"model folder `{folder}` {what}")
     config = _read_config(folder)
     check_decoder(config, model.id)
     weights = weight_files(folder, allow_pickle=model.allow_pickle)
-    _check_tokenizer({path.name for path in folder.iterdir()}, model.id)
+    has_tokenizer = _find_tokenizer({path.name for path in folder.iterdir()}, model.id, needs_tokenizer)
     tensors = read_headers(path for path in weights if path.suffix == ".safetensors")
     return ModelIdentity(
         id=model.id,
         kind="folder",
         key=digest(["folder", *_hashes([folder / "config.json", *weights, *_tokenizer_files(folder)])]),
         folder=folder.resolve(),
+        tokenizer=has_tokenizer,
         **_described(config, tensors, model.id),
     )
 
@@ -119,7 +123,7 @@ def _identify_package(model: Model) -> ModelIdentity:
     )
 
 
-def _identify_hub(model: Model) -> ModelIdentity:
+def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
     # Imported here: a study of local models starts a quarter of a second sooner without it.
     from studyctl.sources import hub
 
@@ -128,9 +132,9 @@ def _identify_hub(model: Model) -> ModelIdentity:
         found = hub.resolve("model", repo, model.revision)
         config = hub.read_config(repo, found.commit)
         check_decoder(config, repo)
-        if found.files is not None:
-            _check_tokenizer(set(found.files), repo)
-        folder = cached_folder(repo, found.commit, allow_pickle=model.allow_pickle)
+        known = found.files is not None and _find_tokenizer(set(found.files), repo, needs_tokenizer)
+        folder = cached_folder(repo, found.commit, model.allow_pickle, needs_tokenizer or known)
+        has_tokenizer = known or (folder is not None and _has_tokenizer(folder))
         tensors = (
             _local_tensors(folder, model.allow_pickle) if folder else hub.read_tensors(repo, found.commit)
         )
@@ -144,12 +148,13 @@ def _identify_hub(model: Model) -> ModelIdentity:
         key=digest(["hub", repo, found.commit]),
         commit=found.commit,
         folder=folder,
+        tokenizer=has_tokenizer,
         note=found.note,
         **_described(config, tensors or {}, repo),
     )
 
 
-def cached_folder(repo: str, commit: str, *, allow_pickle: bool) -> Path | None:
+def cached_folder(repo: str, commit: str, allow_pickle: bool, needs_tokenizer: bool) -> Path | None:
     """Return the local folder of a hub model if all of its weights are there."""
     from studyctl.sources import hub
 
@@ -158,7 +163,8 @@ def cached_folder(repo: str, commit: str, *, allow_pickle: bool) -> Path | None:
         return None
     try:
         weight_files(folder, allow_pickle=allow_pickle)
-        _check_tokenizer({path.name for path in folder.iterdir()}, repo)
+        if needs_tokenizer and not _has_tokenizer(folder):
+            return None
     except StudyError:  # a part of it was downloaded, such as the config
         return None
     return folder
@@ -204,12 +210,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_tokenizer(names: set[str], where: str) -> None:
-    if not names & set(_VOCABULARIES):
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _VOCABULARIES)
+
+
+def _find_tokenizer(names: set[str], where: str, needed: bool) -> bool:
+    """Return whether there is a tokenizer among these files; raise if there must be one."""
+    found = not names.isdisjoint(_VOCABULARIES)
+    if needed and not found:
         raise StudyError(
             f"`{where}` has no tokenizer: none of {', '.join(_VOCABULARIES)}",
             hint="copy the tokenizer of the model it was made from",
         )
+    return found
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

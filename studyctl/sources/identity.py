@@ -5,6 +5,7 @@ Nothing from here on imports torch, transformers, datasets or lm_eval.
 
 from studyctl.sources.checkpoints import ModelIdentity, identify_model
 from studyctl.sources.ids_files import IdsIdentity, identify_ids
+from studyctl.sources.published import identify_checkpoint
 from studyctl.sources.task_files import TaskIdentity, identify_task
 from studyctl.sources.text_files import TextIdentity, identify_text
 
@@ -13,6 +14,7 @@ __all__ = [
     "ModelIdentity",
     "TaskIdentity",
     "TextIdentity",
+    "identify_checkpoint",
     "identify_ids",
     "identify_model",
     "identify_task",

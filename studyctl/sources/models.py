@@ -111,13 +111,32 @@ def load_model(
     """
     dtype = resolve_dtype(dtype, device)
     folder = model_folder(identity, allow_pickle=allow_pickle, reporter=reporter or SilentReporter())
-    weight_files(folder, allow_pickle=allow_pickle)
     tokenizer = load_tokenizer(folder)
+    model = read_weights(folder, identity, dtype, allow_pickle=allow_pickle)
+    make_ready(model, identity.id, device)
+    return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle)
+
+
+def make_ready(model: nn.Module, name: str, device: str) -> None:
+    """Put a model that was read into evaluation mode, without gradients, on a device.
+
+    Raises:
+        StageError: a weight is NaN or infinite.
+    """
+    check_finite(model, name)
+    model.requires_grad_(False).eval().to(device)
+
+
+def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pickle: bool) -> nn.Module:
+    """Return the model in a folder as transformers makes it, after checking that its weights are exactly those it takes.
+
+    Raises:
+        StudyError: files are missing, or do not make this model.
+    """
+    weight_files(folder, allow_pickle=allow_pickle)
     model, info = _from_pretrained(folder, identity, dtype, allow_pickle)
     _check_complete(info, identity.id)
-    check_finite(model, identity.id)
-    model.requires_grad_(False).eval().to(device)
-    return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle)
+    return model
 
 
 def _from_pretrained(

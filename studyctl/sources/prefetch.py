@@ -8,7 +8,7 @@ from studyctl.compress.settings import Checkpoint
 from studyctl.errors import Problem, StageError, StudyError
 from studyctl.evaluate.task_data import TaskRequest, load_task
 from studyctl.reporter import Reporter
-from studyctl.sources.identity import identify_model, identify_task, identify_text
+from studyctl.sources.identity import identify_checkpoint, identify_model, identify_task, identify_text
 from studyctl.sources.models import load_tokenizer, model_folder
 from studyctl.sources.tokens import calibration_tokens, perplexity_tokens, tokenized_text
 from studyctl.spec.loading import Document
@@ -45,23 +45,32 @@ def prefetch(document: Document, reporter: Reporter) -> None:
 
 
 def _models(document: Document, tokenizers: list[Any], reporter: Reporter) -> Iterator[tuple[str, Step]]:
-    """Yield a step for each model and published checkpoint; the tokenizers of the models are collected."""
+    """Yield a step for each model and published checkpoint; their tokenizers are collected."""
 
     def fetch(model: Model) -> None:
         identity = identify_model(model, document.base)
         folder = model_folder(identity, allow_pickle=model.allow_pickle, reporter=reporter)
-        if model in document.spec.models:
+        tokenizers.append(load_tokenizer(folder))
+
+    def fetch_checkpoint(settings: Checkpoint) -> None:
+        identity = identify_checkpoint(settings, document.base)
+        folder = model_folder(identity, allow_pickle=False, reporter=reporter)
+        if identity.tokenizer:
             tokenizers.append(load_tokenizer(folder))
 
-    for model in (*document.spec.models, *_checkpoints(document.spec)):
+    for model in document.spec.models:
         yield model.id, partial(fetch, model)
+    for settings in _checkpoints(document.spec):
+        yield settings.id, partial(fetch_checkpoint, settings)
 
 
-def _checkpoints(spec: Spec) -> Iterator[Model]:
+def _checkpoints(spec: Spec) -> Iterator[Checkpoint]:
+    """Yield every checkpoint that is compared with a model of the spec; the others are left out of the study."""
+    models = {model.id for model in spec.models}
     for table in spec.compression:
         for settings, _, _ in table.expand():
-            if isinstance(settings, Checkpoint):
-                yield Model(id=settings.id, revision=settings.revision)
+            if isinstance(settings, Checkpoint) and settings.of in models:
+                yield settings
 
 
 def _texts(document: Document, tokenizers: list[Any], reporter: Reporter) -> Iterator[tuple[str, Step]]:

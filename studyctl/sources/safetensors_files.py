@@ -60,7 +60,7 @@ def check_pickle(where: str, names: Iterable[str], *, allow_pickle: bool) -> Non
     if not allow_pickle:
         raise StudyError(
             f"`{where}` has its weights as pickle only ({pickles[0]}), and unpickling can run any code",
-            hint="convert it to safetensors, or set `allow_pickle = true` for this model if you trust its origin",
+            hint="convert it to safetensors; in `[[models]]`, `allow_pickle = true` allows it for an origin that you trust",
         )
     if not {PICKLE_SINGLE, PICKLE_INDEX} & set(names):
         raise StudyError(f"`{where}` has no {PICKLE_SINGLE}; {pickles[0]} cannot be loaded")

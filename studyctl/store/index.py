@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studyctl.files import StudyPaths
+from studyctl.store.exports import exported_weights
 from studyctl.store.journal import RECORD, Record, check_schema, damaged, decode
 
 
@@ -94,7 +95,7 @@ class Stored:
     """Highest attempt number by trial, also of journals without a whole record."""
     results: dict[str, dict[str, StoredStage]] = field(default_factory=dict)
     """Current results: ``weights_key`` -> stage key -> newest finished stage. Results of weights that the last
-    ``compress`` did not reproduce are not here, and neither is ``load``."""
+    ``compress`` did not reproduce are not here, nor exports whose folder is gone, nor ``load``."""
     weights_hash: dict[str, str] = field(default_factory=dict)
     """Hash of the weights that the last ``compress`` made, by ``weights_key``."""
     loads: dict[str, StoredStage] = field(default_factory=dict)
@@ -132,7 +133,7 @@ class Index:
     """Keeps :class:`Stored` up to date while journals grow, reading only what is new."""
 
     def __init__(self, paths: StudyPaths) -> None:
-        self._folder = paths.journal
+        self._paths = paths
         self._scans: dict[str, _Scan] = {}
         self._stored = Stored()
 
@@ -142,19 +143,19 @@ class Index:
         Raises:
             StudyError: a journal is damaged in the middle, or newer than this studyctl.
         """
-        sizes = {entry.name: entry.stat().st_size for entry in _journals(self._folder)}
+        sizes = {entry.name: entry.stat().st_size for entry in _journals(self._paths.journal)}
         changed = bool(self._scans.keys() - sizes.keys())
         for name in self._scans.keys() - sizes.keys():
             del self._scans[name]
         for name, size in sizes.items():
             scan = self._scans.get(name)
             if scan is None or size < scan.offset:
-                scan = self._scans[name] = _Scan(self._folder / name)
+                scan = self._scans[name] = _Scan(self._paths.journal / name)
                 changed = True
             if size != scan.size:
                 changed |= scan.read_on(size)
         if changed:
-            self._stored = _gather(list(self._scans.values()))
+            self._stored = _gather(list(self._scans.values()), self._paths)
         return self._stored
 
 
@@ -292,7 +293,7 @@ def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
     yield from sorted(ends.items())
 
 
-def _gather(scans: list[_Scan]) -> Stored:
+def _gather(scans: list[_Scan], paths: StudyPaths) -> Stored:
     stored = Stored()
     scans.sort(key=lambda scan: (scan.trial, scan.number))
     by_trial: dict[str, list[Attempt]] = {}
@@ -313,6 +314,8 @@ def _gather(scans: list[_Scan]) -> Stored:
     )
     for stage in stages:
         last = compressed.get(stage.weights_key)
+        if stage.stage == "export" and exported_weights(paths.exported(stage.trial)) != stage.weights_key:
+            continue  # the folder was deleted, or holds other weights by now
         if stage.stage != "load" and (last is None or stage.weights_hash == last.weights_hash):
             _keep_newer(stored.results.setdefault(stage.weights_key, {}), stage.key, stage)
     return stored

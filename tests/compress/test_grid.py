@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
-from studyctl.compress.grid import dequantize, grid_of, round_to_codes
+from studyctl.compress.grid import dequantize, grid_between, grid_of, round_to_codes
 from studyctl.compress.rtn import compress_stage
 from studyctl.compress.settings import RTN
 
@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def rtn(weight: torch.Tensor, **settings: Any) -> CompressedLinear:
-    (result,) = compress_stage(StageInput(("linear",), (weight,), None), RTN(**settings))
+    (result,) = compress_stage(StageInput(("linear",), (weight,), None, weight.dtype), RTN(**settings))
     return result
 
 
@@ -139,6 +139,41 @@ def test_the_largest_weights_of_a_dtype_do_not_overflow(dtype: torch.dtype, symm
         torch.tensor([[largest, -largest, 1.0, 0.0]]).to(dtype), bits=2, group_size=4, symmetric=symmetric
     )
     assert torch.isfinite(result.weight).all()
+
+
+def test_groups_say_which_scale_a_column_has() -> None:
+    """Columns 0 and 3 are in the second group, 1 and 2 in the first."""
+    codes = torch.tensor([[3, 1, 0, 2]], dtype=torch.uint8)
+    scales, zeros = torch.tensor([[1.0, 10.0]]), torch.tensor([[1, 2]], dtype=torch.uint8)
+    groups = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
+    assert dequantize(codes, scales, zeros, groups).tolist() == [[10.0, 0.0, -1.0, 0.0]]
+
+
+@given(cases(), st.integers(0, 2**16))
+def test_groups_in_another_order_are_consecutive_groups_of_reordered_columns(
+    case: tuple[torch.Tensor, dict[str, Any]], seed: int
+) -> None:
+    weight, settings = case
+    result = rtn(weight, **settings)
+    inputs = weight.shape[1]
+    consecutive = torch.arange(inputs, dtype=torch.int32) // (inputs // result.scales.shape[1])
+    order = torch.randperm(inputs, generator=torch.Generator().manual_seed(seed))
+    reordered = dequantize(result.codes[:, order], result.scales, result.zeros, consecutive[order])
+    assert torch.equal(reordered, result.weight[:, order])
+    assert torch.equal(dequantize(result.codes, result.scales, result.zeros, consecutive), result.weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_limits_of_a_range_may_be_given(dtype: torch.dtype, bits: int) -> None:
+    """The grid of a group is that between its smallest and its largest weight."""
+    groups = torch.randn(5, 16, generator=torch.Generator().manual_seed(bits))
+    low, high = groups.aminmax(dim=1)
+    for symmetric in (False, True):
+        one = grid_of(groups, bits, symmetric=symmetric, dtype=dtype)
+        other = grid_between(low, high, bits, symmetric=symmetric, dtype=dtype)
+        assert torch.equal(one.scales, other.scales)
+        assert torch.equal(one.zeros, other.zeros)
 
 
 def test_a_group_of_zeros_has_scale_one() -> None:

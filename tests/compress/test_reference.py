@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from studyctl.compress.settings import RTN, Magnitude, MethodSettings, Wanda
+from studyctl.compress.settings import AWQ, GPTQ, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
 from studyctl.compress.walker import compress
 from studyctl.reporter import SilentReporter
 
@@ -27,6 +27,14 @@ SETTINGS: dict[str, MethodSettings] = {
     "wanda-2:4": Wanda(pattern="2:4"),
     "rtn-4-g64": RTN(bits=4, group_size=64),
     "rtn-3-g64": RTN(bits=3, group_size=64),
+    "sparsegpt-0.5": SparseGPT(sparsity=0.5),
+    "sparsegpt-2:4": SparseGPT(pattern="2:4"),
+    "gptq-4-g64": GPTQ(bits=4, group_size=64),
+    "gptq-3-g64": GPTQ(bits=3, group_size=64),
+    "gptq-3-g64-stage": GPTQ(bits=3, group_size=64, order="stage"),
+    "gptq-4-g64-actorder-static": GPTQ(bits=4, group_size=64, act_order=True, static_groups=True),
+    "awq-4-g64": AWQ(bits=4, group_size=64, objective="block"),
+    "awq-3-g64": AWQ(bits=3, group_size=64, objective="block"),
 }
 
 
@@ -64,8 +72,27 @@ def perplexity(predicted: torch.Tensor, ids: torch.Tensor) -> float:
     return math.exp(-predicted.gather(-1, ids[:, 1:, None]).double().mean().item())
 
 
-@pytest.mark.parametrize("model", ["slm-qwen2-6m", pytest.param("slm-llama-12m", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("setting", SETTINGS)
+QWEN2, LLAMA = "slm-qwen2-6m", "slm-llama-12m"
+NOT_PUBLISHED = {
+    (QWEN2, "gptq-4-g64-actorder-static"),
+    (QWEN2, "awq-3-g64"),
+    (LLAMA, "sparsegpt-2:4"),
+}
+
+
+def case(model: str, setting: str) -> Any:
+    return pytest.param(model, setting, marks=[pytest.mark.slow] if model == LLAMA else [])
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        case(model, setting)
+        for model in (QWEN2, LLAMA)
+        for setting in SETTINGS
+        if (model, setting) not in NOT_PUBLISHED
+    ],
+)
 def test_agrees_with_the_published_code(model: str, setting: str, real: Path) -> None:
     compressed = load(real, model)
     ids = torch.from_numpy(np.load(real / "reference" / f"{model}-64x512.npy")).long()

@@ -16,28 +16,41 @@ def accumulated(inputs: torch.Tensor, chunk: int, wanted: frozenset = ALL):  # t
 
 
 def test_two_tokens_by_hand() -> None:
-    statistics = accumulated(torch.tensor([[3.0, -1.0], [4.0, 1.0]]), chunk=1)
-    assert statistics.tokens == 2
-    assert statistics.norm.tolist() == pytest.approx([5.0, 2.0**0.5])
-    assert statistics.mean_abs.tolist() == [3.5, 1.0]
-    assert statistics.hessian.tolist() == [[25.0, 1.0], [1.0, 2.0]]  # 2/2 · Σ x xᵀ
+    """As one sample they add up; as two samples, sums are means over them."""
+    tokens = torch.tensor([[3.0, -1.0], [4.0, 1.0]])
+    for samples in (1, 2):
+        statistics = accumulated(tokens, chunk=2 // samples)
+        assert statistics.tokens == 2
+        assert statistics.norm.tolist() == pytest.approx([(25 / samples) ** 0.5, (2 / samples) ** 0.5])
+        assert statistics.mean_abs.tolist() == [3.5, 1.0]
+        hessian = torch.tensor([[25.0, 1.0], [1.0, 2.0]]) * 2 / samples  # 2/n · Σ x xᵀ
+        torch.testing.assert_close(statistics.hessian, hessian)
 
 
 @pytest.mark.parametrize("width", [7, 512, 1300])
 def test_the_hessian_is_the_full_symmetric_product(width: int) -> None:
     inputs = torch.randn(60, width, generator=torch.Generator().manual_seed(0))
-    hessian = accumulated(inputs, chunk=25).hessian
+    hessian = accumulated(inputs, chunk=25).hessian  # three samples
     assert torch.equal(hessian, hessian.T)
     torch.testing.assert_close(
-        hessian, (inputs.double().T @ inputs.double() / 30).float(), rtol=1e-4, atol=1e-5
+        hessian, (2 / 3 * inputs.double().T @ inputs.double()).float(), rtol=1e-4, atol=1e-4
     )
 
 
-def test_leading_dimensions_are_tokens() -> None:
-    inputs = torch.randn(2, 3, 4, 5)
-    accumulator = Accumulator(ALL, 24)
-    accumulator.add(inputs)
-    assert torch.equal(accumulator.finish().norm, accumulated(inputs.reshape(24, 5), chunk=24).norm)
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_does_not_matter_how_many_samples_pass_at_once(at_once: int, dtype: torch.dtype) -> None:
+    samples = torch.randn(7, 24, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    wanted = accumulated(samples.flatten(0, 1), chunk=24)
+    accumulator = Accumulator(ALL, 7 * 24)
+    for part in samples.split(at_once):
+        accumulator.add(part)
+    statistics = accumulator.finish()
+    assert statistics.tokens == wanted.tokens == 7 * 24
+    assert torch.equal(statistics.norm, wanted.norm)
+    assert torch.equal(statistics.hessian, wanted.hessian)
+    assert torch.equal(statistics.sample, wanted.sample)
+    torch.testing.assert_close(statistics.mean_abs, wanted.mean_abs)
 
 
 def test_only_what_was_asked_for_is_computed() -> None:
@@ -47,10 +60,19 @@ def test_only_what_was_asked_for_is_computed() -> None:
     assert statistics.hessian is None
 
 
-def test_small_values_after_many_large_ones_are_not_lost() -> None:
+def test_small_values_after_many_large_ones_are_not_lost_in_a_mean() -> None:
     """In fp32 a sum of 1e8 does not change by adding 1."""
-    statistics = accumulated(torch.tensor([[1e4]] + [[1.0]] * 1000), chunk=1)
-    assert statistics.norm.double().square().item() == pytest.approx(1e8 + 1000, rel=1e-7)
+    statistics = accumulated(torch.tensor([[1e8]] + [[1.0]] * 1000), chunk=1)
+    assert statistics.mean_abs.item() == pytest.approx((1e8 + 1000) / 1001, rel=1e-7)
+
+
+def test_norms_err_by_no_more_than_a_rounding_a_sample() -> None:
+    """They are running means in fp32, as in the published code, so that near ties fall as they do there."""
+    samples = torch.randn(500, 8, 4, generator=torch.Generator().manual_seed(0))
+    samples[0] *= 1e3
+    statistics = accumulated(samples.flatten(0, 1), chunk=8)
+    exact = samples.double().square().sum((0, 1)) / 500
+    torch.testing.assert_close(statistics.norm.double().square(), exact, rtol=500 * 2**-23, atol=0)
 
 
 def test_bfloat16_inputs_with_large_outliers_stay_finite() -> None:

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from studyctl.compress.architectures import block_linears
-from studyctl.compress.settings import RTN, Dense, Magnitude, MethodSettings, Wanda
+from studyctl.compress.settings import (
+    AWQ,
+    GPTQ,
+    RTN,
+    Dense,
+    Magnitude,
+    MethodSettings,
+    PruneThenQuantize,
+    SparseGPT,
+    Wanda,
+)
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
 from studyctl.errors import StageError
@@ -20,6 +30,11 @@ SETTINGS = [
     RTN(bits=4, group_size=0, symmetric=True),
     Wanda(sparsity=0.5),
     Magnitude(pattern="2:4"),
+    SparseGPT(sparsity=0.5),
+    GPTQ(bits=4, group_size=16),
+    GPTQ(bits=4, group_size=16, act_order=True),
+    AWQ(bits=4, group_size=16, ratios=4),
+    PruneThenQuantize(method=("wanda", "gptq"), sparsity=0.5, group_size=16, act_order=True),
     Dense(),
 ]
 
@@ -30,7 +45,7 @@ def made(settings: MethodSettings, ids: torch.Tensor, dtype: torch.dtype = torch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join([s.method, *s.name_parts()]))
+@pytest.mark.parametrize("settings", SETTINGS, ids=repr)
 def test_what_is_applied_is_what_was_made(
     settings: MethodSettings, dtype: torch.dtype, ids: torch.Tensor, tmp_path: Path
 ) -> None:
@@ -48,6 +63,79 @@ def test_what_is_applied_is_what_was_made(
         assert linear.weight.data_ptr() == other.get_submodule(name).weight.data_ptr()
         for mine, stored in zip(compressed.linears[name], linear, strict=True):
             assert (mine is None and stored is None) or torch.equal(mine, stored)
+    assert applied.parameters.keys() == compressed.parameters.keys()
+    for name, value in applied.parameters.items():
+        assert value.data_ptr() == other.get_parameter(name).data_ptr()
+        assert torch.equal(value, compressed.parameters[name])
+
+
+def test_groups_in_the_order_of_activations_are_stored(ids: torch.Tensor, tmp_path: Path) -> None:
+    """Linears of a stage share them in memory, not on disk."""
+    _, compressed = made(GPTQ(bits=4, group_size=16, act_order=True), ids)
+    save(tmp_path / "weights", compressed)
+    applied = apply(tiny_model("llama", dtype=torch.bfloat16), tmp_path / "weights")
+    for name, linear in applied.linears.items():
+        groups = compressed.linears[name].groups
+        assert groups is not None
+        assert linear.groups is not None
+        assert linear.groups.dtype == torch.int32
+        assert torch.equal(linear.groups, groups)
+        assert (groups != torch.arange(len(groups)) // 16).any()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 12},  # by name, block 10 comes before block 2
+        {"num_key_value_heads": 4, "attention_bias": True},  # the bias of v absorbs a scale too
+    ],
+)
+def test_what_absorbed_scales_comes_back_whatever_its_order(
+    changes: dict[str, Any], ids: torch.Tensor, tmp_path: Path
+) -> None:
+    model = tiny_model("llama", **changes)
+    settings = AWQ(group_size=16, ratios=4)
+    compressed = compress(model, settings, ids, batch_tokens=48, reporter=SilentReporter())
+    save(tmp_path / "weights", compressed)
+    other = tiny_model("llama", **changes)
+    applied = apply(other, tmp_path / "weights")
+    assert applied.parameters.keys() == compressed.parameters.keys()
+    assert weights_hash(other) == weights_hash(model)
+    assert torch.equal(other(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_what_was_applied_can_be_saved_again(ids: torch.Tensor, tmp_path: Path) -> None:
+    model, compressed = made(AWQ(group_size=16, ratios=4), ids)
+    save(tmp_path / "one", compressed)
+    save(tmp_path / "two", apply(tiny_model("llama", dtype=torch.bfloat16), tmp_path / "one"))
+    other = tiny_model("llama", dtype=torch.bfloat16)
+    apply(other, tmp_path / "two")
+    assert weights_hash(other) == weights_hash(model)
+
+
+def test_a_parameter_that_the_model_does_not_have_is_refused(ids: torch.Tensor, tmp_path: Path) -> None:
+    """The linears of both families have the same names, but olmo2's blocks begin without a norm."""
+    path = tmp_path / "weights"
+    model = tiny_model("llama")
+    save(path, compress(model, AWQ(group_size=16, ratios=4), ids, batch_tokens=48, reporter=SilentReporter()))
+    other = tiny_model("olmo2")
+    with pytest.raises(StageError, match=r"this model has no parameter `model\.layers\.0\.input_layernorm"):
+        apply(other, path)
+    assert weights_hash(other) == weights_hash(tiny_model("olmo2"))
+
+
+def test_a_changed_norm_is_noticed(ids: torch.Tensor, tmp_path: Path) -> None:
+    """The file ends with some parameter or linear; here a norm is looked for by its bits."""
+    path = tmp_path / "weights"
+    _, compressed = made(AWQ(group_size=16, ratios=4), ids)
+    save(path, compressed)
+    name = "model.layers.1.post_attention_layernorm.weight"
+    bits = compressed.parameters[name].view(torch.uint8).numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(bits)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StageError, match="content has changed"):
+        apply(tiny_model("llama", dtype=torch.bfloat16), path)
 
 
 def test_quantized_linears_are_stored_as_codes(ids: torch.Tensor, tmp_path: Path) -> None:
@@ -116,6 +204,20 @@ def test_a_failed_save_leaves_the_old_file(
         save(path, compressed)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_the_hash_names_every_parameter_of_the_blocks_and_nothing_else() -> None:
+    model = tiny_model("qwen2")
+    before = weights_hash(model)
+    seen = {before}
+    for name, parameter in model.named_parameters():
+        own = parameter.data.flatten()[0].item()
+        parameter.data.flatten()[0] = own + 1
+        changed = weights_hash(model)
+        parameter.data.flatten()[0] = own
+        assert (changed not in seen) == (".layers." in name), name
+        seen.add(changed)
+    assert weights_hash(model) == before
 
 
 def test_the_hash_names_bits_not_values() -> None:

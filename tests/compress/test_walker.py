@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress import rtn
+from studyctl.compress import awq, gptq, rtn, sparsegpt
 from studyctl.compress.architectures import block_linears, decoder_blocks
 from studyctl.compress.compressed import CompressedLinear, StageInput
 from studyctl.compress.settings import (
@@ -21,13 +21,17 @@ from studyctl.compress.settings import (
     Magnitude,
     Method,
     MethodSettings,
+    PruneThenQuantize,
+    SparseGPT,
     Wanda,
 )
+from studyctl.compress.statistics import Accumulator
 from studyctl.compress.walker import compress
 from studyctl.compress.wanda import mask
 from studyctl.errors import StageError
 from studyctl.reporter import SilentReporter
 
+from .cases import block_input
 from .tiny import FAMILIES, Listener, tiny_model
 
 SILENT = SilentReporter()
@@ -216,7 +220,7 @@ def test_hooks_are_gone_afterwards(ids: torch.Tensor) -> None:
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
-class TestStatisticsForComingMethods:
+class TestStatistics:
     """Methods that need the full Hessian get it once a stage."""
 
     @pytest.fixture
@@ -246,7 +250,7 @@ class TestStatisticsForComingMethods:
         assert statistics.hessian is not None
         assert statistics.tokens == ids.numel()
         (x,) = inputs.values()
-        torch.testing.assert_close(statistics.hessian, 2 / len(x) * x.T @ x, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(statistics.hessian, 2 / len(ids) * x.T @ x, rtol=1e-4, atol=1e-5)
 
     def test_awq_sees_mean_magnitudes_too(self, shown: list[StageInput], ids: torch.Tensor) -> None:
         walk(tiny_model("llama"), AWQ(group_size=16), ids)
@@ -262,7 +266,134 @@ class TestStatisticsForComingMethods:
         ]
 
 
+class TestMethodsThatNeedTheHessian:
+    @pytest.mark.parametrize(
+        "settings", [GPTQ(group_size=16), SparseGPT(sparsity=0.5)], ids=lambda s: s.method
+    )
+    def test_in_the_order_of_stages_each_sees_the_earlier_ones_compressed(
+        self, settings: MethodSettings, ids: torch.Tensor
+    ) -> None:
+        """Stage by stage with the whole model, which is all of one block."""
+        settings = settings.model_copy(update={"order": "stage"})
+        plain = tiny_model("llama", num_hidden_layers=1)
+        compress_stage = gptq.compress_stage if isinstance(settings, GPTQ) else sparsegpt.compress_stage
+        with torch.no_grad():
+            for names in STAGES:
+                linears = [plain.model.layers[0].get_submodule(name) for name in names]
+                accumulator = Accumulator(frozenset({"hessian"}), ids.numel())
+                handle = linears[0].register_forward_pre_hook(lambda _, args, a=accumulator: a.add(args[0]))
+                for chunk in ids.split(2):
+                    plain(input_ids=chunk)
+                handle.remove()
+                weights = tuple(linear.weight.data for linear in linears)
+                shown = StageInput(tuple(names), weights, accumulator.finish(), weights[0].dtype)
+                for linear, result in zip(linears, compress_stage(shown, settings), strict=True):
+                    linear.weight.data = result.weight
+        walked = tiny_model("llama", num_hidden_layers=1)
+        walk(walked, settings, ids)
+        for name, linear in block_linears(walked).items():
+            differs = (linear.weight - plain.get_submodule(name).weight).abs() > 1e-5
+            assert differs.double().mean() < 0.01, name  # a near tie may fall otherwise
+
+    @pytest.mark.parametrize("index", [0, 1, 2])
+    def test_awq_shows_every_block_what_the_dense_model_shows_it(self, index: int, ids: torch.Tensor) -> None:
+        settings = AWQ(group_size=16)
+        walked = walk(tiny_model("llama"), settings, ids)
+        with torch.no_grad():
+            block = block_input(tiny_model("llama"), "llama", ids, index=index)
+            prepared = awq.scale_block(block, settings)
+        for name, value in prepared.parameters.items():
+            assert torch.equal(walked.parameters[name], value)
+        for stage in prepared.stages:
+            for name, result in zip(stage.names, awq.compress_stage(stage, settings), strict=True):
+                assert torch.equal(walked.linears[name].weight, result.weight), name
+
+    def test_awq_can_show_what_the_compressed_blocks_make(self, ids: torch.Tensor) -> None:
+        one, other = (
+            walk(tiny_model("llama"), AWQ(group_size=16, propagate=propagate), ids).linears
+            for propagate in ("dense", "compressed")
+        )
+        same = [name for name in one if torch.equal(one[name].weight, other[name].weight)]
+        assert same == [name for name in one if ".layers.0." in name]
+
+    def test_relative_errors_of_scaled_linears_are_those_of_their_outputs(
+        self, ids: torch.Tensor, listener: Listener
+    ) -> None:
+        """Dense output against compressed output on the same tokens; nothing before these is rounded."""
+        model, dense = tiny_model("llama"), tiny_model("llama")
+        walk(model, AWQ(bits=3, group_size=16), ids, reporter=listener)
+        names = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"]
+        outputs = []
+        for each in (dense, model):
+            linears = [each.get_submodule(name) for name in names]
+            with heard(linears) as inputs:
+                each(input_ids=ids)
+            outputs.append([inputs[linear] @ linear.weight.T for linear in linears])
+        told = {record["linear"]: record["relative_error"] for record in listener.records}
+        for name, wanted, mine in zip(names, *outputs, strict=True):
+            assert told[name] == pytest.approx(((wanted - mine).norm() / wanted.norm()).item(), rel=1e-3)
+
+    def test_a_pair_without_statistics_still_prunes_first(self, ids: torch.Tensor) -> None:
+        settings = PruneThenQuantize(method=("magnitude", "rtn"), pattern="2:4", group_size=16)
+        compressed = walk(tiny_model("llama"), settings, ids)
+        for name, linear in compressed.linears.items():
+            assert int(linear.weight.reshape(-1, 4).count_nonzero(dim=1).max()) <= 2, name
+
+    @pytest.mark.parametrize(
+        ("settings", "is_told"),
+        [
+            (GPTQ(group_size=16), True),
+            (SparseGPT(sparsity=0.5), True),
+            (PruneThenQuantize(method=("wanda", "gptq"), sparsity=0.5, group_size=16), True),
+            (PruneThenQuantize(method=("sparsegpt", "rtn"), sparsity=0.5, group_size=16), True),
+            (PruneThenQuantize(method=("wanda", "awq"), sparsity=0.5, group_size=16, ratios=1), False),
+            (AWQ(group_size=16, ratios=1), False),
+            (Wanda(sparsity=0.5), False),
+        ],
+        ids=lambda value: "-".join(value.method) if isinstance(value, PruneThenQuantize) else None,
+    )
+    def test_only_methods_that_invert_a_hessian_tell_that_it_is_singular(
+        self, settings: MethodSettings, is_told: bool, ids: torch.Tensor, listener: Listener
+    ) -> None:
+        walk(tiny_model("llama"), settings, ids[:1], reporter=listener)
+        assert any("only damping makes them invertible" in line for line in listener.warnings) == is_told
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            SparseGPT(sparsity=0.6),
+            GPTQ(bits=3, group_size=16, act_order=True),
+            AWQ(bits=3, group_size=16),
+            PruneThenQuantize(method=("sparsegpt", "gptq"), sparsity=0.5, group_size=16),
+        ],
+        ids=lambda s: "-".join([*([s.method] if isinstance(s.method, str) else s.method)]),
+    )
+    def test_the_same_input_gives_the_same_bits_with_any_number_of_threads_in_sweeps(
+        self,
+        settings: MethodSettings,
+        dtype: torch.dtype,
+        ids: torch.Tensor,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        one, two = tiny_model("qwen2", dtype=dtype), tiny_model("qwen2", dtype=dtype)
+        walk(one, settings, ids)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        walk(two, settings, ids)
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
 class TestErrors:
+    def test_a_norm_that_would_overflow_with_a_scale_folded_into_it(
+        self, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(awq, "scales_of", lambda mean_abs, *_: torch.full_like(mean_abs, 1e-6))
+        model = tiny_model("llama", dtype=torch.float16)
+        with pytest.raises(
+            StageError, match=r"`model\.layers\.0\.input_layernorm\.weight` would not be finite"
+        ):
+            walk(model, AWQ(group_size=16, ratios=1), ids)
+
     def test_sizes_that_do_not_divide_are_all_named_before_anything_runs(self) -> None:
         with pytest.raises(StageError) as caught:
             walk(tiny_model("llama"), RTN(group_size=20), None)

@@ -28,6 +28,7 @@ method = "wanda"
 sparsity = 0.5
 [[compression]]
 method = "sparsegpt"
+backend = "llm-compressor"
 sparsity = 0.5
 """
 
@@ -91,7 +92,7 @@ def test_everything_is_new_at_first() -> None:
         ("wanda-0.5", ("compress", "perplexity:en", "perplexity:de")),
     ]
     assert {todo.reason.cause for todo in found.todo} == {Cause.NEW}
-    assert [trial.variant.name for trial in found.unavailable] == ["sparsegpt-0.5"]
+    assert [trial.variant.name for trial in found.unavailable] == ["sparsegpt-0.5@llm-compressor"]
     assert (found.stages, found.stages_to_run) == (8, 5)
 
 

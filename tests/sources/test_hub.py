@@ -11,9 +11,11 @@ import pytest
 from huggingface_hub import constants, errors
 from safetensors.numpy import save_file
 
+from studyctl.compress.settings import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources import hub
-from studyctl.sources.checkpoints import identify_model
+from studyctl.sources.checkpoints import ModelIdentity, identify_model
+from studyctl.sources.published import identify_checkpoint
 from studyctl.sources.text_files import identify_text
 from studyctl.spec.models import Model, TextSource
 from tests.sources.conftest import CONFIG, tensors
@@ -269,3 +271,53 @@ def test_pickle_is_not_even_downloaded_unless_allowed(monkeypatch: pytest.Monkey
     for allowed in (False, True):
         hub.download_model("org/name", COMMIT, allow_pickle=allowed)
     assert ["pytorch_model*.bin" in names for names in patterns] == [False, True]
+
+
+def checkpoint() -> ModelIdentity:
+    return identify_checkpoint(Checkpoint(id="org/name-4bit", of="org/name"), Path())
+
+
+def test_a_checkpoint_is_resolved_like_a_model_and_needs_no_tokenizer(
+    ask: Ask, config: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(info(("config.json", "model.safetensors")))
+    ask(SimpleNamespace(files_metadata={}), method="get_safetensors_metadata")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", config)
+    found = checkpoint()
+    assert (found.commit, found.folder, found.tokenizer) == (COMMIT, None, False)
+    assert found.key is not None
+
+
+def test_a_checkpoint_downloaded_without_its_tokenizer_is_not_whole(
+    snapshot: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(info())
+    assert checkpoint().folder == snapshot
+    (snapshot / "tokenizer.json").unlink()
+    hub.forget()
+    asked = ask(SimpleNamespace(files_metadata={}), method="get_safetensors_metadata")
+    found = checkpoint()
+    assert (found.folder, found.tokenizer) == (None, True)
+    assert asked.asked == 1
+
+
+def test_what_keeps_a_checkpoint_away_is_said_as_of_a_model(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(failure(errors.GatedRepoError, 403))
+    with pytest.raises(StudyError, match="model `org/name-4bit` is gated"):
+        checkpoint()
+    hub.forget()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert checkpoint().key is None
+
+
+def test_the_format_of_a_checkpoint_is_known_before_it_is_downloaded(
+    ask: Ask, config: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(config())
+    path.write_text(json.dumps(CONFIG | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    ask(info())
+    ask(SimpleNamespace(files_metadata={}), method="get_safetensors_metadata")
+    with pytest.raises(StudyError, match="format `bitsandbytes`, which cannot be read"):
+        checkpoint()

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from studyctl.compress.settings import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources import hub
+from studyctl.sources import prefetch as prefetching
+from studyctl.sources.identity import ModelIdentity
 from studyctl.sources.prefetch import prefetch
 from studyctl.sources.texts import Documents
 from studyctl.spec.loading import load_spec
@@ -109,3 +112,42 @@ def test_all_failures_are_raised_together(base: Path) -> None:
     assert "text `c4` in en could not be looked up" in said[1]
     assert "text `c4` in sw could not be looked up" in said[2]
     assert "no data file" in said[3]
+
+
+CHECKPOINTS = """
+[[compression]]
+method = "checkpoint"
+id = ["packed", "org/name-4bit", "./gone"]
+of = "tiny"
+
+[[compression]]
+method = "checkpoint"
+id = "./another"
+of = "not/here"
+
+[text.c4]"""
+
+
+def test_checkpoints_of_the_models_are_fetched(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_folder(base / "packed")
+    (base / "packed" / "tokenizer.json").unlink()
+    (base / "spec.toml").write_text(SPEC.replace("[text.c4]", CHECKPOINTS))
+    known: Any = ModelIdentity("org/name-4bit", "hub", "key", commit=COMMIT)
+    identify = prefetching.identify_checkpoint
+
+    def look_up(settings: Checkpoint, folder: Path) -> ModelIdentity:
+        return known if settings.id == known.id else identify(settings, folder)
+
+    downloaded: list[tuple[str, str]] = []
+
+    def download(repo: str, commit: str, *, allow_pickle: bool) -> Path:
+        downloaded.append((repo, commit))
+        return base / "tiny"
+
+    monkeypatch.setattr(prefetching, "identify_checkpoint", look_up)
+    monkeypatch.setattr(hub, "download_model", download)
+    with pytest.raises(StudyError) as caught:
+        fetch(base)
+    assert downloaded == [("org/name-4bit", COMMIT)]
+    said = [problem.what for problem in caught.value.problems if "could not be looked up" not in problem.what]
+    assert said == [f"model folder `{base / 'gone'}` does not exist"], "one that is left out is not asked for"

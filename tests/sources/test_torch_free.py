@@ -1,20 +1,26 @@
 """Planning must not wait for torch: checked in a fresh interpreter, which also sees imports inside functions."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.sources.conftest import CONFIG
 
 HEAVY = ("torch", "transformers", "datasets", "lm_eval", "gguf")
 PROGRAM = f"""
 import sys
 from pathlib import Path
-from studyctl.sources.identity import identify_ids, identify_model, identify_task, identify_text
+from studyctl.compress.settings import Checkpoint
+from studyctl.sources.identity import identify_checkpoint, identify_ids, identify_model, identify_task, identify_text
 from studyctl.sources.dtypes import resolve_dtype
 from studyctl.spec.models import Model, Tasks, TextSource
 base = Path(sys.argv[1])
 resolve_dtype("auto", "cpu")
 identify_model(Model(id="models/tiny"), base)
 identify_model(Model(id="org/on-the-hub"), base)
+identify_checkpoint(Checkpoint(id="./models/packed", of="m"), base)
 identify_text("pocket", None, "perplexity", "en", base)
 identify_text("c4", TextSource(dataset="org/text"), "perplexity", "en", base)
 tasks = Tasks(names=("arc_easy",), include=("pocket",))
@@ -24,6 +30,12 @@ print(*[name for name in {HEAVY} if name in sys.modules])
 
 
 def test_identities_are_found_without_heavy_imports(folder: Path) -> None:
+    # A format whose package is looked for, and not imported: compressed-tensors imports torch.
+    packed = {"quant_method": "compressed-tensors", "quantization_status": "compressed"}
+    shutil.copytree(folder, folder.with_name("packed"))
+    (folder.with_name("packed") / "config.json").write_text(
+        json.dumps(CONFIG | {"quantization_config": packed})
+    )
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder.parents[1])], capture_output=True, text=True, check=False
     )

@@ -1,0 +1,181 @@
+"""Loading somebody's published compressed model, with its weights unpacked, for a worker."""
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from studyctl.compress.architectures import block_linears
+from studyctl.errors import StageError
+from studyctl.reporter import Reporter
+from studyctl.sources.identity import ModelIdentity
+from studyctl.sources.models import LoadedModel, load_tokenizer, make_ready, model_folder, read_weights
+from studyctl.sources.published import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
+from studyctl.sources.safetensors_files import read_headers, weight_files
+from studyctl.sources.tokens import tokenizer_key
+from studyctl.spec.models import Model
+
+SAMPLE = (
+    'The year 2024 was 3.5% warmer; isn\'t it?\n\n\tdef f(x):  return x**2  # "quoted"\n'
+    "Größe und Übermut. ¿Dónde está el niño? Где же ты теперь? 今天天气很好。 كيف حالك؟ Watu wote wamezaliwa huru. 🙂 ½ ﬁ"
+)
+"""Text on which tokenizers that are the same give the same tokens, and others hardly ever."""
+
+
+def load_checkpoint(
+    identity: ModelIdentity, base: Model, base_tokenizer: Any, *, dtype: str, device: str, reporter: Reporter
+) -> LoadedModel:
+    """Load a published checkpoint so that it can be measured like a model: its linears hold unpacked weights.
+
+    Packed weights are unpacked in the dtype that the checkpoint names, as its users do, and then get the wanted one.
+
+    Args:
+        identity: what :func:`~studyctl.sources.published.identify_checkpoint` returned.
+        base: the model that it is compared with, as in the spec.
+        base_tokenizer: of that model; used where the checkpoint has none.
+        dtype: ``bfloat16``, ``float16`` or ``float32``.
+        device: ``cpu``, ``cuda:0`` ...
+        reporter: hears of downloads, and of what the measurement leaves out.
+
+    Raises:
+        StudyError: the files cannot be had, do not make this model, or its tokenizer gives other tokens than the base's.
+    """
+    folder = model_folder(identity, allow_pickle=False, reporter=reporter)
+    tokenizer = base_tokenizer
+    if identity.tokenizer:
+        tokenizer = load_tokenizer(folder)
+        check_same_tokens(tokenizer, base_tokenizer, base, identity.id)
+    else:
+        reporter.warning(f"{identity.id} has no tokenizer: that of {base.id} is used")
+    for caveat in storage_caveats(identity.config):
+        reporter.warning(f"{identity.id}: {caveat}")
+    method = storage_format(identity.config)
+    unpacked_in = dtype if method == PLAIN else own_dtype(identity.config) or dtype
+    model = read_weights(folder, identity, unpacked_in, allow_pickle=False)
+    if method != PLAIN:
+        unpack(model, method)
+        for parameter in model.parameters():
+            # Not `model.to(dtype)`, which would round the buffers of rotary embeddings as well.
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    make_ready(model, identity.id, device)
+    return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle=False)
+
+
+def check_same_tokens(own: Any, base_tokenizer: Any, base: Model, name: str) -> None:
+    """Refuse a checkpoint whose tokenizer splits text otherwise than its base's: no figure could be compared.
+
+    Raises:
+        StageError: says what differs.
+    """
+    if tokenizer_key(own) != tokenizer_key(base_tokenizer):
+        for special in (False, True):
+            ours, theirs = (
+                tokenizer(SAMPLE, add_special_tokens=special).input_ids for tokenizer in (own, base_tokenizer)
+            )
+            if ours != theirs:
+                raise _other_tokens(name, base, "gives other token ids")
+    if base.bos == "prepend" and own.bos_token_id != base_tokenizer.bos_token_id:
+        raise _other_tokens(name, base, "has another begin-of-sequence token")
+    if base.chat_template and own.chat_template != base_tokenizer.chat_template:
+        raise _other_tokens(name, base, "has another chat template")
+
+
+def _other_tokens(name: str, base: Model, what: str) -> StageError:
+    return StageError(
+        f"the tokenizer of {name} {what} than that of {base.id}, so that the two cannot be compared",
+        hint="is it made from that model, at this revision? A folder without tokenizer is measured with the model's",
+    )
+
+
+@torch.no_grad()
+def unpack(model: Any, method: str) -> None:
+    """Turn the packed linears of a model, as transformers loads them, into plain ones with unpacked weights, in place."""
+    if method == COMPRESSED_TENSORS:
+        _decompress(model)
+    else:
+        _replace_packed(model)
+    # What is left is a plain model; transformers would treat it as a quantized one.
+    model.hf_quantizer, model.is_quantized = None, False
+    del model.config.quantization_config
+
+
+def _decompress(model: Any) -> None:
+    """Unpack each module by its own scheme.
+
+    transformers' ``dequantize=True`` is not used: it takes one scheme for all linears, so that a model with two (4 and 8
+    bits) comes out wrong without a word.
+    """
+    model.hf_quantizer.compressor.decompress_model(model)
+    for module in model.modules():
+        if not hasattr(module, "quantization_scheme"):
+            continue
+        vars(module).pop("forward", None)  # it rounds activations in every pass
+        for own in ("quantization_scheme", "quantization_status"):
+            delattr(module, own)
+        for name in {name for name, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}:
+            delattr(module, name)  # scales, zeros and shapes of a weight that is unpacked
+
+
+def _replace_packed(model: Any) -> None:
+    """Put a plain linear in the place of every one of gptqmodel's, which compute from packed weights."""
+    for name, module in list(model.named_modules()):
+        if not hasattr(module, "qweight"):
+            continue
+        weight = _unpacked(module).T.contiguous()
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None, device="meta")
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        if module.bias is not None:
+            plain.bias = nn.Parameter(module.bias.detach().to(weight.dtype), requires_grad=False)
+        model.set_submodule(name, plain)
+
+
+def _unpacked(module: Any) -> torch.Tensor:
+    """Return the weight ``[in, out]`` of one of gptqmodel's linears."""
+    if hasattr(module, "dequantize_weight"):
+        weight: torch.Tensor = module.dequantize_weight()
+        return weight
+    packing = import_module("gptqmodel.quantization.awq.utils.packing_utils")  # of a package that is optional
+    weight = packing.dequantize_gemm(
+        module.qweight, module.qzeros, module.scales, module.bits, module.group_size
+    )
+    return weight
+
+
+def stored_bits(loaded: LoadedModel) -> float | None:
+    """Return the bits that a weight of the block linears takes in the files, or None where the files name them otherwise.
+
+    Whatever belongs to a linear counts, but its bias: codes, scales, zeros, shapes.
+    """
+    linears = block_linears(loaded.model)
+    headers = read_headers(weight_files(loaded.folder, allow_pickle=False))
+    prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
+    sizes = linear_bytes({name: info.bytes for name, info in headers.items()}, linears, prefix)
+    if len(sizes) < len(linears):
+        return None
+    return 8 * sum(sizes.values()) / sum(linear.weight.numel() for linear in linears.values())
+
+
+def linear_bytes(sizes: Mapping[str, int], linears: Iterable[str], prefix: str) -> dict[str, int]:
+    """Return the bytes of each linear's tensors, without its bias; linears that have none are left out.
+
+    Args:
+        sizes: bytes of every tensor in the files, by name.
+        linears: full names, such as ``model.layers.0.mlp.up_proj``.
+        prefix: of names in the model that some files leave out, such as ``model.``.
+    """
+    by_owner: dict[str, int] = {}
+    for name, size in sizes.items():
+        owner, _, part = name.rpartition(".")
+        if part != "bias":
+            by_owner[owner] = by_owner.get(owner, 0) + size
+    found = {name: by_owner.get(name, by_owner.get(name.removeprefix(prefix), 0)) for name in linears}
+    return {name: size for name, size in found.items() if size}
+
+
+def zero_fraction(model: nn.Module) -> float:
+    """Return the fraction of the block linears' weights that are exactly 0."""
+    weights = [linear.weight for linear in block_linears(model).values()]
+    zeros = sum(weight.numel() - int(torch.count_nonzero(weight)) for weight in weights)
+    return zeros / sum(weight.numel() for weight in weights)

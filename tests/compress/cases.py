@@ -1,0 +1,128 @@
+"""Inputs with correlated channels, stages made of them, and errors in fp64, for tests of single methods."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hypothesis import settings
+
+from studyctl.compress.activations import record_activations
+from studyctl.compress.architectures import decoder_blocks, known_stages
+from studyctl.compress.compressed import BlockInput, CompressedLinear, StageInput
+from studyctl.compress.grid import dequantize
+from studyctl.compress.statistics import Accumulator, Statistics
+from studyctl.reporter import Reporter, SilentReporter
+
+quick: Callable[[Any], Any] = settings(max_examples=25, deadline=None)
+"""For properties of compiled code: the first call may compile it, which takes longer than any deadline."""
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def correlated(tokens: int, inputs: int, seed: int = 0) -> torch.Tensor:
+    """Return ``[tokens, inputs]``: channels of very different sizes that depend on each other."""
+    mixed = random(tokens, inputs, seed=seed) @ (
+        torch.eye(inputs) + 2 * random(inputs, inputs, seed=seed + 1) / inputs**0.5
+    )
+    return mixed * random(inputs, seed=seed + 2).exp()
+
+
+def statistics(x: torch.Tensor) -> Statistics:
+    """Return the statistics of the tokens ``[tokens, in]`` of one sample."""
+    accumulator = Accumulator(frozenset({"norm", "mean_abs", "hessian"}), len(x))
+    accumulator.add(x)
+    return accumulator.finish()
+
+
+def with_hessian(hessian: torch.Tensor) -> Statistics:
+    """Return statistics of inputs of which only H is known."""
+    return Statistics(1, torch.zeros(1, len(hessian)), None, None, hessian)
+
+
+def stage(*weights: torch.Tensor, seen: Statistics, reporter: Reporter | None = None) -> StageInput:
+    names = tuple(f"linear.{index}" for index in range(len(weights)))
+    return StageInput(
+        names, weights, seen, dtype=weights[0].dtype, reporter=reporter if reporter else SilentReporter()
+    )
+
+
+def output_error(dense: torch.Tensor, compressed: torch.Tensor, x: torch.Tensor) -> float:
+    """Return the mean over tokens of the squared change of the output, in fp64."""
+    change = x.double() @ (dense.double() - compressed.double()).T
+    return change.square().sum(1).mean().item()
+
+
+def damped(x: torch.Tensor, damping: float) -> torch.Tensor:
+    """Return ``H + λI`` of the tokens of one sample in fp64, by the definition."""
+    hessian = 2 * x.double().T @ x.double()
+    return hessian + damping * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
+
+
+def root_of_inverse(hessian: torch.Tensor) -> torch.Tensor:
+    """Return U as the papers' code makes it: invert, then factor the inverse."""
+    root: torch.Tensor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    return root
+
+
+def on_its_grid(result: CompressedLinear, bits: int) -> bool:
+    """Whether codes, scales, zeros and groups are a grid of this many bits and give the weight bit for bit."""
+    assert result.codes is not None
+    assert result.scales is not None
+    assert result.zeros is not None
+    in_range = int(result.codes.max()) < 2**bits and int(result.zeros.max()) < 2**bits
+    weight = dequantize(result.codes, result.scales, result.zeros, result.groups)
+    return in_range and weight.dtype == result.weight.dtype and torch.equal(weight, result.weight)
+
+
+def assert_equal_but_for_ties(codes: torch.Tensor, wanted: torch.Tensor, positions: torch.Tensor) -> None:
+    """Compare codes of the same sweep in two precisions: rows may part only where a value is halfway between codes.
+
+    Args:
+        codes: ``[rows, steps]``, in the order of the sweep.
+        wanted: the same from the other one.
+        positions: where on the grid that one saw each value before it rounded it.
+    """
+    differs = codes.long() != wanted.long()
+    rows = differs.any(1)
+    assert rows.double().mean() < 0.1, f"{int(rows.sum())} of {len(rows)} rows differ"
+    first = differs.long().argmax(1)
+    from_tie = (positions[rows, first[rows]].remainder(1) - 0.5).abs()
+    assert (from_tie < 1e-3).all(), f"not a tie: {from_tie.max().item()}"
+
+
+def block_input(
+    model: Any, family: str, ids: torch.Tensor, *, index: int = 0, reporter: Reporter | None = None
+) -> BlockInput:
+    """Return what the walker shows a method of a block of the dense model."""
+    reporter = reporter or SilentReporter()
+    blocks = decoder_blocks(model)
+    activations = record_activations(model, blocks, ids, batch_tokens=48, device=torch.device("cpu"))
+    for block in blocks[:index]:
+        activations.advance(block, reporter)
+    block = blocks[index]
+    stages = known_stages(family, block)
+    assert stages is not None
+    accumulators = [
+        Accumulator(frozenset({"norm", "mean_abs", "hessian"}), activations.tokens) for _ in stages
+    ]
+    handles = [
+        next(iter(one.linears.values())).register_forward_pre_hook(
+            lambda _, args, accumulator=accumulator: accumulator.add(args[0])
+        )
+        for one, accumulator in zip(stages, accumulators, strict=True)
+    ]
+    for chunk in range(len(activations.hidden)):
+        activations.forward(block, chunk)
+    for handle in handles:
+        handle.remove()
+    inputs = []
+    for one, accumulator in zip(stages, accumulators, strict=True):
+        weights = tuple(linear.weight.data for linear in one.linears.values())
+        inputs.append(
+            StageInput(
+                tuple(one.linears), weights, accumulator.finish(), dtype=weights[0].dtype, reporter=reporter
+            )
+        )
+    return BlockInput(block, tuple(inputs), tuple(one.absorber for one in stages), activations, reporter)

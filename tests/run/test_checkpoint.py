@@ -1,0 +1,133 @@
+"""Somebody's published checkpoint, measured beside ours."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from studyctl.errors import ExitCode
+from studyctl.files import StudyPaths
+from studyctl.run.outcome import Selection
+from studyctl.run.start import Started
+from tests.run.studies import write_spec
+from tests.run.test_converge import finished, rows, run
+from tests.sources.packed import int_weights, pack, unpacked
+
+TABLE = """
+[[compression]]
+method = "checkpoint"
+id = {ids}
+of = "./tiny"
+
+[text.mine]"""
+
+
+def measure(workplace: Path, console: Console, ids: str, *, only: str = "checkpoint-*") -> Started:
+    spec = write_spec(workplace, change=("[text.mine]", TABLE.format(ids=ids)))
+    return run(spec, console, Selection(only=only))
+
+
+def change_weights(folder: Path, scale: float) -> None:
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    state["model.layers.0.mlp.up_proj.weight"] *= scale
+    save_file(state, path, {"format": "pt"})
+
+
+def fidelity(paths: StudyPaths, variant: str) -> list[float]:
+    query = f"select kl_nats from fidelity where variant = 'checkpoint-{variant}' order by language"
+    return [float(str(row["kl_nats"])) for row in rows(paths, query)]
+
+
+def stages(paths: StudyPaths) -> list[str]:
+    return [stage.removeprefix("tiny-") for stage in finished(paths)]
+
+
+EVALUATIONS = ["perplexity:en", "perplexity:de", "task:boats"]
+
+
+def test_a_plain_checkpoint_is_measured_and_measured_again_when_it_changes(
+    workplace: Path, console: Console
+) -> None:
+    for name in ("same", "other"):
+        shutil.copytree(workplace / "tiny", workplace / name)
+    change_weights(workplace / "other", 1.5)
+    # Only these: the dense model's answers, which they are compared with, are made without its trial.
+    started = measure(workplace, console, '["same", "other"]')
+    paths = started.paths
+    assert started.code == ExitCode.DONE
+    assert stages(paths) == [
+        f"checkpoint-{name} {stage}" for name in ("other", "same") for stage in ("compress", *EVALUATIONS)
+    ]
+    assert fidelity(paths, "same") == [0, 0]
+    first = fidelity(paths, "other")
+    assert all(kl > 0 for kl in first)
+    told = rows(
+        paths, "select bits_per_weight, sparsity, state from trials where variant = 'checkpoint-same'"
+    )
+    assert told == [{"bits_per_weight": 32.0, "sparsity": 0.0, "state": "done"}]
+
+    # Nothing has changed: nothing is done.
+    again = measure(workplace, console, '["same", "other"]')
+    assert again.outcome is not None
+    assert again.outcome.tried == 0
+
+    # Other weights under the same name: all of that trial, nothing else. And then a variant of ours, in the same worker.
+    before = stages(paths)
+    change_weights(workplace / "other", 1.5)
+    measure(workplace, console, '["same", "other"]', only="*-[or]*")
+    new = stages(paths)
+    for stage in before:
+        new.remove(stage)
+    assert new == [
+        f"{variant} {stage}"
+        for variant in ("checkpoint-other", "rtn-4bit-g16")
+        for stage in ("compress", *EVALUATIONS)
+    ]
+    assert all(now > then for now, then in zip(fidelity(paths, "other"), first, strict=True))
+    ours = rows(paths, "select max(kl_nats) as most from fidelity where variant = 'rtn-4bit-g16'")
+    assert 0 < float(str(ours[0]["most"])) < 0.1, "the dense weights were loaded again"
+
+
+def test_a_packed_checkpoint_gives_the_figures_of_its_unpacked_weights(
+    workplace: Path, console: Console
+) -> None:
+    packed = pack(workplace / "tiny", workplace / "packed", {"Linear": int_weights(4)}, torch.float32)
+    plain = shutil.copytree(workplace / "tiny", workplace / "unpacked")
+    state = load_file(plain / "model.safetensors")
+    save_file(state | unpacked(packed, {"": 4}), plain / "model.safetensors", {"format": "pt"})
+    for path in packed.glob("tokenizer*"):
+        path.unlink()
+    started = measure(workplace, console, '["packed", "unpacked"]')
+    assert started.code == ExitCode.DONE
+    paths = started.paths
+    assert fidelity(paths, "packed") == fidelity(paths, "unpacked")
+    assert all(kl > 0 for kl in fidelity(paths, "packed"))
+    for table in ("perplexity", "tasks", "windows"):
+        columns = "* exclude (trial_id, variant)"
+        found = [
+            rows(paths, f"select {columns} from {table} where variant = 'checkpoint-{name}' order by all")
+            for name in ("packed", "unpacked")
+        ]
+        assert found[0] == found[1] != []
+    sizes = rows(
+        paths, "select bits_per_weight as bits from trials where variant like 'check%' order by variant"
+    )
+    # A code of 4 bits, a float32 scale for 16 weights, and a shape of 128 bits for each of 7 linears of 9,216 weights.
+    assert sizes == [{"bits": pytest.approx(4 + 32 / 16 + 7 * 128 / 9216)}, {"bits": 32.0}]
+    warnings = rows(paths, "select message from warnings")
+    assert warnings == [{"message": "packed has no tokenizer: that of ./tiny is used"}]
+
+
+def test_a_checkpoint_with_another_tokenizer_fails_with_the_reason(workplace: Path, console: Console) -> None:
+    shutil.copytree(workplace / "tiny", workplace / "other")
+    path = workplace / "other" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"add_prefix_space":false', '"add_prefix_space":true').replace('"add_prefix_space": false', '"add_prefix_space": true'))  # fmt: skip
+    started = measure(workplace, console, '"other"')
+    assert started.code == ExitCode.FAILED
+    (row,) = rows(started.paths, "select error from trials where variant = 'checkpoint-other'")
+    assert "the tokenizer of other gives other token ids than that of ./tiny" in str(row["error"])
+    assert stages(started.paths) == []

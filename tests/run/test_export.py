@@ -1,0 +1,332 @@
+"""``studyctl export`` and ``keep_weights``: folders that load, and errors that say what to do."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from studyctl.errors import ExitCode, SpecError
+from studyctl.files import StudyPaths
+from studyctl.plan.compare import compare
+from studyctl.plan.estimate import export_bytes
+from studyctl.plan.planner import make_plan
+from studyctl.plan.saved import load_plan
+from studyctl.run.attempt import Attempt
+from studyctl.run.cleaning import clean
+from studyctl.run.engine import Engine
+from studyctl.run.export import _make_job, export_trial
+from studyctl.run.hold import hold, write_heartbeat
+from studyctl.run.outcome import Selection
+from studyctl.run.protocol import StageOrder
+from studyctl.run.start import run_study
+from studyctl.spec.loading import load_spec
+from studyctl.store.index import read_stored
+from studyctl.store.journal import read_journal
+from studyctl.store.query import run_sql
+from tests.run.studies import write_spec
+from tests.run.test_attempt import FakeChannel
+
+RTN, WANDA, DENSE = "tiny-rtn-4bit-g16", "tiny-wanda-0.5", "tiny-dense"
+KEEP = "keep_weights = true"
+
+
+@pytest.fixture(scope="module")
+def kept(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the study, run with ``keep_weights``; not to be changed."""
+    folder = tmp_path_factory.mktemp("kept")
+    shutil.copytree(sources, folder, dirs_exist_ok=True)
+    command = [sys.executable, "-m", "studyctl", "run", str(write_spec(folder, execution=KEEP))]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture
+def workplace(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, where the test is at work."""
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    spec = StudyPaths(tmp_path / "runs" / "small").spec  # names the folder that its paths are relative to
+    spec.write_text(spec.read_text().replace(str(kept), str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def paths(workplace: Path) -> StudyPaths:
+    return StudyPaths(workplace / "runs" / "small")
+
+
+def stages(paths: StudyPaths) -> list[str]:
+    """Return ``trial stage`` of every stage that was ever finished, but ``load``."""
+    records = [record for path in sorted(paths.journal.glob("*.jsonl")) for record in read_journal(path)]
+    return [
+        f"{r['trial']} {r['stage']}"
+        for r in records
+        if r["kind"] == "stage_finished" and r["stage"] != "load"
+    ]
+
+
+def to_run(workplace: Path, paths: StudyPaths) -> list[tuple[str, tuple[str, ...]]]:
+    plan = make_plan(load_spec(workplace / "small.toml"))
+    todo = compare(plan, read_stored(paths), load_plan(paths)).todo
+    return [(one.trial.id, one.stages) for one in todo]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights that plain transformers computes with."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model(torch.arange(8)[None])
+    return {name: value for name, value in model.state_dict().items() if name.endswith("proj.weight")}
+
+
+# -- keep_weights
+
+
+def test_every_variant_is_exported_as_a_stage_of_its_trial(workplace: Path, paths: StudyPaths) -> None:
+    for trial in (DENSE, RTN, WANDA):
+        assert stages(paths).count(f"{trial} export") == 1
+        assert sorted(path.name for path in paths.exported(trial).iterdir()) == [
+            "README.md", "config.json", "generation_config.json", "model.safetensors", "studyctl.json",
+            "tokenizer.json", "tokenizer_config.json",
+        ]  # fmt: skip
+    asked = "select distinct state from stages where stage = 'export'"
+    assert run_sql(paths, asked).to_pylist() == [{"state": "done"}]
+    assert to_run(workplace, paths) == []
+    dense, pruned = tensors(paths.exported(DENSE)), tensors(paths.exported(WANDA))
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert (pruned[name] == 0).float().mean() == 0.5
+    assert torch.equal(pruned[name][pruned[name] != 0], dense[name][pruned[name] != 0])
+    assert tensors(paths.exported(RTN)).keys() == dense.keys()
+    tokenizer = AutoTokenizer.from_pretrained(paths.exported(RTN))
+    assert (
+        tokenizer("mashua ndogo").input_ids == AutoTokenizer.from_pretrained("tiny")("mashua ndogo").input_ids
+    )
+
+
+def test_the_card_tells_what_the_tables_tell(paths: StudyPaths) -> None:
+    card = (paths.exported(RTN) / "README.md").read_text()
+    query = f"select language, perplexity, ppl_ratio, top1 from perplexity_vs_dense where trial_id = '{RTN}'"
+    rows = run_sql(paths, query).to_pylist()
+    assert len(rows) == 2
+    for row in rows:
+        assert f"| {row['language']} | {row['perplexity']:.1f} | ×{row['ppl_ratio']:.3f} |" in card
+    about = json.loads((paths.exported(RTN) / "studyctl.json").read_text())
+    (hashes,) = run_sql(
+        paths, f"select distinct weights_hash from stages where trial_id = '{RTN}' and stage = 'compress'"
+    ).to_pylist()
+    assert about["weights_hash"] == hashes["weights_hash"]
+    assert f"`{about['weights_hash']}`" in card
+    assert about["bits_per_weight"] == 4 + 20 / 16
+
+
+def test_an_export_that_was_deleted_is_made_again_and_nothing_else(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    before = stages(paths)
+    interrupted = paths.weights / f".{RTN}.1.new.partial"
+    interrupted.mkdir()
+    (interrupted / "model.safetensors").write_text("a part")
+    clean(paths, console, yes=True)
+    assert not interrupted.exists()
+    assert paths.exported(RTN).is_dir(), "gc leaves exports"
+    first = (paths.exported(RTN) / "model.safetensors").read_bytes()
+    shutil.rmtree(paths.exported(RTN))
+    assert to_run(workplace, paths) == [(RTN, ("export",))]
+    assert run_study(workplace / "small.toml", Selection(), console).code == ExitCode.DONE
+    new = stages(paths)
+    for stage in before:
+        new.remove(stage)
+    assert new == [f"{RTN} compress", f"{RTN} export"]
+    assert (paths.exported(RTN) / "model.safetensors").read_bytes() == first
+    assert not list((paths.cache / "weights").glob("*"))
+
+
+def test_other_weights_take_the_place_of_the_export_and_the_old_ones_are_missed(
+    workplace: Path, paths: StudyPaths
+) -> None:
+    assert to_run(workplace, paths) == []
+    about = paths.exported(WANDA) / "studyctl.json"
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps(content | {"weights_key": "of another calibration"}))
+    assert to_run(workplace, paths) == [(WANDA, ("export",))]
+
+
+def test_without_keep_weights_nothing_is_asked_for(workplace: Path, paths: StudyPaths) -> None:
+    shutil.rmtree(paths.weights)
+    write_spec(workplace)
+    assert to_run(workplace, paths) == []
+    plan = make_plan(load_spec(workplace / "small.toml"))
+    assert plan.notes == []
+    assert all("export" not in trial.stage_names for trial in plan.trials)
+
+
+# -- studyctl export
+
+
+def studyctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "studyctl", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_trial_is_exported_also_while_its_study_is_run(workplace: Path, paths: StudyPaths) -> None:
+    before = sorted(paths.journal.iterdir())
+    with hold(paths):
+        write_heartbeat(paths, datetime.now(UTC), [])
+        said = studyctl("export", "small", "tiny-rtn", "out/rtn")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout == f"{workplace / 'out' / 'rtn'}\n"
+    assert "small is being run" in said.stderr
+    assert "packed at 4 bits" in said.stderr
+    mine, kept = tensors(workplace / "out" / "rtn"), tensors(paths.exported(RTN))
+    assert all(torch.equal(mine[name], kept[name]) for name in kept)
+    assert (workplace / "out" / "rtn" / "README.md").read_text() == (
+        paths.exported(RTN) / "README.md"
+    ).read_text()
+    assert sorted(paths.journal.iterdir()) == before, "it is no attempt at the trial"
+    assert not list((paths.cache / "weights").glob("*"))
+
+
+def test_ctrl_c_leaves_nothing(workplace: Path, paths: StudyPaths) -> None:
+    command = [sys.executable, "-m", "studyctl", "export", "small", WANDA, "out"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not paths.attempt_log(WANDA, 0).exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.STOPPED, said
+    assert "nothing was written" in said
+    assert not [path for path in workplace.iterdir() if path.name.startswith((".out", "out"))]
+
+
+def refused(paths: StudyPaths, trial: str, target: Path, console: Console) -> tuple[str, str]:
+    with pytest.raises(SpecError) as caught:
+        export_trial(paths, trial, target, console)
+    assert caught.value.exit_code == 2
+    problem = caught.value.problems[0]
+    assert problem.hint
+    return problem.what, problem.hint
+
+
+def test_a_folder_that_is_in_use_is_refused(workplace: Path, paths: StudyPaths, console: Console) -> None:
+    (workplace / "full").mkdir()
+    (workplace / "full" / "mine").write_text("1")
+    assert "is not empty" in refused(paths, RTN, workplace / "full", console)[0]
+    assert "is a file" in refused(paths, RTN, workplace / "small.toml", console)[0]
+    assert [path.name for path in (workplace / "full").iterdir()] == ["mine"]
+
+
+def test_an_unknown_trial_is_refused(workplace: Path, paths: StudyPaths, console: Console) -> None:
+    what, hint = refused(paths, "tiny-rtn-4bit-g61", workplace / "out", console)
+    assert what == "study `small` has no trial `tiny-rtn-4bit-g61`"
+    assert hint == f"did you mean `{RTN}`?"
+    assert "beginning of 3 trials" in refused(paths, "tiny", workplace / "out", console)[0]
+
+
+def test_a_trial_that_was_not_compressed_yet_is_refused(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    for path in paths.journal.glob(f"{WANDA}.*"):
+        path.unlink()
+    what, hint = refused(paths, WANDA, workplace / "out", console)
+    assert what == f"`{WANDA}` was not compressed yet"
+    assert hint.startswith("studyctl run ")
+
+
+def test_a_model_that_is_gone_or_another_is_refused(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    config = workplace / "tiny" / "config.json"
+    config.write_text(config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 2e-06'))
+    what, _ = refused(paths, RTN, workplace / "out", console)
+    assert what.startswith(f"`{RTN}` is not what was run: model ")
+    shutil.rmtree(workplace / "tiny")
+    with pytest.raises(SpecError, match="does not exist"):
+        export_trial(paths, RTN, workplace / "out", console)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def attempt(paths: StudyPaths, target: Path, **changes: Any) -> list[dict[str, Any]]:
+    """Export in this process, as a worker does."""
+    job = _make_job(paths, RTN, target).model_copy(update={"threads": 1, **changes})
+    channel = FakeChannel()
+    Attempt(job, Engine(), channel).run()  # type: ignore[arg-type]
+    return channel.told
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_other_weights_than_those_that_were_measured_are_not_exported(
+    workplace: Path, paths: StudyPaths
+) -> None:
+    told = attempt(paths, workplace / "out", weights_hash="of another machine")
+    (failed,) = (record for record in told if record["kind"] == "stage_failed")
+    assert failed["stage"] == "compress"
+    assert "this machine makes other weights" in failed["error"]
+    assert "export on the machine that ran the study" in failed["hint"]
+    assert not (workplace / "out").exists()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_stored_weights_are_used_and_left(workplace: Path, paths: StudyPaths) -> None:
+    job = _make_job(paths, RTN, workplace / "first")
+    Attempt(job, engine := Engine(), FakeChannel()).run()  # type: ignore[arg-type]
+    engine.compress(job, Attempt(job, engine, FakeChannel()).recorder)  # type: ignore[arg-type]
+    cached = paths.trial_weights(job.weights_key)
+    assert cached.exists()
+    told = attempt(paths, workplace / "second")
+    finished = [record["stage"] for record in told if record["kind"] == "stage_finished"]
+    assert finished == ["load", "export"]
+    assert cached.exists(), "a trial in progress may want them"
+    assert tensors(workplace / "first").keys() == tensors(workplace / "second").keys()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(workplace: Path, paths: StudyPaths) -> None:
+    (workplace / "file").write_text("no folder")
+    told = attempt(paths, workplace / "out", export_to=workplace / "file" / "out")
+    (failed,) = (record for record in told if record["kind"] == "stage_failed")
+    assert "cannot be written" in failed["error"]
+    assert "export to another" in failed["hint"]
+
+
+def test_an_export_comes_after_evaluations_that_turn_out_to_be_needed() -> None:
+    orders = {
+        name: StageOrder(name=name, key=name) for name in ("compress", "perplexity:en", "export", "task:x")
+    }
+    engine = Engine()
+    engine._after = [orders["task:x"], orders["export"]]
+    job = _fake_job([orders["compress"], orders["perplexity:en"]])
+    assert [order.name for order in engine.orders(job)] == ["compress", "perplexity:en", "task:x", "export"]
+    engine._after = [orders["task:x"]]
+    job = _fake_job([orders["export"], orders["perplexity:en"]])
+    assert [order.name for order in engine.orders(job)] == ["perplexity:en", "task:x", "export"]
+
+
+def _fake_job(orders: list[StageOrder]) -> Any:
+    return type("FakeJob", (), {"stages": orders})
+
+
+def test_the_size_of_an_export_is_known_before(workplace: Path, paths: StudyPaths) -> None:
+    for trial in make_plan(load_spec(workplace / "small.toml")).trials:
+        size = (paths.exported(trial.id) / "model.safetensors").stat().st_size
+        assert abs(export_bytes(trial) - size) < 0.1 * size, trial.id  # a file has a header

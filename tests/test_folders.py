@@ -1,0 +1,80 @@
+"""A folder is there as a whole, or as it was."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from studyctl.folders import atomic_folder, remove_leftovers
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from studyctl.folders import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_it_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er"
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("1")
+        assert not target.exists()
+    assert names(target.parent) == ["er"]
+    assert (target / "a").read_text() == "1"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with atomic_folder(tmp_path / "x") as folder:
+        (folder / "a").write_text("1")
+    assert names(tmp_path / "x") == ["a"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "x") as folder:
+        (folder / "half" / "of it").write_text("1")
+    assert names(tmp_path) == []
+
+
+def test_what_is_there_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("1")
+    with pytest.raises(FileExistsError, match="not empty"), atomic_folder(tmp_path / "x"):
+        pass
+    assert names(tmp_path / "x") == ["mine"]
+
+
+def test_a_replaced_folder_is_whole_before_and_after(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    for content in ("old", "new"):
+        with atomic_folder(target, replace=True) as folder:
+            (folder / content).write_text(content)
+            assert content == "old" or names(target) == ["old"]
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["x"]
+    with pytest.raises(FileNotFoundError), atomic_folder(target, replace=True) as folder:
+        (folder / "half" / "of it").write_text("1")
+    assert names(target) == ["new"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "x")], check=False, timeout=60)
+    (left,) = names(tmp_path)
+    assert left.startswith(".x.")
+    (tmp_path / ".x.notes").mkdir()  # of somebody else
+    remove_leftovers(tmp_path / "x")
+    assert names(tmp_path) == [".x.notes"]
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "x") as folder:
+        remove_leftovers(tmp_path / "x")
+        assert folder.is_dir()
