@@ -147,6 +147,10 @@ class StudyPaths:
         """The compressed weights of a trial in progress."""
         return self.cache / "weights" / f"{weights_key}.safetensors"
 
+    def finished_blocks(self, weights_key: str) -> Path:
+        """The blocks of a trial whose compression is in progress."""
+        return self.cache / "weights" / f"{weights_key}.blocks"
+
     def dense_reference(self, key: str) -> Path:
         """The final hidden states of the dense model on one text."""
         return self.cache / "dense" / f"{key}.safetensors"

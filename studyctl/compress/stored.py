@@ -8,8 +8,10 @@ The files are a cache of trials in progress, not an export.
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,8 +32,8 @@ PARAMETER = "parameter:"
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
-def save(path: Path, compressed: Compressed) -> None:
-    """Write the compressed linears to a safetensors file; a crash leaves no half of it.
+def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write the compressed linears to a safetensors file, and what more there is to its metadata; a crash leaves no half of it.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
@@ -45,6 +47,7 @@ def save(path: Path, compressed: Compressed) -> None:
             tensors[f"{name}.groups"] = linear.groups.clone()
     tensors |= {f"{PARAMETER}{name}": value for name, value in compressed.parameters.items()}
     about = {
+        **more,
         "format": FORMAT,
         "settings": compressed.settings.model_dump_json(),
         "bits_per_weight": repr(compressed.bits_per_weight),

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from studyctl.compress.compressed import (
     PreparedBlock,
     StageInput,
 )
+from studyctl.compress.finished import BlockResults, FinishedBlocks
 from studyctl.compress.settings import (
     Dense,
     MethodSettings,
@@ -47,6 +48,7 @@ def compress(
     batch_tokens: int,
     reporter: Reporter,
     device: torch.device | str | None = None,
+    finished: FinishedBlocks | None = None,
 ) -> Compressed:
     """Compress all linears of the decoder blocks in place; embeddings, norms and ``lm_head`` stay as they are.
 
@@ -61,6 +63,7 @@ def compress(
         batch_tokens: tokens that pass through a block at once; at least one sample does.
         reporter: told of blocks, linears and warnings.
         device: where blocks compute, one at a time; None: where the model is.
+        finished: what a walk with the same arguments left when it was killed, and where this one leaves its blocks.
 
     Raises:
         StageError: the settings do not fit the model, a weight or an activation is not finite, or there is nothing to
@@ -69,14 +72,15 @@ def compress(
     model.eval()
     blocks = decoder_blocks(model)
     _check(blocks, settings)
-    linears: dict[str, CompressedLinear] = {}
-    parameters: dict[str, torch.Tensor] = {}
+    everything = BlockResults()
     if not isinstance(settings, Dense):
         work = _work(settings, reporter)
         target = torch.device(device) if device is not None else _place(blocks[0])
         has_data = isinstance(settings, WithData)
         activations = _activations(model, blocks, work, ids, batch_tokens, target) if has_data else None
-        for block in blocks:
+        if finished is not None:
+            everything = _taken_up(model, blocks, activations, work, finished)
+        for block in blocks[len({layer["block"] for layer in everything.layers}) :]:
             reporter.check_stop()
             with _computing_on(target, block):
                 if activations is None:
@@ -85,20 +89,15 @@ def compress(
                     results = _compress_with_data(
                         model, block, activations, work, is_last=block is blocks[-1]
                     )
-            for name, linear in block.linears.items():
-                linears[name] = _at_home(results.linears[name], linear)
-            for name in results.parameters:
-                parameters[name] = model.get_parameter(name).data
+            results.linears = {
+                name: _at_home(results.linears[name], linear) for name, linear in block.linears.items()
+            }
+            results.parameters = {name: model.get_parameter(name).data for name in results.parameters}
+            everything.add(results)
             reporter.progress(block.index + 1, len(blocks), "block")
-    return _summary(blocks, settings, linears, parameters)
-
-
-@dataclass
-class _BlockResults:
-    """What became of a block."""
-
-    linears: dict[str, CompressedLinear] = field(default_factory=dict)
-    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+            if finished is not None:
+                finished.add(block.index, results, settings)
+    return _summary(blocks, settings, everything)
 
 
 @dataclass(frozen=True)
@@ -148,16 +147,49 @@ def _activations(
     return activations
 
 
-def _compress_without_data(block: Block, work: _Work) -> _BlockResults:
-    results = _BlockResults()
+def _taken_up(
+    model: nn.Module,
+    blocks: list[Block],
+    activations: Activations | None,
+    work: _Work,
+    finished: FinishedBlocks,
+) -> BlockResults:
+    """Give blocks that an earlier walk finished their weights, and bring the activations up to them.
+
+    Activations are those of the dense blocks, or of the compressed ones: that decides what comes first.
+    """
+    everything = BlockResults()
+    from_dense = isinstance(work.settings, WithData) and work.settings.propagate == "dense"
+    for span, path in finished.spans():
+        passed = blocks[span.start : min(span.stop, len(blocks) - 1)]  # nothing comes after the last one
+        if activations is not None and from_dense:
+            _advance(activations, passed, work.reporter)
+        results = finished.put_into(model, path)
+        if activations is not None and not from_dense:
+            _advance(activations, passed, work.reporter)
+        for layer in results.layers:
+            work.reporter.record("layer", **layer)
+        work.reporter.progress(span.stop, len(blocks), "block")
+        everything.add(results)
+    return everything
+
+
+def _advance(activations: Activations, blocks: list[Block], reporter: Reporter) -> None:
+    for block in blocks:
+        with _computing_on(activations.device, block):
+            activations.advance(block, reporter)
+
+
+def _compress_without_data(block: Block, work: _Work) -> BlockResults:
+    results = BlockResults()
     for name, linear in block.linears.items():
-        results.linears |= _compress_stage(block, _stage_input(Stage({name: linear}), None, work), work)
+        _compress_stage(block, _stage_input(Stage({name: linear}), None, work), work, results)
     return results
 
 
 def _compress_with_data(
     model: nn.Module, block: Block, activations: Activations, work: _Work, *, is_last: bool
-) -> _BlockResults:
+) -> BlockResults:
     """Measure and compress the stages of a block, then make the next block's inputs, unless there is none."""
     assert isinstance(work.settings, WithData)
     known = known_stages(getattr(getattr(model, "config", None), "model_type", ""), block)
@@ -166,7 +198,7 @@ def _compress_with_data(
     dense_outputs: list[torch.Tensor] | None = None
     if work.settings.propagate == "dense" and not is_last:
         dense_outputs = list(activations.hidden)
-    results = _BlockResults()
+    results = BlockResults()
     for number, seen in enumerate(passes):
         statistics = _measure(
             block,
@@ -187,7 +219,7 @@ def _compress_with_data(
             inputs = prepared.stages
             results.parameters |= _put(block, prepared.parameters)
         for stage_input in inputs:
-            results.linears |= _compress_stage(block, stage_input, work)
+            _compress_stage(block, stage_input, work, results)
     if dense_outputs is not None:
         activations.hidden = dense_outputs
     elif not is_last:
@@ -272,29 +304,30 @@ def _finished(stage: Stage, accumulator: Accumulator) -> Statistics:
     return statistics
 
 
-def _compress_stage(block: Block, stage: StageInput, work: _Work) -> dict[str, CompressedLinear]:
+def _compress_stage(block: Block, stage: StageInput, work: _Work, results: BlockResults) -> None:
     """Compress the linears of a stage in place and record how that went."""
     started = time.perf_counter()
-    results = work.compress_stage(stage, work.settings)
+    compressed = work.compress_stage(stage, work.settings)
     if stage.weights[0].is_cuda:
         torch.cuda.synchronize(stage.weights[0].device)
     seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in stage.weights)
     sample = None if stage.statistics is None else stage.statistics.sample
-    for name, weight, result in zip(stage.names, stage.dense or stage.weights, results, strict=True):
+    for name, weight, result in zip(stage.names, stage.dense or stage.weights, compressed, strict=True):
         if not _is_finite(result.weight):
             raise StageError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
-        work.reporter.record(
-            "layer",
-            block=block.index,
-            linear=name,
-            relative_error=relative_error(weight, result.weight, sample),
-            sparsity=_zeros(result.weight) / weight.numel(),
-            bits_per_weight=work.settings.bits_per_weight(weight.shape[1]),
-            weights=weight.numel(),
-            seconds=seconds_per_weight * weight.numel(),
-        )
+        layer = {
+            "block": block.index,
+            "linear": name,
+            "relative_error": relative_error(weight, result.weight, sample),
+            "sparsity": _zeros(result.weight) / weight.numel(),
+            "bits_per_weight": work.settings.bits_per_weight(weight.shape[1]),
+            "weights": weight.numel(),
+            "seconds": seconds_per_weight * weight.numel(),
+        }
+        work.reporter.record("layer", **layer)
+        results.layers.append(layer)
         block.linears[name].weight.data.copy_(result.weight)
-    return dict(zip(stage.names, results, strict=True))
+        results.linears[name] = result
 
 
 def _check(blocks: list[Block], settings: MethodSettings) -> None:
@@ -357,14 +390,9 @@ def _at_home(result: CompressedLinear, linear: nn.Linear) -> CompressedLinear:
     return CompressedLinear(linear.weight.data, *parts)
 
 
-def _summary(
-    blocks: list[Block],
-    settings: MethodSettings,
-    linears: dict[str, CompressedLinear],
-    parameters: dict[str, torch.Tensor],
-) -> Compressed:
+def _summary(blocks: list[Block], settings: MethodSettings, results: BlockResults) -> Compressed:
     everything = [linear for block in blocks for linear in block.linears.values()]
     weights = sum(linear.weight.numel() for linear in everything)
     bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in everything)
     zeros = sum(_zeros(linear.weight) for linear in everything)
-    return Compressed(settings, linears, bits / weights, zeros / weights, parameters)
+    return Compressed(settings, results.linears, bits / weights, zeros / weights, results.parameters)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from studyctl.compress.architectures import changeable_modules
+from studyctl.compress.finished import FinishedBlocks
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
 from studyctl.errors import StageError
@@ -136,12 +137,20 @@ class Engine:
         ids = None
         if job.calibration is not None:
             ids = torch.from_numpy(self._calibration_ids(job, job.calibration, recorder))
+        paths = StudyPaths(job.root)
+        finished = FinishedBlocks(paths.finished_blocks(job.weights_key))
         done = compress(
-            self._model(), job.method_settings(), ids, batch_tokens=self.batch_tokens(job), reporter=recorder
+            self._model(),
+            job.method_settings(),
+            ids,
+            batch_tokens=self.batch_tokens(job),
+            reporter=recorder,
+            finished=finished,
         )
-        path = StudyPaths(job.root).trial_weights(job.weights_key)
+        path = paths.trial_weights(job.weights_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, done)
+        finished.clear()
         self._note_weights(job, recorder)
         return {"bits_per_weight": done.bits_per_weight, "sparsity": done.sparsity}
 
