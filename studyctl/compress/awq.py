@@ -18,15 +18,17 @@ from torch import nn
 from studyctl.compress.architectures import Absorber
 from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput
 from studyctl.compress.folding import fold
-from studyctl.compress.grid import grid_of
 from studyctl.compress.module_objective import module_losses
 from studyctl.compress.rtn import round_to_nearest
 from studyctl.compress.settings import AWQ, Quantization
 from studyctl.compress.statistics import Statistics
+from studyctl.compress.trial_rounding import change
 
 CLIP_STEPS = 20
-"""Weight ranges are tried in steps of a twentieth of the largest weight, down to a half."""
-ROW_BLOCK = 1 << 21
+"""Weight ranges are tried in steps of a twentieth of the largest weight: ten of them, down to 0.55 of it."""
+QUADRATIC_TILE = 256
+"""Columns of H that are multiplied at once; smaller tiles leave out more of it, and multiply more slowly."""
+ROW_BLOCK = 1 << 19
 """Weights that are tried at once: what does not fit a processor's cache is written and read again many times."""
 
 
@@ -133,7 +135,9 @@ def _losses(
             block,
             stage,
             candidates,
-            lambda weight, scales: _rounded(weight * scales, settings, stage.dtype) / scales,
+            lambda weight, scales: (
+                weight + change(_grouped(weight, settings), settings, stage.dtype, scales=scales).flatten(1)
+            ),
         )
     assert stage.statistics is not None
     assert stage.statistics.hessian is not None
@@ -147,7 +151,7 @@ def linear_losses(
     dtype: torch.dtype,
     candidates: list[torch.Tensor],
 ) -> list[float]:
-    """Return for each scale the mean over tokens of the squared output errors of the linears, summed over outputs.
+    """Return for each scale the mean over samples of the squared output errors of the linears, summed over tokens and outputs.
 
     Args:
         weights: each ``[out, in]``.
@@ -157,16 +161,34 @@ def linear_losses(
         candidates: scales, each ``[in]``.
     """
     losses = torch.zeros(len(candidates), dtype=torch.float64)
+    halves = _half(hessian)
     for rows in _row_blocks(weights):
+        groups = _grouped(rows, settings)
+        out = torch.empty_like(groups)
         for index, scales in enumerate(candidates):
-            change = (_rounded(rows * scales, settings, dtype) / scales).sub_(rows)
-            losses[index] += _quadratic(change, hessian).sum(dtype=torch.float64).cpu() / 2
+            changes = change(groups, settings, dtype, scales=scales, out=out)
+            losses[index] += _squares(changes.flatten(1), halves) / 2
     return losses.tolist()
 
 
-def _quadratic(change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """Return ``d H dᵀ`` of every row d, ``[..., rows]``; a batch of changes has a batch of Hessians."""
-    return (change @ hessian).mul_(change).sum(-1)
+def _half(hessian: torch.Tensor) -> list[torch.Tensor]:
+    """Return H without what lies above its diagonal tiles, what lies below counted twice: columns of a tile each."""
+    parts = []
+    for start in range(0, len(hessian), QUADRATIC_TILE):
+        part = hessian[start:, start : start + QUADRATIC_TILE].clone()
+        part[part.shape[1] :] *= 2
+        parts.append(part)
+    return parts
+
+
+def _squares(changes: torch.Tensor, halves: list[torch.Tensor]) -> float:
+    """Return ``tr(D H Dᵀ)`` of changes D ``[rows, in]`` with half the products, since H is symmetric."""
+    total, start = 0.0, 0
+    for half in halves:
+        tile = changes[:, start : start + half.shape[1]]
+        total += float((changes[:, start:] @ half).mul_(tile).sum())
+        start += half.shape[1]
+    return total
 
 
 def _row_blocks(weights: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
@@ -174,17 +196,9 @@ def _row_blocks(weights: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
         yield from (part.float() for part in torch.split(weight, max(1, ROW_BLOCK // weight.shape[1])))
 
 
-def _rounded(weight: torch.Tensor, settings: Quantization, dtype: torch.dtype) -> torch.Tensor:
-    """Return the nearest grid values in fp32, as :func:`round_to_nearest` would choose them."""
-    groups = weight.reshape(len(weight), -1, settings.group_size or weight.shape[1])
-    return _rounded_groups(groups, settings, dtype).reshape(weight.shape)
-
-
-def _rounded_groups(groups: torch.Tensor, settings: Quantization, dtype: torch.dtype) -> torch.Tensor:
-    grid = grid_of(groups, settings.bits, symmetric=settings.symmetric, dtype=dtype)
-    scales, zeros = grid.scales.float()[..., None], grid.zeros.float()[..., None]
-    codes = (groups / scales).round_().add_(zeros).clamp_(0, 2**settings.bits - 1)
-    return codes.sub_(zeros).mul_(scales)
+def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
+    """Return ``[rows, groups, group]``."""
+    return weight.reshape(len(weight), -1, settings.group_size or weight.shape[1])
 
 
 # -- clipping
@@ -195,7 +209,7 @@ def clipped(
 ) -> torch.Tensor:
     """Return the weight with every group cut off at the limit that makes its part of the output err least.
 
-    Limits from the group's largest |w| down to half of it are tried, each row and group by itself.
+    Ten limits from the group's largest |w| down to 0.55 of it are tried, each row and group by itself.
 
     Args:
         weight: ``[out, in]``, fp32, scaled.
@@ -219,16 +233,17 @@ def _best_limits(
     groups: torch.Tensor, grams: torch.Tensor, settings: Quantization, dtype: torch.dtype
 ) -> torch.Tensor:
     """Return a limit for each of the groups ``[rows, groups, group]``, as ``[rows, groups, 1]``."""
-    largest = groups.abs().amax(-1, keepdim=True)
-    best, least = largest.clone(), torch.full_like(largest, torch.inf)
+    changes = groups.new_empty(groups.shape[1], len(groups), groups.shape[2])  # a group's rows side by side
+    best = groups.new_ones(groups.shape[1], len(groups))
+    least = torch.full_like(best, torch.inf)
     for step in range(CLIP_STEPS // 2):
-        limit = largest * (1 - step / CLIP_STEPS)
-        cut = torch.maximum(torch.minimum(groups, limit), -limit)
-        change = _rounded_groups(cut, settings, dtype).sub_(groups)
-        error = _quadratic(change.transpose(0, 1).contiguous(), grams).T[..., None]
+        kept = 1 - step / CLIP_STEPS
+        change(groups, settings, dtype, kept_range=kept, out=changes.transpose(0, 1))
+        error = (changes @ grams).mul_(changes).sum(-1)
         better = error < least
-        best, least = torch.where(better, limit, best), torch.where(better, error, least)
-    return best
+        best.masked_fill_(better, kept)
+        least = torch.minimum(error, least)
+    return groups.abs().amax(-1, keepdim=True) * best.T[..., None]
 
 
 def _makes_queries_or_keys(name: str) -> bool:

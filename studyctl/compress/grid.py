@@ -45,7 +45,7 @@ def grid_between(
         low = -high
     top = 2**bits - 1
     # A group of zeros gets scale 1: a scale of 0 cannot be divided by.
-    scales = torch.where(high > low, (high - low) / top, 1.0).clamp(min=_smallest_scale(dtype)).to(dtype)
+    scales = torch.where(high > low, (high - low) / top, 1.0).clamp(min=smallest_scale(dtype)).to(dtype)
     if symmetric:
         zeros = torch.full_like(scales, 2 ** (bits - 1), dtype=torch.uint8)
     else:
@@ -82,7 +82,7 @@ def dequantize(
     return steps.sub_(zeros[..., None].to(scales.dtype)).mul_(scales[..., None]).reshape(codes.shape)
 
 
-def _smallest_scale(dtype: torch.dtype) -> float:
+def smallest_scale(dtype: torch.dtype) -> float:
     """Return the smallest positive scale: subnormal in fp16, where weights may be that small, else normal."""
     limits = torch.finfo(dtype)
     return limits.smallest_normal * (limits.eps if dtype == torch.float16 else 1.0)

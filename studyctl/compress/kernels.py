@@ -1,4 +1,4 @@
-"""The column sweeps of :mod:`studyctl.compress.sweep` for a CPU, compiled by numba.
+"""The column sweeps of :mod:`studyctl.compress.sweep`, and trial roundings, for a CPU, compiled by numba.
 
 The rows of a weight matrix do not touch each other in a sweep. So a tile of rows goes through all columns of a block
 while it stays in the cache, its rows side by side in vector registers. After every :data:`STRIP` columns their errors
@@ -172,3 +172,49 @@ def prune_rows(
             if end < columns:
                 _pass_on(tile, root, strip)
         _store(tile, errors, start, rows)
+
+
+_jit_minimum: Callable[[F], F] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+"""Without NaN to think of, smallest and largest are found in vector registers."""
+
+
+@_jit_minimum
+def rounding_changes(
+    weights: Array,
+    scales: Array,
+    kept_range: np.float32,
+    top: np.float32,
+    symmetric: bool,
+    to_bfloat16: bool,
+    smallest: np.float32,
+    out: Array,
+    first: int,
+    last: int,
+) -> None:
+    """Round rows ``first`` to ``last``, ``[rows, groups, group]``; see ``trial_rounding.change``."""
+    bits = np.empty(1, np.float32)
+    for row in range(first, last):
+        for group in range(weights.shape[1]):
+            low, high = np.float32(0), np.float32(0)
+            for column in range(weights.shape[2]):
+                value = weights[row, group, column] * scales[group, column]
+                low, high = min(low, value), max(high, value)
+            limit = max(-low, high) * kept_range
+            low, high = max(low, -limit), min(high, limit)
+            if symmetric:
+                high = max(high, -low)
+                low = -high
+            step = max((high - low) / top, smallest) if high > low else np.float32(1)
+            if to_bfloat16:
+                bits[0] = step
+                word = bits.view(np.uint32)
+                word[0] = (
+                    word[0] + np.uint32(0x7FFF) + ((word[0] >> np.uint32(16)) & np.uint32(1))
+                ) & np.uint32(0xFFFF0000)
+                step = bits[0]
+            zero = (top + np.float32(1)) / np.float32(2) if symmetric else min(np.rint(-low / step), top)
+            for column in range(weights.shape[2]):
+                own, scale = weights[row, group, column], scales[group, column]
+                value = min(max(own * scale, -limit), limit)
+                code = min(max(np.rint(value / step) + zero, np.float32(0)), top)
+                out[row, group, column] = (code - zero) * step / scale - own

@@ -142,7 +142,7 @@ def _quantize_on_cpu(
     fixed = torch.empty(0, weights.shape[1], dtype=torch.bool) if frozen is None else frozen
     given = [part.contiguous().numpy() for part in (weights, root, scales, zeros, groups)]
     rest = [fixed.contiguous().numpy(), codes.numpy(), errors.numpy()]
-    _in_threads(kernels.quantize_rows, len(weights), kernels.TILE, *given, np.float32(top), *rest)
+    in_threads(kernels.quantize_rows, len(weights), kernels.TILE, *given, np.float32(top), *rest)
     return codes, errors
 
 
@@ -155,13 +155,13 @@ def _prune_on_cpu(
     gone = torch.zeros_like(weights, dtype=torch.bool) if mask is None else mask
     kept, size = group or (0, 0)
     given = [weights.contiguous().numpy(), root.contiguous().numpy(), gone.contiguous().numpy()]
-    _in_threads(
+    in_threads(
         kernels.prune_rows, len(weights), kernels.TILE, *given, kept, size, pruned.numpy(), errors.numpy()
     )
     return pruned, errors
 
 
-def _in_threads(kernel: Callable[..., None], rows: int, tile: int, *args: Any) -> None:
+def in_threads(kernel: Callable[..., None], rows: int, tile: int, *args: Any) -> None:
     """Run a kernel on all rows, as many threads as torch uses, each with whole tiles of rows."""
     tiles = -(-rows // tile)
     share = -(-tiles // min(torch.get_num_threads(), tiles)) * tile

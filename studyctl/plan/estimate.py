@@ -15,9 +15,10 @@ import numpy as np
 
 from studyctl.compress.settings import Quantization
 from studyctl.plan.compare import Comparison, Todo
+from studyctl.plan.compressing import blocks_of, forward_passes, solving_work
 from studyctl.plan.memory import peak_device_bytes, peak_host_bytes
 from studyctl.plan.planner import StudyPlan
-from studyctl.plan.trials import PlannedModel, Trial
+from studyctl.plan.trials import CalibrationWindows, PlannedModel, Trial
 from studyctl.store.index import Stored
 
 FORWARD_EFFICIENCY = 0.5
@@ -94,8 +95,12 @@ class StageTimes:
 
     def _from_work(self, trial: Trial, stage: str) -> float:
         device = self.plan.devices[0] if self.plan.devices else "cpu"
-        rate = GPU_RATE[trial.model.dtype] if device.startswith("cuda") else cpu_rate(trial.model.dtype)
-        return stage_work(self.plan, trial, stage) / rate
+        seconds = stage_work(self.plan, trial, stage) / _rate(trial.model.dtype, device)
+        identity = trial.model.identity
+        if stage != "compress" or identity is None:
+            return seconds
+        solving = solving_work(identity, trial.variant.settings, _windows(trial))
+        return seconds + solving * FORWARD_EFFICIENCY / _rate("float32", device)
 
     def _learn(self, stored: Stored) -> None:
         """Take the times of stored stages, and how wrong the estimates of such stages were."""
@@ -159,14 +164,19 @@ def _head_work(model: PlannedModel) -> float:
 
 
 def _compress_work(trial: Trial) -> float:
-    calibration = trial.variant.calibration
+    """Operations of forward passes, and of choosing and writing; see :func:`~studyctl.plan.compressing.solving_work`."""
+    identity, windows = trial.model.identity, _windows(trial)
     elementwise = ELEMENTWISE * _block_parameters(trial.model)
-    if calibration is None:
+    if identity is None or windows is None:
         return elementwise
-    windows = trial.model.calibrations[calibration]
-    tokens = windows.samples * windows.tokens
-    # Two passes: one for the statistics, one through the compressed block.
-    return elementwise + 2 * tokens * _block_work(trial.model)
+    stages = max(map(len, blocks_of(identity)), default=0)
+    passes = forward_passes(trial.variant.settings, stages)
+    return elementwise + passes * windows.samples * windows.tokens * _block_work(trial.model)
+
+
+def _windows(trial: Trial) -> CalibrationWindows | None:
+    calibration = trial.variant.calibration
+    return None if calibration is None else trial.model.calibrations[calibration]
 
 
 def perplexity_tokens(plan: StudyPlan, language: str) -> int:
@@ -196,6 +206,11 @@ def _item_tokens(plan: StudyPlan, name: str) -> float:
     if identity is None or not identity.items or not identity.bytes:
         return 150.0
     return CONTEXTS * identity.bytes / identity.items / BYTES_PER_TOKEN
+
+
+def _rate(dtype: str, device: str) -> float:
+    """Return operations a second of a forward pass."""
+    return GPU_RATE[dtype] if device.startswith("cuda") else cpu_rate(dtype)
 
 
 @cache

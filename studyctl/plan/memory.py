@@ -1,6 +1,7 @@
 """Peak memory of a trial, predicted from sizes."""
 
 from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, chunk_tokens, scored_tokens
+from studyctl.plan.compressing import compressing_bytes, passing_bytes
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
 from studyctl.sources.identity import ModelIdentity
@@ -48,23 +49,17 @@ def _weights(model: PlannedModel) -> int:
     return model.identity.parameters * _width(model.dtype) if model.identity else 0
 
 
-def _passing(identity: ModelIdentity, tokens: int, dtype: str) -> int:
-    """Return bytes of what a forward pass of a block has at once: residual, attention, three of the MLP."""
-    return tokens * (6 * identity.hidden_size + 3 * identity.intermediate_size) * _width(dtype)
-
-
 def _compressing(trial: Trial, device: str) -> int:
     identity, calibration = trial.model.identity, trial.variant.calibration
-    if identity is None or not identity.linears:
+    if identity is None:
         return 0
-    widest = max(out * inputs for out, inputs in identity.linears.values())
-    solving = 5 * 4 * widest  # weight, score, mask and what comes of them, in float32
-    if calibration is None:
-        return solving
-    windows = trial.model.calibrations[calibration]
-    activations = windows.samples * windows.tokens * identity.hidden_size * _width(trial.model.dtype)
-    batch = max(batch_tokens(device), windows.tokens)
-    return activations + _passing(identity, batch, trial.model.dtype) + solving
+    return compressing_bytes(
+        identity,
+        trial.variant.settings,
+        None if calibration is None else trial.model.calibrations[calibration],
+        width=_width(trial.model.dtype),
+        batch_tokens=batch_tokens(device),
+    )
 
 
 def _exporting(plan: StudyPlan, trial: Trial) -> int:
@@ -80,10 +75,10 @@ def _evaluating(plan: StudyPlan, trial: Trial, device: str) -> int:
     if evaluation.perplexity is not None and vocabulary:
         rows = max(tokens, evaluation.perplexity.sequence_length)
         chunk = CHUNK_TENSORS * 4 * chunk_tokens(vocabulary, device) * vocabulary
-        needs.append(_passing(identity, rows, trial.model.dtype) + chunk)
+        needs.append(passing_bytes(identity, rows, _width(trial.model.dtype)) + chunk)
     if evaluation.tasks is not None and vocabulary:
         scored = scored_tokens(vocabulary, device, tokens)
         # As computed, and twice in float32 while the softmax is taken.
         logits = scored * vocabulary * (_width(trial.model.dtype) + 8)
-        needs.append(_passing(identity, scored, trial.model.dtype) + logits)
+        needs.append(passing_bytes(identity, scored, _width(trial.model.dtype)) + logits)
     return max(needs)

@@ -20,7 +20,7 @@ from studyctl.plan.variants import Variant
 from studyctl.sources.identity import ModelIdentity
 from studyctl.spec.models import Calibration, Model
 
-WALKER_VERSION = 1
+WALKER_VERSION = 2
 """Rises when the walker gives every method other weights."""
 
 

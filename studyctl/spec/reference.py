@@ -6,6 +6,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from inspect import cleandoc
 
 from pydantic import BaseModel
 
@@ -106,7 +107,7 @@ def _compression() -> Iterator[str]:
 
 
 def _section(heading: str, table: type[BaseModel], keys: list[Key], more: str = "") -> str:
-    about = " ".join(filter(None, ((table.__doc__ or "").strip(), more))).replace("``", "`")
+    about = " ".join(filter(None, (cleandoc(table.__doc__ or ""), more))).replace("``", "`")
     rows = [f"| `{key.name}` | {_type(key)} | {_default(key)} | {_cell(key.description)} |" for key in keys]
     return "\n".join(
         [heading, "", about, "", "| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""]

@@ -6,6 +6,7 @@ Perplexity within 0.5 %, mean KL to dense within 5 %, for each language by itsel
 import functools
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ NOT_PUBLISHED = {
 
 
 def case(model: str, setting: str) -> Any:
-    return pytest.param(model, setting, marks=[pytest.mark.slow] if model == LLAMA else [])
+    marks = [pytest.mark.slow] if model == LLAMA or setting.startswith("awq") else []
+    if model == LLAMA and setting.startswith("awq"):
+        everything = os.environ.get("STUDYCTL_REFERENCE") == "all"
+        reason = "runs attention and MLP for every candidate, minutes: set STUDYCTL_REFERENCE=all"
+        marks.append(pytest.mark.skipif(not everything, reason=reason))
+    return pytest.param(model, setting, marks=marks)
 
 
 @pytest.mark.parametrize(

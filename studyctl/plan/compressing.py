@@ -1,0 +1,242 @@
+"""What compressing a model takes, from the sizes of its linears: bytes and operations of ``studyctl.compress``.
+
+The terms are those of the walker and the methods: what a walk holds throughout, what it holds of a block, and what it
+needs for a stage (linears that share an input) on top of that. Needs no torch.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+from studyctl.compress.settings import (
+    AWQ,
+    MethodSettings,
+    PruneThenQuantize,
+    Quantization,
+    WithData,
+    statistics_of,
+)
+from studyctl.plan.trials import CalibrationWindows
+from studyctl.sources.identity import ModelIdentity
+
+FLOAT = 4
+"""Bytes of a number in which statistics are taken and weights are solved for."""
+LIBRARY_BYTES = 40 << 20
+"""What the libraries of matrix products take when they are first used."""
+SWEEP_BYTES = 100 << 20
+"""What numba, the compiled sweeps and the factorisations bring with them."""
+SAMPLE_TOKENS = 2048
+"""Most tokens of a stage's input that are kept to measure errors on."""
+ELEMENTWISE_COPIES = 5
+"""fp32 tensors as large as a linear that exist at once while its weights are scored, rounded or compared."""
+TILE = 512
+"""Inputs of a tile of a Hessian: tiles on the diagonal are computed whole."""
+CLIP_STEPS = 10
+"""Limits that AWQ tries for every group of weights."""
+CANDIDATE_OPERATIONS = 500.0
+"""Products that take as long as rounding one weight for a candidate scale or limit."""
+SOLVE_EFFICIENCY = 0.5
+"""Share of the rate of matrix products that factorisations and sweeps reach."""
+
+_SHARE_AN_INPUT = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
+_BEHIND_A_NORM = {"q_proj", "qkv_proj", "gate_proj", "gate_up_proj"}
+_BEHIND_VALUES = "o_proj"
+_BEHIND_THE_MLP = "down_proj"
+
+
+@dataclass(frozen=True, slots=True)
+class StageSize:
+    """Linears of a block that share an input."""
+
+    inputs: int
+    outputs: int
+    """Of all linears."""
+    absorber: Literal["norm", "linear", "none"]
+    """What is before it and takes over the scale that AWQ searches for its inputs."""
+
+    @property
+    def weights(self) -> int:
+        """Return the weights of all linears."""
+        return self.inputs * self.outputs
+
+    @property
+    def hessian_bytes(self) -> int:
+        """Return the size of H ``[in, in]``."""
+        return FLOAT * self.inputs**2
+
+
+def blocks_of(identity: ModelIdentity) -> list[list[StageSize]]:
+    """Return the stages of every decoder block."""
+    blocks: dict[str, dict[frozenset[str], list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+    for name, size in identity.linears.items():
+        block = re.match(r"(?:.*?\.)?\d+(?=\.)", name)
+        last = name.rpartition(".")[2]
+        together = next((names for names in _SHARE_AN_INPUT if last in names), {last})
+        blocks[block[0] if block else ""][frozenset(together)].append(size)
+    return [
+        [
+            StageSize(sizes[0][1], sum(out for out, _ in sizes), _absorber(names, identity))
+            for names, sizes in block.items()
+        ]
+        for block in blocks.values()
+    ]
+
+
+def _absorber(names: frozenset[str], identity: ModelIdentity) -> Literal["norm", "linear", "none"]:
+    if _BEHIND_VALUES in names:  # values that several heads share cannot take a scale
+        return "linear" if identity.kv_heads == identity.heads else "none"
+    if _BEHIND_THE_MLP in names:
+        return "linear"
+    return "none" if _BEHIND_A_NORM.isdisjoint(names) else "norm"
+
+
+def _parts(settings: MethodSettings) -> set[str]:
+    return {settings.method} if isinstance(settings.method, str) else set(settings.method)
+
+
+def _sweeps(settings: MethodSettings) -> bool:
+    return not {"sparsegpt", "gptq"}.isdisjoint(_parts(settings))
+
+
+# -- memory
+
+
+def compressing_bytes(
+    identity: ModelIdentity,
+    settings: MethodSettings,
+    windows: CalibrationWindows | None,
+    *,
+    width: int,
+    batch_tokens: int,
+) -> int:
+    """Return the most that a walk holds beside the model's weights.
+
+    Args:
+        identity: of the model.
+        settings: of the method.
+        windows: the calibration; None for methods without data.
+        width: bytes of a number in the model's dtype.
+        batch_tokens: tokens that pass through a block at once; at least one window does.
+    """
+    if not identity.linears:
+        return 0
+    widest = max(out * inputs for out, inputs in identity.linears.values())
+    elementwise = ELEMENTWISE_COPIES * FLOAT * widest
+    throughout = LIBRARY_BYTES + _codes_bytes(identity, settings, width)
+    if windows is None or not isinstance(settings, WithData):
+        return throughout + elementwise
+    hidden = windows.samples * windows.tokens * identity.hidden_size * width
+    throughout += hidden * (2 if settings.propagate == "dense" else 1)
+    if _sweeps(settings):
+        throughout += SWEEP_BYTES
+    batch = min(max(batch_tokens, windows.tokens), windows.samples * windows.tokens)
+    blocks = blocks_of(identity)
+    # What a pass took is given back to the heap, not to the system: it still counts when the stages are solved.
+    throughout += passing_bytes(identity, batch, width) + _counting_bytes(blocks, settings, windows, batch)
+    objective = _objective_bytes(settings, hidden)
+    return throughout + max(
+        _held_bytes(stages, settings, width) + max(objective, _solving_bytes(stages, settings, elementwise))
+        for stages in blocks
+    )
+
+
+def passing_bytes(identity: ModelIdentity, tokens: int, width: int) -> int:
+    """Return bytes of what a forward pass of a block has at once: residual, attention, three of the MLP."""
+    return tokens * (6 * identity.hidden_size + 3 * identity.intermediate_size) * width
+
+
+def _codes_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
+    """Return bytes of the codes, scales and zeros of all linears, which are kept until they are stored."""
+    if not isinstance(settings, Quantization):
+        return 0
+    return sum(
+        out * inputs + out * inputs // (settings.group_size or inputs) * (width + 1)
+        for out, inputs in identity.linears.values()
+    )
+
+
+def _counting_bytes(
+    blocks: list[list[StageSize]], settings: MethodSettings, windows: CalibrationWindows, batch: int
+) -> int:
+    """Return bytes of a stage's input in fp32, as it is and as it is added up."""
+    inputs = max(stage.inputs for stages in blocks for stage in stages)
+    tokens = batch if "mean_abs" in statistics_of(settings) else windows.tokens
+    return 2 * FLOAT * tokens * inputs
+
+
+def _held_bytes(stages: list[StageSize], settings: WithData, width: int) -> int:
+    """Return bytes that are held of a block while its stages are measured and compressed."""
+    held = sum(min(SAMPLE_TOKENS, stage.inputs) * stage.inputs * width for stage in stages)
+    if "hessian" in statistics_of(settings):
+        hessians = sorted((stage.hessian_bytes for stage in stages), reverse=True)
+        # With order = "stage" those of the stage before are there until the next ones are complete.
+        held += sum(hessians if settings.order == "block" else hessians[:2])
+    weights = sum(stage.weights for stage in stages)
+    if isinstance(settings, PruneThenQuantize):
+        held += width * weights
+    return held
+
+
+def _objective_bytes(settings: WithData, hidden: int) -> int:
+    """Return bytes of the inputs and outputs of a module, where its output is what AWQ judges a scale by."""
+    return 2 * hidden if "awq" in _parts(settings) and getattr(settings, "objective", "") == "block" else 0
+
+
+def _solving_bytes(stages: list[StageSize], settings: WithData, elementwise: int) -> int:
+    """Return bytes of compressing the stage that needs most."""
+    needs = [elementwise]
+    if _sweeps(settings):
+        # H, its factor, its inverse and that one's factor; then the factor, weights, what a block passes on, and codes.
+        needs += [
+            max(4 * stage.hessian_bytes, stage.hessian_bytes + (2 * FLOAT + 1) * stage.weights)
+            for stage in stages
+        ]
+    if "awq" in _parts(settings):
+        copies = 2 if isinstance(settings, PruneThenQuantize) else 1
+        needs.append(elementwise + copies * FLOAT * sum(stage.weights for stage in stages))
+    return max(needs)
+
+
+# -- time
+
+
+def forward_passes(settings: MethodSettings, stages: int) -> float:
+    """Return how often all calibration tokens pass through a block with this many stages."""
+    if not isinstance(settings, WithData):
+        return 0.0
+    measuring = 1.0
+    if settings.order == "stage":  # a pass for every stage, which ends where the stage begins
+        measuring = (stages - 1) / 2 + (1.0 if settings.propagate == "dense" else 0.0)
+    return measuring + (1.0 if settings.propagate == "compressed" else 0.0)
+
+
+def solving_work(
+    identity: ModelIdentity, settings: MethodSettings, windows: CalibrationWindows | None
+) -> float:
+    """Return operations of statistics, searches and sweeps: in fp32, at the rate of matrix products."""
+    if windows is None or not isinstance(settings, WithData):
+        return 0.0
+    tokens = windows.samples * windows.tokens
+    return sum(
+        _stage_work(stage, stages, settings, tokens) for stages in blocks_of(identity) for stage in stages
+    )
+
+
+def _stage_work(stage: StageSize, stages: list[StageSize], settings: WithData, tokens: int) -> float:
+    inputs, weights, parts = stage.inputs, stage.weights, _parts(settings)
+    work = 0.0
+    if "hessian" in statistics_of(settings):
+        work += tokens * inputs * (inputs + TILE)  # one triangle
+    sweeps = len(parts & {"sparsegpt", "gptq"})
+    # Two factorisations and an inversion; then every column changes all that follow.
+    work += sweeps * (4 / 3 * inputs**3 + weights * inputs) / SOLVE_EFFICIENCY
+    quantization = settings.quantization if isinstance(settings, PruneThenQuantize) else settings
+    if isinstance(quantization, AWQ):
+        candidate = (2 * inputs + CANDIDATE_OPERATIONS) * weights
+        if quantization.objective == "block" and stage.absorber == "norm":
+            candidate = tokens * sum(other.weights for other in stages)  # attention or MLP: half of the block
+        work += quantization.ratios * candidate if stage.absorber != "none" else 0.0
+        group = quantization.group_size or inputs
+        work += CLIP_STEPS * (2 * group + CANDIDATE_OPERATIONS) * weights if quantization.clip else 0.0
+    return work
