@@ -18,6 +18,9 @@ from studyctl.compress.architectures import Block
 from studyctl.errors import StageError
 from studyctl.reporter import Reporter
 
+DEVICE_SHARE = 0.5
+"""Of a GPU's free memory that activations may take; the rest is for a block's work."""
+
 
 @dataclass
 class Call:
@@ -32,7 +35,7 @@ class Activations:
     """Inputs of the current block for all calibration tokens, in chunks that pass through it at once."""
 
     hidden: list[torch.Tensor]
-    """A chunk each, ``[samples, tokens, hidden]``, the model's dtype, where the model is."""
+    """A chunk each, ``[samples, tokens, hidden]``, the model's dtype, where the model is or in host memory."""
     calls: list[list[Call]]
     """For each chunk, the arguments of every block; equal tensors are kept once."""
     device: torch.device
@@ -44,11 +47,11 @@ class Activations:
         return sum(chunk.shape[0] * chunk.shape[1] for chunk in self.hidden)
 
     def forward(self, block: Block, chunk: int) -> torch.Tensor:
-        """Return the block's output for a chunk, ``[samples, tokens, hidden]``, where the model is."""
+        """Return the block's output for a chunk, ``[samples, tokens, hidden]``, where its input is."""
         hidden, call = self.hidden[chunk], self.calls[chunk][block.index]
-        output: Any = block.module(hidden.to(self.device), *call.args, **call.kwargs)
+        output: Any = block.module(hidden.to(self.device, non_blocking=True), *call.args, **call.kwargs)
         states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return states.to(hidden.device)
+        return _moved(states, hidden.device)
 
     def advance(self, block: Block, reporter: Reporter) -> None:
         """Replace the inputs by the block's outputs, chunk by chunk."""
@@ -75,13 +78,31 @@ def record_activations(
     body: Any = getattr(model, "base_model", model)  # without lm_head, which would be most of the work
     embeddings = body.get_input_embeddings()
     _check_ids(ids, embeddings.num_embeddings)
-    recorder = _Recorder(device)
+    recorder = _Recorder(device, _home(ids, embeddings.weight))
     with torch.no_grad(), _replaced_forwards(blocks, recorder):
         samples = max(1, batch_tokens // ids.shape[1])
         for start in range(0, ids.shape[0], samples):
             recorder.start_chunk()
             body(input_ids=ids[start : start + samples].to(embeddings.weight.device), use_cache=False)
     return Activations(recorder.hidden, recorder.calls, device)
+
+
+def _moved(states: torch.Tensor, home: torch.device) -> torch.Tensor:
+    """Return the states at home; from a GPU to the host into pinned memory, which goes back several times as fast."""
+    if home.type == states.device.type or home.type != "cpu":
+        return states.to(home)
+    return torch.empty(states.shape, dtype=states.dtype, pin_memory=True).copy_(states)
+
+
+def _home(ids: torch.Tensor, embeddings: torch.Tensor) -> torch.device:
+    """Return where the activations of all tokens stay: with the model, or on the host if they would fill its device."""
+    if not embeddings.is_cuda:
+        return embeddings.device
+    free, _ = torch.cuda.mem_get_info(embeddings.device)
+    wanted = (
+        2 * ids.numel() * embeddings.shape[1] * embeddings.element_size()
+    )  # dense outputs are kept beside inputs
+    return embeddings.device if wanted < free * DEVICE_SHARE else torch.device("cpu")
 
 
 def _check_ids(ids: torch.Tensor, vocabulary: int) -> None:
@@ -103,6 +124,7 @@ class _Recorder:
     """Stands in for the blocks while the model runs."""
 
     device: torch.device
+    home: torch.device
     hidden: list[torch.Tensor] = field(default_factory=list)
     calls: list[list[Call]] = field(default_factory=list)
     rest: tuple[Any, ...] | None = None
@@ -120,7 +142,7 @@ class _Recorder:
         hidden, args, kwargs = _without_hidden(args, kwargs)
         calls = self.calls[-1]
         if not calls:
-            self.hidden.append(hidden.clone())
+            self.hidden.append(_moved(hidden.clone(), self.home))
             if len(self.calls) == 1:  # one real call tells whether this family's blocks return a tuple
                 output = forward(hidden, *args, **kwargs)
                 self.rest = output[1:] if isinstance(output, tuple) else None
