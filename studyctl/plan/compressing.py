@@ -146,6 +146,12 @@ def passing_bytes(identity: ModelIdentity, tokens: int, width: int) -> int:
     return tokens * (6 * identity.hidden_size + 3 * identity.intermediate_size) * width
 
 
+def stored_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
+    """Return the size of the linears as a trial in progress stores them: codes where there are some, else weights."""
+    weights = sum(out * inputs for out, inputs in identity.linears.values())
+    return _codes_bytes(identity, settings, width) or weights * width
+
+
 def _codes_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
     """Return bytes of the codes, scales and zeros of all linears, which are kept until they are stored."""
     if not isinstance(settings, Quantization):

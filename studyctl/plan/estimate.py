@@ -3,30 +3,21 @@
 Before anything is measured from sizes and this machine's speed, then from what this study's own trials took.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from studyctl.compress.settings import Quantization
 from studyctl.plan.compare import Comparison, Todo
-from studyctl.plan.compressing import blocks_of, forward_passes, solving_work
+from studyctl.plan.compressing import blocks_of, forward_passes, solving_work, stored_bytes
 from studyctl.plan.memory import peak_device_bytes, peak_host_bytes
 from studyctl.plan.planner import StudyPlan
+from studyctl.plan.speed import FORWARD_EFFICIENCY, forward_rate
 from studyctl.plan.trials import CalibrationWindows, PlannedModel, Trial
 from studyctl.store.index import Stored
 
-FORWARD_EFFICIENCY = 0.5
-"""Share of the machine's matrix-product rate that a forward pass of a small model reaches."""
-NATIVE_16_BIT = 2.0
-"""How much faster than in float32 a CPU with native bfloat16 passes."""
-GPU_RATE = {"float32": 2e13, "bfloat16": 6e13, "float16": 6e13}
-"""Floating point operations a second of a data-centre GPU in a forward pass; replaced by measured times after one trial."""
 LOAD_SECONDS = 6.0
 """Starting a worker, importing torch and reading a small model's weights."""
 ELEMENTWISE = 2000.0
@@ -36,6 +27,8 @@ FIDELITY_HEADS = 3.2
 CONTEXTS = 2.0
 """How often the text of an item is read, all choices together."""
 BYTES_PER_TOKEN = 3.5
+STORED_COPIES = 2
+"""Blocks that are done are on the disk until the whole model is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +88,12 @@ class StageTimes:
 
     def _from_work(self, trial: Trial, stage: str) -> float:
         device = self.plan.devices[0] if self.plan.devices else "cpu"
-        seconds = stage_work(self.plan, trial, stage) / _rate(trial.model.dtype, device)
+        seconds = stage_work(self.plan, trial, stage) / forward_rate(trial.model.dtype, device)
         identity = trial.model.identity
         if stage != "compress" or identity is None:
             return seconds
         solving = solving_work(identity, trial.variant.settings, _windows(trial))
-        return seconds + solving * FORWARD_EFFICIENCY / _rate("float32", device)
+        return seconds + solving * FORWARD_EFFICIENCY / forward_rate("float32", device)
 
     def _learn(self, stored: Stored) -> None:
         """Take the times of stored stages, and how wrong the estimates of such stages were."""
@@ -208,25 +201,6 @@ def _item_tokens(plan: StudyPlan, name: str) -> float:
     return CONTEXTS * identity.bytes / identity.items / BYTES_PER_TOKEN
 
 
-def _rate(dtype: str, device: str) -> float:
-    """Return operations a second of a forward pass."""
-    return GPU_RATE[dtype] if device.startswith("cuda") else cpu_rate(dtype)
-
-
-@cache
-def cpu_rate(dtype: str) -> float:
-    """Return operations a second of a forward pass on this CPU, from a matrix product of 0.1 s."""
-    generator = np.random.default_rng(0)
-    left, right = (generator.standard_normal((768, 768), dtype=np.float32) for _ in range(2))
-    best, until = float("inf"), time.perf_counter() + 0.1
-    while time.perf_counter() < until:
-        begun = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - begun)
-    rate = 2 * 768**3 / best * FORWARD_EFFICIENCY
-    return rate if dtype == "float32" else rate * NATIVE_16_BIT
-
-
 def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -> int:
     """Return bytes of dense references, weights of the largest trial in progress, exports, item rows and journals."""
     spec = plan.document.spec
@@ -240,7 +214,10 @@ def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -
     references = sum(
         tokens * model.identity.hidden_size * width.get(model.dtype, 2) for model in models if model.identity
     )
-    weights = max((_block_parameters(model) * width.get(model.dtype, 2) for model in models), default=0)
+    weights = max(
+        (_stored_bytes(todo.trial, width.get(todo.trial.model.dtype, 2)) for todo in comparison.todo),
+        default=0,
+    )
     rows = sum(
         task_items(plan, stage.name[5:])
         for model in models
@@ -248,7 +225,12 @@ def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -
         if stage.name[:5] == "task:"
     )
     exports = sum(export_bytes(todo.trial) for todo in comparison.todo if "export" in todo.stages)
-    return references + weights + exports + len(comparison.todo) * (rows * 60 + 50_000)
+    return references + STORED_COPIES * weights + exports + len(comparison.todo) * (rows * 60 + 50_000)
+
+
+def _stored_bytes(trial: Trial, width: int) -> int:
+    identity = trial.model.identity
+    return stored_bytes(identity, trial.variant.settings, width) if identity and not trial.is_dense else 0
 
 
 def export_bytes(trial: Trial) -> int:

@@ -51,7 +51,7 @@ def _weights(model: PlannedModel) -> int:
 
 def _compressing(trial: Trial, device: str) -> int:
     identity, calibration = trial.model.identity, trial.variant.calibration
-    if identity is None:
+    if identity is None or trial.is_dense:
         return 0
     return compressing_bytes(
         identity,

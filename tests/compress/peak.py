@@ -1,0 +1,86 @@
+"""Peak memory of compressing a random model, in a process of its own: ``python -m tests.compress.peak CASE``.
+
+CASE is JSON: ``model_type`` and ``config`` of a model in bfloat16, ``settings`` of a method, ``samples`` and ``tokens`` of its
+calibration, ``threads``. Prints what was foretold and what it took, as JSON.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+WIDTH = 2
+CHECKOUT = Path(__file__).parents[2]
+
+
+def measure(case: dict[str, Any]) -> dict[str, float]:
+    """Run a case in another process.
+
+    Returns:
+        ``peak_foretold`` and ``peak``, bytes of the whole process; ``working_foretold`` and ``working``, of that what came on top of
+        what was there before; ``weights``, bytes of the model; ``seconds``.
+    """
+    command = [sys.executable, "-m", "tests.compress.peak", json.dumps(case)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def main(case: dict[str, Any]) -> dict[str, float]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from studyctl.compress.architectures import block_linears
+    from studyctl.compress.settings import METHODS
+    from studyctl.compress.walker import compress
+    from studyctl.evaluate.batching import batch_tokens
+    from studyctl.plan.compressing import compressing_bytes
+    from studyctl.plan.memory import RUNTIME_BYTES
+    from studyctl.plan.trials import CalibrationWindows
+    from studyctl.reporter import SilentReporter
+    from studyctl.run.memory import peak_bytes, reset_peak
+    from studyctl.sources.identity import ModelIdentity
+
+    torch.set_num_threads(case["threads"])
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(case["model_type"], **case["config"])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    identity = ModelIdentity(
+        "random",
+        "folder",
+        "random",
+        linears={name: (part.out_features, part.in_features) for name, part in block_linears(model).items()},
+        parameters=parameters,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+    )
+    method = case["settings"]["method"]
+    key = method if isinstance(method, str) else "prune+quantize"
+    settings = METHODS[key].settings.model_validate(case["settings"])
+    windows = CalibrationWindows("random", case["samples"], case["tokens"])
+    batch = batch_tokens("cpu")
+    working = compressing_bytes(identity, settings, windows, width=WIDTH, batch_tokens=batch)
+    ids = torch.randint(config.vocab_size, (windows.samples, windows.tokens))
+    reset_peak()
+    before, begun = peak_bytes(), time.perf_counter()
+    compress(model, settings, ids, batch_tokens=batch, reporter=SilentReporter())
+    peak = peak_bytes()
+    return {
+        "peak_foretold": RUNTIME_BYTES + parameters * WIDTH + working,
+        "peak": peak,
+        "working_foretold": working,
+        "working": peak - before,
+        "weights": parameters * WIDTH,
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(json.loads(sys.argv[1]))))

@@ -1,0 +1,176 @@
+"""What compressing takes, foretold from sizes: what is held at once, and what is computed."""
+
+from typing import Any
+
+import pytest
+
+from studyctl.compress.settings import AWQ, GPTQ, RTN, Magnitude, PruneThenQuantize, SparseGPT, Wanda
+from studyctl.plan.compressing import (
+    blocks_of,
+    compressing_bytes,
+    forward_passes,
+    solving_work,
+    stored_bytes,
+)
+from studyctl.plan.trials import CalibrationWindows
+from studyctl.sources.identity import ModelIdentity
+
+HIDDEN, FFN = 1024, 4096
+WINDOWS = CalibrationWindows("text", 4, 512)
+LLAMA = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (HIDDEN, HIDDEN),
+    "self_attn.v_proj": (HIDDEN, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "mlp.gate_proj": (FFN, HIDDEN),
+    "mlp.up_proj": (FFN, HIDDEN),
+    "mlp.down_proj": (HIDDEN, FFN),
+}
+PHI3 = {
+    "self_attn.qkv_proj": (3 * HIDDEN, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "mlp.gate_up_proj": (2 * FFN, HIDDEN),
+    "mlp.down_proj": (HIDDEN, FFN),
+}
+BLOCK_WEIGHTS = sum(out * inputs for out, inputs in LLAMA.values())
+
+
+def model(block: dict[str, tuple[int, int]] = LLAMA, *, blocks: int = 2, kv_heads: int = 16) -> ModelIdentity:
+    linears = {
+        f"model.layers.{index}.{name}": size for index in range(blocks) for name, size in block.items()
+    }
+    return ModelIdentity(
+        "m",
+        "folder",
+        "m",
+        linears=linears,
+        hidden_size=HIDDEN,
+        intermediate_size=FFN,
+        heads=16,
+        kv_heads=kv_heads,
+    )
+
+
+def held(
+    settings: Any, identity: ModelIdentity | None = None, windows: CalibrationWindows | None = WINDOWS
+) -> int:
+    return compressing_bytes(identity or model(), settings, windows, width=2, batch_tokens=2048)
+
+
+@pytest.mark.parametrize("block", [LLAMA, PHI3])
+def test_linears_that_share_an_input_are_one_stage(block: dict[str, tuple[int, int]]) -> None:
+    first, second = blocks_of(model(block))
+    assert first == second
+    assert [(stage.inputs, stage.outputs) for stage in first] == [
+        (HIDDEN, 3 * HIDDEN),
+        (HIDDEN, HIDDEN),
+        (HIDDEN, 2 * FFN),
+        (FFN, HIDDEN),
+    ]
+    assert [stage.absorber for stage in first] == ["norm", "linear", "norm", "linear"]
+
+
+def test_values_that_heads_share_take_no_scale() -> None:
+    stages, _ = blocks_of(model(kv_heads=4))
+    assert [stage.absorber for stage in stages] == ["norm", "none", "norm", "linear"]
+
+
+def test_other_names_are_stages_of_their_own() -> None:
+    block = {"attention.query_key_value": (3 * HIDDEN, HIDDEN), "mlp.dense_4h_to_h": (HIDDEN, FFN)}
+    stages, _ = blocks_of(model(block))
+    assert [(stage.inputs, stage.absorber) for stage in stages] == [(HIDDEN, "none"), (FFN, "none")]
+
+
+def test_the_hessians_of_a_block_are_held_at_once_and_those_of_two_stages_with_the_order_of_stages() -> None:
+    saved = held(SparseGPT(sparsity=0.5)) - held(SparseGPT(sparsity=0.5, order="stage"))
+    assert saved == 2 * 4 * HIDDEN**2
+
+
+def test_a_factorisation_takes_four_hessians_of_the_widest_stage() -> None:
+    hessians = 4 * (3 * HIDDEN**2 + FFN**2)
+    more = held(SparseGPT(sparsity=0.5)) - held(Wanda(sparsity=0.5))
+    # Wanda needs no Hessian, no factor and no compiled sweep, but five copies of the widest linear.
+    assert more == hessians + 4 * 4 * FFN**2 - 5 * 4 * FFN * HIDDEN + (100 << 20)
+
+
+def test_codes_are_held_of_all_blocks() -> None:
+    more = held(GPTQ(), model(blocks=10)) - held(GPTQ(), model(blocks=2))
+    assert more == 8 * (BLOCK_WEIGHTS + 3 * BLOCK_WEIGHTS // 128)
+    assert held(SparseGPT(sparsity=0.5), model(blocks=10)) == held(SparseGPT(sparsity=0.5), model(blocks=2))
+
+
+def test_dense_inputs_of_the_next_block_are_held_beside_those_of_this_one() -> None:
+    more = held(GPTQ(propagate="dense")) - held(GPTQ())
+    assert more == 4 * 512 * HIDDEN * 2
+
+
+def test_awq_copies_the_block_in_fp32_and_pruned_weights_their_dense_ones_as_well() -> None:
+    awq = held(AWQ(propagate="compressed"))
+    both = held(PruneThenQuantize(method=("magnitude", "awq"), sparsity=0.5))
+    assert both - awq == 4 * BLOCK_WEIGHTS + 2 * BLOCK_WEIGHTS
+    with_sweep = held(PruneThenQuantize(method=("sparsegpt", "awq"), sparsity=0.5))
+    assert with_sweep >= both
+
+
+def test_the_outputs_of_a_module_are_recorded_where_they_judge() -> None:
+    large = CalibrationWindows("text", 1000, 512)
+    linear = held(AWQ(), windows=large)
+    assert held(AWQ(objective="block"), windows=large) > linear + 1000 * 512 * HIDDEN * 2
+    assert held(AWQ(objective="block")) == held(AWQ())  # few samples are less than the copies that follow
+
+
+def test_without_data_a_linear_at_a_time_is_held() -> None:
+    assert held(Magnitude(sparsity=0.5), windows=None) == (40 << 20) + 5 * 4 * FFN * HIDDEN
+    assert held(RTN(), windows=None) > held(Magnitude(sparsity=0.5), windows=None)
+
+
+def test_tokens_that_pass_at_once_are_never_more_than_there_are() -> None:
+    few = CalibrationWindows("text", 1, 128)
+    assert compressing_bytes(
+        model(), Wanda(sparsity=0.5), few, width=2, batch_tokens=2048
+    ) == compressing_bytes(model(), Wanda(sparsity=0.5), few, width=2, batch_tokens=128)
+
+
+def test_unknown_sizes_foretell_nothing() -> None:
+    nothing = ModelIdentity("m", "folder", "m")
+    assert held(GPTQ(), nothing) == 0
+    assert solving_work(nothing, GPTQ(), WINDOWS) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        (Magnitude(sparsity=0.5), 0),
+        (Wanda(sparsity=0.5), 2),
+        (SparseGPT(sparsity=0.5, propagate="dense"), 1),
+        (AWQ(), 1),
+        (GPTQ(order="stage"), 2.5),  # a pass of every stage ends where the stage begins
+        (GPTQ(order="stage", propagate="dense"), 2.5),
+    ],
+)
+def test_how_often_tokens_pass(settings: Any, passes: float) -> None:
+    assert forward_passes(settings, 4) == passes
+
+
+def test_statistics_grow_with_the_tokens_and_searches_do_not() -> None:
+    def work(settings: Any, tokens: int) -> float:
+        return solving_work(model(blocks=1), settings, CalibrationWindows("text", 1, tokens))
+
+    triangle = 3 * HIDDEN * (HIDDEN + 512) + FFN * (FFN + 512)
+    for settings in (SparseGPT(sparsity=0.5), GPTQ(), AWQ()):
+        assert work(settings, 5000) - work(settings, 1000) == pytest.approx(4000 * triangle)
+    assert work(Wanda(sparsity=0.5), 5000) == 0
+    block = AWQ(objective="block")
+    assert work(block, 500_000) > 10 * work(AWQ(), 500_000)
+
+
+def test_a_search_takes_as_long_as_it_has_candidates() -> None:
+    one, two, three = (solving_work(model(), AWQ(ratios=ratios), WINDOWS) for ratios in (10, 20, 30))
+    assert three - two == pytest.approx(two - one)
+    assert two > 2 * solving_work(model(), SparseGPT(sparsity=0.5), WINDOWS)
+
+
+def test_codes_are_stored_in_the_place_of_weights() -> None:
+    identity = model(blocks=1)
+    assert stored_bytes(identity, SparseGPT(sparsity=0.5), 2) == 2 * BLOCK_WEIGHTS
+    assert stored_bytes(identity, GPTQ(), 2) == BLOCK_WEIGHTS + 3 * BLOCK_WEIGHTS // 128
