@@ -5,8 +5,10 @@ needs for a stage (linears that share an input) on top of that. Needs no torch.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from studyctl.compress.settings import (
@@ -26,8 +28,8 @@ LIBRARY_BYTES = 40 << 20
 """What the libraries of matrix products take when they are first used."""
 SWEEP_BYTES = 100 << 20
 """What numba, the compiled sweeps and the factorisations bring with them."""
-SAMPLE_TOKENS = 2048
-"""Most tokens of a stage's input that are kept to measure errors on."""
+SAMPLE_TOKENS = 1024
+"""Tokens of a stage's input that are kept to measure errors on: at least so many, if there are, and less than twice."""
 ELEMENTWISE_COPIES = 5
 """fp32 tensors as large as a linear that exist at once while its weights are scored, rounded or compared."""
 TILE = 512
@@ -66,26 +68,36 @@ class StageSize:
         return FLOAT * self.inputs**2
 
 
-def blocks_of(identity: ModelIdentity) -> list[list[StageSize]]:
-    """Return the stages of every decoder block."""
+Block = tuple[StageSize, ...]
+
+
+def blocks_of(identity: ModelIdentity) -> Mapping[Block, int]:
+    """Return the stages of a decoder block, for every kind of block, and how many blocks are of that kind."""
+    return _blocks_of(tuple(identity.linears.items()), identity.kv_heads == identity.heads)
+
+
+@lru_cache(maxsize=64)  # all trials of a model ask
+def _blocks_of(
+    linears: tuple[tuple[str, tuple[int, int]], ...], every_head_has_values: bool
+) -> Mapping[Block, int]:
     blocks: dict[str, dict[frozenset[str], list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
-    for name, size in identity.linears.items():
+    for name, size in linears:
         block = re.match(r"(?:.*?\.)?\d+(?=\.)", name)
         last = name.rpartition(".")[2]
         together = next((names for names in _SHARE_AN_INPUT if last in names), {last})
         blocks[block[0] if block else ""][frozenset(together)].append(size)
-    return [
-        [
-            StageSize(sizes[0][1], sum(out for out, _ in sizes), _absorber(names, identity))
+    return Counter(
+        tuple(
+            StageSize(sizes[0][1], sum(out for out, _ in sizes), _absorber(names, every_head_has_values))
             for names, sizes in block.items()
-        ]
+        )
         for block in blocks.values()
-    ]
+    )
 
 
-def _absorber(names: frozenset[str], identity: ModelIdentity) -> Literal["norm", "linear", "none"]:
+def _absorber(names: frozenset[str], every_head_has_values: bool) -> Literal["norm", "linear", "none"]:
     if _BEHIND_VALUES in names:  # values that several heads share cannot take a scale
-        return "linear" if identity.kv_heads == identity.heads else "none"
+        return "linear" if every_head_has_values else "none"
     if _BEHIND_THE_MLP in names:
         return "linear"
     return "none" if _BEHIND_A_NORM.isdisjoint(names) else "norm"
@@ -136,7 +148,8 @@ def compressing_bytes(
     throughout += passing_bytes(identity, batch, width) + _counting_bytes(blocks, settings, windows, batch)
     objective = _objective_bytes(settings, hidden)
     return throughout + max(
-        _held_bytes(stages, settings, width) + max(objective, _solving_bytes(stages, settings, elementwise))
+        _held_bytes(stages, settings, windows, width)
+        + max(objective, _solving_bytes(stages, settings, elementwise))
         for stages in blocks
     )
 
@@ -163,7 +176,7 @@ def _codes_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) 
 
 
 def _counting_bytes(
-    blocks: list[list[StageSize]], settings: MethodSettings, windows: CalibrationWindows, batch: int
+    blocks: Iterable[Block], settings: MethodSettings, windows: CalibrationWindows, batch: int
 ) -> int:
     """Return bytes of a stage's input in fp32, as it is and as it is added up."""
     inputs = max(stage.inputs for stages in blocks for stage in stages)
@@ -171,9 +184,11 @@ def _counting_bytes(
     return 2 * FLOAT * tokens * inputs
 
 
-def _held_bytes(stages: list[StageSize], settings: WithData, width: int) -> int:
+def _held_bytes(stages: Block, settings: WithData, windows: CalibrationWindows, width: int) -> int:
     """Return bytes that are held of a block while its stages are measured and compressed."""
-    held = sum(min(SAMPLE_TOKENS, stage.inputs) * stage.inputs * width for stage in stages)
+    tokens = windows.samples * windows.tokens
+    kept = -(-tokens // max(1, tokens // SAMPLE_TOKENS))
+    held = sum(kept * stage.inputs * width for stage in stages)
     if "hessian" in statistics_of(settings):
         hessians = sorted((stage.hessian_bytes for stage in stages), reverse=True)
         # With order = "stage" those of the stage before are there until the next ones are complete.
@@ -189,7 +204,7 @@ def _objective_bytes(settings: WithData, hidden: int) -> int:
     return 2 * hidden if "awq" in _parts(settings) and getattr(settings, "objective", "") == "block" else 0
 
 
-def _solving_bytes(stages: list[StageSize], settings: WithData, elementwise: int) -> int:
+def _solving_bytes(stages: Block, settings: WithData, elementwise: int) -> int:
     """Return bytes of compressing the stage that needs most."""
     needs = [elementwise]
     if _sweeps(settings):
@@ -225,11 +240,13 @@ def solving_work(
         return 0.0
     tokens = windows.samples * windows.tokens
     return sum(
-        _stage_work(stage, stages, settings, tokens) for stages in blocks_of(identity) for stage in stages
+        count * _stage_work(stage, stages, settings, tokens)
+        for stages, count in blocks_of(identity).items()
+        for stage in stages
     )
 
 
-def _stage_work(stage: StageSize, stages: list[StageSize], settings: WithData, tokens: int) -> float:
+def _stage_work(stage: StageSize, stages: Block, settings: WithData, tokens: int) -> float:
     inputs, weights, parts = stage.inputs, stage.weights, _parts(settings)
     work = 0.0
     if "hessian" in statistics_of(settings):
