@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from studyctl.compress.compressed import StageInput
+from studyctl.compress.statistics import is_finite
 from studyctl.errors import StageError
 
 TRIES = 6
@@ -89,8 +90,4 @@ def _root(matrix: torch.Tensor) -> torch.Tensor | None:
         return None
     root, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
     # Subnormal pivots pass the first factorisation and overflow in the inverse.
-    return None if failed or not _is_finite(root) else root.float()
-
-
-def _is_finite(matrix: torch.Tensor) -> bool:
-    return bool(torch.isfinite(torch.stack(matrix.aminmax())).all())
+    return None if failed or not is_finite(root) else root.float()

@@ -124,6 +124,11 @@ def _mirrored(products: torch.Tensor) -> torch.Tensor:
     return products
 
 
+def is_finite(matrix: torch.Tensor) -> bool:
+    """Whether all is finite, without a mask as large as the matrix: extremes keep NaN and inf."""
+    return bool(torch.isfinite(torch.stack(matrix.aminmax())).all())
+
+
 def relative_error(dense: torch.Tensor, compressed: torch.Tensor, sample: torch.Tensor | None) -> float:
     """Return ``‖X (W − W')ᵀ‖ / ‖X Wᵀ‖`` (Frobenius); without a sample X of the input, ``‖W − W'‖ / ‖W‖``.
 

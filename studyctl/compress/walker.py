@@ -34,7 +34,7 @@ from studyctl.compress.settings import (
     method_of,
     statistics_of,
 )
-from studyctl.compress.statistics import Accumulator, Statistics, relative_error
+from studyctl.compress.statistics import Accumulator, Statistics, is_finite, relative_error
 from studyctl.errors import Problem, StageError
 from studyctl.reporter import Reporter
 
@@ -231,7 +231,7 @@ def _put(block: Block, parameters: dict[str, torch.Tensor]) -> dict[str, torch.T
     """Give parameters of a block new values."""
     own = {f"{block.name}.{name}": parameter for name, parameter in block.module.named_parameters()}
     for name, value in parameters.items():
-        if not _is_finite(value):
+        if not is_finite(value):
             raise StageError(f"`{name}` would not be finite with a scale folded into it")
         own[name].data.copy_(value)
     return parameters
@@ -313,7 +313,7 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
     seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in stage.weights)
     sample = None if stage.statistics is None else stage.statistics.sample
     for name, weight, result in zip(stage.names, stage.dense or stage.weights, compressed, strict=True):
-        if not _is_finite(result.weight):
+        if not is_finite(result.weight):
             raise StageError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
         layer = {
             "block": block.index,
@@ -342,7 +342,7 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
         Problem(f"{reason} the {inputs} inputs of {_listed(names)}", stage="compress")
         for (reason, inputs), names in unfit.items()
     ]
-    broken = [name for name, linear in linears.items() if not _is_finite(linear.weight)]
+    broken = [name for name, linear in linears.items() if not is_finite(linear.weight)]
     if broken:
         problems.append(
             Problem(
@@ -358,11 +358,6 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:4])
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
-
-
-def _is_finite(weight: torch.Tensor) -> bool:
-    """Whether all is finite, without a mask as large as the weight: extremes keep NaN and inf."""
-    return bool(torch.isfinite(torch.stack(weight.aminmax())).all())
 
 
 def _zeros(weight: torch.Tensor) -> int:
