@@ -32,13 +32,13 @@ app.add_typer(db, name="db")
 
 
 def _studies(incomplete: str) -> Iterator[str]:
-    from studyctl.report.studies import study_names
+    from studyctl.store.studies import study_names
 
     return (name for name in study_names() if name.startswith(incomplete))
 
 
 def _trials(context: typer.Context, incomplete: str) -> Iterator[str]:
-    from studyctl.report.studies import find_study, trial_names
+    from studyctl.store.studies import find_study, trial_names
 
     names = trial_names(find_study(context.params["study"])) if context.params.get("study") else []
     return (name for name in names if name.startswith(incomplete))
@@ -97,7 +97,7 @@ def _print_json(value: Any) -> None:
 
 
 def _find(study: str) -> "StudyPaths":
-    from studyctl.report.studies import find_study
+    from studyctl.store.studies import find_study
 
     return find_study(study)
 
@@ -146,9 +146,12 @@ def plan(
     strict: Annotated[bool, typer.Option("--strict", help="Too little disk or memory is an error.")] = False,
 ) -> None:
     """Show what a spec asks for, what is stored already, what would run and why, and what that takes."""
-    from studyctl.report.plan import draw_plan, plan_as_json, preview
+    from studyctl.plan.preview import preview
+    from studyctl.report.plan import draw_plan, plan_as_json
+    from studyctl.spec.bundled import spec_path
+    from studyctl.spec.loading import load_spec
 
-    shown = preview(spec, strict=strict)
+    shown = preview(load_spec(spec_path(spec)), strict=strict)
     if as_json:
         _print_json(plan_as_json(shown))
     else:
@@ -183,34 +186,24 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the running stages.")] = False,
 ) -> None:
     """Stop a study after its running stages; what was measured is stored."""
-    from studyctl.run.control import Request, send
-    from studyctl.run.hold import living_runner
+    from studyctl.run.control import ask_to_stop
 
-    paths = _find(study)
-    holder = living_runner(paths)
-    if holder is None:
-        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
-    send(paths, Request("stop", when="now" if now else "after_stage"))
-    _stderr().print(
-        f"asked the runner of {paths.name} ({holder}) to stop {'now' if now else 'after the running stages'}"
-    )
+    _stderr().print(ask_to_stop(_find(study), "now" if now else "after_stage"))
 
 
 @app.command()
 def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
     """Try failed trials again: all of them, or one."""
     from studyctl.report.run import report_run
-    from studyctl.report.studies import find_trial
-    from studyctl.run.control import Request, send
-    from studyctl.run.hold import living_runner
+    from studyctl.run.control import ask_to_retry
     from studyctl.run.outcome import Selection
     from studyctl.run.start import run_study
+    from studyctl.store.studies import find_trial
 
     paths = _find(study)
     name = find_trial(paths, trial) if trial else ""
-    if living_runner(paths) is not None:
-        send(paths, Request("retry", trial=name))
-        _stderr().print(f"asked the runner of {paths.name} to try {name or 'what failed'} again")
+    if (asked := ask_to_retry(paths, name)) is not None:
+        _stderr().print(asked)
         return
     started = run_study(paths.spec, Selection(name or "*"), _stderr(), root=paths)
     report_run(paths, started.message, _stdout(), _stderr(), with_results=True)
@@ -225,7 +218,7 @@ def logs(
 ) -> None:
     """Print what happened in a study or trial, and what its libraries printed."""
     from studyctl.report.logs import print_logs
-    from studyctl.report.studies import find_trial
+    from studyctl.store.studies import find_trial
 
     paths = _find(study)
     print_logs(paths, find_trial(paths, trial) if trial else None, _stdout(), follow=follow)
@@ -234,7 +227,8 @@ def logs(
 @app.command("list")
 def list_studies(as_json: JsonOption = False) -> None:
     """List the studies under runs/: state, progress, host, last sign of life."""
-    from studyctl.report.studies import draw_studies, study_rows
+    from studyctl.report.studies import draw_studies
+    from studyctl.store.studies import study_rows
 
     rows = study_rows()
     if as_json:

@@ -193,11 +193,14 @@ def rounding_changes(
 ) -> None:
     """Round rows ``first`` to ``last``, ``[rows, groups, group]``; see ``trial_rounding.change``."""
     bits = np.empty(1, np.float32)
+    size = weights.shape[2]
+    values = np.empty(size, np.float32)  # side by side, whatever the layout of `out`: for vector instructions
     for row in range(first, last):
         for group in range(weights.shape[1]):
             low, high = np.float32(0), np.float32(0)
-            for column in range(weights.shape[2]):
+            for column in range(size):
                 value = weights[row, group, column] * scales[group, column]
+                values[column] = value
                 low, high = min(low, value), max(high, value)
             limit = max(-low, high) * kept_range
             low, high = max(low, -limit), min(high, limit)
@@ -213,8 +216,9 @@ def rounding_changes(
                 ) & np.uint32(0xFFFF0000)
                 step = bits[0]
             zero = (top + np.float32(1)) / np.float32(2) if symmetric else min(np.rint(-low / step), top)
-            for column in range(weights.shape[2]):
-                own, scale = weights[row, group, column], scales[group, column]
-                value = min(max(own * scale, -limit), limit)
+            for column in range(size):
+                value = min(max(values[column], -limit), limit)
                 code = min(max(np.rint(value / step) + zero, np.float32(0)), top)
-                out[row, group, column] = (code - zero) * step / scale - own
+                values[column] = (code - zero) * step / scales[group, column] - weights[row, group, column]
+            for column in range(size):
+                out[row, group, column] = values[column]

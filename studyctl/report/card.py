@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from studyctl.report.layout import MISSING, change, fixed, ratio
-from studyctl.report.units import bytes_text
 from studyctl.run.protocol import Job
 from studyctl.sources.identity import ModelIdentity
 from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
+from studyctl.units import bytes_text
 
 if TYPE_CHECKING:
     from studyctl.compress.export import Exported

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from studyctl.report.units import duration_text
+from studyctl.units import duration_text
 
 MISSING = "–"
 GAP = 2

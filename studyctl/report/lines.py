@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from studyctl.report.units import duration_text
+from studyctl.units import duration_text
 
 Record = dict[str, Any]
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.report.lines import line_of, position_of
-from studyctl.run.hold import living_runner
+from studyctl.store.holder import living_runner
 from studyctl.store.journal import JournalTail
 
 FOLLOW_SECONDS = 0.5

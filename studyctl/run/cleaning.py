@@ -7,8 +7,8 @@ from rich.console import Console
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
-from studyctl.report.units import bytes_text
 from studyctl.run.hold import hold
+from studyctl.units import bytes_text
 
 _WHAT = {
     "dense": "dense references: made again when a fidelity needs them",

@@ -1,6 +1,8 @@
 """Requests to a living runner: small files in ``control/``, taken up between events."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +10,7 @@ from uuid import uuid4
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, write_atomic
+from studyctl.store.holder import living_runner
 
 StopWhen = Literal["after_stage", "now"]
 
@@ -38,6 +41,45 @@ def send(paths: StudyPaths, request: Request) -> None:
             f"{paths.control} cannot be written ({error.strerror})",
             hint="only who may write there can control the run",
         ) from error
+
+
+def ask_to_stop(paths: StudyPaths, when: StopWhen) -> str:
+    """Ask the runner of a study to stop; return what was asked of whom.
+
+    Raises:
+        StudyError: nobody runs it, or the folder cannot be written.
+    """
+    holder = living_runner(paths)
+    if holder is None:
+        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
+    send(paths, Request("stop", when=when))
+    return f"asked the runner of {paths.name} ({holder}) to stop {'now' if when == 'now' else 'after the running stages'}"
+
+
+def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
+    """Ask the runner of a study to try a failed trial again, or all that failed; None if nobody runs it.
+
+    Raises:
+        StudyError: the folder cannot be written.
+    """
+    if living_runner(paths) is None:
+        return None
+    send(paths, Request("retry", trial=trial))
+    return f"asked the runner of {paths.name} to try {trial or 'what failed'} again"
+
+
+def start_in_background(spec: Path, only: str = "*") -> str:
+    """Run a spec as ``studyctl run SPEC --detach`` does, from a process that must not plan by itself; return what it said.
+
+    Raises:
+        StudyError: it did not start.
+    """
+    command = [sys.executable, "-m", "studyctl", "run", str(spec), "--only", only, "--detach"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    said = ended.stderr.strip() or ended.stdout.strip()
+    if ended.returncode:
+        raise StudyError(said or f"`{' '.join(command)}` ended with exit code {ended.returncode}")
+    return said
 
 
 def take_requests(paths: StudyPaths) -> list[Request]:

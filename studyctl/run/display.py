@@ -11,8 +11,8 @@ from rich.text import Text
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import Clock
 from studyctl.report.lines import Record, line_of, position_of
-from studyctl.report.units import duration_text
 from studyctl.run.workers import Worker
+from studyctl.units import duration_text
 
 
 class Display(Protocol):
@@ -67,7 +67,6 @@ class PlainDisplay:
 
     def record(self, worker: Worker, record: Record) -> None:
         """Print what ended, and warnings at once."""
-        self.clock.record(record)
         kind = record["kind"]
         if kind == "progress":
             self._progress(record)
@@ -159,7 +158,6 @@ class LiveDisplay(PlainDisplay):
         kind = record["kind"]
         bar = self._bars.get(worker.device)
         if kind == "stage_finished":
-            self.clock.record(record)
             if record["stage"] != "load":
                 self._study.advance(self._total)
         else:

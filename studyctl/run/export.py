@@ -25,14 +25,14 @@ from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import load_plan
 from studyctl.plan.trials import Trial
 from studyctl.report.lines import line_of, position_of
-from studyctl.report.studies import find_trial
-from studyctl.report.units import bytes_text
-from studyctl.run.hold import living_runner
 from studyctl.run.jobs import make_job
 from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.workers import Event, Worker, how_it_ended, start_worker
 from studyctl.spec.loading import load_spec
+from studyctl.store.holder import living_runner
 from studyctl.store.index import Stored, read_stored
+from studyctl.store.studies import find_trial
+from studyctl.units import bytes_text
 
 TICK_SECONDS = 0.25
 KILL_AFTER_SECONDS = 5.0

@@ -9,65 +9,15 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import filelock
 import psutil
 
 from studyctl.errors import HeldError, Problem, StudyError
 from studyctl.files import StudyPaths
-
-STALE_SECONDS = 60
-"""A heartbeat older than this is of a runner that is gone (on another host)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The runner that wrote ``runner.json`` last."""
-
-    host: str
-    pid: int
-    created: float
-    """When its process began, in seconds since the epoch: process numbers are used again."""
-    since: datetime
-    heartbeat: datetime
-    attempts: tuple[dict[str, Any], ...]
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def read_holder(paths: StudyPaths) -> Holder | None:
-    """Return who wrote ``runner.json``, alive or not; None if nobody did."""
-    try:
-        data = json.loads(paths.runner.read_text())
-        since, heartbeat = (datetime.fromisoformat(data[key]) for key in ("since", "heartbeat"))
-        return Holder(data["host"], data["pid"], data["created"], since, heartbeat, tuple(data["attempts"]))
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError) as error:
-        raise StudyError(
-            f"{paths.runner} is damaged ({error})", hint="delete it if no runner is at work"
-        ) from error
-
-
-def living_runner(paths: StudyPaths) -> Holder | None:
-    """Return the runner that holds the study now, or None."""
-    holder = read_holder(paths)
-    if holder is None:
-        return None
-    if holder.host != socket.gethostname():
-        age = (datetime.now(UTC) - holder.heartbeat).total_seconds()
-        return holder if age < STALE_SECONDS else None
-    # Not by trying the lock: a reader that holds it for a moment could turn a starting runner away.
-    try:
-        same = abs(psutil.Process(holder.pid).create_time() - holder.created) < 1
-    except psutil.NoSuchProcess:
-        return None
-    return holder if same else None
+from studyctl.store.holder import Holder, living_runner, read_holder
 
 
 @contextmanager
@@ -107,8 +57,14 @@ def _held(paths: StudyPaths, holder: Holder | None) -> Problem:
     )
 
 
-def write_heartbeat(paths: StudyPaths, since: datetime, attempts: Sequence[dict[str, object]]) -> None:
-    """Say that this runner is alive and what it is running."""
+def write_heartbeat(
+    paths: StudyPaths,
+    since: datetime,
+    attempts: Sequence[dict[str, object]],
+    seconds_left: float | None = None,
+) -> None:
+    """Say that this runner is alive, what it is running and how its host is."""
+    memory = psutil.virtual_memory()
     content = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -116,6 +72,11 @@ def write_heartbeat(paths: StudyPaths, since: datetime, attempts: Sequence[dict[
         "since": since.isoformat(),
         "heartbeat": datetime.now(UTC).isoformat(),
         "attempts": list(attempts),
+        "seconds_left": seconds_left,
+        "memory_bytes": memory.total - memory.available,
+        "memory_total_bytes": memory.total,
+        "load": psutil.getloadavg()[0],
+        "cores": psutil.cpu_count(),
     }
     # Not synced: a heartbeat that a power cut takes is of a dead runner anyway.
     temporary = Path(f"{paths.runner}.{os.getpid()}.tmp")

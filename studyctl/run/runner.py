@@ -59,6 +59,8 @@ class Runner:
         self._since = datetime.now(UTC)
         self._oom_kills = kernel_oom_kills()
         self._beat = 0.0
+        """When the next heartbeat is due: now, where attempts begin or end."""
+        self._clock = Clock()
         self._fatal = ""
         self._publisher = Publisher(paths)
 
@@ -115,15 +117,18 @@ class Runner:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if now - self._beat >= HEARTBEAT_SECONDS:
-            self._beat = now
-            attempts = [_running(worker) for worker in self._busy()]
-            write_heartbeat(self.paths, self._since, attempts)
+        if now >= self._beat:
+            self._beat = now + HEARTBEAT_SECONDS
+            self._write_heartbeat()
         for request in take_requests(self.paths):
             self._take_request(request)
         self._pass_on_stop(now)
         self._publisher.tick(worker.job.trial for worker in self._busy() if worker.job)
         self.display.tick()
+
+    def _write_heartbeat(self) -> None:
+        attempts = [_running(worker) for worker in self._busy()]
+        write_heartbeat(self.paths, self._since, attempts, self._clock.seconds_left())
 
     def _pass_on_stop(self, now: float) -> None:
         if self.stop != self._stop_sent and self.stop is not None:
@@ -153,9 +158,9 @@ class Runner:
         wanted = [todo for todo in self.comparison.todo if todo.trial in self.selection]
         self.comparison = replace(self.comparison, todo=wanted)
         self.todo = {todo.trial.id: todo for todo in wanted if todo.trial.id not in running}
-        clock = Clock.of(plan, self.comparison, self._stored)
+        self._clock = Clock.of(plan, self.comparison, self._stored)
         if self.todo:
-            self.display.begin(self.paths.name, self.comparison, clock)
+            self.display.begin(self.paths.name, self.comparison, self._clock)
         self.outcome.unavailable = sum(trial in self.selection for trial in self.comparison.unavailable)
 
     def _take_request(self, request: Request) -> None:
@@ -215,6 +220,7 @@ class Runner:
                 job.model_copy(update={"batch_tokens": job.batch_tokens >> self._smaller[job.trial]})
             )
             self.outcome.tried += 1
+            self._beat = 0.0
             self.display.started(worker)
 
     def _trial(self, worker: Worker) -> Trial | None:
@@ -233,9 +239,11 @@ class Runner:
             worker.stage = record["stage"]
         elif kind == "stage_finished":
             self._publisher.something_new()
+        self._clock.record(record)
         self.display.record(worker, record)
         if kind == "attempt_finished":
             job, worker.job = worker.job, None
+            self._beat = 0.0
             assert job is not None
             self._attempt_ended(job.trial, record["state"], record["error"])
 
@@ -268,6 +276,7 @@ class Runner:
         if self._workers.get(worker.device) is worker:
             del self._workers[worker.device]
         job, worker.job = worker.job, None
+        self._beat = 0.0
         if job is None or self._fatal:
             return
         self._stored = self._index.refresh()
@@ -319,6 +328,7 @@ def _running(worker: Worker) -> dict[str, object]:
         "attempt": worker.job.attempt,
         "device": worker.device,
         "pid": worker.process.pid,
+        "memory_bytes": worker.memory_bytes(),
     }
 
 

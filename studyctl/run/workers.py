@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import psutil
+
 from studyctl.run.protocol import Job, StopRequest
+
+
+OPENMP_SPINS = "10000"
+"""How often idle OpenMP threads look for work before they sleep. By default they do for milliseconds, and keep a processor from
+our own threads, and from whatever else runs on the machine, while the other half of a product waits for that one."""
 
 
 class Event(NamedTuple):
@@ -36,6 +43,13 @@ class Worker:
     def __post_init__(self) -> None:
         assert self.process.stdin is not None
         self._pipe = self.process.stdin
+
+    def memory_bytes(self) -> int | None:
+        """Return the memory that its process holds now, or None when it is gone."""
+        try:
+            return psutil.Process(self.process.pid).memory_info().rss
+        except psutil.NoSuchProcess:
+            return None
 
     def start(self, job: Job) -> None:
         """Give it an attempt to run."""
@@ -82,7 +96,9 @@ def start_worker(device: str, log: Path, events: "queue.Queue[Event]") -> Worker
             stderr=printed,
             text=True,
             encoding="utf-8",
-            env=os.environ | {"TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"},
+            env={"GOMP_SPINCOUNT": OPENMP_SPINS}
+            | os.environ
+            | {"TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"},
         )
     worker = Worker(device, process)
     threading.Thread(target=_listen, args=(worker, events), name=f"worker {device}", daemon=True).start()

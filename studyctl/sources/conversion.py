@@ -10,8 +10,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import gguf
 import torch
 import transformers
 from filelock import FileLock, Timeout
@@ -73,6 +75,21 @@ def _held(path: Path, name: str, reporter: Reporter) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers read a file's header once instead of three times, and make its table of names once instead of for every module.
+
+    Both are pure Python and take most of the time of a small model's conversion.
+    """
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = cache(reader), cache(names)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
+
+
+@_read_once()
 def _convert(source: Path, file: str, target: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=file)

@@ -5,14 +5,16 @@ was appended since. Where a stage's records lie in its journal is remembered, so
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from studyctl.files import StudyPaths
 from studyctl.store.exports import exported_weights
 from studyctl.store.journal import RECORD, Record, check_schema, damaged, decode
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +137,81 @@ class Index:
     def __init__(self, paths: StudyPaths) -> None:
         self._paths = paths
         self._scans: dict[str, _Scan] = {}
+        self._by_trial: dict[str, set[str]] = {}
+        """Names of the journals of a trial."""
+        self._owners: dict[str, set[str]] = {}
+        """Trials with stages of a ``weights_key``."""
         self._stored = Stored()
 
-    def refresh(self) -> Stored:
+    def refresh(self, only: Iterable[tuple[str, int]] | None = None) -> Stored:
         """Return what is stored now; the same object as before if no stage or attempt began or ended.
+
+        What did not change is the same object within the next :class:`Stored`, too.
+
+        Args:
+            only: Trials and attempts whose journals may have grown; None: any, and others may have come or gone.
 
         Raises:
             StudyError: a journal is damaged in the middle, or newer than this studyctl.
         """
-        sizes = {entry.name: entry.stat().st_size for entry in _journals(self._paths.journal)}
-        changed = bool(self._scans.keys() - sizes.keys())
-        for name in self._scans.keys() - sizes.keys():
-            del self._scans[name]
+        sizes = self._sizes(only)
+        gone = set() if only is not None else self._scans.keys() - sizes.keys()
+        changed = {self._forget(name) for name in gone}
         for name, size in sizes.items():
             scan = self._scans.get(name)
             if scan is None or size < scan.offset:
                 scan = self._scans[name] = _Scan(self._paths.journal / name)
-                changed = True
-            if size != scan.size:
-                changed |= scan.read_on(size)
+                self._by_trial.setdefault(scan.trial, set()).add(name)
+                changed.add(scan.trial)
+            if size != scan.size and scan.read_on(size):
+                changed.add(scan.trial)
         if changed:
-            self._stored = _gather(list(self._scans.values()), self._paths)
+            self._stored = self._gather(changed)
         return self._stored
+
+    def _sizes(self, only: Iterable[tuple[str, int]] | None) -> dict[str, int]:
+        if only is None:
+            return {entry.name: entry.stat().st_size for entry in _journals(self._paths.journal)}
+        files = [self._paths.attempt_journal(trial, attempt) for trial, attempt in only]
+        return {file.name: file.stat().st_size for file in files if file.exists()}
+
+    def _forget(self, name: str) -> str:
+        """Drop a journal that is gone; return its trial."""
+        scan = self._scans.pop(name)
+        self._by_trial[scan.trial].discard(name)
+        return scan.trial
+
+    def _gather(self, trials: set[str]) -> Stored:
+        """Return what is stored, gathered anew for these trials and for all that shares weights with them."""
+        old = self._stored
+        new = Stored(
+            dict(old.attempts),
+            dict(old.last_attempt),
+            dict(old.results),
+            dict(old.weights_hash),
+            dict(old.loads),
+        )
+        keys: set[str] = set()
+        for trial in trials:
+            keys |= {stage.weights_key for one in old.attempts.get(trial, ()) for stage in one.stages}
+            keys |= self._gather_trial(trial, new)
+        for key in sorted(keys):
+            owners = sorted(self._owners[key])
+            attempts = [attempt for trial in owners for attempt in new.attempts.get(trial, ())]
+            stages = [stage for one in attempts for stage in one.stages if stage.weights_key == key]
+            _gather_weights(key, stages, new, self._paths)
+        return new
+
+    def _gather_trial(self, trial: str, stored: Stored) -> set[str]:
+        """Take the attempts of a trial; return the weights that they have stages of."""
+        scans = sorted((self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number)
+        attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
+        _set(stored.attempts, trial, attempts or None)
+        _set(stored.last_attempt, trial, scans[-1].number if scans else None)
+        keys = {stage.weights_key for attempt in attempts for stage in attempt.stages}
+        for key in keys:
+            self._owners.setdefault(key, set()).add(trial)
+        return keys
 
 
 def _journals(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -293,32 +348,33 @@ def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
     yield from sorted(ends.items())
 
 
-def _gather(scans: list[_Scan], paths: StudyPaths) -> Stored:
-    stored = Stored()
-    scans.sort(key=lambda scan: (scan.trial, scan.number))
-    by_trial: dict[str, list[Attempt]] = {}
-    for scan in scans:
-        stored.last_attempt[scan.trial] = scan.number
-        if scan.attempt is not None:
-            by_trial.setdefault(scan.trial, []).append(scan.attempt)
-    stored.attempts.update({trial: tuple(attempts) for trial, attempts in by_trial.items()})
-    stages = [stage for attempts in by_trial.values() for attempt in attempts for stage in attempt.stages]
+def _gather_weights(key: str, stages: list[StoredStage], stored: Stored, paths: StudyPaths) -> None:
+    """Find the current results among the stages of one ``weights_key``, oldest attempts first."""
     compressed: dict[str, StoredStage] = {}
+    loads: dict[str, StoredStage] = {}
     for stage in stages:
         if stage.stage == "compress":
-            _keep_newer(compressed, stage.weights_key, stage)
+            _keep_newer(compressed, key, stage)
         elif stage.stage == "load":
-            _keep_newer(stored.loads, stage.weights_key, stage)
-    stored.weights_hash.update(
-        {key: stage.weights_hash for key, stage in compressed.items() if stage.weights_hash}
-    )
+            _keep_newer(loads, key, stage)
+    last = compressed.get(key)
+    results: dict[str, StoredStage] = {}
     for stage in stages:
-        last = compressed.get(stage.weights_key)
-        if stage.stage == "export" and exported_weights(paths.exported(stage.trial)) != stage.weights_key:
+        if stage.stage == "export" and exported_weights(paths.exported(stage.trial)) != key:
             continue  # the folder was deleted, or holds other weights by now
         if stage.stage != "load" and (last is None or stage.weights_hash == last.weights_hash):
-            _keep_newer(stored.results.setdefault(stage.weights_key, {}), stage.key, stage)
-    return stored
+            _keep_newer(results, stage.key, stage)
+    _set(stored.results, key, results or None)
+    _set(stored.loads, key, loads.get(key))
+    _set(stored.weights_hash, key, last.weights_hash if last is not None else None)
+
+
+def _set(values: dict[str, T], key: str, value: T | None) -> None:
+    """Set a value, or remove it."""
+    if value is None:
+        values.pop(key, None)
+    else:
+        values[key] = value
 
 
 def _keep_newer(newest: dict[str, StoredStage], key: str, stage: StoredStage) -> None:

@@ -1,12 +1,23 @@
-"""How a study stands this second, from its journals: what ``watch`` and ``list`` show between two publications."""
+"""How a study stands this second, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC
+from pathlib import Path
+from typing import Any
 
+from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
+from studyctl.store import results
+from studyctl.store.holder import Holder, living_runner, read_holder
 from studyctl.store.index import Index, Stored
 from studyctl.store.journal import JournalTail, Record
-from studyctl.store.planned import Planned, TrialStatus, read_planned, trial_status
+from studyctl.store.planned import Planned, PlannedTrial, TrialStatus, read_planned, trial_status
+from studyctl.store.publish import publish_in_memory
+from studyctl.store.results import Finding, LanguageResult, LayerResult, Results, Standing, TaskResult
+
+MOST_FRESH = 100
+"""Trials whose figures are taken from journals at a time: those that run, then those that changed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,89 +52,358 @@ class Snapshot:
     study: str
     title: str
     trials: tuple[LiveTrial, ...]
+    """Those that did not change are the same objects as in the snapshot before."""
+    runner: Holder | None = None
+    """Who runs it, or who ran it last and did not end in order."""
+    running: bool = False
+    """Whether that runner is alive."""
 
     def count(self, state: str) -> int:
         """Return how many trials are in this state."""
         return sum(trial.state == state for trial in self.trials)
 
 
+@dataclass(frozen=True, slots=True)
+class LiveStage:
+    """A stage of a trial as it stands."""
+
+    stage: str
+    state: str
+    seconds: float | None = None
+    done: float | None = None
+    """Units that are finished, while it runs."""
+    total: float | None = None
+    unit: str = ""
+    note: str = ""
+    error: str | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """An execution of a trial."""
+
+    attempt: int
+    state: str
+    """``running``, ``done``, ``failed`` or ``stopped``."""
+    started_at: str
+    """UTC, ISO 8601."""
+    host: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDetail:
+    """Everything about one trial."""
+
+    trial: LiveTrial
+    planned: PlannedTrial
+    stages: tuple[LiveStage, ...]
+    """``load`` first, then in the order in which they run."""
+    languages: tuple[LanguageResult, ...]
+    tasks: tuple[TaskResult, ...]
+    layers: tuple[LayerResult, ...]
+    """Of the compress stage that is stored, or that runs now."""
+    warnings: tuple[Finding, ...]
+    attempts: tuple[LiveAttempt, ...]
+    cause: str | None
+    """``error``, ``out_of_memory``, ``killed`` or ``stopped``, if it failed."""
+    hint: str
+    log: Path | None
+    """What its newest attempt printed."""
+    journal: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A trial with what it was judged from."""
+
+    seen: tuple[object, object, bool]
+    live: LiveTrial
+    status: TrialStatus
+
+
 class Live:
-    """Follows a study: a refresh reads what was appended to journals, and progress of running trials only."""
+    """Follows a study: a refresh reads what was appended to the journals of running attempts. For one thread at a time."""
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self.paths = paths
+        self._index = Index(paths)
+        self._tails: dict[str, _AttemptTail] = {}
+        self._looked_at: object = None
+        """The folder of journals when all of them were looked at."""
+        self._watched: frozenset[tuple[str, int]] = frozenset()
+        self._judged_from: tuple[object, ...] = ()
+        self._planned = Planned(paths.name)
+        self._plan_read: object = None
+        self._stored = Stored()
+        self._judged: dict[str, _Judged] = {}
+        self._running: frozenset[str] = frozenset()
+        self._published = _Published(paths)
+        self._fresh: tuple[object, dict[str, Standing]] = (None, {})
+
+    @property
+    def published_at(self) -> str:
+        """When the results were published that :meth:`standings` has read; UTC, ISO 8601; empty before the first."""
+        return self._published.at
+
+    def refresh(self) -> Snapshot:
+        """Return how the study stands.
+
+        Raises:
+            StudyError: a journal is damaged in the middle or newer than this studyctl, or the plan is unreadable.
+        """
+        runner = living_runner(self.paths)
+        attempts = (
+            frozenset((one["trial"], one["attempt"]) for one in runner.attempts) if runner else frozenset()
+        )
+        self._running = frozenset(trial for trial, _ in attempts)
+        self._read(attempts)
+        trials = tuple(self._with_progress(judged) for judged in self._judged.values())
+        return Snapshot(
+            self._planned.study, self._planned.title, trials, runner or read_holder(self.paths), runner is not None
+        )  # fmt: skip
+
+    def _read(self, attempts: frozenset[tuple[str, int]]) -> None:
+        """Read what is new; all journals are looked at only when one was added or removed."""
+        folder = _stamp(self.paths.journal)
+        watched = self._watched | attempts
+        stored = self._index.refresh(watched if folder == self._looked_at and folder is not None else None)
+        self._looked_at, self._watched = folder, attempts or self._watched
+        plan = _stamp(self.paths.plan)
+        judged_from = (stored, plan, self._running)
+        if any(
+            new is not old and new != old
+            for new, old in zip(judged_from, self._judged_from or (0,) * 3, strict=True)
+        ):
+            if plan != self._plan_read or plan is None:
+                self._planned, self._plan_read = read_planned(self.paths, stored), plan
+            self._stored = stored
+            self._judged = {trial.trial: self._judge(trial) for trial in self._planned.trials}
+            self._judged_from = judged_from
+            self._tails = {name: tail for name, tail in self._tails.items() if name in self._running}
+
+    def _judge(self, trial: PlannedTrial) -> _Judged:
+        running = trial.trial in self._running
+        stored = self._stored
+        seen = (stored.attempts.get(trial.trial), stored.results.get(trial.weights_key or ""), running)
+        before = self._judged.get(trial.trial)
+        if before is not None and all(new is old for new, old in zip(seen, before.seen, strict=True)):
+            asked = self._planned.stages(trial)
+            if asked == before.status.asked and before.live.variant == trial.variant:
+                return before
+        return _Judged(seen, *_described(self._planned, stored, trial, running))
+
+    def _tail(self, judged: _Judged) -> "_AttemptTail | None":
+        """Return the tail of a running trial's newest attempt."""
+        name, latest = judged.live.trial, judged.status.latest
+        if judged.live.state != "running" or latest is None:
+            return None
+        tail = self._tails.get(name)
+        if tail is None or tail.path != latest.journal:
+            tail = self._tails[name] = _AttemptTail(latest.journal)
+        tail.read()
+        return tail
+
+    def _with_progress(self, judged: _Judged) -> LiveTrial:
+        tail = self._tail(judged) if judged.live.state == "running" else None
+        return judged.live if tail is None else tail.applied_to(judged.live)
+
+    def standings(self) -> Mapping[str, Standing]:
+        """Return the figures of every trial that has some: those of the last publication, newer ones from the journals.
+
+        As of the last refresh.
+        """
+        published = self._published.standings()
+        fresh = self._fresh_trials()
+        wanted = tuple((name, id(self._judged[name].status)) for name in fresh)
+        if wanted != self._fresh[0]:
+            with self._in_memory(fresh) as found:
+                self._fresh = (
+                    wanted,
+                    {row.trial_id: row for row in found.leaderboard() if row.trial_id in fresh},
+                )
+        return {**published, **self._fresh[1]}
+
+    def _fresh_trials(self) -> list[str]:
+        """Return the trials that have results which are not published yet."""
+        since = self._published.at
+        newer = [one.live for one in self._judged.values() if one.status.done and (one.live.at or "") > since]
+        newer.sort(key=lambda trial: (trial.state == "running", trial.at), reverse=True)
+        return [trial.trial for trial in newer[:MOST_FRESH]]
+
+    def _in_memory(self, trials: Iterable[str]) -> Results:
+        """Publish these trials and the dense ones of their models, for ourselves."""
+        chosen = set(trials)
+        models = {trial.model for trial in self._planned.trials if trial.trial in chosen}
+        planned = [
+            trial
+            for trial in self._planned.trials
+            if trial.trial in chosen or (trial.variant == "dense" and trial.model in models)
+        ]
+        part = replace(self._planned, trials=tuple(planned))
+        return Results(publish_in_memory(self.paths, part, self._stored, self._running))
+
+    def trial(self, name: str) -> TrialDetail:
+        """Return everything about a trial, as of the last refresh.
+
+        Raises:
+            StudyError: the study has no such trial, or a journal is damaged.
+        """
+        judged = self._judged.get(name)
+        if judged is None:
+            raise StudyError(
+                f"study `{self.paths.name}` has no trial `{name}`", hint="it may have been edited away"
+            )
+        planned = next(trial for trial in self._planned.trials if trial.trial == name)
+        tail, status = self._tail(judged), judged.status
+        attempts = self._stored.attempts.get(name, ())
+        newest = attempts[-1] if attempts else None
+        with self._results_of(name) as found:
+            languages, tasks = found.perplexity(name), found.tasks(name)
+            layers, warnings = found.layers(name), found.warnings(name)
+        open_compress = tail is not None and tail.stage == "compress"
+        return TrialDetail(
+            trial=judged.live if tail is None else tail.applied_to(judged.live),
+            planned=planned,
+            stages=tuple(self._stages(planned, status, tail)),
+            languages=tuple(languages),
+            tasks=tuple(tasks),
+            layers=tuple(tail.layers if tail is not None and open_compress else layers),
+            warnings=tuple(warnings),
+            attempts=tuple(_attempt(one, name in self._running and one is newest) for one in attempts),
+            cause=status.failure.cause if status.failure else None,
+            hint=status.failure.hint if status.failure else "",
+            log=self.paths.attempt_log(name, newest.attempt) if newest else None,
+            journal=newest.journal if newest else None,
+        )
+
+    def _results_of(self, name: str) -> Results:
+        """Return the newest results of a trial: published ones, unless there are newer ones in the journals."""
+        if (
+            name in self._fresh_trials()
+            or self._judged[name].live.state in ("running", "failed")
+            or not self._published.at
+        ):
+            return self._in_memory([name])
+        return results.open(self.paths)
+
+    def _stages(
+        self, planned: PlannedTrial, status: TrialStatus, tail: "_AttemptTail | None"
+    ) -> Iterator[LiveStage]:
+        load = self._stored.loads.get(planned.weights_key or "")
+        running = (
+            status.latest.open_stage if status.latest is not None and status.state == "running" else None
+        )
+        if load is not None or running == "load":
+            yield LiveStage(
+                "load", "running" if running == "load" else "done", load.seconds if load else None
+            )
+        for name in status.asked:
+            state = status.stage_state(name)
+            stored, failure = status.done.get(name), status.failures.get(name)
+            stage = LiveStage(
+                name,
+                state,
+                stored.seconds if stored else None,
+                error=failure.error if failure else None,
+                hint=failure.hint if failure else "",
+            )
+            progress = tail.progress(name) if tail is not None and state == "running" else {}
+            yield replace(stage, **progress)
+
+
+class _Published:
+    """The figures of the last publication, read once."""
 
     def __init__(self, paths: StudyPaths) -> None:
         self._paths = paths
-        self._index = Index(paths)
-        self._tails: dict[str, _ProgressTail] = {}
-        self._judged_from: tuple[object, ...] = ()
-        self._planned = Planned(paths.name)
-        self._stored = Stored()
-        self._trials: list[tuple[LiveTrial, TrialStatus]] = []
+        self._read: object = None
+        self._standings: dict[str, Standing] = {}
+        self.at = ""
+        """When it was made; UTC, ISO 8601; empty before the first."""
 
-    def refresh(self, running: Collection[str] = ()) -> Snapshot:
-        """Return how the study stands.
-
-        Args:
-            running: Trials that a living runner is at (``runner.json`` and the runner's lock tell).
-
-        Raises:
-            StudyError: a journal is damaged in the middle, or the plan is unreadable.
-        """
-        stored = self._index.refresh()
-        judged_from = (id(stored), self._plan_stamp(), frozenset(running))
-        if judged_from != self._judged_from:
-            self._stored = stored
-            self._planned = read_planned(self._paths, stored)
-            self._trials = [
-                (_described(self._planned, stored, position, running))
-                for position in range(len(self._planned.trials))
-            ]
-            self._judged_from = judged_from
-            self._tails = {name: tail for name, tail in self._tails.items() if name in running}
-        trials = tuple(self._with_progress(trial, status) for trial, status in self._trials)
-        return Snapshot(self._planned.study, self._planned.title, trials)
-
-    def _plan_stamp(self) -> tuple[int, int] | None:
-        try:
-            status = self._paths.plan.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_ino
-
-    def _with_progress(self, trial: LiveTrial, status: TrialStatus) -> LiveTrial:
-        if trial.state != "running" or status.latest is None:
-            return trial
-        tail = self._tails.get(trial.trial)
-        if tail is None or tail.path != status.latest.journal:
-            tail = self._tails[trial.trial] = _ProgressTail(status.latest.journal)
-        return tail.applied_to(trial)
+    def standings(self) -> dict[str, Standing]:
+        stamp = _stamp(self._paths.database)
+        if stamp is None:
+            self._read, self._standings, self.at = None, {}, ""
+        elif stamp != self._read:
+            with results.open(self._paths) as found:
+                self._standings = {row.trial_id: row for row in found.leaderboard()}
+                at = found.about().published_at
+            self.at = at.replace(tzinfo=UTC).isoformat(timespec="milliseconds")
+            self._read = stamp
+        return self._standings
 
 
-class _ProgressTail(JournalTail):
-    """Remembers the last progress of a journal."""
+class _AttemptTail(JournalTail):
+    """Remembers the last progress of an attempt and the layers of its running stage."""
 
-    _last: Record | None = None
-    _at: str | None = None
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.stage: str | None = None
+        self.layers: list[LayerResult] = []
+        self._last: Record = {}
+        self._at: str | None = None
 
-    def applied_to(self, trial: LiveTrial) -> LiveTrial:
+    def read(self) -> None:
+        """Read on."""
         for record in self.new_records():
             self._at = record["at"]
-            if record["kind"] in ("progress", "stage_started"):
+            kind = record["kind"]
+            if kind == "stage_started":
+                self.stage, self._last, self.layers = record["stage"], {}, []
+            elif kind in ("stage_finished", "stage_failed"):
+                self.stage, self._last = None, {}
+            elif kind == "progress":
                 self._last = record
-        last = self._last or {}
-        if last.get("stage") != trial.stage:
-            last = {}
-        return LiveTrial(
-            trial.trial, trial.model, trial.method, trial.variant, trial.state,
-            trial.stages, trial.stages_done, trial.attempts, trial.stage,
-            last.get("done"), last.get("total"), last.get("unit") or "", last.get("note") or "", trial.error, self._at,
-        )  # fmt: skip
+            elif kind == "layer":
+                self.layers.append(_layer(record))
+
+    def progress(self, stage: str | None) -> dict[str, Any]:
+        """Return how far the running stage is."""
+        if stage is None or self._last.get("stage") != stage:
+            return {}
+        last = self._last
+        return {
+            "done": last["done"],
+            "total": last["total"],
+            "unit": last.get("unit") or "",
+            "note": last.get("note") or "",
+        }
+
+    def applied_to(self, trial: LiveTrial) -> LiveTrial:
+        return replace(trial, **self.progress(trial.stage), at=self._at)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Tell whether a file or folder changed."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _layer(record: Record) -> LayerResult:
+    values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(LayerResult)}
+    return LayerResult(**values)
+
+
+def _attempt(attempt: Any, running: bool) -> LiveAttempt:
+    state = attempt.state
+    if state == "open":
+        state = "running" if running else "stopped"
+    started = attempt.started
+    return LiveAttempt(
+        attempt.attempt, state, started["at"], started.get("host") or "", started.get("device") or ""
+    )
 
 
 def _described(
-    planned: Planned, stored: Stored, position: int, running: Collection[str]
+    planned: Planned, stored: Stored, trial: PlannedTrial, running: bool
 ) -> tuple[LiveTrial, TrialStatus]:
-    trial = planned.trials[position]
-    status = trial_status(trial, planned.stages(trial), stored, running=trial.trial in running)
+    status = trial_status(trial, planned.stages(trial), stored, running=running)
     described = LiveTrial(
         trial=trial.trial,
         model=trial.model,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import studyctl
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, atomic_path
-from studyctl.store.index import Index
+from studyctl.store.index import Index, Stored
 from studyctl.store.planned import Planned, read_planned
 from studyctl.store.rows import Part, Rows, collect, timestamp
 from studyctl.store.schema import ABOUT, ITEMS, LEAD, TABLES, TASK_FLIPS, VERSION, Table, views_sql
@@ -94,20 +94,37 @@ def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("".join(table.ddl() for table in TABLES) + views_sql())
 
 
+def publish_in_memory(
+    paths: StudyPaths, planned: Planned, stored: Stored, running: frozenset[str]
+) -> duckdb.DuckDBPyConnection:
+    """Return a database in memory with the same tables and views, for trials whose results are not published yet.
+
+    Raises:
+        StudyError: a journal is damaged in the middle.
+    """
+    connection = duckdb.connect(":memory:", config={"threads": 1})
+    _fill(connection, planned, collect(paths, planned, stored, running))
+    return connection
+
+
 def _build(file: Path, planned: Planned, rows: Rows) -> int:
     config: dict[str, str | bool | int | float | list[str]] = {
         "storage_compatibility_version": STORAGE,
         "threads": 2,
     }
     with closing(duckdb.connect(str(file), config=config)) as connection:
-        connection.execute("BEGIN")
-        create_schema(connection)
-        total = _insert_items(connection, rows)
-        rows.tables[ABOUT.name] = [_about(planned)]
-        for table in TABLES:
-            total += _insert(connection, table, rows.tables.get(table.name, []))
-        total += _insert(connection, TASK_FLIPS, _task_flips(connection))
-        connection.execute("COMMIT")
+        return _fill(connection, planned, rows)
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, planned: Planned, rows: Rows) -> int:
+    connection.execute("BEGIN")
+    create_schema(connection)
+    total = _insert_items(connection, rows)
+    rows.tables[ABOUT.name] = [_about(planned)]
+    for table in TABLES:
+        total += _insert(connection, table, rows.tables.get(table.name, []))
+    total += _insert(connection, TASK_FLIPS, _task_flips(connection))
+    connection.execute("COMMIT")
     return total
 
 

@@ -186,13 +186,13 @@ class Results:
         """Return one row a trial, in the order of the plan."""
         return self._rows(Standing, "leaderboard")
 
-    def perplexity(self) -> list[LanguageResult]:
-        """Return one row a trial and language."""
-        return self._rows(LanguageResult, "perplexity_vs_dense")
+    def perplexity(self, trial_id: str | None = None) -> list[LanguageResult]:
+        """Return one row a trial and language; of one trial if it is named."""
+        return self._rows(LanguageResult, "perplexity_vs_dense", trial_id)
 
-    def tasks(self) -> list[TaskResult]:
-        """Return one row a trial, task and metric."""
-        return self._rows(TaskResult, "tasks_vs_dense")
+    def tasks(self, trial_id: str | None = None) -> list[TaskResult]:
+        """Return one row a trial, task and metric; of one trial if it is named."""
+        return self._rows(TaskResult, "tasks_vs_dense", trial_id)
 
     def progress(self) -> list[ModelProgress]:
         """Return one row a model."""
@@ -202,9 +202,9 @@ class Results:
         """Return the failed trials, in the order of the plan."""
         return self._rows(FailedTrial, "failures")
 
-    def warnings(self) -> list[Finding]:
-        """Return what a reader of the results must know."""
-        return self._rows(Finding, "warnings")
+    def warnings(self, trial_id: str | None = None) -> list[Finding]:
+        """Return what a reader of the results must know; about one trial if it is named."""
+        return self._rows(Finding, "warnings", trial_id)
 
     def stages(self, trial_id: str) -> list[StageResult]:
         """Return the stages of one trial."""

@@ -11,9 +11,9 @@ from rich.console import Console
 from studyctl.errors import ExitCode, HeldError
 from studyctl.files import StudyPaths
 from studyctl.run.control import Request, send
-from studyctl.run.hold import living_runner
 from studyctl.run.outcome import Selection
 from studyctl.run.start import run_study
+from studyctl.store.holder import living_runner
 from studyctl.store.query import run_sql
 from tests.run.studies import write_spec
 from tests.run.test_kills import start

@@ -14,7 +14,8 @@ import pytest
 from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.run.control import Request, send, take_requests
-from studyctl.run.hold import hold, living_runner, read_holder, write_heartbeat
+from studyctl.run.hold import hold, write_heartbeat
+from studyctl.store.holder import living_runner, read_holder
 
 HOLDER = """
 import sys

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from studyctl.store.live import Live, LiveTrial
+from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
+from tests.tui.studies import write_runner
 
 TRIAL = "alpha.wanda-0.5"
 
@@ -17,8 +19,10 @@ def study(tmp_path: Path) -> FakeStudy:
     return study
 
 
-def trial(live: Live, *running: str) -> LiveTrial:
-    return next(one for one in live.refresh(running).trials if one.trial == TRIAL)
+def trial(live: Live, *running: str, attempt: int = 1) -> LiveTrial:
+    study = FakeStudy(live.paths.root)
+    write_runner(study, [(name, attempt) for name in running], alive=bool(running))
+    return next(one for one in live.refresh().trials if one.trial == TRIAL)
 
 
 def test_a_trial_from_pending_to_done(study: FakeStudy) -> None:
@@ -61,9 +65,10 @@ def test_a_retry_starts_with_its_own_progress(study: FakeStudy) -> None:
     trial(live, TRIAL)
     first.fail("compress")
     second = study.attempt(TRIAL, 2)
-    assert trial(live, TRIAL).done is None
+    assert trial(live, TRIAL, attempt=2).done is None
     second.begin("compress")
-    assert (trial(live, TRIAL).done, trial(live, TRIAL).attempts) == (1, 2)
+    seen = trial(live, TRIAL, attempt=2)
+    assert (seen.done, seen.attempts) == (1, 2)
 
 
 def test_an_edited_plan_is_taken_up(study: FakeStudy) -> None:
@@ -73,3 +78,78 @@ def test_an_edited_plan_is_taken_up(study: FakeStudy) -> None:
     study.write_plan(trials=study.trials()[:1], title="Shorter")
     snapshot = live.refresh()
     assert (len(snapshot.trials), snapshot.title, snapshot.count("pending")) == (1, "Shorter", 1)
+
+
+def test_what_did_not_change_is_the_same_object(study: FakeStudy) -> None:
+    live = Live(study.paths)
+    attempt = study.attempt(TRIAL)
+    attempt.begin("compress")
+    trial(live, TRIAL)
+    before = {one.trial: one for one in live.refresh().trials}
+    attempt.writer.write("progress", stage="compress", done=2, total=2, unit="block", note="")
+    after = {one.trial: one for one in live.refresh().trials}
+    assert [name for name in before if before[name] is not after[name]] == [TRIAL]
+
+
+def test_only_journals_of_running_attempts_are_looked_at(study: FakeStudy) -> None:
+    live = Live(study.paths)
+    other = study.attempt("alpha.rtn-4bit-g64").run_all()
+    attempt = study.attempt(TRIAL)
+    trial(live, TRIAL)
+    other.path.write_bytes(b"")  # would be an error, or a change, if anybody looked
+    attempt.begin("compress")
+    assert trial(live, TRIAL).stage == "compress"
+    states = {one.trial: one.state for one in live.refresh().trials}
+    assert states["alpha.rtn-4bit-g64"] == "done"
+
+
+def test_figures_appear_before_they_are_published(study: FakeStudy) -> None:
+    live = Live(study.paths)
+    study.attempt("alpha.dense").run_all()
+    publish(study.paths)
+    attempt = study.attempt(TRIAL)
+    for stage in ("load", "compress", "perplexity:en"):
+        attempt.run(stage)
+    attempt.begin("perplexity:sw")
+    trial(live, TRIAL)
+    assert live.standings()[TRIAL].ppl_ratio == pytest.approx(1.5)
+    assert live.standings()["alpha.dense"].state == "done"
+    detail = live.trial(TRIAL)
+    assert [(row.language, row.ppl_ratio) for row in detail.languages] == [("en", pytest.approx(1.5))]
+    stages = {stage.stage: stage for stage in detail.stages}
+    assert (stages["compress"].state, stages["compress"].seconds) == ("done", 2.0)
+    assert (stages["perplexity:sw"].state, stages["perplexity:sw"].done) == ("running", 1)
+    assert stages["task:boolq"].state == "pending"
+
+
+def test_layers_of_a_running_compression(study: FakeStudy) -> None:
+    live = Live(study.paths)
+    attempt = study.attempt(TRIAL)
+    attempt.run("load")
+    attempt.begin("compress")
+    attempt._layers()
+    trial(live, TRIAL)
+    layers = live.trial(TRIAL).layers
+    assert [(layer.block, layer.linear) for layer in layers][:2] == [
+        (0, "self_attn.q_proj"),
+        (0, "mlp.down_proj"),
+    ]
+
+
+def test_a_failure_with_its_cause_and_what_to_do(study: FakeStudy) -> None:
+    live = Live(study.paths)
+    attempt = study.attempt(TRIAL)
+    attempt.begin("compress")
+    attempt.fail("compress")
+    trial(live)
+    detail = live.trial(TRIAL)
+    assert (detail.cause, detail.hint) == ("out_of_memory", "use fewer samples")
+    assert [(one.attempt, one.state) for one in detail.attempts] == [(1, "failed")]
+
+
+def test_a_runner_that_died_is_still_named(study: FakeStudy) -> None:
+    live = Live(study.paths)
+    write_runner(study, [(TRIAL, 1)], alive=False)
+    snapshot = live.refresh()
+    assert snapshot.runner is not None
+    assert not snapshot.running

@@ -1,0 +1,75 @@
+"""Who runs a study now: the runner's process on this host, its heartbeat in ``runner.json`` for everybody else."""
+
+import json
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+
+STALE_SECONDS = 60
+"""A heartbeat older than this is of a runner that is gone (on another host)."""
+HOST_FIELDS = ("memory_bytes", "memory_total_bytes", "load", "cores")
+"""What a heartbeat tells of its host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The runner that wrote ``runner.json`` last."""
+
+    host: str
+    pid: int
+    created: float
+    """When its process began, in seconds since the epoch: process numbers are used again."""
+    since: datetime
+    heartbeat: datetime
+    attempts: tuple[dict[str, Any], ...]
+    """Those that run: ``trial``, ``attempt``, ``device``, ``pid``, ``memory_bytes``."""
+    seconds_left: float | None = None
+    """What it reckons with; None before it can tell."""
+    memory_bytes: int | None = None
+    """Of its host, in use by anybody."""
+    memory_total_bytes: int | None = None
+    load: float | None = None
+    """Processes that wait for a processor there, averaged over a minute."""
+    cores: int | None = None
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def read_holder(paths: StudyPaths) -> Holder | None:
+    """Return who wrote ``runner.json``, alive or not; None if nobody did."""
+    try:
+        data = json.loads(paths.runner.read_text())
+        since, heartbeat = (datetime.fromisoformat(data[key]) for key in ("since", "heartbeat"))
+        known = {name: data.get(name) for name in ("seconds_left", *HOST_FIELDS)}
+        return Holder(
+            data["host"], data["pid"], data["created"], since, heartbeat, tuple(data["attempts"]), **known
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        raise StudyError(
+            f"{paths.runner} is damaged ({error})", hint="delete it if no runner is at work"
+        ) from error
+
+
+def living_runner(paths: StudyPaths) -> Holder | None:
+    """Return the runner that holds the study now, or None."""
+    holder = read_holder(paths)
+    if holder is None:
+        return None
+    if holder.host != socket.gethostname():
+        age = (datetime.now(UTC) - holder.heartbeat).total_seconds()
+        return holder if age < STALE_SECONDS else None
+    # Not by trying the lock: a reader that holds it for a moment could turn a starting runner away.
+    try:
+        same = abs(psutil.Process(holder.pid).create_time() - holder.created) < 1
+    except psutil.NoSuchProcess:
+        return None
+    return holder if same else None

@@ -1,0 +1,91 @@
+"""Studies in the states that the app must show, made of recorded journals."""
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+from studyctl.store.publish import publish
+from tests.store.builder import FakeStudy
+
+TRIAL = "alpha.wanda-0.5"
+"""A trial that runs, fails or was stopped in these studies."""
+
+
+def write_runner(
+    study: FakeStudy,
+    attempts: Iterable[tuple[str, int]] = (),
+    *,
+    alive: bool = True,
+    seconds_left: float = 720.0,
+) -> None:
+    """Write ``runner.json`` as this process (or one that is gone) would."""
+    now = datetime.now(UTC)
+    beat = now if alive else now - timedelta(minutes=5)
+    content = {
+        "host": socket.gethostname(),
+        "pid": os.getpid() if alive else 2**22 - 1,
+        "created": psutil.Process().create_time(),
+        "since": (beat - timedelta(hours=1)).isoformat(),
+        "heartbeat": beat.isoformat(),
+        "attempts": [
+            {"trial": trial, "attempt": attempt, "device": "cpu", "pid": 1, "memory_bytes": 1 << 30}
+            for trial, attempt in attempts
+        ],
+        "seconds_left": seconds_left,
+        "memory_bytes": 6 << 30,
+        "memory_total_bytes": 24 << 30,
+        "load": 2.1,
+        "cores": 2,
+    }
+    study.paths.runner.write_text(json.dumps(content))
+
+
+def finished(root: Path) -> FakeStudy:
+    """Everything is measured and published."""
+    study = FakeStudy(root).write_all()
+    publish(study.paths)
+    return study
+
+
+def running(root: Path) -> FakeStudy:
+    """Dense of the first model is done and published; one trial compresses, block 1 of 2; the rest waits."""
+    study = FakeStudy(root)
+    study.write_plan()
+    study.attempt("alpha.dense").run_all()
+    publish(study.paths)
+    study.attempt(TRIAL).begin("compress")
+    write_runner(study, [(TRIAL, 1)])
+    return study
+
+
+def failed(root: Path) -> FakeStudy:
+    """One trial ran out of memory at block 3; the rest is done."""
+    study = FakeStudy(root)
+    study.write_plan()
+    for trial in study.trials():
+        if trial["trial"] != TRIAL:
+            study.attempt(trial["trial"]).run_all()
+    attempt = study.attempt(TRIAL)
+    attempt.begin("compress")
+    attempt.fail("compress")
+    publish(study.paths)
+    return study
+
+
+def died(root: Path) -> FakeStudy:
+    """The runner was killed five minutes ago, in the middle of a trial."""
+    study = running(root)
+    write_runner(study, [(TRIAL, 1)], alive=False)
+    return study
+
+
+def empty(root: Path) -> FakeStudy:
+    """Planned, and nothing was measured."""
+    study = FakeStudy(root)
+    study.write_plan()
+    return study

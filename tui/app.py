@@ -1,0 +1,169 @@
+"""The app: five screens on one study. It watches; closing it, or losing the line to it, changes nothing of a run."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.worker import get_current_worker
+
+from studyctl.files import StudyPaths
+from tui.screens.base import StudyScreen
+from tui.screens.compare import CompareScreen
+from tui.screens.help import HelpScreen
+from tui.screens.monitor import MonitorScreen
+from tui.screens.spec import SpecScreen
+from tui.screens.sql import SqlScreen
+from tui.screens.studies import StudiesScreen
+from tui.screens.too_small import TooSmallScreen
+from tui.themes import DARK, THEMES
+from tui.view import View, Watcher
+
+LOOK_SECONDS = 1.0
+"""How often the open study is read."""
+SCREENS = ("studies", "monitor", "compare", "spec", "sql")
+"""In the order of their number keys."""
+
+
+class StudyApp(App[str]):
+    """The app; what it returns is said to the shell when it has ended."""
+
+    TITLE = "studyctl"
+    CSS_PATH = "studyctl.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    MODES: ClassVar = {
+        "studies": StudiesScreen,
+        "monitor": MonitorScreen,
+        "compare": CompareScreen,
+        "spec": SpecScreen,
+        "sql": SqlScreen,
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(f"{number},alt+{number}", f"go('{name}')", name.capitalize(), show=False)
+            for number, name in enumerate(SCREENS, 1)
+        ),
+        Binding("question_mark,f1", "keys", "Keys", key_display="?"),
+        Binding("t", "next_theme", "Theme", show=False),
+        Binding("q", "leave", "Quit"),
+        Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
+    ]
+
+    def __init__(
+        self, screen: str = "studies", *, study: StudyPaths | None = None, spec: Path | None = None
+    ) -> None:
+        """Prepare the app.
+
+        Args:
+            screen: the first screen, one of :data:`SCREENS`.
+            study: the study that is open.
+            spec: the file in the editor; None: the spec of the study.
+        """
+        super().__init__()
+        self.study = study
+        self.spec = spec
+        self.view: View | None = None
+        """The newest view of the open study; None before the first."""
+        self._first = screen
+        self._watcher = Watcher(study) if study is not None else None
+
+    def on_mount(self) -> None:
+        """Show the first screen and begin to look."""
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = DARK.name
+        self.switch_mode(self._first)
+        self.set_interval(LOOK_SECONDS, self.look)
+        self.look()
+
+    # -- the open study
+
+    def open_study(self, study: StudyPaths, screen: str = "monitor") -> None:
+        """Open another study and show a screen of it."""
+        if self.study != study:
+            self.study, self.spec, self.view = study, None, None
+            self._watcher = Watcher(study)
+        self.switch_mode(screen)
+        self.look()
+
+    def select(self, trial: str | None) -> None:
+        """Ask for the details of a trial: they are part of the next view, which is made at once."""
+        if self._watcher is not None and self._watcher.selected != trial:
+            self._watcher.selected = trial
+            self.look()
+
+    @work(thread=True, exclusive=True, group="look")
+    def look(self) -> None:
+        """Read the open study in a thread and hand what is new to the screen."""
+        worker, watcher = get_current_worker(), self._watcher
+        if watcher is not None:
+            view = watcher.look()
+            if not worker.is_cancelled:
+                self.call_from_thread(self._take, watcher, view)
+
+    def _take(self, watcher: Watcher, view: View) -> None:
+        if watcher is not self._watcher:
+            return  # another study was opened meanwhile
+        self.view = view
+        if isinstance(self.screen, StudyScreen):
+            self.screen.take(view)
+
+    # -- keys
+
+    def action_go(self, name: str) -> None:
+        """Show a screen."""
+        if name in ("monitor", "compare", "sql") and self.study is None:
+            self.notify("no study is open: choose one here, or `studyctl run SPEC` makes one")
+            name = "studies"
+        self.switch_mode(name)
+
+    def action_keys(self) -> None:
+        """Show the keys of this screen."""
+        if isinstance(self.screen, StudyScreen):
+            self.push_screen(HelpScreen(self.screen))
+
+    def action_next_theme(self) -> None:
+        """Go through the themes."""
+        names = [theme.name for theme in THEMES]
+        self.theme = names[(names.index(self.theme) + 1) % len(names)] if self.theme in names else names[0]
+
+    def action_leave(self) -> None:
+        """Leave; a run goes on."""
+        self.exit(self._goodbye())
+
+    def _goodbye(self) -> str:
+        view = self.view
+        if view is None or not view.snapshot.running:
+            return ""
+        name = view.paths.name
+        return (
+            f"{name} goes on running; `studyctl watch {name}` looks in again, `studyctl stop {name}` stops it"
+        )
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Offer the screens, the themes and the keys in the palette."""
+        for number, name in enumerate(SCREENS, 1):
+            about = self.MODES[name].ABOUT
+            yield SystemCommand(
+                f"{name.capitalize()} ({number})", about, lambda name=name: self.action_go(name)
+            )
+        for theme in THEMES:
+            yield SystemCommand(
+                f"Theme: {theme.name}", "colours", lambda theme=theme: setattr(self, "theme", theme.name)
+            )
+        yield SystemCommand("Keys (?)", "the keys of this screen", self.action_keys)
+        yield SystemCommand("Quit (q)", "leave; a run goes on", self.action_leave)
+
+    # -- size
+
+    def on_resize(self) -> None:
+        """Say when the terminal is too small, and go on when it is not any more."""
+        screen = self.screen
+        if isinstance(screen, StudyScreen):
+            columns, rows = screen.NEEDS
+            if self.size.width < columns or self.size.height < rows:
+                self.push_screen(TooSmallScreen(columns, rows))

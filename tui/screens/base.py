@@ -1,0 +1,60 @@
+"""What all screens of the app have in common."""
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.containers import Container
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from tui.view import View
+from tui.widgets.topbar import TopBar
+
+if TYPE_CHECKING:
+    from tui.app import StudyApp
+
+
+class StudyScreen(Screen[None]):
+    """A screen of the app: a bar that says where one is, the body, and hints of keys.
+
+    Subclasses override :meth:`compose_body` and :meth:`show_view`.
+    """
+
+    NAME: ClassVar[str] = ""
+    """What the bar and the palette call it."""
+    ABOUT: ClassVar[str] = ""
+    """What it is for, one sentence; `?` shows it."""
+    NEEDS: ClassVar[tuple[int, int]] = (80, 20)
+    """Columns and rows below which the app says that the terminal is too small."""
+
+    @property
+    def study_app(self) -> "StudyApp":
+        """The app, with its type."""
+        return cast("StudyApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """Frame the body."""
+        yield TopBar(self.NAME)
+        with Container(classes="body"):
+            yield from self.compose_body()
+        yield Footer(compact=True, show_command_palette=False)
+
+    def compose_body(self) -> ComposeResult:
+        """Yield what is between bar and footer."""
+        yield from ()
+
+    def show_view(self, view: View) -> None:
+        """Draw the open study as it is now: called when the screen appears and once or twice a second after.
+
+        Must be quick: change only what is different from the last view.
+        """
+
+    def on_screen_resume(self) -> None:
+        """Catch up with what came while another screen was shown."""
+        if (view := self.study_app.view) is not None:
+            self.take(view)
+
+    def take(self, view: View) -> None:
+        """Take a view for bar and body."""
+        self.query_one(TopBar).show_view(view)
+        self.show_view(view)

@@ -1,0 +1,43 @@
+"""``?``: the keys of a screen."""
+
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tui.screens.base import StudyScreen
+
+
+class HelpScreen(ModalScreen[None]):
+    """Lists what can be pressed where one is, from the bindings themselves."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,q,f1", "dismiss", "Close")]
+
+    def __init__(self, screen: StudyScreen) -> None:
+        super().__init__()
+        self._name, self._about = screen.NAME, screen.ABOUT
+        self._keys = [
+            (self._display(active.binding), active.binding.description)
+            for active in screen.active_bindings.values()
+            if active.binding.description and not active.binding.system
+        ]
+
+    def _display(self, binding: object) -> str:
+        return self.app.get_key_display(binding)  # type: ignore[arg-type]
+
+    def compose(self) -> ComposeResult:
+        """Yield the list."""
+        with VerticalScroll(classes="dialog"):
+            yield Static(Text.assemble((self._name, "bold"), f"  {self._about}"))
+            yield Static(self._table())
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for key, description in dict.fromkeys(self._keys):
+            table.add_row(Text(key, style="bold"), description)
+        return table

@@ -1,0 +1,10 @@
+"""SQL."""
+
+from tui.screens.base import StudyScreen
+
+
+class SqlScreen(StudyScreen):
+    """SQL."""
+
+    NAME = "SQL"
+    ABOUT = "…"

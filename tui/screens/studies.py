@@ -1,0 +1,10 @@
+"""Studies."""
+
+from tui.screens.base import StudyScreen
+
+
+class StudiesScreen(StudyScreen):
+    """Studies."""
+
+    NAME = "Studies"
+    ABOUT = "…"

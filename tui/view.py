@@ -1,0 +1,55 @@
+"""What the app knows of the open study, read in a thread: screens draw it and never wait for a file."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+from studyctl.store.live import Live, Snapshot, TrialDetail
+from studyctl.store.results import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The open study at one moment. What did not change since the last moment is the same object."""
+
+    paths: StudyPaths
+    snapshot: Snapshot
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    """Figures by trial; of those that have some."""
+    detail: TrialDetail | None = None
+    """Of the selected trial."""
+    published_at: str = ""
+    """When the database was published that other queries read; UTC, ISO 8601; empty before the first."""
+    trouble: StudyError | None = None
+    """Why what is shown is not the newest (a journal of a later version, a damaged file); None when all is well."""
+
+
+class Watcher:
+    """Reads one study; each call of :meth:`look` gives the newest view. Safe to call from any thread."""
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self.paths = paths
+        self.selected: str | None = None
+        """Trial whose details are wanted."""
+        self._live = Live(paths)
+        self._lock = threading.Lock()
+        self._last = View(paths, Snapshot(paths.name, "", ()))
+
+    def look(self) -> View:
+        """Read what is new. Trouble is part of the view, with what was known before."""
+        with self._lock:
+            try:
+                snapshot = self._live.refresh()
+                standings = self._live.standings()
+                known = any(trial.trial == self.selected for trial in snapshot.trials)
+                detail = self._live.trial(self.selected) if self.selected and known else None
+                published = self._live.published_at
+                self._last = View(self.paths, snapshot, standings, detail, published)
+            except StudyError as error:
+                last = self._last
+                self._last = View(
+                    self.paths, last.snapshot, last.standings, last.detail, last.published_at, error
+                )
+            return self._last
