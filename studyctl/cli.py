@@ -4,6 +4,7 @@ Nothing heavy is imported at module level: ``studyctl --help`` must not wait for
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,8 +47,9 @@ def _trials(context: typer.Context, incomplete: str) -> Iterator[str]:
 
 def _specs(incomplete: str) -> Iterator[str]:
     from studyctl.spec.bundled import bundled_names
+    from studyctl.spec.nearby import specs_below
 
-    yield from (str(path) for path in Path.cwd().glob("**/*.toml") if str(path).startswith(incomplete))
+    yield from (name for path in specs_below(Path()) if (name := str(path)).startswith(incomplete))
     yield from (name for name in bundled_names() if name.startswith(incomplete))
 
 
@@ -100,6 +102,29 @@ def _find(study: str) -> "StudyPaths":
     from studyctl.store.studies import find_study
 
     return find_study(study)
+
+
+def _on_a_terminal() -> bool:
+    """Return whether the app can be drawn: it reads keys from stdin, and asks for more than a dumb terminal has."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return not dumb and all(stream is not None and stream.isatty() for stream in streams)
+
+
+def _need_terminal(what: str, instead: str) -> None:
+    if not _on_a_terminal():
+        raise StudyError(f"{what} needs a terminal", hint=instead)
+
+
+def _open_app(screen: str, *, study: "StudyPaths | None" = None, spec: Path | None = None) -> None:
+    """Run the terminal app, say what it left to say, and end as it ended."""
+    from tui.app import StudyApp
+
+    shown = StudyApp(screen, study=study, spec=spec)
+    if said := shown.run():
+        _stderr().print(said, soft_wrap=True, markup=False)
+    if shown.return_code:
+        raise typer.Exit(shown.return_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -168,6 +193,9 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background; outlives the shell.")
     ] = False,
+    tui: Annotated[
+        bool, typer.Option("--tui", help="Run in the background and watch it in the terminal app.")
+    ] = False,
 ) -> None:
     """Bring the stored results up to date with a spec."""
     from studyctl.report.run import report_run
@@ -175,9 +203,61 @@ def run(
     from studyctl.run.start import run_study
     from studyctl.spec.bundled import spec_path
 
-    started = run_study(spec_path(spec), Selection(only, model), _stderr(), detach=detach)
+    if tui:
+        _need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` looks in")
+    started = run_study(spec_path(spec), Selection(only, model), _stderr(), detach=detach or tui)
+    if tui:
+        _stderr().print(started.message, soft_wrap=True, markup=False)
+        _open_app("monitor", study=started.paths)
+        return
     report_run(started.paths, started.message, _stdout(), _stderr(), with_results=started.outcome is not None)
     raise typer.Exit(started.code)
+
+
+@app.command()
+def watch(
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="[STUDY]", help="Without one: every study under runs/.", autocompletion=_studies
+        ),
+    ] = "",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines of what happens, as without a terminal.")
+    ] = False,
+) -> None:
+    """Watch studies in the terminal app; it is not the run, so leaving it changes nothing."""
+    paths = _find(study) if study else None
+    if not plain and _on_a_terminal():
+        _open_app("monitor" if paths else "studies", study=paths)
+    elif paths is not None:
+        from studyctl.report.watch import watch_plainly
+
+        watch_plainly(paths, _stdout())
+    else:
+        from studyctl.report.studies import draw_studies
+        from studyctl.store.studies import study_rows
+
+        draw_studies(study_rows(), _stdout())
+
+
+@app.command()
+def edit(spec: SpecArgument) -> None:
+    """Write or change a spec, with its problems and what it would run beside it."""
+    from studyctl.spec.bundled import spec_path
+
+    path = spec_path(spec)
+    if path.suffix != ".toml" and not path.is_file():
+        raise StudyError(
+            f"{path} is not there",
+            hint=f"a name that ends in .toml begins a new spec: `studyctl edit {path}.toml`",
+        )
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder", hint="name the spec in it")
+    _need_terminal(
+        "`studyctl edit`", f"any editor will do; `studyctl plan {spec}` says what is wrong with it"
+    )
+    _open_app("spec", spec=path)
 
 
 @app.command()
@@ -258,11 +338,20 @@ def sql(
     external: Annotated[
         bool, typer.Option("--external", help="Let the query read and write other files.")
     ] = False,
+    tui: Annotated[bool, typer.Option("--tui", help="Open the query editor of the terminal app.")] = False,
 ) -> None:
     """Ask the results a question in SQL."""
     from studyctl.report.sql import answer, prompt
 
     paths = _find(study)
+    if tui:
+        if query or external or output is not Format.TABLE:
+            raise StudyError(
+                "`--tui` opens an editor: it takes a study and nothing else", hint="leave one out"
+            )
+        _need_terminal("`--tui`", f"`studyctl sql {study} QUERY` prints an answer")
+        _open_app("sql", study=paths)
+        return
     if query:
         answer(paths, query, str(output), external_access=external)
     else:

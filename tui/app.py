@@ -1,10 +1,12 @@
 """The app: five screens on one study. It watches; closing it, or losing the line to it, changes nothing of a run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from textual import work
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -22,9 +24,18 @@ from tui.screens.too_small import TooSmallScreen
 from tui.themes import DARK, THEMES
 from tui.view import View, Watcher
 
+for _digit in "12345":  # one terminal's option keys, which hide alt and a digit in all others
+    cast("dict[str, object]", ANSI_SEQUENCES_KEYS).pop(f"\x1b{_digit}", None)
+
 LOOK_SECONDS = 1.0
 """How often the open study is read."""
-SCREENS = ("studies", "monitor", "compare", "spec", "sql")
+SCREENS: dict[str, type[StudyScreen]] = {
+    "studies": StudiesScreen,
+    "monitor": MonitorScreen,
+    "compare": CompareScreen,
+    "spec": SpecScreen,
+    "sql": SqlScreen,
+}
 """In the order of their number keys."""
 
 
@@ -35,19 +46,14 @@ class StudyApp(App[str]):
     CSS_PATH = "studyctl.tcss"
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    MODES: ClassVar = {
-        "studies": StudiesScreen,
-        "monitor": MonitorScreen,
-        "compare": CompareScreen,
-        "spec": SpecScreen,
-        "sql": SqlScreen,
-    }
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**SCREENS}
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(f"{number},alt+{number}", f"go('{name}')", name.capitalize(), show=False)
             for number, name in enumerate(SCREENS, 1)
         ),
-        Binding("question_mark,f1", "keys", "Keys", key_display="?"),
+        Binding("question_mark", "keys", "Keys", key_display="?"),
+        Binding("f1", "keys", "Keys", show=False),
         Binding("t", "next_theme", "Theme", show=False),
         Binding("q", "leave", "Quit"),
         Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
@@ -69,6 +75,7 @@ class StudyApp(App[str]):
         self.view: View | None = None
         """The newest view of the open study; None before the first."""
         self._first = screen
+        self._looking = self._look_again = False
         self._watcher = Watcher(study) if study is not None else None
 
     def on_mount(self) -> None:
@@ -96,18 +103,33 @@ class StudyApp(App[str]):
             self._watcher.selected = trial
             self.look()
 
-    @work(thread=True, exclusive=True, group="look")
     def look(self) -> None:
-        """Read the open study in a thread and hand what is new to the screen."""
-        worker, watcher = get_current_worker(), self._watcher
-        if watcher is not None:
-            view = watcher.look()
-            if not worker.is_cancelled:
-                self.call_from_thread(self._take, watcher, view)
+        """Read the open study now, in a thread; while that is being done, once more after it."""
+        if self._looking:
+            self._look_again = True
+        elif self._watcher is not None:
+            self._looking = True
+            self._read(self._watcher)
+
+    @work(thread=True, group="look")
+    def _read(self, watcher: Watcher) -> None:
+        worker = get_current_worker()
+        if self.view is None and (first := watcher.glance()) is not None and not worker.is_cancelled:
+            self.call_from_thread(self._take, watcher, first)
+        view = watcher.look()
+        if not worker.is_cancelled:
+            self.call_from_thread(self._looked, watcher, view)
+
+    def _looked(self, watcher: Watcher, view: View) -> None:
+        self._looking = False
+        self._take(watcher, view)
+        if self._look_again:
+            self._look_again = False
+            self.look()
 
     def _take(self, watcher: Watcher, view: View) -> None:
-        if watcher is not self._watcher:
-            return  # another study was opened meanwhile
+        if watcher is not self._watcher or not self.is_running:
+            return  # another study was opened meanwhile, or the app is closing
         self.view = view
         if isinstance(self.screen, StudyScreen):
             self.screen.take(view)
@@ -132,7 +154,15 @@ class StudyApp(App[str]):
         self.theme = names[(names.index(self.theme) + 1) % len(names)] if self.theme in names else names[0]
 
     def action_leave(self) -> None:
-        """Leave; a run goes on."""
+        """Leave; a run goes on. Text that is not saved is asked for first."""
+        stack = self.get_screen_stack("spec") if "spec" in self._screen_stacks else []
+        editor = next((screen for screen in stack if isinstance(screen, SpecScreen)), None)
+        if editor is None:
+            self._leave()
+        else:
+            editor.ask_first(self._leave)
+
+    def _leave(self) -> None:
         self.exit(self._goodbye())
 
     def _goodbye(self) -> str:
@@ -147,13 +177,11 @@ class StudyApp(App[str]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer the screens, the themes and the keys in the palette."""
         for number, name in enumerate(SCREENS, 1):
-            about = self.MODES[name].ABOUT
-            yield SystemCommand(
-                f"{name.capitalize()} ({number})", about, lambda name=name: self.action_go(name)
-            )
+            about = SCREENS[name].ABOUT
+            yield SystemCommand(f"{SCREENS[name].NAME} ({number})", about, partial(self.action_go, name))
         for theme in THEMES:
             yield SystemCommand(
-                f"Theme: {theme.name}", "colours", lambda theme=theme: setattr(self, "theme", theme.name)
+                f"Theme: {theme.name}", "colours", partial(setattr, self, "theme", theme.name)
             )
         yield SystemCommand("Keys (?)", "the keys of this screen", self.action_keys)
         yield SystemCommand("Quit (q)", "leave; a run goes on", self.action_leave)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
@@ -37,6 +37,19 @@ class Watcher:
         self._lock = threading.Lock()
         self._last = View(paths, Snapshot(paths.name, "", ()))
 
+    def glance(self) -> View | None:
+        """Return the view as it was published last, without a look at the journals: at once for any number of trials."""
+        with self._lock:
+            try:
+                snapshot = self._live.as_published()
+                if snapshot is None:
+                    return None
+                standings = self._live.standings()
+            except (StudyError, OSError):
+                return None  # what is wrong is found again, and told, by the look that follows
+            self._last = View(self.paths, snapshot, standings, published_at=self._live.published_at)
+            return self._last
+
     def look(self) -> View:
         """Read what is new. Trouble is part of the view, with what was known before."""
         with self._lock:
@@ -48,8 +61,9 @@ class Watcher:
                 published = self._live.published_at
                 self._last = View(self.paths, snapshot, standings, detail, published)
             except StudyError as error:
-                last = self._last
-                self._last = View(
-                    self.paths, last.snapshot, last.standings, last.detail, last.published_at, error
-                )
+                self._last = replace(self._last, trouble=error)
+            except OSError as error:
+                what = f"cannot read {error.filename or self.paths.root}: {error.strerror}"
+                hint = "looked at again every second: a file system far away may come back"
+                self._last = replace(self._last, trouble=StudyError(what, hint))
             return self._last

@@ -2,20 +2,37 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from studyctl.files import runs_folder
 from studyctl.spec.bundled import bundled_names
 from studyctl.store.studies import StudyRow, study_rows
 
-_GLYPHS = {"running": "▶", "done": "✓", "failed": "✗", "unfinished": "◌", "empty": "·"}
+GLYPHS = {
+    "running": "▶",
+    "died": "✗",
+    "failed": "✗",
+    "unreadable": "!",
+    "unfinished": "◌",
+    "done": "✓",
+    "empty": "·",
+}
+"""Of the states of a study, the most urgent first."""
+FIRST_STEPS = (
+    ("studyctl run pocket", "compress a small model and see what that costs (minutes)"),
+    ("studyctl plan paper", "what a study of six models would take"),
+    ("studyctl edit mine.toml", "write a study of your own"),
+)
+"""What to try where there are no studies yet."""
 
 
 def draw_studies(rows: list[StudyRow], console: Console) -> None:
-    """Print the list."""
+    """Print the list, and beneath it why some of them cannot be read."""
     if not rows:
         console.print(
             f"there are no studies in {runs_folder().resolve()}; `studyctl run pocket` makes one",
             soft_wrap=True,
+            markup=False,
         )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -28,14 +45,17 @@ def draw_studies(rows: list[StudyRow], console: Console) -> None:
     for row in rows:
         sign = f"{row.last_sign.astimezone():%Y-%m-%d %H:%M:%S}" if row.last_sign else ""
         table.add_row(
-            row.study,
-            f"{_GLYPHS[row.state]} {row.state}",
-            f"{row.done}/{row.trials}",
+            Text(row.study),
+            f"{GLYPHS[row.state]} {row.state}",
+            "" if row.trouble else f"{row.done}/{row.trials}",
             str(row.failed or ""),
-            row.host,
+            Text(row.host),
             sign,
         )
     console.print(table)
+    for row in rows:
+        if row.trouble:
+            console.print(Text(f"\n! {row.study}: {row.trouble}\n  hint: {row.hint}"), soft_wrap=True)
 
 
 def welcome(console: Console) -> None:
@@ -46,22 +66,24 @@ def welcome(console: Console) -> None:
     rows = study_rows()
     if rows:
         draw_studies(rows, console)
-        name = rows[0].study
         commands = [
-            (f"studyctl show {name}", "its results"),
-            ("studyctl plan SPEC", "what a spec would run, and what that takes"),
-            ("studyctl run SPEC", "bring its results up to date"),
+            ("studyctl watch", "look at all of them in the terminal"),
+            (f"studyctl show {rows[0].study}", "its results"),
+            ("studyctl run SPEC", "bring the results of a spec up to date"),
         ]
     else:
         console.print(
-            f"There are no studies in {runs_folder().resolve()} yet. Three commands to try:\n", soft_wrap=True
+            f"There are no studies in {runs_folder().resolve()} yet. Three commands to try:\n",
+            soft_wrap=True,
+            markup=False,
         )
-        commands = [
-            ("studyctl run pocket", "compress a small model and see what that costs (minutes)"),
-            ("studyctl plan paper", "what a study of six models would take"),
-            ("studyctl --help", "everything else"),
-        ]
+        commands = [*FIRST_STEPS]
     console.print()
     for command, does in commands:
-        console.print(f"  {command:24} {does}", soft_wrap=True)
-    console.print(f"\nspecs that ship: {', '.join(bundled_names())}", soft_wrap=True)
+        console.print(f"  {command:24} {does}", soft_wrap=True, markup=False)
+    console.print(
+        "\n`studyctl watch` shows studies while they run, `studyctl --help` lists everything else",
+        soft_wrap=True,
+        markup=False,
+    )
+    console.print(f"specs that ship: {', '.join(bundled_names())}", soft_wrap=True)

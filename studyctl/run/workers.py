@@ -15,7 +15,6 @@ import psutil
 
 from studyctl.run.protocol import Job, StopRequest
 
-
 OPENMP_SPINS = "10000"
 """How often idle OpenMP threads look for work before they sleep. By default they do for milliseconds, and keep a processor from
 our own threads, and from whatever else runs on the machine, while the other half of a product waits for that one."""

@@ -57,10 +57,20 @@ def read_text(path: Path) -> str:
 
 
 def base_of(path: Path, text: str) -> Path:
-    """Return the folder that a spec's relative paths start at: its own, or the one that its first line names."""
+    """Return the folder that a spec's relative paths start at: its own, or the one that its first line names.
+
+    Raises:
+        SpecError: the first line is no such name.
+    """
     noted = _BASE.match(text)
     own = path.absolute().parent
-    return own / json.loads(noted[1]) if noted else own
+    try:
+        return own / json.loads(noted[1]) if noted else own
+    except ValueError as error:
+        hint = "remove the line: paths then start at the folder of this file"
+        raise SpecError(
+            Problem("the first line names no folder", path, 1, 1, len(text.partition("\n")[0]), hint=hint)
+        ) from error
 
 
 def with_base(text: str, base: Path) -> str:

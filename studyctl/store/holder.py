@@ -53,7 +53,7 @@ def read_holder(paths: StudyPaths) -> Holder | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{paths.runner} is damaged ({error})", hint="delete it if no runner is at work"
         ) from error

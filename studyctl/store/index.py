@@ -6,9 +6,9 @@ was appended since. Where a stage's records lie in its journal is remembered, so
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from studyctl.files import StudyPaths
 from studyctl.store.exports import exported_weights
@@ -141,6 +141,8 @@ class Index:
         """Names of the journals of a trial."""
         self._owners: dict[str, set[str]] = {}
         """Trials with stages of a ``weights_key``."""
+        self._changed: set[str] = set()
+        """Trials that were read and not gathered, because a journal after them could not be read."""
         self._stored = Stored()
 
     def refresh(self, only: Iterable[tuple[str, int]] | None = None) -> Stored:
@@ -156,7 +158,8 @@ class Index:
         """
         sizes = self._sizes(only)
         gone = set() if only is not None else self._scans.keys() - sizes.keys()
-        changed = {self._forget(name) for name in gone}
+        changed = self._changed
+        changed |= {self._forget(name) for name in gone}
         for name, size in sizes.items():
             scan = self._scans.get(name)
             if scan is None or size < scan.offset:
@@ -167,6 +170,7 @@ class Index:
                 changed.add(scan.trial)
         if changed:
             self._stored = self._gather(changed)
+            self._changed = set()
         return self._stored
 
     def _sizes(self, only: Iterable[tuple[str, int]] | None) -> dict[str, int]:
@@ -235,8 +239,13 @@ class _Scan:
         self.size = 0
         """Bytes that were looked at; more than ``offset`` when the last line was not finished."""
         self.attempt: Attempt | None = None
-        self._begun: dict[str, Any] = {}
-        """Begin and key of the open stage."""
+        self._started: Record | None = None
+        self._stages: list[StoredStage] = []
+        self._failures: dict[str, Failure] = {}
+        self._open_stage: str | None = None
+        self._begin, self._key = 0, None
+        """Of the open stage."""
+        self._ended: Record | None = None
 
     def read_on(self, size: int) -> bool:
         """Read what was appended; return whether a stage or the attempt began or ended."""
@@ -255,6 +264,18 @@ class _Scan:
                 raise damaged(self.path, self._line_number(begin))
             found |= self._take(record, self.offset + begin, self.offset + end + 1)
         self.offset += whole
+        if found and self._started is not None:
+            self.attempt = Attempt(
+                self.trial,
+                self.number,
+                self.path,
+                self._started,
+                tuple(self._stages),
+                self._open_stage,
+                self._begin if self._open_stage is not None else 0,
+                tuple(self._failures.values()),
+                self._ended,
+            )
         return found
 
     def _whole(self, data: bytes) -> int:
@@ -282,36 +303,36 @@ class _Scan:
         kind = record["kind"]
         if kind == "attempt_started":
             check_schema(record, self.path)
-            self.attempt = Attempt(self.trial, self.number, self.path, record)
+            self._started = record
             return True
-        if self.attempt is None:
+        if self._started is None:
             return False
-        attempt = self.attempt
         if kind == "stage_started":
             stage = record["stage"]
-            if attempt.open_stage != stage:
-                self._begun = {"begin": begin, "key": record.get("key")}
-            failures = tuple(failure for failure in attempt.failures if failure.stage != stage)
-            attempt = replace(attempt, open_stage=stage, open_begin=self._begun["begin"], failures=failures)
+            if self._open_stage != stage:
+                self._begin, self._key = begin, record.get("key")
+            self._open_stage = stage
+            self._failures.pop(stage, None)
         elif kind == "stage_finished":
-            attempt = replace(attempt, open_stage=None, stages=(*attempt.stages, self._finished(record, end)))
+            self._open_stage = None
+            self._stages.append(self._finished(record, end))
         elif kind == "stage_failed":
-            attempt = replace(attempt, open_stage=None, failures=(*attempt.failures, _failure(record)))
+            self._open_stage = None
+            self._failures[record["stage"]] = _failure(record)
         elif kind == "attempt_finished":
-            attempt = replace(attempt, open_stage=None, finished=record)
+            self._open_stage, self._ended = None, record
         else:
             return False  # the marker was part of a message
-        self.attempt = attempt
         return True
 
     def _finished(self, record: Record, end: int) -> StoredStage:
-        assert self.attempt is not None  # _take
+        assert self._started is not None  # _take
         return StoredStage(
             trial=self.trial,
             attempt=self.number,
             stage=record["stage"],
-            key=str(record.get("key") or self._begun.get("key")),
-            weights_key=str(record.get("weights_key") or self.attempt.weights_key),
+            key=str(record.get("key") or self._key),
+            weights_key=str(record.get("weights_key") or self._started.get("weights_key")),
             weights_hash=record.get("weights_hash"),
             seconds=record.get("seconds"),
             peak_memory_bytes=record.get("peak_memory_bytes"),
@@ -319,7 +340,7 @@ class _Scan:
             sparsity=record.get("sparsity"),
             at=record["at"],
             journal=self.path,
-            begin=self._begun.get("begin", end),
+            begin=self._begin,
             end=end,
         )
 

@@ -14,7 +14,15 @@ from studyctl.store.index import Index, Stored
 from studyctl.store.journal import JournalTail, Record
 from studyctl.store.planned import Planned, PlannedTrial, TrialStatus, read_planned, trial_status
 from studyctl.store.publish import publish_in_memory
-from studyctl.store.results import Finding, LanguageResult, LayerResult, Results, Standing, TaskResult
+from studyctl.store.results import (
+    Finding,
+    LanguageResult,
+    LayerResult,
+    Results,
+    Standing,
+    TaskResult,
+    TrialRow,
+)
 
 MOST_FRESH = 100
 """Trials whose figures are taken from journals at a time: those that run, then those that changed last."""
@@ -147,6 +155,22 @@ class Live:
         """When the results were published that :meth:`standings` has read; UTC, ISO 8601; empty before the first."""
         return self._published.at
 
+    def as_published(self) -> Snapshot | None:
+        """Return how the study stood when it was published last, or None if it never was: quick where journals are many.
+
+        Raises:
+            StudyError: the database cannot be read, or is of another version.
+        """
+        if not self.paths.database.is_file():
+            return None
+        with results.open(self.paths) as found:
+            about = found.about()
+            trials = tuple(_as_published(row) for row in found.trials())
+        runner = living_runner(self.paths)
+        return Snapshot(
+            about.study, about.title, trials, runner or read_holder(self.paths), runner is not None
+        )
+
     def refresh(self) -> Snapshot:
         """Return how the study stands.
 
@@ -216,13 +240,13 @@ class Live:
         """
         published = self._published.standings()
         fresh = self._fresh_trials()
+        if not fresh:
+            return published
         wanted = tuple((name, id(self._judged[name].status)) for name in fresh)
         if wanted != self._fresh[0]:
             with self._in_memory(fresh) as found:
-                self._fresh = (
-                    wanted,
-                    {row.trial_id: row for row in found.leaderboard() if row.trial_id in fresh},
-                )
+                rows = {row.trial_id: row for row in found.leaderboard() if row.trial_id in fresh}
+            self._fresh = (wanted, rows)
         return {**published, **self._fresh[1]}
 
     def _fresh_trials(self) -> list[str]:
@@ -383,6 +407,13 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _as_published(row: TrialRow) -> LiveTrial:
+    return LiveTrial(
+        row.trial_id, row.model, row.method, row.variant, row.state, row.stages, row.stages_done, row.attempts,
+        stage=row.stage, error=row.error,
+    )  # fmt: skip
 
 
 def _layer(record: Record) -> LayerResult:

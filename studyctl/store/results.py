@@ -9,6 +9,7 @@ import duckdb
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
+from studyctl.store.comparison import Agreement, ParetoPoint, Rank
 from studyctl.store.query import open_reader
 from studyctl.store.schema import VERSION
 
@@ -44,6 +45,7 @@ class Standing:
     worst_language: str | None
     worst_ppl_ratio: float | None
     languages: int | None
+    bits_per_byte_change: float | None
     kl_nats: float | None
     top1: float | None
     acc: float | None
@@ -55,6 +57,22 @@ class Standing:
     compress_seconds: float | None
     total_seconds: float | None
     peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """A row of the table ``trials``: how far a trial was."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    state: str
+    stages: int
+    stages_done: int
+    attempts: int
+    stage: str | None
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +112,13 @@ class TaskResult:
     right_to_wrong: int | None
     wrong_to_right: int | None
     mcnemar_p: float | None
+
+    @property
+    def flips(self) -> int | None:
+        """Items whose answer turned right or wrong."""
+        if self.right_to_wrong is None or self.wrong_to_right is None:
+            return None
+        return self.right_to_wrong + self.wrong_to_right
 
     @property
     def significant(self) -> bool:
@@ -182,17 +207,33 @@ class Results:
         """Return the study as a whole."""
         return self._rows(About, "about")[0]
 
-    def leaderboard(self) -> list[Standing]:
+    def leaderboard(self, model: str | None = None) -> list[Standing]:
+        """Return one row a trial, in the order of the plan; of one model if it is named."""
+        return self._rows(Standing, "leaderboard", model=model)
+
+    def trials(self) -> list[TrialRow]:
         """Return one row a trial, in the order of the plan."""
-        return self._rows(Standing, "leaderboard")
+        return self._rows(TrialRow, "(FROM trials ORDER BY position)")
 
-    def perplexity(self, trial_id: str | None = None) -> list[LanguageResult]:
-        """Return one row a trial and language; of one trial if it is named."""
-        return self._rows(LanguageResult, "perplexity_vs_dense", trial_id)
+    def perplexity(self, trial_id: str | None = None, *, model: str | None = None) -> list[LanguageResult]:
+        """Return one row a trial and language; of one trial or model if it is named."""
+        return self._rows(LanguageResult, "perplexity_vs_dense", trial_id=trial_id, model=model)
 
-    def tasks(self, trial_id: str | None = None) -> list[TaskResult]:
-        """Return one row a trial, task and metric; of one trial if it is named."""
-        return self._rows(TaskResult, "tasks_vs_dense", trial_id)
+    def tasks(self, trial_id: str | None = None, *, model: str | None = None) -> list[TaskResult]:
+        """Return one row a trial, task and metric; of one trial or model if it is named."""
+        return self._rows(TaskResult, "tasks_vs_dense", trial_id=trial_id, model=model)
+
+    def ranks(self, model: str | None = None) -> list[Rank]:
+        """Return one row a compressed trial and metric, the best first; of one model if it is named."""
+        return self._rows(Rank, "ranks", model=model)
+
+    def disagreement(self, model: str | None = None) -> list[Agreement]:
+        """Return one row a model and pair of metrics, in both orders; of one model if it is named."""
+        return self._rows(Agreement, "disagreement", model=model)
+
+    def pareto(self, model: str | None = None) -> list[ParetoPoint]:
+        """Return the trials that no other beats in both size and quality, the smallest first."""
+        return self._rows(ParetoPoint, "pareto", model=model)
 
     def progress(self) -> list[ModelProgress]:
         """Return one row a model."""
@@ -204,15 +245,15 @@ class Results:
 
     def warnings(self, trial_id: str | None = None) -> list[Finding]:
         """Return what a reader of the results must know; about one trial if it is named."""
-        return self._rows(Finding, "warnings", trial_id)
+        return self._rows(Finding, "warnings", trial_id=trial_id)
 
     def stages(self, trial_id: str) -> list[StageResult]:
         """Return the stages of one trial."""
-        return self._rows(StageResult, "stages", trial_id)
+        return self._rows(StageResult, "stages", trial_id=trial_id)
 
     def layers(self, trial_id: str) -> list[LayerResult]:
         """Return the compressed linears of one trial."""
-        return self._rows(LayerResult, "layers", trial_id)
+        return self._rows(LayerResult, "layers", trial_id=trial_id)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -224,11 +265,12 @@ class Results:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rows(self, row: type[_Row], source: str, trial_id: str | None = None) -> list[_Row]:
+    def _rows(self, row: type[_Row], source: str, **wanted: str | None) -> list[_Row]:
         columns = ", ".join(f'"{field.name}"' for field in fields(row))  # type: ignore[arg-type]  # all are dataclasses
-        where, parameters = ("", ()) if trial_id is None else (" WHERE trial_id = ?", (trial_id,))
+        given = {name: value for name, value in wanted.items() if value is not None}
+        where = " WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""
         found: Sequence[tuple[Any, ...]] = self._connection.execute(
-            f"SELECT {columns} FROM {source}{where}", list(parameters)
+            f"SELECT {columns} FROM {source}{where}", list(given.values())
         ).fetchall()
         return [row(*values) for values in found]
 

@@ -6,7 +6,7 @@ Checks and notebooks rely on these names; a unit is part of a name. The views ar
 from dataclasses import dataclass
 from importlib.resources import files
 
-VERSION = 1
+VERSION = 2
 """Rises when a reader of this version would misread the file."""
 
 

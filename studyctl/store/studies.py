@@ -1,24 +1,44 @@
 """The studies under runs/: finding one by name, how each stands."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import StudyPaths, runs_folder
-from studyctl.store.holder import living_runner, read_holder
-from studyctl.store.live import Live
+from studyctl.store.holder import Holder
+from studyctl.store.live import Live, Snapshot
+
+UNEXPECTED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a folder raises that holds something else than a study's files: content of another shape, a disk that is gone."""
 
 
 def _is_study(folder: Path) -> bool:
     paths = StudyPaths(folder)
-    return paths.journal.is_dir() or paths.spec.is_file() or paths.database.is_file()
+    try:
+        return (
+            paths.journal.is_dir() or paths.spec.is_file() or paths.plan.is_file() or paths.database.is_file()
+        )
+    except OSError:
+        return True  # it may not be looked into: shown with the reason, rather than left out
 
 
 def study_names() -> list[str]:
-    """Return the names of the studies under runs/."""
+    """Return the names of the studies under runs/.
+
+    Raises:
+        StudyError: the folder cannot be listed.
+    """
     folder = runs_folder()
-    return sorted(entry.name for entry in folder.iterdir() if _is_study(entry)) if folder.is_dir() else []
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if _is_study(entry)) if folder.is_dir() else []
+    except OSError as error:
+        raise StudyError(
+            f"{folder} cannot be listed ({error.strerror})",
+            hint="STUDYCTL_RUNS names another folder of studies",
+        ) from error
 
 
 def find_study(name: str) -> StudyPaths:
@@ -69,13 +89,21 @@ class StudyRow:
 
     study: str
     state: str
-    """``running``, ``done``, ``failed``, ``unfinished`` or ``empty``."""
-    trials: int
-    done: int
-    failed: int
-    host: str
-    last_sign: datetime | None
+    """``running``, ``died`` (its runner did, in the middle), ``failed``, ``unfinished``, ``done``, ``empty`` or ``unreadable``."""
+    trials: int = 0
+    done: int = 0
+    failed: int = 0
+    host: str = ""
+    """Where its runner is, or was when it died."""
+    last_sign: datetime | None = None
     """Heartbeat of the runner, or the last record of a journal."""
+    title: str = ""
+    seconds_left: float | None = None
+    """What the runner reckons with; None before it can tell, and when nobody runs it."""
+    trouble: str = ""
+    """Why it cannot be read; empty if it can."""
+    hint: str = ""
+    """What to do about that."""
 
     def as_dict(self) -> dict[str, object]:
         """Return it for scripts."""
@@ -83,17 +111,109 @@ class StudyRow:
 
 
 def study_rows() -> list[StudyRow]:
-    """Return a line for each study under runs/."""
-    return [_row(StudyPaths(runs_folder() / name)) for name in study_names()]
+    """Return a line for each study under runs/; one that cannot be read says why.
+
+    Raises:
+        StudyError: the folder of studies cannot be listed.
+    """
+    return list(StudyList().rows())
 
 
-def _row(paths: StudyPaths) -> StudyRow:
-    runner = living_runner(paths)
-    snapshot = Live(paths).refresh()
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A study as it was at the last look."""
+
+    stamp: tuple[int | None, ...]
+    row: StudyRow
+    live: Live | None
+    """Of a study that runs: its journals grow."""
+
+
+class StudyList:
+    """The studies under runs/, looked at again and again: a look reads what has changed. For one thread at a time.
+
+    A study at rest costs a few ``stat`` calls a look and no memory but its row.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+
+    def rows(self) -> Iterator[StudyRow]:
+        """Yield a line for each study as soon as it is read, in the order of their names.
+
+        A line that says the same as at the last look is the same object.
+
+        Raises:
+            StudyError: the folder of studies cannot be listed.
+        """
+        names = study_names()
+        for gone in self._known.keys() - set(names):
+            del self._known[gone]
+        for name in names:
+            yield self._look(StudyPaths(runs_folder() / name))
+
+    def _look(self, paths: StudyPaths) -> StudyRow:
+        known = self._known.get(paths.name)
+        stamp = _stamp(paths, with_journals=known is not None and known.row.trouble != "")
+        if known is not None and known.live is None and known.stamp == stamp:
+            return known.row
+        live = known.live if known is not None and known.live is not None else Live(paths)
+        row = _row(paths, live)
+        if known is not None and known.row == row:
+            row = known.row
+        self._known[paths.name] = _Known(stamp, row, live if row.state == "running" else None)
+        return row
+
+
+def _stamp(paths: StudyPaths, *, with_journals: bool) -> tuple[int | None, ...]:
+    """Tell whether a study changed. A damaged journal may be mended where it is, which its folder does not tell."""
+    looked_at = [paths.root, paths.journal, paths.plan, paths.runner]
+    if with_journals:
+        with suppress(PermissionError):  # told by reading it
+            looked_at += sorted(paths.journal.glob("*.jsonl"))
+    return tuple(_changed_at(path) for path in looked_at)
+
+
+def _changed_at(path: Path) -> int | None:
+    try:
+        return path.stat().st_ctime_ns  # unlike the time of modification it tells of permissions too
+    except OSError:
+        return None  # missing, or why it cannot be read is told by reading it
+
+
+def _row(paths: StudyPaths, live: Live) -> StudyRow:
+    try:
+        return _read_row(paths, live.refresh())
+    except StudyError as error:
+        problem = error.problems[0]
+        return StudyRow(paths.name, "unreadable", trouble=problem.what, hint=problem.hint)
+    except UNEXPECTED as error:
+        trouble = f"{paths.root} cannot be read ({type(error).__name__}: {error})"
+        return StudyRow(
+            paths.name, "unreadable", trouble=trouble, hint="see that it is the folder of a study"
+        )
+
+
+def _read_row(paths: StudyPaths, snapshot: Snapshot) -> StudyRow:
     trials, done, failed = len(snapshot.trials), snapshot.count("done"), snapshot.count("failed")
-    holder = runner or read_holder(paths)
-    state = "running" if runner else _resting_state(trials, done, failed)
-    return StudyRow(paths.name, state, trials, done, failed, holder.host if holder else "", _last_sign(paths))
+    runner = snapshot.runner
+    if snapshot.running:
+        state = "running"
+    elif runner is not None and done + failed < trials:
+        state = "died"
+    else:
+        state = _resting_state(trials, done, failed)
+    return StudyRow(
+        study=paths.name,
+        state=state,
+        trials=trials,
+        done=done,
+        failed=failed,
+        host=runner.host if runner else "",
+        last_sign=runner.heartbeat if runner and snapshot.running else _last_sign(paths, runner),
+        title=snapshot.title,
+        seconds_left=runner.seconds_left if runner and snapshot.running else None,
+    )
 
 
 def _resting_state(trials: int, done: int, failed: int) -> str:
@@ -102,6 +222,6 @@ def _resting_state(trials: int, done: int, failed: int) -> str:
     return "failed" if failed else "done" if done == trials else "unfinished"
 
 
-def _last_sign(paths: StudyPaths) -> datetime | None:
-    times = [path.stat().st_mtime for path in (paths.runner, *paths.journal.glob("*.jsonl")) if path.exists()]
-    return datetime.fromtimestamp(max(times), UTC) if times else None
+def _last_sign(paths: StudyPaths, runner: Holder | None) -> datetime | None:
+    times = [datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in paths.journal.glob("*.jsonl")]
+    return max([*times, runner.heartbeat] if runner else times, default=None)

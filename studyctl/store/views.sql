@@ -61,7 +61,8 @@ WITH ppl AS (
         count(dense_perplexity) AS languages,
         CASE WHEN count(ppl_ratio) = count(dense_perplexity) THEN exp(avg(ln(ppl_ratio))) END AS ppl_ratio,
         arg_max(language, ppl_ratio) AS worst_language,
-        max(ppl_ratio) AS worst_ppl_ratio
+        max(ppl_ratio) AS worst_ppl_ratio,
+        CASE WHEN count(bits_per_byte_change) = count(dense_perplexity) THEN avg(bits_per_byte_change) END AS bits_per_byte_change
     FROM perplexity_vs_dense GROUP BY trial_id
 ), kl AS (
     SELECT trial_id, CASE WHEN count(kl_nats) = count(*) THEN avg(kl_nats) END AS kl_nats,
@@ -74,7 +75,7 @@ WITH ppl AS (
 )
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.sparsity,
-    ppl.ppl_ratio, ppl.worst_language, ppl.worst_ppl_ratio, ppl.languages,
+    ppl.ppl_ratio, ppl.worst_language, ppl.worst_ppl_ratio, ppl.languages, ppl.bits_per_byte_change,
     kl.kl_nats, kl.top1,
     acc.acc, acc.acc_change, acc.tasks,
     acc.right_to_wrong + acc.wrong_to_right AS flips, acc.right_to_wrong, acc.wrong_to_right,
@@ -97,6 +98,7 @@ COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity / dense perplexity, geome
 COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest ratio';
 COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'ratio of that language';
 COMMENT ON COLUMN leaderboard.languages IS 'languages that this trial and the dense model have';
+COMMENT ON COLUMN leaderboard.bits_per_byte_change IS 'bits per byte - the dense model''s, mean over the languages; NULL if one of them is not finite';
 COMMENT ON COLUMN leaderboard.kl_nats IS 'KL(dense || compressed) a token, mean over the languages';
 COMMENT ON COLUMN leaderboard.top1 IS 'agreement of the likeliest token with the dense model, mean over the languages';
 COMMENT ON COLUMN leaderboard.acc IS 'accuracy, mean over the tasks that have the metric acc';
@@ -191,3 +193,74 @@ COMMENT ON COLUMN pareto.variant IS 'compression setting';
 COMMENT ON COLUMN pareto.measure IS 'ppl_ratio (lower is better) or acc (higher is better)';
 COMMENT ON COLUMN pareto.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
 COMMENT ON COLUMN pareto.value IS 'value of the measure';
+
+CREATE VIEW ranks AS
+WITH compared AS (
+    -- Two of seven languages are not the same figure as seven of seven: a trial counts when it has all that its model has.
+    SELECT *,
+        languages = max(languages) OVER of_model AS every_language,
+        tasks = max(tasks) OVER of_model AS every_task
+    FROM leaderboard WINDOW of_model AS (PARTITION BY model)
+), figures AS (
+    SELECT trial_id, model, method, variant, 'kl_nats' AS metric, kl_nats AS value, kl_nats AS cost
+    FROM compared WHERE every_language
+    UNION ALL
+    SELECT trial_id, model, method, variant, 'ppl_ratio', ppl_ratio, ppl_ratio FROM compared WHERE every_language
+    UNION ALL
+    SELECT trial_id, model, method, variant, 'worst_ppl_ratio', worst_ppl_ratio, worst_ppl_ratio
+    FROM compared WHERE every_language AND ppl_ratio IS NOT NULL  -- else the worst language is the one that has no ratio
+    UNION ALL
+    SELECT trial_id, model, method, variant, 'acc_change', acc_change, -acc_change FROM compared WHERE every_task
+    UNION ALL
+    SELECT trial_id, model, method, variant, 'task:' || task, value, -value FROM tasks WHERE metric = 'acc'
+), rounded AS (
+    SELECT * REPLACE (round(cost, 12) AS cost)  -- means of the same numbers in another order tie
+    FROM figures WHERE variant <> 'dense' AND isfinite(value)
+)
+SELECT trial_id, model, method, variant, metric, value,
+    rank() OVER (PARTITION BY model, metric ORDER BY cost) AS rank,
+    count(*) OVER (PARTITION BY model, metric, cost) AS tied,
+    count(*) OVER (PARTITION BY model, metric) AS trials
+FROM rounded
+ORDER BY model, metric, rank, trial_id;
+COMMENT ON VIEW ranks IS 'one row a compressed trial and metric: its place among the trials of its model, dense left out';
+COMMENT ON COLUMN ranks.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN ranks.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN ranks.method IS 'compression method';
+COMMENT ON COLUMN ranks.variant IS 'compression setting';
+COMMENT ON COLUMN ranks.metric IS 'kl_nats, ppl_ratio, worst_ppl_ratio, acc_change, or task:<task> for the accuracy of one task; means only of trials that have all languages or tasks of their model';
+COMMENT ON COLUMN ranks.value IS 'value of the metric';
+COMMENT ON COLUMN ranks.rank IS '1 for the best; trials with the same value share a rank: 1, 1, 3';
+COMMENT ON COLUMN ranks.tied IS 'trials that have this rank, this one included';
+COMMENT ON COLUMN ranks.trials IS 'trials that have a rank in this metric';
+
+CREATE VIEW disagreement AS
+WITH placed AS (
+    SELECT a.model, a.metric, b.metric AS other_metric, a.trial_id, a.rank, b.rank AS other_rank
+    FROM ranks a JOIN ranks b ON b.model = a.model AND b.trial_id = a.trial_id AND b.metric > a.metric
+), pairs AS (
+    SELECT a.model, a.metric, a.other_metric, sign(a.rank - b.rank) AS sign, sign(a.other_rank - b.other_rank) AS other_sign
+    FROM placed a
+    JOIN placed b ON b.model = a.model AND b.metric = a.metric AND b.other_metric = a.other_metric AND b.trial_id > a.trial_id
+), tau AS (
+    -- Kendall (1945): a tied pair has sign 0 and counts in neither root of its metric.
+    SELECT model, metric, other_metric,
+        sum(sign * other_sign) / nullif(sqrt(sum(abs(sign)) * sum(abs(other_sign))), 0) AS kendall_tau
+    FROM pairs GROUP BY ALL
+), counted AS (
+    SELECT model, metric, other_metric, count(*) AS variants FROM placed GROUP BY ALL
+), once AS (
+    SELECT c.model, c.metric, c.other_metric, t.kendall_tau, c.variants
+    FROM counted c
+    LEFT JOIN tau t ON t.model = c.model AND t.metric = c.metric AND t.other_metric = c.other_metric
+)
+SELECT model, metric, other_metric, kendall_tau, variants FROM once
+UNION ALL
+SELECT model, other_metric, metric, kendall_tau, variants FROM once
+ORDER BY ALL;
+COMMENT ON VIEW disagreement IS 'one row a model and pair of metrics (in both orders): whether they put the compressed trials in the same order';
+COMMENT ON COLUMN disagreement.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN disagreement.metric IS 'a metric of the view ranks';
+COMMENT ON COLUMN disagreement.other_metric IS 'another one';
+COMMENT ON COLUMN disagreement.kendall_tau IS 'Kendall''s tau-b of the two rankings: 1 the same order, 0 unrelated, -1 reversed; NULL for fewer than two trials, or when one metric tells none apart';
+COMMENT ON COLUMN disagreement.variants IS 'trials that have a rank in both';

@@ -213,3 +213,10 @@ def test_every_way_to_write_a_table(tmp_path: Path, base: str, over: str) -> Non
     (tmp_path / "base.toml").write_text(base)
     layers = read_layers(tmp_path / "child.toml", over + study)
     assert tomlkit.parse(merged_text(layers)).unwrap() == layers.data
+
+
+def test_a_first_line_that_names_no_folder_is_a_problem_there() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(f'# studyctl: relative paths start at "\\q"\n{FULL}', Path("mine.toml"))
+    (problem,) = caught.value.problems
+    assert (problem.what, problem.line) == ("the first line names no folder", 1)

@@ -221,3 +221,17 @@ def test_a_tail_that_is_no_record_is_skipped(study: FakeStudy) -> None:
     with path.open("ab") as journal:
         journal.write(b"\0\0\0\n")
     assert read_stored(study.paths).has(WEIGHTS).keys() == {WEIGHTS}
+
+
+def test_what_was_read_before_a_damaged_journal_is_not_lost(study: FakeStudy) -> None:
+    index = Index(study.paths)
+    index.refresh()
+    study.attempt("alpha.dense").run_all()
+    damaged = study.attempt(TRIAL)
+    damaged.run("load")
+    good = damaged.path.read_bytes()
+    damaged.path.write_bytes(good.replace(b"\n{", b"\nbroken{", 1))
+    with pytest.raises(StudyError):
+        index.refresh()
+    damaged.path.write_bytes(good)
+    assert index.refresh() == read_stored(study.paths)

@@ -6,9 +6,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
-from studyctl.store.publish import publish
+from studyctl.store import results
+from studyctl.store.publish import create_schema, publish
 from studyctl.store.query import open_reader
 from tests.store.builder import FakeStudy
 
@@ -116,6 +118,8 @@ def test_no_perplexity_breaks_a_view(study: FakeStudy, value: float) -> None:
         "failures",
         "progress",
         "pareto",
+        "ranks",
+        "disagreement",
     ):
         ask(study, f"FROM {view}")
 
@@ -138,3 +142,155 @@ def test_languages_that_dense_has_not_measured_yet_do_not_count(study: FakeStudy
     assert ask(study, "SELECT ppl_ratio, languages FROM leaderboard WHERE trial_id = 'alpha.wanda-0.5'") == [
         (pytest.approx(1.5), 1)
     ]
+
+
+# -- ranks and disagreement
+
+
+@pytest.fixture
+def tables() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    create_schema(connection)
+    return connection
+
+
+def put_trials(tables: duckdb.DuckDBPyConnection, *variants: str) -> None:
+    for position, variant in enumerate(("dense", *variants)):
+        tables.execute(
+            "INSERT INTO trials (trial_id, model, method, variant, state, position) VALUES (?, 'm', 'x', ?, 'done', ?)",
+            [f"m.{variant}", variant, position],
+        )
+
+
+def put_tasks(tables: duckdb.DuckDBPyConnection, task: str, **values: float | None) -> None:
+    for variant, value in values.items():
+        tables.execute(
+            "INSERT INTO tasks (trial_id, model, method, variant, task, metric, value) VALUES (?, 'm', 'x', ?, ?, 'acc', ?)",
+            [f"m.{variant}", variant, task, value],
+        )
+
+
+def put_perplexity(tables: duckdb.DuckDBPyConnection, language: str, **values: float | None) -> None:
+    for variant, value in values.items():
+        tables.execute(
+            "INSERT INTO perplexity (trial_id, model, method, variant, language, perplexity) VALUES (?, 'm', 'x', ?, ?, ?)",
+            [f"m.{variant}", variant, language, value],
+        )
+
+
+def tau(tables: duckdb.DuckDBPyConnection, metric: str, other: str) -> tuple[float | None, int]:
+    found = tables.execute(
+        "SELECT kendall_tau, variants FROM disagreement WHERE metric = ? AND other_metric = ?",
+        [metric, other],
+    ).fetchall()
+    assert len(found) == 1
+    return found[0]
+
+
+def ranked(tables: duckdb.DuckDBPyConnection, metric: str) -> Rows:
+    return tables.execute(
+        "SELECT variant, rank, tied, trials FROM ranks WHERE metric = ? ORDER BY rank, variant", [metric]
+    ).fetchall()
+
+
+def test_ranks_put_the_best_first_whichever_way_a_metric_runs(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a", "b", "c")
+    put_perplexity(tables, "en", dense=10.0, a=30.0, b=11.0, c=20.0)
+    put_tasks(tables, "boolq", dense=0.7, a=0.6, b=0.4, c=0.5)
+    assert ranked(tables, "ppl_ratio") == [("b", 1, 1, 3), ("c", 2, 1, 3), ("a", 3, 1, 3)]
+    assert ranked(tables, "task:boolq") == [("a", 1, 1, 3), ("c", 2, 1, 3), ("b", 3, 1, 3)]
+    assert ranked(tables, "acc_change") == ranked(tables, "task:boolq")
+
+
+def test_trials_that_tie_share_a_rank(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a", "b", "c")
+    put_tasks(tables, "boolq", a=0.5, b=0.5, c=0.4)
+    assert ranked(tables, "task:boolq") == [("a", 1, 2, 3), ("b", 1, 2, 3), ("c", 3, 1, 3)]
+
+
+def test_means_that_differ_in_rounding_only_tie(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a", "b")
+    for task, a, b in (("x", 0.1, 0.3), ("y", 0.2, 0.2), ("z", 0.3, 0.1)):
+        put_tasks(tables, task, dense=0.0, a=a, b=b)
+    values = tables.execute("SELECT DISTINCT acc_change FROM leaderboard WHERE variant <> 'dense'").fetchall()
+    assert len(values) == 2  # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1
+    assert [rank for _, rank, *_ in ranked(tables, "acc_change")] == [1, 1]
+
+
+def test_a_trial_without_all_languages_or_tasks_is_not_ranked_by_their_means(
+    tables: duckdb.DuckDBPyConnection,
+) -> None:
+    put_trials(tables, "a", "b")
+    put_perplexity(tables, "en", dense=10.0, a=11.0, b=12.0)
+    put_perplexity(tables, "sw", dense=10.0, b=13.0)
+    put_tasks(tables, "boolq", dense=0.5, a=0.5, b=0.4)
+    put_tasks(tables, "arc", dense=0.5, a=0.5)
+    assert ranked(tables, "ppl_ratio") == ranked(tables, "worst_ppl_ratio") == [("b", 1, 1, 1)]
+    assert ranked(tables, "acc_change") == [("a", 1, 1, 1)]
+    assert ranked(tables, "task:boolq") == [("a", 1, 1, 2), ("b", 2, 1, 2)]
+
+
+def test_a_language_that_is_not_finite_leaves_no_worst_language_to_rank(
+    tables: duckdb.DuckDBPyConnection,
+) -> None:
+    put_trials(tables, "a", "b")
+    put_perplexity(tables, "en", dense=10.0, a=11.0, b=12.0)
+    put_perplexity(tables, "sw", dense=10.0, a=None, b=13.0)
+    assert ranked(tables, "worst_ppl_ratio") == [("b", 1, 1, 1)]
+
+
+def test_tau_is_one_for_the_same_order_and_minus_one_for_the_reverse(
+    tables: duckdb.DuckDBPyConnection,
+) -> None:
+    put_trials(tables, "a", "b", "c")
+    put_tasks(tables, "up", a=0.1, b=0.2, c=0.3)
+    put_tasks(tables, "also_up", a=0.3, b=0.5, c=0.9)
+    put_tasks(tables, "down", a=0.3, b=0.2, c=0.1)
+    assert tau(tables, "task:up", "task:also_up") == (1.0, 3)
+    assert tau(tables, "task:down", "task:up") == tau(tables, "task:up", "task:down") == (-1.0, 3)
+
+
+def test_tau_b_divides_by_the_pairs_that_do_not_tie(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a", "b", "c", "d")
+    put_tasks(tables, "x", a=0.4, b=0.3, c=0.3, d=0.1)  # one tied pair of six
+    put_tasks(tables, "y", a=0.4, b=0.3, c=0.2, d=0.3)  # another one
+    # ab +, ac +, ad +, bc tied in x, bd tied in y, cd -: 2 / sqrt(5 * 5)
+    assert tau(tables, "task:x", "task:y") == (pytest.approx(0.4), 4)
+
+
+def test_tau_is_unknown_where_a_metric_tells_no_variant_from_another(
+    tables: duckdb.DuckDBPyConnection,
+) -> None:
+    put_trials(tables, "a", "b")
+    put_tasks(tables, "x", a=0.4, b=0.3)
+    put_tasks(tables, "flat", a=0.5, b=0.5)
+    put_tasks(tables, "alone", a=0.5)
+    assert tau(tables, "task:x", "task:flat") == (None, 2)
+    assert tau(tables, "task:x", "task:alone") == (None, 1)
+
+
+def test_tau_takes_the_trials_that_both_metrics_rank(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a", "b", "c")
+    put_tasks(tables, "x", a=0.3, b=0.2, c=0.1)
+    put_tasks(tables, "y", a=0.3, c=0.1)
+    assert tau(tables, "task:x", "task:y") == (1.0, 2)
+
+
+def test_results_hand_out_ranks_disagreement_and_pareto_of_one_model(study: FakeStudy) -> None:
+    study.write_all()
+    publish(study.paths)
+    with results.open(study.paths) as found:
+        ranks, agreements = found.ranks("org/alpha"), found.disagreement("org/alpha")
+        best = [(one.variant, one.value) for one in ranks if one.metric == "task:boolq"]
+        assert best == [("rtn-4bit-g64", 0.6), ("wanda-0.5", 0.35)]
+        assert {one.model for one in ranks} == {one.model for one in agreements} == {"org/alpha"}
+        assert {one.kendall_tau for one in agreements if "kl_nats" not in (one.metric, one.other_metric)} == {
+            1.0
+        }
+        assert {one.kendall_tau for one in agreements if one.metric == "kl_nats"} == {
+            None
+        }  # all have the same
+        assert [one.variant for one in found.pareto("org/beta") if one.measure == "ppl_ratio"] == [
+            "rtn-4bit-g64",
+            "dense",
+        ]

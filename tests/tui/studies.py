@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from studyctl.files import StudyPaths
 from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
 
@@ -89,3 +91,46 @@ def empty(root: Path) -> FakeStudy:
     study = FakeStudy(root)
     study.write_plan()
     return study
+
+
+RECORDED = Path(__file__).parent / "recorded" / "pocket"
+"""A real run of the embedded study, see :mod:`tests.tui.record`."""
+CUT = "SmolLM2-135M-Instruct.Q4_1-awq-4bit-g64"
+"""The trial that runs in :func:`recorded_running`."""
+
+
+def recorded(root: Path) -> StudyPaths:
+    """A real study, finished and published."""
+    shutil.copytree(RECORDED, root)
+    publish(StudyPaths(root))
+    return StudyPaths(root)
+
+
+def recorded_running(root: Path) -> StudyPaths:
+    """The same while its last trial compresses block 17 of 30."""
+    shutil.copytree(RECORDED, root)
+    paths = StudyPaths(root)
+    journal = paths.attempt_journal(CUT, 1)
+    kept: list[str] = []
+    for line in journal.read_text().splitlines(keepends=True):
+        record = json.loads(line)
+        if record["kind"] == "layer" and record["block"] == 17:
+            progress = {
+                "kind": "progress",
+                "stage": "compress",
+                "done": 16,
+                "total": 30,
+                "unit": "block",
+                "note": "",
+            }
+            kept.append(
+                json.dumps({key: record[key] for key in ("seq", "at")} | progress, separators=(",", ":"))
+                + "\n"
+            )
+            break
+        if record["kind"] != "progress":
+            kept.append(line)
+    journal.write_text("".join(kept))
+    publish(paths, {CUT})
+    write_runner(FakeStudy(root), [(CUT, 1)])
+    return paths

@@ -27,6 +27,11 @@ class StudyScreen(Screen[None]):
     NEEDS: ClassVar[tuple[int, int]] = (80, 20)
     """Columns and rows below which the app says that the terminal is too small."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready = False
+        """Whether there is a bar and a body: views may come before."""
+
     @property
     def study_app(self) -> "StudyApp":
         """The app, with its type."""
@@ -49,12 +54,21 @@ class StudyScreen(Screen[None]):
         Must be quick: change only what is different from the last view.
         """
 
+    def on_mount(self) -> None:
+        """Draw what came before there was anything to draw on."""
+        self._ready = True
+        self._catch_up()
+
     def on_screen_resume(self) -> None:
         """Catch up with what came while another screen was shown."""
+        self._catch_up()
+
+    def _catch_up(self) -> None:
         if (view := self.study_app.view) is not None:
             self.take(view)
 
     def take(self, view: View) -> None:
         """Take a view for bar and body."""
-        self.query_one(TopBar).show_view(view)
-        self.show_view(view)
+        if self._ready:
+            self.query_one(TopBar).show_view(view)
+            self.show_view(view)

@@ -20,20 +20,17 @@ class HelpScreen(ModalScreen[None]):
 
     def __init__(self, screen: StudyScreen) -> None:
         super().__init__()
-        self._name, self._about = screen.NAME, screen.ABOUT
+        self._title, self._about = screen.NAME, screen.ABOUT
         self._keys = [
-            (self._display(active.binding), active.binding.description)
+            (self.app.get_key_display(active.binding), active.binding.description)
             for active in screen.active_bindings.values()
             if active.binding.description and not active.binding.system
         ]
 
-    def _display(self, binding: object) -> str:
-        return self.app.get_key_display(binding)  # type: ignore[arg-type]
-
     def compose(self) -> ComposeResult:
         """Yield the list."""
         with VerticalScroll(classes="dialog"):
-            yield Static(Text.assemble((self._name, "bold"), f"  {self._about}"))
+            yield Static(Text.assemble((self._title, "bold"), f"  {self._about}"))
             yield Static(self._table())
 
     def _table(self) -> Table:

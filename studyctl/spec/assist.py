@@ -1,0 +1,281 @@
+"""What an editor says of a place in a spec: what the key there means, and what could be written.
+
+All of it follows from the models (:mod:`~studyctl.spec.keys`) and from what the text itself names; the text may be one
+that is being typed (:mod:`~studyctl.spec.partial`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from studyctl.spec.keys import (
+    METHOD_NAMES,
+    Key,
+    choices_of,
+    key_at,
+    keys_of,
+    options_in,
+    tables_at,
+    types_at,
+)
+from studyctl.spec.messages import shown, table_name
+from studyctl.spec.models import BUNDLED_LANGUAGES, BUNDLED_TEXTS, TABLES, Evaluation, Spec, Table
+from studyctl.spec.partial import Here, Partial, read_partial, words_of
+from studyctl.spec.positions import Loc
+
+METHOD = replace(keys_of(TABLES["wanda"])["method"], choices=METHOD_NAMES, kind="text or pair")
+"""Of every ``[[compression]]``, also while it is not known which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """What a key or a table is for."""
+
+    name: str
+    facts: tuple[str, ...]
+    """Type, bounds, choices, default; one short text each."""
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that could be written."""
+
+    label: str
+    insert: str
+    note: str = ""
+    """A few words on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What could be written at a place, instead of the columns from ``start`` to ``end`` of its line."""
+
+    start: int
+    end: int
+    items: tuple[Item, ...]
+
+
+def explain(text: str, row: int, column: int) -> Help | None:
+    """Return what the key or table at a place is for; None where that is not known. Rows and columns count from 0."""
+    partial = read_partial(text)
+    here = partial.here(row, column)
+    key = _key_at(here.loc, partial.data) if here.loc != here.table else None
+    return _about_key(key) if key is not None else _about_table(here.table, partial.data)
+
+
+def complete(text: str, row: int, column: int) -> Completions:
+    """Return what could be written at a place and begins with (or at least holds) what is there."""
+    partial = read_partial(text)
+    here = partial.here(row, column)
+    offers = {"header": _headers, "key": _keys, "value": _values}
+    found = offers[here.part](partial, here) if here.part in offers else ()
+    rest = partial.lines[row][here.end :].lstrip()
+    items = [item if here.part != "key" or not rest.startswith("=") else _only_name(item) for item in found]
+    typed = here.plain.lower() if here.part != "header" else here.word.lstrip("[ ").lower()
+    return Completions(here.start, here.end, _matching(items, typed))
+
+
+def _only_name(item: Item) -> Item:
+    return Item(item.label, item.label, item.note)
+
+
+def _matching(items: Iterable[Item], typed: str) -> tuple[Item, ...]:
+    """Return the items that begin with what is typed, then those that hold it."""
+    labels = [(item.label.strip('[]" ').lower(), item) for item in items]
+    begin = [item for label, item in labels if label.startswith(typed)]
+    hold = [item for label, item in labels if typed in label and not label.startswith(typed)]
+    return (*begin, *hold)
+
+
+def _in_list(loc: Loc, data: Mapping[str, Any]) -> Loc:
+    """Return the way with an index where a single table stands in place of a list of them."""
+    for end in range(1, len(loc) + 1):
+        following = loc[end] if end < len(loc) else "of a table"
+        single = isinstance(following, str) and tables_at(loc[:end], data) is None
+        if single and len(loc[:end]) > 2 and tables_at((*loc[:end], 0), data) is not None:
+            return (*loc[:end], 0, *loc[end:])
+    return loc
+
+
+def _key_at(loc: Loc, data: Mapping[str, Any]) -> Key | None:
+    """Return the key that a way names, or that the list is of which it names an item."""
+    name = _name(loc)
+    if name == "method" and loc[0] == "compression":
+        return METHOD
+    key = key_at(_in_list(loc[:-1], data) + loc[-1:], data) if loc else None
+    return key if key is not None and key.name == name else None
+
+
+def _name(loc: Loc) -> str:
+    return next((part for part in reversed(loc) if isinstance(part, str)), "")
+
+
+# -- help
+
+
+def _about_key(key: Key) -> Help:
+    kind = f"{key.kind}, or a list: a variant for each" if key.swept else key.kind
+    facts = ["required"] if key.required else []
+    facts += [kind, key.bounds]
+    if key.choices:
+        facts.append(f"one of {', '.join(key.choices)}")
+    if not key.required and (default := toml_value(key.default)):
+        facts.append(f"default {default}")
+    return Help(key.name, tuple(filter(None, facts)), key.description)
+
+
+def _about_table(loc: Loc, data: Mapping[str, Any]) -> Help | None:
+    key, table = key_at(loc, data) if loc else None, tables_at(loc, data)
+    if not loc or (key is None and table is None):
+        return None
+    about = _first_line(table) if table is not None else ""
+    keys = (
+        [f"keys: {', '.join(keys_of(table))}"]
+        if table is not None and table not in (Spec, Evaluation)
+        else []
+    )
+    name = table_name(loc).strip("`")
+    return Help(name, tuple(keys), about or (key.description if key else ""))
+
+
+def _first_line(table: type[Table]) -> str:
+    return (table.__doc__ or "").partition("\n")[0].replace("``", "`")
+
+
+def toml_value(value: object) -> str:
+    """Return a default as TOML writes it; empty for none."""
+    if value is None or isinstance(value, BaseModel) or value in ("", (), {}):
+        return ""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {toml_value(item)}" for name, item in value.items()) + " }"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    return shown(value)
+
+
+# -- completion
+
+
+def _headers(partial: Partial, here: Here) -> Iterator[Item]:
+    there = {loc for loc in partial.headers.values() if loc != here.table}
+    for name, key in keys_of(Spec).items():
+        table = tables_at((name,), {})
+        if key.kind == "list of tables":
+            yield Item(f"[[{name}]]", f"[[{name}]]", key.description)
+        elif table is Evaluation:
+            inner = keys_of(Evaluation).items()
+            yield from (
+                Item(f"[{name}.{part}]", f"[{name}.{part}]", more.description)
+                for part, more in inner
+                if (name, part) not in there
+            )
+        elif table is None:
+            yield Item(f"[{name}.…]", f"[{name}.", key.description)
+        elif (name,) not in there:
+            yield Item(f"[{name}]", f"[{name}]", key.description)
+
+
+def _keys(partial: Partial, here: Here) -> Iterator[Item]:
+    data, loc = partial.data, _in_list(here.table, partial.data)
+    table = tables_at(loc, data)
+    if table is Spec or table is Evaluation:
+        yield from _headers(partial, here)
+    elif table is not None:
+        yield from _keys_of(table, partial.keys_in(here.table) - {here.loc[-1]})
+    elif loc[0] == "compression":
+        yield Item("method", "method = ", METHOD.description)
+    else:
+        yield from (Item(name, f"{name} = ") for name in _names_at(partial, loc))
+
+
+def _keys_of(table: type[Table], there: set[str]) -> Iterator[Item]:
+    keys = [key for key in keys_of(table).values() if key.name not in there]
+    for key in sorted(keys, key=lambda key: not key.required):
+        need = "required: " if key.required else ""
+        yield Item(key.name, f"{key.name} = ", f"{need}{key.description}")
+
+
+def _names_at(partial: Partial, loc: Loc) -> list[str]:
+    """Return what the keys of a table of the user's own names may be."""
+    options = [get_args(option.type) for option in types_at(loc, partial.data) if option.origin is dict]
+    words = [word for names, _ in options for word in choices_of(tuple(options_in(names)))]
+    if not words and loc[-2:] == ("tasks", "data"):
+        words = list(words_of(_at(partial.data, (*loc[:-1], "names"))))
+    elif not words and loc[-1] == "config":
+        words = list(_languages_used(partial.data))
+    return words if options else []
+
+
+def _values(partial: Partial, here: Here) -> Iterator[Item]:
+    data, loc = partial.data, here.loc
+    key, inside = _key_at(loc, data), isinstance(loc[-1], int)
+    if key is METHOD and inside:  # a pair, though it may not be closed yet
+        data = {"compression": [{}] * int(loc[1]) + [{"method": []}]}
+    if key is None:
+        return
+    if key.kind == "true or false":
+        yield from (Item(word, word) for word in ("true", "false"))
+        return
+    listed = key.kind.startswith("list of") and not inside
+    for word, note in _words(data, loc, key):
+        yield Item(word, f'["{word}"]' if listed else f'"{word}"', note)
+    default = toml_value(key.default)
+    if default and not inside and not key.choices and not here.word.startswith(("'", '"')):
+        yield Item(default, default, "default")
+
+
+def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]]:
+    """Yield the texts that a value may be, with a note."""
+    if key is METHOD and isinstance(loc[-1], str):
+        yield from ((word, _method_note(word)) for word in METHOD_NAMES)
+    elif key.name == "source":
+        own = data.get("text")
+        yield from ((word, "of this spec") for word in (own if isinstance(own, dict) else ()))
+        yield from ((word, "bundled") for word in BUNDLED_TEXTS)
+    elif key.name == "languages":
+        taken = set(words_of(_at(data, loc[: loc.index(key.name) + 1])))
+        yield from ((word, "") for word in _languages(data, loc) if word not in taken)
+    elif key.name in ("models", "of"):
+        models = data.get("models")
+        tables = models if isinstance(models, list) else []
+        yield from ((word, "a model of this spec") for table in tables for word in words_of(table.get("id")))
+    elif key.name == "include":
+        yield "pocket", "bundled tasks"
+    else:
+        words = choices_of(types_at(loc, data)) or key.choices
+        yield from ((word, "default" if word == key.default else "") for word in words)
+
+
+def _method_note(name: str) -> str:
+    table = tables_at(("compression", 0), {"compression": [{"method": name}]})
+    return _first_line(table) if table else ""
+
+
+def _languages(data: dict[str, Any], loc: Loc) -> list[str]:
+    """Return the languages of the text source that is spoken of, or all that are known."""
+    above = loc[: loc.index("languages")]
+    source = _at(data, (*above, "source")) or _at(data, ("calibration", "source"))
+    config = _at(data, ("text", str(source), "config"))
+    if isinstance(config, dict):
+        return list(config)
+    if source in BUNDLED_TEXTS:
+        return list(BUNDLED_LANGUAGES)
+    return list(dict.fromkeys((*_languages_used(data), *BUNDLED_LANGUAGES)))
+
+
+def _languages_used(data: dict[str, Any]) -> Iterator[str]:
+    yield from words_of(_at(data, ("calibration", "languages")))
+    yield from words_of(_at(data, ("evaluation", "perplexity", "languages")))
+
+
+def _at(data: Any, loc: Loc) -> Any:
+    """Return the value at a place, or None where there is none."""
+    for part in loc:
+        known = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
+        if part not in known:
+            return None
+        data = data[part]
+    return data

@@ -1,0 +1,204 @@
+"""A spec as a file that somebody edits: what is not touched stays as it is, byte for byte, and nobody's change is lost.
+
+An editor's lines end in a newline and hold no character that would break a line or move a terminal's cursor. What the file
+has instead (other ends of lines, a byte order mark, such characters) is put back when it is saved.
+"""
+
+import difflib
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from studyctl.errors import SpecError, StudyError
+from studyctl.files import write_atomic
+from studyctl.spec.bundled import bundled_folder
+from studyctl.spec.extends import base_of, read_text
+from studyctl.units import bytes_text
+
+LARGEST_BYTES = 256 << 10
+"""A hundred times a long spec; an editor that highlights and checks as one types takes no more."""
+BOM = b"\xef\xbb\xbf"
+
+_CONTROLS = (*range(0x9), *range(0xB, 0x20), *range(0x7F, 0xA0))
+_BREAKS_AND_DIRECTIONS = (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_STAND_INS = {code: 0x10F000 + index for index, code in enumerate((*_CONTROLS, *_BREAKS_AND_DIRECTIONS))}
+"""Private characters that stand for what would break a line, move the cursor or turn the text around."""
+_STOOD_FOR = {stand_in: code for code, stand_in in _STAND_INS.items()}
+_VISIBLE = dict.fromkeys(_STOOD_FOR, "�")
+
+TEMPLATE = """\
+# A study: models, what is done to their weights, and what is measured. `studyctl plan` says what it would take.
+
+[study]
+name = "{name}"
+
+[[models]]
+id = "HuggingFaceTB/SmolLM2-135M"   # hub id, or a folder beside this file
+
+[calibration]
+source = "pocket"                   # text bundled with studyctl
+samples = 16
+sequence_length = 256
+
+[[compression]]
+method = "wanda"
+sparsity = 0.5
+
+[evaluation.perplexity]
+source = "pocket"
+languages = ["en"]
+sequence_length = 256
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file as it was loaded or saved last."""
+
+    path: Path
+    text: str
+    """As an editor takes it."""
+    data: bytes | None
+    """As it is on the disk; None: there is no such file yet."""
+    stamp: tuple[int, int] | None = None
+    """Time of change and size, which tell at little cost that nothing has happened."""
+
+    @property
+    def is_bundled(self) -> bool:
+        """Return whether it ships with the project and was asked for by its name, so that it is not to be changed."""
+        return self.path.is_absolute() and self.path.parent == bundled_folder()
+
+    @property
+    def written_in(self) -> Path | None:
+        """Return the folder of the spec that this is a run's copy of; None where it is no copy."""
+        try:
+            base = base_of(self.path, self.text)
+        except ValueError:  # a first line that somebody spoilt
+            return None
+        return base if base != self.path.absolute().parent else None
+
+
+class ChangedElsewhereError(StudyError):
+    """The file is not what it was when it was loaded: saving would undo somebody's change."""
+
+
+def load(path: Path) -> Loaded:
+    """Read a spec for an editor; of a file that there is not, a template.
+
+    Raises:
+        SpecError: it cannot be read, is not UTF-8, or is too large.
+    """
+    try:
+        status = path.stat()
+        if status.st_size > LARGEST_BYTES and path.is_file():
+            what = f"`{path}` is {bytes_text(status.st_size)} large; the editor takes up to {bytes_text(LARGEST_BYTES)}"
+            raise SpecError(what, hint="is it a spec?")
+        data = path.read_bytes()
+        text = as_shown(data.decode("utf-8-sig"))
+    except FileNotFoundError:
+        return Loaded(path, TEMPLATE.format(name=_study_name(path)), None)
+    except (OSError, UnicodeDecodeError):
+        read_text(path)  # says in the same words as everywhere what is wrong
+        raise
+    return Loaded(path, text, data, (status.st_mtime_ns, status.st_size))
+
+
+def _study_name(path: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".toml"))[:100]
+    return name if name.strip(".-") else "study"
+
+
+def as_shown(text: str) -> str:
+    """Return a text as an editor takes it."""
+    return text.replace("\r\n", "\n").translate(_STAND_INS)
+
+
+def as_meant(text: str) -> str:
+    """Return an editor's text with the characters that it stands for; lines still end in a newline."""
+    return text.translate(_STOOD_FOR)
+
+
+def as_drawn(line: str) -> str:
+    """Return a line as a terminal may draw it, of the same length."""
+    return line.translate(_VISIBLE)
+
+
+def encoded(text: str, loaded: Loaded) -> bytes:
+    """Return what is written for an editor's text: the bytes of the file wherever it was not edited."""
+    if loaded.data is not None and text == loaded.text:
+        return loaded.data
+    before = (loaded.data or b"").removeprefix(BOM).decode()
+    mark = BOM if (loaded.data or b"").startswith(BOM) else b""
+    return mark + as_meant(_with_ends(text, before)).encode()
+
+
+def _with_ends(text: str, before: str) -> str:
+    """Return the text with the ends of lines that the file had: each its own where the line is still there."""
+    ends = re.findall(r"\r?\n", before)
+    usual = Counter(ends).most_common(1)[0][0] if ends else "\n"
+    if len(set(ends)) < 2:
+        return text.replace("\n", usual)
+    old, new = as_shown(before).split("\n"), text.split("\n")
+    kept = dict[int, str]()
+    for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
+        kept |= {block.b + index: end for index, end in enumerate(ends[block.a : block.a + block.size])}
+    return "".join(line + kept.get(row, usual) for row, line in enumerate(new[:-1])) + new[-1]
+
+
+Elsewhere = Literal["changed", "gone"]
+
+
+def changed_elsewhere(loaded: Loaded) -> Elsewhere | None:
+    """Return what happened to the file since it was loaded or saved; None when nothing did."""
+    if loaded.data is None:
+        return "changed" if loaded.path.exists() else None
+    try:
+        status = loaded.path.stat()
+        if (status.st_mtime_ns, status.st_size) == loaded.stamp or loaded.path.read_bytes() == loaded.data:
+            return None
+    except FileNotFoundError:
+        return "gone"
+    except OSError:
+        return None  # a disk that does not answer now says nothing about the file
+    return "changed"
+
+
+def save(loaded: Loaded, text: str, *, keep_other: bool = False) -> Loaded:
+    """Write an editor's text, whole or not at all, and return the file as it is then.
+
+    Args:
+        loaded: the file as it was loaded or saved last.
+        text: what is in the editor.
+        keep_other: write although the file was changed elsewhere; that version is kept beside, as ``NAME.toml.orig``.
+
+    Raises:
+        ChangedElsewhereError: the file was changed elsewhere; nothing is written.
+        StudyError: it cannot be written.
+    """
+    data = encoded(text, loaded)
+    try:
+        file = loaded.path.resolve()  # a link goes on pointing to the file
+        there = file.read_bytes() if file.exists() else None
+        if there not in (None, loaded.data, data):
+            if not keep_other:
+                raise ChangedElsewhereError(f"{loaded.path} was changed elsewhere")
+            write_atomic(_free_name(file, there or b""), there or b"")
+        mode = file.stat().st_mode if there is not None else None
+        write_atomic(file, data)
+        if mode is not None:
+            file.chmod(mode)
+        status = file.stat()
+    except OSError as error:
+        raise StudyError(f"{loaded.path} cannot be written: {error.strerror or error}") from error
+    return replace(loaded, text=text, data=data, stamp=(status.st_mtime_ns, status.st_size))
+
+
+def _free_name(file: Path, data: bytes) -> Path:
+    """Return where another version is kept: never over one that was kept before."""
+    number, path = 1, file.with_name(f"{file.name}.orig")
+    while path.exists() and path.read_bytes() != data:
+        number += 1
+        path = file.with_name(f"{file.name}.orig{number}")
+    return path

@@ -1,0 +1,56 @@
+"""The specs below a folder: what can be started from there."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from studyctl.files import runs_folder
+
+DEEPEST = 4
+"""Folders below which nothing is looked for."""
+MOST = 200
+"""Specs that are named."""
+LOOKED_AT = 1 << 16
+"""Bytes of a file in which its table `study` must begin."""
+_STUDY = re.compile(rb"^\s*(\[\s*study\s*\]|study\s*[.=])", re.MULTILINE)
+
+
+def specs_below(folder: Path) -> list[Path]:
+    """Return the specs in a folder and below it, nearest first, relative to the folder.
+
+    Hidden folders, virtual environments and the folder of studies (whose specs are copies) are left out.
+    """
+    found: list[Path] = []
+    for path in _toml_files(folder):
+        if _is_spec(path):
+            found.append(path.relative_to(folder))
+            if len(found) == MOST:
+                break
+    return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def _toml_files(folder: Path) -> Iterator[Path]:
+    runs = runs_folder().resolve()
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        deep = len(here.relative_to(folder).parts) >= DEEPEST
+        folders[:] = [] if deep else sorted(name for name in folders if _may_hold_specs(here / name, runs))
+        yield from (here / name for name in sorted(files) if name.endswith(".toml"))
+
+
+def _may_hold_specs(folder: Path, runs: Path) -> bool:
+    return not (
+        folder.name.startswith(".")
+        or folder.name == "node_modules"
+        or (folder / "pyvenv.cfg").exists()
+        or folder.resolve() == runs
+    )
+
+
+def _is_spec(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _STUDY.search(file.read(LOOKED_AT)) is not None
+    except OSError:
+        return False  # what cannot be read cannot be run from here

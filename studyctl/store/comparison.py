@@ -1,0 +1,107 @@
+"""Rows of the views that set variants against each other, and what is remarkable about them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+LEAST_GAP = 2.0
+"""Places between two metrics from which on a trial is worth a sentence."""
+
+_OF_TEXT = frozenset({"kl_nats", "ppl_ratio", "worst_ppl_ratio"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A row of the view ``ranks``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    metric: str
+    value: float
+    rank: int
+    tied: int
+    trials: int
+
+    @property
+    def middle(self) -> float:
+        """Place in the middle of those that tie: what a tie of all is worth, whichever way it is read."""
+        return self.rank + (self.tied - 1) / 2
+
+    @property
+    def fifth(self) -> int:
+        """Part of the field that it is in: 0 for the best fifth, 4 for the last."""
+        return min(4, 5 * (self.rank - 1) // max(1, self.trials - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A row of the view ``disagreement``."""
+
+    model: str
+    metric: str
+    other_metric: str
+    kendall_tau: float | None
+    variants: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParetoPoint:
+    """A row of the view ``pareto``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    measure: str
+    bits_per_weight: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Two metrics that place a trial differently."""
+
+    better: Rank
+    worse: Rank
+
+    @property
+    def places(self) -> float:
+        """How far apart they are, whichever place of a tie one takes."""
+        return min(self.worse.middle - self.better.middle, float(self.worse.rank - self.better.rank))
+
+    @property
+    def weight(self) -> tuple[float, bool, bool]:
+        """What decides between gaps of a trial: places, then whether text and tasks disagree, then KL."""
+        metrics = {self.better.metric, self.worse.metric}
+        return self.places, len(metrics & _OF_TEXT) == 1, "kl_nats" in metrics
+
+
+def gaps(ranks: Iterable[Rank], metric: str | None = None, other_metric: str | None = None) -> list[Gap]:
+    """Return where metrics disagree about a trial, the largest difference first, one a trial.
+
+    Args:
+        ranks: Of one model.
+        metric: Only gaps between this metric and another one.
+        other_metric: Only gaps between ``metric`` and this one.
+    """
+    by_trial: dict[str, list[Rank]] = {}
+    for rank in ranks:
+        if rank.tied == rank.trials:
+            continue  # a metric that tells no trial from another places none
+        by_trial.setdefault(rank.trial_id, []).append(rank)
+    wanted = {one for one in (metric, other_metric) if one is not None}
+    widest = [
+        max(found, key=lambda gap: gap.weight)
+        for places in by_trial.values()
+        if (found := [gap for gap in _gaps_of(places) if wanted <= {gap.better.metric, gap.worse.metric}])
+    ]
+    remarkable = [gap for gap in widest if gap.places >= LEAST_GAP]
+    return sorted(remarkable, key=lambda gap: -gap.places)
+
+
+def _gaps_of(places: list[Rank]) -> Iterator[Gap]:
+    for pair in combinations(places, 2):
+        better, worse = sorted(pair, key=lambda rank: rank.middle)
+        yield Gap(better, worse)

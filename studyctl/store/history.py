@@ -1,0 +1,112 @@
+"""The queries that were asked in the app, newest first; kept over days, shared by every app of the user.
+
+One JSON object a line: ``at`` (UTC, ISO 8601), ``study``, ``sql``. Lines are appended under a lock; a line that was torn by
+a crash or a full disk costs itself only.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from studyctl.errors import Problem, StudyError
+from studyctl.files import write_atomic
+
+MOST = 1000
+"""Queries that are kept."""
+PATIENCE_SECONDS = 5.0
+"""How long an app waits for another one that writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query, when and of which study it was asked."""
+
+    at: str
+    """UTC, ISO 8601."""
+    study: str
+    sql: str
+
+
+def state_folder() -> Path:
+    """Return the folder of what the app remembers (``STUDYCTL_STATE`` moves it)."""
+    override = os.environ.get("STUDYCTL_STATE")
+    return Path(override) if override else Path(platformdirs.user_state_dir("studyctl"))
+
+
+def history_file() -> Path:
+    """Return the file of the queries."""
+    return state_folder() / "sql_history.jsonl"
+
+
+def remember(study: str, sql: str) -> None:
+    """Append a query; the oldest make room.
+
+    Raises:
+        StudyError: the file cannot be written, or another app holds it.
+    """
+    path, sql = history_file(), sql.strip()
+    if not sql:
+        return
+    asked = Asked(datetime.now(UTC).isoformat(timespec="seconds"), study, sql)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock"), timeout=PATIENCE_SECONDS):
+            _append(path, json.dumps(asdict(asked), ensure_ascii=False))
+    except (OSError, Timeout) as error:
+        problem = Problem(
+            f"the query history cannot be written: {error}",
+            file=path,
+            hint="make the folder writable, or move it with STUDYCTL_STATE",
+        )
+        raise StudyError(problem) from error
+
+
+def recall() -> list[Asked]:
+    """Return what was asked, newest first, each query once; nothing where there is no history.
+
+    Raises:
+        StudyError: the file cannot be read.
+    """
+    path = history_file()
+    try:
+        lines = _lines(path)
+    except OSError as error:
+        raise StudyError(Problem(f"the query history cannot be read: {error}", file=path)) from error
+    newest: dict[str, Asked] = {}
+    for asked in _parsed(reversed(lines)):
+        newest.setdefault(asked.sql, asked)
+    return list(newest.values())
+
+
+def _append(path: Path, line: str) -> None:
+    lines = _lines(path)
+    if len(lines) >= MOST:
+        write_atomic(path, "".join(f"{kept}\n" for kept in [*lines[1 - MOST :], line]))
+        return
+    torn = bool(lines) and not path.read_bytes().endswith(b"\n")
+    with path.open("ab") as file:
+        file.write(("\n" if torn else "").encode() + line.encode(errors="surrogatepass") + b"\n")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line for line in text.split("\n") if line]
+
+
+def _parsed(lines: Iterable[str]) -> Iterator[Asked]:
+    for line in lines:
+        try:
+            record: Any = json.loads(line)
+            yield Asked(str(record["at"]), str(record["study"]), str(record["sql"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # torn or of another program; the others are good

@@ -1,0 +1,189 @@
+"""Asking the published database more than once: what the app's SQL screen keeps open between two queries.
+
+A session holds one reader. It takes a newer publication with the next query, never in the middle of one; what a query
+made for itself (``create temp table``) is gone then.
+"""
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from studyctl.errors import Problem, StudyError
+from studyctl.files import StudyPaths
+from studyctl.store.query import fetch, open_reader
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The rows of a query."""
+
+    table: pa.Table
+    seconds: float
+    """What the query took, without opening the file."""
+    published_at: datetime | None
+    """When that was published which it read, UTC; None in a file that does not say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogColumn:
+    """A column of a table or view."""
+
+    name: str
+    type: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogTable:
+    """A table or a view, with what its author said about it."""
+
+    name: str
+    view: bool
+    comment: str
+    rows: int | None
+    """None: the view could not be counted."""
+    columns: tuple[CatalogColumn, ...]
+
+
+class Session:
+    """Queries on one study. :meth:`run` is for one thread at a time, the rest may be called from any."""
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self.paths = paths
+        self._reader: duckdb.DuckDBPyConnection | None = None
+        self._opened: object = None
+        """Which file the reader has open."""
+        self._published_at: datetime | None = None
+        self._lock = threading.Lock()
+        """Held while a query runs."""
+        self._closed = False
+
+    def run(self, sql: str) -> Answer:
+        """Return the rows of a query; of several statements, those of the last.
+
+        Raises:
+            StudyError: nothing is published yet, the query is wrong, or it was interrupted (a problem of severity
+                ``warning``).
+        """
+        with self._lock:
+            try:
+                return self._run(sql)
+            except StudyError as error:
+                if isinstance(error.__cause__, duckdb.InterruptException):
+                    raise StudyError(_interrupted()) from error
+                raise
+
+    def _run(self, sql: str) -> Answer:
+        if self._closed:
+            raise StudyError(_interrupted())
+        reader = self._newest()
+        began = time.perf_counter()
+        table = fetch(reader, sql)
+        return Answer(table, time.perf_counter() - began, self._published_at)
+
+    def interrupt(self) -> None:
+        """End the query that runs, if one does; it raises in its own thread.
+
+        One that is about to begin may miss it, so whoever must be sure asks again.
+        """
+        if self._lock.locked() and (reader := self._reader) is not None:
+            with contextlib.suppress(duckdb.ConnectionException):  # it makes place for a newer publication just now
+                reader.interrupt()
+
+    def catalog(self) -> tuple[CatalogTable, ...]:
+        """Return the views, then the tables, each with its columns; it waits for no query.
+
+        Raises:
+            StudyError: nothing is published yet, or the file cannot be read.
+        """
+        with contextlib.closing(open_reader(self.paths)) as reader:
+            columns: dict[str, list[CatalogColumn]] = {}
+            for table, *column in reader.execute(_COLUMNS).fetchall():
+                columns.setdefault(table, []).append(CatalogColumn(*column))
+            found = reader.execute(_TABLES).fetchall()
+            return tuple(
+                CatalogTable(
+                    name, view, comment, _count(reader, name) if view else rows, tuple(columns.get(name, ()))
+                )
+                for name, view, comment, rows in found
+            )
+
+    def close(self) -> None:
+        """End what runs and let go of the file, now or as soon as the query has ended. Waits for nothing."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            self._let_go()
+            self._lock.release()
+        else:
+            threading.Thread(target=self._end, name="end of a session", daemon=True).start()
+
+    def _end(self) -> None:
+        """Interrupt until the query has heard it: a process that leaves would wait for it."""
+        while not self._lock.acquire(timeout=0.05):
+            self.interrupt()
+        self._let_go()
+        self._lock.release()
+
+    def _newest(self) -> duckdb.DuckDBPyConnection:
+        """Return a reader of the file as it is now."""
+        seen = self._identity()
+        if self._reader is None or seen is None or seen != self._opened:
+            self._let_go()
+            reader = open_reader(self.paths)
+            self._published_at = _published_at(reader)
+            # `seen` is never newer than what was opened: at worst the next query opens it again
+            self._reader, self._opened = reader, seen
+        return self._reader
+
+    def _identity(self) -> object:
+        try:
+            status = self.paths.database.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _let_go(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+
+def _interrupted() -> Problem:
+    return Problem("the query was stopped", severity="warning")
+
+
+def _published_at(reader: duckdb.DuckDBPyConnection) -> datetime | None:
+    try:
+        found = reader.execute("SELECT published_at FROM about").fetchall()
+    except (duckdb.CatalogException, duckdb.BinderException):  # another program's file may be asked too
+        return None
+    return found[0][0] if found else None
+
+
+def _count(reader: duckdb.DuckDBPyConnection, view: str) -> int | None:
+    quoted = view.replace('"', '""')
+    try:
+        return int(reader.execute(f'SELECT count(*) FROM "{quoted}"').fetchall()[0][0])
+    except duckdb.Error:  # a view on what is not there; asked for its rows it says why
+        return None
+
+
+_TABLES = """
+SELECT * EXCLUDE place FROM (
+    SELECT view_name AS name, true AS view, coalesce(comment, ''), NULL, view_oid AS place FROM duckdb_views()
+    WHERE database_name = 'study' AND NOT internal
+    UNION ALL
+    SELECT table_name, false, coalesce(comment, ''), estimated_size, table_oid FROM duckdb_tables()
+    WHERE database_name = 'study'
+    ORDER BY view DESC, place
+)
+"""
+_COLUMNS = """
+SELECT table_name, column_name, data_type, coalesce(comment, '') FROM duckdb_columns()
+WHERE database_name = 'study' AND NOT internal ORDER BY table_oid, column_index
+"""

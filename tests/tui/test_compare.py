@@ -1,0 +1,596 @@
+"""The Compare screen: what a user sees of variants against each other, and what the keys do."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from studyctl.store import results
+from studyctl.store.comparison import Rank
+from studyctl.store.publish import publish
+from studyctl.store.results import Standing, TaskResult
+from tests.store import builder
+from tests.store.builder import FakeStudy
+from tests.tui import studies
+from tests.tui.app import settle, until
+from tui.app import StudyApp
+from tui.screens.compare import CompareScreen
+from tui.screens.help import HelpScreen
+from tui.screens.monitor import MonitorScreen
+from tui.themes import SIXTEEN
+from tui.widgets.compare_data import Comparison, Line
+from tui.widgets.compare_figures import TaskSheet, task_measures
+from tui.widgets.compare_grid import CompareGrid, _on_two_lines
+from tui.widgets.compare_plot import RatioTicks, _free
+from tui.widgets.compare_ranks import place
+from tui.widgets.compare_scale import Scale
+
+SMALL, LARGE = (80, 24), (160, 50)
+
+
+def screen_of(app: StudyApp) -> CompareScreen:
+    assert isinstance(app.screen, CompareScreen)
+    return app.screen
+
+
+def grid_of(app: StudyApp) -> CompareGrid:
+    return screen_of(app)._part.grid
+
+
+def text_of(app: StudyApp) -> str:
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+def line_with(app: StudyApp, start: str) -> str:
+    found = [line for line in text_of(app).splitlines() if line.lstrip().startswith(start)]
+    assert found, text_of(app)
+    return " ".join(found[0].split())
+
+
+def labels(app: StudyApp) -> list[str]:
+    sheet = grid_of(app).sheet
+    return [line.label for line in sheet.lines] if sheet else []
+
+
+async def shown(pilot: Pilot[str]) -> StudyApp:
+    """Wait for the results."""
+    app = await settle(pilot)
+    await until(pilot, lambda: bool(grid_of(app).sheet) and grid_of(app).has_focus)
+    await pilot.pause()
+    return app
+
+
+@pytest.fixture
+def finished(runs: Path) -> FakeStudy:
+    return studies.finished(runs / "small")
+
+
+def compare(study: FakeStudy) -> StudyApp:
+    return StudyApp("compare", study=study.paths)
+
+
+# -- the four parts
+
+
+async def test_languages_show_ratios_with_steps_the_mean_and_the_worst_language(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        assert line_with(app, "wanda-0.5") == "wanda-0.5 1.500▅ 1.800▅! 1.650▅ 1.645▅"
+        assert line_with(app, "rtn-4bit-g64") == "rtn-4bit-g64 1.100▂ 1.320▅! 1.210▃ 1.207▃"
+        assert line_with(app, "Languages: ppl ratio").endswith("▁ ≤1.02 ▂ ≤1.1 ▃ ≤1.25 ▅ ≤2 ▇ more ! worst")
+        assert labels(app) == ["wanda-0.5", "rtn-4bit-g64"]  # dense is what they are compared with
+
+
+async def test_tasks_show_the_change_of_accuracy_and_its_mean(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("tab")
+        assert line_with(app, "Tasks: accuracy change").endswith("* p < 0.05")
+        assert text_of(app).count("−0.250▇") == 3  # two tasks and their mean
+        await pilot.press("right")
+        assert "6 turned wrong and 1 right of 20, p = 0.12" in " ".join(text_of(app).split())
+
+
+def test_a_change_that_is_hardly_chance_has_a_star() -> None:
+    def result(p: float) -> TaskResult:
+        return TaskResult("m.a", "m", "a", "a", "boolq", "acc", 0.4, 0.1, 0.6, -0.2, 100, 22, 2, p)
+
+    for p, star in ((0.049, "*"), (0.05, " ")):
+        comparison = Comparison(
+            tasks=("boolq",), scores={("m.a", "boolq", "acc"): result(p)}, trials=(trial("a"),)
+        )
+        line = Line("m.a", "a", trial("a"))
+        sheet = TaskSheet(comparison, [line], task_measures(comparison)[0])
+        assert sheet.cell(line, "boolq").mark == star
+
+
+def trial(variant: str, **figures: Any) -> Standing:
+    values = dict.fromkeys(Standing.__slots__) | {
+        "trial_id": f"m.{variant}",
+        "model": "m",
+        "variant": variant,
+    }
+    return Standing(**(values | figures))
+
+
+async def test_disagreement_shows_tau_and_who_is_placed_differently(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = several(runs / "several", monkeypatch)
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("tab", "tab")
+        text = " ".join(text_of(app).split())
+        assert "Disagreement: Kendall's tau-b" in text
+        assert "a-1 is 1st by ppl ratio and 4th by mean accuracy (of 4)" in text
+        await pilot.press("down", "down", "ctrl+right")
+        assert "ppl ratio and boolq: tau-b −1.000 over 4 variants" in " ".join(text_of(app).split())
+        assert "a-1 is 1st by ppl ratio and 4th by boolq (of 4)" in text_of(app)
+        await pilot.press("p")
+        assert line_with(app, "a-1").startswith("a-1 1▁= 1▁ 1▁ 4▇ 4▇ 4▇")
+
+
+async def test_size_shows_letters_and_the_pareto_line(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("left_square_bracket")
+        await pilot.pause()
+        text = text_of(app)
+        assert "Size: ppl ratio by bits a weight" in text
+        assert line_with(app, "Size").endswith("◆ Pareto")
+        legend = [" ".join(line[41:].split()) for line in text.splitlines()]
+        assert "a dense 16.00 1.000 ◆" in legend
+        assert "c rtn-4bit-g64 4.31 1.207 ◆" in legend
+        assert "b wanda-0.5 9.00 1.645" in legend
+        assert all(any(f" {letter}" in line[:41] for line in text.splitlines()) for letter in "abc")
+        assert "×1.5" in text
+        await pilot.press("p")
+        await pilot.pause()
+        assert "Size: accuracy by bits a weight" in text_of(app)
+
+
+async def test_tab_and_brackets_go_through_the_parts_and_around(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        seen = []
+        for key in ("tab", "right_square_bracket", "tab", "tab", "left_square_bracket", "shift+tab"):
+            await pilot.press(key)
+            await pilot.pause()
+            seen.append(screen_of(app)._part.NAME)
+            assert f"[{seen[-1]}]" in text_of(app)
+            assert grid_of(app).has_focus
+        assert seen == ["Tasks", "Disagreement", "Size", "Languages", "Size", "Disagreement"]
+
+
+async def test_p_goes_through_the_figures_of_a_part(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        seen = []
+        for _ in range(5):
+            await pilot.press("p")
+            seen.append(line_with(app, "Languages:").split(" ")[1])
+        assert seen == ["perplexity", "bits/byte", "KL", "top-1", "ppl"]
+        await pilot.press("p")
+        assert (
+            line_with(app, "dense") == "dense 20.00 30.00 40.00"
+        )  # perplexity is one of the dense model too
+        await pilot.press("tab")
+        seen = []
+        for _ in range(4):
+            await pilot.press("p")
+            seen.append(line_with(app, "Tasks:"))
+        assert [text.split(" ▁")[0] for text in seen] == [
+            "Tasks: accuracy",
+            "Tasks: flips",
+            "Tasks: acc_norm change",
+            "Tasks: accuracy change",
+        ]
+
+
+# -- variants
+
+
+async def test_s_sorts_by_size_and_by_quality(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        orders = [labels(app)]
+        for _ in range(3):
+            await pilot.press("s")
+            orders.append(labels(app))
+        assert orders[0] == ["wanda-0.5", "rtn-4bit-g64"]
+        assert orders[1] == orders[2] == orders[3] == ["rtn-4bit-g64", "wanda-0.5"]
+        assert "s accuracy" in text_of(app)
+        await pilot.press("s")
+        assert "s plan order" in text_of(app)
+
+
+async def test_g_puts_the_variants_of_a_method_together(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = several(runs / "several", monkeypatch)
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        assert labels(app) == ["a-1", "b-1", "a-2", "b-2"]
+        await pilot.press("g")
+        assert labels(app) == ["a", "a-1", "a-2", "b", "b-1", "b-2"]
+        await pilot.press("down", "down")
+        assert grid_of(app).line is not None
+        assert grid_of(app).line.label == "b-1"  # headings are skipped
+        await pilot.press("up", "up", "up", "up")
+        assert grid_of(app).line.label == "a-1"
+        await pilot.press("g")
+        assert labels(app) == ["a-1", "b-1", "a-2", "b-2"]
+
+
+async def test_a_filter_hides_variants_as_one_types_and_escape_brings_them_back(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("slash", *"4bit", "space", "r", "asterisk", "n")
+        await pilot.pause()
+        assert labels(app) == ["rtn-4bit-g64"]
+        await pilot.press("enter")
+        await pilot.pause()
+        assert grid_of(app).has_focus
+        assert "/ 4bit r*n" in text_of(app)
+        await pilot.press("slash", "z")
+        await pilot.pause()
+        assert "no variant matches z: escape clears the filter" in text_of(app)
+        await pilot.press("enter", "escape")
+        await pilot.pause()
+        assert labels(app) == ["wanda-0.5", "rtn-4bit-g64"]
+
+
+async def test_m_shows_the_next_model(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        assert "m alpha 1/2" in text_of(app)
+        await pilot.press("m")
+        await until(pilot, lambda: "m beta 2/2" in text_of(app))
+        assert line_with(app, "wanda-0.5") == "wanda-0.5 1.500▅ 1.800▅! 1.650▅ 1.645▅"
+        await pilot.press("m")
+        await until(pilot, lambda: "m alpha 1/2" in text_of(app))
+
+
+async def test_m_says_when_there_is_no_other_model(runs: Path) -> None:
+    study = FakeStudy(runs / "one", models=("org/alpha",)).write_all()
+    publish(study.paths)
+    async with compare(study).run_test(size=SMALL, notifications=True) as pilot:
+        app = await shown(pilot)
+        await pilot.press("m")
+        assert [one.message for one in app._notifications] == ["the study has one model"]
+
+
+async def test_marked_trials_are_shown_alone_until_u(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        screen_of(app).mark(["alpha.rtn-4bit-g64"])
+        await pilot.pause()
+        assert labels(app) == ["rtn-4bit-g64"]
+        assert "u 1 marked" in text_of(app)
+        await pilot.press("u")
+        assert labels(app) == ["wanda-0.5", "rtn-4bit-g64"]
+
+
+async def test_marked_trials_of_another_model_bring_that_model(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        screen_of(app).mark(["beta.wanda-0.5"])
+        await until(pilot, lambda: "m beta 2/2" in text_of(app))
+        assert labels(app) == ["wanda-0.5"]
+        await pilot.press("m")
+        await until(pilot, lambda: "none of the marked trials is of this model" in text_of(app))
+
+
+async def test_trials_that_are_marked_in_the_monitor_are_compared_on_the_first_visit(
+    finished: FakeStudy,
+) -> None:
+    async with StudyApp("monitor", study=finished.paths).run_test(size=SMALL) as pilot:
+        app = await settle(pilot)
+        await app.switch_mode("compare")
+        screen_of(app).mark(["beta.wanda-0.5"])
+        await shown(pilot)
+        await until(pilot, lambda: labels(app) == ["wanda-0.5"] and "m beta 2/2" in text_of(app))
+
+
+async def test_several_seeds_of_a_variant_have_a_line_each(runs: Path) -> None:
+    class Seeds(FakeStudy):
+        def trials(self) -> list[dict[str, Any]]:
+            found = super().trials()
+            again = [
+                one | {"trial": f"{one['trial']}.1", "seed": 1, "weights_key": f"{one['weights_key']}.1"}
+                for one in found
+                if one["variant"] == "wanda-0.5"
+            ]
+            return found + again
+
+    study = Seeds(runs / "seeds", models=("org/alpha",)).write_all()
+    publish(study.paths)
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        assert labels(app) == ["wanda-0.5 seed 0", "rtn-4bit-g64", "wanda-0.5 seed 1"]
+
+
+# -- elsewhere
+
+
+async def test_y_copies_the_cell_or_on_a_name_the_line(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("y")
+        assert app.clipboard == "wanda-0.5\t1.500\t1.800\t1.650\t1.645"
+        await pilot.press("right", "right", "y")
+        assert app.clipboard == "1.800"
+
+
+async def test_enter_goes_to_the_monitor_of_that_trial(
+    finished: FakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(MonitorScreen, "go_to", lambda _, name: asked.append(name), raising=False)
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.current_mode == "monitor" and bool(asked))
+        assert asked == ["alpha.rtn-4bit-g64"]
+
+
+async def test_help_names_the_keys(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=LARGE) as pilot:
+        app = await shown(pilot)
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, HelpScreen)
+        told = {description for _, description in app.screen._keys}
+        assert {"Next part", "Group by method", "Show all, not only marked ones", "Last column"} <= told
+
+
+# -- moving
+
+
+async def test_many_variants_and_languages_scroll_while_names_and_header_stay(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    languages = tuple(f"l{number:02}" for number in range(20))
+    variants = ("dense", *(f"wanda-{number}" for number in range(60)))
+    study = made(
+        runs / "many", monkeypatch, dict.fromkeys(variants, 1.2) | {"dense": 1.0}, languages=languages
+    )
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        assert "wanda-0 " in text_of(app)
+        assert "›" in line_with(app, "wanda-0 ")  # there is more to the right
+        await pilot.press("end", "ctrl+right")
+        text = text_of(app)
+        assert "wanda-59" in text
+        assert "wanda-0 " not in text
+        header = next(line for line in text.splitlines() if "l19" in line)
+        assert header.split()[-1] == "mean"
+        assert "l00" not in header
+        await pilot.press("pageup")
+        assert grid_of(app).line is not None
+        assert grid_of(app).line.label == "wanda-45"
+        await pilot.press("home", "ctrl+left", "pagedown", "pageup", "k", "l", "h", "j")
+        assert grid_of(app).line.label == "wanda-1"
+        assert "wanda-0 " in text_of(app)
+
+
+async def test_a_click_puts_the_cursor_on_a_cell(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        grid = grid_of(app)
+        await pilot.click(CompareGrid, offset=(16, grid._top + 1))
+        assert (grid.line.label if grid.line else "", grid.column) == ("rtn-4bit-g64", "en")
+        await pilot.click(CompareGrid, offset=(2, grid._top))
+        assert (grid.line.label if grid.line else "", grid.column) == ("wanda-0.5", None)
+
+
+async def test_two_parts_are_shown_where_both_are_visible_as_a_whole(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=(80, 20)) as pilot:
+        app = await shown(pilot)
+        parts = screen_of(app)._parts
+        assert [part.display for part in parts] == [
+            True,
+            True,
+            False,
+            False,
+        ]  # few variants: one below the other
+        await pilot.press("tab", "tab")
+        await pilot.pause()
+        assert [part.display for part in parts] == [False, False, True, False]
+        await pilot.resize_terminal(*LARGE)
+        await pilot.pause()
+        await until(pilot, lambda: [part.display for part in parts] == [False, False, True, True])
+        assert parts[2].region.y == parts[3].region.y  # side by side
+
+
+# -- what is missing or broken
+
+
+async def test_nothing_published_says_what_to_do(runs: Path) -> None:
+    study = studies.empty(runs / "small")
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await settle(pilot)
+        await until(pilot, lambda: "nothing of small is published yet" in text_of(app))
+        assert "hint: `studyctl run" in text_of(app)
+        await pilot.press("tab", "p", "s", "g", "m", "y", "u", "enter")  # no key breaks it
+        assert "nothing of small is published yet" in text_of(app)
+
+
+async def test_only_dense_says_so_and_that_results_will_come(runs: Path) -> None:
+    study = studies.running(runs / "small")
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await settle(pilot)
+        await until(pilot, lambda: "No compressed variant of org/alpha is measured yet" in text_of(app))
+        assert "The study runs: results appear here by themselves." in text_of(app)
+
+
+async def test_results_of_another_schema_say_how_to_publish_them_anew(
+    finished: FakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "VERSION", 99)
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await settle(pilot)
+        await until(pilot, lambda: "`studyctl db rebuild small`" in text_of(app))
+        assert "with other tables than this version's" in " ".join(text_of(app).split())
+
+
+async def test_results_that_are_published_meanwhile_appear(runs: Path) -> None:
+    study = studies.running(runs / "small")
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await settle(pilot)
+        await until(pilot, lambda: "No compressed variant" in text_of(app))
+        study.attempt("alpha.rtn-4bit-g64").run_all()
+        publish(study.paths)
+        app.look()
+        await until(pilot, lambda: labels(app) == ["rtn-4bit-g64"])
+        assert "No compressed variant" not in text_of(app)
+
+
+async def test_another_study_begins_anew(runs: Path, finished: FakeStudy) -> None:
+    other = FakeStudy(runs / "other", models=("org/gamma",), variants=("dense", "rtn-4bit-g64")).write_all()
+    publish(other.paths)
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        screen_of(app).mark(["alpha.wanda-0.5"])
+        app.open_study(other.paths, "compare")
+        await until(pilot, lambda: "m gamma 1/1" in text_of(app))
+        assert labels(app) == ["rtn-4bit-g64"]
+        assert "marked" not in text_of(app)
+
+
+async def test_what_diverged_is_named_and_stays_out_of_the_picture(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratios = {"dense": 1.0, "a-1": 1.1, "b-1": 5e4, "c-1": math.nan}
+    study = made(runs / "diverged", monkeypatch, ratios)
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        assert line_with(app, "b-1").startswith("b-1 50000▇")
+        assert line_with(app, "c-1").startswith("c-1 ✗▇ ✗▇ ✗▇ –")
+        await pilot.press("down", "down", "right")
+        assert "c-1 · en: perplexity is not finite; dense 20.00" in text_of(app)
+        await pilot.press("left_square_bracket")
+        await pilot.pause()
+        assert "↑ 2 outside" in text_of(app)
+        assert "×1.1" in text_of(app)
+        assert "×1000" not in text_of(app)
+        await pilot.press("end")
+        assert "outside the picture: not finite, or above 1000" in " ".join(text_of(app).split())
+
+
+async def test_what_is_not_measured_in_a_part_is_said_there(runs: Path) -> None:
+    study = FakeStudy(runs / "bare", tasks=(), models=("org/alpha",)).write_all()
+    publish(study.paths)
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("tab")
+        await pilot.pause()
+        assert "nothing of this is measured yet" in text_of(app)
+
+
+# -- looks
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.parametrize("theme", ["studyctl-dark", "studyctl-light", "studyctl-16"])
+async def test_every_theme_draws_all_parts_with_a_visible_cursor(
+    finished: FakeStudy, monkeypatch: pytest.MonkeyPatch, theme: str, no_color: bool
+) -> None:
+    monkeypatch.setitem(SIXTEEN.variables, "ansi-background", "ansi_black")
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        app.theme = theme
+        await pilot.pause()
+        for name in ("Languages", "Tasks", "Disagreement", "Size"):
+            assert f"[{name}]" in text_of(app)
+            grid = grid_of(app)
+            row = grid.render_line(grid._top)
+            styles = [segment.style for segment in row if segment.style]
+            base = grid.rich_style
+            assert any(style.reverse or style.bgcolor != base.bgcolor for style in styles)
+            await pilot.press("tab")
+            await pilot.pause()
+
+
+# -- small things
+
+
+def test_steps_of_a_scale_run_either_way() -> None:
+    rising, falling = Scale((1.0, 2.0, 3.0, 4.0)), Scale((0.9, 0.8, 0.7, 0.6))
+    assert [rising.step(value) for value in (1.0, 1.1, 4.0, 9.0)] == [0, 1, 3, 4]
+    assert [falling.step(value) for value in (0.9, 0.85, 0.6, 0.1)] == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("boolq", ("", "boolq")),
+        ("arc_challenge", ("arc_", "challen…")),
+        ("science_easy", ("science_", "easy")),
+        ("worst language", ("worst", "language")),
+        ("entailment", ("entailm", "ent")),
+    ],
+)
+def test_long_names_stand_on_two_lines(name: str, lines: tuple[str, str]) -> None:
+    assert _on_two_lines(name, 8) == lines
+
+
+@pytest.mark.parametrize(
+    ("rank", "tied", "words"),
+    [(1, 1, "1st"), (2, 3, "tied 2nd"), (3, 1, "3rd"), (11, 1, "11th"), (22, 1, "22nd")],
+)
+def test_places_in_words(rank: int, tied: int, words: str) -> None:
+    assert place(Rank("m.a", "m", "a", "a", "kl_nats", 0.1, rank, tied, 30)) == words
+
+
+def test_ticks_of_ratios_are_round_and_apart() -> None:
+    def told(low: float, high: float) -> list[str]:
+        return RatioTicks().get_ticks_and_labels(math.log10(low), math.log10(high))[1]
+
+    assert told(0.95, 2.1) == ["×1", "×1.2", "×1.5", "×2"]
+    assert told(0.9, 900) == ["×1", "×5", "×20", "×100", "×500"] or len(told(0.9, 900)) >= 3
+    assert told(0.999, 1.03) == ["×1", "×1.01", "×1.02"]
+
+
+def test_letters_that_would_hide_each_other_stand_beside_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    cells = []
+    for _ in range(4):
+        cells.append(_free(5, 5, taken))
+        taken.add(cells[-1])
+    assert cells == [(5, 5), (6, 5), (4, 5), (7, 5)]
+
+
+# -- studies
+
+
+def made(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ratios: dict[str, float],
+    languages: Sequence[str] = ("en", "sw", "zh"),
+) -> FakeStudy:
+    """One model, with these perplexity ratios in every language; a better ratio is a smaller and a worse answerer."""
+    order = sorted(ratios, key=lambda variant: ratios[variant])
+    monkeypatch.setattr(builder, "RATIOS", ratios)
+    monkeypatch.setattr(builder, "LANGUAGES", tuple(languages))
+    monkeypatch.setattr(builder, "WORSE", dict.fromkeys(languages, 1.0))
+    monkeypatch.setattr(builder, "BITS", {variant: 16.0 - 2 * at for at, variant in enumerate(order)})
+    monkeypatch.setattr(
+        builder,
+        "correct",
+        lambda variant, item: int(item < (20 if variant == "dense" else order.index(variant))),
+    )
+    study = FakeStudy(
+        root, models=("org/alpha",), variants=tuple(ratios), languages=tuple(languages)
+    ).write_all()
+    publish(study.paths)
+    return study
+
+
+def several(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
+    """Four variants of two methods; the better the text, the worse the answers."""
+    return made(root, monkeypatch, {"dense": 1.0, "a-1": 1.1, "b-1": 1.2, "a-2": 1.3, "b-2": 1.4})

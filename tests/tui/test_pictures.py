@@ -1,0 +1,123 @@
+"""Pictures of every screen, at the smallest and at a large size, from a real recorded study."""
+
+from collections.abc import Callable
+from datetime import datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from studyctl.files import StudyPaths
+from tests.tui import studies
+from tests.tui.app import settle
+from tui.app import StudyApp
+
+SIZES = [pytest.param((80, 24), id="80x24"), pytest.param((160, 50), id="160x50")]
+
+
+class _Then(datetime):
+    """A clock that stands still: the time of a publication is on the screen."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "datetime":
+        return datetime(2026, 11, 25, 20, 10, tzinfo=tz)
+
+
+@pytest.fixture(autouse=True)
+def _still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studyctl.store.publish.datetime", _Then)
+
+
+@pytest.fixture
+def finished(runs: Path) -> StudyPaths:
+    return studies.recorded(runs / "pocket")
+
+
+@pytest.fixture
+def running(runs: Path) -> StudyPaths:
+    return studies.recorded_running(runs / "pocket")
+
+
+async def _still(pilot: Pilot[Any]) -> None:
+    """Wait until nothing more comes."""
+    for _ in range(4):
+        await settle(pilot)
+
+
+Compare = Callable[..., bool]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_monitor_of_a_finished_study(
+    snap_compare: Compare, finished: StudyPaths, size: tuple[int, int]
+) -> None:
+    app = StudyApp("monitor", study=finished)
+    assert snap_compare(app, terminal_size=size, run_before=_still)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_monitor_while_a_trial_compresses(
+    snap_compare: Compare, running: StudyPaths, size: tuple[int, int]
+) -> None:
+    async def follow(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        await pilot.press("f")
+        await _still(pilot)
+
+    app = StudyApp("monitor", study=running)
+    assert snap_compare(app, terminal_size=size, run_before=follow)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("part", range(4), ids=["languages", "tasks", "disagreement", "size"])
+def test_compare(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int], part: int) -> None:
+    async def go(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        for _ in range(part):
+            await pilot.press("right_square_bracket")
+        await _still(pilot)
+
+    app = StudyApp("compare", study=finished)
+    assert snap_compare(app, terminal_size=size, run_before=go)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_spec(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int]) -> None:
+    app = StudyApp("spec", study=finished)
+    assert snap_compare(app, terminal_size=size, run_before=_still)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sql(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int]) -> None:
+    async def ask(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        await pilot.press("f5")
+        await _still(pilot)
+
+    app = StudyApp("sql", study=finished)
+    assert snap_compare(app, terminal_size=size, run_before=ask)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_keys(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int]) -> None:
+    app = StudyApp("monitor", study=finished)
+    assert snap_compare(app, terminal_size=size, run_before=_still, press=["question_mark"])
+
+
+@pytest.mark.parametrize("theme", ["studyctl-light", "studyctl-16"])
+def test_monitor_in_other_themes(snap_compare: Compare, finished: StudyPaths, theme: str) -> None:
+    async def change(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        pilot.app.theme = theme
+        await _still(pilot)
+
+    assert snap_compare(StudyApp("monitor", study=finished), terminal_size=(80, 24), run_before=change)
+
+
+def test_no_colour_is_needed(
+    snap_compare: Compare, running: StudyPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = StudyApp("monitor", study=running)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=_still)

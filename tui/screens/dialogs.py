@@ -1,0 +1,92 @@
+"""Small dialogs: something to read, and what can be done about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Something that can be chosen in a dialog, by its key or from the list."""
+
+    key: str
+    text: str
+    answer: str
+
+
+CLOSE = Choice("escape", "Close", "")
+
+
+class Ask(ModalScreen[str]):
+    """Shows a text and a list of choices; gives back the answer of the chosen one, empty if it was left."""
+
+    DEFAULT_CSS = """
+    Ask { align: center middle; }
+    Ask .dialog { min-width: 60; max-width: 120; }
+    Ask .title { text-style: bold; margin-bottom: 1; }
+    Ask VerticalScroll { height: auto; max-height: 60vh; }
+    Ask OptionList { width: auto; min-width: 50; height: auto; margin-top: 1; padding: 0; background: transparent; }
+    Ask OptionList, Ask OptionList:focus { border: none; }
+    """
+    AUTO_FOCUS = "OptionList"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "dismiss('')", "Close"),
+        Binding("pagedown", "read(1)", "Read on", priority=True),
+        Binding("pageup", "read(-1)", "Read back", priority=True),
+    ]
+
+    def __init__(self, title: str, body: Text, choices: Sequence[Choice]) -> None:
+        super().__init__()
+        self._title, self._body, self._choices = title, body, [*choices, CLOSE]
+
+    def compose(self) -> ComposeResult:
+        """Yield title, text and choices."""
+        with Vertical(classes="dialog"):
+            yield Static(self._title, classes="title", markup=False)
+            with VerticalScroll():
+                yield Static(self._body, id="body")
+            yield OptionList(*self._options())
+
+    def _options(self) -> list[Option]:
+        return [
+            Option(Text.assemble((f"{_shown(choice.key):4}", "bold"), choice.text), id=choice.answer or None)
+            for choice in self._choices
+        ]
+
+    def show(self, body: Text, choices: Sequence[Choice]) -> None:
+        """Show another text with other choices."""
+        self._choices = [*choices, CLOSE]
+        self.query_one("#body", Static).update(body)
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options(self._options())
+        options.highlighted = 0
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_id or "")
+
+    def on_key(self, event: events.Key) -> None:
+        """Take the key of a choice."""
+        for choice in self._choices:
+            if choice.answer and event.key == choice.key:
+                event.stop()
+                self.dismiss(choice.answer)
+
+    def action_read(self, pages: int) -> None:
+        """Turn the pages of a long text."""
+        text = self.query_one(VerticalScroll)
+        text.scroll_relative(y=pages * text.size.height, animate=False)
+
+
+def _shown(key: str) -> str:
+    return "esc" if key == "escape" else key

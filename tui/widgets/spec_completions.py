@@ -1,0 +1,80 @@
+"""The list of what could be written at the cursor."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual.geometry import Offset
+from textual.message import Message
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from studyctl.spec.assist import Item
+
+MOST_ROWS = 8
+MOST_COLUMNS = 60
+
+
+class CompletionList(OptionList, can_focus=False):
+    """Opens at the cursor; the keys stay the editor's."""
+
+    DEFAULT_CSS = """
+    CompletionList {
+        display: none; overlay: screen; constrain: inside inflect;
+        width: auto; height: auto; max-height: 8; background: $panel; color: $foreground; scrollbar-size-vertical: 1;
+        &.-textual-compact { padding: 0 1; }
+        & > .option-list--option-highlighted { text-style: reverse; }
+    }
+    """
+
+    class Picked(Message):
+        """An item was clicked."""
+
+    def __init__(self) -> None:
+        super().__init__(compact=True)
+        self._items: Sequence[Item] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is shown."""
+        return self.display and bool(self._items)
+
+    @property
+    def chosen(self) -> Item:
+        """The item that is highlighted."""
+        return self._items[self.highlighted or 0]
+
+    def open(self, items: Sequence[Item], x: int, y: int) -> None:
+        """Show items below a place of the screen; the one that was chosen stays so."""
+        before = self.chosen.label if self.is_open else ""
+        if items != self._items:
+            self._items = items
+            width = max(cell_len(item.label) for item in items)
+            self.clear_options()
+            self.add_options([Option(_drawn(item, width)) for item in items])
+        labels = [item.label for item in items]
+        self.highlighted = labels.index(before) if before in labels else 0
+        self.absolute_offset = Offset(max(0, x - 1), y + 1)
+        self.display = True
+
+    def close(self) -> None:
+        """Hide it."""
+        self._items = ()
+        self.display = False
+
+    def move(self, step: int) -> None:
+        """Go up or down, around the ends."""
+        self.highlighted = ((self.highlighted or 0) + step) % len(self._items)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Pass a click on."""
+        event.stop()
+        self.post_message(self.Picked())
+
+
+def _drawn(item: Item, width: int) -> Text:
+    text = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
+    if item.note:
+        text.append(f"  {item.note}", "dim")
+    text.truncate(MOST_COLUMNS, overflow="ellipsis")
+    return text

@@ -1,0 +1,94 @@
+"""What stands in the cells of a result, and how wide its columns are."""
+
+import csv
+import io
+import json
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+from textual_fastdatatable import ArrowBackend
+
+from studyctl.report.tables import write_csv
+
+NULL = "NULL"
+MEASURED_ROWS = 1000
+"""Rows that say how wide a column is whose cells must be written out to know it."""
+LONGEST = 500
+"""Characters of a cell that are drawn at most; it is cut at the column's width before."""
+WIDEST_FLOAT = len("-1.23457e-100")
+_PICTURES: dict[int, int | str] = {code: 0x2400 + code for code in range(32)}
+_PICTURES |= {ord("\n"): "⏎", ord("\t"): " ", ord("\r"): "", 0x7F: 0x2421}
+"""Control characters would reach the terminal; these stand for them."""
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Tell whether a column has numbers, which stand at the right."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def cell_text(value: Any) -> str:
+    """Return a value on one line: figures with six digits, lists and structs as JSON, NULL as such."""
+    match value:
+        case None:
+            return NULL
+        case str():
+            return value[:LONGEST].translate(_PICTURES)
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:.6g}"
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return value.isoformat(sep=" ", timespec="milliseconds")
+        case date() | time():
+            return value.isoformat()
+        case bytes():
+            return value[: LONGEST // 2].hex()
+        case list() | dict() | tuple():
+            return json.dumps(value, ensure_ascii=False, default=_plain)[:LONGEST].translate(_PICTURES)
+    return str(value)[:LONGEST].translate(_PICTURES)
+
+
+def _plain(value: Any) -> float | str:
+    return float(value) if isinstance(value, Decimal) else cell_text(value)
+
+
+def row_texts(table: pa.Table, row: int) -> list[str]:
+    """Return the cells of a row as an export writes them: NULL empty, figures in full."""
+    written = io.BytesIO()
+    write_csv(table.slice(row, 1), written)
+    return list(csv.reader(io.StringIO(written.getvalue().decode(errors="replace"), newline="")))[1]
+
+
+class Rows(ArrowBackend):  # type: ignore[misc]  # its types are not read
+    """Rows as they are shown; :attr:`source_data` has them as they are."""
+
+    def __init__(self, table: pa.Table) -> None:
+        super().__init__(table)
+        self.numbers = [is_number(kind) for kind in table.schema.types]
+        """Which columns stand at the right."""
+        self._widths: list[int] = []
+
+    @property
+    def column_content_widths(self) -> list[int]:
+        """Characters that each column needs."""
+        return self._widths
+
+    def measure(self) -> None:
+        """Find out how wide the columns are; of a million rows that takes its time, so in a thread."""
+        self._widths = [_width(self, number) for number in range(self.column_count)]
+
+
+def _width(rows: Rows, number: int) -> int:
+    column = rows.data.column(number)
+    kind = column.type
+    least = len(NULL) if column.null_count else 0
+    if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return max(least, int(ArrowBackend(pa.table({"": column})).column_content_widths[0]))
+    shown = min(len(column), MEASURED_ROWS)
+    if shown < len(column) and pa.types.is_floating(kind):
+        least = WIDEST_FLOAT  # a later figure is never cut
+    return max([least, *(len(cell_text(rows.get_cell_at(row, number))) for row in range(shown))])

@@ -1,0 +1,142 @@
+"""Choosing a query: one of the ready ones, or one that was asked before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from studyctl.store.history import Asked
+from studyctl.store.questions import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A query that can be chosen."""
+
+    title: str
+    about: str
+    sql: str
+
+    def holds(self, words: Sequence[str]) -> bool:
+        """Tell whether every word is somewhere in it."""
+        everything = f"{self.title} {self.about} {self.sql}".lower()
+        return all(word in everything for word in words)
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What was chosen, and whether it is to be run."""
+
+    sql: str
+    run: bool
+
+
+class PickDialog(ModalScreen[Picked | None]):
+    """A list with a filter; what is at the cursor is explained below."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Close"),
+        Binding("enter", "choose(True)", "Run it", priority=True),
+        Binding("ctrl+e", "choose(False)", "Put it in to change it", priority=True),
+        Binding("down", "move('cursor_down')", "Down", show=False, priority=True),
+        Binding("up", "move('cursor_up')", "Up", show=False, priority=True),
+        Binding("pagedown", "move('page_down')", "Page down", show=False, priority=True),
+        Binding("pageup", "move('page_up')", "Page up", show=False, priority=True),
+    ]
+    DEFAULT_CSS = """
+    PickDialog { align: center middle; }
+    PickDialog > Vertical {
+        width: 94%; max-width: 110; height: 94%; max-height: 40; padding: 0 1;
+        border: round $primary; background: $surface;
+    }
+    PickDialog Input { background: $panel; }
+    PickDialog OptionList {
+        height: 1fr; border: none; background: $surface; padding: 0; scrollbar-size: 1 1;
+        text-wrap: nowrap; text-overflow: ellipsis;
+    }
+    PickDialog .about { height: auto; min-height: 3; max-height: 40%; border-top: solid $panel; color: $foreground; }
+    PickDialog .keys { height: 1; color: $text-muted; }
+    """
+
+    def __init__(self, title: str, choices: Sequence[Choice]) -> None:
+        super().__init__()
+        self._heading, self._choices = title, choices
+        self._left = list(choices)
+
+    def compose(self) -> ComposeResult:
+        """Yield filter, list and explanation."""
+        with Vertical():
+            yield Static(Text(self._heading, style="bold"))
+            yield Input(placeholder="type to filter", compact=True)
+            yield OptionList()
+            yield Static(classes="about", markup=False)
+            yield Static("enter runs it · ctrl+e puts it in to change it · esc closes", classes="keys")
+
+    def on_mount(self) -> None:
+        """Show all of them."""
+        self.query_one(OptionList).can_focus = False
+        self._fill()
+
+    @on(Input.Changed)
+    def _filter(self, event: Input.Changed) -> None:
+        words = event.value.lower().split()
+        self._left = [choice for choice in self._choices if choice.holds(words)]
+        self._fill()
+
+    def _fill(self) -> None:
+        choices = self.query_one(OptionList)
+        choices.clear_options()
+        choices.add_options(
+            [Option(Text(choice.title, no_wrap=True, overflow="ellipsis")) for choice in self._left]
+        )
+        if self._left:
+            choices.highlighted = 0
+        else:
+            self._explain("nothing holds all of these words" if self._choices else "nothing was asked yet")
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        choice = self._left[event.option_index]
+        self._explain(f"{choice.about}\n{choice.sql}")
+
+    @on(OptionList.OptionSelected)
+    def _clicked(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(Picked(self._left[event.option_index].sql, run=True))
+
+    def _explain(self, text: str) -> None:
+        self.query_one(".about", Static).update(text)
+
+    def action_move(self, how: str) -> None:
+        """Move in the list while the filter keeps the keys."""
+        getattr(self.query_one(OptionList), f"action_{how}")()
+
+    def action_choose(self, run: bool) -> None:
+        """Take the query at the cursor."""
+        at = self.query_one(OptionList).highlighted
+        if self._left and at is not None:
+            self.dismiss(Picked(self._left[at].sql, run))
+
+
+def question_choices(questions: Sequence[Question]) -> list[Choice]:
+    """Return the ready queries as choices."""
+    return [Choice(one.title, one.about, one.sql) for one in questions]
+
+
+def history_choices(history: Sequence[Asked]) -> list[Choice]:
+    """Return what was asked as choices, each with its first words."""
+    return [
+        Choice(
+            " ".join(one.sql.split())[:200],
+            f"asked of {one.study}, {one.at[:16].replace('T', ' ')} UTC",
+            one.sql,
+        )
+        for one in history
+    ]

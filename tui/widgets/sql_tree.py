@@ -1,0 +1,146 @@
+"""What can be asked: views and tables with their columns, and what each of them is."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import Static, Tree
+from textual.widgets.tree import TreeNode
+
+from studyctl.store.session import CatalogColumn, CatalogTable
+
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_RESERVED = frozenset({"window", "at", "order", "group", "table", "column", "end", "from", "to"})
+"""Words that are no name without quotes, as far as columns are called so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the tree."""
+
+    name: str
+    about: str
+    """What the line below the tree says."""
+
+
+class Catalog(Tree[Entry]):
+    """The tree itself."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Insert the name"),
+        Binding("space", "toggle_node", "Open or close", show=False),
+        Binding("right,l", "open", "Open", show=False),
+        Binding("left,h", "shut", "Close", show=False),
+        Binding("j", "cursor_down", "Down", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__("tables", id="sql-catalog")
+        self.show_root = False
+        self.guide_depth = 2
+        self.auto_expand = False
+
+    def action_open(self) -> None:
+        """Show the columns of the table at the cursor."""
+        if (node := self.cursor_node) is not None:
+            node.expand()
+
+    def action_shut(self) -> None:
+        """Close the table at the cursor, or that of the column there."""
+        node = self.cursor_node
+        if node is not None and not node.is_expanded and node.parent is not None and not node.parent.is_root:
+            node = node.parent
+            self.move_cursor(node)
+        if node is not None:
+            node.collapse()
+
+
+class CatalogPane(Vertical):
+    """The tree, and below it what the line at the cursor means."""
+
+    DEFAULT_CSS = """
+    CatalogPane { width: 30; border-right: solid $panel; }
+    CatalogPane Tree { height: 1fr; background: $background; padding: 0; scrollbar-size: 1 1; }
+    CatalogPane Static { height: auto; max-height: 8; min-height: 3; padding: 0 1; color: $foreground; background: $panel; }
+    """
+
+    class Chosen(Message):
+        """A name is wanted in the query."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+    def __init__(self) -> None:
+        super().__init__(id="sql-tree")
+        self._shown: tuple[CatalogTable, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        """Yield tree and comment."""
+        yield Catalog()
+        yield Static(id="sql-comment", markup=False)
+
+    def show(self, tables: Sequence[CatalogTable]) -> None:
+        """Draw what is there; what is open stays open where only the counts are new."""
+        tables, old = tuple(tables), self._shown
+        if tables == old:
+            return
+        self._shown = tables
+        tree = self.query_one(Catalog)
+        if [_shape(table) for table in tables] == [_shape(table) for table in old]:
+            for node, table in zip(tree.root.children, tables, strict=True):
+                node.set_label(_table_label(table))
+            return
+        tree.clear()
+        for table in tables:
+            node = tree.root.add(_table_label(table), Entry(quoted(table.name), _table_about(table)))
+            for column in table.columns:
+                node.add_leaf(
+                    _column_label(column), Entry(quoted(column.name), f"{column.name}: {column.comment}")
+                )
+        tree.root.expand()
+
+    @on(Tree.NodeHighlighted)
+    def _explain(self, event: Tree.NodeHighlighted[Entry]) -> None:
+        self.query_one("#sql-comment", Static).update(event.node.data.about if event.node.data else "")
+
+    @on(Tree.NodeSelected)
+    def _choose(self, event: Tree.NodeSelected[Entry]) -> None:
+        if (entry := _entry(event.node)) is not None:
+            self.post_message(self.Chosen(entry.name))
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL takes it."""
+    if _PLAIN_NAME.fullmatch(name) and name not in _RESERVED:
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _entry(node: TreeNode[Entry]) -> Entry | None:
+    return node.data
+
+
+def _shape(table: CatalogTable) -> tuple[object, ...]:
+    return table.name, table.view, table.comment, table.columns
+
+
+def _table_label(table: CatalogTable) -> Text:
+    rows = "" if table.rows is None else f" {table.rows:,}"
+    return Text.assemble((table.name, "bold" if table.view else ""), (rows, "dim"))
+
+
+def _table_about(table: CatalogTable) -> str:
+    return f"{'view' if table.view else 'table'} {table.name}: {table.comment}"
+
+
+def _column_label(column: CatalogColumn) -> Text:
+    return Text.assemble(column.name, " ", (column.type.lower(), "dim"))

@@ -1,0 +1,207 @@
+"""The table of studies: fits any width, and redraws the cells that changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Literal, Self
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.coordinate import Coordinate
+from textual.geometry import Region
+from textual.widgets import DataTable
+from typing_extensions import override
+
+from studyctl.report.studies import GLYPHS
+from studyctl.store.studies import StudyRow
+
+STYLES = {
+    "running": "bold green",
+    "died": "bold red",
+    "failed": "red",
+    "unfinished": "",
+    "done": "green",
+    "empty": "dim",
+    "unreadable": "bold red",
+}
+"""Of a state; its glyph and name tell the same without colour."""
+SORTS = ("name", "state", "last sign", "progress")
+"""What the rows can be sorted by."""
+Key = Literal["state", "study", "progress", "failed", "host", "sign", "title"]
+_HEADERS: dict[Key, str] = {
+    "state": "state",
+    "study": "study",
+    "progress": "trials",
+    "failed": "failed",
+    "host": "host",
+    "sign": "last sign",
+    "title": "title",
+}
+_SORTED_BY: dict[str, Key] = {"name": "study", "state": "state", "last sign": "sign", "progress": "progress"}
+_STATE_WIDTH, _FAILED_WIDTH, _SIGN_WIDTH = 14, 8, 13
+_MIN_HOST, _MIN_TITLE, _MIN_STUDY = 9, 14, 12
+_SCROLLBAR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which columns there are; a column ends with a blank, which is part of its width."""
+
+    columns: tuple[tuple[Key, int], ...]
+    bar: int
+    """Characters of a progress bar."""
+    sort: str
+
+
+def age_text(then: datetime | None, now: datetime) -> str:
+    """Return how long ago something was, in steps coarse enough to stand still for a minute at least."""
+    if then is None:
+        return "–"
+    seconds = (now - then).total_seconds()
+    if seconds < 60:
+        return "just now"
+    unit, length = next(one for one in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= one[1])
+    return f"{int(seconds // length)} {unit} ago"
+
+
+def bar_text(done: int, failed: int, trials: int, width: int) -> Text:
+    """Return a bar of what is done, then of what failed, then of what is to do; three characters, not three colours."""
+    if not trials:
+        return Text("·" * width, style="dim")
+    full = done * width // trials
+    bad = min(width - full, -(-failed * width // trials))
+    return Text.assemble(("█" * full, "green"), ("x" * bad, "red"), ("░" * (width - full - bad), "dim"))
+
+
+def sorted_rows(rows: Sequence[StudyRow], by: str) -> list[StudyRow]:
+    """Return the rows sorted by one of :data:`SORTS`: what needs somebody first, newest first, least done first."""
+    if by == "state":
+        urgency = {state: number for number, state in enumerate(GLYPHS)}
+        return sorted(rows, key=lambda row: (urgency[row.state], row.study))
+    if by == "last sign":
+        return sorted(rows, key=lambda row: (-(row.last_sign.timestamp() if row.last_sign else 0), row.study))
+    if by == "progress":
+        return sorted(rows, key=lambda row: (row.done / row.trials if row.trials else 0.0, row.study))
+    return sorted(rows, key=lambda row: row.study)
+
+
+class StudiesTable(DataTable[Text]):
+    """One row a study. Its cursor stays on a study, wherever that moves."""
+
+    DEFAULT_CSS = """
+    StudiesTable { height: 1fr; background: $background; scrollbar-size-horizontal: 0; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Open"),
+        Binding("j", "cursor_down", "Down", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+    ]
+
+    _one_cell = False
+    """Whether a cell is being set, which is no reason to draw the whole table."""
+
+    def __init__(self) -> None:
+        super().__init__(cursor_type="row", cell_padding=0, cursor_foreground_priority="css")
+        self._layout_now = _Layout((), 0, "")
+        self._order: list[str] = []
+        self._cells: dict[str, tuple[Text, ...]] = {}
+
+    @property
+    def study(self) -> str | None:
+        """The study under the cursor."""
+        return self._order[self.cursor_row] if 0 <= self.cursor_row < len(self._order) else None
+
+    def show_rows(self, rows: Sequence[StudyRow], sort: str, now: datetime) -> None:
+        """Show these rows in this order; what is shown already is not drawn again."""
+        layout = _layout(rows, self.app.size.width, sort)
+        order = [row.study for row in rows]
+        cells = {row.study: tuple(_cell(key, row, layout, now) for key, _ in layout.columns) for row in rows}
+        if layout != self._layout_now or order != self._order:
+            self._build(layout, order, cells)
+        else:
+            for number, study in enumerate(order):
+                self._update_row(number, self._cells[study], cells[study])
+        self._cells = cells
+
+    def _build(self, layout: _Layout, order: list[str], cells: dict[str, tuple[Text, ...]]) -> None:
+        """Fill the table anew and put cursor and view where they were."""
+        before, row_before, scrolled = self.study, self.cursor_row, self.scroll_y
+        self.clear(columns=True)
+        for key, width in layout.columns:
+            mark = " ▾" if _SORTED_BY[layout.sort] == key else ""
+            self.add_column(
+                Text(f" {_HEADERS[key]}{mark}" if key == "state" else _HEADERS[key] + mark), width=width
+            )
+        for study in order:
+            self.add_row(*cells[study], key=study)
+        self._layout_now, self._order = layout, order
+        if order:
+            self.move_cursor(
+                row=order.index(before) if before in order else min(row_before, len(order) - 1), scroll=False
+            )
+            self.scroll_to(y=scrolled, animate=False)
+
+    def _update_row(self, number: int, before: tuple[Text, ...], now: tuple[Text, ...]) -> None:
+        for column, (old, new) in enumerate(zip(before, now, strict=True)):
+            if old != new:
+                place = Coordinate(number, column)
+                self._one_cell = True
+                self.update_cell_at(place, new)
+                self._one_cell = False
+                self.refresh_coordinate(place)
+
+    @override
+    def refresh(self, *regions: Region, **options: Any) -> Self:
+        return self if self._one_cell and not regions else super().refresh(*regions, **options)
+
+
+def _layout(rows: Sequence[StudyRow], width: int, sort: str) -> _Layout:
+    """Give each column what it needs; the host only where it fits in whole, the title what is left at the end."""
+    count = max((len(f"{row.done}/{row.trials}") for row in rows), default=3)
+    bar = 8 if width < 100 else 16
+    progress = max(bar + 1 + count, len("trials ▾")) + 2
+    left = width - _SCROLLBAR - _STATE_WIDTH - progress - _FAILED_WIDTH - _SIGN_WIDTH
+    name = max((Text(row.study).cell_len for row in rows), default=0) + 2
+    host = max((Text(row.host).cell_len for row in rows), default=0) + 2
+    study = min(max(name, _MIN_STUDY), max(left, _MIN_STUDY))
+    left -= study
+    columns: list[tuple[Key, int]] = [("state", _STATE_WIDTH), ("study", study), ("progress", progress)]
+    columns += [("failed", _FAILED_WIDTH)]
+    if host > 2 and left >= (host := max(_MIN_HOST, min(host, 24))):
+        columns.append(("host", host))
+        left -= host
+    columns.append(("sign", _SIGN_WIDTH))
+    if left >= _MIN_TITLE and any(row.title or row.trouble for row in rows):
+        columns.append(("title", left))
+    else:
+        columns[1] = ("study", study + left)
+    return _Layout(tuple(columns), bar, sort)
+
+
+def _cell(key: Key, row: StudyRow, layout: _Layout, now: datetime) -> Text:
+    width = dict(layout.columns)[key]
+    text = _cell_text(key, row, layout, now)
+    text.truncate(width - 1, overflow="ellipsis")
+    return text
+
+
+def _cell_text(key: Key, row: StudyRow, layout: _Layout, now: datetime) -> Text:
+    if key == "state":
+        return Text(f" {GLYPHS[row.state]} {row.state}", style=STYLES[row.state])
+    if key == "study":
+        return Text(row.study, style="bold")
+    if key == "progress":
+        return _progress(row, layout)
+    if key == "failed":
+        return Text(str(row.failed), style="red") if row.failed else Text("")
+    if key == "host":
+        return Text(row.host)
+    if key == "sign":
+        return Text("" if row.trouble else age_text(row.last_sign, now))
+    return Text(row.trouble or row.title, style="" if row.trouble else "dim")
+
+
+def _progress(row: StudyRow, layout: _Layout) -> Text:
+    if row.trouble:
+        return Text("")
+    return Text.assemble(bar_text(row.done, row.failed, row.trials, layout.bar), f" {row.done}/{row.trials}")
