@@ -92,7 +92,9 @@ class Session:
         One that is about to begin may miss it, so whoever must be sure asks again.
         """
         if self._lock.locked() and (reader := self._reader) is not None:
-            with contextlib.suppress(duckdb.ConnectionException):  # it makes place for a newer publication just now
+            with contextlib.suppress(
+                duckdb.ConnectionException
+            ):  # it makes place for a newer publication just now
                 reader.interrupt()
 
     def catalog(self) -> tuple[CatalogTable, ...]:

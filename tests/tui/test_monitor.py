@@ -358,10 +358,10 @@ async def test_layer_errors_draw_as_compression_walks_down(runs: Path) -> None:
         await soon(pilot, lambda: "first block is not through" in page(pilot))
         _write_layer(study, 0)
         screen.study_app.look()
-        await soon(pilot, lambda: "  0  ▁█" in page(pilot) and "  1  ·" in page(pilot))
+        await soon(pilot, lambda: "  0  ▁▇" in page(pilot) and "  1  ·" in page(pilot))
         _write_layer(study, 1)
         screen.study_app.look()
-        await soon(pilot, lambda: "  1  ▁█" in page(pilot) and "·" not in page(pilot))
+        await soon(pilot, lambda: "  1  ▁▇" in page(pilot) and "·" not in page(pilot))
 
 
 def _write_layer(study: FakeStudy, block: int) -> None:
@@ -807,7 +807,7 @@ def test_layers_say_where_more_damping_was_needed_and_what_has_no_error(runs: Pa
     planned = dataclasses.replace(shown.detail.planned, settings={"damping": 0.01})
     detail = dataclasses.replace(shown.detail, layers=rows, planned=planned)
     told = "\n".join(line.plain for line in layers(dataclasses.replace(shown, detail=detail), 60)[0])
-    assert "█–!" in told
+    assert "▇–!" in told
     assert "! damping 0.1" in told
     assert "largest 0.100 at block 0 q" in told
 

@@ -23,7 +23,7 @@ from tui.app import StudyApp
 from tui.screens.sql import SqlScreen
 from tui.widgets.sql_cells import Rows, cell_text
 from tui.widgets.sql_editor import SqlEditor
-from tui.widgets.sql_export import ExportDialog
+from tui.widgets.sql_export import WRITERS, ExportDialog
 from tui.widgets.sql_pick import PickDialog
 from tui.widgets.sql_plot import PlotDialog, bars, plottable
 from tui.widgets.sql_result import ResultPane, ResultTable
@@ -54,7 +54,9 @@ async def until(pilot: Pilot[str], holds: Callable[[], bool]) -> None:
         if holds():
             return
         await pilot.pause(0.02)
-    raise AssertionError("the app never came to what was waited for:\n" + shown(pilot) + "\n".join(said(pilot)))
+    raise AssertionError(
+        "the app never came to what was waited for:\n" + shown(pilot) + "\n".join(said(pilot))
+    )
 
 
 async def opened(pilot: Pilot[str]) -> SqlScreen:
@@ -631,7 +633,7 @@ class TestExport:
         def fail(*_: Any) -> None:
             raise OSError(number, "it fails")
 
-        monkeypatch.setitem(__import__("tui.widgets.sql_export", fromlist=["WRITERS"]).WRITERS, ".csv", fail)
+        monkeypatch.setitem(WRITERS, ".csv", fail)
         async with app_on(small).run_test(size=(80, 24)) as pilot:
             await asked(pilot, "select 1 as a")
             await self.export(pilot, "out.csv")
@@ -689,7 +691,9 @@ class TestPlot:
 
     async def test_what_is_not_finite_is_left_out(self, small: FakeStudy) -> None:
         async with app_on(small).run_test(size=(80, 24)) as pilot:
-            await asked(pilot, "select unnest([1, 2, null]) as x, unnest([1.0, 'inf'::double, 'nan'::double]) as y")
+            await asked(
+                pilot, "select unnest([1, 2, null]) as x, unnest([1.0, 'inf'::double, 'nan'::double]) as y"
+            )
             await pilot.press("f7")
             await until(pilot, lambda: "y over x" in shown(pilot))
 

@@ -167,5 +167,8 @@ class QueryLine(Static):
 def _failure(problem: Problem, took: float) -> Text:
     if problem.severity == "warning":
         return Text(f"{GLYPHS['stopped']} stopped after {duration_text(took)}")
-    what = "the query is wrong" if problem.line else "no answer"
+    if problem.file is not None:
+        what = "no answer"  # there is nothing to read, or it cannot be read
+    else:
+        what = "the query is wrong" if problem.line else "the query failed"
     return Text.assemble((GLYPHS["failed"], "bold"), f" {what}")

@@ -239,11 +239,13 @@ def tasks(shown: Shown, width: int) -> list[Content]:
     if not rows and not waiting:
         return [Content.styled("the spec asks for no tasks", "dim")]
     longest = max([12, *(len(row.task) + len(_suffix(row)) for row in rows)])
-    label = max(12, min(longest, width - 40, 36))
-    half = max(3, min(12, (width - label - 36) // 2))
+    label = max(12, min(longest, width - 32, 36))
+    with_flips = width - label >= 42
+    half = max(3, min(12, (width - label - (36 if with_flips else 26)) // 2))
     largest = max((abs(row.change) for row in rows if row.change is not None), default=0.0)
-    lines = [Content.styled(fit(_task_head(label, half), width).rstrip(), "bold")]
-    lines += [_task(row, label, half, largest) for row in rows]
+    told = [_task(row, label, half, largest) + (_flips(row) if with_flips else "") for row in rows]
+    head = _task_head(label, half) + (" flips" if with_flips else "")
+    lines = [Content.styled(fit(head, width).rstrip(), "bold"), *told]
     lines += [_waiting(stage_name(stage.stage), stage, label, width) for stage in waiting]
     if any(row.significant for row in rows):
         lines.append(Content.styled("* unlikely to be chance: paired McNemar test, p < 0.05", "dim"))
@@ -257,7 +259,7 @@ def _unmeasured(stages: Iterable[LiveStage], rows: Sequence[TaskResult]) -> list
 
 def _task_head(label: int, half: int) -> str:
     lost, won = ("lost", "won") if half > 3 else ("−", "+")
-    return f"{fit('task', label)} {'acc':>6} {'dense':>6} {'change':>7}   {lost:>{half}}│{won:<{half}} flips"
+    return f"{fit('task', label)} {'acc':>6} {'dense':>6} {'change':>7}   {lost:>{half}}│{won:<{half}}"
 
 
 def _suffix(row: TaskResult) -> str:
@@ -273,11 +275,13 @@ def _task(row: TaskResult, label: int, half: int, largest: float) -> Content:
     right = "━" * length if change > 0 else ""
     suffix = _suffix(row)
     name = fit(fit(row.task, min(len(row.task), label - len(suffix))) + suffix, label)
-    flips = "" if row.right_to_wrong is None else f"−{row.right_to_wrong} +{row.wrong_to_right}"
     return Content.assemble(
         f"{name} {layout.fixed(row.value, 3).plain:>6}",
         (f" {layout.fixed(row.dense_value, 3).plain:>6}", "dim"),
         (f" {layout.change(row.change).plain:>7} {'*' if row.significant else ' '} ", f"bold {style}" if style else ""),
         (f"{left:>{half}}", style), "│", (f"{right:<{half}}", style),
-        f" {flips}",
     )  # fmt: skip
+
+
+def _flips(row: TaskResult) -> str:
+    return "" if row.right_to_wrong is None else f" −{row.right_to_wrong} +{row.wrong_to_right}"

@@ -19,7 +19,7 @@ from tui.widgets.trial_cells import ROLES, Column, Part, columns_for, gap_of, he
 from tui.widgets.trial_list import TrialList
 
 
-class TrialsTable(ScrollView, can_focus=True):
+class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
     """A header and one line a trial; posts :class:`Selected` when the cursor comes to another trial."""
 
     DEFAULT_CSS = """
