@@ -18,7 +18,7 @@ import torch
 
 from studyctl.compress.settings import StatisticName
 
-SAMPLE_TOKENS = 1024
+SAMPLE_TOKENS = 256
 """Tokens of a stage's input that are kept to measure output errors on."""
 HESSIAN_TILE = 512
 """H is symmetric: only tiles on and above the diagonal are computed."""

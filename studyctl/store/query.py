@@ -111,10 +111,11 @@ def _problem_with(sql: str, message: str) -> Problem:
     if "disabled by configuration" in what:
         return Problem(
             what,
-            hint="queries see this study only; allow other files with --external, or use --format",
+            hint="queries see this study only; the command's --external allows other files, and exports (--format, ctrl+e in "
+            "the app) write them",
         )
     if "attached in read-only mode" in what:
-        return Problem(what, hint="results are read-only; `create temp table` works, and --format exports")
+        return Problem(what, hint="results are read-only; `create temp table` works, and exports (--format, ctrl+e in the app) write files")
     if ";" in sql.strip().rstrip(";"):
         return Problem(what, hint=_NAMES)  # places within one of several statements are off
     if not (match := re.match(r"(\d+): (.*)\n( *)(\^+)", place)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from studyctl.files import StudyPaths
+from studyctl.files import StudyPaths, write_atomic
 from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
 
@@ -44,7 +44,7 @@ def write_runner(
         "load": 2.1,
         "cores": 2,
     }
-    study.paths.runner.write_text(json.dumps(content))
+    write_atomic(study.paths.runner, json.dumps(content))
 
 
 def finished(root: Path) -> FakeStudy:

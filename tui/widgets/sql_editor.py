@@ -9,6 +9,7 @@ from typing import ClassVar
 import tree_sitter_sql
 from rich.style import Style
 from rich.text import Text
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.widgets import TextArea
@@ -108,6 +109,10 @@ class SqlEditor(TextArea, inherit_bindings=False):
         if self._mark is not None and self._mark[0] == line_index:
             line.stylize(Style(underline=True, reverse=True), self._mark[1], self._mark[2])
         return line
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key.startswith("alt+"):
+            event.prevent_default()  # they are the app's, also where a terminal gives them a letter
 
     def put(self, text: str) -> None:
         """Replace everything; undo brings it back."""
