@@ -8,6 +8,7 @@ model's own logits and refuses a family that does something else.
 import hashlib
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from studyctl.errors import StageError
 
 PROBE_TOKENS = 16
 """Tokens that the comparison with the model's own logits takes."""
+_CHECKED: WeakSet[Any] = WeakSet()
+"""Models whose parts were found to give their logits: how they are put together does not change with their weights."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
         softcap=getattr(config, "final_logit_softcapping", None),
     )
     decoder = Decoder(model.get_decoder(), head, head.weight.device)
+    if model in _CHECKED:
+        return decoder
     probe = ids[:PROBE_TOKENS].to(decoder.device)[None]
     hidden = decoder.hidden(probe)[0]
     if hidden.shape[-1] != head.weight.shape[1]:
@@ -108,6 +113,7 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
     finite = torch.isfinite(theirs).all()
     if finite and not (ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-6):
         raise _unknown_head(model, "its logits are not its hidden states times `lm_head`, scaled and capped")
+    _CHECKED.add(model)
     return decoder
 
 

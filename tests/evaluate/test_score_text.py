@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_full_logits(tiny: Callable[..., Any], family: s
     nll, expected = by_full_logits(model, dense, WINDOWS)
     np.testing.assert_allclose(scores.window_nll, nll, rtol=1e-6)
     assert scores.fidelity is not None
-    assert vars(scores.fidelity) == pytest.approx(expected | {"tokens": 5 * 23}, rel=2e-5)
+    assert vars(scores.fidelity) == pytest.approx(expected | {"tokens": 5 * 23}, rel=1e-4)
     assert 1e-3 < expected["kl_nats"] < 1
 
 

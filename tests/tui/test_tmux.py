@@ -60,7 +60,7 @@ class Tmux:
     def wait(self, holds: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not holds():
-            assert time.monotonic() < deadline, f"{what} never came"
+            assert time.monotonic() < deadline, f"{what} never came:\n{self.screen()}"
             time.sleep(0.1)
 
     def keys(self, *keys: str) -> None:
@@ -121,9 +121,10 @@ def test_a_session_with_the_app(runs: Path, tmux: Tmux) -> None:
     tmux.keys("4")
     tmux.until_shown("[study]")
     tmux.keys("C-End")
-    tmux.type("\n[evaluation.nothing]\n")
+    tmux.keys("Enter")
+    tmux.type("[evaluation.nothing]")
     tmux.until_shown("unknown key")
-    for _ in range(len("[evaluation.nothing]\n") + 1):
+    for _ in range(len("[evaluation.nothing]") + 1):
         tmux.keys("BSpace")
     tmux.type("# seen in tmux")
     tmux.until(lambda seen: "unknown key" not in seen, "a spec without problems")
