@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widgets import Footer, Input, TextArea
 
 from tui.view import View
 from tui.widgets.topbar import TopBar
@@ -53,6 +53,17 @@ class StudyScreen(Screen[None]):
 
         Must be quick: change only what is different from the last view.
         """
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Let the key of a filter be typed where text is typed."""
+        if action == "filter" and isinstance(self.focused, Input | TextArea):
+            return False
+        return super().check_action(action, parameters)
+
+    def type_into(self, field: Input) -> None:
+        """Show a field and have it take every key from now on: a letter that was meant for it could be a command here."""
+        field.display = True
+        self.set_focus(field)
 
     def on_mount(self) -> None:
         """Draw what came before there was anything to draw on."""

@@ -49,7 +49,7 @@ class CompareScreen(StudyScreen):
         Binding("p", "next_figure", "Figure"),
         Binding("s", "next_sort", "Sort"),
         Binding("g", "group", "Group by method", show=False),
-        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("u", "show_all", "Show all, not only marked ones", show=False),
         Binding("y", "copy_cell", "Copy the cell, or the line on its name", show=False),
         Binding("escape", "clear_filter", "Clear the filter", show=False),
@@ -252,8 +252,7 @@ class CompareScreen(StudyScreen):
         """Ask for words of variants."""
         pattern = self.query_one("#compare-pattern", Input)
         pattern.value = self._choice.pattern
-        pattern.display = True
-        pattern.focus()
+        self.type_into(pattern)
 
     def action_clear_filter(self) -> None:
         """Show all variants again."""

@@ -47,7 +47,7 @@ class MonitorScreen(TrialActs):
     MonitorScreen.-beside TrialsPane { height: 1fr; width: 60%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("s", "sort", "Sort"),
         Binding("S", "flip", "Sort the other way round", show=False),
         Binding("f", "follow", "Follow"),

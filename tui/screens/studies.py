@@ -40,7 +40,6 @@ class StudiesScreen(RunsScreen):
     ABOUT = "Every study under runs/: how it stands, where it runs, when it was last heard of."
     DEFAULT_CSS = """
     StudiesScreen #filter { height: 1; background: $surface; margin: 0 1; display: none; }
-    StudiesScreen #filter.shown { display: block; }
     StudiesScreen #message { height: 1fr; padding: 1 2; }
     StudiesScreen #about {
         height: 3; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis;
@@ -53,7 +52,7 @@ class StudiesScreen(RunsScreen):
         Binding("e", "edit", "Spec"),
         Binding("x", "stop", "Stop"),
         Binding("R", "resume", "Resume", key_display="R"),
-        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("s", "sort", "Sort"),
         Binding("i", "why", "Why it cannot be read", show=False),
         Binding("y", "copy", "Copy the name", show=False),
@@ -233,13 +232,12 @@ class StudiesScreen(RunsScreen):
     def action_filter(self) -> None:
         """Open the filter."""
         field = self.query_one("#filter", Input)
-        field.add_class("shown")
-        field.focus()
+        self.type_into(field)
 
     def action_unfilter(self) -> None:
         """Close the filter and show all."""
         field = self.query_one("#filter", Input)
-        field.remove_class("shown")
+        field.display = False
         field.value = ""
         self._draw()
         self.query_one(StudiesTable).focus()

@@ -19,6 +19,7 @@ from tree_sitter import Language
 from studyctl.errors import Problem
 from studyctl.spec.assist import Help, complete, explain
 from studyctl.spec.editing import as_drawn, as_meant, as_shown
+from tui.widgets.editor import Editor
 from tui.widgets.spec_completions import CompletionList
 from tui.widgets.spec_dialogs import InputScreen
 
@@ -40,7 +41,7 @@ STEPS = {"up": -1, "down": 1, "pageup": -5, "pagedown": 5}
 """How far a key goes in the list of completions."""
 
 
-class SpecEditor(TextArea):
+class SpecEditor(Editor):
     """The text area. It knows problems and completions; files are the screen's."""
 
     DEFAULT_CSS = """
@@ -269,9 +270,6 @@ class SpecEditor(TextArea):
             self.completions.close()
         elif key == "escape":
             self.post_message(self.Left())
-        elif key.startswith("alt+"):
-            event.prevent_default()  # a terminal gives them a letter, which is not to be typed: they are the app's
-            return
         else:
             return
         event.stop()

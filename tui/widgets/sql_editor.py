@@ -9,12 +9,13 @@ from typing import ClassVar
 import tree_sitter_sql
 from rich.style import Style
 from rich.text import Text
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.color import Color
 from textual.widgets import TextArea
 from textual.widgets.text_area import TextAreaTheme
 from tree_sitter import Language
+
+from tui.widgets.editor import Editor
 
 THEME = "studyctl-sql"
 TAKEN = frozenset({"ctrl+e", "f6", "f7"})
@@ -52,13 +53,13 @@ def _language() -> tuple[Language, str]:
 
 def _bindings() -> Iterator[Binding]:
     """Yield a text area's bindings without the keys that are taken."""
-    for binding in TextArea.BINDINGS:
+    for binding in (*TextArea.BINDINGS, *Editor.BINDINGS):
         assert isinstance(binding, Binding)
         if keys := [key for key in binding.key.split(",") if key not in TAKEN]:
             yield replace(binding, key=",".join(keys))
 
 
-class SqlEditor(TextArea, inherit_bindings=False):
+class SqlEditor(Editor, inherit_bindings=False):
     """A text area that knows SQL."""
 
     BINDINGS: ClassVar[list[BindingType]] = list(_bindings())
@@ -109,10 +110,6 @@ class SqlEditor(TextArea, inherit_bindings=False):
         if self._mark is not None and self._mark[0] == line_index:
             line.stylize(Style(underline=True, reverse=True), self._mark[1], self._mark[2])
         return line
-
-    async def _on_key(self, event: events.Key) -> None:
-        if event.key.startswith("alt+"):
-            event.prevent_default()  # they are the app's, also where a terminal gives them a letter
 
     def put(self, text: str) -> None:
         """Replace everything; undo brings it back."""

@@ -134,7 +134,9 @@ class TrialsPane(Vertical):
     def edit_filter(self) -> None:
         """Open the line in which the filter is typed."""
         self.add_class("-filtering")
-        self._input.focus()
+        self.screen.set_focus(
+            self._input
+        )  # at once: a letter that is meant for it could be a command elsewhere
 
     def clear_filter(self) -> bool:
         """List every trial; return whether anything was filtered or open."""
