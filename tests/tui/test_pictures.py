@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import TextArea
 
 from studyctl.files import StudyPaths
 from tests.tui import studies
-from tests.tui.app import settle
+from tests.tui.app import settle, until
 from tui.app import StudyApp
+from tui.widgets.spec_problems import ProblemList
 
 SIZES = [pytest.param((80, 24), id="80x24"), pytest.param((160, 50), id="160x50")]
 
@@ -25,8 +28,10 @@ class _Then(datetime):
 
 
 @pytest.fixture(autouse=True)
-def _still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def _always_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # paths are shown from here
     monkeypatch.setattr("studyctl.store.publish.datetime", _Then)
+    monkeypatch.setattr("studyctl.store.session.time", SimpleNamespace(perf_counter=lambda: 0.0))
 
 
 @pytest.fixture
@@ -43,6 +48,8 @@ async def _still(pilot: Pilot[Any]) -> None:
     """Wait until nothing more comes."""
     for _ in range(4):
         await settle(pilot)
+    for area in pilot.app.screen.query(TextArea):
+        area.cursor_blink = False
 
 
 Compare = Callable[..., bool]
@@ -84,8 +91,19 @@ def test_compare(snap_compare: Compare, finished: StudyPaths, size: tuple[int, i
 
 @pytest.mark.parametrize("size", SIZES)
 def test_spec(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int]) -> None:
+    """With a mistake, so that there is no plan, which would be of this machine."""
+    text = finished.spec.read_text().replace("group_size", "groupsize", 1)
+    finished.spec.write_text(text)
+
+    async def check(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        problems = pilot.app.screen.query_one(ProblemList)
+        await until(pilot, lambda: problems.option_count > 0 and not problems.get_option_at_index(0).disabled)
+        await pilot.press("f8")
+        await _still(pilot)
+
     app = StudyApp("spec", study=finished)
-    assert snap_compare(app, terminal_size=size, run_before=_still)
+    assert snap_compare(app, terminal_size=size, run_before=check)
 
 
 @pytest.mark.parametrize("size", SIZES)
