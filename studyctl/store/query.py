@@ -115,7 +115,10 @@ def _problem_with(sql: str, message: str) -> Problem:
             "the app) write them",
         )
     if "attached in read-only mode" in what:
-        return Problem(what, hint="results are read-only; `create temp table` works, and exports (--format, ctrl+e in the app) write files")
+        return Problem(
+            what,
+            hint="results are read-only; `create temp table` works, and exports (--format, ctrl+e in the app) write files",
+        )
     if ";" in sql.strip().rstrip(";"):
         return Problem(what, hint=_NAMES)  # places within one of several statements are off
     if not (match := re.match(r"(\d+): (.*)\n( *)(\^+)", place)):
