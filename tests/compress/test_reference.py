@@ -81,13 +81,18 @@ NOT_PUBLISHED = {
 }
 
 
+ALWAYS = ("sparsegpt-0.5", "gptq-4-g64")
+"""What is compared on the larger of the two models, too, without being asked for."""
+
+
 def case(model: str, setting: str) -> Any:
-    marks = [pytest.mark.slow] if model == LLAMA or setting.startswith("awq") else []
-    if model == LLAMA and setting.startswith("awq"):
-        everything = os.environ.get("STUDYCTL_REFERENCE") == "all"
-        reason = "runs attention and MLP for every candidate, minutes: set STUDYCTL_REFERENCE=all"
-        marks.append(pytest.mark.skipif(not everything, reason=reason))
-    return pytest.param(model, setting, marks=marks)
+    everything = os.environ.get("STUDYCTL_REFERENCE") == "all"
+    if setting.startswith("awq") or (model == LLAMA and setting not in ALWAYS):
+        reason = "takes half a minute to three: set STUDYCTL_REFERENCE=all"
+        return pytest.param(
+            model, setting, marks=[pytest.mark.slow, pytest.mark.skipif(not everything, reason=reason)]
+        )
+    return pytest.param(model, setting, marks=[pytest.mark.slow] if model == LLAMA else [])
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def damage_runner(paths: StudyPaths) -> None:
         (damage_plan, "is no JSON"),
         (reshape_plan, "cannot be read"),
         (write_as_a_later_version, "journal schema 99"),
-        (damage_runner, "cannot be read"),
+        (damage_runner, "is damaged"),
     ],
 )
 def test_a_study_that_cannot_be_read_says_why_and_does_not_hide_others(
