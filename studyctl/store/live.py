@@ -123,6 +123,16 @@ class TrialDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class _Figures:
+    """What was measured of one trial."""
+
+    languages: tuple[LanguageResult, ...]
+    tasks: tuple[TaskResult, ...]
+    layers: tuple[LayerResult, ...]
+    warnings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Judged:
     """A trial with what it was judged from."""
 
@@ -149,6 +159,8 @@ class Live:
         self._running: frozenset[str] = frozenset()
         self._published = _Published(paths)
         self._fresh: tuple[object, dict[str, Standing]] = (None, {})
+        self._figures: tuple[tuple[object, ...], _Figures] | None = None
+        """What the last call of :meth:`trial` found, and what it was found from."""
 
     @property
     def published_at(self) -> str:
@@ -196,10 +208,7 @@ class Live:
         self._looked_at, self._watched = folder, attempts or self._watched
         plan = _stamp(self.paths.plan)
         judged_from = (stored, plan, self._running)
-        if any(
-            new is not old and new != old
-            for new, old in zip(judged_from, self._judged_from or (0,) * 3, strict=True)
-        ):
+        if judged_from != self._judged_from:
             if plan != self._plan_read or plan is None:
                 self._planned, self._plan_read = read_planned(self.paths, stored), plan
             self._stored = stored
@@ -283,24 +292,36 @@ class Live:
         tail, status = self._tail(judged), judged.status
         attempts = self._stored.attempts.get(name, ())
         newest = attempts[-1] if attempts else None
-        with self._results_of(name) as found:
-            languages, tasks = found.perplexity(name), found.tasks(name)
-            layers, warnings = found.layers(name), found.warnings(name)
+        figures = self._figures_of(name, tail.warnings if tail is not None else 0)
         open_compress = tail is not None and tail.stage == "compress"
         return TrialDetail(
             trial=judged.live if tail is None else tail.applied_to(judged.live),
             planned=planned,
             stages=tuple(self._stages(planned, status, tail)),
-            languages=tuple(languages),
-            tasks=tuple(tasks),
-            layers=tuple(tail.layers if tail is not None and open_compress else layers),
-            warnings=tuple(warnings),
+            languages=figures.languages,
+            tasks=figures.tasks,
+            layers=tuple(tail.layers) if tail is not None and open_compress else figures.layers,
+            warnings=figures.warnings,
             attempts=tuple(_attempt(one, name in self._running and one is newest) for one in attempts),
             cause=status.failure.cause if status.failure else None,
             hint=status.failure.hint if status.failure else "",
             log=self.paths.attempt_log(name, newest.attempt) if newest else None,
             journal=newest.journal if newest else None,
         )
+
+    def _figures_of(self, name: str, warnings: int) -> "_Figures":
+        """Return what was measured of a trial; read again only when a stage of the study ended, a warning came or it was published."""
+        source = (name, self._stored, self._planned, self._running, self._published.at, warnings)
+        if self._figures is None or source != self._figures[0]:
+            with self._results_of(name) as found:
+                figures = _Figures(
+                    tuple(found.perplexity(name)),
+                    tuple(found.tasks(name)),
+                    tuple(found.layers(name)),
+                    tuple(found.warnings(name)),
+                )
+            self._figures = (source, figures)
+        return self._figures[1]
 
     def _results_of(self, name: str) -> Results:
         """Return the newest results of a trial: published ones, unless there are newer ones in the journals."""
@@ -367,6 +388,7 @@ class _AttemptTail(JournalTail):
         super().__init__(path)
         self.stage: str | None = None
         self.layers: list[LayerResult] = []
+        self.warnings = 0
         self._last: Record = {}
         self._at: str | None = None
 
@@ -381,6 +403,8 @@ class _AttemptTail(JournalTail):
                 self.stage, self._last = None, {}
             elif kind == "progress":
                 self._last = record
+            elif kind == "warning":
+                self.warnings += 1
             elif kind == "layer":
                 self.layers.append(_layer(record))
 

@@ -153,3 +153,27 @@ def test_a_runner_that_died_is_still_named(study: FakeStudy) -> None:
     snapshot = live.refresh()
     assert snapshot.runner is not None
     assert not snapshot.running
+
+
+def test_details_are_read_again_only_when_something_was_measured_or_warned_of(
+    study: FakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    in_memory = Live._in_memory
+    monkeypatch.setattr(
+        Live, "_in_memory", lambda live, trials: (read.extend(trials), in_memory(live, trials))[1]
+    )
+    live = Live(study.paths)
+    attempt = study.attempt(TRIAL)
+    attempt.run("load")
+    attempt.begin("compress")
+    trial(live, TRIAL)
+    first = live.trial(TRIAL)
+    attempt.writer.write("progress", stage="compress", done=2, total=2, unit="block", note="")
+    live.refresh()
+    assert live.trial(TRIAL).trial.done == 2
+    assert read == [TRIAL]
+    attempt.writer.write("warning", stage="compress", message="damping was raised")
+    live.refresh()
+    assert len(live.trial(TRIAL).warnings) == len(first.warnings) + 1
+    assert read == [TRIAL, TRIAL]
