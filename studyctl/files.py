@@ -151,6 +151,10 @@ class StudyPaths:
         """The blocks of a trial whose compression is in progress."""
         return self.cache / "weights" / f"{weights_key}.blocks"
 
+    def finished_steps(self, trial: str, key: str) -> Path:
+        """The finished steps of an evaluation in progress."""
+        return self.cache / "steps" / f"{trial}.{key}.jsonl"
+
     def dense_reference(self, key: str) -> Path:
         """The final hidden states of the dense model on one text."""
         return self.cache / "dense" / f"{key}.safetensors"

@@ -12,10 +12,11 @@ in the header; a file that does not have it is no reference.
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from torch import Tensor
 from studyctl.errors import StageError
 from studyctl.evaluate.head import Head
 from studyctl.evaluate.windows import Windows
-from studyctl.files import atomic_path
+from studyctl.files import atomic_path, sync_folder
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NO_CHECKSUM = "0" * 32
 _READ_BYTES = 1 << 24
+_HEADER_BYTES = 1 << 10
+"""No header is longer."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class DenseReference:
     """Fingerprint of the token ids."""
     head: str
     """Fingerprint of the head that turns the hidden states into logits."""
+    checksum: str
+    """Of the whole file."""
     shape: tuple[int, int, int]
     """``[windows, length - 1, hidden]``"""
     dtype: torch.dtype
@@ -98,6 +103,7 @@ def open_reference(path: Path) -> DenseReference | None:
         path=path,
         windows=metadata["windows"],
         head=metadata["head"],
+        checksum=metadata["checksum"],
         shape=tuple(hidden["shape"]),
         dtype={name: dtype for dtype, name in _DTYPES.items()}[hidden["dtype"]],
         _file=file,
@@ -105,11 +111,58 @@ def open_reference(path: Path) -> DenseReference | None:
     )
 
 
+class ReferenceWriter:
+    """Appends one batch after the other to a reference that is not whole yet."""
+
+    def __init__(self, file: BufferedRandom, header: bytes, intact: int) -> None:
+        self.intact = intact
+        """Batches of an earlier writer that are there already."""
+        self._file = file
+        self._state = hashlib.blake2b(header, digest_size=16)
+
+    def append(self, hidden: Tensor) -> str:
+        """Append the hidden states ``[windows, length - 1, hidden]`` of a batch; return a checksum of them."""
+        data = hidden.contiguous().cpu().view(torch.uint8).numpy().data
+        self._state.update(data)
+        self._file.write(data)
+        return _checksum(data)
+
+    def take_up(self, size: int, checksum: str) -> bool:
+        """Go on after a batch of ``size`` bytes if it is what comes next in the file."""
+        begin = self._file.tell()
+        data = self._file.read(size)
+        if len(data) != size or _checksum(data) != checksum:
+            self._file.seek(begin)
+            return False
+        self._state.update(data)
+        self.intact += 1
+        return True
+
+    def finish(self, expected: int) -> None:
+        """Write the checksum of everything into the header, which makes the file a reference."""
+        self._file.truncate()
+        written = self._file.tell()
+        assert written == expected, f"{written} bytes written, {expected} announced"
+        self._file.seek(0)
+        header = self._file.read(_HEADER_BYTES)
+        self._file.seek(header.index(_NO_CHECKSUM.encode()))
+        self._file.write(self._state.hexdigest().encode())
+
+
 @contextmanager
-def keep_reference(path: Path, windows: Windows, head: Head) -> Iterator[Callable[[Tensor], None]]:
-    """Yield a function that appends the hidden states ``[windows, length - 1, hidden]`` of one batch after the other.
+def keep_reference(
+    path: Path, windows: Windows, head: Head, earlier: Sequence[tuple[int, str]] | None = None
+) -> Iterator[ReferenceWriter]:
+    """Yield a writer for the hidden states of all windows.
 
     ``path`` appears when all of them are there; if anything fails before, it is as it was.
+
+    Args:
+        path: File of the reference.
+        windows: What the states belong to.
+        head: What turns them into logits.
+        earlier: Windows and checksum of each batch that a process before this one appended and could not finish; what is
+            still there of them is taken up. None: nothing is left behind to be taken up, either.
 
     Raises:
         StageError: the disk is full.
@@ -118,29 +171,49 @@ def keep_reference(path: Path, windows: Windows, head: Head) -> Iterator[Callabl
     rows, length = windows.ids.shape
     shape = (rows, length - 1, head.weight.shape[1])
     header = _header(shape, head.weight.dtype, fingerprint(windows), head.fingerprint())
-    state = hashlib.blake2b(header, digest_size=16)
+    window_bytes = (length - 1) * shape[2] * head.weight.element_size()
+    partial = path.with_name(f".{path.name}.{'partial' if earlier is not None else os.getpid()}")
     try:
         _keep_head(_head_path(path, head.fingerprint()), head)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            file.write(header)
-
-            def append(hidden: Tensor) -> None:
-                data = hidden.contiguous().cpu().view(torch.uint8).numpy().data
-                state.update(data)
-                file.write(data)
-
-            yield append
-            expected = len(header) + rows * (length - 1) * shape[2] * head.weight.element_size()
-            assert file.tell() == expected, f"{file.tell()} bytes written, {expected} announced"
-            file.seek(header.index(_NO_CHECKSUM.encode()))
-            file.write(state.hexdigest().encode())
+        with _opened(partial, header, earlier is not None) as file:
+            writer = ReferenceWriter(file, header, intact=0)
+            for count, checksum in earlier or ():
+                if not writer.take_up(count * window_bytes, checksum):
+                    break
+            yield writer
+            writer.finish(len(header) + rows * window_bytes)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StageError(
                 f"no space left for the dense reference {path}",
                 hint="free some disk space, or score fewer windows",
             ) from error
         raise
+    finally:
+        if earlier is None:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path, header: bytes, resumed: bool) -> Iterator[BufferedRandom]:
+    """Yield a file that begins with the header, and is read and written after it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = resumed and path.exists()
+    with path.open("r+b" if found else "w+b") as file:
+        if not found or file.read(len(header)) != header:
+            file.seek(0)
+            file.truncate()
+            file.write(header)
+        yield file
+
+
+def _checksum(data: bytes | memoryview) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def fingerprint(windows: Windows) -> str:

@@ -1,14 +1,23 @@
-"""lm-eval's own scorer for ``transformers`` models, in batches of a token budget, telling how far it is."""
+"""lm-eval's scorer for ``transformers`` models, answering from as few tokens as it can and telling how far it is."""
 
 import copy
-from collections.abc import Sequence
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from studyctl.errors import StageError
 from studyctl.evaluate.batching import scored_tokens
+from studyctl.evaluate.finished import FinishedSteps
+from studyctl.evaluate.packed import Answer, open_packed
+from studyctl.evaluate.trees import Prompt
 from studyctl.reporter import Reporter
 
 ROLLING_WINDOWS = 256
@@ -19,13 +28,31 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, then as ids."""
 
 
-class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
-    """HFLM with batches by tokens, longest first, and without progress bars.
+@dataclass(frozen=True)
+class Step:
+    """Requests that are answered together."""
 
-    Requests that share all but their last token share a row, as in HFLM. Log-likelihoods come from an fp32 log-softmax.
+    requests: list[int]
+    """Their numbers."""
+    answer: Callable[[], Sequence[Any]]
+
+
+class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """HFLM that reads what prompts share once, and computes logits only where they are asked for.
+
+    Prompts, their split into context and continuation, and how they are cut are HFLM's own. Log-likelihoods come from an
+    fp32 log-softmax. A model that cannot take prompts in trees is asked in batches of ordinary rows, longest first.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, bos: Bos, batch_tokens: int, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        bos: Bos,
+        batch_tokens: int,
+        reporter: Reporter,
+        finished: FinishedSteps,
+    ) -> None:
         add_bos = {"auto": None, "none": False, "prepend": True}[bos]
         super().__init__(
             pretrained=model,
@@ -35,9 +62,12 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
             softmax_dtype="float32",
         )
         vocabulary = model.get_output_embeddings().weight.shape[0]
-        self._batch_tokens = scored_tokens(vocabulary, self.device.type, batch_tokens)
+        self._batch_tokens = batch_tokens
+        self._plain_tokens = scored_tokens(vocabulary, self.device.type, batch_tokens)
         self._reporter = reporter
+        self._finished = finished
         self._done = self._total = 0
+        self._told = False
 
     def run(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
         """Answer requests of one kind (``loglikelihood``, ``generate_until``, ...), in their order."""
@@ -48,42 +78,86 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate in batches, longest context first."""
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+        asked = [[request.args[0], request.args[1]] for request in requests]
+        return self._in_steps(
+            "generate", asked, list(self._generating(requests, lengths)), [""] * len(requests)
+        )
+
+    def _generating(self, requests: list[Instance], lengths: list[int]) -> Iterator[Step]:
         order = sorted(range(len(requests)), key=lambda i: -lengths[i])
-        answers = [""] * len(requests)
         while order:
             room = requests[order[0]].args[1].get("max_gen_toks", self.max_gen_toks)
-            rows = max(1, self._batch_tokens // (lengths[order[0]] + room))
+            rows = max(1, self._plain_tokens // (lengths[order[0]] + room))
             taken, order = order[:rows], order[rows:]
-            self._reporter.check_stop()
-            self.batch_size_per_gpu = rows
-            texts = super().generate_until([requests[i] for i in taken], disable_tqdm=True)
-            for index, text in zip(taken, texts, strict=True):
-                answers[index] = text
-            self._advance(len(taken))
-        return answers
+
+            def generate(taken: list[int] = taken, rows: int = rows) -> list[str]:
+                self.batch_size_per_gpu = rows
+                texts: list[str] = super(Scorer, self).generate_until(
+                    [requests[i] for i in taken], disable_tqdm=True
+                )
+                return texts
+
+            yield Step(taken, generate)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        self._warn_of_cut(
-            [request for request in requests if len(request[1]) + len(request[2]) > self.max_length + 1]
-        )
+    ) -> list[Answer]:
+        self._warn_of(requests)
+        answers: list[Answer] = [(0.0, True)] * len(requests)  # what no token is asked for is certain
+        asked = {
+            i: _prompt(request, self.max_length) for i, request in enumerate(requests) if len(request[2])
+        }
+        if not asked:
+            return answers
+        scorer = open_packed(self.model, list(asked.values()))
+        if isinstance(scorer, str):
+            self._tell_plain(scorer)
+            steps = list(self._plainly(requests, asked))
+        else:
+            numbers = list(asked)
+            steps = [
+                Step([numbers[prompt] for prompt in chunk.prompts], partial(scorer.score, chunk))
+                for chunk in scorer.chunks(list(asked.values()), self._batch_tokens)
+            ]
+        prompts = [[prompt.tokens, prompt.targets] for prompt in asked.values()]
+        return self._in_steps("score", prompts, steps, answers)
+
+    def _plainly(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Step]:
+        """Yield batches of ordinary rows; requests that share all but their last token share a row, as in HFLM."""
         rows: dict[tuple[int, ...], list[int]] = {}
-        for index, (_, context, continuation) in enumerate(requests):
-            rows.setdefault(tuple(context + continuation[:-1]), []).append(index)
+        for index, prompt in asked.items():
+            rows.setdefault(prompt.tokens, []).append(index)
         order = sorted(rows, key=lambda tokens: (-len(tokens), tokens))
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         while order:
-            size = max(1, self._batch_tokens // min(len(order[0]), self.max_length))
+            size = max(1, self._plain_tokens // len(order[0]))
             taken, order = order[:size], order[size:]
             indices = [index for tokens in taken for index in rows[tokens]]
-            self._reporter.check_stop()
-            self.batch_size_per_gpu = size
-            scored = super()._loglikelihood_tokens([requests[i] for i in indices], disable_tqdm=True)
-            for index, answer in zip(indices, scored, strict=True):
-                answers[index] = answer
-            self._advance(len(indices))
-        self.batch_size_per_gpu = ROLLING_WINDOWS
+
+            def score(indices: list[int] = indices, size: int = size) -> list[Answer]:
+                self.batch_size_per_gpu = size
+                scored: list[Answer] = super(Scorer, self)._loglikelihood_tokens(
+                    [requests[i] for i in indices], disable_tqdm=True
+                )
+                self.batch_size_per_gpu = ROLLING_WINDOWS
+                return scored
+
+            yield Step(indices, score)
+
+    def _in_steps(self, kind: str, asked: Any, steps: list[Step], answers: list[Any]) -> list[Any]:
+        """Fill in the answers, step by step, but for the steps that an earlier attempt finished."""
+        plan = _fingerprint(kind, asked, [step.requests for step in steps], str(self.model.dtype))
+        stored = self._finished.begin(plan)
+        for number, step in enumerate(steps):
+            if number in stored:
+                found = [tuple(answer) if isinstance(answer, list) else answer for answer in stored[number]]
+            else:
+                self._reporter.check_stop()
+                found = list(step.answer())
+                _check_finite(found)
+                self._finished.add(number, found)
+            for request, answer in zip(step.requests, found, strict=True):
+                answers[request] = answer
+            self._advance(len(step.requests))
         return answers
 
     def _advance(self, requests: int) -> None:
@@ -91,12 +165,53 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self._done = min(self._done + requests, self._total)
         self._reporter.progress(self._done, self._total, "request")
 
-    def _warn_of_cut(self, cut: Sequence[Encoded]) -> None:
+    def _warn_of(self, requests: Sequence[Encoded]) -> None:
+        cut = sum(len(context) + len(target) > self.max_length + 1 for _, context, target in requests)
         if cut:
             self._reporter.warning(
-                f"{len(cut)} of {self._total} prompts are longer than the {self.max_length} tokens of the model:"
+                f"{cut} of {self._total} prompts are longer than the {self.max_length} tokens of the model:"
                 " their beginning is cut off"
             )
+        if empty := sum(not target for _, _, target in requests):
+            self._reporter.warning(f"{empty} of {self._total} answers have no tokens: they count as certain")
+
+    def _tell_plain(self, reason: str) -> None:
+        if not self._told:
+            self._told = True
+            self._reporter.warning(
+                f"{type(self.model).__name__} cannot read prompts in trees ({reason}): the task is scored in plain"
+                " batches, which takes longer"
+            )
+
+
+def _prompt(request: Encoded, longest: int) -> Prompt:
+    """Return what the model reads, cut from the left as HFLM cuts it."""
+    _, context, continuation = request
+    if len(continuation) > longest:
+        raise StageError(
+            f"an answer has {len(continuation)} tokens, more than the {longest} that the model reads"
+        )
+    tokens = (*context, *continuation)[-(longest + 1) :][:-1]
+    if len(tokens) < len(continuation):
+        raise StageError(f"there is no token before the answer {request[0][1]!r} to predict it from")
+    return Prompt(tokens, tuple(continuation))
+
+
+def _fingerprint(kind: str, asked: Any, steps: list[list[int]], dtype: str) -> str:
+    """Name everything that the answers are computed from beside the weights: requests, how they are cut, and by what."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in (kind, asked, [[int(request) for request in step] for step in steps], dtype):
+        state.update(json.dumps(part).encode())
+    state.update(f"{torch.__version__} {torch.get_num_threads()}".encode())
+    return state.hexdigest()
+
+
+def _check_finite(answers: Sequence[Any]) -> None:
+    if any(isinstance(answer, tuple) and math.isnan(answer[0]) for answer in answers):
+        raise StageError(
+            "the logits are not finite: the model does not compute any more",
+            hint="compress less, or use dtype float32 or bfloat16 if it is float16",
+        )
 
 
 def _prepared(tokenizer: Any, bos: Bos) -> Any:

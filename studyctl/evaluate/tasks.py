@@ -18,6 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
 from studyctl.errors import StageError
+from studyctl.evaluate.finished import FinishedSteps
 from studyctl.evaluate.scorer import Scorer
 from studyctl.evaluate.task_data import MISFITS, TaskRequest, load_task, misfit
 from studyctl.evaluate.task_results import TaskMetric, TaskScores, collect
@@ -32,7 +33,13 @@ CHATTY = ("lm_eval", "transformers", "datasets")
 
 
 def score_task(
-    model: Any, tokenizer: Any, request: TaskRequest, *, batch_tokens: int, reporter: Reporter
+    model: Any,
+    tokenizer: Any,
+    request: TaskRequest,
+    *,
+    batch_tokens: int,
+    reporter: Reporter,
+    finished: FinishedSteps,
 ) -> TaskScores:
     """Score a task.
 
@@ -44,6 +51,7 @@ def score_task(
         request: the task.
         batch_tokens: tokens of a forward pass, padding included; at least one prompt is taken.
         reporter: told after every batch.
+        finished: answers that an earlier attempt had, and where these are kept.
 
     Raises:
         StageError: the task, its data or the tokenizer do not fit what is asked.
@@ -53,7 +61,7 @@ def score_task(
         task = load_task(request)
         _check_runnable(task, request, tokenizer)
         _set_shots(task, request, reporter)
-        scorer = Scorer(model, tokenizer, request.bos, batch_tokens, reporter)
+        scorer = Scorer(model, tokenizer, request.bos, batch_tokens, reporter, finished)
         docs = list(task.doc_iterator(limit=request.limit or None))
         instances = _ask(task, docs, request, scorer)
         _answer(instances, scorer)

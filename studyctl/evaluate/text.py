@@ -10,9 +10,10 @@ Definitions, with p the dense model's distribution and q the scored model's, ove
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from torch.nn import functional
 
 from studyctl.errors import StageError
 from studyctl.evaluate.batching import chunk_tokens
+from studyctl.evaluate.finished import FinishedSteps, NothingFinished
 from studyctl.evaluate.head import Decoder, Head, open_head
-from studyctl.evaluate.reference import DenseReference, fingerprint, keep_reference
+from studyctl.evaluate.reference import DenseReference, ReferenceWriter, fingerprint, keep_reference
 from studyctl.evaluate.windows import Windows
 from studyctl.reporter import Reporter
 
@@ -60,10 +62,10 @@ class TextScores:
 
 @dataclass
 class _Distances:
-    """Sums over the tokens seen so far."""
+    """Sums over the tokens of a batch."""
 
     kl: NDArray[np.float32]
-    """``[all tokens]``, reserved at once: small pieces between the logits would keep their memory from being used again."""
+    """``[tokens]``, reserved at once: small pieces between the logits would keep their memory from being used again."""
     agreements: int = 0
     signal: float = 0.0
     noise: float = 0.0
@@ -84,20 +86,35 @@ class _Distances:
             self.signal += _energy(dense)
             self.noise += _energy(dense - logits)
 
-    def summary(self, metrics: tuple[str, ...]) -> Fidelity:
-        kl = self.kl.astype(np.float64) if "kl" in metrics else None
-        snr = "snr" in metrics and self.signal > 0 and self.noise > 0
-        return Fidelity(
-            kl_nats=None if kl is None else float(kl.mean()),
-            kl_p95_nats=None if kl is None else float(np.quantile(kl, 0.95)),
-            top1=self.agreements / self.tokens if "top1" in metrics else None,
-            snr_db=10 * math.log10(self.signal / self.noise) if snr else None,
-            tokens=self.tokens,
-        )
+    def values(self, metrics: tuple[str, ...]) -> dict[str, Any]:
+        """Return the sums as JSON values, from which they come back bit by bit."""
+        kl = self.kl[: self.tokens].tolist() if "kl" in metrics else []
+        return {
+            "kl": kl,
+            "agreements": self.agreements,
+            "signal": self.signal,
+            "noise": self.noise,
+            "tokens": self.tokens,
+        }
+
+
+def _fidelity(batches: Sequence[dict[str, Any]], metrics: tuple[str, ...]) -> Fidelity:
+    """Return the distances over all batches."""
+    agreements, signal, noise, tokens = (
+        sum(batch[name] for batch in batches) for name in ("agreements", "signal", "noise", "tokens")
+    )
+    kl = np.concatenate([batch["kl"] for batch in batches]) if "kl" in metrics else None
+    return Fidelity(
+        kl_nats=None if kl is None else float(kl.mean()),
+        kl_p95_nats=None if kl is None else float(np.quantile(kl, 0.95)),
+        top1=agreements / tokens if "top1" in metrics else None,
+        snr_db=10 * math.log10(signal / noise) if "snr" in metrics and signal > 0 and noise > 0 else None,
+        tokens=tokens,
+    )
 
 
 @torch.no_grad()
-def score_text(
+def score_text(  # noqa: PLR0913 - a protocol, what it is compared with, and how
     model: Any,
     windows: Windows,
     *,
@@ -106,6 +123,7 @@ def score_text(
     metrics: tuple[str, ...],
     batch_tokens: int,
     reporter: Reporter,
+    finished: FinishedSteps,
 ) -> TextScores:
     """Score the windows of a text.
 
@@ -120,6 +138,7 @@ def score_text(
         metrics: of ``kl``, ``top1``, ``snr``.
         batch_tokens: tokens of a forward pass; at least one window is taken.
         reporter: told after every batch.
+        finished: batches that an earlier attempt scored, and where these are kept.
 
     Raises:
         StageError: logits are not finite, the family is not known, the reference is of other tokens, or the disk is full.
@@ -127,26 +146,44 @@ def score_text(
     ids = torch.from_numpy(windows.ids)
     decoder = open_head(model, ids[0])
     dense_head = _dense_head(reference, windows, decoder.head) if reference is not None and metrics else None
-    distances = _Distances(np.empty(windows.scored_tokens, np.float32))
-    nll = np.empty(len(ids), np.float64)
     rows = max(1, batch_tokens // ids.shape[1])
-    with _keeping(keep, windows, decoder.head) as append:
-        for first in range(0, len(ids), rows):
-            reporter.check_stop()
-            batch = ids[first : first + rows].to(decoder.device)
-            hidden = decoder.hidden(batch)[:, :-1]
-            append(hidden)
-            last = first + len(batch)
-            dense = (
-                None
-                if dense_head is None or reference is None
-                else reference.rows(first, last).to(decoder.device)
-            )
-            token_nll = _score_batch(decoder, hidden, batch[:, 1:], dense, dense_head, distances, metrics)
-            nll[first:last] = token_nll.double().sum(dim=1).cpu().numpy()
-            _check_finite(nll[first:last], first)
+    stored = finished.begin(_plan(windows, rows, decoder.head, reference, keep, metrics))
+    batches: list[dict[str, Any]] = []
+    with _keeping(keep, windows, decoder.head, stored, finished) as writer:
+        for step, first in enumerate(range(0, len(ids), rows)):
+            last = min(first + rows, len(ids))
+            if step not in stored or (writer is not None and step >= writer.intact):
+                reporter.check_stop()
+                batch = ids[first:last].to(decoder.device)
+                hidden = decoder.hidden(batch)[:, :-1]
+                dense = None
+                if dense_head is not None and reference is not None:
+                    dense = reference.rows(first, last).to(decoder.device)
+                found = _score_batch(decoder, hidden, batch[:, 1:], dense, dense_head, metrics)
+                _check_finite(found["nll"], first)
+                if writer is not None:
+                    found["states"] = writer.append(hidden)
+                finished.add(step, found)
+            else:
+                found = stored[step]
+            batches.append(found)
             reporter.progress(last, len(ids), "window")
-    return _summary(nll, windows, distances.summary(metrics) if dense_head is not None else None)
+    nll = np.concatenate([batch["nll"] for batch in batches])
+    return _summary(nll, windows, _fidelity(batches, metrics) if dense_head is not None else None)
+
+
+def _plan(
+    windows: Windows,
+    rows: int,
+    head: Head,
+    reference: DenseReference | None,
+    keep: Path | None,
+    metrics: tuple[str, ...],
+) -> str:
+    """Name everything that the batches are computed from beside the weights."""
+    dense = (reference.head, reference.checksum) if reference is not None else None
+    parts = (fingerprint(windows), rows, str(head.weight.dtype), dense, keep is not None, metrics)
+    return f"{torch.__version__} {torch.get_num_threads()} {parts}"
 
 
 def _score_batch(
@@ -155,12 +192,21 @@ def _score_batch(
     targets: Tensor,
     dense: Tensor | None,
     dense_head: Head | None,
-    distances: _Distances,
     metrics: tuple[str, ...],
-) -> Tensor:
-    """Return the nll ``[rows, tokens]`` of targets after hidden states ``[rows, tokens, hidden]``, adding to ``distances``."""
+) -> dict[str, Any]:
+    """Return the nll of each window of a batch and its distances to dense, as JSON values.
+
+    Args:
+        decoder: What computed the hidden states.
+        hidden: ``[rows, tokens, hidden]``
+        targets: ``[rows, tokens]``: the token after each.
+        dense: The dense model's hidden states, or None.
+        dense_head: What turns them into logits, or None.
+        metrics: Of ``kl``, ``top1``, ``snr``.
+    """
     states, tokens = hidden.flatten(0, 1), targets.flatten().long()
     dense_states = None if dense is None else dense.flatten(0, 1)
+    distances = _Distances(np.empty(len(tokens), np.float32))
     nll = torch.empty(len(tokens), device=states.device)
     size = chunk_tokens(decoder.head.vocabulary, states.device.type)
     for start in range(0, len(tokens), size):
@@ -170,7 +216,8 @@ def _score_batch(
         nll[part] = -log_q.gather(1, tokens[part, None])[:, 0]
         if dense_states is not None and dense_head is not None:
             distances.add(logits, log_q, dense_head.logits(dense_states[part]), metrics)
-    return nll.view(targets.shape)
+    sums = nll.view(targets.shape).double().sum(dim=1).cpu().tolist()
+    return {"nll": sums, **(distances.values(metrics) if dense_head is not None else {})}
 
 
 def _energy(logits: Tensor) -> float:
@@ -199,16 +246,18 @@ def _dense_head(reference: DenseReference, windows: Windows, head: Head) -> Head
 
 
 def _keeping(
-    keep: Path | None, windows: Windows, head: Head
-) -> AbstractContextManager[Callable[[Tensor], None]]:
-    return nullcontext(_forget) if keep is None else keep_reference(keep, windows, head)
+    keep: Path | None, windows: Windows, head: Head, stored: dict[int, Any], finished: FinishedSteps
+) -> AbstractContextManager[ReferenceWriter | None]:
+    """Return what keeps the hidden states, after those of the batches that are there from an earlier attempt."""
+    if keep is None:
+        return nullcontext()
+    if isinstance(finished, NothingFinished):
+        return keep_reference(keep, windows, head)
+    earlier = [stored[step] for step in takewhile(stored.__contains__, count())]
+    return keep_reference(keep, windows, head, [(len(batch["nll"]), batch["states"]) for batch in earlier])
 
 
-def _forget(hidden: Tensor) -> None:
-    """Keep nothing."""
-
-
-def _check_finite(nll: NDArray[np.float64], first: int) -> None:
+def _check_finite(nll: list[float], first: int) -> None:
     broken = np.flatnonzero(~np.isfinite(nll))
     if len(broken):
         raise StageError(

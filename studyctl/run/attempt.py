@@ -105,6 +105,7 @@ class Attempt:
                 peak_device_bytes=_device_peak(self.job.device),
                 **extra,
             )
+            self.engine.forget_steps(self.job, order)
             return True
         except StopRequested:
             self.stopped = True

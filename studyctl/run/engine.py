@@ -12,6 +12,7 @@ from studyctl.compress.finished import FinishedBlocks
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
 from studyctl.errors import StageError
+from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.reference import DenseReference, open_reference
 from studyctl.evaluate.tasks import TaskRequest, score_task
 from studyctl.evaluate.text import TextScores, score_text
@@ -19,6 +20,7 @@ from studyctl.evaluate.windows import Windows, cut_windows
 from studyctl.files import StudyPaths
 from studyctl.plan.planner import ids_path
 from studyctl.run.exporting import export_weights, refuse_other_weights
+from studyctl.run.finished_steps import StepFile
 from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.published import describe_weights, load_published
 from studyctl.run.recorder import Recorder
@@ -205,17 +207,26 @@ class Engine:
             reference = self._reference(job, order, recorder)
         keep = self._reference_path(job, order) if fidelity is not None and job.is_dense else None
         self._warn_if_short(job, order, windows, recorder)
-        scores = score_text(
-            self._model(),
-            windows,
-            reference=reference,
-            keep=keep,
-            metrics=fidelity.metrics if fidelity else (),
-            batch_tokens=self.batch_tokens(job),
-            reporter=recorder,
-        )
+        with self._steps(job, order) as finished:
+            scores = score_text(
+                self._model(),
+                windows,
+                reference=reference,
+                keep=keep,
+                metrics=fidelity.metrics if fidelity else (),
+                batch_tokens=self.batch_tokens(job),
+                reporter=recorder,
+                finished=finished,
+            )
         _record_scores(scores, order.subject, windows, recorder)
         return {}
+
+    def _steps(self, job: Job, order: StageOrder) -> StepFile:
+        return StepFile(StudyPaths(job.root).finished_steps(job.trial, order.key), self.weights_hash)
+
+    def forget_steps(self, job: Job, order: StageOrder) -> None:
+        """Delete what would be needed to go on with a stage that is finished now."""
+        StudyPaths(job.root).finished_steps(job.trial, order.key).unlink(missing_ok=True)
 
     def _warn_if_short(self, job: Job, order: StageOrder, windows: Windows, recorder: Recorder) -> None:
         assert job.evaluation.perplexity is not None
@@ -261,6 +272,7 @@ class Engine:
             metrics=(),
             batch_tokens=batch,
             reporter=recorder,
+            finished=NothingFinished(),
         )
         return open_reference(path)
 
@@ -281,13 +293,15 @@ class Engine:
             bos=job.model.bos,
             revision=identity.commit,
         )
-        scores = score_task(
-            self._model(),
-            self.loaded.tokenizer,
-            request,
-            batch_tokens=self.batch_tokens(job),
-            reporter=recorder,
-        )
+        with self._steps(job, order) as finished:
+            scores = score_task(
+                self._model(),
+                self.loaded.tokenizer,
+                request,
+                batch_tokens=self.batch_tokens(job),
+                reporter=recorder,
+                finished=finished,
+            )
         for metric in scores.metrics:
             recorder.record("task", task=order.subject, **asdict(metric))
         part = write_items(StudyPaths(job.root), job.trial, job.attempt, order.subject, scores.items)

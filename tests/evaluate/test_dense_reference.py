@@ -26,9 +26,9 @@ def head(dtype: torch.dtype = torch.float32) -> Head:
 
 
 def write(path: Path, states: torch.Tensor, batches: list[int]) -> Path:
-    with keep_reference(path, WINDOWS, head(states.dtype)) as append:
+    with keep_reference(path, WINDOWS, head(states.dtype)) as writer:
         for batch in states.split(batches):
-            append(batch)
+            writer.append(batch)
     return path
 
 
@@ -64,8 +64,8 @@ def test_a_bias_is_kept(tmp_path: Path, tiny: Callable[..., Any]) -> None:
     model.lm_head.bias = torch.nn.Parameter(torch.arange(258.0))
     with torch.no_grad():
         biased = open_head(model, torch.arange(9)).head
-    with keep_reference(tmp_path / "x", WINDOWS, biased) as append:
-        append(torch.zeros(3, 3, 32))
+    with keep_reference(tmp_path / "x", WINDOWS, biased) as writer:
+        writer.append(torch.zeros(3, 3, 32))
     opened = open_reference(tmp_path / "x")
     assert opened is not None
     assert torch.equal(opened.load_head().bias, torch.arange(258.0))
@@ -123,8 +123,8 @@ def test_what_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x", old, [3])
 
     def fail_after_one_batch() -> None:
-        with keep_reference(path, WINDOWS, head()) as append:
-            append(torch.zeros(1, 3, 8))
+        with keep_reference(path, WINDOWS, head()) as writer:
+            writer.append(torch.zeros(1, 3, 8))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

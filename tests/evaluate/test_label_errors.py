@@ -9,6 +9,7 @@ import lm_eval
 import pytest
 
 from studyctl.errors import StageError
+from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.tasks import TaskRequest, score_task
 from studyctl.reporter import SilentReporter
 
@@ -28,7 +29,14 @@ def test_label_outside_the_choices(
     test.write_text("\n".join(json.dumps(row) for row in (good, good | {"label": label})))
     request = TaskRequest("rte", RTE, test, None, 0, 0, False, "auto")
     with pytest.raises(StageError) as caught:
-        score_task(tiny(), tokenizer, request, batch_tokens=512, reporter=SilentReporter())
+        score_task(
+            tiny(),
+            tokenizer,
+            request,
+            batch_tokens=512,
+            reporter=SilentReporter(),
+            finished=NothingFinished(),
+        )
     problem = caught.value.problems[0]
     assert problem.what == f"the right answer of item 1 of {test} is not among its 2 choices"
     assert problem.hint == "the choices are ['True', 'False']"

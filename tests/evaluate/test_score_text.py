@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from studyctl.errors import StageError
 from studyctl.evaluate import text
+from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.reference import DenseReference, open_reference
 from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import TokenizedText, Windows, cut_windows
@@ -30,6 +31,7 @@ def score(model: Any, windows: Windows = WINDOWS, **options: Any) -> TextScores:
         "metrics": ALL,
         "batch_tokens": 60,
         "reporter": SilentReporter(),
+        "finished": NothingFinished(),
     } | options
     return score_text(model, windows, **given)
 

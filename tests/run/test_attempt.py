@@ -40,6 +40,7 @@ class FakeEngine:
         self.steps = {name.replace("_", ":", 1): list(todo) for name, todo in steps.items()}
         self.batch = 256
         self.forgotten = False
+        self.finished: list[str] = []
 
     def _do(self, stage: str) -> dict[str, object]:
         step = self.steps.get(stage, [None]).pop(0) if self.steps.get(stage) else None
@@ -51,6 +52,9 @@ class FakeEngine:
 
     def orders(self, job: Job) -> Iterator[StageOrder]:
         yield from job.stages
+
+    def forget_steps(self, job: Job, order: StageOrder) -> None:
+        self.finished.append(order.name)
 
     def load(self, job: Job, recorder: Any) -> None:
         self._do("load")

@@ -1,0 +1,28 @@
+"""What a stage keeps of its finished steps, so that one that is killed goes on from there."""
+
+from typing import Any, Protocol
+
+
+class FinishedSteps(Protocol):
+    """Results of the numbered steps of one stage. They are JSON values, so that a process can leave them to the next one."""
+
+    def begin(self, plan: str) -> dict[int, Any]:
+        """Return the results of steps that an earlier attempt finished under the same plan.
+
+        Args:
+            plan: Names everything that the steps are cut from: with another plan there is nothing to go on from.
+        """
+
+    def add(self, step: int, result: Any) -> None:
+        """Keep the result of a step."""
+
+
+class NothingFinished:
+    """Keeps nothing."""
+
+    def begin(self, plan: str) -> dict[int, Any]:
+        """Return nothing."""
+        return {}
+
+    def add(self, step: int, result: Any) -> None:
+        """Forget it."""

@@ -1,0 +1,153 @@
+"""Log-likelihoods of continuations from as few tokens as possible: trees of prompts, and logits only where they are asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studyctl.errors import StageError
+from studyctl.evaluate.attention import Layout, UnknownAttentionError, laid_out, tree_attention
+from studyctl.evaluate.batching import chunk_tokens
+from studyctl.evaluate.head import Decoder, Head, open_head
+from studyctl.evaluate.packing import Chunk, pack
+from studyctl.evaluate.trees import Prompt, build_trees
+
+Answer = tuple[float, bool]
+"""Log-likelihood of a continuation in nats, and whether each of its tokens is the likeliest one."""
+
+TOKEN_WORK = 3
+"""What a token costs outside of attention, as pairs of tokens in it, over the hidden size: the products are 24 · hidden² to
+4 · hidden, and attention reaches about half of their rate."""
+PROBED_TOKENS = 24
+PROBED_TARGETS = 4
+PROBED_WORK = 1e9
+"""As the work of a token: prompts that begin with one token in common share a tree."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Nats a token, by which a model may differ between a prompt in a tree and alone: the order of sums differs."""
+_PROBED: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+"""Longest prompt that a model was probed with, and why it cannot take trees; empty: it can."""
+
+
+@dataclass(frozen=True)
+class PackedScorer:
+    """Scores prompts with one model."""
+
+    model: Any
+    decoder: Decoder
+
+    @torch.no_grad()
+    def score(self, chunk: Chunk) -> list[Answer]:
+        """Return the answers to the prompts of a chunk, in its order."""
+        head, device = self.decoder.head, self.decoder.device
+        layout = Layout(chunk, device, head.weight.dtype)
+        ids, positions = (torch.from_numpy(array).to(device)[None] for array in (chunk.ids, chunk.positions))
+        with tree_attention(self.model), laid_out(layout):
+            output = self.decoder.module(input_ids=ids, position_ids=positions, use_cache=False)
+        rows, place = np.unique(chunk.rows, return_inverse=True)
+        states = output.last_hidden_state[0, torch.from_numpy(rows).to(device)]
+        nats, likeliest = _target_nats(head, states, place, chunk.targets)
+        totals = np.bincount(chunk.owners, weights=nats, minlength=len(chunk.prompts))
+        misses = np.bincount(chunk.owners, weights=~likeliest, minlength=len(chunk.prompts))
+        return [(float(total), not missed) for total, missed in zip(totals, misses, strict=True)]
+
+    def chunks(self, prompts: Sequence[Prompt], budget: int) -> list[Chunk]:
+        """Return what to compute for these prompts with ``budget`` tokens a forward pass; the largest trees come first."""
+        work = float(TOKEN_WORK * self.decoder.head.weight.shape[1])
+        device = "cuda" if self.decoder.device.type == "cuda" else "cpu"
+        return pack(prompts, build_trees(prompts, budget, work), budget, device)
+
+
+def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
+    """Return the log-probability of each target, and whether it is the likeliest token.
+
+    Args:
+        head: Of the model.
+        states: ``[rows, hidden]``, each once.
+        place: ``[targets]``: the row that predicts a target, in rising order.
+        targets: ``[targets]``
+    """
+    nats, likeliest = [], []
+    size = chunk_tokens(head.vocabulary, states.device.type)
+    wanted = torch.from_numpy(targets).to(states.device)
+    row = torch.from_numpy(place).to(states.device)
+    for first, last in _spans(len(states), size):
+        logits = head.logits(states[first:last])
+        begin, end = np.searchsorted(place, (first, last))
+        local = row[begin:end] - first
+        found = logits[local, wanted[begin:end]] - torch.logsumexp(logits, dim=-1)[local]
+        nats.append(found.double())
+        likeliest.append(logits.argmax(dim=-1)[local] == wanted[begin:end])
+    return torch.cat(nats).cpu().numpy(), torch.cat(likeliest).cpu().numpy()
+
+
+def _spans(total: int, size: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, total, size):
+        yield first, min(first + size, total)
+
+
+def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
+    """Return what scores prompts in trees, or why this model cannot.
+
+    A model is believed that gives the same answers in trees as to each prompt alone. It is asked again when prompts are
+    longer than those that it was asked with and it does not look at all of a prompt: what is out of reach shows in long
+    prompts only.
+    """
+    longest = max((prompt.tokens for prompt in prompts), key=len)
+    probed, reason = _PROBED.get(model, (0, ""))
+    near = _looks_near(model)
+    try:
+        scorer = PackedScorer(model, open_head(model, torch.tensor(longest)))
+        if not probed or (near and len(longest) > probed and not reason):
+            reason = _probe(scorer, _probes(prompts, longest if near else ()))
+            _PROBED[model] = (len(longest), reason)
+    except (UnknownAttentionError, StageError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error)
+        _PROBED[model] = (len(longest), reason)
+        return reason
+    return reason or scorer
+
+
+def _looks_near(model: Any) -> bool:
+    """Return whether some layers of a model do not look at all of a prompt."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    near = ("sliding_window", "attention_chunk_size")
+    return bool(kinds - {"full_attention"}) or any(getattr(config, name, None) for name in near)
+
+
+def _probes(prompts: Sequence[Prompt], longest: tuple[int, ...]) -> list[Prompt]:
+    """Return prompts of which one begins as another does and goes on as a third; whatever follows them is scored."""
+    texts = sorted({prompt.tokens[:PROBED_TOKENS] for prompt in prompts}, key=len)
+    one, other = texts[0], texts[-1]
+    half = PROBED_TOKENS // 2
+    probes = {one, other, one[:half] + other[-half:], longest} - {()}
+    return [Prompt(tokens, tokens[-PROBED_TARGETS:]) for tokens in sorted(probes)]
+
+
+def _probe(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
+    """Return how the answers to prompts in one tree differ from those to each alone; empty: they do not."""
+    budget = sum(len(prompt.tokens) for prompt in prompts)
+    (chunk,) = pack(prompts, build_trees(prompts, budget, PROBED_WORK), budget, "cpu")
+    together = dict(zip(chunk.prompts.tolist(), scorer.score(chunk), strict=True))
+    bound = TOLERANCE[scorer.decoder.head.weight.dtype]
+    for number, prompt in enumerate(prompts):
+        difference = abs(together[number][0] - _alone(scorer, prompt))
+        if not difference <= bound * max(1, len(prompt.targets)):
+            return f"an answer differs by {difference:.2g} nats between a prompt alone and beside others"
+    return ""
+
+
+@torch.no_grad()
+def _alone(scorer: PackedScorer, prompt: Prompt) -> float:
+    """Return the log-likelihood of a prompt's targets by an ordinary forward pass."""
+    hidden = scorer.decoder.hidden(torch.tensor(prompt.tokens, device=scorer.decoder.device)[None])[0]
+    count = len(prompt.targets)
+    if not count:
+        return 0.0
+    targets = torch.tensor(prompt.targets, device=hidden.device)
+    log_q = torch.log_softmax(scorer.decoder.head.logits(hidden[-count:]), dim=-1)
+    return float(log_q.gather(1, targets[:, None]).double().sum())

@@ -1,0 +1,120 @@
+"""Prompts as prefix trees: what several prompts begin with is read once.
+
+Prompts in sorted order are a depth-first walk of the tree over all their tokens: each adds a branch after what it shares
+with the one before. In that order the tokens below a token are the ones that follow it, up to its ``end``; so token i sees
+token j exactly if ``j <= i < end[j]``, and its position is its depth. No other structure is needed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model reads for one request, and what is to follow."""
+
+    tokens: tuple[int, ...]
+    """Context and continuation without its last token; at least one token."""
+    targets: tuple[int, ...]
+    """The continuation: the last ``len(targets)`` tokens predict them, one each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Prompts that share their beginning, each token once."""
+
+    tokens: Ids
+    """``[size]``, depth first."""
+    depths: Ids
+    """``[size]``: position of a token in the prompts that it belongs to."""
+    ends: Ids
+    """``[size]``: index after the last token below it."""
+    prompts: tuple[int, ...]
+    """Numbers of its prompts."""
+    scored: tuple[Ids, ...]
+    """Of each prompt: indices of the tokens that predict its targets."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of tokens."""
+        return len(self.tokens)
+
+    @property
+    def is_chain(self) -> bool:
+        """Return whether nothing branches: every token sees all before it."""
+        return bool((self.ends == self.size).all())
+
+
+def build_trees(prompts: Sequence[Prompt], limit: int, token_work: float) -> list[Tree]:
+    """Return the trees of prompts, the largest first; a pure function of its arguments.
+
+    A prompt joins the tree of those that sort before it where reading its beginning again would cost more than what the
+    larger tree costs in attention, which computes the square of a tree and masks most of it.
+
+    Args:
+        prompts: In any order.
+        limit: Tokens of a tree; only a single prompt may have more.
+        token_work: What a token costs outside of attention, as pairs of tokens inside of it.
+    """
+    order = sorted(range(len(prompts)), key=lambda number: prompts[number].tokens)
+    trees = [
+        _tree(prompts, run, shared) for run, shared in _runs(prompts, order, limit=limit, work=token_work)
+    ]
+    return sorted(trees, key=lambda tree: (-tree.size, tree.prompts))
+
+
+def _runs(
+    prompts: Sequence[Prompt], order: list[int], *, limit: int, work: float
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the prompts of each tree, in sorted order, and how many tokens each shares with the one before."""
+    run: list[int] = []
+    shared: list[int] = []
+    size = 0
+    before = np.empty(0, np.int64)
+    for number in order:
+        tokens = np.asarray(prompts[number].tokens)
+        common = _common(before, tokens)
+        new = len(tokens) - common
+        extra = 2 * size * new + new**2 - len(tokens) ** 2
+        if run and (size + new > limit or common * work < extra):
+            yield run, shared
+            run, shared, size, common = [], [], 0, 0
+        run.append(number)
+        shared.append(common)
+        size += len(tokens) - common
+        before = tokens
+    if run:
+        yield run, shared
+
+
+def _common(one: Ids, other: Ids) -> int:
+    """Return how many tokens two prompts begin with together."""
+    length = min(len(one), len(other))
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length
+
+
+def _tree(prompts: Sequence[Prompt], run: list[int], shared: list[int]) -> Tree:
+    longest = max(len(prompts[number].tokens) for number in run)
+    size = sum(len(prompts[number].tokens) - common for number, common in zip(run, shared, strict=True))
+    tokens, depths, ends = (np.empty(size, np.int64) for _ in range(3))
+    path = np.empty(longest, np.int64)  # index of the token at each depth of the prompt at hand
+    scored = []
+    start = depth = 0
+    for number, common in zip(run, shared, strict=True):
+        prompt = prompts[number]
+        ends[path[common:depth]] = start
+        depth = len(prompt.tokens)
+        stop = start + depth - common
+        tokens[start:stop] = prompt.tokens[common:]
+        depths[start:stop] = np.arange(common, depth)
+        path[common:depth] = np.arange(start, stop)
+        scored.append(path[depth - len(prompt.targets) : depth].copy())
+        start = stop
+    ends[path[:depth]] = size
+    return Tree(tokens, depths, ends, tuple(run), tuple(scored))

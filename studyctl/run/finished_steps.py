@@ -1,0 +1,81 @@
+"""Finished steps of a stage that is not finished, on disk, so that an attempt goes on where a killed one was.
+
+They are no results: what a stage measured is in its journal when it ends, and this file is deleted then. Torn or lost, it
+costs the work of a stage.
+"""
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from studyctl.errors import StudyError
+from studyctl.run.recorder import CannotWriteError
+from studyctl.store.journal import JournalWriter, read_journal
+
+SAVE_SECONDS = 2.0
+"""How much work a kill may cost, a step aside that takes longer."""
+
+
+class StepFile:
+    """The steps of one stage of a trial; what is not on disk yet is written when the context is left."""
+
+    def __init__(self, path: Path, weights_hash: str) -> None:
+        self._path = path
+        self._weights = weights_hash
+        self._plan = ""
+        self._unsaved: dict[int, Any] = {}
+        self._since = time.monotonic()
+        self._file: JournalWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._save()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def begin(self, plan: str) -> dict[int, Any]:
+        """Return the results of steps that are stored for the same plan and the same weights."""
+        self._save()
+        self._plan = f"{self._weights} {plan}"
+        self._since = time.monotonic()
+        try:
+            records = list(read_journal(self._path))
+        except FileNotFoundError:
+            return {}
+        except StudyError:  # damaged in the middle
+            self._path.unlink()
+            return {}
+        stored = [record["steps"] for record in records if record.get("plan") == self._plan]
+        return {int(step): result for steps in stored for step, result in steps.items()}
+
+    def add(self, step: int, result: Any) -> None:
+        """Keep the result of a step; it is on disk when some seconds of work are together.
+
+        A result that is not finite is no JSON, and is computed again.
+
+        Raises:
+            CannotWriteError: the disk is full or gone.
+        """
+        with suppress(ValueError):
+            json.dumps(result, allow_nan=False)
+            self._unsaved[step] = result
+        if time.monotonic() - self._since >= SAVE_SECONDS:
+            self._save()
+            self._since = time.monotonic()
+
+    def _save(self) -> None:
+        if not self._unsaved:
+            return
+        try:
+            if self._file is None:
+                self._file = JournalWriter(self._path)
+            self._file.write("steps", plan=self._plan, steps=self._unsaved)
+        except StudyError as error:
+            raise CannotWriteError(str(error)) from error
+        self._unsaved = {}
