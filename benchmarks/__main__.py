@@ -4,8 +4,8 @@ import os
 import sys
 from importlib import import_module
 
-NAMES = ("startup", "planning", "publishing", "app", "overhead", "estimates", "compression")
-"""Quick ones first; the last three take minutes."""
+NAMES = ("startup", "planning", "publishing", "app", "overhead", "estimates", "compression", "tasks", "text")
+"""Quick ones first; the last five take minutes."""
 BY_NAME_ONLY = ("memory38",)
 """Takes ten minutes and 5 GB."""
 

@@ -24,8 +24,10 @@ ELEMENTWISE = 2000.0
 """Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
 FIDELITY_HEADS = 3.2
 """Logits of the variant and of dense, and the comparison, as multiples of ``lm_head`` and one softmax."""
-CONTEXTS = 2.0
-"""How often the text of an item is read, all choices together."""
+ITEM_TEXT = 0.5
+"""Part of an item's bytes in its file that is read; the rest is names of fields and what choices share."""
+SCORED_TOKENS = 0.3
+"""Part of the tokens of a task that predict something, and so have logits."""
 BYTES_PER_TOKEN = 3.5
 STORED_COPIES = 2
 """Blocks that are done are on the disk until the whole model is."""
@@ -137,7 +139,7 @@ def stage_work(plan: StudyPlan, trial: Trial, stage: str) -> float:
         compared = plan.document.spec.evaluation.fidelity is not None and not trial.is_dense
         heads = FIDELITY_HEADS if compared else 1.0
         return tokens * (_block_work(model) + heads * _head_work(model))
-    item_work = _item_tokens(plan, subject) * (_block_work(model) + _head_work(model))
+    item_work = _item_tokens(plan, subject) * (_block_work(model) + SCORED_TOKENS * _head_work(model))
     return task_items(plan, subject) * item_work
 
 
@@ -194,11 +196,12 @@ def task_items(plan: StudyPlan, name: str) -> int:
 
 
 def _item_tokens(plan: StudyPlan, name: str) -> float:
-    """Return the tokens that an item costs, from the size of the items' file; 150 where that is not known."""
-    identity = plan.tasks.get(name)
+    """Return the tokens that an item costs with its examples, from the size of the items' file; 50 each where that is not known."""
+    identity, tasks = plan.tasks.get(name), plan.document.spec.evaluation.tasks
+    texts = 1 + (tasks.shots if tasks is not None else 0)
     if identity is None or not identity.items or not identity.bytes:
-        return 150.0
-    return CONTEXTS * identity.bytes / identity.items / BYTES_PER_TOKEN
+        return 50.0 * texts
+    return texts * ITEM_TEXT * identity.bytes / identity.items / BYTES_PER_TOKEN
 
 
 def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -> int:

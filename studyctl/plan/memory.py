@@ -1,6 +1,6 @@
 """Peak memory of a trial, predicted from sizes."""
 
-from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, chunk_tokens, scored_tokens
+from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, chunk_tokens
 from studyctl.plan.compressing import compressing_bytes, passing_bytes
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
@@ -71,14 +71,9 @@ def _evaluating(plan: StudyPlan, trial: Trial, device: str) -> int:
     identity, evaluation = trial.model.identity, plan.document.spec.evaluation
     if identity is None:
         return 0
-    tokens, vocabulary, needs = batch_tokens(device), identity.vocab_size, [0]
-    if evaluation.perplexity is not None and vocabulary:
-        rows = max(tokens, evaluation.perplexity.sequence_length)
-        chunk = CHUNK_TENSORS * 4 * chunk_tokens(vocabulary, device) * vocabulary
-        needs.append(passing_bytes(identity, rows, _width(trial.model.dtype)) + chunk)
-    if evaluation.tasks is not None and vocabulary:
-        scored = scored_tokens(vocabulary, device, tokens)
-        # As computed, and twice in float32 while the softmax is taken.
-        logits = scored * vocabulary * (_width(trial.model.dtype) + 8)
-        needs.append(passing_bytes(identity, scored, _width(trial.model.dtype)) + logits)
-    return max(needs)
+    vocabulary, protocol = identity.vocab_size, evaluation.perplexity
+    if not vocabulary or (protocol is None and evaluation.tasks is None):
+        return 0
+    tokens = max(batch_tokens(device), protocol.sequence_length if protocol is not None else 0)
+    chunk = CHUNK_TENSORS * 4 * chunk_tokens(vocabulary, device) * vocabulary
+    return passing_bytes(identity, tokens, _width(trial.model.dtype)) + chunk

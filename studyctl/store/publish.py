@@ -21,9 +21,10 @@ import studyctl
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, atomic_path
 from studyctl.store.index import Index, Stored
+from studyctl.store.intervals import intervals
 from studyctl.store.planned import Planned, read_planned
 from studyctl.store.rows import Part, Rows, collect, timestamp
-from studyctl.store.schema import ABOUT, ITEMS, LEAD, TABLES, TASK_FLIPS, VERSION, Table, views_sql
+from studyctl.store.schema import ABOUT, INTERVALS, ITEMS, LEAD, TABLES, TASK_FLIPS, VERSION, Table, views_sql
 
 STORAGE = "v1.2.0"
 """Oldest DuckDB that can open the file."""
@@ -123,7 +124,9 @@ def _fill(connection: duckdb.DuckDBPyConnection, planned: Planned, rows: Rows) -
     rows.tables[ABOUT.name] = [_about(planned)]
     for table in TABLES:
         total += _insert(connection, table, rows.tables.get(table.name, []))
-    total += _insert(connection, TASK_FLIPS, _task_flips(connection))
+    flips = _task_flips(connection)
+    total += _insert(connection, TASK_FLIPS, flips)
+    total += _insert(connection, INTERVALS, intervals(connection, flips))
     connection.execute("COMMIT")
     return total
 

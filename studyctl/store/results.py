@@ -42,6 +42,8 @@ class Standing:
     bits_per_weight: float | None
     sparsity: float | None
     ppl_ratio: float | None
+    ppl_ratio_low: float | None
+    ppl_ratio_high: float | None
     worst_language: str | None
     worst_ppl_ratio: float | None
     languages: int | None
@@ -50,6 +52,8 @@ class Standing:
     top1: float | None
     acc: float | None
     acc_change: float | None
+    acc_change_low: float | None
+    acc_change_high: float | None
     tasks: int | None
     flips: int | None
     right_to_wrong: int | None
@@ -87,6 +91,8 @@ class LanguageResult:
     perplexity: float | None
     dense_perplexity: float | None
     ppl_ratio: float | None
+    ppl_ratio_low: float | None
+    ppl_ratio_high: float | None
     bits_per_byte: float | None
     dense_bits_per_byte: float | None
     bits_per_byte_change: float | None
@@ -108,6 +114,8 @@ class TaskResult:
     stderr: float | None
     dense_value: float | None
     change: float | None
+    change_low: float | None
+    change_high: float | None
     items: int | None
     right_to_wrong: int | None
     wrong_to_right: int | None

@@ -6,7 +6,7 @@ Checks and notebooks rely on these names; a unit is part of a name. The views ar
 from dataclasses import dataclass
 from importlib.resources import files
 
-VERSION = 2
+VERSION = 3
 """Rises when a reader of this version would misread the file."""
 
 
@@ -228,6 +228,15 @@ TASK_FLIPS = _results(
     ("wrong_to_right", "BIGINT", "items that the dense model has wrong and this one right"),
     ("mcnemar_p", "DOUBLE", "exact two-sided McNemar test of the two counts"),
 )
+INTERVALS = _results(
+    "intervals",
+    "one row a figure beside the dense model's: 95 % bootstrap interval, windows and items paired",
+    ("measure", "VARCHAR", "ppl_ratio, or the metric whose change it is: acc, acc_norm"),
+    ("subject", "VARCHAR", "language or task; NULL: the mean over all of them, geometric for ratios"),
+    ("pairs", "BIGINT", "windows or items that both have; for a mean, languages or tasks in it"),
+    ("low", "DOUBLE", "2.5th percentile of the drawn samples"),
+    ("high", "DOUBLE", "97.5th percentile of the drawn samples"),
+)
 WARNINGS = _results(
     "warnings",
     "one row a finding that a reader of the results must know, from the attempts whose results are current",
@@ -257,5 +266,5 @@ ABOUT = Table(
 )
 
 TABLES = (
-    TRIALS, ATTEMPTS, STAGES, LAYERS, PERPLEXITY, WINDOWS, FIDELITY, TASKS, ITEMS, TASK_FLIPS, WARNINGS, ABOUT,
+    TRIALS, ATTEMPTS, STAGES, LAYERS, PERPLEXITY, WINDOWS, FIDELITY, TASKS, ITEMS, TASK_FLIPS, INTERVALS, WARNINGS, ABOUT,
 )  # fmt: skip

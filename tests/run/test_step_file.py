@@ -1,0 +1,175 @@
+"""Finished steps on disk: taken up by the next attempt, of the same weights and the same plan only."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from studyctl.evaluate.finished import NothingFinished
+from studyctl.evaluate.packed import PackedScorer, open_packed
+from studyctl.evaluate.reference import open_reference
+from studyctl.evaluate.text import TextScores, score_text
+from studyctl.evaluate.windows import Windows
+from studyctl.reporter import SilentReporter
+from studyctl.run import finished_steps
+from studyctl.run.finished_steps import StepFile
+from tests.compress.tiny import tiny_model
+from tests.evaluate.test_packed import random_prompts
+
+KILLS = int(os.environ.get("STUDYCTL_KILLS", "12"))
+WINDOWS = Windows(np.random.default_rng(0).integers(0, 61, (40, 12)).astype(np.int32), bytes=480, bos=False)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finished_steps, "SAVE_SECONDS", 0.0)
+
+
+def test_steps_come_back_bit_by_bit(tmp_path: Path) -> None:
+    values = [[-0.1 - 2**-50, True], [-1e-300, False]]
+    with StepFile(tmp_path / "steps" / "x.jsonl", "weights") as steps:
+        assert steps.begin("plan") == {}
+        steps.add(0, values)
+        steps.add(1, {"nll": [0.1 + 0.2]})
+    with StepFile(tmp_path / "steps" / "x.jsonl", "weights") as steps:
+        assert steps.begin("plan") == {0: values, 1: {"nll": [0.1 + 0.2]}}
+        assert steps.begin("another plan") == {}
+    with StepFile(tmp_path / "steps" / "x.jsonl", "other weights") as steps:
+        assert steps.begin("plan") == {}
+
+
+def test_a_stage_with_two_plans_keeps_both(tmp_path: Path) -> None:
+    for _ in range(2):
+        with StepFile(tmp_path / "x.jsonl", "") as steps:
+            for plan in ("one", "two"):
+                stored = steps.begin(plan)
+                steps.add(len(stored), plan)
+    with StepFile(tmp_path / "x.jsonl", "") as steps:
+        assert steps.begin("one") == {0: "one", 1: "one"}
+        assert steps.begin("two") == {0: "two", 1: "two"}
+
+
+def test_what_is_not_written_yet_is_when_the_stage_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished_steps, "SAVE_SECONDS", 1e9)
+
+    def stopped() -> None:
+        with StepFile(tmp_path / "x.jsonl", "") as steps:
+            steps.begin("plan")
+            steps.add(0, 1.5)
+            assert not (tmp_path / "x.jsonl").exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    with StepFile(tmp_path / "x.jsonl", "") as steps:
+        assert steps.begin("plan") == {0: 1.5}
+
+
+def test_a_result_that_is_not_finite_is_computed_again(tmp_path: Path) -> None:
+    with StepFile(tmp_path / "x.jsonl", "") as steps:
+        steps.begin("plan")
+        steps.add(0, [float("-inf")])
+        steps.add(1, [1.0])
+    with StepFile(tmp_path / "x.jsonl", "") as steps:
+        assert steps.begin("plan") == {1: [1.0]}
+
+
+def test_torn_or_damaged_anywhere_it_costs_work_and_never_a_wrong_result(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    with StepFile(path, "") as steps:
+        steps.begin("plan")
+        for step in range(3):
+            steps.add(step, step / 7)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with StepFile(path, "") as steps:
+            stored = steps.begin("plan")
+            assert stored == {step: step / 7 for step in stored}
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        with StepFile(path, "") as steps:
+            stored = steps.begin("plan")
+            assert stored == {step: step / 7 for step in stored}
+
+
+def killed_now_and_then(work: Any, moments: random.Random, seconds: float) -> int:
+    """Run ``work`` in a child until it comes to its end, killing it at random moments; return how many kills it took."""
+    kills = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            work()
+            os._exit(0)
+        deadline = time.monotonic() + (moments.uniform(0, seconds) if kills < KILLS else 1e9)
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                assert status == 0
+                return kills
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+
+
+def test_a_text_that_is_killed_many_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    dense, model = tiny_model("llama"), tiny_model("llama", seed=1)
+
+    def score(scored: Any, steps: Any, **options: Any) -> TextScores:
+        given: dict[str, Any] = {"reference": None, "keep": None, "metrics": ("kl", "top1", "snr")} | options
+        return score_text(
+            scored, WINDOWS, batch_tokens=12, reporter=SilentReporter(), finished=steps, **given
+        )
+
+    def dense_pass() -> None:
+        with StepFile(tmp_path / "dense.jsonl", "") as steps:
+            score(dense, steps, keep=tmp_path / "dense")
+
+    score(dense, NothingFinished(), keep=tmp_path / "undisturbed")
+    begun = time.monotonic()
+    expected = score(model, NothingFinished(), reference=open_reference(tmp_path / "undisturbed"))
+    seconds = time.monotonic() - begun
+    moments = random.Random(3)
+    assert killed_now_and_then(dense_pass, moments, seconds) > 0
+    assert (tmp_path / "dense").read_bytes() == (tmp_path / "undisturbed").read_bytes()
+
+    def fidelity() -> None:
+        with StepFile(tmp_path / "x.jsonl", "") as steps:
+            found = score(model, steps, reference=open_reference(tmp_path / "dense"))
+        assert found.window_nll.tolist() == expected.window_nll.tolist()
+        assert found.fidelity == expected.fidelity
+
+    assert killed_now_and_then(fidelity, moments, seconds) > 0
+
+
+def test_a_task_that_is_killed_many_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    model = tiny_model("gemma2")
+    prompts = random_prompts([9, 12, 15, 20, 23, 28, 31, 37], branches=4, targets=3)
+    scorer = open_packed(model, prompts)
+    assert isinstance(scorer, PackedScorer)
+    chunks = scorer.chunks(prompts, 40)
+    begun = time.monotonic()
+    expected = [scorer.score(chunk) for chunk in chunks]
+    seconds = time.monotonic() - begun
+
+    def score() -> None:
+        with StepFile(tmp_path / "x.jsonl", "") as steps:
+            stored = steps.begin("plan")
+            for number, chunk in enumerate(chunks):
+                if number not in stored:
+                    steps.add(number, scorer.score(chunk))
+        with StepFile(tmp_path / "x.jsonl", "") as steps:
+            found = steps.begin("plan")
+        assert [[tuple(answer) for answer in found[number]] for number in range(len(chunks))] == expected
+
+    assert killed_now_and_then(score, random.Random(5), seconds) > 0
