@@ -28,8 +28,9 @@ setup: .venv/ready
 quickstart: setup
 	$(BIN)/studyctl run pocket
 
+# A process a core, each with one thread: on few cores they would wait for each other's.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff format --check .
