@@ -27,7 +27,6 @@ CONFIG = {
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "sparsegpt", "sparsity": 0.5},
         {"method": "gptq", "bits": 4},
         {"method": "awq", "bits": 4, "ratios": 2},  # more candidates take time, not memory
     ],

@@ -81,7 +81,7 @@ NOT_PUBLISHED = {
 }
 
 
-ALWAYS = ("sparsegpt-0.5", "gptq-4-g64")
+ALWAYS = ("gptq-4-g64",)
 """What is compared on the larger of the two models, too, without being asked for."""
 
 

@@ -97,7 +97,9 @@ async def test_tasks_show_the_change_of_accuracy_and_its_mean(finished: FakeStud
 
 def test_a_change_that_is_hardly_chance_has_a_star() -> None:
     def result(p: float) -> TaskResult:
-        return TaskResult("m.a", "m", "a", "a", "boolq", "acc", 0.4, 0.1, 0.6, -0.2, 100, 22, 2, p)
+        return TaskResult(
+            "m.a", "m", "a", "a", "boolq", "acc", 0.4, 0.1, 0.6, -0.2, -0.3, -0.1, 100, 22, 2, p
+        )
 
     for p, star in ((0.049, "*"), (0.05, " ")):
         comparison = Comparison(

@@ -1,6 +1,6 @@
 """Tables of variants by languages and by tasks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.text import Text
 
@@ -107,6 +107,7 @@ class LanguageSheet(Sheet):
             )
         parts = [
             f"perplexity {_plain(result.perplexity)}, dense {_plain(result.dense_perplexity)}, ratio {_plain(result.ppl_ratio)}"
+            + _interval(result.ppl_ratio_low, result.ppl_ratio_high, ratio)
         ]
         if result.kl_nats is not None:
             parts.append(f"KL {_plain(result.kl_nats)} nats, top-1 {fixed(result.top1, 3).plain}")
@@ -117,17 +118,24 @@ def _plain(value: Figure) -> str:
     return ratio(value).plain
 
 
+def _interval(low: Figure, high: Figure, show: Callable[[Figure], Text]) -> str:
+    """Return where a figure is in 95 of 100 drawn samples, or nothing where that is not known."""
+    return "" if low is None or high is None else f" ({show(low).plain} to {show(high).plain})"
+
+
 def _standing_says(line: Line) -> str:
     trial = line.trial
     if trial is None:
         return line.label
     parts = [f"{fixed(trial.bits_per_weight, 2).plain} bits a weight"]
     if trial.ppl_ratio is not None:
-        parts.append(f"ppl ratio {_plain(trial.ppl_ratio)} over {trial.languages} languages")
+        interval = _interval(trial.ppl_ratio_low, trial.ppl_ratio_high, ratio)
+        parts.append(f"ppl ratio {_plain(trial.ppl_ratio)}{interval} over {trial.languages} languages")
     if trial.worst_ppl_ratio is not None and trial.variant != "dense":
         parts.append(f"worst {trial.worst_language} {_plain(trial.worst_ppl_ratio)}")
     if trial.acc is not None:
-        parts.append(f"acc {fixed(trial.acc, 3).plain} ({change(trial.acc_change).plain})")
+        interval = _interval(trial.acc_change_low, trial.acc_change_high, change)
+        parts.append(f"acc {fixed(trial.acc, 3).plain}, change {change(trial.acc_change).plain}{interval}")
     return f"{line.label}: {', '.join(parts)}"
 
 
@@ -179,6 +187,7 @@ class TaskSheet(Sheet):
             return _standing_says(line)
         value, dense = fixed(result.value, 3).plain, fixed(result.dense_value, 3).plain
         parts = [f"{result.metric} {value}, dense {dense}, change {change(result.change).plain}"]
+        parts[0] += _interval(result.change_low, result.change_high, change)
         if result.mcnemar_p is not None:
             parts.append(
                 f"{result.right_to_wrong} turned wrong and {result.wrong_to_right} right of {result.items}, "
