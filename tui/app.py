@@ -1,7 +1,9 @@
 """The app: five screens on one study. It watches; closing it, or losing the line to it, changes nothing of a run."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -14,12 +16,7 @@ from textual.worker import get_current_worker
 
 from studyctl.files import StudyPaths
 from tui.screens.base import StudyScreen
-from tui.screens.compare import CompareScreen
 from tui.screens.help import HelpScreen
-from tui.screens.monitor import MonitorScreen
-from tui.screens.spec import SpecScreen
-from tui.screens.sql import SqlScreen
-from tui.screens.studies import StudiesScreen
 from tui.screens.too_small import TooSmallScreen
 from tui.themes import DARK, THEMES
 from tui.view import View, Watcher
@@ -29,14 +26,34 @@ for _digit in "12345":  # one terminal's option keys, which hide alt and a digit
 
 LOOK_SECONDS = 1.0
 """How often the open study is read."""
-SCREENS: dict[str, type[StudyScreen]] = {
-    "studies": StudiesScreen,
-    "monitor": MonitorScreen,
-    "compare": CompareScreen,
-    "spec": SpecScreen,
-    "sql": SqlScreen,
-}
-"""In the order of their number keys."""
+PRELOAD_SECONDS = 1.0
+SCREENS = ("studies", "monitor", "compare", "spec", "sql")
+"""In the order of their number keys; each is a module of ``tui.screens``, imported when it is shown first: all of them would
+double the time that the app takes to start."""
+
+
+def screen_type(name: str) -> type[StudyScreen]:
+    """Return the class of a screen."""
+    found: type[StudyScreen] = getattr(import_module(f"tui.screens.{name}"), f"{name.capitalize()}Screen")
+    return found
+
+
+def _open(name: str) -> StudyScreen:
+    return screen_type(name)()
+
+
+class _EarlyGlance:
+    """The first look at a study, in a thread that begins before there is an app to show it in."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        pool = ThreadPoolExecutor(1)
+        self._found = pool.submit(watcher.glance)
+        pool.shutdown(wait=False)
+
+    def view(self) -> View | None:
+        """Return what was seen, once it is."""
+        return self._found.result()
 
 
 class StudyApp(App[str]):
@@ -46,7 +63,9 @@ class StudyApp(App[str]):
     CSS_PATH = "studyctl.tcss"
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**SCREENS}
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        name: partial(_open, name) for name in SCREENS
+    }
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(f"{number},alt+{number}", f"go('{name}')", name.capitalize(), show=False)
@@ -77,6 +96,7 @@ class StudyApp(App[str]):
         self._first = screen
         self._looking = self._look_again = False
         self._watcher = Watcher(study) if study is not None else None
+        self._early = _EarlyGlance(self._watcher) if self._watcher is not None else None
 
     def on_mount(self) -> None:
         """Show the first screen and begin to look."""
@@ -85,7 +105,13 @@ class StudyApp(App[str]):
         self.theme = DARK.name
         self.switch_mode(self._first)
         self.set_interval(LOOK_SECONDS, self.look)
+        self.set_timer(PRELOAD_SECONDS, self._preload)
         self.look()
+
+    @work(thread=True, group="preload")
+    def _preload(self) -> None:
+        for name in SCREENS:
+            screen_type(name)
 
     # -- the open study
 
@@ -114,8 +140,11 @@ class StudyApp(App[str]):
     @work(thread=True, group="look")
     def _read(self, watcher: Watcher) -> None:
         worker = get_current_worker()
-        if self.view is None and (first := watcher.glance()) is not None and not worker.is_cancelled:
-            self.call_from_thread(self._take, watcher, first)
+        if self.view is None:
+            early, self._early = self._early, None
+            first = early.view() if early is not None and early.watcher is watcher else watcher.glance()
+            if first is not None and not worker.is_cancelled:
+                self.call_from_thread(self._take, watcher, first)
         view = watcher.look()
         if not worker.is_cancelled:
             self.call_from_thread(self._looked, watcher, view)
@@ -156,7 +185,7 @@ class StudyApp(App[str]):
     def action_leave(self) -> None:
         """Leave; a run goes on. Text that is not saved is asked for first."""
         stack = self.get_screen_stack("spec") if "spec" in self._screen_stacks else []
-        editor = next((screen for screen in stack if isinstance(screen, SpecScreen)), None)
+        editor = next((screen for screen in stack if isinstance(screen, StudyScreen)), None)
         if editor is None:
             self._leave()
         else:
@@ -177,8 +206,8 @@ class StudyApp(App[str]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer the screens, the themes and the keys in the palette."""
         for number, name in enumerate(SCREENS, 1):
-            about = SCREENS[name].ABOUT
-            yield SystemCommand(f"{SCREENS[name].NAME} ({number})", about, partial(self.action_go, name))
+            kind = screen_type(name)
+            yield SystemCommand(f"{kind.NAME} ({number})", kind.ABOUT, partial(self.action_go, name))
         for theme in THEMES:
             yield SystemCommand(
                 f"Theme: {theme.name}", "colours", partial(setattr, self, "theme", theme.name)

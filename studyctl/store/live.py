@@ -13,7 +13,6 @@ from studyctl.store.holder import Holder, living_runner, read_holder
 from studyctl.store.index import Index, Stored
 from studyctl.store.journal import JournalTail, Record
 from studyctl.store.planned import Planned, PlannedTrial, TrialStatus, read_planned, trial_status
-from studyctl.store.publish import publish_in_memory
 from studyctl.store.results import (
     Finding,
     LanguageResult,
@@ -275,6 +274,8 @@ class Live:
             if trial.trial in chosen or (trial.variant == "dense" and trial.model in models)
         ]
         part = replace(self._planned, trials=tuple(planned))
+        from studyctl.store.publish import publish_in_memory  # with pyarrow, which takes time to import
+
         return Results(publish_in_memory(self.paths, part, self._stored, self._running))
 
     def trial(self, name: str) -> TrialDetail:

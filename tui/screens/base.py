@@ -1,5 +1,6 @@
 """What all screens of the app have in common."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -53,6 +54,15 @@ class StudyScreen(Screen[None]):
 
         Must be quick: change only what is different from the last view.
         """
+
+    def ask_first(self, then: Callable[[], object], otherwise: Callable[[], object] | None = None) -> None:
+        """Do something that loses unsaved work, once that is saved or given up; at once where there is none.
+
+        Args:
+            then: what is done.
+            otherwise: what is done instead if the answer is to go on.
+        """
+        then()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Let the key of a filter be typed where text is typed."""

@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.timer import Timer
 from textual.widgets import TextArea
+from typing_extensions import override
 
 from studyctl.errors import Problem
 from tui.screens.base import StudyScreen
@@ -134,13 +135,8 @@ class SpecScreen(StudyScreen):
         """Keep the text that is open as the app's spec, so that nothing asks again."""
         self._opening, self.study_app.spec = None, self.path
 
+    @override
     def ask_first(self, then: Callable[[], object], otherwise: Callable[[], object] | None = None) -> None:
-        """Do something that loses unsaved text, once that is saved or given up; at once where there is none.
-
-        Args:
-            then: what is done.
-            otherwise: what is done instead if the answer is to go on editing.
-        """
         self.source.ask_first(self.editor.text, then, otherwise)
 
     @on(SpecFile.Opened)
