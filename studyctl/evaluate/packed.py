@@ -13,6 +13,7 @@ from studyctl.errors import StageError
 from studyctl.evaluate.attention import Layout, UnknownAttentionError, laid_out, tree_attention
 from studyctl.evaluate.batching import chunk_tokens
 from studyctl.evaluate.head import Decoder, Head, open_head
+from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.evaluate.packing import Chunk, pack
 from studyctl.evaluate.trees import Prompt, build_trees
 
@@ -22,6 +23,7 @@ Answer = tuple[float, bool]
 TOKEN_WORK = 3
 """What a token costs outside of attention, as pairs of tokens in it, over the hidden size: the products are 24 · hidden² to
 4 · hidden, and attention reaches about half of their rate."""
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 PROBED_TOKENS = 24
 PROBED_TARGETS = 4
 PROBED_WORK = 1e9
@@ -97,6 +99,8 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
     prompts only.
     """
     longest = max((prompt.tokens for prompt in prompts), key=len)
+    if (other := _other_layers(model)) is not None:
+        return other
     probed, reason = _PROBED.get(model, (0, ""))
     near = _looks_near(model)
     try:
@@ -104,11 +108,21 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
         if not probed or (near and len(longest) > probed and not reason):
             reason = _probe(scorer, _probes(prompts, longest if near else ()))
             _PROBED[model] = (len(longest), reason)
-    except (UnknownAttentionError, StageError, TypeError, ValueError, AttributeError) as error:
+    except (UnknownAttentionError, StageError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error)
         _PROBED[model] = (len(longest), reason)
         return reason
     return reason or scorer
+
+
+def _other_layers(model: Any) -> str | None:
+    """Return what a model has beside attention that carries something from token to token along the row."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS
+    if kinds:
+        return f"it has layers of another kind: {', '.join(sorted(kinds))}"
+    return "its layers keep a state along the row" if getattr(model, "_is_stateful", False) else None
 
 
 def _looks_near(model: Any) -> bool:

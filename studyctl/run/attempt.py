@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from studyctl.errors import Problem, StageError, StudyError
+from studyctl.errors import Problem, StudyError
+from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
 from studyctl.run.description import describe_attempt
@@ -92,7 +93,7 @@ class Attempt:
                     extra = work()
                     break
                 except Exception as error:
-                    if not _is_out_of_memory(error) or order.name == "export":  # which has no batches
+                    if not is_out_of_memory(error) or order.name == "export":  # which has no batches
                         raise
                     self._halve_batch(error)
             self._write(
@@ -118,7 +119,7 @@ class Attempt:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise CannotWriteError(str(error)) from error
             traceback.print_exc()
-            cause = "out_of_memory" if _is_out_of_memory(error) else "error"
+            cause = "out_of_memory" if is_out_of_memory(error) else "error"
             self._fail(order, Problem(_one_line(error), hint=_HINTS[cause]), cause)
         return False
 
@@ -152,15 +153,6 @@ _HINTS = {
     "error": "the whole traceback is in the attempt's log",
     "out_of_memory": "a smaller model or calibration set, or a device with more memory",
 }
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, StageError):
-        return False
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # The CPU allocator has no exception of its own.
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -126,13 +126,14 @@ def test_the_same_chunk_gives_the_same_bits() -> None:
         ("bloom", {}),
         ("falcon", {}),
         ("mamba", {}),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}),
         ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1}),
     ],
 )
 def test_a_model_that_needs_more_than_attention_in_trees_is_found_out(
     family: str, changes: dict[str, Any]
 ) -> None:
-    """Distances as biases (ALiBi), attention of its own, a state that runs along the row, and attention sinks."""
+    """Distances as biases (ALiBi), attention of its own, what runs along the row, and attention sinks."""
     known = tiny_model(family, **changes) if family in ("bloom", "falcon") else other_model(family, **changes)
     reason = open_packed(known, random_prompts([9, 12], branches=2, targets=2))
     assert isinstance(reason, str)
