@@ -151,6 +151,11 @@ class StudyPaths:
         """The blocks of a trial whose compression is in progress."""
         return self.cache / "weights" / f"{weights_key}.blocks"
 
+    @property
+    def batches(self) -> Path:
+        """Tokens of a forward pass that models were found to bear."""
+        return self.cache / "batches.json"
+
     def finished_steps(self, trial: str, key: str) -> Path:
         """The finished steps of an evaluation in progress."""
         return self.cache / "steps" / f"{trial}.{key}.jsonl"

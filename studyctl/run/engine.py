@@ -1,5 +1,7 @@
 """What a worker does for a stage: from the job's words to tensors and back to records."""
 
+import json
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +19,7 @@ from studyctl.evaluate.reference import DenseReference, open_reference
 from studyctl.evaluate.tasks import TaskRequest, score_task
 from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import Windows, cut_windows
-from studyctl.files import StudyPaths
+from studyctl.files import StudyPaths, write_atomic
 from studyctl.plan.planner import ids_path
 from studyctl.run.exporting import export_weights, refuse_other_weights
 from studyctl.run.finished_steps import StepFile
@@ -46,18 +48,17 @@ class Engine:
         self._changed: set[str] = set()
         self._before: list[StageOrder] = []
         self._after: list[StageOrder] = []
-        self._batches: dict[tuple[str, str], int] = {}
-        """Tokens of a forward pass that a model was found to bear, by model key and device."""
 
     # -- batches
 
     def batch_tokens(self, job: Job) -> int:
-        """Return the tokens of a forward pass."""
-        return self._batches.get((job.model_key, job.device), job.batch_tokens)
+        """Return the tokens of a forward pass: those of the job, or fewer if an attempt before found that they are too many."""
+        return min(job.batch_tokens, _found_batches(job).get(_bearer(job), job.batch_tokens))
 
     def halve_batch(self, job: Job) -> None:
-        """Remember that this model bears half of that only, and give back what the failure left."""
-        self._batches[job.model_key, job.device] = self.batch_tokens(job) // 2
+        """Remember that this model bears half of that only on this device, and give back what the failure left."""
+        batches = {**_found_batches(job), _bearer(job): self.batch_tokens(job) // 2}
+        write_atomic(StudyPaths(job.root).batches, json.dumps(batches))
         if job.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
@@ -307,6 +308,20 @@ class Engine:
         part = write_items(StudyPaths(job.root), job.trial, job.attempt, order.subject, scores.items)
         recorder.record("item", task=order.subject, part=part.name, rows=scores.items.num_rows)
         return {}
+
+
+def _bearer(job: Job) -> str:
+    """Return what a number of tokens is too many for."""
+    return f"{job.model_key} {job.dtype} {job.device.partition(':')[0]} {platform.node()}"
+
+
+def _found_batches(job: Job) -> dict[str, int]:
+    """Return the tokens of a forward pass that were found by running out of memory."""
+    try:
+        found: dict[str, int] = json.loads(StudyPaths(job.root).batches.read_text())
+    except (FileNotFoundError, ValueError):  # none yet, or deleted while it was read
+        return {}
+    return found
 
 
 def _compared(job: Job) -> list[StageOrder]:

@@ -10,6 +10,7 @@ import pytest
 from studyctl.errors import StageError
 from studyctl.files import StudyPaths
 from studyctl.run.attempt import Attempt
+from studyctl.run.engine import Engine
 from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.recorder import CannotWriteError, StopRequested
 from studyctl.spec.models import Evaluation, Model
@@ -187,3 +188,22 @@ def test_the_runner_hears_what_the_journal_holds(job: Job) -> None:
     records = run(job, FakeEngine(), channel)
     assert [record["kind"] for record in channel.told] == [record["kind"] for record in records]
     assert {record["trial"] for record in channel.told} == {"t"}
+
+
+class TestBatchesThatWereTooLarge:
+    def test_are_remembered_by_the_next_worker(self, job: Job) -> None:
+        assert Engine().batch_tokens(job) == 256
+        Engine().halve_batch(job)
+        Engine().halve_batch(job)
+        assert Engine().batch_tokens(job) == 64
+
+    def test_of_another_model_or_dtype_say_nothing(self, job: Job) -> None:
+        Engine().halve_batch(job)
+        for change in ({"model_key": "other"}, {"dtype": "bfloat16"}):
+            assert Engine().batch_tokens(job.model_copy(update=change)) == 256
+
+    def test_a_torn_file_is_as_none(self, job: Job) -> None:
+        Engine().halve_batch(job)
+        path = StudyPaths(job.root).batches
+        path.write_text(path.read_text()[:-3])
+        assert Engine().batch_tokens(job) == 256
