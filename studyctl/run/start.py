@@ -171,9 +171,9 @@ def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
             name = paths.name
             message = (
                 f"{name} runs in the background (process {process.pid})\n"
-                f"  studyctl show {name}      results so far\n"
-                f"  studyctl logs {name} -f   look in\n"
-                f"  studyctl stop {name}      stop it"
+                f"  studyctl watch {name}   look in\n"
+                f"  studyctl show {name}    results so far\n"
+                f"  studyctl stop {name}    stop it"
             )
             return Started(paths, None, message, ExitCode.DONE)
         if process.poll() is not None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual.widgets import Static
 
 from tests.tui import studies
 from tests.tui.app import settle
@@ -38,6 +39,10 @@ async def test_help_lists_the_keys_of_the_screen(runs: Path) -> None:
         app = await settle(pilot)
         await pilot.press("question_mark")
         assert isinstance(app.screen, HelpScreen)
+        keys = str(app.screen.query(".dialog Static").last(Static).content.columns[1]._cells)
+        assert keys.index("Filter") < keys.index("Quit") < keys.index("Focus Next"), (
+            "what one came for is first"
+        )
         await pilot.press("escape")
         assert not isinstance(app.screen, HelpScreen)
 
@@ -53,5 +58,8 @@ async def test_a_small_terminal_is_told_what_is_needed_until_it_is_larger(runs: 
 
 
 def test_the_app_never_imports_torch() -> None:
-    code = "import sys, tui.app; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'lm_eval')))"
+    code = (
+        "import sys; from tui.app import SCREENS, screen_type; [screen_type(name) for name in SCREENS]; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'lm_eval')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

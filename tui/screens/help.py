@@ -4,13 +4,22 @@ from typing import ClassVar
 
 from rich.table import Table
 from rich.text import Text
-from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.app import App, ComposeResult
+from textual.binding import ActiveBinding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
 from tui.screens.base import StudyScreen
+
+
+def _distance(active: ActiveBinding) -> int:
+    """Return how far down the list a key is: what the screen does, what the app does, how one moves in tables and texts."""
+    if isinstance(active.node, Screen):
+        return 3 if active.binding.action.startswith(("app.", "screen.")) else 0
+    if isinstance(active.node, App):
+        return 2
+    return 1 if type(active.node).__module__.startswith("tui.") else 3
 
 
 class HelpScreen(ModalScreen[None]):
@@ -23,7 +32,7 @@ class HelpScreen(ModalScreen[None]):
         self._title, self._about = screen.NAME, screen.ABOUT
         self._keys = [
             (self.app.get_key_display(active.binding), active.binding.description)
-            for active in screen.active_bindings.values()
+            for active in sorted(screen.active_bindings.values(), key=_distance)
             if active.binding.description and not active.binding.system
         ]
 
