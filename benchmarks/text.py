@@ -24,7 +24,7 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 """Qwen2-0.5B's."""
-WINDOWS, TOKENS = 2, 2048
+WINDOWS, TOKENS = 1, 2048
 ROUNDS = 2
 TIME_GOAL, MEMORY_GOAL = 1.6, 0.25
 
