@@ -18,8 +18,8 @@ from transformers import AttentionInterface
 from studyctl.evaluate.packing import Chunk, Group
 
 NAME = "studyctl_trees"
-UNKNOWN = ("s_aux", "position_bias")
-"""What a layer may ask of attention and this function does not do: sinks, and biases by distance."""
+UNKNOWN = ("s_aux", "sinks", "position_bias", "block_indices", "indices")
+"""What a layer may ask of attention and this function does not do: sinks, biases by distance, chosen keys."""
 
 
 class UnknownAttentionError(Exception):
@@ -125,8 +125,11 @@ def attend(  # noqa: PLR0913 - as transformers calls it
         UnknownAttentionError: the layer asks for something else than this.
     """
     unknown = [name for name in UNKNOWN if options.get(name) is not None]
+    if options.get("is_causal") is False:
+        unknown.append("is_causal")
     if unknown or attention_mask is not None or dropout or key.shape[2] != query.shape[2]:
-        raise UnknownAttentionError(", ".join(unknown) or "a mask, dropout or a cache")
+        asked = ", ".join(unknown) or "a mask, dropout or a cache"
+        raise UnknownAttentionError(f"its layers ask attention for {asked}")
     layout = _layout.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
@@ -155,17 +158,26 @@ def _attend_group(
     )
     if softcap is not None:
         return _attend_capped(query, key, value, mask, scale, softcap)
+    grouped = not (
+        query.is_cuda and mask is not None
+    )  # masked and grouped, only the slow kernel is left on a GPU
+    if not grouped:
+        key, value = _for_each_head(key, query), _for_each_head(value, query)
     return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
     )
+
+
+def _for_each_head(tensor: Tensor, query: Tensor) -> Tensor:
+    """Repeat keys or values for the heads of the query that share them."""
+    return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
 
 
 def _attend_capped(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float
 ) -> Tensor:
     """The same with capped scores, which no fused kernel computes; softmax in fp32, as the models do."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    key, value = _for_each_head(key, query), _for_each_head(value, query)
     scores = torch.tanh(query @ key.transpose(-1, -2) * scale / softcap) * softcap
     if mask is None:
         width = scores.shape[-1]

@@ -1,6 +1,11 @@
 """What a stage keeps of its finished steps, so that one that is killed goes on from there."""
 
+from importlib.metadata import version
 from typing import Any, Protocol
+
+import torch
+
+LIBRARIES = ("studyctl", "torch", "transformers", "lm-eval")
 
 
 class FinishedSteps(Protocol):
@@ -26,3 +31,10 @@ class NothingFinished:
 
     def add(self, step: int, result: Any) -> None:
         """Forget it."""
+
+
+def computed_by() -> str:
+    """Name what decides about the bits of a result beside its inputs: libraries and threads."""
+    return " ".join(
+        [*(f"{name} {version(name)}" for name in LIBRARIES), f"threads {torch.get_num_threads()}"]
+    )

@@ -1,5 +1,6 @@
 """Log-likelihoods of continuations from as few tokens as possible: trees of prompts, and logits only where they are asked for."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,8 @@ PROBED_WORK = 1e9
 """As the work of a token: prompts that begin with one token in common share a tree."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Nats a token, by which a model may differ between a prompt in a tree and alone: the order of sums differs."""
-_PROBED: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
-"""Longest prompt that a model was probed with, and why it cannot take trees; empty: it can."""
+_PROBED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""Longest prompt that a model was asked with and answered right."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ class PackedScorer:
     def chunks(self, prompts: Sequence[Prompt], budget: int) -> list[Chunk]:
         """Return what to compute for these prompts with ``budget`` tokens a forward pass; the largest trees come first."""
         work = float(TOKEN_WORK * self.decoder.head.weight.shape[1])
-        device = "cuda" if self.decoder.device.type == "cuda" else "cpu"
-        return pack(prompts, build_trees(prompts, budget, work), budget, device)
+        return pack(prompts, build_trees(prompts, budget, work), budget, self.kind)
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of device that chunks are made for."""
+        return "cuda" if self.decoder.device.type == "cuda" else "cpu"
 
 
 def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
@@ -96,25 +101,24 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
 
     A model is believed that gives the same answers in trees as to each prompt alone. It is asked again when prompts are
     longer than those that it was asked with and it does not look at all of a prompt: what is out of reach shows in long
-    prompts only.
+    prompts only. A model that is not believed is asked again each time, since its weights may be others by then.
     """
-    longest = max((prompt.tokens for prompt in prompts), key=len)
     if (other := _other_layers(model)) is not None:
         return other
-    probed, reason = _PROBED.get(model, (0, ""))
+    longest = max((prompt.tokens for prompt in prompts), key=len)
     near = _looks_near(model)
     try:
         scorer = PackedScorer(model, open_head(model, torch.tensor(longest)))
-        if not probed or (near and len(longest) > probed and not reason):
-            reason = _probe(scorer, _probes(prompts, longest if near else ()))
-            _PROBED[model] = (len(longest), reason)
+        if model not in _PROBED or (near and len(longest) > _PROBED[model]):
+            probes = _probes(longest, scorer.decoder.head.vocabulary)
+            if reason := _probe(scorer, [*probes, *([_scored(longest)] if near else [])]):
+                return reason
+            _PROBED[model] = len(longest)
     except (UnknownAttentionError, StageError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error)
-        _PROBED[model] = (len(longest), reason)
-        return reason
-    return reason or scorer
+        return str(error)
+    return scorer
 
 
 def _other_layers(model: Any) -> str | None:
@@ -133,24 +137,31 @@ def _looks_near(model: Any) -> bool:
     return bool(kinds - {"full_attention"}) or any(getattr(config, name, None) for name in near)
 
 
-def _probes(prompts: Sequence[Prompt], longest: tuple[int, ...]) -> list[Prompt]:
-    """Return prompts of which one begins as another does and goes on as a third; whatever follows them is scored."""
-    texts = sorted({prompt.tokens[:PROBED_TOKENS] for prompt in prompts}, key=len)
-    one, other = texts[0], texts[-1]
+def _probes(tokens: tuple[int, ...], vocabulary: int) -> list[Prompt]:
+    """Return prompts made of these tokens: two that part halfway, and one that shares nothing with them."""
+    base = (tokens * PROBED_TOKENS)[:PROBED_TOKENS]
     half = PROBED_TOKENS // 2
-    probes = {one, other, one[:half] + other[-half:], longest} - {()}
-    return [Prompt(tokens, tokens[-PROBED_TARGETS:]) for tokens in sorted(probes)]
+    branch = base[:half] + tuple((token + 1) % vocabulary for token in base[half:])
+    return [_scored(base), _scored(branch), _scored(tuple((token + 2) % vocabulary for token in base[1:]))]
+
+
+def _scored(tokens: tuple[int, ...]) -> Prompt:
+    """Return a prompt of which whatever follows its last tokens is scored."""
+    return Prompt(tokens, tokens[-PROBED_TARGETS:])
 
 
 def _probe(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
-    """Return how the answers to prompts in one tree differ from those to each alone; empty: they do not."""
-    budget = sum(len(prompt.tokens) for prompt in prompts)
-    (chunk,) = pack(prompts, build_trees(prompts, budget, PROBED_WORK), budget, "cpu")
+    """Return how the answers to prompts in trees differ from those to each alone; empty: they do not."""
+    budget = 2 * sum(len(prompt.tokens) for prompt in prompts)
+    (chunk,) = pack(prompts, build_trees(prompts, budget, PROBED_WORK), budget, scorer.kind)
     together = dict(zip(chunk.prompts.tolist(), scorer.score(chunk), strict=True))
     bound = TOLERANCE[scorer.decoder.head.weight.dtype]
     for number, prompt in enumerate(prompts):
-        difference = abs(together[number][0] - _alone(scorer, prompt))
-        if not difference <= bound * max(1, len(prompt.targets)):
+        alone = _alone(scorer, prompt)
+        if not math.isfinite(alone):
+            continue  # broken weights; whoever scores with them says so
+        difference = abs(together[number][0] - alone)
+        if not difference <= bound * len(prompt.targets):
             return f"an answer differs by {difference:.2g} nats between a prompt alone and beside others"
     return ""
 
@@ -160,8 +171,6 @@ def _alone(scorer: PackedScorer, prompt: Prompt) -> float:
     """Return the log-likelihood of a prompt's targets by an ordinary forward pass."""
     hidden = scorer.decoder.hidden(torch.tensor(prompt.tokens, device=scorer.decoder.device)[None])[0]
     count = len(prompt.targets)
-    if not count:
-        return 0.0
     targets = torch.tensor(prompt.targets, device=hidden.device)
     log_q = torch.log_softmax(scorer.decoder.head.logits(hidden[-count:]), dim=-1)
     return float(log_q.gather(1, targets[:, None]).double().sum())

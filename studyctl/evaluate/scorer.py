@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,11 +15,12 @@ from lm_eval.models.huggingface import HFLM
 
 from studyctl.errors import StageError
 from studyctl.evaluate.batching import scored_tokens
-from studyctl.evaluate.finished import FinishedSteps
+from studyctl.evaluate.finished import FinishedSteps, computed_by
 from studyctl.evaluate.packed import Answer, open_packed
 from studyctl.evaluate.trees import Prompt
 from studyctl.reporter import Reporter
 
+GENERATION_SEED = 1234
 ROLLING_WINDOWS = 256
 """Windows that HFLM hands over at a time for tasks of rolling log-likelihood."""
 
@@ -78,10 +79,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate in batches, longest context first."""
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
-        asked = [[request.args[0], request.args[1]] for request in requests]
-        return self._in_steps(
-            "generate", asked, list(self._generating(requests, lengths)), [""] * len(requests)
-        )
+        steps = list(self._generating(requests, lengths))
+        return self._in_steps("generate", (request.args for request in requests), steps, [""] * len(requests))
 
     def _generating(self, requests: list[Instance], lengths: list[int]) -> Iterator[Step]:
         order = sorted(range(len(requests)), key=lambda i: -lengths[i])
@@ -92,6 +91,9 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
             def generate(taken: list[int] = taken, rows: int = rows) -> list[str]:
                 self.batch_size_per_gpu = rows
+                torch.manual_seed(
+                    GENERATION_SEED + taken[0]
+                )  # what is drawn does not depend on what came before
                 texts: list[str] = super(Scorer, self).generate_until(
                     [requests[i] for i in taken], disable_tqdm=True
                 )
@@ -119,8 +121,9 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 Step([numbers[prompt] for prompt in chunk.prompts], partial(scorer.score, chunk))
                 for chunk in scorer.chunks(list(asked.values()), self._batch_tokens)
             ]
-        prompts = [[prompt.tokens, prompt.targets] for prompt in asked.values()]
-        return self._in_steps("score", prompts, steps, answers)
+        prompts = ((*prompt.tokens, -1, *prompt.targets) for prompt in asked.values())
+        kind = "plain" if isinstance(scorer, str) else "trees"
+        return self._in_steps(kind, prompts, steps, answers)
 
     def _plainly(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Step]:
         """Yield batches of ordinary rows; requests that share all but their last token share a row, as in HFLM."""
@@ -143,9 +146,12 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
             yield Step(indices, score)
 
-    def _in_steps(self, kind: str, asked: Any, steps: list[Step], answers: list[Any]) -> list[Any]:
+    def _in_steps(
+        self, kind: str, asked: Iterable[Sequence[Any]], steps: list[Step], answers: list[Any]
+    ) -> list[Any]:
         """Fill in the answers, step by step, but for the steps that an earlier attempt finished."""
-        plan = _fingerprint(kind, asked, [step.requests for step in steps], str(self.model.dtype))
+        how = f"{kind} {self.model.dtype} {self.max_length} {computed_by()}"
+        plan = _fingerprint(how, asked, [step.requests for step in steps])
         stored = self._finished.begin(plan)
         for number, step in enumerate(steps):
             if number in stored:
@@ -197,12 +203,12 @@ def _prompt(request: Encoded, longest: int) -> Prompt:
     return Prompt(tokens, tuple(continuation))
 
 
-def _fingerprint(kind: str, asked: Any, steps: list[list[int]], dtype: str) -> str:
-    """Name everything that the answers are computed from beside the weights: requests, how they are cut, and by what."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in (kind, asked, [[int(request) for request in step] for step in steps], dtype):
-        state.update(json.dumps(part).encode())
-    state.update(f"{torch.__version__} {torch.get_num_threads()}".encode())
+def _fingerprint(how: str, asked: Iterable[Sequence[Any]], steps: list[list[int]]) -> str:
+    """Name everything that answers are computed from beside the weights: requests, how they are cut, and by what."""
+    state = hashlib.blake2b(how.encode(), digest_size=16)
+    for parts in (asked, ([int(request) for request in step] for step in steps)):
+        for part in parts:
+            state.update(json.dumps(part, default=repr).encode())
     return state.hexdigest()
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from studyctl.errors import StageError
 from studyctl.evaluate.batching import chunk_tokens
-from studyctl.evaluate.finished import FinishedSteps, NothingFinished
+from studyctl.evaluate.finished import FinishedSteps, NothingFinished, computed_by
 from studyctl.evaluate.head import Decoder, Head, open_head
 from studyctl.evaluate.reference import DenseReference, ReferenceWriter, fingerprint, keep_reference
 from studyctl.evaluate.windows import Windows
@@ -183,7 +183,7 @@ def _plan(
     """Name everything that the batches are computed from beside the weights."""
     dense = (reference.head, reference.checksum) if reference is not None else None
     parts = (fingerprint(windows), rows, str(head.weight.dtype), dense, keep is not None, metrics)
-    return f"{torch.__version__} {torch.get_num_threads()} {parts}"
+    return f"{computed_by()} {parts}"
 
 
 def _score_batch(

@@ -96,12 +96,14 @@ class Attempt:
                     if not is_out_of_memory(error) or order.name == "export":  # which has no batches
                         raise
                     self._halve_batch(error)
+            before = extra.pop("seconds_before", 0.0)
+            assert isinstance(before, float)
             self._write(
                 "stage_finished",
                 order,
                 weights_key=self.job.weights_key,
                 weights_hash=self.engine.weights_hash,
-                seconds=time.perf_counter() - begun,
+                seconds=time.perf_counter() - begun + before,
                 peak_memory_bytes=peak_bytes(),
                 peak_device_bytes=_device_peak(self.job.device),
                 **extra,

@@ -220,10 +220,12 @@ class Engine:
                 finished=finished,
             )
         _record_scores(scores, order.subject, windows, recorder)
-        return {}
+        return {"seconds_before": finished.seconds_before}
 
     def _steps(self, job: Job, order: StageOrder) -> StepFile:
-        return StepFile(StudyPaths(job.root).finished_steps(job.trial, order.key), self.weights_hash)
+        # The dense model has no hash of its weights; its key names the files that they come from.
+        weights = f"{job.weights_key} {self.weights_hash} {job.device.partition(':')[0]}"
+        return StepFile(StudyPaths(job.root).finished_steps(job.trial, order.key), weights)
 
     def forget_steps(self, job: Job, order: StageOrder) -> None:
         """Delete what would be needed to go on with a stage that is finished now."""
@@ -307,7 +309,7 @@ class Engine:
             recorder.record("task", task=order.subject, **asdict(metric))
         part = write_items(StudyPaths(job.root), job.trial, job.attempt, order.subject, scores.items)
         recorder.record("item", task=order.subject, part=part.name, rows=scores.items.num_rows)
-        return {}
+        return {"seconds_before": finished.seconds_before}
 
 
 def _bearer(job: Job) -> str:

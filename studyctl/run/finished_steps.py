@@ -21,13 +21,15 @@ SAVE_SECONDS = 2.0
 class StepFile:
     """The steps of one stage of a trial; what is not on disk yet is written when the context is left."""
 
-    def __init__(self, path: Path, weights_hash: str) -> None:
+    def __init__(self, path: Path, weights: str) -> None:
         self._path = path
-        self._weights = weights_hash
+        self._weights = weights
         self._plan = ""
         self._unsaved: dict[int, Any] = {}
         self._since = time.monotonic()
         self._file: JournalWriter | None = None
+        self.seconds_before = 0.0
+        """What the steps took that were taken up."""
 
     def __enter__(self) -> Self:
         return self
@@ -51,8 +53,9 @@ class StepFile:
         except StudyError:  # damaged in the middle
             self._path.unlink()
             return {}
-        stored = [record["steps"] for record in records if record.get("plan") == self._plan]
-        return {int(step): result for steps in stored for step, result in steps.items()}
+        stored = [record for record in records if record.get("plan") == self._plan]
+        self.seconds_before += sum(record["seconds"] for record in stored)
+        return {int(step): result for record in stored for step, result in record["steps"].items()}
 
     def add(self, step: int, result: Any) -> None:
         """Keep the result of a step; it is on disk when some seconds of work are together.
@@ -67,7 +70,6 @@ class StepFile:
             self._unsaved[step] = result
         if time.monotonic() - self._since >= SAVE_SECONDS:
             self._save()
-            self._since = time.monotonic()
 
     def _save(self) -> None:
         if not self._unsaved:
@@ -75,7 +77,8 @@ class StepFile:
         try:
             if self._file is None:
                 self._file = JournalWriter(self._path)
-            self._file.write("steps", plan=self._plan, steps=self._unsaved)
+            seconds = time.monotonic() - self._since
+            self._file.write("steps", plan=self._plan, steps=self._unsaved, seconds=seconds)
         except StudyError as error:
             raise CannotWriteError(str(error)) from error
-        self._unsaved = {}
+        self._unsaved, self._since = {}, time.monotonic()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 DRAWS = 1000
 PERCENTILES = (2.5, 97.5)
-LEAST_PAIRS = 5
+LEAST_PAIRS = 10
 """Fewer windows or items do not tell how far they scatter."""
 
 Draws = NDArray[np.float64]
@@ -54,9 +54,13 @@ def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[tuple[str, 
         if len(differences) >= LEAST_PAIRS:
             by_size[language, len(differences), tokens].append((tuple(lead), differences))
     for (language, count, tokens), found in by_size.items():
-        drawn = _counts(language, count) @ np.array([differences for _, differences in found]).T
+        differences = np.array([values for _, values in found]).T
+        middle = differences.mean(axis=0)
+        # Drawn samples scatter by the deviation of these windows, which is smaller than that of all windows.
+        wider = (count / (count - 1)) ** 0.5
+        drawn = middle + (_counts(language, count) @ differences / count - middle) * wider
         for (lead, _), draws in zip(found, drawn.T, strict=True):
-            yield lead, "ppl_ratio", language, count, draws / (count * tokens)
+            yield lead, "ppl_ratio", language, count, draws / tokens
 
 
 def _counts(name: str, count: int) -> NDArray[np.float64]:
@@ -76,8 +80,13 @@ def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, 
 
 @lru_cache(maxsize=4096)
 def _flip_draws(task: str, items: int, right_to_wrong: int, wrong_to_right: int) -> Draws:
-    """Return the drawn changes of accuracy; items differ from each other in nothing but how they turned."""
-    shares = np.array([wrong_to_right, right_to_wrong, items - wrong_to_right - right_to_wrong]) / items
+    """Return the drawn changes of accuracy; items differ from each other in nothing but how they turned.
+
+    Half an item is added to each cell of the paired table (Agresti & Min 2005): without it, a few items that turned, or
+    none, would look certain.
+    """
+    cells = np.array([wrong_to_right, right_to_wrong, items - wrong_to_right - right_to_wrong])
+    shares = (cells + np.array([0.5, 0.5, 1.0])) / (items + 2)
     drawn = _generator(task, items).multinomial(items, shares, size=DRAWS)
     changes: Draws = (drawn[:, 0] - drawn[:, 1]) / items
     return changes

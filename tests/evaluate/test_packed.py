@@ -191,3 +191,36 @@ def test_a_wrong_answer_in_trees_is_not_believed(monkeypatch: pytest.MonkeyPatch
     reason = open_packed(tiny_model("mistral"), prompts)  # its window is 5
     assert isinstance(reason, str)
     assert "differs by" in reason
+
+
+def test_prompts_that_begin_alike_are_no_reason_to_believe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all prompts share more than what is probed, the probe branches by itself."""
+    from studyctl.evaluate.attention import Layout
+
+    def without_branches(self: Layout, group: Any, window: int | None) -> torch.Tensor | None:
+        return None  # every token sees all before it, those of other branches too
+
+    monkeypatch.setattr(Layout, "mask", without_branches)
+    (prompt,) = random_prompts([40], branches=1, targets=1)
+    for prompts in ([prompt], [prompt, Prompt((*prompt.tokens, 5), (6,))], [Prompt((5,), (6,))]):
+        assert isinstance(open_packed(tiny_model("llama"), prompts), str)
+
+
+def test_broken_weights_say_nothing_about_those_that_come_after() -> None:
+    model, prompts = tiny_model("llama"), random_prompts([12], branches=2, targets=2)
+    weight = model.model.layers[0].mlp.down_proj.weight.data
+    kept = weight.clone()
+    weight.fill_(torch.nan)
+    assert isinstance(open_packed(model, prompts), PackedScorer)
+    weight.copy_(kept)
+    assert_plain(model, prompts)
+
+
+def test_a_model_that_was_not_believed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from studyctl.evaluate import packed as module
+
+    model, prompts = tiny_model("llama"), random_prompts([12], branches=2, targets=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_alone", lambda scorer, prompt: 0.0)
+        assert isinstance(open_packed(model, prompts), str)
+    assert_plain(model, prompts)

@@ -207,3 +207,24 @@ class TestBatchesThatWereTooLarge:
         path = StudyPaths(job.root).batches
         path.write_text(path.read_text()[:-3])
         assert Engine().batch_tokens(job) == 256
+
+
+class TestStepsOfOtherWeights:
+    def test_are_not_taken_up(self, job: Job) -> None:
+        """The dense model of a study has no hash: only its key tells that its files changed."""
+        order = job.stages[1]
+        with Engine()._steps(job, order) as steps:
+            steps.begin("plan")
+            steps.add(0, 1.5)
+        for change, stored in (({}, {0: 1.5}), ({"weights_key": "other"}, {}), ({"device": "cuda:0"}, {})):
+            with Engine()._steps(job.model_copy(update=change), order) as steps:
+                assert steps.begin("plan") == stored
+
+    def test_are_deleted_when_the_stage_is_finished(self, job: Job) -> None:
+        with Engine()._steps(job, job.stages[1]) as steps:
+            steps.begin("plan")
+            steps.add(0, 1.5)
+        Engine().forget_steps(job, job.stages[1])
+        Engine().forget_steps(job, job.stages[1])
+        with Engine()._steps(job, job.stages[1]) as steps:
+            assert steps.begin("plan") == {}

@@ -73,6 +73,19 @@ def test_what_is_not_written_yet_is_when_the_stage_is_left(
         assert steps.begin("plan") == {0: 1.5}
 
 
+def test_the_time_that_steps_took_is_known_to_the_next_attempt(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with StepFile(tmp_path / "x.jsonl", "") as steps:
+        steps.begin("plan")
+        while time.monotonic() - begun < 0.02:
+            pass
+        steps.add(0, 1.0)
+        assert steps.seconds_before == 0
+    with StepFile(tmp_path / "x.jsonl", "") as steps:
+        steps.begin("plan")
+        assert 0.02 <= steps.seconds_before <= time.monotonic() - begun
+
+
 def test_a_result_that_is_not_finite_is_computed_again(tmp_path: Path) -> None:
     with StepFile(tmp_path / "x.jsonl", "") as steps:
         steps.begin("plan")
