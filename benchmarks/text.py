@@ -4,6 +4,7 @@ Each measurement is a process of its own, since peak memory is one of a process.
 """
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ def main() -> None:
 
         timings = in_turns({kind: partial(case, kind) for kind in found}, ROUNDS)
     rows = [_row(kind, timings[kind], found[kind]) for kind in found]
-    print_table(("way", "seconds", "peak beside the models", "KL, nats", "perplexity"), rows)
+    print_table(("way", "seconds", "peak beside the models", "KL, nats", "top-1", "perplexity"), rows)
     faster = timings["plain"].median / timings["ours"].median
     memory = found["ours"][0]["peak"] / found["plain"][0]["peak"]
     print(
@@ -56,6 +57,7 @@ def _row(kind: str, timing: Timing, found: list[dict[str, float]]) -> tuple[str,
         str(timing),
         f"{last['peak'] / (1 << 20):,.0f} MiB",
         f"{last['kl']:.6f}",
+        f"{last['top1']:.3f}",
         f"{last['perplexity']:.3f}",
     )
 
@@ -103,7 +105,7 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
     before = peak_bytes()
     begun = time.perf_counter()
     if kind == "plain":
-        kl, nll = _plainly(dense, other, torch.from_numpy(ids).long())
+        figures = _plainly(dense, other, torch.from_numpy(ids).long())
     else:
         scores = score_text(
             dense if kind == "dense" else other,
@@ -115,24 +117,26 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
             reporter=SilentReporter(),
             finished=NothingFinished(),
         )
-        kl = scores.fidelity.kl_nats or 0.0 if scores.fidelity is not None else 0.0
-        nll = scores.nll_nats / scores.tokens
+        figures = {"perplexity": scores.perplexity}
+        if (fidelity := scores.fidelity) is not None:
+            figures |= {"kl": fidelity.kl_nats or 0.0, "top1": fidelity.top1 or 0.0}
     seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "peak": peak_bytes() - before, "kl": kl, "perplexity": float(np.exp(nll))}
+    return {"seconds": seconds, "peak": peak_bytes() - before, **figures}
 
 
-def _plainly(dense: Any, other: Any, ids: Any) -> tuple[float, float]:
+def _plainly(dense: Any, other: Any, ids: Any) -> dict[str, float]:
     import torch
 
-    kl, nll = [], []
+    kl, nll, same = [], [], []
     with torch.no_grad():
         for window in ids:
             log_p = dense(window[None]).logits[0, :-1].float().log_softmax(-1)
             log_q = other(window[None]).logits[0, :-1].float().log_softmax(-1)
             nll.append(-log_q.gather(1, window[1:, None])[:, 0])
             kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
-            assert (log_p.argmax(-1) == log_q.argmax(-1)).float().mean() > 0
-    return float(torch.cat(kl).double().mean()), float(torch.cat(nll).double().mean())
+            same.append(log_p.argmax(-1) == log_q.argmax(-1))
+    kl_nats, nll_nats, top1 = (float(torch.cat(values).double().mean()) for values in (kl, nll, same))
+    return {"kl": kl_nats, "perplexity": math.exp(nll_nats), "top1": top1}
 
 
 if __name__ == "__main__":

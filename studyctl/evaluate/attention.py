@@ -66,13 +66,14 @@ _layout: ContextVar[Layout] = ContextVar("layout")
 
 
 @contextmanager
-def tree_attention(model: Any) -> Iterator[None]:
-    """Have a model's layers call :func:`attend`; inside, forward passes run within :func:`laid_out` only.
+def tree_attention(model: Any, layout: Layout) -> Iterator[None]:
+    """Have a model's layers call :func:`attend` in the forward passes inside, on a row that is laid out like this.
 
     Raises:
         UnknownAttentionError: the model does not call attention through the interface of ``transformers``.
     """
     before = model.config._attn_implementation
+    token = _layout.set(layout)
     model.set_attn_implementation(NAME)
     try:
         if model.config.get_text_config()._attn_implementation != NAME:
@@ -80,15 +81,6 @@ def tree_attention(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
-
-
-@contextmanager
-def laid_out(layout: Layout) -> Iterator[None]:
-    """Say which tokens see each other in the forward passes inside."""
-    token = _layout.set(layout)
-    try:
-        yield
-    finally:
         _layout.reset(token)
 
 
@@ -158,10 +150,8 @@ def _attend_group(
     )
     if softcap is not None:
         return _attend_capped(query, key, value, mask, scale, softcap)
-    grouped = not (
-        query.is_cuda and mask is not None
-    )  # masked and grouped, only the slow kernel is left on a GPU
-    if not grouped:
+    grouped = mask is None or not query.is_cuda
+    if not grouped:  # on a GPU only the slowest kernel takes a mask and groups at once
         key, value = _for_each_head(key, query), _for_each_head(value, query)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped

@@ -9,25 +9,26 @@ MIN_SCORED_TOKENS = 512
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Logits of a text that are computed at a time: what fits a cache, or keeps a GPU busy."""
 MIN_CHUNK_TOKENS = 256
-"""Fewer make products with a large head slow: on two cores and 152,000 logits, 64 tokens reach 61 GFLOP/s, 256 reach 92."""
+"""Fewer make products with a large head slow."""
 CHUNK_TENSORS = 6
 """fp32 tensors of a chunk of a text's logits that exist at once, those of the dense model included."""
 
 
-def _kind(device: str) -> str:
+def device_kind(device: str) -> str:
+    """Return what the limits of a device are found by: ``cpu`` or ``cuda``."""
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
 def batch_tokens(device: str) -> int:
     """Return the tokens of a forward pass on a device."""
-    return BATCH_TOKENS[_kind(device)]
+    return BATCH_TOKENS[device_kind(device)]
 
 
 def scored_tokens(vocabulary: int, device: str, tokens: int) -> int:
     """Return the tokens of a batch of task requests, of ``tokens`` that a forward pass may take."""
-    return min(tokens, max(BATCH_LOGITS[_kind(device)] // vocabulary, MIN_SCORED_TOKENS))
+    return min(tokens, max(BATCH_LOGITS[device_kind(device)] // vocabulary, MIN_SCORED_TOKENS))
 
 
 def chunk_tokens(vocabulary: int, device: str) -> int:
     """Return how many tokens of a text have logits at the same time."""
-    return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS[_kind(device)] // vocabulary)
+    return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS[device_kind(device)] // vocabulary)

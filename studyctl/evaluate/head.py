@@ -117,6 +117,14 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
     return decoder
 
 
+def not_finite(where: str = "") -> StageError:
+    """Return the error to raise when logits are not finite."""
+    return StageError(
+        f"the logits are not finite{where}: the model does not compute any more",
+        hint="compress less, or use dtype float32 or bfloat16 if it is float16",
+    )
+
+
 def _scale(config: Any) -> float:
     """Return what a family multiplies its logits by."""
     if getattr(config, "logits_scaling", None) is not None:  # Granite divides

@@ -8,4 +8,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # The CPU allocator has no exception of its own.
-    return type(error) is RuntimeError and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)

@@ -1,7 +1,7 @@
 """Log-likelihoods of continuations from as few tokens as possible: trees of prompts, and logits only where they are asked for."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from studyctl.errors import StageError
-from studyctl.evaluate.attention import Layout, UnknownAttentionError, laid_out, tree_attention
-from studyctl.evaluate.batching import chunk_tokens
+from studyctl.evaluate.attention import Layout, UnknownAttentionError, tree_attention
+from studyctl.evaluate.batching import chunk_tokens, device_kind
 from studyctl.evaluate.head import Decoder, Head, open_head
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.evaluate.packing import Chunk, pack
@@ -48,7 +48,7 @@ class PackedScorer:
         head, device = self.decoder.head, self.decoder.device
         layout = Layout(chunk, device, head.weight.dtype)
         ids, positions = (torch.from_numpy(array).to(device)[None] for array in (chunk.ids, chunk.positions))
-        with tree_attention(self.model), laid_out(layout):
+        with tree_attention(self.model, layout):
             output = self.decoder.module(input_ids=ids, position_ids=positions, use_cache=False)
         rows, place = np.unique(chunk.rows, return_inverse=True)
         states = output.last_hidden_state[0, torch.from_numpy(rows).to(device)]
@@ -65,7 +65,7 @@ class PackedScorer:
     @property
     def kind(self) -> str:
         """Return the kind of device that chunks are made for."""
-        return "cuda" if self.decoder.device.type == "cuda" else "cpu"
+        return device_kind(self.decoder.device.type)
 
 
 def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
@@ -81,19 +81,14 @@ def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndar
     size = chunk_tokens(head.vocabulary, states.device.type)
     wanted = torch.from_numpy(targets).to(states.device)
     row = torch.from_numpy(place).to(states.device)
-    for first, last in _spans(len(states), size):
-        logits = head.logits(states[first:last])
-        begin, end = np.searchsorted(place, (first, last))
+    for first in range(0, len(states), size):
+        logits = head.logits(states[first : first + size])
+        begin, end = np.searchsorted(place, (first, first + size))
         local = row[begin:end] - first
         found = logits[local, wanted[begin:end]] - torch.logsumexp(logits, dim=-1)[local]
         nats.append(found.double())
         likeliest.append(logits.argmax(dim=-1)[local] == wanted[begin:end])
     return torch.cat(nats).cpu().numpy(), torch.cat(likeliest).cpu().numpy()
-
-
-def _spans(total: int, size: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, total, size):
-        yield first, min(first + size, total)
 
 
 def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
@@ -171,6 +166,5 @@ def _alone(scorer: PackedScorer, prompt: Prompt) -> float:
     """Return the log-likelihood of a prompt's targets by an ordinary forward pass."""
     hidden = scorer.decoder.hidden(torch.tensor(prompt.tokens, device=scorer.decoder.device)[None])[0]
     count = len(prompt.targets)
-    targets = torch.tensor(prompt.targets, device=hidden.device)
-    log_q = torch.log_softmax(scorer.decoder.head.logits(hidden[-count:]), dim=-1)
-    return float(log_q.gather(1, targets[:, None]).double().sum())
+    nats, _ = _target_nats(scorer.decoder.head, hidden[-count:], np.arange(count), np.asarray(prompt.targets))
+    return float(nats.sum())

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from studyctl.errors import StageError
 from studyctl.evaluate.batching import scored_tokens
 from studyctl.evaluate.finished import FinishedSteps, computed_by
+from studyctl.evaluate.head import not_finite
 from studyctl.evaluate.packed import Answer, open_packed
 from studyctl.evaluate.trees import Prompt
 from studyctl.reporter import Reporter
@@ -91,9 +93,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
             def generate(taken: list[int] = taken, rows: int = rows) -> list[str]:
                 self.batch_size_per_gpu = rows
-                torch.manual_seed(
-                    GENERATION_SEED + taken[0]
-                )  # what is drawn does not depend on what came before
+                # What is drawn does not depend on which batches were done before.
+                torch.manual_seed(GENERATION_SEED + taken[0])
                 texts: list[str] = super(Scorer, self).generate_until(
                     [requests[i] for i in taken], disable_tqdm=True
                 )
@@ -114,15 +115,17 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         scorer = open_packed(self.model, list(asked.values()))
         if isinstance(scorer, str):
             self._tell_plain(scorer)
-            steps = list(self._plainly(requests, asked))
+            kind, steps = "plain", list(self._plainly(requests, asked))
         else:
             numbers = list(asked)
-            steps = [
-                Step([numbers[prompt] for prompt in chunk.prompts], partial(scorer.score, chunk))
-                for chunk in scorer.chunks(list(asked.values()), self._batch_tokens)
-            ]
+            kind, steps = (
+                "trees",
+                [
+                    Step([numbers[prompt] for prompt in chunk.prompts], partial(scorer.score, chunk))
+                    for chunk in scorer.chunks(list(asked.values()), self._batch_tokens)
+                ],
+            )
         prompts = ((*prompt.tokens, -1, *prompt.targets) for prompt in asked.values())
-        kind = "plain" if isinstance(scorer, str) else "trees"
         return self._in_steps(kind, prompts, steps, answers)
 
     def _plainly(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Step]:
@@ -206,18 +209,14 @@ def _prompt(request: Encoded, longest: int) -> Prompt:
 def _fingerprint(how: str, asked: Iterable[Sequence[Any]], steps: list[list[int]]) -> str:
     """Name everything that answers are computed from beside the weights: requests, how they are cut, and by what."""
     state = hashlib.blake2b(how.encode(), digest_size=16)
-    for parts in (asked, ([int(request) for request in step] for step in steps)):
-        for part in parts:
-            state.update(json.dumps(part, default=repr).encode())
+    for part in chain(asked, steps):
+        state.update(json.dumps(part, default=repr).encode())
     return state.hexdigest()
 
 
 def _check_finite(answers: Sequence[Any]) -> None:
     if any(isinstance(answer, tuple) and math.isnan(answer[0]) for answer in answers):
-        raise StageError(
-            "the logits are not finite: the model does not compute any more",
-            hint="compress less, or use dtype float32 or bfloat16 if it is float16",
-        )
+        raise not_finite()
 
 
 def _prepared(tokenizer: Any, bos: Bos) -> Any:

@@ -26,7 +26,7 @@ from torch.nn import functional
 from studyctl.errors import StageError
 from studyctl.evaluate.batching import chunk_tokens
 from studyctl.evaluate.finished import FinishedSteps, NothingFinished, computed_by
-from studyctl.evaluate.head import Decoder, Head, open_head
+from studyctl.evaluate.head import Decoder, Head, not_finite, open_head
 from studyctl.evaluate.reference import DenseReference, ReferenceWriter, fingerprint, keep_reference
 from studyctl.evaluate.windows import Windows
 from studyctl.reporter import Reporter
@@ -260,10 +260,7 @@ def _keeping(
 def _check_finite(nll: list[float], first: int) -> None:
     broken = np.flatnonzero(~np.isfinite(nll))
     if len(broken):
-        raise StageError(
-            f"the logits are not finite in window {first + int(broken[0])}: the model does not compute any more",
-            hint="compress less, or use dtype float32 or bfloat16 if it is float16",
-        )
+        raise not_finite(f" in window {first + int(broken[0])}")
 
 
 def _summary(nll: NDArray[np.float64], windows: Windows, fidelity: Fidelity | None) -> TextScores:

@@ -16,6 +16,8 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from studyctl.store.schema import LEAD
+
 DRAWS = 1000
 PERCENTILES = (2.5, 97.5)
 LEAST_PAIRS = 10
@@ -23,6 +25,11 @@ LEAST_PAIRS = 10
 
 Draws = NDArray[np.float64]
 """``[DRAWS]``: the figure of each drawn sample."""
+Lead = tuple[str, ...]
+"""What identifies a trial."""
+Figure = tuple[Lead, str, str, int, Draws]
+"""Trial, measure, language or task, pairs, draws."""
+_LEAD = tuple(column.name for column in LEAD)
 
 _WINDOWS = """
 SELECT w.trial_id, w.model, w.method, w.variant, w.language, list(w.nll_nats - d.nll_nats ORDER BY w."window"), any_value(w.tokens)
@@ -47,7 +54,7 @@ def intervals(
     return [*_rows(_ratios(connection), np.exp), *_rows(_changes(task_flips), np.positive)]
 
 
-def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[tuple[str, ...], str, str, int, Draws]]:
+def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
     """Yield the drawn logarithms of perplexity ratios, one a trial and language."""
     by_size: dict[tuple[str, int, int], list[tuple[Any, ...]]] = defaultdict(list)
     for *lead, language, differences, tokens in connection.execute(_WINDOWS).fetchall():
@@ -69,11 +76,11 @@ def _counts(name: str, count: int) -> NDArray[np.float64]:
     return drawn.astype(np.float64)
 
 
-def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], str, str, int, Draws]]:
+def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[Figure]:
     """Yield the drawn changes of accuracy, one a trial, task and metric."""
     for row in task_flips:
         if row["items"] >= LEAST_PAIRS:
-            lead = tuple(row[name] for name in ("trial_id", "model", "method", "variant"))
+            lead = tuple(row[name] for name in _LEAD)
             draws = _flip_draws(row["task"], row["items"], row["right_to_wrong"], row["wrong_to_right"])
             yield lead, row["metric"], row["task"], row["items"], draws
 
@@ -97,11 +104,9 @@ def _generator(name: str, count: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(seed, "little"))
 
 
-def _rows(
-    figures: Iterator[tuple[tuple[str, ...], str, str, int, Draws]], finish: np.ufunc
-) -> Iterator[dict[str, Any]]:
+def _rows(figures: Iterator[Figure], finish: np.ufunc) -> Iterator[dict[str, Any]]:
     """Yield a row for each figure, and one for the mean over languages or tasks."""
-    together: dict[tuple[tuple[str, ...], str], list[Draws]] = defaultdict(list)
+    together: dict[tuple[Lead, str], list[Draws]] = defaultdict(list)
     for lead, measure, subject, pairs, draws in figures:
         together[lead, measure].append(draws)
         yield _row(lead, measure, subject, pairs, finish(draws))
@@ -109,10 +114,7 @@ def _rows(
         yield _row(lead, measure, None, len(found), finish(np.mean(found, axis=0)))
 
 
-def _row(
-    lead: tuple[str, ...], measure: str, subject: str | None, pairs: int, draws: Draws
-) -> dict[str, Any]:
+def _row(lead: Lead, measure: str, subject: str | None, pairs: int, draws: Draws) -> dict[str, Any]:
     low, high = np.percentile(draws, PERCENTILES)
-    names = ("trial_id", "model", "method", "variant")
     values = {"measure": measure, "subject": subject, "pairs": pairs, "low": float(low), "high": float(high)}
-    return {**dict(zip(names, lead, strict=True)), **values}
+    return {**dict(zip(_LEAD, lead, strict=True)), **values}

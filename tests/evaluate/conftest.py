@@ -92,6 +92,10 @@ def table_model() -> Callable[..., Any]:
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
+    return byte_tokenizer()
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token a byte, ``<s>`` and ``</s>``; it adds none of the two by itself."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: index for index, character in enumerate(alphabet)} | {"<s>": 256, "</s>": 257}

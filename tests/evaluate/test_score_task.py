@@ -397,18 +397,24 @@ def test_rolling_tasks_are_scored(
     assert recorder.progressed[-1] == (5, 5, "request")
 
 
+EVERYTHING = os.environ.get("STUDYCTL_REFERENCE") == "all"
+"""Whether minutes are to be spent: two models and 200 items a task."""
+
+
 @pytest.mark.real
+@pytest.mark.parametrize("trained", ["slm-qwen2-6m", *(["slm-llama-12m"] if EVERYTHING else [])])
 @pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "openbookqa", "winogrande", "rte", "xcopa_sw"])
-def test_a_trained_models_scores_are_lm_evals(real: Path, name: str) -> None:
+def test_a_trained_models_scores_are_lm_evals(real: Path, name: str, trained: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = real / "models" / "slm-qwen2-6m"
+    folder = real / "models" / trained
+    limit = 200 if EVERYTHING else 15
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     split = SCORED.get(name, "test")
     test = real / "tasks" / f"{name}_{'validation' if name == 'xcopa_sw' else split}.jsonl"
-    scores = score(model, tokenizer, request_of(name, test, limit=15))
-    assert_equal(scores, by_lm_eval(model, tokenizer, name, {split: test}, limit=15), name)
+    scores = score(model, tokenizer, request_of(name, test, limit=limit))
+    assert_equal(scores, by_lm_eval(model, tokenizer, name, {split: test}, limit=limit), name)
 
 
 def test_no_hub_is_asked_for_local_items(

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from studyctl.evaluate.finished import NothingFinished
-from studyctl.evaluate.packed import PackedScorer, open_packed
+from studyctl.evaluate.finished import FinishedSteps, NothingFinished
 from studyctl.evaluate.reference import open_reference
+from studyctl.evaluate.tasks import TaskScores, score_task
 from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import Windows
 from studyctl.reporter import SilentReporter
 from studyctl.run import finished_steps
 from studyctl.run.finished_steps import StepFile
 from tests.compress.tiny import tiny_model
-from tests.evaluate.test_packed import random_prompts
+from tests.evaluate.conftest import byte_tokenizer
+from tests.evaluate.test_score_task import request_of, write
 
 KILLS = int(os.environ.get("STUDYCTL_KILLS", "12"))
 WINDOWS = Windows(np.random.default_rng(0).integers(0, 61, (40, 12)).astype(np.int32), bytes=480, bos=False)
@@ -120,8 +122,12 @@ def killed_now_and_then(work: Any, moments: random.Random, seconds: float) -> in
     while True:
         child = os.fork()
         if child == 0:
-            work()
-            os._exit(0)
+            try:
+                work()
+                os._exit(0)
+            except BaseException:  # a child that goes on would be a second test run
+                traceback.print_exc()
+                os._exit(1)
         deadline = time.monotonic() + (moments.uniform(0, seconds) if kills < KILLS else 1e9)
         while time.monotonic() < deadline:
             ended, status = os.waitpid(child, os.WNOHANG)
@@ -166,23 +172,25 @@ def test_a_text_that_is_killed_many_times_ends_with_the_same_bits(tmp_path: Path
 
 def test_a_task_that_is_killed_many_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    model = tiny_model("gemma2")
-    prompts = random_prompts([9, 12, 15, 20, 23, 28, 31, 37], branches=4, targets=3)
-    scorer = open_packed(model, prompts)
-    assert isinstance(scorer, PackedScorer)
-    chunks = scorer.chunks(prompts, 40)
+    tokenizer = byte_tokenizer()
+    model = tiny_model("gemma2", vocab_size=258, max_position_embeddings=256)
+    items = [
+        {"question_stem": "word " * number, "choices": {"text": ["yes", "no"], "label": ["A", "B"]}, "answerKey": "A"}
+        for number in range(1, 25)
+    ]  # fmt: skip
+    request = request_of("openbookqa", write(tmp_path / "test.jsonl", items))
+
+    def score(steps: FinishedSteps) -> TaskScores:
+        return score_task(
+            model, tokenizer, request, batch_tokens=40, reporter=SilentReporter(), finished=steps
+        )
+
     begun = time.monotonic()
-    expected = [scorer.score(chunk) for chunk in chunks]
+    expected = score(NothingFinished())
     seconds = time.monotonic() - begun
 
-    def score() -> None:
+    def work() -> None:
         with StepFile(tmp_path / "x.jsonl", "") as steps:
-            stored = steps.begin("plan")
-            for number, chunk in enumerate(chunks):
-                if number not in stored:
-                    steps.add(number, scorer.score(chunk))
-        with StepFile(tmp_path / "x.jsonl", "") as steps:
-            found = steps.begin("plan")
-        assert [[tuple(answer) for answer in found[number]] for number in range(len(chunks))] == expected
+            assert score(steps) == expected
 
-    assert killed_now_and_then(score, random.Random(5), seconds) > 0
+    assert killed_now_and_then(work, random.Random(5), seconds) > 0
