@@ -15,6 +15,7 @@ from tests.tui import studies
 from tests.tui.app import settle, until
 from tui.app import StudyApp
 from tui.widgets.spec_problems import ProblemList
+from tui.widgets.sql_result import ResultPane
 
 SIZES = [pytest.param((80, 24), id="80x24"), pytest.param((160, 50), id="160x50")]
 
@@ -32,6 +33,8 @@ def _always_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # paths are shown from here
     monkeypatch.setattr("studyctl.store.publish.datetime", _Then)
     monkeypatch.setattr("studyctl.store.session.time", SimpleNamespace(perf_counter=lambda: 0.0))
+    # not by cursor_blink: the text area would keep a line that it drew while its cursor was out
+    monkeypatch.setattr(TextArea, "_toggle_cursor_blink_visible", lambda area: None)
 
 
 @pytest.fixture
@@ -48,8 +51,6 @@ async def _still(pilot: Pilot[Any]) -> None:
     """Wait until nothing more comes."""
     for _ in range(4):
         await settle(pilot)
-    for area in pilot.app.screen.query(TextArea):
-        area.cursor_blink = False
 
 
 Compare = Callable[..., bool]
@@ -111,6 +112,7 @@ def test_sql(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int])
     async def ask(pilot: Pilot[Any]) -> None:
         await _still(pilot)
         await pilot.press("f5")
+        await until(pilot, lambda: pilot.app.screen.query_one(ResultPane).answer is not None)
         await _still(pilot)
 
     app = StudyApp("sql", study=finished)
