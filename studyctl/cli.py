@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The results database.", no_args_is_help=True)
 app.add_typer(db, name="db")
+backends = typer.Typer(help="Other packages that a variant can be compressed by, each in an environment of its own.")
+app.add_typer(backends, name="backends")
 
 
 def _studies(incomplete: str) -> Iterator[str]:
@@ -53,6 +55,12 @@ def _specs(incomplete: str) -> Iterator[str]:
     yield from (name for name in bundled_names() if name.startswith(incomplete))
 
 
+def _backends(incomplete: str) -> Iterator[str]:
+    from studyctl.backends.catalog import BACKENDS
+
+    return (name for name in BACKENDS if name.startswith(incomplete))
+
+
 SpecArgument = Annotated[
     str,
     typer.Argument(
@@ -69,6 +77,11 @@ TrialArgument = Annotated[
     str,
     typer.Argument(metavar="[TRIAL]", help="A trial, or the beginning of its name.", autocompletion=_trials),
 ]
+BackendsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="autoawq, auto-gptq, gptqmodel, llm-compressor", autocompletion=_backends),
+]
+BackendNames = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=_backends)]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it; without it only what would be done is shown.")]
 
@@ -412,6 +425,50 @@ def db_rebuild(study: StudyArgument) -> None:
     from studyctl.run.start import rebuild
 
     _stderr().print(rebuild(_find(study)))
+
+
+@backends.callback(invoke_without_command=True)
+def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List them: version, methods, devices, whether the environment is there, its size on disk."""
+    if context.invoked_subcommand is not None:
+        return
+    from studyctl.backends.catalog import BACKENDS
+    from studyctl.backends.environments import environment
+    from studyctl.report.backends import backends_as_json, draw_backends
+
+    found = [environment(backend) for backend in BACKENDS.values()]
+    if as_json:
+        _print_json(backends_as_json(found))
+    else:
+        draw_backends(found, _stdout())
+
+
+@backends.command("sync")
+def sync_backends(names: BackendsArgument = None) -> None:
+    """Make the environments that are missing (all, or those named) and check each on a tiny model."""
+    from studyctl.backends.catalog import BACKENDS
+    from studyctl.backends.environments import find_backend, sync
+
+    problems = []
+    console = _stderr()
+    for backend in [find_backend(name) for name in names or BACKENDS]:
+        try:
+            if not sync(backend, lambda step, name=backend.name: console.print(f"{name}: {step}", soft_wrap=True)):
+                console.print(f"{backend.name}: synced already")
+        except StudyError as error:  # the others can be made all the same
+            problems += error.problems
+    if problems:
+        raise StudyError(problems)
+
+
+@backends.command("remove")
+def remove_backends(names: BackendNames) -> None:
+    """Delete environments; `sync` makes them again."""
+    from studyctl.backends.environments import find_backend, remove
+
+    for backend in [find_backend(name) for name in names]:
+        removed = remove(backend)
+        _stderr().print(f"{backend.name}: " + ("removed" if removed else "there was nothing to remove"))
 
 
 @contextmanager

@@ -147,6 +147,10 @@ class StudyPaths:
         """The compressed weights of a trial in progress."""
         return self.cache / "weights" / f"{weights_key}.safetensors"
 
+    def packed_weights(self, weights_key: str) -> Path:
+        """What another package made of a trial in progress, in its own format."""
+        return self.cache / "weights" / f"{weights_key}.packed"
+
     def finished_blocks(self, weights_key: str) -> Path:
         """The blocks of a trial whose compression is in progress."""
         return self.cache / "weights" / f"{weights_key}.blocks"

@@ -91,7 +91,7 @@ def export_model(
         reporter.progress(0, 2, "step", "writing")
         _write(model, compressed, packing, folder)
         del compressed  # its codes: room for the model that is read back
-        _copy(files, folder)
+        copy_beside(files, folder)
         reporter.check_stop()
         reporter.progress(1, 2, "step", "reading it back")
         try:
@@ -103,7 +103,7 @@ def export_model(
             packing, why_plain = None, f"plain transformers does not load this family packed ({error})"
             _empty(folder)
             _write(model, None, None, folder)
-            _copy(files, folder)
+            copy_beside(files, folder)
             difference = verify(model, folder)
         reporter.check_stop()
         sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
@@ -185,7 +185,8 @@ def keys_of_older_loaders(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in older.items() if value is not None and key not in config}
 
 
-def _copy(files: Iterable[Path], folder: Path) -> None:
+def copy_beside(files: Iterable[Path], folder: Path) -> None:
+    """Copy a tokenizer and what else goes with weights into a folder, so that older transformers know the tokenizer too."""
     for path in files:
         shutil.copyfile(path, folder / path.name)
     settings = folder / "tokenizer_config.json"

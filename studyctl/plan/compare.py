@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from studyctl.plan.planner import StudyPlan, is_available
+from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import SavedPlan
 from studyctl.plan.trials import Trial
 from studyctl.store.index import Stored
@@ -70,7 +70,7 @@ def compare(plan: StudyPlan, stored: Stored, saved: SavedPlan) -> Comparison:
     todo: list[Todo] = []
     unavailable: list[Trial] = []
     stages = 0
-    available = {id(variant): is_available(variant) for variant in plan.variants}
+    available = {id(variant): plan.is_available(variant) for variant in plan.variants}
     keys = {model.index: model.stage_keys for model in plan.models}
     dense = {model.index: tuple(stage.name for stage in model.stages) for model in plan.models}
     compressed = {index: ("compress", *names) for index, names in dense.items()}

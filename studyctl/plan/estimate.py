@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from studyctl.backends.catalog import OWN
 from studyctl.compress.settings import Quantization
 from studyctl.plan.compare import Comparison, Todo
 from studyctl.plan.compressing import blocks_of, forward_passes, solving_work, stored_bytes
@@ -116,13 +117,14 @@ class StageTimes:
 
 def stage_kind(trial: Trial, stage: str) -> str:
     """Return what stages are alike in how far their estimates are off."""
-    return f"compress {trial.variant.method}" if stage == "compress" else stage.partition(":")[0]
+    return _label(trial, stage) if stage == "compress" else stage.partition(":")[0]
 
 
 def _label(trial: Trial, stage: str) -> str:
     """Compression takes as long as its method, an evaluation the same for every variant."""
     if stage == "compress":
-        return f"compress {trial.variant.method}"
+        by = "" if trial.variant.backend == OWN else f"@{trial.variant.backend}"
+        return f"compress {trial.variant.method}{by}"
     return stage if not trial.is_dense else f"{stage} of dense"
 
 

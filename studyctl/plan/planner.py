@@ -4,7 +4,7 @@ What is an error, a warning, or allowed:
 
 * Whatever would fail after hours and can be known now is an error, at its place in the spec; all of them are found at once.
 * What cannot be looked up (no network, not in the cache) is a warning: its trials count as not stored.
-* What a later version will do (a method, backend or executor without an implementation) is a note: the rest can run.
+* What this machine lacks (a backend's environment, a GPU for it) or a later version will do is a note: the rest can run.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from studyctl.compress.settings import Checkpoint, Dense, method_of
+from studyctl.compress.settings import Checkpoint
 from studyctl.errors import Problem, SpecError, StudyError
 from studyctl.files import digest
+from studyctl.plan.backends import check_backends, missing_here
 from studyctl.plan.checks import check_linears, check_sequence_length
 from studyctl.plan.devices import resolve_devices
 from studyctl.plan.published import check_checkpoint, checkpoint_place
@@ -62,23 +63,23 @@ class StudyPlan:
     problems: list[Problem]
     """Errors and warnings."""
     notes: list[str]
-    """What is asked for and not available yet."""
+    """What is asked for and not available here, and what to do about it."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Variants that cannot be made on this machine now, by name, with what is missing."""
 
     @property
     def errors(self) -> list[Problem]:
         """Return what must be mended before anything runs."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
+    def is_available(self, variant: Variant) -> bool:
+        """Return whether the variant can be made here."""
+        return variant.name not in self.missing
+
     def raise_errors(self) -> None:
         """Raise SpecError with every error of the plan, if there is one."""
         if self.errors:
             raise SpecError(self.errors)
-
-
-def is_available(variant: Variant) -> bool:
-    """Return whether this version can make the variant."""
-    made = isinstance(variant.settings, Dense | Checkpoint) or method_of(variant.settings).target is not None
-    return made and variant.backend == "studyctl"
 
 
 def make_plan(document: Document) -> StudyPlan:
@@ -111,10 +112,13 @@ class _Planner:
             for index, model in enumerate(spec.models)
         ]
         self._warn_of_unmatched(variants)
-        notes = list(_not_available(document, variants))
+        for problem in check_backends(document, variants):
+            self._add(problem)
+        missing = missing_here(variants, devices)
+        notes = list(_not_available(document, missing))
         trials = make_trials(models, variants, spec.study.seeds)
         return StudyPlan(
-            document, models, variants, trials, devices, self.texts, self.tasks, self.problems, notes
+            document, models, variants, trials, devices, self.texts, self.tasks, self.problems, notes, missing
         )
 
     def _warn_of_unmatched(self, variants: list[Variant]) -> None:
@@ -321,18 +325,11 @@ def _stage(name: str, parts: dict[str, object], *, known: bool) -> Stage:
     return Stage(name, digest([name, parts]) if known else None, parts)
 
 
-def _not_available(document: Document, variants: list[Variant]) -> Iterator[str]:
-    spec = document.spec
-    missing: dict[str, list[str]] = {}
-    for variant in variants:
-        if not is_available(variant):
-            what = (
-                f"method `{variant.method}`"
-                if variant.backend == "studyctl"
-                else f"backend `{variant.backend}`"
-            )
-            missing.setdefault(what, []).append(variant.name)
-    for what, names in missing.items():
-        yield f"{what} is not available yet: {', '.join(names)}"
-    if spec.execution.executor != "local":
-        yield f"executor `{spec.execution.executor}` is not available yet: runs locally"
+def _not_available(document: Document, missing: Mapping[str, str]) -> Iterator[str]:
+    names: dict[str, list[str]] = {}
+    for name, what in missing.items():
+        names.setdefault(what, []).append(name)
+    for what, variants in names.items():
+        yield f"{what}; without it, not run: {', '.join(variants)}"
+    if document.spec.execution.executor != "local":
+        yield f"executor `{document.spec.execution.executor}` is not available yet: runs locally"

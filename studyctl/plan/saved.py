@@ -7,7 +7,7 @@ from typing import Any
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, digest, write_atomic
-from studyctl.plan.planner import StudyPlan, is_available
+from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
 
 PLAN_VERSION = 1
@@ -64,12 +64,12 @@ def save_plan(plan: StudyPlan, paths: StudyPaths, spec: str) -> None:
         "stage_parts": {
             model.spec.id: {stage.name: stage.parts for stage in model.stages} for model in plan.models
         },
-        "trials": [_trial(trial) for trial in plan.trials],
+        "trials": [_trial(trial, plan.is_available(trial.variant)) for trial in plan.trials],
     }
     write_atomic(paths.plan, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _trial(trial: Trial, available: bool) -> dict[str, Any]:
     return {
         "trial": trial.id,
         "model": trial.model.spec.id,
@@ -85,7 +85,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "dtype": trial.model.dtype,
         "bits_per_weight": planned_bits(trial),
         "sparsity": planned_sparsity(trial),
-        "available": is_available(trial.variant),
+        "available": available,
         "parts": trial.parts(),
     }
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+from studyctl.backends.catalog import ADAPTER_VERSION, BACKENDS, OWN
 from studyctl.compress.settings import METHODS, Checkpoint, Dense, method_of
 from studyctl.files import digest
 from studyctl.plan.variants import Variant
@@ -113,6 +114,8 @@ class Trial(NamedTuple):
 
 
 def _version(variant: Variant) -> str:
+    if variant.backend != OWN:
+        return f"{variant.method} of {variant.backend} {BACKENDS[variant.backend].version}, adapter {ADAPTER_VERSION}"
     if isinstance(variant.settings, Checkpoint):
         return f"{variant.method} {method_of(variant.settings).version}"
     return f"{variant.method} {method_of(variant.settings).version}, walker {WALKER_VERSION}"

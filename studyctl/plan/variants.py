@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from studyctl.backends.catalog import OWN, effective
 from studyctl.compress.settings import Checkpoint, Dense, MethodSettings
 from studyctl.errors import Problem
 from studyctl.files import digest
@@ -38,7 +39,7 @@ class Variant:
         return self.models == ("*",) or any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
 
-DENSE = Variant("dense", Dense(), None, "studyctl", ("*",), ("models",))
+DENSE = Variant("dense", Dense(), None, OWN, ("*",), ("models",))
 
 
 def expand_variants(document: Document) -> tuple[list[Variant], list[Problem]]:
@@ -78,7 +79,9 @@ def _variants_of(spec: Spec, table: CompressionTable, loc: Loc) -> list[Variant]
     for settings, override, backend in table.expand():
         calibration = applied[override] if settings.needs_data else None
         name = variant_name(settings, override, backend, table.swept)
-        variants.append(Variant(name, settings, calibration, backend, table.models, loc))
+        variants.append(
+            Variant(name, effective(backend, settings), calibration, backend, table.models, loc)
+        )
     return variants
 
 
@@ -97,7 +100,7 @@ def variant_name(
     given = override.model_dump(exclude_none=True)
     if given and settings.needs_data:
         parts.append("cal:" + "+".join(_override(key, value) for key, value in given.items()))
-    return "-".join(parts) + (f"@{backend}" if backend != "studyctl" else "")
+    return "-".join(parts) + (f"@{backend}" if backend != OWN else "")
 
 
 def _option(field: str, value: object) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from studyctl.units import duration_text
+from studyctl.units import bytes_text, duration_text
 
 MISSING = "–"
 GAP = 2
@@ -19,6 +19,7 @@ class Column:
     """A column of figures."""
 
     header: str
+    """On several lines where it has line breaks."""
     cells: list[Text]
     left: bool = False
     """Set flush left, for cells of several parts that stand above each other."""
@@ -28,7 +29,7 @@ class Column:
     @property
     def width(self) -> int:
         """Characters that it needs."""
-        return max([len(self.header), *(cell.cell_len for cell in self.cells)])
+        return max([*map(len, self.header.split("\n")), *(cell.cell_len for cell in self.cells)])
 
 
 def fitting_tables(
@@ -38,20 +39,24 @@ def fitting_tables(
 
     Args:
         label: Header of the row names.
-        names: Row names; one that is longer than a third of the width is wrapped.
+        names: Row names; one that is longer than a third of the width is wrapped, at its ``@`` if it has one.
         columns: Figures, in order.
         width: Characters a line.
     """
-    label_width = min(max(len(label), *(name.cell_len for name in names)), max(12, width // 3))
+    most = max(12, width // 3)
+    names = [name if name.cell_len <= most else _before_backend(name) for name in names]
+    longest = max(line.cell_len for name in names for line in name.split("\n"))
+    label_width = min(max(len(label), longest), most)
     chunks = _chunks(columns, width - 1 - label_width, len(columns))
     if len(chunks) > 1:  # evenly: six and one would look forgotten
         chunks = _chunks(columns, width - 1 - label_width, -(-len(columns) // len(chunks)))
     for chunk in chunks:
         table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-        table.add_column(Text(label), width=label_width, overflow="fold")
+        breaks = max(column.header.count("\n") for column in chunk)
+        table.add_column(Text(_lowered(label, breaks)), width=label_width, overflow="fold")
         for column in chunk:
             table.add_column(
-                Text(column.header),
+                Text(_lowered(column.header, breaks)),
                 justify="left" if column.left else "right",
                 no_wrap=True,
                 min_width=column.width,
@@ -59,6 +64,17 @@ def fitting_tables(
         for row, name in enumerate(names):
             table.add_row(name, *(column.cells[row] for column in chunk))
         yield table
+
+
+def _before_backend(name: Text) -> Text:
+    """Return a name on two lines, where it has a backend: ``awq-4bit-g64`` and ``@autoawq`` below it."""
+    at = name.plain.rfind("@")
+    return Text("\n").join(name.divide([at])) if at > 0 else name
+
+
+def _lowered(header: str, breaks: int) -> str:
+    """Return a header whose last line stands right above the figures, as those of its neighbours do."""
+    return "\n" * (breaks - header.count("\n")) + header
 
 
 def _chunks(columns: Sequence[Column], width: int, most: int) -> list[list[Column]]:
@@ -108,3 +124,13 @@ def count(value: int | None) -> Text:
 def duration(seconds: float | None) -> Text:
     """Show a time."""
     return Text(MISSING if seconds is None or not math.isfinite(seconds) else duration_text(seconds))
+
+
+def size(count: int | None) -> Text:
+    """Show an amount of memory."""
+    return Text(MISSING if count is None else bytes_text(count))
+
+
+def gib(count: int | None) -> Text:
+    """Show an amount of memory in GiB, without the unit."""
+    return ratio(None if count is None else count / 2**30)

@@ -51,7 +51,7 @@ def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("because")
     for name, count in trials.items():
-        because = ", ".join(reasons[name]) or ("not available yet" if unavailable[name] else "")
+        because = ", ".join(reasons[name]) or ("not available here" if unavailable[name] else "")
         stored = count - to_run[name] - unavailable[name]
         table.add_row(name, str(stored), str(to_run[name]), str(stages[name]), because)
     return table

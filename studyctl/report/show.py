@@ -1,6 +1,7 @@
 """What ``studyctl show STUDY`` prints: the answer first, then languages, tasks, and what a reader must know."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
@@ -17,7 +18,9 @@ from studyctl.report.layout import (
     fitting_tables,
     fixed,
     ratio,
+    size,
 )
+from studyctl.store.comparison import Agreement
 from studyctl.store.results import FailedTrial, Finding, LanguageResult, Results, Standing, TaskResult
 
 STATES = ("done", "running", "failed", "stopped", "pending")
@@ -41,6 +44,7 @@ def show(results: Results, console: Console) -> None:
     _leaderboard(console, shown)
     _perplexity(console, shown, results.perplexity())
     _tasks(console, shown, results.tasks())
+    _agreement(console, results.agreement())
     _notes(console, about.notes)
     _warnings(console, about.study, results.warnings())
     _failures(console, about.study, results.failures())
@@ -54,6 +58,7 @@ def as_json(results: Results) -> dict[str, object]:
         "leaderboard": results.leaderboard(),
         "perplexity": results.perplexity(),
         "tasks": results.tasks(),
+        "agreement": results.agreement(),
         "warnings": results.warnings(),
         "failures": results.failures(),
     }
@@ -92,15 +97,15 @@ class _Model:
     rows: list[Standing]
 
     def names(self) -> list[Text]:
-        variants = [row.variant for row in self.rows]
         return [
-            Text(
-                GLYPHS[row.state]
-                + row.variant
-                + (f" seed {row.seed}" if variants.count(row.variant) > 1 else "")
-            )
-            for row in self.rows
+            Text(GLYPHS[row.state] + name) for row, name in zip(self.rows, _variants(self.rows), strict=True)
         ]
+
+
+def _variants(rows: Sequence[Standing | Agreement]) -> list[str]:
+    """Return what to call each row of a model: its variant, with the seed where a variant has several."""
+    times = Counter(row.variant for row in rows)
+    return [row.variant if times[row.variant] == 1 else f"{row.variant} seed {row.seed}" for row in rows]
 
 
 def _by_model(standings: Sequence[Standing]) -> Iterator[_Model]:
@@ -110,10 +115,10 @@ def _by_model(standings: Sequence[Standing]) -> Iterator[_Model]:
     return (_Model(model, rows) for model, rows in models.items())
 
 
-def _section(console: Console, title: str, model: _Model, columns: list[Column]) -> None:
+def _section(console: Console, title: str, model: str, names: list[Text], columns: list[Column]) -> None:
     console.print()
-    console.print(Text.assemble((title, "bold"), f"  {model.model}"))
-    for number, table in enumerate(fitting_tables("variant", model.names(), columns, console.width)):
+    console.print(Text.assemble((title, "bold"), f"  {model}"))
+    for number, table in enumerate(fitting_tables("variant", names, columns, console.width)):
         if number:
             console.print()
         console.print(Padding.indent(table, 1), no_wrap=True)
@@ -135,7 +140,7 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
             Column("flips", [count(row.flips) for row in rows]),
             Column("time", [duration(row.total_seconds) for row in rows], optional=True),
         ]
-        _section(console, "Leaderboard", model, columns)
+        _section(console, "Leaderboard", model.model, model.names(), columns)
         if told := _worst(rows):
             _remark(console, told)
 
@@ -159,7 +164,7 @@ def _perplexity(console: Console, standings: list[Standing], results: list[Langu
             for language in languages
         ]
         if columns:
-            _section(console, "Perplexity", model, columns)
+            _section(console, "Perplexity", model.model, model.names(), columns)
             _remark(console, "dense: perplexity; the others: how many times that of dense")
 
 
@@ -185,7 +190,7 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
             for task in tasks
         ]
         if columns:
-            _section(console, "Accuracy", model, columns)
+            _section(console, "Accuracy", model.model, model.names(), columns)
             _remark(console, "with the change against dense; * p < 0.05, exact McNemar test on paired items")
 
 
@@ -207,6 +212,42 @@ def _task_cell(result: TaskResult | None) -> Text:
     return Text.assemble(
         fixed(result.value, 3), " ", Text(f"{change(result.change).plain}{mark}", style=style)
     )
+
+
+def _agreement(console: Console, rows: list[Agreement]) -> None:
+    """Print what several backends made of the same settings; of settings of which something is measured."""
+    measured = {(row.model, row.setting) for row in rows if row.measured}
+    shown = [row for row in rows if (row.model, row.setting) in measured]
+    for model in dict.fromkeys(row.model for row in shown):
+        of_model = [row for row in shown if row.model == model]
+        _section(console, "Agreement", model, _beside_each_other(of_model), _agreement_columns(of_model))
+        _remark(console, "KL ratio, memory ratio: studyctl's / this one's; below 1: studyctl's is lower")
+        _remark(console, "speedup: time of this one / of studyctl's; above 1: studyctl is faster")
+        makers = dict.fromkeys(row.maker for row in of_model if row.measured)
+        _remark(console, f"by {', '.join(makers)}")
+
+
+def _beside_each_other(rows: list[Agreement]) -> list[Text]:
+    """Return the variant for the first row of a setting, and ``@backend`` alone for what stands below it."""
+    names, above = [], None
+    for row, name in zip(rows, _variants(rows), strict=True):
+        here = (row.setting, row.seed)
+        names.append(Text(GLYPHS[row.state] + (f"@{row.backend}" if here == above else name)))
+        above = here
+    return names
+
+
+def _agreement_columns(rows: list[Agreement]) -> list[Column]:
+    return [
+        Column("KL", [fixed(row.kl_nats, 4) for row in rows]),
+        Column("KL\nratio", [fixed(row.kl_ratio, 2) for row in rows]),
+        Column("ppl\nratio", [ratio(row.ppl_ratio) for row in rows]),
+        Column("bits\n/w", [fixed(row.bits_per_weight, 1) for row in rows]),
+        Column("time\nin s", [fixed(row.compress_seconds, 1) for row in rows]),
+        Column("speedup", [fixed(row.speedup, 2) for row in rows]),
+        Column("memory", [size(row.peak_memory_bytes) for row in rows]),
+        Column("memory\nratio", [fixed(row.memory_ratio, 2) for row in rows]),
+    ]
 
 
 def _notes(console: Console, notes: list[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import Problem, StageError, StudyError
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
@@ -98,15 +98,17 @@ class Attempt:
                     self._halve_batch(error)
             before = extra.pop("seconds_before", 0.0)
             assert isinstance(before, float)
+            measured = {
+                "seconds": time.perf_counter() - begun + before,
+                "peak_memory_bytes": peak_bytes(),
+                "peak_device_bytes": _device_peak(self.job.device),
+            }
             self._write(
                 "stage_finished",
                 order,
                 weights_key=self.job.weights_key,
                 weights_hash=self.engine.weights_hash,
-                seconds=time.perf_counter() - begun + before,
-                peak_memory_bytes=peak_bytes(),
-                peak_device_bytes=_device_peak(self.job.device),
-                **extra,
+                **(measured | extra),  # of what another package did, its own process knows better
             )
             self.engine.forget_steps(self.job, order)
             return True
@@ -114,7 +116,7 @@ class Attempt:
             self.stopped = True
             self._write("stage_failed", order, error="stopped on request", cause="stopped", hint="")
         except StudyError as error:
-            self._fail(order, error.problems[0], "error")
+            self._fail(order, error.problems[0], error.cause if isinstance(error, StageError) else "error")
         except CannotWriteError:
             raise
         except Exception as error:

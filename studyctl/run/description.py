@@ -5,6 +5,7 @@ import platform
 import socket
 from importlib.metadata import distributions, version
 
+from studyctl.backends.catalog import BACKENDS, OWN
 from studyctl.run.protocol import Job
 from studyctl.store.journal import SCHEMA
 
@@ -29,6 +30,7 @@ def describe_attempt(job: Job) -> dict[str, object]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES} | _unpackers(job),
         "model": job.model.id,
+        "backend_version": version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
         **job.model_dump(mode="json", include=taken),
     }
 

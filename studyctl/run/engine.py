@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from studyctl.backends.catalog import OWN
 from studyctl.compress.architectures import changeable_modules
 from studyctl.compress.finished import FinishedBlocks
 from studyctl.compress.stored import apply, save, weights_hash
@@ -21,6 +23,7 @@ from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import Windows, cut_windows
 from studyctl.files import StudyPaths, write_atomic
 from studyctl.plan.planner import ids_path
+from studyctl.run.elsewhere import compress_elsewhere
 from studyctl.run.exporting import export_weights, refuse_other_weights
 from studyctl.run.finished_steps import StepFile
 from studyctl.run.protocol import Job, StageOrder
@@ -121,7 +124,9 @@ class Engine:
     def forget_weights(self, job: Job) -> None:
         """Delete the stored weights of a trial that is done; an export leaves those that it found."""
         if job.export_to is None or self._before:
-            StudyPaths(job.root).trial_weights(job.weights_key).unlink(missing_ok=True)
+            paths = StudyPaths(job.root)
+            paths.trial_weights(job.weights_key).unlink(missing_ok=True)
+            shutil.rmtree(paths.packed_weights(job.weights_key), ignore_errors=True)
 
     def _model(self) -> torch.nn.Module:
         if self.loaded is None:
@@ -137,25 +142,28 @@ class Engine:
         assert self.loaded is not None
         restore_dense(self.loaded, self._changed)
         self._changed = changeable_modules(self.loaded.model)  # known before the first is written
-        ids = None
-        if job.calibration is not None:
-            ids = torch.from_numpy(self._calibration_ids(job, job.calibration, recorder))
+        ids = self._calibration_ids(job, job.calibration, recorder) if job.calibration is not None else None
         paths = StudyPaths(job.root)
         finished = FinishedBlocks(paths.finished_blocks(job.weights_key))
-        done = compress(
-            self._model(),
-            job.method_settings(),
-            ids,
-            batch_tokens=self.batch_tokens(job),
-            reporter=recorder,
-            finished=finished,
-        )
+        measured: dict[str, object] = {}
+        if job.backend == OWN:
+            done = compress(
+                self._model(),
+                job.method_settings(),
+                torch.from_numpy(ids) if ids is not None else None,
+                batch_tokens=self.batch_tokens(job),
+                reporter=recorder,
+                finished=finished,
+            )
+        else:
+            done, outcome = compress_elsewhere(job, self.loaded, ids, recorder)
+            measured = {"seconds": outcome.seconds, "peak_memory_bytes": outcome.peak_memory_bytes}
         path = paths.trial_weights(job.weights_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, done)
         finished.clear()
         self._note_weights(job, recorder)
-        return {"bits_per_weight": done.bits_per_weight, "sparsity": done.sparsity}
+        return {"bits_per_weight": done.bits_per_weight, "sparsity": done.sparsity, **measured}
 
     def _note_weights(self, job: Job, recorder: Recorder) -> None:
         """Name the weights that were made, and ask for every evaluation if stored results belong to others."""

@@ -45,6 +45,7 @@ def make_job(
         dtype=trial.model.dtype,
         threads=max(1, _cores() // len(plan.devices)),
         batch_tokens=batch_tokens(device),
+        backend_network=document.spec.execution.backend_network,
     )
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of this process, as the kernel accounts it."""
+"""Peak memory of this process, and processes that were killed for memory, as the kernel accounts them."""
 
 import resource
 import sys
@@ -22,3 +22,14 @@ def peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def kernel_oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory so far (0 where it does not say)."""
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        return 0
+    return 0

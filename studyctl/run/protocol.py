@@ -71,6 +71,8 @@ class Job(BaseModel):
     threads: int
     batch_tokens: int
     """Tokens of a forward pass."""
+    backend_network: bool = False
+    """Whether another package's process may use the network."""
     export_to: Path | None = None
     """Where ``studyctl export`` wants the weights: such a job is no attempt at the trial and writes no journal. None: an
     export of the study itself."""

@@ -125,14 +125,3 @@ def how_it_ended(returncode: int) -> str:
             name = f"signal {-returncode}"
         return f"the worker was killed by {name}"
     return f"the worker ended with exit code {returncode}"
-
-
-def kernel_oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory so far (0 where it does not say)."""
-    try:
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    except OSError:
-        return 0
-    return 0

@@ -451,6 +451,9 @@ class Execution(Table):
     keep_weights: Annotated[bool, Field(description="export every variant under `runs/<study>/weights/`")] = (
         False
     )
+    backend_network: Annotated[
+        bool, Field(description="let the processes of other packages (`backend`) use the network")
+    ] = False
     on_finish: Annotated[
         str | None,
         Field(min_length=1, description="command run when the study ends; gets a one-line summary on stdin"),

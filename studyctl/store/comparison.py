@@ -7,6 +7,9 @@ from itertools import combinations
 LEAST_GAP = 2.0
 """Places between two metrics from which on a trial is worth a sentence."""
 
+OURS = "studyctl"
+"""Name of the backend that the others are held against."""
+
 _OF_TEXT = frozenset({"kl_nats", "ppl_ratio", "worst_ppl_ratio"})
 
 
@@ -36,7 +39,7 @@ class Rank:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class Disagreement:
     """A row of the view ``disagreement``."""
 
     model: str
@@ -57,6 +60,50 @@ class ParetoPoint:
     measure: str
     bits_per_weight: float
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A row of the view ``agreement``: what one backend made of a setting that another one compresses too."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    setting: str
+    backend: str
+    backend_version: str | None
+    seed: int | None
+    state: str
+    kl_nats: float | None
+    ppl_ratio: float | None
+    acc_change: float | None
+    bits_per_weight: float | None
+    sparsity: float | None
+    compress_seconds: float | None
+    peak_memory_bytes: int | None
+    """Of the compress stage."""
+    kl_ratio: float | None
+    """KL of ours / of this one: below 1 where ours is nearer to dense."""
+    speedup: float | None
+    """Seconds of this one / of ours: above 1 where ours is faster."""
+    memory_ratio: float | None
+    """Memory of ours / of this one: below 1 where ours needs less."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is what the others are held against."""
+        return self.backend == OURS
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has a figure to compare."""
+        return self.compress_seconds is not None or self.kl_nats is not None or self.ppl_ratio is not None
+
+    @property
+    def maker(self) -> str:
+        """The backend with its version, where that is known."""
+        return f"{self.backend} {self.backend_version}" if self.backend_version else self.backend
 
 
 @dataclass(frozen=True, slots=True)

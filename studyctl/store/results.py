@@ -9,7 +9,7 @@ import duckdb
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.comparison import Agreement, ParetoPoint, Rank
+from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
 from studyctl.store.query import open_reader
 from studyctl.store.schema import VERSION
 
@@ -235,9 +235,13 @@ class Results:
         """Return one row a compressed trial and metric, the best first; of one model if it is named."""
         return self._rows(Rank, "ranks", model=model)
 
-    def disagreement(self, model: str | None = None) -> list[Agreement]:
+    def disagreement(self, model: str | None = None) -> list[Disagreement]:
         """Return one row a model and pair of metrics, in both orders; of one model if it is named."""
-        return self._rows(Agreement, "disagreement", model=model)
+        return self._rows(Disagreement, "disagreement", model=model)
+
+    def agreement(self, model: str | None = None) -> list[Agreement]:
+        """Return the trials whose setting several backends compress, by setting, ours first; of one model if it is named."""
+        return self._rows(Agreement, "agreement", model=model)
 
     def pareto(self, model: str | None = None) -> list[ParetoPoint]:
         """Return the trials that no other beats in both size and quality, the smallest first."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studyctl.files import StudyPaths
+from studyctl.store.comparison import OURS
 from studyctl.store.index import Attempt, Stored, StoredStage
 from studyctl.store.journal import Record, parse
 from studyctl.store.planned import Planned, PlannedTrial, TrialStatus, trial_status
@@ -112,6 +113,7 @@ def _trial_row(
         "stages_done": len(status.done),
         "attempts": len(attempts),
         "backend": trial.backend,
+        "backend_version": _backend_version(_compressed_in(status, stored)),
         "seed": trial.seed,
         "options": json.dumps(trial.settings),
         "calibration": json.dumps(trial.calibration) if trial.calibration is not None else None,
@@ -123,6 +125,26 @@ def _trial_row(
         "available": trial.available,
         "weights_key": trial.weights_key,
     }
+
+
+def _compressed_in(status: TrialStatus, stored: Stored) -> Record:
+    """Return how the attempt began that made the current weights; before there are any, the newest attempt."""
+    compress = status.done.get("compress")
+    made = (
+        [one.started for one in stored.attempts.get(compress.trial, ()) if one.attempt == compress.attempt]
+        if compress is not None
+        else []
+    )
+    latest = status.latest.started if status.latest is not None else {}
+    return made[0] if made else latest
+
+
+def _backend_version(started: Record) -> str | None:
+    """Return the version of the implementation; journals from before the field have that of studyctl only."""
+    version: str | None = started.get("backend_version")
+    if version is None and started.get("backend") == OURS:
+        version = started.get("studyctl")
+    return version
 
 
 def _first(*values: float | None) -> float | None:
@@ -163,6 +185,7 @@ def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Record
         "weights_key": attempt.weights_key,
         "current": attempt.weights_key == trial.weights_key,
         "journal": attempt.journal.name,
+        "backend_version": _backend_version(attempt.started),
         **{name: attempt.started.get(name) for name in _ATTEMPT_FIELDS},
     }
 

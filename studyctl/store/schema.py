@@ -6,7 +6,7 @@ Checks and notebooks rely on these names; a unit is part of a name. The views ar
 from dataclasses import dataclass
 from importlib.resources import files
 
-VERSION = 3
+VERSION = 4
 """Rises when a reader of this version would misread the file."""
 
 
@@ -94,6 +94,7 @@ TRIALS = _results(
     ("stages_done", "INTEGER", "stages among them whose result is stored"),
     ("attempts", "INTEGER", "attempts so far"),
     ("backend", "VARCHAR", "whose implementation compressed it"),
+    ("backend_version", "VARCHAR", "version of that implementation"),
     ("seed", "BIGINT", "seed of the random choices; NULL when nothing is drawn"),
     ("options", "JSON", "settings of the method, defaults included"),
     ("calibration", "JSON", "text that the method looked at; NULL for methods without data"),
@@ -121,6 +122,7 @@ ATTEMPTS = _results(
     ("pid", "BIGINT", "process"),
     ("threads", "INTEGER", "threads of tensor operations"),
     ("backend", "VARCHAR", "whose implementation compressed it"),
+    ("backend_version", "VARCHAR", "version of that implementation"),
     ("studyctl", "VARCHAR", "version of studyctl"),
     ("versions", "JSON", "versions of the packages that computed it"),
     ("spec_hash", "VARCHAR", "names the spec at that time"),

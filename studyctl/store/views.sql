@@ -285,3 +285,56 @@ COMMENT ON COLUMN disagreement.metric IS 'a metric of the view ranks';
 COMMENT ON COLUMN disagreement.other_metric IS 'another one';
 COMMENT ON COLUMN disagreement.kendall_tau IS 'Kendall''s tau-b of the two rankings: 1 the same order, 0 unrelated, -1 reversed; NULL for fewer than two trials, or when one metric tells none apart';
 COMMENT ON COLUMN disagreement.variants IS 'trials that have a rank in both';
+
+CREATE VIEW agreement AS
+WITH texts AS (
+    SELECT trial_id, list(language ORDER BY language) AS languages FROM fidelity GROUP BY trial_id
+), named AS (
+    SELECT l.*, t.backend, t.backend_version, t.position,
+        CASE WHEN suffix(l.variant, '@' || t.backend) THEN left(l.variant, length(l.variant) - length(t.backend) - 1)
+             ELSE l.variant END AS setting
+    FROM leaderboard l JOIN trials t ON t.trial_id = l.trial_id
+), several AS (
+    SELECT n.* REPLACE (s.peak_memory_bytes AS peak_memory_bytes), x.languages AS texts,
+        min(n.position) OVER of_setting AS place
+    FROM named n
+    LEFT JOIN stages s ON s.trial_id = n.trial_id AND s.stage = 'compress'
+    LEFT JOIN texts x ON x.trial_id = n.trial_id
+    WINDOW of_setting AS (PARTITION BY n.model, n.setting)
+    QUALIFY min(n.backend) OVER of_setting <> max(n.backend) OVER of_setting
+)
+SELECT
+    b.trial_id, b.model, b.method, b.variant, b.setting, b.backend, b.backend_version, b.seed, b.state,
+    b.kl_nats, b.ppl_ratio, b.acc_change, b.bits_per_weight, b.sparsity, b.compress_seconds, b.peak_memory_bytes,
+    -- A mean over two languages is not the same figure as one over seven: a ratio is of means over the same languages.
+    CASE WHEN ours.texts = b.texts AND ours.kl_nats >= 0 AND b.kl_nats > 0 AND isfinite(ours.kl_nats) AND isfinite(b.kl_nats)
+         THEN ours.kl_nats / b.kl_nats END AS kl_ratio,
+    CASE WHEN ours.compress_seconds > 0 AND b.compress_seconds > 0
+              AND isfinite(ours.compress_seconds) AND isfinite(b.compress_seconds)
+         THEN b.compress_seconds / ours.compress_seconds END AS speedup,
+    CASE WHEN ours.peak_memory_bytes > 0 AND b.peak_memory_bytes > 0
+         THEN ours.peak_memory_bytes / b.peak_memory_bytes END AS memory_ratio
+FROM several b
+LEFT JOIN several ours ON ours.model = b.model AND ours.setting = b.setting AND ours.backend = 'studyctl'
+    AND ours.seed IS NOT DISTINCT FROM b.seed
+ORDER BY b.place, b.seed NULLS FIRST, b.backend <> 'studyctl', b.position;
+COMMENT ON VIEW agreement IS 'one row a trial whose setting several backends are to compress: each beside studyctl''s own of the same seed';
+COMMENT ON COLUMN agreement.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN agreement.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN agreement.method IS 'compression method';
+COMMENT ON COLUMN agreement.variant IS 'compression setting, with @ and the backend where that is not studyctl';
+COMMENT ON COLUMN agreement.setting IS 'compression setting alone: the same for all of its backends';
+COMMENT ON COLUMN agreement.backend IS 'whose implementation compressed it';
+COMMENT ON COLUMN agreement.backend_version IS 'version of that implementation';
+COMMENT ON COLUMN agreement.seed IS 'seed of the random choices; NULL when nothing is drawn';
+COMMENT ON COLUMN agreement.state IS 'pending, running, done, failed or stopped';
+COMMENT ON COLUMN agreement.kl_nats IS 'KL(dense || compressed) a token, mean over the languages';
+COMMENT ON COLUMN agreement.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
+COMMENT ON COLUMN agreement.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
+COMMENT ON COLUMN agreement.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
+COMMENT ON COLUMN agreement.sparsity IS 'fraction of the weights that is zero, 0 to 1';
+COMMENT ON COLUMN agreement.compress_seconds IS 'time of the compress stage';
+COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process or device until the end of the compress stage';
+COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: 1 is equal, below 1 studyctl''s is nearer to dense; NULL unless both have the same languages';
+COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1 studyctl is faster';
+COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1 studyctl needs less';

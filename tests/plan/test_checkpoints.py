@@ -12,7 +12,7 @@ from studyctl.compress.settings import Checkpoint
 from studyctl.errors import Problem
 from studyctl.files import StudyPaths
 from studyctl.plan.memory import peak_host_bytes
-from studyctl.plan.planner import StudyPlan, is_available, make_plan
+from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import save_plan
 from studyctl.plan.trials import Trial
 from studyctl.spec.loading import load_spec

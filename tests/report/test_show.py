@@ -96,11 +96,121 @@ def test_colour_changes_nothing_but_colour(study: FakeStudy) -> None:
 def test_json_holds_what_is_printed(study: FakeStudy) -> None:
     with results.open(study.paths) as opened:
         data = json.loads(json.dumps(as_json(opened), allow_nan=False))
-    assert list(data) == ["about", "progress", "leaderboard", "perplexity", "tasks", "warnings", "failures"]
+    assert list(data) == [
+        "about",
+        "progress",
+        "leaderboard",
+        "perplexity",
+        "tasks",
+        "agreement",
+        "warnings",
+        "failures",
+    ]
     assert data["about"]["notes"] == ["The models of this study do not exist."]
     assert data["leaderboard"][1]["variant"] == "wanda-0.5"
     assert data["leaderboard"][1]["flips"] == 14
     assert len(data["perplexity"]) == 9
+
+
+class TestBackends:
+    """Settings that several packages compress."""
+
+    VARIANTS = (
+        "dense", "wanda-0.5", "rtn-4bit-g64", "rtn-4bit-g64@gptqmodel", "rtn-4bit-g64@llm-compressor",
+    )  # fmt: skip
+
+    @pytest.fixture
+    def study(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
+        monkeypatch.setattr(builder, "MEMORY", 2 << 30)
+        monkeypatch.setattr(builder, "SECONDS", 72.34)
+        return FakeStudy(tmp_path / "small", models=("org/alpha",), variants=self.VARIANTS, tasks=())
+
+    @staticmethod
+    def section(text: str) -> str:
+        lines = [line.rstrip() for line in text[text.index("Agreement") :].splitlines()]
+        return "\n".join(lines[: lines.index("Notes")])
+
+    def test_each_stands_below_ours(self, study: FakeStudy) -> None:
+        publish(study.write_all().paths)
+        assert (
+            self.section(shown(study))
+            == """\
+Agreement  org/alpha
+                             KL    ppl  bits   time                    memory
+ variant              KL  ratio  ratio    /w   in s  speedup   memory   ratio
+ rtn-4bit-g64     0.1000   1.00  1.207   4.3   72.3     1.00  2.0 GiB    1.00
+ @gptqmodel       0.1250   0.80  1.207   4.3  217.0     3.00  4.0 GiB    0.50
+ @llm-compressor  0.0800   1.25  1.207   4.3  108.5     1.50  1.0 GiB    2.00
+ KL ratio, memory ratio: studyctl's / this one's; below 1: studyctl's is lower
+ speedup: time of this one / of studyctl's; above 1: studyctl is faster
+ by studyctl 0.1.0, gptqmodel 4.0.0, llm-compressor 0.8.1
+"""
+        )
+
+    def test_one_that_failed_keeps_its_line(self, study: FakeStudy) -> None:
+        study.write_plan()
+        for variant in ("dense", "rtn-4bit-g64", "rtn-4bit-g64@llm-compressor"):
+            study.attempt(f"alpha.{variant}").run_all()
+        study.attempt("alpha.rtn-4bit-g64@gptqmodel").fail("compress")
+        publish(study.paths)
+        text = self.section(shown(study))
+        assert "✗ @gptqmodel          –      –      –   4.3      –        –        –       –" in text
+        assert "by studyctl 0.1.0, llm-compressor 0.8.1" in text
+
+    def test_without_ours_the_first_has_its_whole_name_and_there_are_no_ratios(
+        self, study: FakeStudy
+    ) -> None:
+        study.write_all()
+        study.write_plan(trials=[one for one in study.trials() if one["variant"] != "rtn-4bit-g64"])
+        publish(study.paths)
+        *_, first = self.section(shown(study, 100)).partition(" rtn-4bit-g64@gptqmodel ")
+        assert first.splitlines()[0].split() == [
+            "0.1250",
+            "–",
+            "1.207",
+            "4.3",
+            "217.0",
+            "–",
+            "4.0",
+            "GiB",
+            "–",
+        ]
+
+    @pytest.mark.parametrize("measured", [(), ("dense", "wanda-0.5")])
+    def test_nothing_is_said_before_one_of_them_is_measured(
+        self, study: FakeStudy, measured: tuple[str, ...]
+    ) -> None:
+        study.write_plan()
+        for variant in measured:
+            study.attempt(f"alpha.{variant}").run_all()
+        publish(study.paths)
+        assert "Agreement" not in shown(study)
+
+    def test_a_study_of_one_backend_says_nothing_of_it(self, tmp_path: Path) -> None:
+        study = FakeStudy(tmp_path / "one").write_all()
+        publish(study.paths)
+        assert "Agreement" not in shown(study)
+
+    @pytest.mark.parametrize("width", [48, 60, 80, 120])
+    def test_names_break_before_the_backend_and_no_line_is_too_wide(
+        self, study: FakeStudy, width: int
+    ) -> None:
+        publish(study.write_all().paths)
+        text = shown(study, width)
+        assert max(map(len, text.splitlines())) <= width
+        for line in text.splitlines():
+            if "@" in line:
+                assert re.search(r"@(gptqmodel|llm-compressor)\b", line), line
+
+    def test_json_holds_the_rows(self, study: FakeStudy) -> None:
+        publish(study.write_all().paths)
+        with results.open(study.paths) as opened:
+            rows = json.loads(json.dumps(as_json(opened), allow_nan=False))["agreement"]
+        assert [(row["setting"], row["backend"], row["speedup"]) for row in rows] == [
+            ("rtn-4bit-g64", "studyctl", 1.0),
+            ("rtn-4bit-g64", "gptqmodel", pytest.approx(3.0)),
+            ("rtn-4bit-g64", "llm-compressor", pytest.approx(1.5)),
+        ]
 
 
 def test_a_failure_says_what_to_do(tmp_path: Path) -> None:

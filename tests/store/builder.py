@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,18 +33,47 @@ BITS = {"dense": 16.0, "wanda-0.5": 9.0, "rtn-4bit-g64": 4.3125}
 SPARSITY = {"dense": 0.0, "wanda-0.5": 0.5, "rtn-4bit-g64": 0.0}
 
 
+class FakeBackend(NamedTuple):
+    """Version of an implementation, and how many times the figures of ours it has."""
+
+    version: str
+    kl: float = 1.0
+    seconds: float = 1.0
+    memory: float = 1.0
+
+
+BACKENDS = {
+    "studyctl": FakeBackend("0.1.0"),
+    "gptqmodel": FakeBackend("4.0.0", kl=1.25, seconds=3.0, memory=2.0),
+    "llm-compressor": FakeBackend("0.8.1", kl=0.8, seconds=1.5, memory=0.5),
+}
+"""Who compresses: a variant of another package is called like ours, with ``@`` and its name."""
+KL, SECONDS, MEMORY = 0.1, 2.0, 1000
+"""Of ours: nats in every language, seconds of a stage, bytes of one (and one more for each letter of its name)."""
+
+
+def setting_of(variant: str) -> str:
+    return variant.partition("@")[0]
+
+
+def backend_of(variant: str) -> str:
+    return variant.partition("@")[2] or "studyctl"
+
+
 def trial_name(model: str, variant: str) -> str:
     return f"{model.rsplit('/', 1)[-1]}.{variant}"
 
 
 def perplexity(model: str, variant: str, language: str) -> float:
     dense = (20.0 if model == MODELS[0] else 30.0) + 10 * LANGUAGES.index(language)
-    return dense * (1.0 if variant == "dense" else RATIOS[variant] * WORSE[language])
+    return dense * (1.0 if variant == "dense" else RATIOS[setting_of(variant)] * WORSE[language])
 
 
 def correct(variant: str, item: int) -> int:
     """Dense has the first 12 of 20 right; wanda loses items 0 to 5 and wins item 12; rtn loses 0 and wins 13."""
-    turned = {"dense": set(), "wanda-0.5": {0, 1, 2, 3, 4, 5, 12}, "rtn-4bit-g64": {0, 13}}[variant]
+    turned = {"dense": set(), "wanda-0.5": {0, 1, 2, 3, 4, 5, 12}, "rtn-4bit-g64": {0, 13}}[
+        setting_of(variant)
+    ]
     return int((item < 12) != (item in turned))
 
 
@@ -97,14 +126,14 @@ class FakeStudy:
                 "model": model,
                 "method": variant.split("-")[0],
                 "variant": variant,
-                "backend": "studyctl",
+                "backend": backend_of(variant),
                 "seed": 0 if variant.startswith("wanda") else None,
                 "settings": {"method": variant.split("-")[0]},
                 "calibration": {"source": "c4", "samples": 8} if variant.startswith("wanda") else None,
                 "weights_key": self.weights_key(trial_name(model, variant)),
                 "dtype": "float32",
-                "bits_per_weight": BITS.get(variant, 4.0),
-                "sparsity": SPARSITY.get(variant, 0.0),
+                "bits_per_weight": BITS.get(setting_of(variant), 4.0),
+                "sparsity": SPARSITY.get(setting_of(variant), 0.0),
                 "available": True,
             }
             for model in self.models
@@ -150,6 +179,7 @@ class FakeAttempt:
         started = {
             "schema": SCHEMA, "studyctl": "0.1.0", "study": study.root.name, "trial": self.name, "attempt": number,
             "host": "node1", "pid": 4242, "device": "cpu", "threads": 2, "versions": {"torch": "2.13.0"}, "spec_hash": "spec-1",
+            "backend_version": self.backend.version,
         }  # fmt: skip
         copied = (
             "model",
@@ -163,6 +193,10 @@ class FakeAttempt:
             "dtype",
         )
         self.writer.write("attempt_started", **(started | {name: trial[name] for name in copied} | changes))
+
+    @property
+    def backend(self) -> FakeBackend:
+        return BACKENDS[self.trial["backend"]]
 
     @property
     def stages(self) -> dict[str, str]:
@@ -179,10 +213,12 @@ class FakeAttempt:
             "key": self.stages[stage],
             "weights_key": self.trial["weights_key"],
             "weights_hash": self.study.weights_hashes.get(self.name, f"hash-of-{self.name}"),
-            "seconds": 2.0,
-            "peak_memory_bytes": 1000 + len(stage),
+            "seconds": SECONDS,
+            "peak_memory_bytes": MEMORY + len(stage),
         }
         if stage == "compress":
+            finished["seconds"] *= self.backend.seconds
+            finished["peak_memory_bytes"] = int(finished["peak_memory_bytes"] * self.backend.memory)
             finished |= {name: self.trial[name] for name in ("bits_per_weight", "sparsity")}
         self.writer.write("stage_finished", **(finished | changes))
 
@@ -253,7 +289,7 @@ class FakeAttempt:
         )  # fmt: skip
         if self.trial["variant"] != "dense":
             self.writer.write(
-                "fidelity", stage=stage, language=language, kl_nats=0.1, kl_p95_nats=0.4, top1=0.9, snr_db=12.0,
+                "fidelity", stage=stage, language=language, kl_nats=KL * self.backend.kl, kl_p95_nats=0.4, top1=0.9, snr_db=12.0,
                 tokens=TOKENS * WINDOWS,
             )  # fmt: skip
 

@@ -99,6 +99,47 @@ class TestTables:
             (None, 5)
         ]
 
+    def test_attempts_and_trials_say_which_version_compressed_them(self, tmp_path: Path) -> None:
+        study = FakeStudy(
+            tmp_path / "two", models=("org/alpha",), variants=("rtn-4bit-g64", "rtn-4bit-g64@gptqmodel")
+        ).write_all()
+        publish(study.paths)
+        with closing(open_reader(study.paths)) as connection:
+            for table in ("trials", "attempts"):
+                found = connection.execute(
+                    f"SELECT variant, backend, backend_version FROM {table}"
+                ).fetchall()
+                assert found == [
+                    ("rtn-4bit-g64", "studyctl", "0.1.0"),
+                    ("rtn-4bit-g64@gptqmodel", "gptqmodel", "4.0.0"),
+                ]
+
+    @pytest.mark.parametrize(("backend", "version"), [("studyctl", "0.0.9"), ("gptqmodel", None)])
+    def test_journals_from_before_tell_the_version_of_studyctl_only(
+        self, study: FakeStudy, ask: Callable[[str], Rows], backend: str, version: str | None
+    ) -> None:
+        study.attempt(TRIAL, backend=backend, studyctl="0.0.9", backend_version=None).run_all()
+        publish(study.paths)
+        for table in ("trials", "attempts"):
+            assert ask(f"SELECT backend_version FROM {table}") == [(version,)]
+
+    def test_the_version_of_a_trial_is_of_the_attempt_that_made_its_weights(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_plan()
+        study.attempt(TRIAL, 1, backend_version="1.0").run_all("load", "compress")
+        study.attempt(TRIAL, 2, backend_version="2.0").run_all("load", "perplexity:en")
+        publish(study.paths)
+        assert ask(f"SELECT backend_version FROM trials WHERE trial_id = '{TRIAL}'") == [("1.0",)]
+        assert ask("SELECT backend_version FROM attempts ORDER BY attempt") == [("1.0",), ("2.0",)]
+
+    def test_before_anything_ran_there_is_no_version(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_plan()
+        publish(study.paths)
+        assert ask("SELECT DISTINCT backend_version FROM trials") == [(None,)]
+
     def test_total_seconds_is_the_sum_over_the_stages(
         self, study: FakeStudy, ask: Callable[[str], Rows]
     ) -> None:

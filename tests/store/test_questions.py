@@ -12,8 +12,12 @@ from studyctl.store.session import Session
 from tests.store.builder import FakeStudy
 from tests.tui import studies
 
-ROWLESS = {"What pruning costs per language", "Failures and their causes"}
-"""Those that have nothing to say of a finished study whose settings ask for no sparsity."""
+ROWLESS = {
+    "What pruning costs per language",
+    "Do other packages do the same?",
+    "Failures and their causes",
+}
+"""Those that have nothing to say of a finished study of one backend whose settings ask for no sparsity."""
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,20 @@ def test_english_hides_the_loss(session: Session) -> None:
 def test_items_that_flip_under_most_variants_come_first(session: Session) -> None:
     first = ask(session, "Which items flipped")[0]
     assert (first["item"], first["variants"], first["to_wrong"], first["to_right"]) == (0, 2, 2, 0)
+
+
+def test_backends_stand_beside_ours(tmp_path: Path) -> None:
+    study = studies.two_backends(tmp_path / "small")
+    session = Session(study.paths)
+    rows = ask(session, "Do other packages do the same?")
+    session.close()
+    assert [(row["setting"], row["backend"], row["speedup"]) for row in rows] == [
+        ("wanda-0.5", "studyctl", 1.0),
+        ("wanda-0.5", "llm-compressor", None),  # it failed
+        ("rtn-4bit-g64", "studyctl", 1.0),
+        ("rtn-4bit-g64", "gptqmodel", 3.0),
+        ("rtn-4bit-g64", "llm-compressor", 1.5),
+    ]
 
 
 def test_a_failure_is_told_with_its_cause_and_hint(tmp_path: Path) -> None:

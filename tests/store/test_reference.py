@@ -42,6 +42,7 @@ def test_every_table_view_and_column_has_a_comment(empty: duckdb.DuckDBPyConnect
         ("stages", "stage state seconds"),
         ("trials", "state bits_per_weight sparsity compress_seconds total_seconds peak_memory_bytes error"),
         ("attempts", "attempt state"),
+        ("agreement", "setting backend backend_version"),
         ("warnings", "stage message"),
     ],
 )

@@ -120,6 +120,7 @@ def test_no_perplexity_breaks_a_view(study: FakeStudy, value: float) -> None:
         "pareto",
         "ranks",
         "disagreement",
+        "agreement",
     ):
         ask(study, f"FROM {view}")
 

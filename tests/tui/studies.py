@@ -134,3 +134,21 @@ def recorded_running(root: Path) -> StudyPaths:
     publish(paths, {CUT})
     write_runner(FakeStudy(root), [(CUT, 1)])
     return paths
+
+
+def two_backends(root: Path) -> FakeStudy:
+    """One model with a setting that three backends compress; one of them ran out of memory at another setting."""
+    variants = (
+        "dense", "wanda-0.5", "wanda-0.5@llm-compressor", "rtn-4bit-g64", "rtn-4bit-g64@gptqmodel", "rtn-4bit-g64@llm-compressor",
+    )  # fmt: skip
+    study = FakeStudy(root, models=("org/alpha",), variants=variants)
+    study.write_plan()
+    for trial in study.trials():
+        attempt = study.attempt(trial["trial"])
+        if trial["variant"] == "wanda-0.5@llm-compressor":
+            attempt.begin("compress")
+            attempt.fail("compress")
+        else:
+            attempt.run_all()
+    publish(study.paths)
+    return study

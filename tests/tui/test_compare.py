@@ -27,6 +27,7 @@ from tui.widgets.compare_grid import CompareGrid, _on_two_lines
 from tui.widgets.compare_plot import RatioTicks, _free
 from tui.widgets.compare_ranks import place
 from tui.widgets.compare_scale import Scale
+from tui.widgets.variant_names import shortened
 
 SMALL, LARGE = (80, 24), (160, 50)
 
@@ -64,6 +65,14 @@ async def shown(pilot: Pilot[str]) -> StudyApp:
     return app
 
 
+async def agreement(pilot: Pilot[str]) -> StudyApp:
+    """Go to the part of backends, and wait for its lines."""
+    app = await shown(pilot)
+    await pilot.press("left_square_bracket")
+    await until(pilot, lambda: len(labels(app)) > 1 and screen_of(app)._part.NAME == "Agreement")
+    return app
+
+
 @pytest.fixture
 def finished(runs: Path) -> FakeStudy:
     return studies.finished(runs / "small")
@@ -73,7 +82,7 @@ def compare(study: FakeStudy) -> StudyApp:
     return StudyApp("compare", study=study.paths)
 
 
-# -- the four parts
+# -- the parts
 
 
 async def test_languages_show_ratios_with_steps_the_mean_and_the_worst_language(finished: FakeStudy) -> None:
@@ -139,7 +148,7 @@ async def test_disagreement_shows_tau_and_who_is_placed_differently(
 async def test_size_shows_letters_and_the_pareto_line(finished: FakeStudy) -> None:
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
-        await pilot.press("left_square_bracket")
+        await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
         text = text_of(app)
         assert "Size: ppl ratio by bits a weight" in text
@@ -155,6 +164,112 @@ async def test_size_shows_letters_and_the_pareto_line(finished: FakeStudy) -> No
         assert "Size: accuracy by bits a weight" in text_of(app)
 
 
+async def test_agreement_shows_each_backend_below_its_setting(runs: Path) -> None:
+    study = studies.two_backends(runs / "two")
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await agreement(pilot)
+        assert labels(app) == [
+            "wanda-0.5", "studyctl 0.1.0", "✗ llm-compressor 0.8.1",
+            "rtn-4bit-g64", "studyctl 0.1.0", "gptqmodel 4.0.0", "llm-compressor 0.8.1",
+        ]  # fmt: skip
+        assert line_with(app, "gptqmodel") == "gptqmodel 4.0.0 0.125 0.80▁ 1.207 4.31 6.0 3.00▁ 0.000 0.50▁"
+        assert line_with(app, "✗ llm-compressor") == "✗ llm-compressor 0.8.1 – – – 9.00 – – – –"
+        assert line_with(app, "llm-compressor").split()[3] == "1.25▃"  # ours is farther from dense
+        assert "›" not in text_of(app).split("Agreement: ")[1]  # all columns are visible
+        assert "wanda-0.5 by studyctl 0.1.0: KL 0.1000 nats" in text_of(app)
+        await pilot.press("down", "down", "down", "right", "right")
+        assert (
+            "rtn-4bit-g64@gptqmodel · KL ratio 0.80: studyctl's KL / this one's: below 1 studyctl's is nearer to dense"
+            in " ".join(text_of(app).split())
+        )
+
+
+async def test_agreement_has_more_columns_where_there_is_room(runs: Path) -> None:
+    study = studies.two_backends(runs / "two")
+    async with compare(study).run_test(size=LARGE) as pilot:
+        app = await agreement(pilot)
+        await until(pilot, lambda: "sparsity" in text_of(app))
+        assert line_with(app, "gptqmodel").endswith("0.50▁ ±0.000 0.00 done")
+        assert line_with(app, "✗ llm-compressor").endswith("– 0.50 failed")
+        await pilot.resize_terminal(*SMALL)
+        await until(pilot, lambda: "sparsity" not in text_of(app))
+
+
+async def test_agreement_follows_the_filter_and_the_order_of_variants(runs: Path) -> None:
+    study = studies.two_backends(runs / "two")
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await agreement(pilot)
+        await pilot.press("s")  # by size
+        assert [label for label in labels(app) if "-" in label and "." not in label] == ["rtn-4bit-g64"]
+        assert labels(app)[0] == "rtn-4bit-g64"
+        await pilot.press("slash", *"@gptq", "enter")
+        await pilot.pause()
+        assert labels(app) == ["rtn-4bit-g64", "gptqmodel 4.0.0"]
+        await pilot.press("y")
+        assert app.clipboard.split("\t")[:4] == ["rtn-4bit-g64@gptqmodel", "gptqmodel 4.0.0", "0.125", "0.80"]
+
+
+async def test_agreement_tells_seeds_apart_where_there_are_several(runs: Path) -> None:
+    class Seeds(FakeStudy):
+        def trials(self) -> list[dict[str, Any]]:
+            return [
+                one | {"trial": f"{one['trial']}.{seed}", "seed": seed, "weights_key": f"{one['weights_key']}.{seed}"}
+                for one in super().trials()
+                for seed in (0, 1)
+            ]  # fmt: skip
+
+    variants = ("wanda-0.5", "wanda-0.5@llm-compressor")
+    study = Seeds(runs / "seeds", models=("org/alpha",), variants=variants).write_all()
+    publish(study.paths)
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await agreement(pilot)
+        assert labels(app) == [
+            "wanda-0.5 seed 0", "studyctl 0.1.0", "llm-compressor 0.8.1",
+            "wanda-0.5 seed 1", "studyctl 0.1.0", "llm-compressor 0.8.1",
+        ]  # fmt: skip
+
+
+async def test_a_study_of_one_backend_says_how_another_is_asked_for(finished: FakeStudy) -> None:
+    async with compare(finished).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("left_square_bracket")
+        await pilot.pause()
+        assert 'no second backend here: backend = ["studyctl", "autoawq"] asks for one' in text_of(app)
+        await pilot.press("p", "s", "g", "y", "enter", "down", "right")  # no key breaks it
+        assert screen_of(app)._part.NAME == "Agreement"
+
+
+async def test_backends_that_are_not_measured_yet_are_told_from_a_study_without(runs: Path) -> None:
+    variants = ("dense", "wanda-0.5", "rtn-4bit-g64", "rtn-4bit-g64@gptqmodel")
+    study = FakeStudy(runs / "begun", models=("org/alpha",), variants=variants)
+    study.write_plan()
+    for variant in variants[:2]:
+        study.attempt(f"alpha.{variant}").run_all()
+    publish(study.paths)
+    async with compare(study).run_test(size=SMALL) as pilot:
+        app = await shown(pilot)
+        await pilot.press("left_square_bracket")
+        await pilot.pause()
+        assert "none of these settings is measured with two backends yet" in text_of(app)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "told"),
+    [
+        ("rtn-4bit-g64@gptqmodel", 22, "rtn-4bit-g64@gptqmodel"),
+        ("gptq-4bit-g128-act_order@auto-gptq", 18, "gptq-4bit-…@auto-…"),
+        ("gptq-4bit-g128-act_order@autoawq", 18, "gptq-4bit-…@autoa…"),
+        ("rtn-4bit-g64@llm-compressor", 21, "rtn-4bit-g64@llm-com…"),
+        ("rtn-4bit-g64@gptqmodel", 12, "rtn-…@gptqm…"),
+        ("rtn-4bit-g64@gptqmodel", 8, "rtn-4bi…"),
+        ("sparsegpt-0.5", 8, "sparseg…"),
+    ],
+)
+def test_a_short_name_tells_setting_and_backend(name: str, width: int, told: str) -> None:
+    assert shortened(name, width) == told
+    assert len(told) <= width
+
+
 async def test_tab_and_brackets_go_through_the_parts_and_around(finished: FakeStudy) -> None:
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
@@ -165,7 +280,9 @@ async def test_tab_and_brackets_go_through_the_parts_and_around(finished: FakeSt
             seen.append(screen_of(app)._part.NAME)
             assert f"[{seen[-1]}]" in text_of(app)
             assert grid_of(app).has_focus
-        assert seen == ["Tasks", "Disagreement", "Size", "Languages", "Size", "Disagreement"]
+        assert seen == ["Tasks", "Disagreement", "Size", "Agreement", "Size", "Disagreement"]
+        await pilot.press("tab", "tab", "tab")
+        assert screen_of(app)._part.NAME == "Languages"
 
 
 async def test_p_goes_through_the_figures_of_a_part(finished: FakeStudy) -> None:
@@ -396,13 +513,14 @@ async def test_two_parts_are_shown_where_both_are_visible_as_a_whole(finished: F
             True,
             False,
             False,
+            False,
         ]  # few variants: one below the other
         await pilot.press("tab", "tab")
         await pilot.pause()
-        assert [part.display for part in parts] == [False, False, True, False]
+        assert [part.display for part in parts] == [False, False, True, False, False]
         await pilot.resize_terminal(*LARGE)
         await pilot.pause()
-        await until(pilot, lambda: [part.display for part in parts] == [False, False, True, True])
+        await until(pilot, lambda: [part.display for part in parts] == [False, False, True, True, False])
         assert parts[2].region.y == parts[3].region.y  # side by side
 
 
@@ -472,7 +590,7 @@ async def test_what_diverged_is_named_and_stays_out_of_the_picture(
         assert line_with(app, "c-1").startswith("c-1 ✗▇ ✗▇ ✗▇ –")
         await pilot.press("down", "down", "right")
         assert "c-1 · en: perplexity is not finite; dense 20.00" in text_of(app)
-        await pilot.press("left_square_bracket")
+        await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
         assert "↑ 2 outside" in text_of(app)
         assert "×1.1" in text_of(app)
@@ -497,19 +615,19 @@ async def test_what_is_not_measured_in_a_part_is_said_there(runs: Path) -> None:
 @pytest.mark.parametrize("no_color", [False, True])
 @pytest.mark.parametrize("theme", ["studyctl-dark", "studyctl-light", "studyctl-16"])
 async def test_every_theme_draws_all_parts_with_a_visible_cursor(
-    finished: FakeStudy, monkeypatch: pytest.MonkeyPatch, theme: str, no_color: bool
+    runs: Path, monkeypatch: pytest.MonkeyPatch, theme: str, no_color: bool
 ) -> None:
     monkeypatch.setitem(SIXTEEN.variables, "ansi-background", "ansi_black")
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
-    async with compare(finished).run_test(size=SMALL) as pilot:
+    async with compare(studies.two_backends(runs / "two")).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         app.theme = theme
         await pilot.pause()
-        for name in ("Languages", "Tasks", "Disagreement", "Size"):
+        for name in ("Languages", "Tasks", "Disagreement", "Size", "Agreement"):
             assert f"[{name}]" in text_of(app)
             grid = grid_of(app)
-            row = grid.render_line(grid._top)
+            row = grid.render_line(grid._top + grid._row)
             styles = [segment.style for segment in row if segment.style]
             base = grid.rich_style
             assert any(style.reverse or style.bgcolor != base.bgcolor for style in styles)

@@ -27,7 +27,7 @@ from tui.screens.monitor import MonitorScreen
 from tui.screens.spec import SpecScreen
 from tui.screens.sql import SqlScreen
 from tui.view import View
-from tui.widgets.trial_cells import columns_for, gap_of, header, line, position, widths
+from tui.widgets.trial_cells import columns_for, gap_of, header, line, position, short_variant, widths
 from tui.widgets.trial_detail import PAGES
 from tui.widgets.trial_dialogs import CauseScreen, StopScreen
 from tui.widgets.trial_layers import layers
@@ -174,6 +174,28 @@ async def test_a_filter_lists_trials_that_hold_all_its_words_and_escape_clears_i
         await pilot.press("escape")
         assert len(listed(pilot)) == 6
         assert selected(pilot) == "beta.wanda-0.5"
+
+
+def test_a_line_names_setting_backend_and_seed() -> None:
+    trial = LiveTrial(
+        "m-rtn-4bit-cal_web_gptqmodel-s1", "org/m", "rtn", "rtn-4bit-cal:web@gptqmodel", "done", 2, 2, 1
+    )
+    assert short_variant(trial) == "rtn-4bit-cal:web@gptqmodel-s1"
+    assert short_variant(dataclasses.replace(trial, trial="m-rtn-4bit-cal_web_gptqmodel")) == trial.variant
+    assert short_variant(dataclasses.replace(trial, trial="named otherwise")) == trial.variant
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_variant_of_another_backend_is_told_from_ours_and_found(
+    runs: Path, size: tuple[int, int]
+) -> None:
+    study = studies.two_backends(runs / "two")
+    async with monitor(study, size) as pilot:
+        await ready(pilot)
+        lines = [line for line in text_of(pilot).splitlines() if "rtn-4" in line]
+        assert [name for name in ("@gptq", "@llm") if not any(name in line for line in lines)] == []
+        await pilot.press("slash", *"@gptqmodel", "enter")
+        assert listed(pilot) == ["alpha.rtn-4bit-g64@gptqmodel"]
 
 
 async def test_a_filter_finds_states_and_escape_in_its_line_closes_it(runs: Path) -> None:

@@ -78,7 +78,7 @@ def test_monitor_while_a_trial_compresses(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("part", range(4), ids=["languages", "tasks", "disagreement", "size"])
+@pytest.mark.parametrize("part", range(5), ids=["languages", "tasks", "disagreement", "size", "agreement"])
 def test_compare(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int], part: int) -> None:
     async def go(pilot: Pilot[Any]) -> None:
         await _still(pilot)
@@ -87,6 +87,25 @@ def test_compare(snap_compare: Compare, finished: StudyPaths, size: tuple[int, i
         await _still(pilot)
 
     app = StudyApp("compare", study=finished)
+    assert snap_compare(app, terminal_size=size, run_before=go)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_compare_backends(
+    snap_compare: Compare, runs: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """Of a study that was never run: the recorded one knows one backend."""
+    monkeypatch.setattr("tests.store.builder.MEMORY", 2 << 30)
+    monkeypatch.setattr("tests.store.builder.SECONDS", 72.34)
+
+    async def go(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        await pilot.press("left_square_bracket")
+        await _still(pilot)
+        await pilot.press("down", "down", "right", "right")
+        await _still(pilot)
+
+    app = StudyApp("compare", study=studies.two_backends(runs / "two").paths)
     assert snap_compare(app, terminal_size=size, run_before=go)
 
 

@@ -1,4 +1,4 @@
-"""Compare: variants against each other, by language, by task, where metrics disagree, size against quality."""
+"""Compare: variants by language, by task, where metrics disagree, size against quality, backends against each other."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -17,7 +17,16 @@ from tui.screens.base import StudyScreen
 from tui.view import View
 from tui.widgets.compare_data import SORTS, Choice, Comparison, arranged, read_comparison
 from tui.widgets.compare_grid import CompareGrid
-from tui.widgets.compare_parts import LanguagesPart, Part, RanksPart, ShowsTrial, SizePart, TasksPart, fitting
+from tui.widgets.compare_parts import (
+    AgreementPart,
+    LanguagesPart,
+    Part,
+    RanksPart,
+    ShowsTrial,
+    SizePart,
+    TasksPart,
+    fitting,
+)
 from tui.widgets.compare_words import missing, state, tabs, why_empty
 
 WIDE = 140
@@ -26,10 +35,10 @@ READING = "reading the results …"
 
 
 class CompareScreen(StudyScreen):
-    """The results of one model in four parts."""
+    """The results of one model in five parts."""
 
     NAME = "Compare"
-    ABOUT = "Variants by language and by task, where metrics disagree, size against quality."
+    ABOUT = "Variants by language and by task, where metrics disagree, size against quality, backends."
     DEFAULT_CSS = """
     CompareScreen .compare--line { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     CompareScreen #compare-parts { height: 1fr; }
@@ -73,7 +82,7 @@ class CompareScreen(StudyScreen):
         yield Static(id="compare-state", classes="compare--line", markup=False)
         yield Static(READING, id="compare-message", markup=False)
         with Horizontal(id="compare-parts"):
-            yield from (LanguagesPart(), TasksPart(), RanksPart(), SizePart())
+            yield from (LanguagesPart(), TasksPart(), RanksPart(), SizePart(), AgreementPart())
         yield Static(id="compare-says", markup=False)
         yield Input(id="compare-pattern", placeholder="words or * of variants; enter keeps, escape clears")
 
@@ -180,11 +189,12 @@ class CompareScreen(StudyScreen):
 
     def _place(self) -> None:
         """Show the neighbour too, beside the part or below it, where both are visible as a whole."""
-        neighbour, size = self._parts[self._active ^ 1], self.app.size
-        beside, below = fitting(self._part, neighbour, size)
+        size, parts = self.app.size, self._parts
+        neighbour = parts[self._active ^ 1] if (self._active ^ 1) < len(parts) else None
+        beside, below = fitting(self._part, neighbour, size) if neighbour is not None else (True, False)
         self.query_one("#compare-parts").set_class(not beside, "stacked")
         self.set_class(size.width >= WIDE, "wide")
-        for part in self._parts:
+        for part in parts:
             part.set_class(part is neighbour and (beside or below), "beside")
 
     def on_resize(self) -> None:

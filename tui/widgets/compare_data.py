@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from studyctl.files import StudyPaths
 from studyctl.store import results
-from studyctl.store.comparison import Agreement, Rank
+from studyctl.store.comparison import Agreement, Disagreement, Rank
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 
 SORTS = ("plan order", "size", "ppl ratio", "accuracy")
@@ -29,7 +29,9 @@ class Comparison:
     scores: Mapping[tuple[str, str, str], TaskResult] = field(default_factory=dict)
     """By trial, task and metric."""
     ranks: tuple[Rank, ...] = ()
-    agreements: tuple[Agreement, ...] = ()
+    disagreement: tuple[Disagreement, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
+    """Trials whose setting several backends compress, ours first."""
     pareto: frozenset[tuple[str, str]] = frozenset()
     """Trial and measure of what nothing beats in both size and quality."""
 
@@ -83,7 +85,8 @@ def read_comparison(paths: StudyPaths, model: str) -> Comparison:
             perplexity={(one.trial_id, one.language): one for one in languages},
             scores={(one.trial_id, one.task, one.metric): one for one in scores},
             ranks=tuple(found.ranks(model)),
-            agreements=tuple(found.disagreement(model)),
+            disagreement=tuple(found.disagreement(model)),
+            agreement=tuple(found.agreement(model)),
             pareto=frozenset((one.trial_id, one.measure) for one in found.pareto(model)),
         )
 

@@ -17,6 +17,7 @@ from textual.strip import Strip
 from tui.widgets.compare_data import Line
 from tui.widgets.compare_scale import GLYPHS, Shades
 from tui.widgets.compare_sheets import Cell, Sheet
+from tui.widgets.variant_names import shortened
 
 MOST_WIDTH = 14
 """Characters of a column at most: figure, glyph, mark and a blank."""
@@ -163,7 +164,7 @@ class CompareGrid(ScrollView, can_focus=True):
 
     def _line(self, sheet: Sheet, row: int, base: Style) -> Strip:
         line = sheet.lines[row]
-        name = Text(line.label)
+        name = Text(shortened(line.label, self._widths[0] - 1))
         name.truncate(self._widths[0] - 1, overflow="ellipsis", pad=True)
         if not line.key:
             style = base + self.get_component_rich_style("grid--heading", partial=True)

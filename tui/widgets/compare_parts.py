@@ -1,4 +1,4 @@
-"""The four parts of the Compare screen: a title with what the marks mean, a table, and what goes with it."""
+"""The parts of the Compare screen: a title with what the marks mean, a table, and what goes with it."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
@@ -9,6 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.geometry import Size
 from textual.widgets import Static
 
+from tui.widgets.compare_agreement import AgreementSheet
 from tui.widgets.compare_data import Comparison, Line
 from tui.widgets.compare_figures import LANGUAGE_MEASURES, LanguageSheet, TaskSheet, task_measures
 from tui.widgets.compare_grid import CompareGrid
@@ -17,6 +18,8 @@ from tui.widgets.compare_ranks import ANY, RankSheet, TauSheet, sentences
 from tui.widgets.compare_sheets import Sheet
 from tui.widgets.compare_size import SIZE_MEASURES, SizeSheet
 
+WIDE = 120
+"""Columns from which on the part of backends shows all of its figures."""
 OTHER_LINES = 6
 """Lines of the terminal that no part has."""
 
@@ -219,6 +222,24 @@ class SizePart(Part):
         sheet, line = self.grid.sheet, self.grid.line
         if isinstance(sheet, SizeSheet):
             self.query_one(SizePlot).show(sheet, line.key if line is not None else "")
+
+
+class AgreementPart(Part):
+    """Settings that several backends compress; it has the whole width to itself."""
+
+    NAME = "Agreement"
+
+    def sheets(self) -> int:
+        """Return one: all figures stand beside each other."""
+        return 1
+
+    def sheet(self, number: int) -> Sheet:
+        """Return it, with more columns where they are visible as a whole."""
+        return AgreementSheet(self._comparison, self._lines, wide=self.size.width >= WIDE)
+
+    def on_resize(self) -> None:
+        """Show more or fewer columns."""
+        self._draw()
 
 
 def fitting(part: Part, neighbour: Part, size: Size) -> tuple[bool, bool]:

@@ -45,7 +45,7 @@ class TauSheet(Sheet):
     def __init__(self, comparison: Comparison) -> None:
         metrics = metrics_of(comparison)
         self._short = short_names(comparison)
-        self._of = {(one.metric, one.other_metric): one for one in comparison.agreements}
+        self._of = {(one.metric, one.other_metric): one for one in comparison.disagreement}
         any_metric = [Line(ANY, "any metric")] if metrics else []
         super().__init__(
             metrics, any_metric + [Line(metric, NAMES.get(metric, self._short[metric])) for metric in metrics]

@@ -1,5 +1,6 @@
 """What a line of the trials table says: columns, their widths, and the order by each of them."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ from studyctl.report import layout
 from studyctl.store.live import LiveTrial
 from studyctl.store.results import Standing
 from tui.widgets.topbar import GLYPHS
+from tui.widgets.variant_names import shortened
 
 Part = tuple[str, str]
 """Text and what it is told as: a key of :data:`ROLES`."""
@@ -20,6 +22,8 @@ STATE_ORDER = {"running": 0, "failed": 1, "stopped": 2, "pending": 3, "done": 4}
 STAGE_NARROW, STAGE_WIDE = 13, 40
 WIDE, WIDER = 90, 110
 """Columns of a table with room for the words of states, and for wider gaps too."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+"""What a variant's name may have and a trial's does not: its journals are files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,8 @@ def short_model(model: str) -> str:
 
 def short_variant(trial: LiveTrial) -> str:
     """Return the variant, with the seed where the trial's name tells one."""
-    tail = trial.trial.removeprefix(f"{short_model(trial.model)}.")
-    safe = trial.variant.replace(":", "_")
-    return trial.variant + (tail[len(safe) :] if tail.startswith(safe) else "")
+    _, found, tail = trial.trial.rpartition(_UNSAFE.sub("_", trial.variant))
+    return trial.variant + tail if found else trial.variant
 
 
 def widths(trials: Iterable[LiveTrial]) -> Widths:
@@ -153,7 +156,10 @@ def line(row: Row, columns: Sequence[Column], gap: int, *, cursor: bool, marked:
             parts += stage_parts(trial, column.width)
         else:
             role = name_role if column.key in ("model", "variant", "bits") else "plain"
-            parts.append((fit(CELLS[column.key](row), column.width, right=column.right), role))
+            text = CELLS[column.key](row)
+            if column.key == "variant":
+                text = shortened(text, column.width)
+            parts.append((fit(text, column.width, right=column.right), role))
     return _joined(parts)
 
 

@@ -1,0 +1,234 @@
+"""The packages that can compress a variant instead of studyctl: what each can do, as found out by trying it.
+
+Each has a folder here with ``requirements.txt``, the exact versions of its environment, and ``adapter.py``, which runs in that
+environment and nowhere else. Needs no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from studyctl.compress.settings import MethodSettings
+from studyctl.files import digest
+
+OWN = "studyctl"
+"""The backend that is no other package."""
+ADAPTER_VERSION = 1
+"""Rises when an adapter or the driver gives other weights from the same package."""
+DRIVER = Path(__file__).parent / "driver.py"
+
+DeviceKind = Literal["cpu", "cuda"]
+ANY = None
+"""In place of the values that an option may have: all that a spec allows."""
+
+
+class Refusal(NamedTuple):
+    """Why a backend cannot make a variant."""
+
+    option: str
+    """The key of the ``[[compression]]`` table that is the matter."""
+    what: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Ability:
+    """One method of a backend."""
+
+    takes: Mapping[str, tuple[Any, ...] | None]
+    """Options that are handed over, with the values that it can work with (:data:`ANY`: all)."""
+    fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Options that it has no choice of, as the package works: what a spec leaves at its default is this."""
+    devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A package in an environment of its own."""
+
+    name: str
+    """As in a spec."""
+    package: str
+    """As it is installed."""
+    folder_name: str
+    abilities: Mapping[str, Ability]
+    size_bytes: int
+    """Of the environment with torch for a CPU, measured; with torch for CUDA it is several GB more."""
+    build_isolation: bool = True
+    """False: its build needs what is in the environment already."""
+    build_environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def folder(self) -> Path:
+        """Return where its adapter and pins are."""
+        return Path(__file__).parent / self.folder_name
+
+    @property
+    def adapter(self) -> Path:
+        """Return the script that runs in its environment."""
+        return self.folder / "adapter.py"
+
+    @property
+    def requirements(self) -> Path:
+        """Return the file of exact versions."""
+        return self.folder / "requirements.txt"
+
+    @cached_property
+    def version(self) -> str:
+        """Return the version of the package that its environment has."""
+        lines = self.requirements.read_text("utf-8").splitlines()
+        pins = (line.split("==") for line in lines if "==" in line)
+        return next(version for name, version in pins if name.lower().replace("_", "-") == self.package)
+
+    @cached_property
+    def pins_key(self) -> str:
+        """Return what names the environment's content."""
+        return digest(self.requirements.read_text("utf-8"))
+
+    @property
+    def devices(self) -> tuple[DeviceKind, ...]:
+        """Return the kinds of device that any of its methods runs on."""
+        kinds: tuple[DeviceKind, ...] = ("cpu", "cuda")
+        return tuple(kind for kind in kinds if any(kind in row.devices for row in self.abilities.values()))
+
+
+_GRID: dict[str, tuple[Any, ...] | None] = {"bits": (2, 3, 4, 8), "group_size": ANY, "symmetric": ANY}
+_GPTQ = {**_GRID, "act_order": ANY, "static_groups": ANY, "damping": ANY}
+_PRUNING: dict[str, tuple[Any, ...] | None] = {"sparsity": ANY, "pattern": ANY}
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend(
+            "autoawq",
+            "autoawq",
+            "autoawq",
+            {
+                "awq": Ability(
+                    # Packs 4 bits only, and cannot pack a symmetric grid.
+                    {"bits": (4,), "group_size": ANY, "symmetric": (False,), "weight_term": ANY, "clip": ANY},
+                    {"objective": "block", "ratios": 20},
+                )
+            },
+            size_bytes=2_540_000_000,
+            build_isolation=False,
+        ),
+        Backend(
+            "auto-gptq",
+            "auto-gptq",
+            "auto_gptq",
+            {"gptq": Ability(_GPTQ, {"block_size": 128, "order": "stage"}, ("cuda",))},
+            size_bytes=1_600_000_000,
+            build_isolation=False,
+            build_environment={"BUILD_CUDA_EXT": "0"},
+        ),
+        Backend(
+            "gptqmodel",
+            "gptqmodel",
+            "gptqmodel",
+            {
+                "gptq": Ability(_GPTQ, {"block_size": 128, "order": "stage"}),
+                "rtn": Ability(_GRID),
+            },
+            size_bytes=1_620_000_000,
+            build_environment={"BUILD_CUDA_EXT": "0"},
+        ),
+        Backend(
+            "llm-compressor",
+            "llmcompressor",
+            "llm_compressor",
+            {
+                "gptq": Ability({**_GPTQ, "bits": (4, 8), "block_size": ANY}),
+                "rtn": Ability({**_GRID, "bits": (4, 8)}),
+                "awq": Ability(
+                    {**_GRID, "bits": (4, 8), "weight_term": ANY},
+                    {"objective": "block", "ratios": 20, "clip": False},
+                    ("cuda",),
+                ),
+                "sparsegpt": Ability({**_PRUNING, "block_size": ANY, "damping": ANY}),
+                "wanda": Ability(_PRUNING),
+            },
+            size_bytes=1_550_000_000,
+        ),
+    )
+}
+
+
+def effective(backend: str, settings: MethodSettings) -> MethodSettings:
+    """Return the settings as a backend works: where a spec leaves an option at its default, the package's own way."""
+    ability = _ability(backend, settings)
+    if ability is None:
+        return settings
+    fields = type(settings).model_fields
+    own = {
+        name: value for name, value in ability.fixed.items() if getattr(settings, name) == fields[name].default
+    }
+    return settings.model_copy(update=own)
+
+
+def refusals(backend: str, settings: MethodSettings) -> list[Refusal]:
+    """Return why a backend cannot make a variant of these (effective) settings; empty where it can.
+
+    Args:
+        backend: a key of :data:`BACKENDS`.
+        settings: what :func:`effective` returned.
+    """
+    method = settings.method if isinstance(settings.method, str) else "+".join(settings.method)
+    ability = _ability(backend, settings)
+    if ability is None:
+        others = [row.name for row in BACKENDS.values() if method in row.abilities]
+        return [Refusal("backend", f"`{backend}` has no method `{method}`", _who_has(others))]
+    found = []
+    for name, info in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if name == "method":
+            continue
+        allowed = ability.takes.get(name, ())
+        if name in ability.fixed:
+            allowed = (ability.fixed[name],)
+        elif name not in ability.takes and value == info.default:
+            continue
+        if allowed is None or value in allowed:
+            continue
+        others = [row.name for row in BACKENDS.values() if _can(row, method, name, value)]
+        if allowed:
+            what = f"`{backend}` takes {' or '.join(f'`{name} = {_toml(one)}`' for one in allowed)} only"
+        else:
+            what = f"`{backend}` has no option `{name}` for {method}"
+        found.append(Refusal(name, what, _who_has(others)))
+    if backend == "llm-compressor" and getattr(settings, "act_order", False) and not settings.static_groups:  # type: ignore[attr-defined]
+        what = "`llm-compressor` has `act_order` with `static_groups = true` only"
+        found.append(Refusal("act_order", what, _who_has(["auto-gptq", "gptqmodel"])))
+    return found
+
+
+def runs_on(backend: str, settings: MethodSettings, device: str) -> bool:
+    """Return whether a backend has the method on this kind of device; True where it has no such method at all."""
+    ability = _ability(backend, settings)
+    return ability is None or device.partition(":")[0] in ability.devices
+
+
+def _ability(backend: str, settings: MethodSettings) -> Ability | None:
+    row = BACKENDS.get(backend)
+    return row.abilities.get(settings.method) if row and isinstance(settings.method, str) else None
+
+
+def _can(backend: Backend, method: str, option: str, value: Any) -> bool:
+    ability = backend.abilities.get(method)
+    if ability is None:
+        return False
+    if option in ability.fixed:
+        return bool(ability.fixed[option] == value)
+    allowed = ability.takes.get(option, ())
+    return allowed is None or value in allowed
+
+
+def _who_has(others: list[str]) -> str:
+    return f"{', '.join([OWN, *others])} can" if others else f"only {OWN} can"
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,243 @@
+"""Runs inside a backend's own environment: hands a task to that backend's adapter and tells how it goes.
+
+``python -I driver.py <adapter.py> [<task.json>]``; without a task it only imports the package. It knows nothing of studyctl, and
+needs only what every backend brings along: torch, transformers, safetensors, numpy. What it tells is one JSON object a line
+on the stdout that it starts with; whatever the package prints goes to stderr. It ends when its stdin is closed, which is when
+its worker is gone.
+
+An adapter has ``PACKAGES``, whose versions are told, and ``compress(task)``, which leaves the package's own packed checkpoint
+in ``task.packed`` and returns the dequantised weights by their names in the dense model.
+"""
+
+import gc
+import importlib.metadata
+import importlib.util
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ORPHANED = 70
+"""Exit code when the worker is gone."""
+FAILED = 1
+
+
+class Task:
+    """What an adapter is asked for."""
+
+    def __init__(self, values: Mapping[str, Any], tell: Callable[..., None]) -> None:
+        import torch
+
+        self.folder = Path(values["model"])
+        """The dense model: config, safetensors, tokenizer."""
+        self.method: str = values["method"]
+        self.options: dict[str, Any] = values["options"]
+        """Of the method, by the names that they have in a spec."""
+        self.ids = _read_ids(values["ids"])
+        """int64 ``[samples, tokens]``, or None for methods without data."""
+        self.dtype = getattr(torch, values["dtype"])
+        self.device: str = values["device"]
+        self.packed = Path(values["out"]) / "packed"
+        self.seconds = 0.0
+        """What :meth:`timed` took."""
+        self.peak_bytes = 0
+        """Largest resident memory meanwhile."""
+        self._tell = tell
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        """Tell how many of the decoder blocks are compressed."""
+        self._tell("progress", done=done, total=total, unit="block", note=note)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Measure time and memory of the compression alone, without loading and saving."""
+        _reset_peak()
+        begun = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - begun
+        self.peak_bytes = max(self.peak_bytes, _peak_bytes())
+
+    def follow(self, model: Any) -> None:
+        """Tell progress whenever tokens reach a decoder block for the first time."""
+        import torch
+
+        blocks = max(
+            (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)),
+            key=lambda part: sum(parameter.numel() for parameter in part.parameters()),
+        )
+        seen: set[int] = set()
+
+        def note(block: Any, args: Any, kwargs: Any, index: int) -> None:
+            if index not in seen:
+                seen.add(index)
+                self.progress(index, len(blocks))
+
+        for index, block in enumerate(blocks):
+            block.register_forward_pre_hook(
+                lambda block, args, kwargs, index=index: note(block, args, kwargs, index), with_kwargs=True
+            )
+
+
+def main() -> None:
+    """Run one task; everything that goes wrong is told before the process ends."""
+    records = os.dup(1)
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_worker, daemon=True).start()
+
+    def tell(kind: str, **fields: object) -> None:
+        os.write(records, json.dumps({"kind": kind, **fields}).encode() + b"\n")
+
+    try:
+        values = json.loads(Path(sys.argv[2]).read_text("utf-8")) if len(sys.argv) > 2 else None
+        _run(Path(sys.argv[1]), values, tell)
+    except ReadOtherwiseError as error:
+        tell("failed", error=str(error), cause="read_otherwise")
+        os._exit(FAILED)
+    except SystemExit:
+        sys.stderr.flush()
+        os._exit(FAILED)  # the package has said why
+    except BaseException as error:
+        traceback.print_exc()
+        cause = "out_of_memory" if _is_out_of_memory(error) else "error"
+        tell("failed", error=_one_line(error), cause=cause)
+        sys.stderr.flush()
+        os._exit(FAILED)
+    sys.stderr.flush()
+    os._exit(0)  # some packages leave threads behind that would keep the process
+
+
+def _run(adapter_path: Path, values: dict[str, Any] | None, tell: Callable[..., None]) -> None:
+    if values is None or not values["network"]:
+        _forbid_network()
+    adapter = _load(adapter_path)
+    tell("versions", versions={name: importlib.metadata.version(name) for name in adapter.PACKAGES})
+    if values is None:
+        return
+    import torch
+
+    torch.set_num_threads(values["threads"])
+    task = Task(values, tell)
+    _check_dense(task, values["dense"])
+    task.packed.mkdir(parents=True)
+    weights = adapter.compress(task)
+    _write_plain(Path(values["out"]) / "plain.safetensors", weights, task.dtype)
+    tell("done", seconds=task.seconds, peak_memory_bytes=task.peak_bytes)
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("adapter", path)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    adapter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(adapter)
+    return adapter
+
+
+class ReadOtherwiseError(Exception):
+    """This environment reads the dense model otherwise."""
+
+
+def _check_dense(task: Task, expected: Mapping[str, Any]) -> None:
+    """Refuse a dense model that computes something else here: what a newer transformers saved, an older one may misread.
+
+    Raises:
+        ReadOtherwiseError: the mean nll of the windows is not the worker's.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        task.folder,
+        torch_dtype=task.dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    model.to(task.device).eval()
+    total = 0.0
+    windows = torch.tensor(expected["windows"])
+    with torch.no_grad():
+        for window in windows:
+            logits = model(window[None].to(task.device)).logits[0, :-1].float()
+            total += float(torch.nn.functional.cross_entropy(logits, window[1:].to(task.device)))
+    nll = total / len(windows)
+    del model
+    gc.collect()
+    if not abs(nll - expected["nll_nats"]) <= expected["tolerance_nats"]:
+        raise ReadOtherwiseError(
+            f"its transformers reads the dense model otherwise: nll {nll:.4f} instead of {expected['nll_nats']:.4f} nats"
+        )
+
+
+def _write_plain(path: Path, weights: Mapping[str, Any], dtype: Any) -> None:
+    from safetensors.torch import save_file
+
+    seen: dict[int, str] = {}  # tied weights are stored once, by the first of their names
+    distinct = {name: value for name, value in weights.items() if seen.setdefault(value.data_ptr(), name) == name}
+    save_file({name: value.detach().to("cpu", dtype).contiguous() for name, value in distinct.items()}, path)
+
+
+def _read_ids(path: str | None) -> Any:
+    if path is None:
+        return None
+    import numpy
+    import torch
+
+    return torch.from_numpy(numpy.load(path, allow_pickle=False).astype("int64"))
+
+
+def _forbid_network() -> None:
+    """Refuse every connection that Python code of this process tries to make."""
+
+    def refuse(event: str, args: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.getaddrinfo"):
+            raise PermissionError(
+                f"network access is not allowed here: {event} {args[1:2] if event == 'socket.connect' else args[:1]}"
+            )
+
+    sys.addaudithook(refuse)
+
+
+def _end_with_worker() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(ORPHANED)
+
+
+def _reset_peak() -> None:
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or "can't allocate memory" in str(error)
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""The environments of the backends: made in the user's cache, checked by compressing a tiny model, listed, removed.
+
+A folder counts when ``synced.json`` is in it, which is written last: whatever was interrupted before is made anew. A kernel lock keeps
+two processes from making the same one, and is free as soon as its process is gone.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from studyctl.backends.catalog import BACKENDS, DRIVER, Backend
+from studyctl.backends.exchange import call_driver, clean_environment
+from studyctl.compress.settings import METHODS
+from studyctl.errors import StudyError, did_you_mean
+from studyctl.files import cache_folder, write_atomic
+
+CHECK = Path(__file__).parent / "tiny_model.py"
+"""Makes a tiny random model, inside an environment."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What is known of a backend's environment, without looking into it."""
+
+    backend: Backend
+    folder: Path
+    state: str
+    """``synced``, ``outdated`` (made for other versions), ``unfinished`` or ``missing``."""
+    size_bytes: int | None
+    """On disk; None where it is not synced."""
+
+    @property
+    def python(self) -> Path:
+        """Return its interpreter."""
+        return _python(self.folder)
+
+
+def find_backend(name: str) -> Backend:
+    """Return a backend by its name.
+
+    Raises:
+        StudyError: there is none of this name.
+    """
+    if name not in BACKENDS:
+        near = did_you_mean(name, BACKENDS)
+        raise StudyError(
+            f"there is no backend `{name}`" + (f": {near}" if near else ""), hint=f"there are {', '.join(BACKENDS)}"
+        )
+    return BACKENDS[name]
+
+
+def environment(backend: Backend) -> Environment:
+    """Return what is known of a backend's environment."""
+    folder = _folder(backend)
+    try:
+        about = json.loads((folder / "synced.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return Environment(backend, folder, "unfinished" if folder.exists() else "missing", None)
+    state = "synced" if about["pins"] == backend.pins_key and _python(folder).exists() else "outdated"
+    return Environment(backend, folder, state, about["bytes"])
+
+
+def is_synced(name: str) -> bool:
+    """Return whether a backend's environment is there and of the versions that its pins ask for."""
+    return environment(BACKENDS[name]).state == "synced"
+
+
+def sync(backend: Backend, tell: Tell) -> bool:
+    """Make a backend's environment, or find that it is there.
+
+    Args:
+        backend: whose.
+        tell: hears of every step.
+
+    Returns:
+        Whether there was something to do.
+
+    Raises:
+        StudyError: somebody else makes it, there is no room, a package cannot be installed, or what was installed does not
+            compress a tiny model; the last line of the package's own output is in the message, and all of it in a log.
+    """
+    if environment(backend).state == "synced":
+        return False
+    with _held(backend):
+        if environment(backend).state == "synced":  # by whom we waited for
+            return False
+        folder, log = _folder(backend), log_file(backend)
+        begun = time.monotonic()
+        try:
+            _remove(folder)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_bytes(b"")
+            _check_room(backend)
+            _install(backend, folder, log, tell)
+            tell("checking it on a tiny model")
+            versions = _check(backend, folder, log)
+            size = _size(folder)
+            about = {"pins": backend.pins_key, "bytes": size, "versions": versions}
+            write_atomic(folder / "synced.json", json.dumps(about, indent=2) + "\n")
+        except OSError as error:
+            raise StudyError(
+                f"{backend.name}: {folder} cannot be written: {error.strerror or error}",
+                hint="make room or make the folder writable, and sync again (STUDYCTL_CACHE moves it)",
+            ) from error
+        tell(f"synced in {time.monotonic() - begun:.0f} s, {size / 1e9:.1f} GB")
+    return True
+
+
+def remove(backend: Backend) -> bool:
+    """Delete a backend's environment; return whether there was one."""
+    with _held(backend):
+        folder = _folder(backend)
+        existed = folder.exists()
+        _remove(folder)
+        log_file(backend).unlink(missing_ok=True)
+    return existed
+
+
+def log_file(backend: Backend) -> Path:
+    """Return the file of what installing and checking printed."""
+    return cache_folder() / "backends" / f"{backend.name}.log"
+
+
+def _folder(backend: Backend) -> Path:
+    return cache_folder() / "backends" / backend.name
+
+
+def _python(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, its mark first: what is left of a removal that was interrupted is unfinished."""
+    (folder / "synced.json").unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _held(backend: Backend) -> Iterator[None]:
+    path = cache_folder() / "backends" / f"{backend.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout as error:
+        raise StudyError(
+            f"{backend.name} is being synced or removed by another process", hint="wait until that has ended"
+        ) from error
+    except PermissionError as error:
+        raise StudyError(
+            f"{path.parent} cannot be written: {error.strerror}", hint="STUDYCTL_CACHE names another folder"
+        ) from error
+
+
+def _check_room(backend: Backend) -> None:
+    free = psutil.disk_usage(str(cache_folder())).free
+    if free < backend.size_bytes:
+        raise StudyError(
+            f"{backend.name} takes {backend.size_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {cache_folder()}",
+            hint="make room, or name a folder on another disk by STUDYCTL_CACHE",
+        )
+
+
+def _install(backend: Backend, folder: Path, log: Path, tell: Tell) -> None:
+    """Install the exact versions, with uv where it is, else with pip."""
+    uv = shutil.which("uv")
+    tell(f"making the environment with {'uv' if uv else 'venv and pip'}")
+    if uv:
+        _run([uv, "venv", "--python", sys.executable, str(folder)], backend, log)
+        install = [uv, "pip", "install", "--python", str(_python(folder))]
+    else:
+        _run([sys.executable, "-m", "venv", str(folder)], backend, log)
+        install = [str(_python(folder)), "-I", "-m", "pip", "install", "--disable-pip-version-check"]
+    pins = ["-r", str(backend.requirements)]
+    environment = clean_environment() | backend.build_environment
+    tell(f"installing {backend.package} {backend.version} and what it needs (about {backend.size_bytes / 1e9:.1f} GB)")
+    if not backend.build_isolation:
+        _run([*install, "setuptools<81", "wheel"], backend, log, environment)  # later ones lack pkg_resources
+        pins = ["--no-build-isolation", *pins]
+    _run([*install, *pins], backend, log, environment)
+
+
+def _run(
+    command: Sequence[str], backend: Backend, log: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a step with its output in the log.
+
+    Raises:
+        StudyError: it failed; says its last line.
+    """
+    with log.open("ab") as printed:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env=environment or clean_environment(),
+            check=False,
+        )
+    if done.returncode:
+        raise StudyError(
+            f"{backend.name} could not be installed: {last_line(log) or f'exit code {done.returncode}'}",
+            hint=f"all that was printed is in {log}; `studyctl backends sync {backend.name}` begins anew",
+        )
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something; of those that name an error, the last of them."""
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        end = [line for one in deque(lines, 40) if (line := one.strip())]
+    errors = [line for line in end if line.lower().startswith("error")]
+    return (errors or end or [""])[-1][:300]
+
+
+def _check(backend: Backend, folder: Path, log: Path) -> dict[str, str]:
+    """Compress a tiny random model by the first method that runs on this machine; where none does, import the package.
+
+    Returns:
+        The versions that the adapter tells.
+    """
+    device = "cuda:0" if shutil.which("nvidia-smi") else "cpu"
+    with tempfile.TemporaryDirectory() as scratch:
+        methods = [name for name, row in backend.abilities.items() if device.partition(":")[0] in row.devices]
+        with log.open("ab") as printed:
+            made = subprocess.run(
+                [str(_python(folder)), "-I", str(CHECK), scratch],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=printed,
+                env=clean_environment(network=False),
+                check=False,
+                text=True,
+            )
+        if made.returncode:
+            raise _unusable(backend, last_line(log), log)
+        facts = json.loads(made.stdout)
+        task = _tiny_task(methods[0], facts, device, Path(scratch) / "out") if methods else None
+        outcome = call_driver(_python(folder), backend.adapter, task, log=log)
+    if outcome.failure is not None:
+        raise _unusable(backend, outcome.failure, log)
+    return outcome.versions
+
+
+def _tiny_task(method: str, facts: Mapping[str, object], device: str, out: Path) -> dict[str, object]:
+    given = {"sparsity": 0.5} if method in ("wanda", "sparsegpt") else {"bits": 4, "group_size": 32}
+    settings = METHODS[method].settings.model_validate({"method": method, **given})
+    return {
+        **facts,
+        "method": method,
+        "options": settings.model_dump(mode="json"),
+        "dtype": "float32",
+        "device": device,
+        "threads": 1,
+        "out": str(out),
+        "network": False,
+    }
+
+
+def _unusable(backend: Backend, what: str, log: Path) -> StudyError:
+    return StudyError(
+        f"{backend.name} was installed and does not work: {what}",
+        hint=f"all that was printed is in {log}; `studyctl backends sync {backend.name}` begins anew",
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(
+        (Path(place) / name).lstat().st_size for place, _, names in os.walk(folder) for name in names
+    )

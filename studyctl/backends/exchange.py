@@ -1,0 +1,158 @@
+"""Calls a backend's adapter in its own environment, and listens to what it tells."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from studyctl.backends.catalog import DRIVER
+
+POLL_SECONDS = 0.25
+_OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
+"""Variables that would bring packages of another environment into this one."""
+
+
+@dataclass
+class Outcome:
+    """How a call ended."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the package and of what it computes with."""
+    seconds: float = 0.0
+    """Of the compression alone."""
+    peak_memory_bytes: int = 0
+    """Largest resident memory of its process while it compressed."""
+    failure: str | None = None
+    """Why there is no result, in the package's own words; None: there is one."""
+    cause: str = ""
+    """``error``, ``out_of_memory``, ``read_otherwise`` or ``killed``; empty where there is a result."""
+
+
+def clean_environment(*, network: bool = True, threads: int | None = None) -> dict[str, str]:
+    """Return the variables for a process that is to see its own packages only.
+
+    Args:
+        network: False: hub libraries work offline (the driver refuses connections besides).
+        threads: of tensor operations; None: as the library likes.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in _OURS}
+    if not network:
+        variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    if threads is not None:
+        variables |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return variables | {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+
+
+def call_driver(
+    python: Path,
+    adapter: Path,
+    task: Mapping[str, Any] | None,
+    *,
+    log: Path,
+    hear: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run an adapter in its environment until it ends. Its process ends with ours.
+
+    Args:
+        python: the environment's interpreter.
+        adapter: the backend's script.
+        task: what :class:`studyctl.backends.driver.Task` reads; None: only import the package.
+        log: file that whatever the package prints is added to.
+        hear: gets every ``progress`` record.
+        meanwhile: is called several times a second; what it raises ends the process.
+
+    Returns:
+        What it told, or how it failed.
+    """
+    with tempfile.TemporaryDirectory() as scratch, log.open("ab") as printed:
+        before = printed.seek(0, os.SEEK_END)
+        arguments = []
+        if task is not None:
+            (path := Path(scratch) / "task.json").write_text(json.dumps(task), "utf-8")
+            arguments = [str(path)]
+        process = subprocess.Popen(
+            [str(python), "-I", str(DRIVER), str(adapter), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            cwd=scratch,  # some packages write files where they are
+            text=True,
+            encoding="utf-8",
+            env=clean_environment(
+                network=task is not None and task["network"], threads=task["threads"] if task else None
+            ),
+        )
+        outcome = Outcome()
+        try:
+            _listen(process, outcome, hear, meanwhile)
+        finally:
+            process.kill()
+            process.wait()
+    if outcome.failure is None and process.returncode:
+        outcome.cause = "killed" if process.returncode < 0 else "error"
+        outcome.failure = _how_it_ended(process.returncode, _last_line(log, before))
+    return outcome
+
+
+def _listen(
+    process: subprocess.Popen[str],
+    outcome: Outcome,
+    hear: Callable[[Mapping[str, Any]], None],
+    meanwhile: Callable[[], None],
+) -> None:
+    records: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    assert process.stdout is not None
+    threading.Thread(target=_read, args=(process.stdout, records), daemon=True).start()
+    while True:
+        try:
+            record = records.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            meanwhile()
+            continue
+        if record is None:
+            break
+        if record["kind"] == "progress":
+            hear(record)
+        elif record["kind"] == "versions":
+            outcome.versions = record["versions"]
+        elif record["kind"] == "done":
+            outcome.seconds, outcome.peak_memory_bytes = record["seconds"], record["peak_memory_bytes"]
+        elif record["kind"] == "failed":
+            outcome.failure, outcome.cause = record["error"], record["cause"]
+        meanwhile()
+    process.wait()
+
+
+def _read(stream: IO[str], records: "queue.Queue[dict[str, Any] | None]") -> None:
+    for line in stream:
+        try:
+            records.put(json.loads(line))
+        except ValueError:  # the last line of a process that was killed while it wrote
+            break
+    records.put(None)
+
+
+def _how_it_ended(returncode: int, said: str) -> str:
+    if returncode < 0:
+        try:
+            name = signal.Signals(-returncode).name
+        except ValueError:
+            name = f"signal {-returncode}"
+        return f"its process was killed by {name}"
+    return said or f"its process ended with exit code {returncode}"
+
+
+def _last_line(log: Path, begin: int) -> str:
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(begin)
+        end = [line for one in deque(lines, 20) if (line := one.strip())]
+    return end[-1][:300] if end else ""

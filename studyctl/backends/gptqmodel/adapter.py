@@ -1,0 +1,88 @@
+"""GPTQModel: ``gptq`` and ``rtn``, on CPU and GPU."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+# Where the package would take one worker for the processor, its loader asks for two and it ends.
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(min(12, max(2, ((os.cpu_count() or 1) + 1) // 2))))
+
+import torch
+from gptqmodel import BACKEND, GPTQModel
+from gptqmodel.quantization import GPTQConfig, RTNConfig
+
+PACKAGES = ("gptqmodel", "transformers", "torch")
+
+
+def compress(task: Any) -> Mapping[str, torch.Tensor]:
+    """Quantize by the package, save what it packs, and unpack what a user of that would load."""
+    model = GPTQModel.from_pretrained(
+        str(task.folder), _config(task), trust_remote_code=False, dtype=task.dtype
+    )
+    model.layer_callback = _Callback(task, len(_blocks(model.model)))
+    data = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in _rows(task)]
+    with task.timed():
+        model.quantize(data, calibration_sort=None, batch_size=1, backend=BACKEND.TORCH)
+    model.save(str(task.packed))
+    del model
+    loaded = GPTQModel.load(
+        str(task.packed),
+        device="cpu",
+        backend=BACKEND.TORCH,
+        dtype=torch.float16,  # its kernels know no float32; only the packed linears are taken
+        trust_remote_code=False,
+    )
+    return {
+        f"{name}.weight": _unpacked(module)
+        for name, module in loaded.model.named_modules()
+        if hasattr(module, "qweight")
+    }
+
+
+class _Callback:
+    """Tells of every block that is done."""
+
+    def __init__(self, task: Any, blocks: int) -> None:
+        self._task = task
+        self._blocks = blocks
+
+    def layer_complete(self, *, layer_idx: int, submodule_finalized: bool, **_: Any) -> None:
+        if submodule_finalized:
+            self._task.progress(layer_idx + 1, self._blocks)
+
+
+def _config(task: Any) -> Any:
+    options = task.options
+    shared = {
+        "bits": options["bits"],
+        "group_size": options["group_size"] or -1,
+        "sym": options["symmetric"],
+        "offload_to_disk": False,
+        "device": task.device,
+    }
+    if task.method == "rtn":
+        return RTNConfig(**shared)
+    return GPTQConfig(
+        **shared,
+        desc_act=options["act_order"],
+        act_group_aware=False,  # reorders columns, which a spec asks for by act_order
+        static_groups=options["static_groups"],
+        damp_percent=options["damping"],
+    )
+
+
+def _rows(task: Any) -> list[list[int]]:
+    rows: list[list[int]] = task.ids.tolist() if task.ids is not None else []
+    return rows
+
+
+def _blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
+    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    return max(lists, key=lambda part: sum(parameter.numel() for parameter in part.parameters()))
+
+
+def _unpacked(module: Any) -> torch.Tensor:
+    """Return the weight ``[out, in]`` in float32: codes less zeros times the scales that are stored."""
+    module.scales = module.scales.float()
+    weight: torch.Tensor = module.dequantize_weight().T
+    return weight

@@ -1,0 +1,53 @@
+"""Runs inside a backend's environment: writes a tiny random model, a tokenizer and calibration ids, to check the package with.
+
+``python -I tiny_model.py <folder>`` prints what a task says of them as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 256
+WINDOWS, TOKENS = 4, 64
+
+
+def main(folder: Path) -> None:
+    """Write the model and print its place, its ids and what it computes."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(folder, safe_serialization=True)
+    words = Tokenizer(WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w2"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="w0", eos_token="w1", unk_token="w2", pad_token="w1"
+    ).save_pretrained(folder)
+    ids = torch.randint(3, VOCABULARY, (WINDOWS, TOKENS), generator=torch.Generator().manual_seed(0))
+    numpy.save(folder / "ids.npy", ids.numpy().astype("int32"))
+    with torch.no_grad():
+        logits = model(ids[:1]).logits[0, :-1].float()
+        nll = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+    dense = {"windows": ids[:1].tolist(), "nll_nats": nll, "tolerance_nats": 1e-3}
+    sys.stdout.write(json.dumps({"model": str(folder), "ids": str(folder / "ids.npy"), "dense": dense}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

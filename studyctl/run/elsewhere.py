@@ -1,0 +1,227 @@
+"""The stage ``compress`` of a variant that another package makes: what it is handed, and what comes back."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from studyctl.backends.catalog import BACKENDS
+from studyctl.backends.environments import environment
+from studyctl.backends.exchange import Outcome, call_driver
+from studyctl.compress.architectures import block_linears, block_parameters
+from studyctl.compress.compressed import Compressed, CompressedLinear
+from studyctl.compress.export import copy_beside, keys_of_older_loaders
+from studyctl.compress.settings import Quantization
+from studyctl.errors import Problem, StageError
+from studyctl.files import StudyPaths
+from studyctl.run.memory import kernel_oom_kills
+from studyctl.run.protocol import Job
+from studyctl.run.recorder import Recorder
+from studyctl.sources.checkpoints import TOKENIZER_FILES
+from studyctl.sources.models import LoadedModel
+from studyctl.sources.safetensors_files import INDEX, read_headers, weight_files
+from studyctl.sources.unpacking import linear_bytes, zero_fraction
+
+CHECK_WINDOWS, CHECK_TOKENS = 2, 512
+"""At most so much text must give the same nll there as here."""
+TOLERANCE_NATS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
+"""How far the mean nll of a token may be off: kernels sum in another order. A wrong ``rope_theta`` is off by more."""
+
+
+class Made(NamedTuple):
+    """What a package made of the model in memory."""
+
+    compressed: Compressed
+    outcome: Outcome
+
+
+def compress_elsewhere(job: Job, loaded: LoadedModel, ids: np.ndarray | None, recorder: Recorder) -> Made:
+    """Have the job's backend compress the dense model, and put the weights that come back into the model in memory.
+
+    Args:
+        job: the trial; its backend is another package.
+        loaded: the dense model.
+        ids: calibration windows ``[samples, tokens]``; None for methods without data.
+        recorder: draws its progress.
+
+    Raises:
+        StageError: the environment is not there or broken, reads the model otherwise, fails, or changed what it must not.
+    """
+    backend = BACKENDS[job.backend]
+    there = environment(backend)
+    hint = f"`studyctl backends sync {backend.name}` makes it"
+    if there.state != "synced":
+        raise StageError(f"the environment of {backend.name} is {there.state}", hint=hint)
+    paths = StudyPaths(job.root)
+    log = paths.attempt_log(job.trial, job.attempt)
+    packed = paths.packed_weights(job.weights_key)
+    packed.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=".handed-") as scratch:
+        task = _task(job, loaded, ids, Path(scratch))
+        with _room_on_device(loaded):
+            killed_before = kernel_oom_kills()
+            outcome = call_driver(
+                there.python,
+                backend.adapter,
+                task,
+                log=log,
+                hear=lambda told: recorder.progress(told["done"], told["total"], told["unit"], told["note"]),
+                meanwhile=recorder.check_stop,
+            )
+        if outcome.failure is not None:
+            raise _failure(job, outcome, kernel_oom_kills() > killed_before, log)
+        out = Path(task["out"])
+        compressed = _take(job, loaded.model, out)
+        shutil.rmtree(packed, ignore_errors=True)
+        (out / "packed").rename(packed)
+    return Made(compressed, outcome)
+
+
+def _task(job: Job, loaded: LoadedModel, ids: np.ndarray | None, scratch: Path) -> dict[str, Any]:
+    """Write what the package reads, and return what it is asked for."""
+    _hand_over(loaded, scratch / "model")
+    if ids is not None:
+        np.save(scratch / "ids.npy", ids.astype(np.int32))
+    return {
+        "model": str(scratch / "model"),
+        "ids": str(scratch / "ids.npy") if ids is not None else None,
+        "method": job.method,
+        "options": job.settings,
+        "dtype": job.dtype,
+        "device": job.device,
+        "threads": job.threads,
+        "out": str(scratch / "out"),
+        "network": job.backend_network,
+        "dense": _expected(loaded, ids),
+    }
+
+
+def _hand_over(loaded: LoadedModel, folder: Path) -> None:
+    """Write a folder that older transformers read as the same model; the weights are links to the dense model's own files."""
+    folder.mkdir(parents=True)
+    config = json.loads((loaded.folder / "config.json").read_text("utf-8"))
+    config.pop("auto_map", None)  # code of a repository is never run
+    (folder / "config.json").write_text(json.dumps(config | keys_of_older_loaders(config), indent=2), "utf-8")
+    weights = weight_files(loaded.folder, allow_pickle=loaded.allow_pickle)
+    if any(path.suffix != ".safetensors" for path in weights):  # no pickle for anybody
+        loaded.model.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+    else:
+        for path in (*weights, loaded.folder / INDEX):
+            if path.exists():
+                (folder / path.name).symlink_to(path.resolve())
+    copied = (*TOKENIZER_FILES, "generation_config.json")
+    copy_beside([path for name in copied if (path := loaded.folder / name).is_file()], folder)
+
+
+@torch.no_grad()
+def _expected(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
+    """Return windows and what the dense model computes of them here."""
+    if ids is not None:
+        windows = torch.from_numpy(ids[:CHECK_WINDOWS, :CHECK_TOKENS].astype(np.int64))
+    else:
+        size = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        windows = (torch.arange(CHECK_WINDOWS * 128) * 7919 % size).reshape(CHECK_WINDOWS, 128)
+    total = 0.0
+    for window in windows.to(loaded.device):
+        logits = loaded.model(window[None]).logits[0, :-1].float()
+        total += float(nn.functional.cross_entropy(logits, window[1:]))
+    return {
+        "windows": windows.tolist(),
+        "nll_nats": total / len(windows),
+        "tolerance_nats": TOLERANCE_NATS[loaded.dtype],
+    }
+
+
+@contextmanager
+def _room_on_device(loaded: LoadedModel) -> Iterator[None]:
+    """Leave a GPU to the package meanwhile."""
+    on_gpu = loaded.device.startswith("cuda")
+    if on_gpu:
+        loaded.model.to("cpu")
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        if on_gpu:
+            loaded.model.to(loaded.device)
+
+
+def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> StageError:
+    """Say in the package's own words what went wrong."""
+    name = f"{job.backend} {BACKENDS[job.backend].version}"
+    cause = outcome.cause
+    if cause == "killed" and killed_for_memory:
+        cause = "out_of_memory"
+    hints = {
+        "error": f"all that it printed is in {log}",
+        "killed": f"all that it printed is in {log}",
+        "out_of_memory": "fewer or shorter calibration windows, or a machine with more memory",
+        "read_otherwise": "its transformers is older than this model's files, and would compress another model",
+    }
+    what = "the kernel killed it: out of memory" if cause == "out_of_memory" else outcome.failure
+    reported = "error" if cause == "read_otherwise" else cause
+    return StageError(Problem(f"{name}: {what}", hint=hints[cause]), cause=reported)
+
+
+@torch.no_grad()
+def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
+    """Put the weights that came back into the model, after checking that they are of this model and nothing else changed.
+
+    Raises:
+        StageError: a weight has another shape or is not finite, or something outside of the decoder blocks was changed.
+    """
+    inside = block_parameters(model)
+    linears = block_linears(model)
+    settings = job.method_settings()
+    with safe_open(out / "plain.safetensors", framework="pt") as file:
+        names = set(file.keys())
+        if lacking := [name for name in linears if f"{name}.weight" not in names]:
+            raise _wrong(job, f"it gave no weight of `{lacking[0]}`")
+        outside = {name: value for name, value in model.named_parameters() if name not in inside}
+        for name in outside.keys() & names:
+            if not torch.equal(file.get_tensor(name), outside[name].cpu()):
+                raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
+        changed = {}
+        for name in inside.keys() & names:
+            value = file.get_tensor(name)
+            if value.shape != inside[name].shape:
+                raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(inside[name].shape)} here")
+            if not bool(torch.isfinite(value).all()):
+                raise _wrong(job, f"`{name}` is not finite")
+            value = value.to(inside[name].device)
+            if name.removesuffix(".weight") in linears or not torch.equal(value, inside[name]):
+                inside[name].copy_(value)
+                changed[name] = inside[name].data
+    found = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
+    sizes = {linear.in_features: 0 for linear in linears.values()}
+    for linear in linears.values():
+        sizes[linear.in_features] += linear.weight.numel()
+    bits = sum(settings.bits_per_weight(inputs) * size for inputs, size in sizes.items()) / sum(sizes.values())
+    if isinstance(settings, Quantization):
+        bits = _stored_bits(out / "packed", linears, model) or bits
+    return Compressed(settings, found, bits, zero_fraction(model), changed)
+
+
+def _stored_bits(packed: Path, linears: Mapping[str, nn.Linear], model: nn.Module) -> float | None:
+    """Return the bits that the package's own files take for a weight; None where they name linears otherwise."""
+    headers = read_headers(weight_files(packed, allow_pickle=False))
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    sizes = linear_bytes({name: info.bytes for name, info in headers.items()}, linears, prefix)
+    if len(sizes) < len(linears):
+        return None
+    return 8 * sum(sizes.values()) / sum(linear.weight.numel() for linear in linears.values())
+
+
+def _wrong(job: Job, what: str) -> StageError:
+    return StageError(
+        f"{job.backend} {BACKENDS[job.backend].version}: {what}",
+        hint="this package does not know this family of models well enough: its figures would mean nothing",
+    )
