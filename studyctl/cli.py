@@ -30,7 +30,9 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The results database.", no_args_is_help=True)
 app.add_typer(db, name="db")
-backends = typer.Typer(help="Other packages that a variant can be compressed by, each in an environment of its own.")
+backends = typer.Typer(
+    help="Other packages that a variant can be compressed by, each in an environment of its own."
+)
 app.add_typer(backends, name="backends")
 
 
@@ -79,7 +81,9 @@ TrialArgument = Annotated[
 ]
 BackendsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="autoawq, auto-gptq, gptqmodel, llm-compressor", autocompletion=_backends),
+    typer.Argument(
+        metavar="[NAME]...", help="autoawq, auto-gptq, gptqmodel, llm-compressor", autocompletion=_backends
+    ),
 ]
 BackendNames = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=_backends)]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
@@ -452,9 +456,13 @@ def sync_backends(names: BackendsArgument = None) -> None:
     problems = []
     console = _stderr()
     for backend in [find_backend(name) for name in names or BACKENDS]:
+
+        def tell(step: str, name: str = backend.name) -> None:
+            console.print(f"{name}: {step}", soft_wrap=True)
+
         try:
-            if not sync(backend, lambda step, name=backend.name: console.print(f"{name}: {step}", soft_wrap=True)):
-                console.print(f"{backend.name}: synced already")
+            if not sync(backend, tell):
+                tell("synced already")
         except StudyError as error:  # the others can be made all the same
             problems += error.problems
     if problems:

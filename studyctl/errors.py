@@ -83,7 +83,9 @@ class HeldError(StudyError):
 class StageError(StudyError):
     """A stage failed for a reason that the user can act on."""
 
-    def __init__(self, problems: Problem | str | Sequence[Problem], hint: str = "", cause: str = "error") -> None:
+    def __init__(
+        self, problems: Problem | str | Sequence[Problem], hint: str = "", cause: str = "error"
+    ) -> None:
         super().__init__(problems, hint)
         self.cause = cause
         """``error``: it would fail again; ``killed`` or ``out_of_memory``: it may not."""

@@ -164,7 +164,9 @@ def effective(backend: str, settings: MethodSettings) -> MethodSettings:
         return settings
     fields = type(settings).model_fields
     own = {
-        name: value for name, value in ability.fixed.items() if getattr(settings, name) == fields[name].default
+        name: value
+        for name, value in ability.fixed.items()
+        if getattr(settings, name) == fields[name].default
     }
     return settings.model_copy(update=own)
 
@@ -231,4 +233,10 @@ def _who_has(others: list[str]) -> str:
 
 
 def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f'"{value}"'
+        if isinstance(value, str)
+        else str(value)
+    )

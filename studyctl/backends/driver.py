@@ -180,7 +180,9 @@ def _write_plain(path: Path, weights: Mapping[str, Any], dtype: Any) -> None:
     from safetensors.torch import save_file
 
     seen: dict[int, str] = {}  # tied weights are stored once, by the first of their names
-    distinct = {name: value for name, value in weights.items() if seen.setdefault(value.data_ptr(), name) == name}
+    distinct = {
+        name: value for name, value in weights.items() if seen.setdefault(value.data_ptr(), name) == name
+    }
     save_file({name: value.detach().to("cpu", dtype).contiguous() for name, value in distinct.items()}, path)
 
 

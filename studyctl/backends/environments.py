@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from studyctl.backends.catalog import BACKENDS, DRIVER, Backend
+from studyctl.backends.catalog import BACKENDS, Backend
 from studyctl.backends.exchange import call_driver, clean_environment
 from studyctl.compress.settings import METHODS
 from studyctl.errors import StudyError, did_you_mean
@@ -58,7 +58,8 @@ def find_backend(name: str) -> Backend:
     if name not in BACKENDS:
         near = did_you_mean(name, BACKENDS)
         raise StudyError(
-            f"there is no backend `{name}`" + (f": {near}" if near else ""), hint=f"there are {', '.join(BACKENDS)}"
+            f"there is no backend `{name}`" + (f": {near}" if near else ""),
+            hint=f"there are {', '.join(BACKENDS)}",
         )
     return BACKENDS[name]
 
@@ -187,8 +188,10 @@ def _install(backend: Backend, folder: Path, log: Path, tell: Tell) -> None:
         _run([sys.executable, "-m", "venv", str(folder)], backend, log)
         install = [str(_python(folder)), "-I", "-m", "pip", "install", "--disable-pip-version-check"]
     pins = ["-r", str(backend.requirements)]
-    environment = clean_environment() | backend.build_environment
-    tell(f"installing {backend.package} {backend.version} and what it needs (about {backend.size_bytes / 1e9:.1f} GB)")
+    environment = clean_environment() | dict(backend.build_environment)
+    tell(
+        f"installing {backend.package} {backend.version} and what it needs (about {backend.size_bytes / 1e9:.1f} GB)"
+    )
     if not backend.build_isolation:
         _run([*install, "setuptools<81", "wheel"], backend, log, environment)  # later ones lack pkg_resources
         pins = ["--no-build-isolation", *pins]
@@ -279,6 +282,4 @@ def _unusable(backend: Backend, what: str, log: Path) -> StudyError:
 
 
 def _size(folder: Path) -> int:
-    return sum(
-        (Path(place) / name).lstat().st_size for place, _, names in os.walk(folder) for name in names
-    )
+    return sum((Path(place) / name).lstat().st_size for place, _, names in os.walk(folder) for name in names)

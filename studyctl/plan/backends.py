@@ -39,16 +39,13 @@ def missing_here(variants: Iterable[Variant], devices: Iterable[str]) -> Mapping
         devices: that the study runs on.
     """
     states = {
-        name: environment(BACKENDS[name]).state
-        for name in {variant.backend for variant in variants} - {OWN}
+        name: environment(BACKENDS[name]).state for name in {variant.backend for variant in variants} - {OWN}
     }
     missing = {}
     for variant in variants:
         if variant.backend == OWN:
             continue
-        elsewhere = [
-            device for device in devices if not runs_on(variant.backend, variant.settings, device)
-        ]
+        elsewhere = [device for device in devices if not runs_on(variant.backend, variant.settings, device)]
         if elsewhere:
             what = f"backend `{variant.backend}` needs a CUDA device for {variant.method}, and the study runs on {elsewhere[0]}"
         elif states[variant.backend] != "synced":
@@ -62,4 +59,6 @@ def missing_here(variants: Iterable[Variant], devices: Iterable[str]) -> Mapping
 def _not_synced(name: str, state: str) -> str:
     size = bytes_text(BACKENDS[name].size_bytes)
     how = {"outdated": "is of other versions", "unfinished": "is not finished"}.get(state, "is not there")
-    return f"the environment of backend `{name}` {how}: `studyctl backends sync {name}` makes it (about {size})"
+    return (
+        f"the environment of backend `{name}` {how}: `studyctl backends sync {name}` makes it (about {size})"
+    )

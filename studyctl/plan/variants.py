@@ -79,9 +79,7 @@ def _variants_of(spec: Spec, table: CompressionTable, loc: Loc) -> list[Variant]
     for settings, override, backend in table.expand():
         calibration = applied[override] if settings.needs_data else None
         name = variant_name(settings, override, backend, table.swept)
-        variants.append(
-            Variant(name, effective(backend, settings), calibration, backend, table.models, loc)
-        )
+        variants.append(Variant(name, effective(backend, settings), calibration, backend, table.models, loc))
     return variants
 
 

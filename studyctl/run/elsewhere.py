@@ -193,7 +193,9 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
         for name in inside.keys() & names:
             value = file.get_tensor(name)
             if value.shape != inside[name].shape:
-                raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(inside[name].shape)} here")
+                raise _wrong(
+                    job, f"`{name}` is {list(value.shape)} there and {list(inside[name].shape)} here"
+                )
             if not bool(torch.isfinite(value).all()):
                 raise _wrong(job, f"`{name}` is not finite")
             value = value.to(inside[name].device)
@@ -204,7 +206,9 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
     sizes = {linear.in_features: 0 for linear in linears.values()}
     for linear in linears.values():
         sizes[linear.in_features] += linear.weight.numel()
-    bits = sum(settings.bits_per_weight(inputs) * size for inputs, size in sizes.items()) / sum(sizes.values())
+    bits = sum(settings.bits_per_weight(inputs) * size for inputs, size in sizes.items()) / sum(
+        sizes.values()
+    )
     if isinstance(settings, Quantization):
         bits = _stored_bits(out / "packed", linears, model) or bits
     return Compressed(settings, found, bits, zero_fraction(model), changed)

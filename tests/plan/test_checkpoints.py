@@ -59,7 +59,7 @@ def test_a_checkpoint_is_a_variant_like_any_other(folder: Path) -> None:
     trial = checkpoint_trial(plan)
     assert plan.problems == []
     assert plan.notes == []
-    assert is_available(trial.variant)
+    assert plan.is_available(trial.variant)
     assert trial.id == "tiny-checkpoint-tiny-4bit"
     assert trial.stage_names == ["compress", "perplexity:en", "perplexity:de", "task:boats"]
     assert trial.weights_key is not None

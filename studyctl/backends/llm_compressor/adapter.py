@@ -20,7 +20,8 @@ from llmcompressor.modifiers.transform.awq import AWQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PACKAGES = ("llmcompressor", "compressed-tensors", "transformers", "torch")
-_KEPT = ["lm_head"]
+_KEPT = ["re:.*lm_head.*"]
+"""A pattern: where a linear itself is the target, the package matches its name with a dot behind it."""
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
@@ -36,9 +37,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
     task.follow(model)
     data: dict[str, Any] = {}
     if task.ids is not None:
-        rows = [
-            {"input_ids": row, "attention_mask": [1] * len(row)} for row in task.ids.tolist()
-        ]
+        rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in task.ids.tolist()]
         data = {
             "dataset": Dataset.from_list(rows),
             "num_calibration_samples": len(rows),
@@ -55,7 +54,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
 def _recipe(task: Any) -> list[Any]:
     options = task.options
     if task.method in ("sparsegpt", "wanda"):
-        pruned = {"ignore": _KEPT, "targets": ["Linear"]}
+        pruned: dict[str, Any] = {"ignore": _KEPT, "targets": ["Linear"]}
         if options["pattern"] is not None:
             kept, group = map(int, options["pattern"].split(":"))
             # The package counts the zeros, a spec what is kept.
@@ -65,9 +64,7 @@ def _recipe(task: Any) -> list[Any]:
         if task.method == "wanda":
             return [WandaPruningModifier(**pruned)]
         return [
-            SparseGPTModifier(
-                **pruned, block_size=options["block_size"], dampening_frac=options["damping"]
-            )
+            SparseGPTModifier(**pruned, block_size=options["block_size"], dampening_frac=options["damping"])
         ]
     quantized = {"ignore": _KEPT, "config_groups": {"group_0": _scheme(options)}}
     if task.method == "gptq":
