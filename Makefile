@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup quickstart test lint bench
+.PHONY: help setup quickstart test lint bench bench-peers
 
 help:
 	@echo "make setup       a virtual environment in .venv with everything"
@@ -11,6 +11,7 @@ help:
 	@echo "make test        the tests"
 	@echo "make lint        format, lint, types, import contracts"
 	@echo "make bench       benchmarks, as ratios against a peer in the same run"
+	@echo "make bench-peers the engine against the packages people use (makes their environments; half an hour)"
 
 setup: .venv/ready
 
@@ -40,3 +41,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+bench-peers: setup
+	$(BIN)/studyctl backends sync
+	$(BIN)/python -m benchmarks peers

@@ -18,6 +18,15 @@ VOCABULARY = 256
 WINDOWS, TOKENS = 4, 64
 
 
+def write_tokenizer(folder: Path, vocabulary: int) -> None:
+    """Write a tokenizer of so many words that mean nothing: some packages do not start without one."""
+    words = Tokenizer(WordLevel({f"w{index}": index for index in range(vocabulary)}, unk_token="w2"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="w0", eos_token="w1", unk_token="w2", pad_token="w1"
+    ).save_pretrained(folder)
+
+
 def main(folder: Path) -> None:
     """Write the model and print its place, its ids and what it computes."""
     torch.manual_seed(0)
@@ -35,11 +44,7 @@ def main(folder: Path) -> None:
     )
     model = LlamaForCausalLM(config).eval()
     model.save_pretrained(folder, safe_serialization=True)
-    words = Tokenizer(WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w2"))
-    words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="w0", eos_token="w1", unk_token="w2", pad_token="w1"
-    ).save_pretrained(folder)
+    write_tokenizer(folder, VOCABULARY)
     ids = torch.randint(3, VOCABULARY, (WINDOWS, TOKENS), generator=torch.Generator().manual_seed(0))
     numpy.save(folder / "ids.npy", ids.numpy().astype("int32"))
     with torch.no_grad():

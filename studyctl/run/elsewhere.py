@@ -87,7 +87,7 @@ def compress_elsewhere(job: Job, loaded: LoadedModel, ids: np.ndarray | None, re
 
 def _task(job: Job, loaded: LoadedModel, ids: np.ndarray | None, scratch: Path) -> dict[str, Any]:
     """Write what the package reads, and return what it is asked for."""
-    _hand_over(loaded, scratch / "model")
+    hand_over(loaded, scratch / "model")
     if ids is not None:
         np.save(scratch / "ids.npy", ids.astype(np.int32))
     return {
@@ -100,11 +100,11 @@ def _task(job: Job, loaded: LoadedModel, ids: np.ndarray | None, scratch: Path) 
         "threads": job.threads,
         "out": str(scratch / "out"),
         "network": job.backend_network,
-        "dense": _expected(loaded, ids),
+        "dense": expected_nll(loaded, ids),
     }
 
 
-def _hand_over(loaded: LoadedModel, folder: Path) -> None:
+def hand_over(loaded: LoadedModel, folder: Path) -> None:
     """Write a folder that older transformers read as the same model; the weights are links to the dense model's own files."""
     folder.mkdir(parents=True)
     config = json.loads((loaded.folder / "config.json").read_text("utf-8"))
@@ -122,7 +122,7 @@ def _hand_over(loaded: LoadedModel, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _expected(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
+def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
     """Return windows and what the dense model computes of them here."""
     if ids is not None:
         windows = torch.from_numpy(ids[:CHECK_WINDOWS, :CHECK_TOKENS].astype(np.int64))

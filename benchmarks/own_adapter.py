@@ -1,0 +1,25 @@
+"""studyctl's own engine as an adapter, so that it is timed and measured by the same driver as the packages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from studyctl.compress.settings import METHODS
+from studyctl.compress.walker import compress as walk
+from studyctl.evaluate.batching import batch_tokens
+from studyctl.reporter import SilentReporter
+
+PACKAGES = ("studyctl", "transformers", "torch")
+
+
+def compress(task: Any) -> Mapping[str, torch.Tensor]:
+    """Compress as a worker does."""
+    model = AutoModelForCausalLM.from_pretrained(task.folder, dtype=task.dtype).to(task.device).eval()
+    model.requires_grad_(False)
+    settings = METHODS[task.method].settings.model_validate(task.options)
+    with task.timed():
+        walk(model, settings, task.ids, batch_tokens=batch_tokens(task.device), reporter=SilentReporter())
+    weights: Mapping[str, torch.Tensor] = model.state_dict()
+    return weights
