@@ -38,7 +38,6 @@ from studyctl.sources.tokens import tokenized_text
 from studyctl.spec.models import BUNDLED_LANGUAGES, Model
 
 THREADS = 2
-ROUNDS = 2
 WINDOW_TOKENS = 128
 WINDOWS = 4
 """Of each language."""
@@ -71,6 +70,7 @@ class Course(NamedTuple):
     loaded: LoadedModel
     ids: np.ndarray
     methods: Sequence[str]
+    rounds: int
     held_out: bool
     """Whether KL is measured: a random block says nothing."""
 
@@ -81,7 +81,7 @@ def main() -> None:
     print_table(HEADER, rows)
     goals = ", ".join(f"{name} {goal:g} ×" for name, goal in GOALS.items())
     print(
-        f"fp32, {THREADS} threads, {ROUNDS} rounds in turns, medians (least and most); peak: the largest resident memory of the "
+        f"fp32, {THREADS} threads, rounds in turns, medians (least and most); peak: the largest resident memory of the "
         f"process while it compressed; goals: {goals} as fast as the fastest package, and no more memory than the leanest"
     )
 
@@ -91,9 +91,9 @@ def _courses() -> Iterator[Course]:
         name = "slm-llama-12m"
         loaded = _load(str(REAL / "models" / name))
         ids = np.load(REAL / "reference" / f"{name}-64x512.npy")
-        yield Course(f"{name}, {len(ids)} × {ids.shape[1]}", loaded, ids, list(GOALS), held_out=True)
+        yield Course(f"{name}, {len(ids)} × {ids.shape[1]}", loaded, ids, list(GOALS), 2, held_out=True)
         ids = np.load(REAL / "reference" / "smollm2-135m-16x512.npy")[:4]
-        yield Course(f"SmolLM2-135M, 4 × {ids.shape[1]}", _load(SMOLLM2), ids, list(GOALS), held_out=True)
+        yield Course(f"SmolLM2-135M, 4 × {ids.shape[1]}", _load(SMOLLM2), ids, list(GOALS), 1, held_out=True)
     else:
         print(f"no real models at {REAL} (STUDYCTL_REAL moves it): random blocks only")
     for shape in SHAPES:
@@ -103,7 +103,7 @@ def _courses() -> Iterator[Course]:
             write_tokenizer(Path(folder), case.model.config.vocab_size)
             ids = case.ids.reshape(-1, 512)[:8].numpy()
             label = f"a block, hidden {shape.hidden}, 8 × 512"
-            yield Course(label, _load(folder), ids, ("wanda", "sparsegpt", "gptq"), held_out=False)
+            yield Course(label, _load(folder), ids, ("wanda", "sparsegpt", "gptq"), 2, held_out=False)
 
 
 def _load(model: str) -> LoadedModel:
@@ -143,7 +143,7 @@ def _race(
                 runner.kl = _kl(course.loaded.model, weights, windows, folder)
         return seconds
 
-    timings = in_turns({one.name: lambda one=one: run(one) for one in runners}, ROUNDS)  # type: ignore[misc]
+    timings = in_turns({one.name: lambda one=one: run(one) for one in runners}, course.rounds)  # type: ignore[misc]
     ours = timings[OWN].median
     for runner in runners:
         timing = timings[runner.name]

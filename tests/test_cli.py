@@ -28,7 +28,7 @@ def test_alone_it_explains_itself(tmp_path: Path) -> None:
     assert said.returncode == 0
     assert "studyctl run pocket" in said.stdout
     assert (
-        "specs that ship: bits-sweep, calibration-language, paper, pocket, pocket-full, sparsity-sweep"
+        "specs that ship: backends, bits-sweep, calibration-language, paper, pocket, pocket-full, sparsity-sweep"
         in said.stdout
     )
     assert said.stderr == ""
@@ -86,7 +86,7 @@ def test_specs_that_ship_validate_and_plan_without_a_network(tmp_path: Path, nam
     assert {problem["severity"] for problem in plan["problems"]} == {"warning"}
 
 
-@pytest.mark.parametrize("name", ["pocket", "pocket-full"])
+@pytest.mark.parametrize("name", ["pocket", "pocket-full", "backends"])
 def test_the_embedded_specs_validate(tmp_path: Path, name: str) -> None:
     assert studyctl("validate", name, cwd=tmp_path).returncode == 0
 

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import resource
+import socket
 import sys
 import threading
 import time
@@ -101,7 +102,9 @@ def main() -> None:
     except ReadOtherwiseError as error:
         tell("failed", error=str(error), cause="read_otherwise")
         os._exit(FAILED)
-    except SystemExit:
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            sys.stderr.write(f"{error.code}\n")
         sys.stderr.flush()
         os._exit(FAILED)  # the package has said why
     except BaseException as error:
@@ -199,6 +202,8 @@ def _forbid_network() -> None:
     """Refuse every connection that Python code of this process tries to make."""
 
     def refuse(event: str, args: tuple[Any, ...]) -> None:
+        if event == "socket.connect" and args[0].family == getattr(socket, "AF_UNIX", None):
+            return  # the processes of a package among themselves
         if event in ("socket.connect", "socket.getaddrinfo"):
             raise PermissionError(
                 f"network access is not allowed here: {event} {args[1:2] if event == 'socket.connect' else args[:1]}"
@@ -234,6 +239,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or "OutOfMemory" in type(error).__name__
         or "can't allocate memory" in str(error)
+        or "not enough memory" in str(error)
     )
 
 

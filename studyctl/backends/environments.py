@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 from filelock import FileLock, Timeout
@@ -28,6 +29,8 @@ from studyctl.files import cache_folder, write_atomic
 
 CHECK = Path(__file__).parent / "tiny_model.py"
 """Makes a tiny random model, inside an environment."""
+GUARD = Path(__file__).parent / "guard.py"
+"""Runs a step that ends with us."""
 
 Tell = Callable[[str], None]
 
@@ -69,7 +72,7 @@ def environment(backend: Backend) -> Environment:
     folder = _folder(backend)
     try:
         about = json.loads((folder / "synced.json").read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Environment(backend, folder, "unfinished" if folder.exists() else "missing", None)
     state = "synced" if about["pins"] == backend.pins_key and _python(folder).exists() else "outdated"
     return Environment(backend, folder, state, about["bytes"])
@@ -162,9 +165,10 @@ def _held(backend: Backend) -> Iterator[None]:
         raise StudyError(
             f"{backend.name} is being synced or removed by another process", hint="wait until that has ended"
         ) from error
-    except PermissionError as error:
+    except OSError as error:
         raise StudyError(
-            f"{path.parent} cannot be written: {error.strerror}", hint="STUDYCTL_CACHE names another folder"
+            f"{path.parent} cannot be written: {error.strerror or error}",
+            hint="STUDYCTL_CACHE names another folder",
         ) from error
 
 
@@ -207,19 +211,29 @@ def _run(
         StudyError: it failed; says its last line.
     """
     with log.open("ab") as printed:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            env=environment or clean_environment(),
-            check=False,
-        )
-    if done.returncode:
+        code, _ = _guarded(command, environment or clean_environment(), printed, stdout=printed)
+    if code:
         raise StudyError(
-            f"{backend.name} could not be installed: {last_line(log) or f'exit code {done.returncode}'}",
+            f"{backend.name} could not be installed: {last_line(log) or f'exit code {code}'}",
             hint=f"all that was printed is in {log}; `studyctl backends sync {backend.name}` begins anew",
         )
+
+
+def _guarded(
+    command: Sequence[str], environment: Mapping[str, str], printed: IO[bytes], stdout: IO[bytes] | int
+) -> tuple[int, str]:
+    """Run a command that ends with us, however we end; return its exit code, and what it printed where that is a pipe."""
+    with subprocess.Popen(
+        [sys.executable, "-I", str(GUARD), *command],
+        stdin=subprocess.PIPE,  # closed when this ends or is left: then the guard ends the command
+        stdout=stdout,
+        stderr=printed,
+        env=environment,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        said = process.stdout.read() if process.stdout is not None else ""
+        return process.wait(), said
 
 
 def last_line(log: Path) -> str:
@@ -239,19 +253,12 @@ def _check(backend: Backend, folder: Path, log: Path) -> dict[str, str]:
     device = "cuda:0" if shutil.which("nvidia-smi") else "cpu"
     with tempfile.TemporaryDirectory() as scratch:
         methods = [name for name, row in backend.abilities.items() if device.partition(":")[0] in row.devices]
+        make = [str(_python(folder)), "-I", str(CHECK), scratch]
         with log.open("ab") as printed:
-            made = subprocess.run(
-                [str(_python(folder)), "-I", str(CHECK), scratch],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=printed,
-                env=clean_environment(network=False),
-                check=False,
-                text=True,
-            )
-        if made.returncode:
-            raise _unusable(backend, last_line(log), log)
-        facts = json.loads(made.stdout)
+            code, made = _guarded(make, clean_environment(network=False), printed, stdout=subprocess.PIPE)
+        if code:
+            raise _unusable(backend, last_line(log) or f"exit code {code}", log)
+        facts = json.loads(made)
         task = _tiny_task(methods[0], facts, device, Path(scratch) / "out") if methods else None
         outcome = call_driver(_python(folder), backend.adapter, task, log=log)
     if outcome.failure is not None:

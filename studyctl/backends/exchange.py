@@ -3,7 +3,6 @@
 import json
 import os
 import queue
-import signal
 import subprocess
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from studyctl.backends.catalog import DRIVER
+from studyctl.signals import signal_name
 
 POLL_SECONDS = 0.25
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
@@ -26,6 +26,8 @@ class Outcome:
 
     versions: dict[str, str] = field(default_factory=dict)
     """Of the package and of what it computes with."""
+    done: bool = False
+    """Whether the adapter came to its end."""
     seconds: float = 0.0
     """Of the compression alone."""
     peak_memory_bytes: int = 0
@@ -80,7 +82,7 @@ def call_driver(
             (path := Path(scratch) / "task.json").write_text(json.dumps(task), "utf-8")
             arguments = [str(path)]
         process = subprocess.Popen(
-            [str(python), "-I", str(DRIVER), str(adapter), *arguments],
+            [str(python), "-I", "-u", str(DRIVER), str(adapter), *arguments],  # -I ignores PYTHONUNBUFFERED
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
@@ -100,6 +102,9 @@ def call_driver(
     if outcome.failure is None and process.returncode:
         outcome.cause = "killed" if process.returncode < 0 else "error"
         outcome.failure = _how_it_ended(process.returncode, _last_line(log, before))
+    elif outcome.failure is None and task is not None and not outcome.done:
+        outcome.cause = "error"
+        outcome.failure = _last_line(log, before) or "its process ended without a result"
     return outcome
 
 
@@ -125,6 +130,7 @@ def _listen(
         elif record["kind"] == "versions":
             outcome.versions = record["versions"]
         elif record["kind"] == "done":
+            outcome.done = True
             outcome.seconds, outcome.peak_memory_bytes = record["seconds"], record["peak_memory_bytes"]
         elif record["kind"] == "failed":
             outcome.failure, outcome.cause = record["error"], record["cause"]
@@ -143,11 +149,7 @@ def _read(stream: IO[str], records: "queue.Queue[dict[str, Any] | None]") -> Non
 
 def _how_it_ended(returncode: int, said: str) -> str:
     if returncode < 0:
-        try:
-            name = signal.Signals(-returncode).name
-        except ValueError:
-            name = f"signal {-returncode}"
-        return f"its process was killed by {name}"
+        return f"its process was killed by {signal_name(returncode)}"
     return said or f"its process ended with exit code {returncode}"
 
 

@@ -40,8 +40,10 @@ class Packing:
 def choose_packing(compressed: Compressed) -> tuple[Packing | None, str]:
     """Return how the linears can be packed, or None and why not; the reason is empty for weights that lie on no grid."""
     settings, linears = compressed.settings, compressed.linears
-    if not isinstance(settings, Quantization) or any(linear.codes is None for linear in linears.values()):
+    if not isinstance(settings, Quantization):
         return None, ""
+    if any(linear.codes is None for linear in linears.values()):
+        return None, "another package quantized it, and gave its weights without their codes"
     for name, linear in linears.items():
         if reason := _misfit(linear, settings.group_size):
             return None, f"the format cannot hold {name}: {reason}"

@@ -23,6 +23,8 @@ LOAD_SECONDS = 6.0
 """Starting a worker, importing torch and reading a small model's weights."""
 ELEMENTWISE = 2000.0
 """Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
+PACKAGES_TAKE = 2.0
+"""How much longer than the engine another package takes for the same work, roughly (`python -m benchmarks peers`)."""
 FIDELITY_HEADS = 3.2
 """Logits of the variant and of dense, and the comparison, as multiples of ``lm_head`` and one softmax."""
 ITEM_TEXT = 0.5
@@ -96,7 +98,8 @@ class StageTimes:
         if stage != "compress" or identity is None:
             return seconds
         solving = solving_work(identity, trial.variant.settings, _windows(trial))
-        return seconds + solving * FORWARD_EFFICIENCY / forward_rate("float32", device)
+        seconds += solving * FORWARD_EFFICIENCY / forward_rate("float32", device)
+        return seconds if trial.variant.backend == OWN else PACKAGES_TAKE * seconds
 
     def _learn(self, stored: Stored) -> None:
         """Take the times of stored stages, and how wrong the estimates of such stages were."""

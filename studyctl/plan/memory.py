@@ -1,5 +1,6 @@
 """Peak memory of a trial, predicted from sizes."""
 
+from studyctl.backends.catalog import OWN
 from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, chunk_tokens
 from studyctl.plan.compressing import compressing_bytes, passing_bytes
 from studyctl.plan.planner import StudyPlan
@@ -53,13 +54,16 @@ def _compressing(trial: Trial, device: str) -> int:
     identity, calibration = trial.model.identity, trial.variant.calibration
     if identity is None or trial.is_dense:
         return 0
-    return compressing_bytes(
+    needed = compressing_bytes(
         identity,
         trial.variant.settings,
         None if calibration is None else trial.model.calibrations[calibration],
         width=_width(trial.model.dtype),
         batch_tokens=batch_tokens(device),
     )
+    if trial.variant.backend == OWN:
+        return needed
+    return RUNTIME_BYTES + _weights(trial.model) + needed  # a second process with a model of its own
 
 
 def _exporting(plan: StudyPlan, trial: Trial) -> int:

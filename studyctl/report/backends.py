@@ -8,8 +8,8 @@ from studyctl.units import bytes_text
 
 _STATES = {
     "synced": "● synced",
-    "outdated": "◐ made for other versions: sync again",
-    "unfinished": "◐ unfinished: sync again",
+    "outdated": "◐ outdated",
+    "unfinished": "◐ unfinished",
     "missing": "○ not synced",
 }
 
@@ -31,6 +31,8 @@ def draw_backends(environments: list[Environment], console: Console) -> None:
             backend.name, backend.version, methods, ", ".join(backend.devices), _STATES[found.state], size
         )
     console.print(table)
+    if any(found.state != "synced" for found in environments):
+        console.print("`studyctl backends sync [NAME]...` makes what is not synced", markup=False)
 
 
 def backends_as_json(environments: list[Environment]) -> list[dict[str, object]]:

@@ -24,7 +24,8 @@ def _what(folder: Path) -> str:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Return the bytes of the files in a folder; what links lead to stays."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:

@@ -157,16 +157,15 @@ def _room_on_device(loaded: LoadedModel) -> Iterator[None]:
 def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> StageError:
     """Say in the package's own words what went wrong."""
     name = f"{job.backend} {BACKENDS[job.backend].version}"
-    cause = outcome.cause
+    cause, what = outcome.cause, outcome.failure
     if cause == "killed" and killed_for_memory:
-        cause = "out_of_memory"
+        cause, what = "out_of_memory", "the kernel killed it: out of memory"
     hints = {
         "error": f"all that it printed is in {log}",
         "killed": f"all that it printed is in {log}",
         "out_of_memory": "fewer or shorter calibration windows, or a machine with more memory",
         "read_otherwise": "its transformers is older than this model's files, and would compress another model",
     }
-    what = "the kernel killed it: out of memory" if cause == "out_of_memory" else outcome.failure
     reported = "error" if cause == "read_otherwise" else cause
     return StageError(Problem(f"{name}: {what}", hint=hints[cause]), cause=reported)
 
@@ -185,7 +184,8 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
         names = set(file.keys())
         if lacking := [name for name in linears if f"{name}.weight" not in names]:
             raise _wrong(job, f"it gave no weight of `{lacking[0]}`")
-        outside = {name: value for name, value in model.named_parameters() if name not in inside}
+        everywhere = model.named_parameters(remove_duplicate=False)  # a package may untie what is tied here
+        outside = {name: value for name, value in everywhere if name not in inside}
         for name in outside.keys() & names:
             if not torch.equal(file.get_tensor(name), outside[name].cpu()):
                 raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")

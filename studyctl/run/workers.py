@@ -3,7 +3,6 @@
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from typing import IO, Any, NamedTuple
 import psutil
 
 from studyctl.run.protocol import Job, StopRequest
+from studyctl.signals import signal_name
 
 OPENMP_SPINS = "10000"
 """How often idle OpenMP threads look for work before they sleep. By default they do for milliseconds, and keep a processor from
@@ -119,9 +119,5 @@ def _listen(worker: Worker, events: "queue.Queue[Event]") -> None:
 def how_it_ended(returncode: int) -> str:
     """Return in words why a worker process is gone."""
     if returncode < 0:
-        try:
-            name = signal.Signals(-returncode).name
-        except ValueError:
-            name = f"signal {-returncode}"
-        return f"the worker was killed by {name}"
+        return f"the worker was killed by {signal_name(returncode)}"
     return f"the worker ended with exit code {returncode}"

@@ -129,11 +129,11 @@ def test_a_damaged_dense_reference_is_made_again(workplace: Path, console: Conso
     assert 0 < float(str(kl[0]["least"])) <= float(str(kl[0]["most"])) < 1
 
 
-def test_what_is_not_available_yet_is_said_and_the_rest_runs(workplace: Path, console: Console) -> None:
+def test_what_is_not_available_here_is_said_and_the_rest_runs(workplace: Path, console: Console) -> None:
     more = '[[compression]]\nmethod = "sparsegpt"\nbackend = "llm-compressor"\nsparsity = 0.5\n\n[text.mine]'
     started = run(write_spec(workplace, change=("[text.mine]", more)), console, Selection(only="*0.5*"))
     assert started.code == ExitCode.FAILED
-    assert "1 not available yet" in started.message
+    assert "1 not available here" in started.message
     assert rows(started.paths, "select variant from trials where state = 'done'") == [
         {"variant": "wanda-0.5"}
     ]

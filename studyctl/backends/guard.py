@@ -1,0 +1,34 @@
+"""Runs a command that ends with whoever asked for it: ``python -I guard.py <command> ...``, its stdin a pipe that the asker holds.
+
+The command and all that it starts are a process group, which is killed as soon as the pipe is closed, so that an installer whose
+``sync`` was killed does not go on writing into an environment that the next one makes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+ORPHANED = 70
+"""Exit code when the asker is gone."""
+
+
+def main(command: list[str]) -> int:
+    """Run the command and return its exit code; 128 and the signal's number where one killed it."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the asker as well, whose end ends this
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def end_with_asker() -> None:
+        while os.read(0, 4096):
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+        os._exit(ORPHANED)
+
+    threading.Thread(target=end_with_asker, daemon=True).start()
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
