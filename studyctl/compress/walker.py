@@ -8,7 +8,7 @@ the linear; no linear ever gets another method's result.
 import importlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -387,7 +387,14 @@ def _at_home(result: CompressedLinear, linear: nn.Linear) -> CompressedLinear:
 
 def _summary(blocks: list[Block], settings: MethodSettings, results: BlockResults) -> Compressed:
     everything = [linear for block in blocks for linear in block.linears.values()]
-    weights = sum(linear.weight.numel() for linear in everything)
-    bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in everything)
     zeros = sum(_zeros(linear.weight) for linear in everything)
-    return Compressed(settings, results.linears, bits / weights, zeros / weights, results.parameters)
+    sparsity = zeros / sum(linear.weight.numel() for linear in everything)
+    return Compressed(
+        settings, results.linears, mean_bits(settings, everything), sparsity, results.parameters
+    )
+
+
+def mean_bits(settings: MethodSettings, linears: Collection[nn.Linear]) -> float:
+    """Return what settings say of the bits that a weight of these linears takes, with masks, scales and zeros."""
+    bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in linears)
+    return bits / sum(linear.weight.numel() for linear in linears)

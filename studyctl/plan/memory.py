@@ -7,8 +7,10 @@ from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
 from studyctl.sources.identity import ModelIdentity
 
-RUNTIME_BYTES = 600 << 20
-"""A worker beside its model: 480 MiB of Python, torch, transformers and lm-eval, and what stays in the heap from trial to trial."""
+RUNTIME_BYTES = 370 << 20
+"""A worker beside its model: 250 MiB of Python, torch and transformers, and what stays in the heap from trial to trial."""
+TASKS_BYTES = 230 << 20
+"""What lm-eval and datasets add, once a task was scored."""
 
 EXPORT_COPIES = 1.5
 """An export is read back beside the model, and unpacked while it is."""
@@ -21,14 +23,15 @@ def _width(dtype: str) -> int:
 def peak_host_bytes(plan: StudyPlan, trial: Trial) -> int:
     """Return the peak of a worker's resident memory, in bytes."""
     device = plan.devices[0] if plan.devices else "cpu"
+    runtime = RUNTIME_BYTES + (TASKS_BYTES if plan.document.spec.evaluation.tasks else 0)
     stored = max(map(_stored, filter(None, (trial.model.identity, trial.checkpoint))), default=0)
     if device.startswith("cuda"):
-        return RUNTIME_BYTES + stored + _weights(trial.model)
+        return runtime + stored + _weights(trial.model)
     # The file is mapped while weights are read from it, and mapped pages count as resident.
     working = max(
         stored, _compressing(trial, device), _evaluating(plan, trial, device), _exporting(plan, trial)
     )
-    return RUNTIME_BYTES + _weights(trial.model) + working
+    return runtime + _weights(trial.model) + working
 
 
 def peak_device_bytes(plan: StudyPlan, trial: Trial) -> int:

@@ -20,6 +20,8 @@ from studyctl.compress.architectures import block_linears, block_parameters
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.export import copy_beside, keys_of_older_loaders
 from studyctl.compress.settings import Quantization
+from studyctl.compress.statistics import is_finite
+from studyctl.compress.walker import mean_bits
 from studyctl.errors import Problem, StageError
 from studyctl.files import StudyPaths
 from studyctl.run.memory import kernel_oom_kills
@@ -175,43 +177,39 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
     """Put the weights that came back into the model, after checking that they are of this model and nothing else changed.
 
     Raises:
-        StageError: a weight has another shape or is not finite, or something outside of the decoder blocks was changed.
+        StageError: a weight is missing, has another shape or is not finite, or something outside of the decoder blocks changed.
     """
-    inside = block_parameters(model)
-    linears = block_linears(model)
-    settings = job.method_settings()
+    inside, linears = block_parameters(model), block_linears(model)
     with safe_open(out / "plain.safetensors", framework="pt") as file:
-        names = set(file.keys())
-        if lacking := [name for name in linears if f"{name}.weight" not in names]:
-            raise _wrong(job, f"it gave no weight of `{lacking[0]}`")
-        everywhere = model.named_parameters(remove_duplicate=False)  # a package may untie what is tied here
-        outside = {name: value for name, value in everywhere if name not in inside}
-        for name in outside.keys() & names:
-            if not torch.equal(file.get_tensor(name), outside[name].cpu()):
-                raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
+        _check_fit(job, model, file)
         changed = {}
-        for name in inside.keys() & names:
-            value = file.get_tensor(name)
-            if value.shape != inside[name].shape:
-                raise _wrong(
-                    job, f"`{name}` is {list(value.shape)} there and {list(inside[name].shape)} here"
-                )
-            if not bool(torch.isfinite(value).all()):
-                raise _wrong(job, f"`{name}` is not finite")
-            value = value.to(inside[name].device)
+        for name in inside.keys() & set(file.keys()):
+            value = file.get_tensor(name).to(inside[name].device)
             if name.removesuffix(".weight") in linears or not torch.equal(value, inside[name]):
                 inside[name].copy_(value)
                 changed[name] = inside[name].data
     found = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
-    sizes = {linear.in_features: 0 for linear in linears.values()}
-    for linear in linears.values():
-        sizes[linear.in_features] += linear.weight.numel()
-    bits = sum(settings.bits_per_weight(inputs) * size for inputs, size in sizes.items()) / sum(
-        sizes.values()
-    )
-    if isinstance(settings, Quantization):
-        bits = _stored_bits(out / "packed", linears, model) or bits
+    settings = job.method_settings()
+    bits = _stored_bits(out / "packed", linears, model) if isinstance(settings, Quantization) else None
+    if bits is None:
+        bits = mean_bits(settings, linears.values())
     return Compressed(settings, found, bits, zero_fraction(model), changed)
+
+
+def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
+    names, inside = set(file.keys()), block_parameters(model)
+    if lacking := [name for name in block_linears(model) if f"{name}.weight" not in names]:
+        raise _wrong(job, f"it gave no weight of `{lacking[0]}`")
+    for name, own in model.named_parameters():
+        if name not in names:
+            continue
+        value = file.get_tensor(name)
+        if value.shape != own.shape:
+            raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(own.shape)} here")
+        if not is_finite(value):
+            raise _wrong(job, f"`{name}` is not finite")
+        if name not in inside and not torch.equal(value.to(own.device), own):
+            raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
 
 
 def _stored_bits(packed: Path, linears: Mapping[str, nn.Linear], model: nn.Module) -> float | None:

@@ -18,7 +18,6 @@ from studyctl.compress.walker import compress
 from studyctl.errors import StageError
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.reference import DenseReference, open_reference
-from studyctl.evaluate.tasks import TaskRequest, score_task
 from studyctl.evaluate.text import TextScores, score_text
 from studyctl.evaluate.windows import Windows, cut_windows
 from studyctl.files import StudyPaths, write_atomic
@@ -289,6 +288,9 @@ class Engine:
 
     def task(self, job: Job, order: StageOrder, recorder: Recorder) -> dict[str, object]:
         """Score one task; its item rows go to a part that the journal then names."""
+        # lm-eval and datasets are seconds of import and 230 MB that compressing, and studies without tasks, do not need.
+        from studyctl.evaluate.tasks import TaskRequest, score_task
+
         assert self.loaded is not None
         assert job.evaluation.tasks is not None
         tasks = job.evaluation.tasks
