@@ -66,7 +66,10 @@ def compress_elsewhere(job: Job, loaded: LoadedModel, ids: np.ndarray | None, re
     log = paths.attempt_log(job.trial, job.attempt)
     packed = paths.packed_weights(job.weights_key)
     packed.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=".handed-") as scratch:
+    handed = f".handed-{job.weights_key}-"
+    for leftover in packed.parent.glob(f"{handed}*"):  # of an attempt that was killed
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=handed) as scratch:
         task = _task(job, loaded, ids, Path(scratch))
         with _room_on_device(loaded):
             killed_before = kernel_oom_kills()
@@ -200,7 +203,7 @@ def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
     names, inside = set(file.keys()), block_parameters(model)
     if lacking := [name for name in block_linears(model) if f"{name}.weight" not in names]:
         raise _wrong(job, f"it gave no weight of `{lacking[0]}`")
-    for name, own in model.named_parameters():
+    for name, own in model.named_parameters(remove_duplicate=False):  # a package may untie what is tied here
         if name not in names:
             continue
         value = file.get_tensor(name)

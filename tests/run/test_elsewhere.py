@@ -148,10 +148,13 @@ def run(job: Job, ids: np.ndarray | None = None) -> tuple[elsewhere.Made, Loaded
 
 
 def refused(job: Job) -> StageError:
+    """Return why nothing was made, after a look at what that left."""
+    loaded = dense_model(job)
+    before = weights_hash(loaded.model)
     with pytest.raises(StageError) as caught:
-        run(job)
-    left = list((StudyPaths(job.root).cache / "weights").glob("*"))
-    assert left == [], "of what failed nothing is left"
+        compress_elsewhere(job, loaded, None, SilentReporter())  # type: ignore[arg-type]
+    assert weights_hash(loaded.model) == before, "the model is as it was"
+    assert not list((StudyPaths(job.root).cache / "weights").glob("*")), "of what failed nothing is left"
     return caught.value
 
 
@@ -182,6 +185,18 @@ class TestTheHandedFolder:
         assert "auto_map" not in seen["config"], "code of a repository is never run"
         assert seen["tokenizer_config"]["tokenizer_class"] == "PreTrainedTokenizerFast"
         assert not Path(package.task["model"]).exists(), "it is gone afterwards"
+
+    def test_of_an_attempt_that_was_killed_is_deleted_by_the_next(
+        self, workplace: Path, package: FakePackage
+    ) -> None:
+        job = job_of(workplace, GPTQMODEL)
+        weights = StudyPaths(job.root).cache / "weights"
+        mine, others = weights / f".handed-{job.weights_key}-x", weights / ".handed-of-another-x"
+        for folder in (mine, others):
+            (folder / "model").mkdir(parents=True)
+        run(job)
+        assert not mine.exists()
+        assert others.exists(), "which may be at work"
 
     def test_has_shards_with_their_index(self, workplace: Path, package: FakePackage) -> None:
         model = AutoModelForCausalLM.from_pretrained(workplace / "tiny")
