@@ -45,7 +45,8 @@ def planned(samples: int = 4, windows: int = 8, languages: tuple[str, ...] = ("e
     calibrations = {variant.calibration: windows for variant in variants if variant.calibration}
     model = PlannedModel(0, document.spec.models[0], identity, "float32", stages, calibrations)
     trials = make_trials([model], variants, document.spec.study.seeds)
-    return StudyPlan(document, [model], variants, trials, ["cpu"], {}, {}, [], [])
+    missing = {variant.name: "its environment" for variant in variants if variant.backend != "studyctl"}
+    return StudyPlan(document, [model], variants, trials, ["cpu"], {}, {}, [], [], missing)
 
 
 def saved(plan: StudyPlan) -> SavedPlan:
