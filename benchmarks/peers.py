@@ -20,7 +20,8 @@ from benchmarks.compression import SHAPES, random_case
 from benchmarks.estimates import REAL
 from benchmarks.tasks import MODEL as SMOLLM2
 from benchmarks.timing import in_turns, print_table
-from studyctl.backends.catalog import BACKENDS, OWN, effective, refusals, runs_on
+from studyctl.backends import OWN
+from studyctl.backends.catalog import BACKENDS, effective, refusals, runs_on
 from studyctl.backends.environments import environment
 from studyctl.backends.exchange import call_driver
 from studyctl.backends.tiny_model import write_tokenizer

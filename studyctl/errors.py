@@ -62,6 +62,8 @@ class StudyError(Exception):
     """Something a user can cause; carries one or more problems."""
 
     exit_code: ExitCode = ExitCode.FAILED
+    cause = "error"
+    """``error``: it would fail again; ``killed`` or ``out_of_memory``: it may not."""
 
     def __init__(self, problems: Problem | str | Sequence[Problem], hint: str = "") -> None:
         if isinstance(problems, str):
@@ -88,7 +90,6 @@ class StageError(StudyError):
     ) -> None:
         super().__init__(problems, hint)
         self.cause = cause
-        """``error``: it would fail again; ``killed`` or ``out_of_memory``: it may not."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

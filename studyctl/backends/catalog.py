@@ -4,18 +4,17 @@ Each has a folder here with ``requirements.txt``, the exact versions of its envi
 environment and nowhere else. Needs no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from studyctl.backends import OWN
 from studyctl.compress.settings import MethodSettings
 from studyctl.files import digest
 
-OWN = "studyctl"
-"""The backend that is no other package."""
 ADAPTER_VERSION = 1
 """Rises when an adapter or the driver gives other weights from the same package."""
 DRIVER = Path(__file__).parent / "driver.py"
@@ -43,6 +42,12 @@ class Ability:
     fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Options that it has no choice of, as the package works: what a spec leaves at its default is this."""
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
+    together: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Switches that it has together with another one only."""
+
+    def allowed(self, option: str) -> tuple[Any, ...] | None:
+        """Return the values that an option may have (:data:`ANY`: all); empty where it does not have the option."""
+        return (self.fixed[option],) if option in self.fixed else self.takes.get(option, ())
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,9 @@ BACKENDS: dict[str, Backend] = {
             "llmcompressor",
             "llm_compressor",
             {
-                "gptq": Ability({**_GPTQ, "bits": (4, 8), "block_size": ANY}),
+                "gptq": Ability(
+                    {**_GPTQ, "bits": (4, 8), "block_size": ANY}, together={"act_order": "static_groups"}
+                ),
                 "rtn": Ability({**_GRID, "bits": (4, 8)}),
                 "awq": Ability(
                     {**_GRID, "bits": (4, 8), "weight_term": ANY},
@@ -180,30 +187,27 @@ def refusals(backend: str, settings: MethodSettings) -> list[Refusal]:
     """
     method = settings.method if isinstance(settings.method, str) else "+".join(settings.method)
     ability = _ability(backend, settings)
+    having = [row for row in BACKENDS.values() if method in row.abilities]
     if ability is None:
-        others = [row.name for row in BACKENDS.values() if method in row.abilities]
-        return [Refusal("backend", f"`{backend}` has no method `{method}`", _who_has(others))]
+        return [Refusal("backend", f"`{backend}` has no method `{method}`", _who_has(having))]
     found = []
     for name, info in type(settings).model_fields.items():
         value = getattr(settings, name)
         if name == "method":
             continue
-        allowed = ability.takes.get(name, ())
-        if name in ability.fixed:
-            allowed = (ability.fixed[name],)
-        elif name not in ability.takes and value == info.default:
+        if _can(ability, name, value) or (ability.allowed(name) == () and value == info.default):
             continue
-        if allowed is None or value in allowed:
-            continue
-        others = [row.name for row in BACKENDS.values() if _can(row, method, name, value)]
-        if allowed:
+        if allowed := ability.allowed(name):
             what = f"`{backend}` takes {' or '.join(f'`{name} = {_toml(one)}`' for one in allowed)} only"
         else:
             what = f"`{backend}` has no option `{name}` for {method}"
+        others = [row for row in having if _can(row.abilities[method], name, value)]
         found.append(Refusal(name, what, _who_has(others)))
-    if backend == "llm-compressor" and getattr(settings, "act_order", False) and not settings.static_groups:  # type: ignore[attr-defined]
-        what = "`llm-compressor` has `act_order` with `static_groups = true` only"
-        found.append(Refusal("act_order", what, _who_has(["auto-gptq", "gptqmodel"])))
+    for name, other in ability.together.items():
+        if getattr(settings, name) and not getattr(settings, other):
+            what = f"`{backend}` has `{name}` with `{other} = true` only"
+            free = [row for row in having if name not in row.abilities[method].together]
+            found.append(Refusal(name, what, _who_has(free)))
     return found
 
 
@@ -218,18 +222,14 @@ def _ability(backend: str, settings: MethodSettings) -> Ability | None:
     return row.abilities.get(settings.method) if row and isinstance(settings.method, str) else None
 
 
-def _can(backend: Backend, method: str, option: str, value: Any) -> bool:
-    ability = backend.abilities.get(method)
-    if ability is None:
-        return False
-    if option in ability.fixed:
-        return bool(ability.fixed[option] == value)
-    allowed = ability.takes.get(option, ())
+def _can(ability: Ability, option: str, value: Any) -> bool:
+    allowed = ability.allowed(option)
     return allowed is None or value in allowed
 
 
-def _who_has(others: list[str]) -> str:
-    return f"{', '.join([OWN, *others])} can" if others else f"only {OWN} can"
+def _who_has(others: Iterable[Backend]) -> str:
+    names = [row.name for row in others]
+    return f"{', '.join([OWN, *names])} can" if names else f"only {OWN} can"
 
 
 def _toml(value: Any) -> str:

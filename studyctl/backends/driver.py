@@ -53,6 +53,16 @@ class Task:
         """Largest resident memory meanwhile."""
         self._tell = tell
 
+    @property
+    def rows(self) -> list[dict[str, list[int]]]:
+        """Return the calibration windows as most packages want them: a row each, without padding; none without data."""
+        ids = self.ids.tolist() if self.ids is not None else []
+        return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
+
+    def blocks(self, model: Any) -> int:
+        """Return how many decoder blocks a model has."""
+        return len(decoder_blocks(model))
+
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Tell how many of the decoder blocks are compressed."""
         self._tell("progress", done=done, total=total, unit="block", note=note)
@@ -68,23 +78,24 @@ class Task:
 
     def follow(self, model: Any) -> None:
         """Tell progress whenever tokens reach a decoder block for the first time."""
-        import torch
-
-        blocks = max(
-            (part for part in model.modules() if isinstance(part, torch.nn.ModuleList)),
-            key=lambda part: sum(parameter.numel() for parameter in part.parameters()),
-        )
+        blocks = decoder_blocks(model)
         seen: set[int] = set()
 
-        def note(block: Any, args: Any, kwargs: Any, index: int) -> None:
+        def note(index: int) -> None:
             if index not in seen:
                 seen.add(index)
                 self.progress(index, len(blocks))
 
         for index, block in enumerate(blocks):
-            block.register_forward_pre_hook(
-                lambda block, args, kwargs, index=index: note(block, args, kwargs, index), with_kwargs=True
-            )
+            block.register_forward_pre_hook(lambda *_, index=index: note(index))
+
+
+def decoder_blocks(model: Any) -> Any:
+    """Return the module list of the decoder blocks: the largest there is."""
+    import torch
+
+    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    return max(lists, key=lambda part: sum(parameter.numel() for parameter in part.parameters()))
 
 
 def main() -> None:
@@ -164,19 +175,31 @@ def _check_dense(task: Task, expected: Mapping[str, Any]) -> None:
         trust_remote_code=False,
     )
     model.to(task.device).eval()
-    total = 0.0
-    windows = torch.tensor(expected["windows"])
-    with torch.no_grad():
-        for window in windows:
-            logits = model(window[None].to(task.device)).logits[0, :-1].float()
-            total += float(torch.nn.functional.cross_entropy(logits, window[1:].to(task.device)))
-    nll = total / len(windows)
+    nll = mean_nll(model, torch.tensor(expected["windows"]), task.device)
     del model
     gc.collect()
     if not abs(nll - expected["nll_nats"]) <= expected["tolerance_nats"]:
         raise ReadOtherwiseError(
             f"its transformers reads the dense model otherwise: nll {nll:.4f} instead of {expected['nll_nats']:.4f} nats"
         )
+
+
+def mean_nll(model: Any, windows: Any, device: str) -> float:
+    """Return the mean nll of a token, in nats: what worker and environment compare, by one definition.
+
+    Args:
+        model: a causal model of transformers, on the device.
+        windows: int64 ``[windows, tokens]``.
+        device: ``cpu``, ``cuda:0`` ...
+    """
+    import torch
+
+    total = 0.0
+    with torch.no_grad():
+        for window in windows.to(device):
+            logits = model(window[None]).logits[0, :-1].float()
+            total += float(torch.nn.functional.cross_entropy(logits, window[1:]))
+    return total / len(windows)
 
 
 def _write_plain(path: Path, weights: Mapping[str, Any], dtype: Any) -> None:

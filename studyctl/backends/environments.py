@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ import psutil
 from filelock import FileLock, Timeout
 
 from studyctl.backends.catalog import BACKENDS, Backend
-from studyctl.backends.exchange import call_driver, clean_environment
+from studyctl.backends.exchange import call_driver, clean_environment, last_lines
 from studyctl.compress.settings import METHODS
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import cache_folder, write_atomic
+from studyctl.gpus import visible_gpus
 
 CHECK = Path(__file__).parent / "tiny_model.py"
 """Makes a tiny random model, inside an environment."""
@@ -76,11 +76,6 @@ def environment(backend: Backend) -> Environment:
         return Environment(backend, folder, "unfinished" if folder.exists() else "missing", None)
     state = "synced" if about["pins"] == backend.pins_key and _python(folder).exists() else "outdated"
     return Environment(backend, folder, state, about["bytes"])
-
-
-def is_synced(name: str) -> bool:
-    """Return whether a backend's environment is there and of the versions that its pins ask for."""
-    return environment(BACKENDS[name]).state == "synced"
 
 
 def sync(backend: Backend, tell: Tell) -> bool:
@@ -214,7 +209,7 @@ def _run(
         code, _ = _guarded(command, environment or clean_environment(), printed, stdout=printed)
     if code:
         raise StudyError(
-            f"{backend.name} could not be installed: {last_line(log) or f'exit code {code}'}",
+            f"{backend.name} could not be installed: {_reason(log, code)}",
             hint=f"all that was printed is in {log}; `studyctl backends sync {backend.name}` begins anew",
         )
 
@@ -236,12 +231,11 @@ def _guarded(
         return process.wait(), said
 
 
-def last_line(log: Path) -> str:
-    """Return the last line of a log that says something; of those that name an error, the last of them."""
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        end = [line for one in deque(lines, 40) if (line := one.strip())]
-    errors = [line for line in end if line.lower().startswith("error")]
-    return (errors or end or [""])[-1][:300]
+def _reason(log: Path, code: int) -> str:
+    """Return why a step ended with an exit code: the last line that names an error, else the last of all."""
+    said = last_lines(log)
+    errors = [line for line in said if line.lower().startswith("error")]
+    return (errors or said or [f"exit code {code}"])[-1]
 
 
 def _check(backend: Backend, folder: Path, log: Path) -> dict[str, str]:
@@ -250,14 +244,14 @@ def _check(backend: Backend, folder: Path, log: Path) -> dict[str, str]:
     Returns:
         The versions that the adapter tells.
     """
-    device = "cuda:0" if shutil.which("nvidia-smi") else "cpu"
+    device = (visible_gpus() or ["cpu"])[0]
     with tempfile.TemporaryDirectory() as scratch:
         methods = [name for name, row in backend.abilities.items() if device.partition(":")[0] in row.devices]
         make = [str(_python(folder)), "-I", str(CHECK), scratch]
         with log.open("ab") as printed:
             code, made = _guarded(make, clean_environment(network=False), printed, stdout=subprocess.PIPE)
         if code:
-            raise _unusable(backend, last_line(log) or f"exit code {code}", log)
+            raise _unusable(backend, _reason(log, code), log)
         facts = json.loads(made)
         task = _tiny_task(methods[0], facts, device, Path(scratch) / "out") if methods else None
         outcome = call_driver(_python(folder), backend.adapter, task, log=log)

@@ -101,10 +101,10 @@ def call_driver(
             process.wait()
     if outcome.failure is None and process.returncode:
         outcome.cause = "killed" if process.returncode < 0 else "error"
-        outcome.failure = _how_it_ended(process.returncode, _last_line(log, before))
+        outcome.failure = _how_it_ended(process.returncode, last_lines(log, before))
     elif outcome.failure is None and task is not None and not outcome.done:
         outcome.cause = "error"
-        outcome.failure = _last_line(log, before) or "its process ended without a result"
+        outcome.failure = (last_lines(log, before) or ["its process ended without a result"])[-1]
     return outcome
 
 
@@ -147,14 +147,19 @@ def _read(stream: IO[str], records: "queue.Queue[dict[str, Any] | None]") -> Non
     records.put(None)
 
 
-def _how_it_ended(returncode: int, said: str) -> str:
+def _how_it_ended(returncode: int, said: list[str]) -> str:
     if returncode < 0:
         return f"its process was killed by {signal_name(returncode)}"
-    return said or f"its process ended with exit code {returncode}"
+    return (said or [f"its process ended with exit code {returncode}"])[-1]
 
 
-def _last_line(log: Path, begin: int) -> str:
+def last_lines(log: Path, begin: int = 0) -> list[str]:
+    """Return the last lines of a log that say something, the last one last.
+
+    Args:
+        log: a text file.
+        begin: byte from which on it is read.
+    """
     with log.open(encoding="utf-8", errors="replace") as lines:
         lines.seek(begin)
-        end = [line for one in deque(lines, 20) if (line := one.strip())]
-    return end[-1][:300] if end else ""
+        return [line[:300] for one in deque(lines, 40) if (line := one.strip())]

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from studyctl.backends.catalog import BACKENDS, OWN, refusals, runs_on
+from studyctl.backends import OWN
+from studyctl.backends.catalog import BACKENDS, refusals, runs_on
 from studyctl.backends.environments import environment
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant

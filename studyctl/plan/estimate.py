@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from studyctl.backends.catalog import OWN
+from studyctl.backends import OWN
 from studyctl.compress.settings import Quantization
 from studyctl.plan.compare import Comparison, Todo
 from studyctl.plan.compressing import blocks_of, forward_passes, solving_work, stored_bytes

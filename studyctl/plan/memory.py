@@ -1,6 +1,6 @@
 """Peak memory of a trial, predicted from sizes."""
 
-from studyctl.backends.catalog import OWN
+from studyctl.backends import OWN
 from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, chunk_tokens
 from studyctl.plan.compressing import compressing_bytes, passing_bytes
 from studyctl.plan.planner import StudyPlan

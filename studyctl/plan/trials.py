@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from studyctl.backends.catalog import ADAPTER_VERSION, BACKENDS, OWN
+from studyctl.backends import OWN
+from studyctl.backends.catalog import ADAPTER_VERSION, BACKENDS
 from studyctl.compress.settings import METHODS, Checkpoint, Dense, method_of
 from studyctl.files import digest
 from studyctl.plan.variants import Variant

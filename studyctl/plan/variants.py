@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from studyctl.backends.catalog import OWN, effective
+from studyctl.backends import OWN
+from studyctl.backends.catalog import effective
 from studyctl.compress.settings import Checkpoint, Dense, MethodSettings
 from studyctl.errors import Problem
 from studyctl.files import digest

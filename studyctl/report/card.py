@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from studyctl.backends import OWN
 from studyctl.report.layout import MISSING, change, fixed, ratio
 from studyctl.run.protocol import Job
 from studyctl.sources.identity import ModelIdentity
@@ -143,7 +144,7 @@ def _identity(facts: CardFacts) -> Iterator[Sequence[str]]:
     if base.commit is None and base.key is not None:
         yield "contents", f"`{base.key}` (hash of weights, config and tokenizer)"
     yield "variant", f"`{job.variant}`"
-    yield "method", f"`{job.method}`" + (f" by {job.backend}" if job.backend != "studyctl" else "")
+    yield "method", f"`{job.method}`" + (f" by {job.backend}" if job.backend != OWN else "")
     settings = {key: value for key, value in job.settings.items() if key != "method" and value is not None}
     if settings:
         yield "settings", ", ".join(f"`{key} = {_plain(value)}`" for key, value in settings.items())

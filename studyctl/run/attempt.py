@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from studyctl.errors import Problem, StageError, StudyError
+from studyctl.errors import Problem, StudyError
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
@@ -116,7 +116,7 @@ class Attempt:
             self.stopped = True
             self._write("stage_failed", order, error="stopped on request", cause="stopped", hint="")
         except StudyError as error:
-            self._fail(order, error.problems[0], error.cause if isinstance(error, StageError) else "error")
+            self._fail(order, error.problems[0], error.cause)
         except CannotWriteError:
             raise
         except Exception as error:

@@ -5,7 +5,8 @@ import platform
 import socket
 from importlib.metadata import distributions, version
 
-from studyctl.backends.catalog import BACKENDS, OWN
+from studyctl.backends import OWN
+from studyctl.backends.catalog import BACKENDS
 from studyctl.run.protocol import Job
 from studyctl.store.journal import SCHEMA
 

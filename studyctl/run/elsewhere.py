@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from studyctl.backends.catalog import BACKENDS
+from studyctl.backends.driver import mean_nll
 from studyctl.backends.environments import environment
 from studyctl.backends.exchange import Outcome, call_driver
 from studyctl.compress.architectures import block_linears, block_parameters
@@ -24,13 +25,13 @@ from studyctl.compress.statistics import is_finite
 from studyctl.compress.walker import mean_bits
 from studyctl.errors import Problem, StageError
 from studyctl.files import StudyPaths
+from studyctl.run.exporting import files_beside
 from studyctl.run.memory import kernel_oom_kills
 from studyctl.run.protocol import Job
 from studyctl.run.recorder import Recorder
-from studyctl.sources.checkpoints import TOKENIZER_FILES
 from studyctl.sources.models import LoadedModel
-from studyctl.sources.safetensors_files import INDEX, read_headers, weight_files
-from studyctl.sources.unpacking import linear_bytes, zero_fraction
+from studyctl.sources.safetensors_files import INDEX, weight_files
+from studyctl.sources.unpacking import stored_bits, zero_fraction
 
 CHECK_WINDOWS, CHECK_TOKENS = 2, 512
 """At most so much text must give the same nll there as here."""
@@ -122,11 +123,10 @@ def hand_over(loaded: LoadedModel, folder: Path) -> None:
         for path in (*weights, loaded.folder / INDEX):
             if path.exists():
                 (folder / path.name).symlink_to(path.resolve())
-    copied = (*TOKENIZER_FILES, "generation_config.json")
-    copy_beside([path for name in copied if (path := loaded.folder / name).is_file()], folder)
+    with files_beside(loaded) as files:
+        copy_beside(files, folder)
 
 
-@torch.no_grad()
 def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
     """Return windows and what the dense model computes of them here."""
     if ids is not None:
@@ -134,13 +134,9 @@ def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
     else:
         size = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
         windows = (torch.arange(CHECK_WINDOWS * 128) * 7919 % size).reshape(CHECK_WINDOWS, 128)
-    total = 0.0
-    for window in windows.to(loaded.device):
-        logits = loaded.model(window[None]).logits[0, :-1].float()
-        total += float(nn.functional.cross_entropy(logits, window[1:]))
     return {
         "windows": windows.tolist(),
-        "nll_nats": total / len(windows),
+        "nll_nats": mean_nll(loaded.model, windows, loaded.device),
         "tolerance_nats": TOLERANCE_NATS[loaded.dtype],
     }
 
@@ -193,7 +189,7 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
                 changed[name] = inside[name].data
     found = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
     settings = job.method_settings()
-    bits = _stored_bits(out / "packed", linears, model) if isinstance(settings, Quantization) else None
+    bits = stored_bits(model, out / "packed") if isinstance(settings, Quantization) else None
     if bits is None:
         bits = mean_bits(settings, linears.values())
     return Compressed(settings, found, bits, zero_fraction(model), changed)
@@ -213,16 +209,6 @@ def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
             raise _wrong(job, f"`{name}` is not finite")
         if name not in inside and not torch.equal(value.to(own.device), own):
             raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
-
-
-def _stored_bits(packed: Path, linears: Mapping[str, nn.Linear], model: nn.Module) -> float | None:
-    """Return the bits that the package's own files take for a weight; None where they name linears otherwise."""
-    headers = read_headers(weight_files(packed, allow_pickle=False))
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    sizes = linear_bytes({name: info.bytes for name, info in headers.items()}, linears, prefix)
-    if len(sizes) < len(linears):
-        return None
-    return 8 * sum(sizes.values()) / sum(linear.weight.numel() for linear in linears.values())
 
 
 def _wrong(job: Job, what: str) -> StageError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from studyctl.backends.catalog import OWN
+from studyctl.backends import OWN
 from studyctl.compress.architectures import changeable_modules
 from studyctl.compress.finished import FinishedBlocks
 from studyctl.compress.stored import apply, save, weights_hash

@@ -62,7 +62,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, recorder: Reco
 
     target = job.export_to or paths.exported(job.trial)
     try:
-        with _files(loaded) as files:
+        with files_beside(loaded) as files:
             exported = export_model(
                 loaded.model,
                 None if plain else apply(loaded.model, paths.trial_weights(job.weights_key)),
@@ -89,7 +89,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, recorder: Reco
 
 
 @contextmanager
-def _files(loaded: LoadedModel) -> Iterator[list[Path]]:
+def files_beside(loaded: LoadedModel) -> Iterator[list[Path]]:
     """Yield what is copied beside the weights; a checkpoint without a tokenizer was measured with its base model's."""
     found = [path for name in COPIED if (path := loaded.folder / name).is_file()]
     with tempfile.TemporaryDirectory() as saved:

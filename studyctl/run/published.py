@@ -31,7 +31,7 @@ def load_published(job: Job, recorder: Recorder) -> LoadedModel:
 
 def describe_weights(loaded: LoadedModel, recorder: Recorder) -> dict[str, object]:
     """Return what the tables tell of a checkpoint's weights."""
-    bits = stored_bits(loaded)
+    bits = stored_bits(loaded.model, loaded.folder)
     if bits is None:
         recorder.warning(
             f"the files of {loaded.identity.id} name its linears otherwise: their size is not known"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,14 +144,14 @@ def _unpacked(module: Any) -> torch.Tensor:
     return weight
 
 
-def stored_bits(loaded: LoadedModel) -> float | None:
-    """Return the bits that a weight of the block linears takes in the files, or None where the files name them otherwise.
+def stored_bits(model: nn.Module, folder: Path) -> float | None:
+    """Return the bits that a weight of the block linears takes in a folder's files, or None where they name them otherwise.
 
     Whatever belongs to a linear counts, but its bias: codes, scales, zeros, shapes.
     """
-    linears = block_linears(loaded.model)
-    headers = read_headers(weight_files(loaded.folder, allow_pickle=False))
-    prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
+    linears = block_linears(model)
+    headers = read_headers(weight_files(folder, allow_pickle=False))
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
     sizes = linear_bytes({name: info.bytes for name, info in headers.items()}, linears, prefix)
     if len(sizes) < len(linears):
         return None

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+from studyctl.backends import OWN
+
 LEAST_GAP = 2.0
 """Places between two metrics from which on a trial is worth a sentence."""
-
-OURS = "studyctl"
-"""Name of the backend that the others are held against."""
 
 _OF_TEXT = frozenset({"kl_nats", "ppl_ratio", "worst_ppl_ratio"})
 
@@ -93,7 +92,7 @@ class Agreement:
     @property
     def ours(self) -> bool:
         """Whether it is what the others are held against."""
-        return self.backend == OURS
+        return self.backend == OWN
 
     @property
     def measured(self) -> bool:

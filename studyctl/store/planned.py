@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from studyctl.backends import OWN
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.index import Attempt, Failure, Stored, StoredStage
@@ -201,7 +202,7 @@ def _from_journals(study: str, stored: Stored) -> Planned:
                 model=started["model"],
                 method=started["method"],
                 variant=started["variant"],
-                backend=started.get("backend") or "studyctl",
+                backend=started.get("backend") or OWN,
                 seed=started.get("seed"),
                 settings=started.get("settings") or {},
                 calibration=started.get("calibration"),

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from studyctl.backends import OWN
 from studyctl.files import StudyPaths
-from studyctl.store.comparison import OURS
 from studyctl.store.index import Attempt, Stored, StoredStage
 from studyctl.store.journal import Record, parse
 from studyctl.store.planned import Planned, PlannedTrial, TrialStatus, trial_status
@@ -142,7 +142,7 @@ def _compressed_in(status: TrialStatus, stored: Stored) -> Record:
 def _backend_version(started: Record) -> str | None:
     """Return the version of the implementation; journals from before the field have that of studyctl only."""
     version: str | None = started.get("backend_version")
-    if version is None and started.get("backend") == OURS:
+    if version is None and started.get("backend") == OWN:
         version = started.get("studyctl")
     return version
 

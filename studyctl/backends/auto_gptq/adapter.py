@@ -28,9 +28,8 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
         use_safetensors=True,
     )
     task.follow(model.model)
-    examples = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in task.ids.tolist()]
     with task.timed():
-        model.quantize(examples, batch_size=1)
+        model.quantize(task.rows, batch_size=1)
     model.save_quantized(str(task.packed), use_safetensors=True)
     return {
         f"{name}.weight": unpacked(module, options["bits"])

@@ -19,10 +19,9 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
     model = GPTQModel.from_pretrained(
         str(task.folder), _config(task), trust_remote_code=False, dtype=task.dtype
     )
-    model.layer_callback = _Callback(task, len(_blocks(model.model)))
-    data = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in _rows(task)]
+    model.layer_callback = _Callback(task, task.blocks(model.model))
     with task.timed():
-        model.quantize(data, calibration_sort=None, batch_size=1, backend=BACKEND.TORCH)
+        model.quantize(task.rows, calibration_sort=None, batch_size=1, backend=BACKEND.TORCH)
     model.save(str(task.packed))
     del model
     loaded = GPTQModel.load(
@@ -69,16 +68,6 @@ def _config(task: Any) -> Any:
         static_groups=options["static_groups"],
         damp_percent=options["damping"],
     )
-
-
-def _rows(task: Any) -> list[list[int]]:
-    rows: list[list[int]] = task.ids.tolist() if task.ids is not None else []
-    return rows
-
-
-def _blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
-    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
-    return max(lists, key=lambda part: sum(parameter.numel() for parameter in part.parameters()))
 
 
 def _unpacked(module: Any) -> torch.Tensor:

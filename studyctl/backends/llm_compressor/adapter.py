@@ -36,8 +36,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
     tokenizer = AutoTokenizer.from_pretrained(task.folder, local_files_only=True, trust_remote_code=False)
     task.follow(model)
     data: dict[str, Any] = {}
-    if task.ids is not None:
-        rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in task.ids.tolist()]
+    if rows := task.rows:
         data = {
             "dataset": Dataset.from_list(rows),
             "num_calibration_samples": len(rows),
