@@ -55,7 +55,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 def test_a_plain_checkpoint_is_loaded_as_a_model(base: Path) -> None:
     loaded = load(base, base)
     assert_same(loaded.model.state_dict(), load_file(base / "model.safetensors") | tied(loaded))
-    assert stored_bits(loaded) == 32
+    assert stored_bits(loaded.model, loaded.folder) == 32
     assert zero_fraction(loaded.model) == 0
 
 
@@ -97,7 +97,7 @@ def test_eight_bit_floats(base: Path) -> None:
     assert_same(weights(loaded), expected)
     sizes = [tensor.numel() for tensor in floats.values()]
     rows = sum(len(tensor) for tensor in floats.values())
-    assert stored_bits(loaded) == pytest.approx(8 + 32 * rows / sum(sizes))
+    assert stored_bits(loaded.model, loaded.folder) == pytest.approx(8 + 32 * rows / sum(sizes))
 
 
 def test_what_is_loaded_is_a_plain_model(base: Path) -> None:
@@ -130,7 +130,9 @@ def test_size_and_zeros_are_counted_as_stored(base: Path) -> None:
     loaded = load(folder, base)
     sizes = [linear.weight.numel() for linear in map(loaded.model.get_submodule, block_linears(loaded.model))]
     # A code of 4 bits, a scale of 16 for 16 weights, and a shape of two int64 a linear.
-    assert stored_bits(loaded) == pytest.approx(4 + 16 / 16 + len(sizes) * 128 / sum(sizes))
+    assert stored_bits(loaded.model, loaded.folder) == pytest.approx(
+        4 + 16 / 16 + len(sizes) * 128 / sum(sizes)
+    )
     values = torch.cat([weight.flatten() for weight in unpacked(folder, {"": 4}).values()])
     assert zero_fraction(loaded.model) == pytest.approx((values == 0).double().mean().item())
 
@@ -150,7 +152,7 @@ def test_a_size_that_the_files_do_not_tell_is_unknown(base: Path) -> None:
     loaded = load(base, base)
     path = base / "model.safetensors"
     save_file({name.replace("q_proj", "query"): tensor for name, tensor in load_file(path).items()}, path)
-    assert stored_bits(loaded) is None
+    assert stored_bits(loaded.model, loaded.folder) is None
 
 
 def test_missing_scales_are_named(base: Path) -> None:
