@@ -147,7 +147,9 @@ BACKENDS: dict[str, Backend] = {
             "llm_compressor",
             {
                 "gptq": Ability(
-                    {**_GPTQ, "bits": (4, 8), "block_size": ANY}, together={"act_order": "static_groups"}
+                    {**_GPTQ, "bits": (4, 8), "block_size": ANY},
+                    {"order": "block"},
+                    together={"act_order": "static_groups"},
                 ),
                 "rtn": Ability({**_GRID, "bits": (4, 8)}),
                 "awq": Ability(
@@ -155,7 +157,7 @@ BACKENDS: dict[str, Backend] = {
                     {"objective": "block", "ratios": 20, "clip": False},
                     ("cuda",),
                 ),
-                "sparsegpt": Ability({**_PRUNING, "block_size": ANY, "damping": ANY}),
+                "sparsegpt": Ability({**_PRUNING, "block_size": ANY, "damping": ANY}, {"order": "block"}),
                 "wanda": Ability(_PRUNING),
             },
             size_bytes=1_550_000_000,

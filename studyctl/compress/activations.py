@@ -7,7 +7,7 @@ attention where a model alternates between full and sliding windows. Nothing abo
 
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from studyctl.compress.architectures import Block
+from studyctl.compress.replay import Replay
 from studyctl.errors import StageError
 from studyctl.reporter import Reporter
 
@@ -40,6 +41,8 @@ class Activations:
     """For each chunk, the arguments of every block; equal tensors are kept once."""
     device: torch.device
     """Where blocks compute."""
+    replays: list[Replay] = field(default_factory=list)
+    """Modules of the current block whose output is known."""
 
     @property
     def tokens(self) -> int:
@@ -49,9 +52,16 @@ class Activations:
     def forward(self, block: Block, chunk: int) -> torch.Tensor:
         """Return the block's output for a chunk, ``[samples, tokens, hidden]``, where its input is."""
         hidden, call = self.hidden[chunk], self.calls[chunk][block.index]
-        output: Any = block.module(hidden.to(self.device, non_blocking=True), *call.args, **call.kwargs)
+        with ExitStack() as known:
+            for replay in self.replays:
+                known.enter_context(replay.answering(chunk, self.device))
+            output: Any = block.module(hidden.to(self.device, non_blocking=True), *call.args, **call.kwargs)
         states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return _moved(states, hidden.device)
+        return self.moved_home(states)
+
+    def moved_home(self, states: torch.Tensor) -> torch.Tensor:
+        """Return states of a chunk where those of all chunks are kept."""
+        return _moved(states, self.hidden[0].device)
 
     def advance(self, block: Block, reporter: Reporter) -> None:
         """Replace the inputs by the block's outputs, chunk by chunk."""

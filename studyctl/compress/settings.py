@@ -183,7 +183,7 @@ class SparseGPT(Pruning):
     method: Literal["sparsegpt"] = "sparsegpt"
     block_size: BlockSize = 128
     damping: Damping = 0.01
-    order: Order = "block"
+    order: Order = "stage"
     propagate: Propagate = "compressed"
 
 
@@ -231,7 +231,7 @@ class GPTQ(Quantization):
     static_groups: StaticGroups = False
     block_size: BlockSize = 128
     damping: Damping = 0.01
-    order: Order = "block"
+    order: Order = "stage"
     propagate: Propagate = "compressed"
 
 

@@ -11,7 +11,6 @@ GPTQ. So they do not depend on how many samples pass through a block at once, an
 they do there: in a damaged small model one weight more or less in an early block moves perplexity by percents.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +19,8 @@ from studyctl.compress.settings import StatisticName
 
 SAMPLE_TOKENS = 256
 """Tokens of a stage's input that are kept to measure output errors on."""
-HESSIAN_TILE = 512
-"""H is symmetric: only tiles on and above the diagonal are computed."""
+HESSIAN_TILE = 192
+"""H is symmetric: only what lies right of such a strip's beginning is computed."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +103,13 @@ class Accumulator:
 def _add_upper_products(products: torch.Tensor, sample: torch.Tensor, kept: float, share: float) -> None:
     """Make ``products · kept + share · sampleᵀ sample`` of ``products`` ``[in, in]``, on and above the diagonal."""
     exact_in_16_bit = sample.is_cuda and sample.dtype != torch.float32
-    values = sample if exact_in_16_bit else math.sqrt(share) * sample.float()  # [tokens, in]
+    values = sample if exact_in_16_bit else sample.float()  # [tokens, in]
     for start in range(0, sample.shape[1], HESSIAN_TILE):
         rows, tile = values[:, start : start + HESSIAN_TILE], products[start : start + HESSIAN_TILE, start:]
-        tile *= kept
         if exact_in_16_bit:  # products of 16-bit numbers fit fp32, so that tensor cores give what fp32 would
-            tile.add_(torch.mm(rows.T, values[:, start:], out_dtype=torch.float32), alpha=share)
+            tile.mul_(kept).add_(torch.mm(rows.T, values[:, start:], out_dtype=torch.float32), alpha=share)
         else:
-            tile += rows.T @ values[:, start:]
+            tile.addmm_(rows.T, values[:, start:], beta=kept, alpha=share)
 
 
 def _mirrored(products: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from studyctl.compress.compressed import (
     StageInput,
 )
 from studyctl.compress.finished import BlockResults, FinishedBlocks
+from studyctl.compress.replay import PassEnded, Replay, replay_of
 from studyctl.compress.settings import (
     Dense,
     MethodSettings,
@@ -200,6 +201,7 @@ def _compress_with_data(
         dense_outputs = list(activations.hidden)
     results = BlockResults()
     for number, seen in enumerate(passes):
+        replay = replay_of(block, stages, seen[0]) if len(passes) > 1 else None
         statistics = _measure(
             block,
             seen,
@@ -207,6 +209,7 @@ def _compress_with_data(
             work,
             outputs=dense_outputs if number == 0 else None,
             stop_early=known is not None,
+            replay=replay,
         )
         inputs = tuple(
             _stage_input(stage, measured, work) for stage, measured in zip(seen, statistics, strict=True)
@@ -220,10 +223,14 @@ def _compress_with_data(
             results.parameters |= _put(block, prepared.parameters)
         for stage_input in inputs:
             _compress_stage(block, stage_input, work, results)
+        if replay is not None and replay.covers(len(activations.hidden)):
+            replay.settle(activations.device, activations.moved_home)
+            activations.replays.append(replay)
     if dense_outputs is not None:
         activations.hidden = dense_outputs
     elif not is_last:
         activations.advance(block, work.reporter)
+    activations.replays.clear()
     return results
 
 
@@ -244,10 +251,6 @@ def _stage_input(stage: Stage, statistics: Statistics | None, work: _Work) -> St
     )
 
 
-class _AllSeen(Exception):
-    """Ends a forward pass whose rest nobody needs."""
-
-
 def _measure(
     block: Block,
     stages: list[Stage],
@@ -256,6 +259,7 @@ def _measure(
     *,
     outputs: list[torch.Tensor] | None,
     stop_early: bool,
+    replay: Replay | None = None,
 ) -> list[Statistics]:
     """Pass all tokens through the block and return the statistics of each stage's input.
 
@@ -266,22 +270,27 @@ def _measure(
         work: which statistics.
         outputs: if given, the block's output for every chunk is put here.
         stop_early: whether what follows the last stage's input may be left out where no outputs are wanted.
+        replay: of the module that ends in the only stage, to be given its inputs.
     """
+    stops = stop_early and outputs is None
     accumulators = [Accumulator(work.wanted, activations.tokens) for _ in stages]
 
     def listen(stage: Stage, accumulator: Accumulator) -> Any:
         def add(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             accumulator.add(args[0])
-            if stop_early and outputs is None and stage is stages[-1]:
-                raise _AllSeen
+            if replay is not None:
+                replay.keep(activations.moved_home(args[0]))
+            if stops and stage is stages[-1] and (replay is None or replay.is_proven is not None):
+                raise PassEnded
 
         return next(iter(stage.linears.values())).register_forward_pre_hook(add)
 
     handles = [listen(stage, accumulator) for stage, accumulator in zip(stages, accumulators, strict=True)]
+    handles += replay.watch(end=stops) if replay is not None else []
     try:
         for chunk in range(len(activations.hidden)):
             work.reporter.check_stop()
-            with suppress(_AllSeen):
+            with suppress(PassEnded):
                 output = activations.forward(block, chunk)
                 if outputs is not None:
                     outputs[chunk] = output

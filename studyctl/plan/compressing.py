@@ -32,8 +32,8 @@ SAMPLE_TOKENS = 1024
 """Tokens of a stage's input that are kept to measure errors on: at least so many, if there are, and less than twice."""
 ELEMENTWISE_COPIES = 5
 """fp32 tensors as large as a linear that exist at once while its weights are scored, rounded or compared."""
-TILE = 512
-"""Inputs of a tile of a Hessian: tiles on the diagonal are computed whole."""
+TILE = 192
+"""Inputs of a strip of a Hessian: what is on the diagonal is computed whole."""
 CLIP_STEPS = 10
 """Limits that AWQ tries for every group of weights."""
 CANDIDATE_OPERATIONS = 500.0
@@ -138,12 +138,17 @@ def compressing_bytes(
     throughout = LIBRARY_BYTES + _codes_bytes(identity, settings, width)
     if windows is None or not isinstance(settings, WithData):
         return throughout + elementwise
-    hidden = windows.samples * windows.tokens * identity.hidden_size * width
+    tokens = windows.samples * windows.tokens
+    hidden = tokens * identity.hidden_size * width
     throughout += hidden * (2 if settings.propagate == "dense" else 1)
     if _sweeps(settings):
         throughout += SWEEP_BYTES
     batch = min(max(batch_tokens, windows.tokens), windows.samples * windows.tokens)
     blocks = blocks_of(identity)
+    if settings.order == "stage":  # attention's output, or the input of its last linear
+        throughout += max(
+            [hidden, *(tokens * stages[1].inputs * width for stages in blocks if len(stages) > 1)]
+        )
     # What a pass took is given back to the heap, not to the system: it still counts when the stages are solved.
     throughout += passing_bytes(identity, batch, width) + _counting_bytes(blocks, settings, windows, batch)
     objective = _objective_bytes(settings, hidden)
@@ -222,14 +227,15 @@ def _solving_bytes(stages: Block, settings: WithData, elementwise: int) -> int:
 # -- time
 
 
-def forward_passes(settings: MethodSettings, stages: int) -> float:
-    """Return how often all calibration tokens pass through a block with this many stages."""
+def forward_passes(settings: MethodSettings) -> float:
+    """Return how often all calibration tokens pass through a block."""
     if not isinstance(settings, WithData):
         return 0.0
-    measuring = 1.0
-    if settings.order == "stage":  # a pass for every stage, which ends where the stage begins
-        measuring = (stages - 1) / 2 + (1.0 if settings.propagate == "dense" else 0.0)
-    return measuring + (1.0 if settings.propagate == "compressed" else 0.0)
+    if (
+        settings.order == "stage"
+    ):  # attention once, the MLP's first linears twice; for dense outputs a whole pass before
+        return 1.5 if settings.propagate == "compressed" else 2.0
+    return 2.0 if settings.propagate == "compressed" else 1.0
 
 
 def solving_work(

@@ -12,7 +12,7 @@ from typing import Any
 from studyctl.backends import OWN
 from studyctl.compress.settings import Quantization
 from studyctl.plan.compare import Comparison, Todo
-from studyctl.plan.compressing import blocks_of, forward_passes, solving_work, stored_bytes
+from studyctl.plan.compressing import forward_passes, solving_work, stored_bytes
 from studyctl.plan.memory import peak_device_bytes, peak_host_bytes
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.speed import FORWARD_EFFICIENCY, forward_rate
@@ -169,8 +169,7 @@ def _compress_work(trial: Trial) -> float:
     elementwise = ELEMENTWISE * _block_parameters(trial.model)
     if identity is None or windows is None:
         return elementwise
-    stages = max(map(len, blocks_of(identity)), default=0)
-    passes = forward_passes(trial.variant.settings, stages)
+    passes = forward_passes(trial.variant.settings)
     return elementwise + passes * windows.samples * windows.tokens * _block_work(trial.model)
 
 

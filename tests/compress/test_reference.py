@@ -28,12 +28,14 @@ SETTINGS: dict[str, MethodSettings] = {
     "wanda-2:4": Wanda(pattern="2:4"),
     "rtn-4-g64": RTN(bits=4, group_size=64),
     "rtn-3-g64": RTN(bits=3, group_size=64),
-    "sparsegpt-0.5": SparseGPT(sparsity=0.5),
-    "sparsegpt-2:4": SparseGPT(pattern="2:4"),
-    "gptq-4-g64": GPTQ(bits=4, group_size=64),
-    "gptq-3-g64": GPTQ(bits=3, group_size=64),
+    "sparsegpt-0.5": SparseGPT(sparsity=0.5, order="block"),
+    "sparsegpt-2:4": SparseGPT(pattern="2:4", order="block"),
+    "gptq-4-g64": GPTQ(bits=4, group_size=64, order="block"),
+    "gptq-3-g64": GPTQ(bits=3, group_size=64, order="block"),
     "gptq-3-g64-stage": GPTQ(bits=3, group_size=64, order="stage"),
-    "gptq-4-g64-actorder-static": GPTQ(bits=4, group_size=64, act_order=True, static_groups=True),
+    "gptq-4-g64-actorder-static": GPTQ(
+        bits=4, group_size=64, act_order=True, static_groups=True, order="block"
+    ),
     "awq-4-g64": AWQ(bits=4, group_size=64, objective="block"),
     "awq-3-g64": AWQ(bits=3, group_size=64, objective="block"),
 }

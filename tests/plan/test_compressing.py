@@ -82,13 +82,21 @@ def test_other_names_are_stages_of_their_own() -> None:
 
 
 def test_the_hessians_of_a_block_are_held_at_once_and_those_of_two_stages_with_the_order_of_stages() -> None:
-    saved = held(SparseGPT(sparsity=0.5)) - held(SparseGPT(sparsity=0.5, order="stage"))
-    assert saved == 2 * 4 * HIDDEN**2
+    saved = held(SparseGPT(sparsity=0.5, order="block")) - held(SparseGPT(sparsity=0.5, order="stage"))
+    kept = 4 * 512 * HIDDEN * 2  # what attention gave is kept beside the block's inputs
+    assert saved == 2 * 4 * HIDDEN**2 - kept
+
+
+def test_wide_heads_are_kept_as_they_go_into_attentions_last_linear() -> None:
+    wide = {**LLAMA, "self_attn.o_proj": (HIDDEN, 3 * HIDDEN)}
+    more = held(GPTQ(), model(wide)) - held(GPTQ(order="block"), model(wide))
+    hessians = 4 * (2 * HIDDEN**2)
+    assert more == 4 * 512 * 3 * HIDDEN * 2 - hessians
 
 
 def test_a_factorisation_takes_four_hessians_of_the_widest_stage() -> None:
     hessians = 4 * (3 * HIDDEN**2 + FFN**2)
-    more = held(SparseGPT(sparsity=0.5)) - held(Wanda(sparsity=0.5))
+    more = held(SparseGPT(sparsity=0.5, order="block")) - held(Wanda(sparsity=0.5))
     # Wanda needs no Hessian, no factor and no compiled sweep, but five copies of the widest linear.
     assert more == hessians + 4 * 4 * FFN**2 - 5 * 4 * FFN * HIDDEN + (100 << 20)
 
@@ -142,21 +150,22 @@ def test_unknown_sizes_foretell_nothing() -> None:
     [
         (Magnitude(sparsity=0.5), 0),
         (Wanda(sparsity=0.5), 2),
-        (SparseGPT(sparsity=0.5, propagate="dense"), 1),
+        (SparseGPT(sparsity=0.5, propagate="dense", order="block"), 1),
         (AWQ(), 1),
-        (GPTQ(order="stage"), 2.5),  # a pass of every stage ends where the stage begins
-        (GPTQ(order="stage", propagate="dense"), 2.5),
+        (GPTQ(order="block"), 2),
+        (GPTQ(), 1.5),  # attention once, gate and up once more
+        (GPTQ(propagate="dense"), 2),
     ],
 )
 def test_how_often_tokens_pass(settings: Any, passes: float) -> None:
-    assert forward_passes(settings, 4) == passes
+    assert forward_passes(settings) == passes
 
 
 def test_statistics_grow_with_the_tokens_and_searches_do_not() -> None:
     def work(settings: Any, tokens: int) -> float:
         return solving_work(model(blocks=1), settings, CalibrationWindows("text", 1, tokens))
 
-    triangle = 3 * HIDDEN * (HIDDEN + 512) + FFN * (FFN + 512)
+    triangle = 3 * HIDDEN * (HIDDEN + 192) + FFN * (FFN + 192)
     for settings in (SparseGPT(sparsity=0.5), GPTQ(), AWQ()):
         assert work(settings, 5000) - work(settings, 1000) == pytest.approx(4000 * triangle)
     assert work(Wanda(sparsity=0.5), 5000) == 0

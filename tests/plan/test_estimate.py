@@ -18,7 +18,7 @@ WANDA = 'method = "wanda"'
 METHODS = {
     "wanda": WANDA,
     "sparsegpt": 'method = "sparsegpt"',
-    "sparsegpt, stage by stage": 'method = "sparsegpt"\norder = "stage"',
+    "sparsegpt, whole blocks": 'method = "sparsegpt"\norder = "block"',
     "sparsegpt, then gptq": 'method = ["sparsegpt", "gptq"]\ngroup_size = 16',
 }
 
@@ -48,7 +48,7 @@ def compress_seconds(plan: StudyPlan) -> float:
 
 def test_methods_that_compute_more_take_longer(folder: Path) -> None:
     seconds = {method: compress_seconds(planned(folder, method)) for method in METHODS}
-    assert seconds["wanda"] < seconds["sparsegpt"] < seconds["sparsegpt, stage by stage"]
+    assert max(seconds["wanda"], seconds["sparsegpt"]) < seconds["sparsegpt, whole blocks"]
     assert seconds["sparsegpt"] < seconds["sparsegpt, then gptq"]
 
 

@@ -1,0 +1,101 @@
+"""Modules of a block that need not run again: their output is known from the pass that measured their last linear.
+
+With ``order = "stage"`` a block is passed through once for every stage, and these passes differ only from the stage that was
+compressed last on. Attention ends in a linear, its output projection. That linear's input, kept from the pass that measured
+it, gives the module's output as soon as the linear is compressed, and later passes of the block take it from there: tokens go
+through attention once.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from studyctl.compress.architectures import Block, Stage
+
+
+class PassEnded(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+
+class Replay:
+    """A module whose output is that of its last linear, and what is known of it for every chunk of tokens."""
+
+    def __init__(self, module: nn.Module, linear: nn.Linear) -> None:
+        self.is_proven: bool | None = None
+        """Whether the module returns what the linear returns; None until a chunk has passed."""
+        self._module = module
+        self._linear = linear
+        self._kept: list[torch.Tensor] = []  # the linear's inputs, then its outputs
+        self._output: torch.Tensor | None = None
+        self._rest: tuple[Any, ...] | None = None
+
+    def watch(self, *, end: bool) -> list[RemovableHandle]:
+        """Find out whether the module returns what the linear returns, as soon as tokens pass.
+
+        Args:
+            end: whether to end that pass behind the module.
+        """
+
+        def note(_: nn.Module, __: object, output: torch.Tensor) -> None:
+            self._output = output
+
+        def compare(_: nn.Module, __: object, output: Any) -> None:
+            if self.is_proven is not None:
+                return
+            first, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
+            self.is_proven = first is self._output
+            # What else attention returns are its weights, which no block reads: with None one that did would fail.
+            self._rest, self._output = None if rest is None else (None,) * len(rest), None
+            if not self.is_proven:
+                self._kept.clear()
+            if end:
+                raise PassEnded
+
+        return [self._linear.register_forward_hook(note), self._module.register_forward_hook(compare)]
+
+    def keep(self, inputs: torch.Tensor) -> None:
+        """Keep the linear's input of the next chunk, ``[samples, tokens, in]``."""
+        if self.is_proven is not False:
+            self._kept.append(inputs)
+
+    def covers(self, chunks: int) -> bool:
+        """Whether the module is known to be what it looks like, and was seen once in each chunk."""
+        return self.is_proven is True and len(self._kept) == chunks
+
+    def settle(self, device: torch.device, moved_home: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Put the linear, as it is now, behind what was kept, chunk by chunk."""
+        for chunk, inputs in enumerate(self._kept):
+            self._kept[chunk] = moved_home(self._linear(inputs.to(device, non_blocking=True)))
+
+    @contextmanager
+    def answering(self, chunk: int, device: torch.device) -> Iterator[None]:
+        """Let the module return what is known for a chunk, without running; only after :meth:`settle`."""
+        own = self._module.__dict__.get("forward")
+        output = self._kept[chunk].to(device, non_blocking=True)
+        answer = output if self._rest is None else (output, *self._rest)
+        self._module.forward = lambda *_, **__: answer
+        try:
+            yield
+        finally:
+            del self._module.forward
+            if own is not None:
+                self._module.forward = own
+
+
+def replay_of(block: Block, stages: list[Stage], stage: Stage) -> Replay | None:
+    """Return the replay of the module that may end in this stage; None if no later pass would be spared anything.
+
+    That of a block's last stage spares none: its input, the widest of a block, would be kept for a single pass.
+    """
+    names = list(stage.linears)
+    owner = names[0].rpartition(".")[0]
+    if len(names) > 1 or owner == block.name or stage is stages[-1]:
+        return None
+    later = stages[next(index for index, one in enumerate(stages) if one is stage) + 1 :]
+    if any(name.startswith(f"{owner}.") for one in later for name in one.linears):
+        return None
+    return Replay(block.module.get_submodule(owner.removeprefix(f"{block.name}.")), stage.linears[names[0]])
