@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from studyctl.compress.settings import METHODS
 from studyctl.compress.walker import compress as walk
-from studyctl.evaluate.batching import batch_tokens
+from studyctl.evaluate.batching import calibration_tokens
 from studyctl.reporter import SilentReporter
 
 PACKAGES = ("studyctl", "transformers", "torch")
@@ -20,6 +20,8 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
     model.requires_grad_(False)
     settings = METHODS[task.method].settings.model_validate(task.options)
     with task.timed():
-        walk(model, settings, task.ids, batch_tokens=batch_tokens(task.device), reporter=SilentReporter())
+        walk(
+            model, settings, task.ids, batch_tokens=calibration_tokens(task.device), reporter=SilentReporter()
+        )
     weights: Mapping[str, torch.Tensor] = model.state_dict()
     return weights

@@ -16,6 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from studyctl.compress.architectures import Block, Stage
 
+Store = Callable[[str, int, torch.Tensor], torch.Tensor]
+"""See :meth:`studyctl.compress.activations.Activations.keep`."""
+
 
 class PassEnded(Exception):
     """Ends a forward pass whose rest nobody needs."""
@@ -24,7 +27,8 @@ class PassEnded(Exception):
 class Replay:
     """A module whose output is that of its last linear, and what is known of it for every chunk of tokens."""
 
-    def __init__(self, module: nn.Module, linear: nn.Linear) -> None:
+    def __init__(self, name: str, module: nn.Module, linear: nn.Linear) -> None:
+        self.name = name
         self.is_proven: bool | None = None
         """Whether the module returns what the linear returns; None until a chunk has passed."""
         self._module = module
@@ -57,19 +61,19 @@ class Replay:
 
         return [self._linear.register_forward_hook(note), self._module.register_forward_hook(compare)]
 
-    def keep(self, inputs: torch.Tensor) -> None:
+    def keep(self, inputs: torch.Tensor, store: Store) -> None:
         """Keep the linear's input of the next chunk, ``[samples, tokens, in]``."""
         if self.is_proven is not False:
-            self._kept.append(inputs)
+            self._kept.append(store(self.name, len(self._kept), inputs))
 
     def covers(self, chunks: int) -> bool:
         """Whether the module is known to be what it looks like, and was seen once in each chunk."""
         return self.is_proven is True and len(self._kept) == chunks
 
-    def settle(self, device: torch.device, moved_home: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def settle(self, device: torch.device, store: Store) -> None:
         """Put the linear, as it is now, behind what was kept, chunk by chunk."""
         for chunk, inputs in enumerate(self._kept):
-            self._kept[chunk] = moved_home(self._linear(inputs.to(device, non_blocking=True)))
+            self._kept[chunk] = store(self.name, chunk, self._linear(inputs.to(device, non_blocking=True)))
 
     @contextmanager
     def answering(self, chunk: int, device: torch.device) -> Iterator[None]:
@@ -98,4 +102,5 @@ def replay_of(block: Block, stages: list[Stage], stage: Stage) -> Replay | None:
     later = stages[next(index for index, one in enumerate(stages) if one is stage) + 1 :]
     if any(name.startswith(f"{owner}.") for one in later for name in one.linears):
         return None
-    return Replay(block.module.get_submodule(owner.removeprefix(f"{block.name}.")), stage.linears[names[0]])
+    local = owner.removeprefix(f"{block.name}.")
+    return Replay(local, block.module.get_submodule(local), stage.linears[names[0]])

@@ -101,6 +101,10 @@ def compress(
     return _summary(blocks, settings, everything)
 
 
+_OUTPUTS = "outputs"
+"""Under this name a block's dense outputs are kept."""
+
+
 @dataclass(frozen=True)
 class _Work:
     """What is done to every stage."""
@@ -196,9 +200,7 @@ def _compress_with_data(
     known = known_stages(getattr(getattr(model, "config", None), "model_type", ""), block)
     stages = known or observed_stages(block, lambda: activations.forward(block, 0))
     passes = [stages] if work.settings.order == "block" else [[stage] for stage in stages]
-    dense_outputs: list[torch.Tensor] | None = None
-    if work.settings.propagate == "dense" and not is_last:
-        dense_outputs = list(activations.hidden)
+    from_dense = work.settings.propagate == "dense"
     results = BlockResults()
     for number, seen in enumerate(passes):
         replay = replay_of(block, stages, seen[0]) if len(passes) > 1 else None
@@ -207,7 +209,7 @@ def _compress_with_data(
             seen,
             activations,
             work,
-            outputs=dense_outputs if number == 0 else None,
+            keep_outputs=from_dense and number == 0 and not is_last,
             stop_early=known is not None,
             replay=replay,
         )
@@ -224,10 +226,10 @@ def _compress_with_data(
         for stage_input in inputs:
             _compress_stage(block, stage_input, work, results)
         if replay is not None and replay.covers(len(activations.hidden)):
-            replay.settle(activations.device, activations.moved_home)
+            replay.settle(activations.device, activations.keep)
             activations.replays.append(replay)
-    if dense_outputs is not None:
-        activations.hidden = dense_outputs
+    if not is_last and from_dense:
+        activations.change(_OUTPUTS)
     elif not is_last:
         activations.advance(block, work.reporter)
     activations.replays.clear()
@@ -257,7 +259,7 @@ def _measure(
     activations: Activations,
     work: _Work,
     *,
-    outputs: list[torch.Tensor] | None,
+    keep_outputs: bool,
     stop_early: bool,
     replay: Replay | None = None,
 ) -> list[Statistics]:
@@ -268,18 +270,18 @@ def _measure(
         stages: in the order of computation.
         activations: the block's inputs.
         work: which statistics.
-        outputs: if given, the block's output for every chunk is put here.
+        keep_outputs: whether the block's output for every chunk is kept.
         stop_early: whether what follows the last stage's input may be left out where no outputs are wanted.
         replay: of the module that ends in the only stage, to be given its inputs.
     """
-    stops = stop_early and outputs is None
+    stops = stop_early and not keep_outputs
     accumulators = [Accumulator(work.wanted, activations.tokens) for _ in stages]
 
     def listen(stage: Stage, accumulator: Accumulator) -> Any:
         def add(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             accumulator.add(args[0])
             if replay is not None:
-                replay.keep(activations.moved_home(args[0]))
+                replay.keep(args[0], activations.keep)
             if stops and stage is stages[-1] and (replay is None or replay.is_proven is not None):
                 raise PassEnded
 
@@ -292,8 +294,8 @@ def _measure(
             work.reporter.check_stop()
             with suppress(PassEnded):
                 output = activations.forward(block, chunk)
-                if outputs is not None:
-                    outputs[chunk] = output
+                if keep_outputs:
+                    activations.keep(_OUTPUTS, chunk, output)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,6 +2,8 @@
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of a forward pass that a trial begins with; halved when memory does not suffice."""
+CALIBRATION_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens that pass through a block at once while it is compressed: on a CPU fewer are as fast, and take less memory."""
 BATCH_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Most logits of a batch of task requests: HFLM has them all at once, in the model's dtype and again as fp32."""
 MIN_SCORED_TOKENS = 512
@@ -22,6 +24,11 @@ def device_kind(device: str) -> str:
 def batch_tokens(device: str) -> int:
     """Return the tokens of a forward pass on a device."""
     return BATCH_TOKENS[device_kind(device)]
+
+
+def calibration_tokens(device: str, batch: int | None = None) -> int:
+    """Return the tokens that pass through a block while it is compressed, of ``batch`` that a forward pass may take."""
+    return min(CALIBRATION_TOKENS[device_kind(device)], batch_tokens(device) if batch is None else batch)
 
 
 def scored_tokens(vocabulary: int, device: str, tokens: int) -> int:
