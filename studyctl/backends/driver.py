@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -238,6 +239,8 @@ def _forbid_network() -> None:
 def _end_with_worker() -> None:
     while os.read(0, 4096):
         pass
+    if os.getpgrp() == os.getpid():  # as a worker starts it; then what the package started ends too
+        os.killpg(0, signal.SIGKILL)
     os._exit(ORPHANED)
 
 

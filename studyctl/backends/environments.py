@@ -89,7 +89,7 @@ def sync(backend: Backend, tell: Tell) -> bool:
         Whether there was something to do.
 
     Raises:
-        StudyError: somebody else makes it, there is no room, a package cannot be installed, or what was installed does not
+        StudyError: somebody else makes or uses it, there is no room, a package cannot be installed, or what was installed does not
             compress a tiny model; the last line of the package's own output is in the message, and all of it in a log.
     """
     if environment(backend).state == "synced":
@@ -100,7 +100,7 @@ def sync(backend: Backend, tell: Tell) -> bool:
         folder, log = _folder(backend), log_file(backend)
         begun = time.monotonic()
         try:
-            _remove(folder)
+            _remove(backend, folder)
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_bytes(b"")
             _check_room(backend)
@@ -120,11 +120,15 @@ def sync(backend: Backend, tell: Tell) -> bool:
 
 
 def remove(backend: Backend) -> bool:
-    """Delete a backend's environment; return whether there was one."""
+    """Delete a backend's environment; return whether there was one.
+
+    Raises:
+        StudyError: somebody makes or uses it.
+    """
     with _held(backend):
         folder = _folder(backend)
         existed = folder.exists()
-        _remove(folder)
+        _remove(backend, folder)
         log_file(backend).unlink(missing_ok=True)
     return existed
 
@@ -142,8 +146,16 @@ def _python(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def _remove(folder: Path) -> None:
+def _remove(backend: Backend, folder: Path) -> None:
     """Delete a folder, its mark first: what is left of a removal that was interrupted is unfinished."""
+    python = str(_python(folder))
+    running = psutil.process_iter(["cmdline"])
+    users = [str(one.pid) for one in running if (one.info["cmdline"] or [""])[0] == python]
+    if users:
+        raise StudyError(
+            f"{backend.name} is compressing a variant in {folder} (process {', '.join(users)})",
+            hint="wait until that has ended, or stop its study",
+        )
     (folder / "synced.json").unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)

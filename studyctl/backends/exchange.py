@@ -3,11 +3,13 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -62,7 +64,7 @@ def call_driver(
     hear: Callable[[Mapping[str, Any]], None] = lambda record: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run an adapter in its environment until it ends. Its process ends with ours.
+    """Run an adapter in its environment until it ends. Its process ends with ours, and all that it started with it.
 
     Args:
         python: the environment's interpreter.
@@ -92,12 +94,14 @@ def call_driver(
             env=clean_environment(
                 network=task is not None and task["network"], threads=task["threads"] if task else None
             ),
+            start_new_session=True,  # a process group, for what the package starts
         )
         outcome = Outcome()
         try:
             _listen(process, outcome, hear, meanwhile)
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if outcome.failure is None and process.returncode:
         outcome.cause = "killed" if process.returncode < 0 else "error"

@@ -63,6 +63,28 @@ def holds(pipe: Path) -> str:
     """
 
 
+def starts_another(pipe: Path, then: str = "") -> str:
+    """Return the source of an adapter that starts a process, which tells itself by a pipe and stands still."""
+    another = (
+        "import os, signal\n"
+        f"with open({str(pipe)!r}, 'w') as begun: begun.write(str(os.getpid()))\n"
+        "print(flush=True)\n"
+        "signal.pause()"
+    )
+    return f"""
+    import signal, subprocess, sys
+    PACKAGES = ()
+    another = subprocess.Popen([sys.executable, "-c", {another!r}], stdout=subprocess.PIPE)
+    another.stdout.readline()
+    {then}
+    """
+
+
+def starts_another_and_stays(pipe: Path) -> str:
+    """Return the source of one that stands still as well."""
+    return starts_another(pipe, "signal.pause()")
+
+
 @contextmanager
 def whoever_holds(pipe: Path) -> Iterator[Callable[[], int]]:
     """Yield what waits until somebody tells by a pipe that it stands still, and returns the number of its process."""

@@ -17,6 +17,7 @@ import pytest
 from studyctl.backends import environments
 from studyctl.backends.catalog import Backend
 from studyctl.backends.environments import environment, find_backend, log_file, remove, sync
+from studyctl.backends.exchange import call_driver
 from studyctl.errors import StudyError
 from tests.backends.fakes import (
     ADAPTER,
@@ -212,6 +213,29 @@ class TestRemove:
                 remove(backend)
         assert environment(backend).state == "unfinished"
         assert sync(backend, lambda step: None)
+
+    def test_of_what_a_study_uses_is_refused_with_who_uses_it(
+        self, backend: Backend, uv: FakeUv, tmp_path: Path
+    ) -> None:
+        class EnoughError(Exception):
+            pass
+
+        told(backend)
+        there, begun, refused = environment(backend), tmp_path / "begun", []
+        adapter = write_script(tmp_path / "adapter.py", holds(begun))
+
+        def meanwhile() -> None:
+            if begun.exists() and (pid := begun.read_text()):
+                with pytest.raises(StudyError) as caught:
+                    remove(backend)
+                refused.append((pid, caught.value.problems[0].what))
+                raise EnoughError
+
+        with pytest.raises(EnoughError):
+            call_driver(there.python, adapter, None, log=log_file(backend), meanwhile=meanwhile)
+        ((pid, what),) = refused
+        assert what == f"fake is compressing a variant in {there.folder} (process {pid})"
+        assert remove(backend)
 
 
 class TestTheCheck:

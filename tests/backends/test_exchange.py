@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from tests.backends.fakes import (
     has_ended,
     holds,
     needs_linux,
+    starts_another,
+    starts_another_and_stays,
     whoever_holds,
     write_script,
 )
@@ -180,8 +183,19 @@ class TestItsEnd:
             call(log, holds(told), meanwhile=meanwhile)
         assert has_ended(pids[0])
 
-    def test_comes_when_the_worker_is_killed(self, log: Path, pipe: Path) -> None:
-        script = write_script(log.parent / "adapter.py", holds(pipe))
+    def test_is_that_of_what_the_package_started(self, log: Path, pipe: Path) -> None:
+        with whoever_holds(pipe) as who:
+            assert call(log, starts_another(pipe)).failure is None
+            pid = who()
+        assert has_ended(pid), "what a package started outlived it"
+
+    @pytest.mark.parametrize(
+        "source", [holds, starts_another_and_stays], ids=["alone", "with what it started"]
+    )
+    def test_comes_when_the_worker_is_killed(
+        self, log: Path, pipe: Path, source: Callable[[Path], str]
+    ) -> None:
+        script = write_script(log.parent / "adapter.py", source(pipe))
         program = (
             "import sys\nfrom pathlib import Path\nfrom studyctl.backends.exchange import call_driver\n"
             f"call_driver(Path(sys.executable), Path({str(script)!r}), None, log=Path({str(log)!r}))"
