@@ -148,6 +148,8 @@ def _python(folder: Path) -> Path:
 
 def _remove(backend: Backend, folder: Path) -> None:
     """Delete a folder, its mark first: what is left of a removal that was interrupted is unfinished."""
+    if not folder.exists():
+        return
     python = str(_python(folder))
     running = psutil.process_iter(["cmdline"])
     users = [str(one.pid) for one in running if (one.info["cmdline"] or [""])[0] == python]
@@ -157,8 +159,7 @@ def _remove(backend: Backend, folder: Path) -> None:
             hint="wait until that has ended, or stop its study",
         )
     (folder / "synced.json").unlink(missing_ok=True)
-    if folder.exists():
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
 @contextmanager
