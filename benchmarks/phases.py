@@ -92,7 +92,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if name in ("mm", "bmm"):
             self.products += 2.0 * args[0].numel() * args[1].shape[-1]
-        elif name in ("addmm", "addmm_", "baddbmm"):
+        elif name in ("addmm", "baddbmm"):
             self.products += 2.0 * args[1].numel() * args[2].shape[-1]
         elif name.startswith("_scaled_dot_product"):
             self.products += _attention(args, kwargs or {})

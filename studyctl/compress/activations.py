@@ -9,13 +9,14 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from studyctl.compress.architectures import Block
-from studyctl.compress.replay import Replay
+from studyctl.compress.replay import Replay, replaced_forward
 from studyctl.errors import StageError
 from studyctl.reporter import Reporter
 
@@ -209,14 +210,8 @@ def _without_hidden(
 @contextmanager
 def _replaced_forwards(blocks: list[Block], recorder: _Recorder) -> Iterator[None]:
     """Let the recorder answer for every block; the modules keep their attributes, which some models read."""
-    own = [block.module.__dict__.get("forward") for block in blocks]
-    for block in blocks:
-        module, original = block.module, block.module.forward
-        module.forward = lambda *args, _forward=original, **kwargs: recorder.record(_forward, *args, **kwargs)
-    try:
+    with ExitStack() as replaced:
+        for block in blocks:
+            record = partial(recorder.record, block.module.forward)
+            replaced.enter_context(replaced_forward(block.module, record))
         yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.module.forward
-            if forward is not None:
-                block.module.forward = forward

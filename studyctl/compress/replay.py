@@ -24,6 +24,19 @@ class PassEnded(Exception):
     """Ends a forward pass whose rest nobody needs."""
 
 
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a function answer for a module, which keeps its attributes and gets back a forward of its own if it had one."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
 class Replay:
     """A module whose output is that of its last linear, and what is known of it for every chunk of tokens."""
 
@@ -78,16 +91,10 @@ class Replay:
     @contextmanager
     def answering(self, chunk: int, device: torch.device) -> Iterator[None]:
         """Let the module return what is known for a chunk, without running; only after :meth:`settle`."""
-        own = self._module.__dict__.get("forward")
         output = self._kept[chunk].to(device, non_blocking=True)
         answer = output if self._rest is None else (output, *self._rest)
-        self._module.forward = lambda *_, **__: answer
-        try:
+        with replaced_forward(self._module, lambda *_, **__: answer):
             yield
-        finally:
-            del self._module.forward
-            if own is not None:
-                self._module.forward = own
 
 
 def replay_of(block: Block, stages: list[Stage], stage: Stage) -> Replay | None:

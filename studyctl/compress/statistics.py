@@ -110,7 +110,7 @@ def _add_upper_products(products: torch.Tensor, sample: torch.Tensor, kept: floa
         tile *= kept
         if exact_in_16_bit:  # products of 16-bit numbers fit fp32, so that tensor cores give what fp32 would
             tile.add_(torch.mm(rows.T, values[:, start:], out_dtype=torch.float32), alpha=share)
-        else:  # not `addmm_`, a seventh faster, which rounds in another order than the published code
+        else:  # not `addmm_`, which is faster and rounds in another order than the published code
             tile += rows.T @ values[:, start:]
 
 

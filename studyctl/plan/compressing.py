@@ -143,7 +143,7 @@ def compressing_bytes(
     throughout += hidden * (2 if settings.propagate == "dense" else 1)
     if _sweeps(settings):
         throughout += SWEEP_BYTES
-    batch = min(max(batch_tokens, windows.tokens), windows.samples * windows.tokens)
+    batch = min(max(batch_tokens, windows.tokens), tokens)
     blocks = blocks_of(identity)
     if settings.order == "stage":  # attention's output, or the input of its last linear
         throughout += max(
@@ -231,9 +231,8 @@ def forward_passes(settings: MethodSettings) -> float:
     """Return how often all calibration tokens pass through a block."""
     if not isinstance(settings, WithData):
         return 0.0
-    if (
-        settings.order == "stage"
-    ):  # attention once, the MLP's first linears twice; for dense outputs a whole pass before
+    if settings.order == "stage":
+        # Attention once, the MLP's first linears twice; for dense outputs a whole pass before.
         return 1.5 if settings.propagate == "compressed" else 2.0
     return 2.0 if settings.propagate == "compressed" else 1.0
 

@@ -86,10 +86,9 @@ def test_a_module_that_goes_on_after_its_last_linear_runs_in_every_pass(
     def model() -> nn.Module:
         made = tiny_model("llama")
         for block in decoder_blocks(made):
-            projection = block.module.self_attn.o_proj  # type: ignore[union-attr]
             own = block.module.self_attn.forward  # type: ignore[union-attr]
 
-            def forward(*args: Any, _own: Any = own, _projection: Any = projection, **kwargs: Any) -> Any:
+            def forward(*args: Any, _own: Any = own, **kwargs: Any) -> Any:
                 output = _own(*args, **kwargs)
                 return (output[0] * 2, *output[1:])
 
