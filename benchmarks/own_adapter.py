@@ -8,20 +8,22 @@ from transformers import AutoModelForCausalLM
 
 from studyctl.compress.settings import METHODS
 from studyctl.compress.walker import compress as walk
-from studyctl.evaluate.batching import calibration_tokens
+from studyctl.evaluate.batching import block_batch_tokens
 from studyctl.reporter import SilentReporter
+from studyctl.run.memory import keep_freed_memory
 
 PACKAGES = ("studyctl", "transformers", "torch")
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
     """Compress as a worker does."""
+    keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(task.folder, dtype=task.dtype).to(task.device).eval()
     model.requires_grad_(False)
     settings = METHODS[task.method].settings.model_validate(task.options)
     with task.timed():
         walk(
-            model, settings, task.ids, batch_tokens=calibration_tokens(task.device), reporter=SilentReporter()
+            model, settings, task.ids, batch_tokens=block_batch_tokens(task.device), reporter=SilentReporter()
         )
     weights: Mapping[str, torch.Tensor] = model.state_dict()
     return weights

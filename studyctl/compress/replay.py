@@ -3,7 +3,8 @@
 With ``order = "stage"`` a block is passed through once for every stage, and these passes differ only from the stage that was
 compressed last on. Attention ends in a linear, its output projection. That linear's input, kept from the pass that measured
 it, gives the module's output as soon as the linear is compressed, and later passes of the block take it from there: tokens go
-through attention once.
+through attention once. The MLP ends in one too. Its input is several times as wide, and only the pass that makes the next
+block's inputs comes after it: it is kept for as many tokens as :data:`~studyctl.compress.sizes.KEPT_SHARE` allows.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from studyctl.compress.architectures import Block, Stage
+from studyctl.compress.sizes import KEPT_SHARE
 
 Store = Callable[[str, int, torch.Tensor], torch.Tensor]
 """See :meth:`studyctl.compress.activations.Activations.keep`."""
@@ -40,13 +42,16 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 class Replay:
     """A module whose output is that of its last linear, and what is known of it for every chunk of tokens."""
 
-    def __init__(self, name: str, module: nn.Module, linear: nn.Linear) -> None:
+    def __init__(self, name: str, module: nn.Module, linear: nn.Linear, chunks: int) -> None:
         self.name = name
+        self.chunks = chunks
+        """So many are kept, the first ones; in the others the module runs."""
         self.is_proven: bool | None = None
         """Whether the module returns what the linear returns; None until a chunk has passed."""
         self._module = module
         self._linear = linear
-        self._kept: list[torch.Tensor] = []  # the linear's inputs, then its outputs
+        self._kept: list[torch.Tensor] = []  # the linear's inputs, then perhaps its outputs
+        self._is_settled = False
         self._output: torch.Tensor | None = None
         self._rest: tuple[Any, ...] | None = None
 
@@ -75,39 +80,54 @@ class Replay:
         return [self._linear.register_forward_hook(note), self._module.register_forward_hook(compare)]
 
     def keep(self, inputs: torch.Tensor, store: Store) -> None:
-        """Keep the linear's input of the next chunk, ``[samples, tokens, in]``."""
-        if self.is_proven is not False:
+        """Keep the linear's input of the next chunk, ``[samples, tokens, in]``, if it is one of those to keep."""
+        if self.is_proven is not False and len(self._kept) < self.chunks:
             self._kept.append(store(self.name, len(self._kept), inputs))
 
-    def covers(self, chunks: int) -> bool:
+    @property
+    def is_complete(self) -> bool:
         """Whether the module is known to be what it looks like, and was seen once in each chunk."""
-        return self.is_proven is True and len(self._kept) == chunks
+        return self.is_proven is True and len(self._kept) == self.chunks
 
     def settle(self, device: torch.device, store: Store) -> None:
-        """Put the linear, as it is now, behind what was kept, chunk by chunk."""
+        """Put the linear, as it is now, behind what was kept, chunk by chunk: for more than one pass to come."""
         for chunk, inputs in enumerate(self._kept):
             self._kept[chunk] = store(self.name, chunk, self._linear(inputs.to(device, non_blocking=True)))
+        self._is_settled = True
 
     @contextmanager
     def answering(self, chunk: int, device: torch.device) -> Iterator[None]:
-        """Let the module return what is known for a chunk, without running; only after :meth:`settle`."""
-        output = self._kept[chunk].to(device, non_blocking=True)
+        """Let the module return what is known for a chunk, without running; for a chunk not kept it runs."""
+        if chunk >= self.chunks:
+            yield
+            return
+        kept = self._kept[chunk].to(device, non_blocking=True)
+        output = kept if self._is_settled else self._linear(kept)
         answer = output if self._rest is None else (output, *self._rest)
         with replaced_forward(self._module, lambda *_, **__: answer):
             yield
 
 
-def replay_of(block: Block, stages: list[Stage], stage: Stage) -> Replay | None:
-    """Return the replay of the module that may end in this stage; None if no later pass would be spared anything.
+def replay_of(block: Block, stages: list[Stage], stage: Stage, hidden: list[torch.Tensor]) -> Replay | None:
+    """Return the replay of the module that may end in this stage; None if none does, or too much would have to be kept.
 
-    That of a block's last stage spares none: its input, the widest of a block, would be kept for a single pass.
+    Args:
+        block: the block.
+        stages: all of it.
+        stage: one of them.
+        hidden: the block's inputs, in chunks.
     """
     names = list(stage.linears)
     owner = names[0].rpartition(".")[0]
-    if len(names) > 1 or owner == block.name or stage is stages[-1]:
+    if len(names) > 1 or owner == block.name:
         return None
     later = stages[next(index for index, one in enumerate(stages) if one is stage) + 1 :]
     if any(name.startswith(f"{owner}.") for one in later for name in one.linears):
         return None
+    linear = stage.linears[names[0]]
+    share = 1.0 if later else min(1.0, KEPT_SHARE * hidden[0].shape[-1] / linear.in_features)
+    chunks = int(share * len(hidden))
+    if chunks == 0:
+        return None
     local = owner.removeprefix(f"{block.name}.")
-    return Replay(local, block.module.get_submodule(local), stage.linears[names[0]])
+    return Replay(local, block.module.get_submodule(local), linear, chunks)

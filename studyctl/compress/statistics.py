@@ -17,11 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from studyctl.compress.settings import StatisticName
-
-SAMPLE_TOKENS = 256
-"""Tokens of a stage's input that are kept to measure output errors on."""
-HESSIAN_TILE = 192
-"""H is symmetric: only what lies right of such a strip's beginning is computed."""
+from studyctl.compress.sizes import HESSIAN_TILE, SAMPLE_TOKENS
 
 
 @dataclass(frozen=True)

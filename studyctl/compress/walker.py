@@ -201,9 +201,12 @@ def _compress_with_data(
     stages = known or observed_stages(block, lambda: activations.forward(block, 0))
     passes = [stages] if work.settings.order == "block" else [[stage] for stage in stages]
     from_dense = work.settings.propagate == "dense"
+    has_pass_after = not is_last and not from_dense  # of the whole compressed block
     results = BlockResults()
     for number, seen in enumerate(passes):
-        replay = replay_of(block, stages, seen[0]) if len(passes) > 1 else None
+        is_followed = number < len(passes) - 1
+        is_replayed = work.settings.order == "stage" and (is_followed or has_pass_after)
+        replay = replay_of(block, stages, seen[0], activations.hidden) if is_replayed else None
         statistics = _measure(
             block,
             seen,
@@ -225,13 +228,14 @@ def _compress_with_data(
             results.parameters |= _put(block, prepared.parameters)
         for stage_input in inputs:
             _compress_stage(block, stage_input, work, results)
-        if replay is not None and replay.covers(len(activations.hidden)):
-            replay.settle(activations.device, activations.keep)
+        if replay is not None and replay.is_complete:
+            if is_followed:
+                replay.settle(activations.device, activations.keep)
             activations.replays.append(replay)
-    if not is_last and from_dense:
-        activations.change(_OUTPUTS)
-    elif not is_last:
+    if has_pass_after:
         activations.advance(block, work.reporter)
+    elif not is_last:
+        activations.change(_OUTPUTS)
     activations.replays.clear()
     return results
 

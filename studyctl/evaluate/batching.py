@@ -26,7 +26,7 @@ def batch_tokens(device: str) -> int:
     return BATCH_TOKENS[device_kind(device)]
 
 
-def calibration_tokens(device: str, batch: int | None = None) -> int:
+def block_batch_tokens(device: str, batch: int | None = None) -> int:
     """Return the tokens that pass through a block while it is compressed, of ``batch`` that a forward pass may take."""
     return min(CALIBRATION_TOKENS[device_kind(device)], batch_tokens(device) if batch is None else batch)
 

@@ -19,6 +19,7 @@ from studyctl.compress.settings import (
     WithData,
     statistics_of,
 )
+from studyctl.compress.sizes import HESSIAN_TILE, KEPT_SHARE, SAMPLE_TOKENS
 from studyctl.plan.trials import CalibrationWindows
 from studyctl.sources.identity import ModelIdentity
 
@@ -28,12 +29,8 @@ LIBRARY_BYTES = 40 << 20
 """What the libraries of matrix products take when they are first used."""
 SWEEP_BYTES = 100 << 20
 """What numba, the compiled sweeps and the factorisations bring with them."""
-SAMPLE_TOKENS = 1024
-"""Tokens of a stage's input that are kept to measure errors on: at least so many, if there are, and less than twice."""
 ELEMENTWISE_COPIES = 5
 """fp32 tensors as large as a linear that exist at once while its weights are scored, rounded or compared."""
-TILE = 192
-"""Inputs of a strip of a Hessian: what is on the diagonal is computed whole."""
 CLIP_STEPS = 10
 """Limits that AWQ tries for every group of weights."""
 CANDIDATE_OPERATIONS = 500.0
@@ -149,6 +146,9 @@ def compressing_bytes(
         throughout += max(
             [hidden, *(tokens * stages[1].inputs * width for stages in blocks if len(stages) > 1)]
         )
+        if settings.propagate == "compressed":  # what is kept of the inputs of the MLP's last linear
+            last = max(stages[-1].inputs for stages in blocks)
+            throughout += min(int(KEPT_SHARE * hidden), tokens * last * width)
     # What a pass took is given back to the heap, not to the system: it still counts when the stages are solved.
     throughout += passing_bytes(identity, batch, width) + _counting_bytes(blocks, settings, windows, batch)
     objective = _objective_bytes(settings, hidden)
@@ -255,7 +255,7 @@ def _stage_work(stage: StageSize, stages: Block, settings: WithData, tokens: int
     inputs, weights, parts = stage.inputs, stage.weights, _parts(settings)
     work = 0.0
     if "hessian" in statistics_of(settings):
-        work += tokens * inputs * (inputs + TILE)  # one triangle
+        work += tokens * inputs * (inputs + HESSIAN_TILE)  # one triangle
     sweeps = len(parts & {"sparsegpt", "gptq"})
     # Two factorisations and an inversion; then every column changes all that follow.
     work += sweeps * (4 / 3 * inputs**3 + weights * inputs) / SOLVE_EFFICIENCY

@@ -1,7 +1,7 @@
 """Peak memory of a trial, predicted from sizes."""
 
 from studyctl.backends import OWN
-from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, calibration_tokens, chunk_tokens
+from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, block_batch_tokens, chunk_tokens
 from studyctl.plan.compressing import compressing_bytes, passing_bytes
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
@@ -62,7 +62,7 @@ def _compressing(trial: Trial, device: str) -> int:
         trial.variant.settings,
         None if calibration is None else trial.model.calibrations[calibration],
         width=_width(trial.model.dtype),
-        batch_tokens=calibration_tokens(device),
+        batch_tokens=block_batch_tokens(device),
     )
     if trial.variant.backend == OWN:
         return needed

@@ -16,7 +16,7 @@ from studyctl.compress.finished import FinishedBlocks
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
 from studyctl.errors import StageError
-from studyctl.evaluate.batching import calibration_tokens
+from studyctl.evaluate.batching import block_batch_tokens
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.reference import DenseReference, open_reference
 from studyctl.evaluate.text import TextScores, score_text
@@ -151,7 +151,7 @@ class Engine:
                 self._model(),
                 job.method_settings(),
                 torch.from_numpy(ids) if ids is not None else None,
-                batch_tokens=calibration_tokens(job.device, self.batch_tokens(job)),
+                batch_tokens=block_batch_tokens(job.device, self.batch_tokens(job)),
                 reporter=recorder,
                 finished=finished,
             )

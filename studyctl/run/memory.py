@@ -1,11 +1,31 @@
-"""Peak memory of this process, and processes that were killed for memory, as the kernel accounts them."""
+"""Memory of this process: what it gives back and its peak; and processes that were killed for memory, as the kernel accounts them."""
 
+import ctypes
+import platform
 import resource
 import sys
 from pathlib import Path
 
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's ``mallopt``, as malloc.h has them."""
+_HEAP_TENSOR_BYTES = 32 << 20
+"""The largest that glibc takes."""
+_HEAP_SPARE_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> None:
+    """Let tensors of up to 32 MiB reuse the memory of freed ones; nothing happens where the C library is not glibc.
+
+    A block's activations are a few MiB each. By default glibc gives such memory back to the system as soon as it is free, and
+    the next tensor has it page by page again: a million page faults in a walk through a model of 12 M parameters, a tenth of
+    its time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _HEAP_TENSOR_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _HEAP_SPARE_BYTES)
 
 
 def reset_peak() -> None:

@@ -10,6 +10,7 @@ import sys
 
 from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
+from studyctl.run.memory import keep_freed_memory
 from studyctl.run.protocol import Job
 from studyctl.run.recorder import CannotWriteError
 
@@ -44,6 +45,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(*_take_pipes())
     faulthandler.enable()
+    keep_freed_memory()
     channel.tell({"kind": "worker_ready", "pid": os.getpid()})
     engine = None
     while True:

@@ -37,7 +37,7 @@ def main(case: dict[str, Any]) -> dict[str, float]:
     from studyctl.compress.architectures import block_linears
     from studyctl.compress.settings import METHODS
     from studyctl.compress.walker import compress
-    from studyctl.evaluate.batching import calibration_tokens
+    from studyctl.evaluate.batching import block_batch_tokens
     from studyctl.plan.compressing import compressing_bytes
     from studyctl.plan.memory import RUNTIME_BYTES
     from studyctl.plan.trials import CalibrationWindows
@@ -65,7 +65,7 @@ def main(case: dict[str, Any]) -> dict[str, float]:
     key = method if isinstance(method, str) else "prune+quantize"
     settings = METHODS[key].settings.model_validate(case["settings"])
     windows = CalibrationWindows("random", case["samples"], case["tokens"])
-    batch = calibration_tokens("cpu")
+    batch = block_batch_tokens("cpu")
     working = compressing_bytes(identity, settings, windows, width=WIDTH, batch_tokens=batch)
     ids = torch.randint(config.vocab_size, (windows.samples, windows.tokens))
     reset_peak()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress import walker
-from studyctl.compress.architectures import Block, Stage, decoder_blocks, known_stages
+from studyctl.compress import replay, walker
+from studyctl.compress.architectures import decoder_blocks, known_stages
 from studyctl.compress.replay import replay_of
 from studyctl.compress.settings import GPTQ, SparseGPT, Wanda, WithData
 from studyctl.compress.walker import compress
@@ -21,19 +21,19 @@ SETTINGS = {
     "wanda-dense": Wanda(sparsity=0.5, order="stage", propagate="dense"),
 }
 
+ATTENTION_ENDS = ("o_proj", "out_proj", "dense")
+
 
 def compressed(model: nn.Module, settings: WithData, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     compress(model, settings, ids, batch_tokens=48, reporter=SilentReporter())
     return model.state_dict()
 
 
-def counted(model: nn.Module) -> list[int]:
-    """Count, for every block, how many chunks reach the last linear of attention."""
+def counted(model: nn.Module, *ends: str) -> list[int]:
+    """Count, for every block, how many chunks reach the linear with a name that ends so."""
     calls = []
     for block in decoder_blocks(model):
-        projection = next(
-            linear for name, linear in block.linears.items() if name.endswith(("o_proj", "out_proj", "dense"))
-        )
+        projection = next(linear for name, linear in block.linears.items() if name.endswith(ends))
         calls.append(0)
 
         def note(*_: object, _index: int = block.index) -> None:
@@ -51,6 +51,7 @@ def test_the_same_bits_as_with_whole_passes(
     with monkeypatch.context() as patch:
         patch.setattr(walker, "replay_of", lambda *_: None)
         plain = compressed(tiny_model(family), settings, ids)
+    monkeypatch.setattr(replay, "KEPT_SHARE", 1.0)  # some chunks of an MLP are kept, and some are not
     replayed = compressed(tiny_model(family), settings, ids)
     assert replayed.keys() == plain.keys()
     assert all(torch.equal(replayed[name], plain[name]) for name in plain)
@@ -59,7 +60,7 @@ def test_the_same_bits_as_with_whole_passes(
 def reached(family: str, ids: torch.Tensor) -> tuple[list[int], bool]:
     """Return how many chunks reach the last linear of attention in each block, and whether the family is known."""
     model = tiny_model(family)
-    calls = counted(model)
+    calls = counted(model, *ATTENTION_ENDS)
     is_known = known_stages(model.config.model_type, decoder_blocks(model)[0]) is not None
     compressed(model, SETTINGS["gptq"], ids)
     return calls, is_known
@@ -117,17 +118,39 @@ def test_modules_are_as_before(ids: torch.Tensor) -> None:
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
-def test_only_a_module_that_ends_in_a_stage_of_one_linear_and_not_the_last_has_one() -> None:
-    def stages(family: str) -> tuple[Block, list[Stage]]:
+def test_a_module_that_ends_in_a_stage_of_one_linear_has_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replays(family: str, share: float) -> list[int]:
+        """Return of how many of six chunks the end of each stage's module would be known."""
+        monkeypatch.setattr(replay, "KEPT_SHARE", share)
         model = tiny_model(family)
         block = decoder_blocks(model)[0]
         found = known_stages(model.config.model_type, block)
         assert found is not None
-        return block, found
+        hidden = [torch.zeros(1, 1, model.config.hidden_size)] * 6
+        made = [replay_of(block, found, stage, hidden) for stage in found]
+        return [0 if one is None else one.chunks for one in made]
 
-    for family, expected in {
-        "llama": [False, True, False, False],
-        "phi3": [False, True, False, False],  # `qkv_proj` is alone in its stage, but attention goes on
-    }.items():
-        block, found = stages(family)
-        assert [replay_of(block, found, stage) is not None for stage in found] == expected
+    # The MLP of these is one and a half times as wide as the residual.
+    assert replays("llama", share=1.0) == [0, 6, 0, 4]
+    assert replays("phi3", share=0.5) == [
+        0,
+        6,
+        0,
+        2,
+    ]  # `qkv_proj` is alone in its stage, but attention goes on
+    assert replays("llama", share=0.2) == [0, 6, 0, 0]  # not even a chunk
+    assert replays("llama", share=9.0) == [0, 6, 0, 6]
+
+
+@pytest.mark.parametrize(("share", "spared"), [(0.0, 0), (0.5, 1), (1.0, 2), (2.0, 3)])
+def test_the_mlp_runs_again_only_for_chunks_that_are_not_kept(
+    ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch, share: float, spared: int
+) -> None:
+    monkeypatch.setattr(replay, "KEPT_SHARE", share)
+    model = tiny_model("llama")
+    calls = counted(model, "gate_proj")
+    compressed(model, SETTINGS["gptq"], ids)
+    chunks = 3
+    # It is reached to be measured, for the input of the last linear, and for the next block's input where there is one.
+    expected = 2 * chunks + (chunks - spared)
+    assert calls == [expected + 1, expected, 2 * chunks]  # the recorder makes one call of the first block

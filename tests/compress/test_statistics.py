@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from studyctl.compress.statistics import SAMPLE_TOKENS, Accumulator, relative_error
+from studyctl.compress.sizes import SAMPLE_TOKENS
+from studyctl.compress.statistics import Accumulator, relative_error
 
 ALL = frozenset({"norm", "mean_abs", "hessian"})
 
