@@ -4,7 +4,7 @@ With ``order = "stage"`` a block is passed through once for every stage, and the
 compressed last on. Attention ends in a linear, its output projection. That linear's input, kept from the pass that measured
 it, gives the module's output as soon as the linear is compressed, and later passes of the block take it from there: tokens go
 through attention once. The MLP ends in one too. Its input is several times as wide, and only the pass that makes the next
-block's inputs comes after it: it is kept for as many tokens as :data:`~studyctl.compress.sizes.KEPT_SHARE` allows.
+block's inputs comes after it: it is kept for as many tokens as :data:`~studyctl.compress.sizes.KEPT_BYTES` allows.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from studyctl.compress.architectures import Block, Stage
-from studyctl.compress.sizes import KEPT_SHARE
+from studyctl.compress.sizes import KEPT_BYTES
 
 Store = Callable[[str, int, torch.Tensor], torch.Tensor]
 """See :meth:`studyctl.compress.activations.Activations.keep`."""
@@ -125,9 +125,11 @@ def replay_of(block: Block, stages: list[Stage], stage: Stage, hidden: list[torc
     if any(name.startswith(f"{owner}.") for one in later for name in one.linears):
         return None
     linear = stage.linears[names[0]]
-    share = 1.0 if later else min(1.0, KEPT_SHARE * hidden[0].shape[-1] / linear.in_features)
-    chunks = int(share * len(hidden))
-    if chunks == 0:
-        return None
+    chunks = len(hidden)
+    if not later:
+        tokens = hidden[0].shape[:-1].numel()
+        chunks = min(chunks, KEPT_BYTES // (tokens * linear.in_features * hidden[0].element_size()))
+        if chunks == 0:
+            return None
     local = owner.removeprefix(f"{block.name}.")
     return Replay(local, block.module.get_submodule(local), linear, chunks)

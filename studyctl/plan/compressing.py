@@ -19,7 +19,7 @@ from studyctl.compress.settings import (
     WithData,
     statistics_of,
 )
-from studyctl.compress.sizes import HESSIAN_TILE, KEPT_SHARE, SAMPLE_TOKENS
+from studyctl.compress.sizes import HESSIAN_TILE, KEPT_BYTES, SAMPLE_TOKENS
 from studyctl.plan.trials import CalibrationWindows
 from studyctl.sources.identity import ModelIdentity
 
@@ -148,7 +148,7 @@ def compressing_bytes(
         )
         if settings.propagate == "compressed":  # what is kept of the inputs of the MLP's last linear
             last = max(stages[-1].inputs for stages in blocks)
-            throughout += min(int(KEPT_SHARE * hidden), tokens * last * width)
+            throughout += min(KEPT_BYTES, tokens * last * width)
     # What a pass took is given back to the heap, not to the system: it still counts when the stages are solved.
     throughout += passing_bytes(identity, batch, width) + _counting_bytes(blocks, settings, windows, batch)
     objective = _objective_bytes(settings, hidden)

@@ -21,6 +21,8 @@ SETTINGS = {
     "wanda-dense": Wanda(sparsity=0.5, order="stage", propagate="dense"),
 }
 
+CHUNK_BYTES = 48 * 48 * 4
+"""Of what goes into the last linear of an MLP of 48 inputs: 48 tokens in fp32."""
 ATTENTION_ENDS = ("o_proj", "out_proj", "dense")
 
 
@@ -51,7 +53,7 @@ def test_the_same_bits_as_with_whole_passes(
     with monkeypatch.context() as patch:
         patch.setattr(walker, "replay_of", lambda *_: None)
         plain = compressed(tiny_model(family), settings, ids)
-    monkeypatch.setattr(replay, "KEPT_SHARE", 1.0)  # some chunks of an MLP are kept, and some are not
+    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * CHUNK_BYTES)  # not of all chunks
     replayed = compressed(tiny_model(family), settings, ids)
     assert replayed.keys() == plain.keys()
     assert all(torch.equal(replayed[name], plain[name]) for name in plain)
@@ -119,34 +121,29 @@ def test_modules_are_as_before(ids: torch.Tensor) -> None:
 
 
 def test_a_module_that_ends_in_a_stage_of_one_linear_has_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def replays(family: str, share: float) -> list[int]:
+    def replays(family: str, kept_bytes: int) -> list[int]:
         """Return of how many of six chunks the end of each stage's module would be known."""
-        monkeypatch.setattr(replay, "KEPT_SHARE", share)
+        monkeypatch.setattr(replay, "KEPT_BYTES", kept_bytes)
         model = tiny_model(family)
         block = decoder_blocks(model)[0]
         found = known_stages(model.config.model_type, block)
         assert found is not None
-        hidden = [torch.zeros(1, 1, model.config.hidden_size)] * 6
+        hidden = [torch.zeros(2, 24, model.config.hidden_size)] * 6
         made = [replay_of(block, found, stage, hidden) for stage in found]
         return [0 if one is None else one.chunks for one in made]
 
-    # The MLP of these is one and a half times as wide as the residual.
-    assert replays("llama", share=1.0) == [0, 6, 0, 4]
-    assert replays("phi3", share=0.5) == [
-        0,
-        6,
-        0,
-        2,
-    ]  # `qkv_proj` is alone in its stage, but attention goes on
-    assert replays("llama", share=0.2) == [0, 6, 0, 0]  # not even a chunk
-    assert replays("llama", share=9.0) == [0, 6, 0, 6]
+    assert replays("llama", 4 * CHUNK_BYTES) == [0, 6, 0, 4]
+    # `qkv_proj` is alone in its stage, but attention goes on.
+    assert replays("phi3", 3 * CHUNK_BYTES - 1) == [0, 6, 0, 2]
+    assert replays("llama", CHUNK_BYTES - 1) == [0, 6, 0, 0]
+    assert replays("llama", 9 * CHUNK_BYTES) == [0, 6, 0, 6]
 
 
-@pytest.mark.parametrize(("share", "spared"), [(0.0, 0), (0.5, 1), (1.0, 2), (2.0, 3)])
+@pytest.mark.parametrize("spared", [0, 1, 2, 3])
 def test_the_mlp_runs_again_only_for_chunks_that_are_not_kept(
-    ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch, share: float, spared: int
+    ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch, spared: int
 ) -> None:
-    monkeypatch.setattr(replay, "KEPT_SHARE", share)
+    monkeypatch.setattr(replay, "KEPT_BYTES", spared * CHUNK_BYTES)
     model = tiny_model("llama")
     calls = counted(model, "gate_proj")
     compressed(model, SETTINGS["gptq"], ids)

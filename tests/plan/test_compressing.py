@@ -83,15 +83,25 @@ def test_other_names_are_stages_of_their_own() -> None:
 
 def test_the_hessians_of_a_block_are_held_at_once_and_those_of_two_stages_with_the_order_of_stages() -> None:
     saved = held(SparseGPT(sparsity=0.5, order="block")) - held(SparseGPT(sparsity=0.5, order="stage"))
-    kept = 4 * 512 * HIDDEN * 2  # what attention gave is kept beside the block's inputs
-    assert saved == 2 * 4 * HIDDEN**2 - kept
+    # What attention gave is kept beside the block's inputs, and what goes into the MLP's last linear.
+    assert saved == 2 * 4 * HIDDEN**2 - 4 * 512 * (HIDDEN + FFN) * 2
+
+
+def test_no_more_than_64_mib_are_kept_of_what_goes_into_the_mlps_last_linear() -> None:
+    def kept(samples: int) -> int:
+        windows = CalibrationWindows("text", samples, 512)
+        staged = held(GPTQ(), windows=windows) - held(GPTQ(propagate="dense"), windows=windows)
+        return staged + samples * 512 * HIDDEN * 2  # with dense outputs a block's outputs are kept instead
+
+    assert kept(4) == 4 * 512 * FFN * 2
+    assert kept(4000) == 64 << 20
 
 
 def test_wide_heads_are_kept_as_they_go_into_attentions_last_linear() -> None:
     wide = {**LLAMA, "self_attn.o_proj": (HIDDEN, 3 * HIDDEN)}
     more = held(GPTQ(), model(wide)) - held(GPTQ(order="block"), model(wide))
     hessians = 4 * (2 * HIDDEN**2)
-    assert more == 4 * 512 * 3 * HIDDEN * 2 - hessians
+    assert more == 4 * 512 * (3 * HIDDEN + FFN) * 2 - hessians
 
 
 def test_a_factorisation_takes_four_hessians_of_the_widest_stage() -> None:
@@ -108,7 +118,7 @@ def test_codes_are_held_of_all_blocks() -> None:
 
 
 def test_dense_inputs_of_the_next_block_are_held_beside_those_of_this_one() -> None:
-    more = held(GPTQ(propagate="dense")) - held(GPTQ())
+    more = held(GPTQ(order="block", propagate="dense")) - held(GPTQ(order="block"))
     assert more == 4 * 512 * HIDDEN * 2
 
 
