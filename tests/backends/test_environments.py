@@ -317,6 +317,8 @@ def make_wheel(folder: Path, files: Mapping[str, str]) -> None:
 def syncing(backend: Backend, uv: FakeUv) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Sync in another process until somebody holds; yield that process, and the number of who holds."""
     program = (
+        # A shell's background jobs, and what they start, ignore Ctrl-C unless they ask for it.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from studyctl.backends.catalog import Ability, Backend\n"
         "from studyctl.backends.environments import sync\n"
         f"sync(Backend('fake', 'fakepkg', {str(backend.folder)!r}, {{'rtn': Ability({{}})}}, 0), lambda step: None)\n"
