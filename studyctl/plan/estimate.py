@@ -85,21 +85,24 @@ class StageTimes:
         known = self._seconds.get((index, _label(trial, stage)))
         if known is not None:
             return known
-        return self._from_work(trial, stage) * self._ratio(index, stage_kind(trial, stage))
+        passing, solving = self._from_work(trial, stage)
+        ratio = self._ratios.get((index, stage_kind(trial, stage)))
+        if ratio is not None:
+            return (passing + solving) * ratio
+        return passing * self._ratios.get((index, "perplexity"), 1.0) + solving
 
-    def _ratio(self, index: int, kind: str) -> float:
-        """Return how wrong estimates of this kind were; compressing is mostly forward passes, as perplexity is."""
-        return self._ratios.get((index, kind), self._ratios.get((index, "perplexity"), 1.0))
-
-    def _from_work(self, trial: Trial, stage: str) -> float:
+    def _from_work(self, trial: Trial, stage: str) -> tuple[float, float]:
+        """Return seconds of forward passes in the model's dtype, and of what is done in float32 whatever that is."""
         device = self.plan.devices[0] if self.plan.devices else "cpu"
-        seconds = stage_work(self.plan, trial, stage) / forward_rate(trial.model.dtype, device)
+        passing = stage_work(self.plan, trial, stage) / forward_rate(trial.model.dtype, device)
         identity = trial.model.identity
         if stage != "compress" or identity is None:
-            return seconds
-        solving = solving_work(identity, trial.variant.settings, _windows(trial))
-        seconds += solving * FORWARD_EFFICIENCY / forward_rate("float32", device)
-        return seconds if trial.variant.backend == OWN else PACKAGES_TAKE * seconds
+            return passing, 0.0
+        work = solving_work(identity, trial.variant.settings, _windows(trial)) * FORWARD_EFFICIENCY
+        work += ELEMENTWISE * _block_parameters(trial.model)
+        solving = work / forward_rate("float32", device)
+        times = 1.0 if trial.variant.backend == OWN else PACKAGES_TAKE
+        return times * passing, times * solving
 
     def _learn(self, stored: Stored) -> None:
         """Take the times of stored stages, and how wrong the estimates of such stages were."""
@@ -111,7 +114,7 @@ class StageTimes:
             for key, done in results.items():
                 if (name := keys.get(key)) is not None and done.seconds is not None:
                     seconds[trial.model.index, _label(trial, name)].append(done.seconds)
-                    if (expected := self._from_work(trial, name)) > 0:
+                    if (expected := sum(self._from_work(trial, name))) > 0:
                         ratios[trial.model.index, stage_kind(trial, name)].append(done.seconds / expected)
         self._seconds = {key: fmean(values) for key, values in seconds.items()}
         self._ratios = {key: fmean(values) for key, values in ratios.items()}
@@ -164,13 +167,12 @@ def _head_work(model: PlannedModel) -> float:
 
 
 def _compress_work(trial: Trial) -> float:
-    """Operations of forward passes, and of choosing and writing; see :func:`~studyctl.plan.compressing.solving_work`."""
-    identity, windows = trial.model.identity, _windows(trial)
-    elementwise = ELEMENTWISE * _block_parameters(trial.model)
-    if identity is None or windows is None:
-        return elementwise
+    """Operations of forward passes; of the rest see :func:`~studyctl.plan.compressing.solving_work`."""
+    windows = _windows(trial)
+    if windows is None:
+        return 0.0
     passes = forward_passes(trial.variant.settings)
-    return elementwise + passes * windows.samples * windows.tokens * _block_work(trial.model)
+    return passes * windows.samples * windows.tokens * _block_work(trial.model)
 
 
 def _windows(trial: Trial) -> CalibrationWindows | None:

@@ -11,7 +11,7 @@ from studyctl.plan.memory import peak_host_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import SavedPlan
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import Stored
+from studyctl.store.index import Stored, StoredStage
 from tests.run.studies import write_spec
 
 WANDA = 'method = "wanda"'
@@ -41,9 +41,26 @@ def estimated(plan: StudyPlan) -> Estimate:
     return estimate(plan, compare(plan, Stored(), SavedPlan()), Stored())
 
 
-def compress_seconds(plan: StudyPlan) -> float:
+def compress_seconds(plan: StudyPlan, stored: Stored | None = None) -> float:
     todo = next(todo for todo in compare(plan, Stored(), SavedPlan()).todo if todo.trial.variant.calibration)
-    return StageTimes(plan, Stored()).of_todo(todo)["compress"]
+    return StageTimes(plan, stored or Stored()).of_todo(todo)["compress"]
+
+
+def dense_took(plan: StudyPlan, seconds: float) -> Stored:
+    """Return a store where each perplexity of the uncompressed model took so long."""
+    dense = plan.trials[0]
+    assert dense.weights_key is not None
+    return Stored(
+        results={
+            dense.weights_key: {
+                stage.key: StoredStage(
+                    dense.id, 1, stage.name, stage.key, dense.weights_key, None, seconds, 0, 16.0, 0.0, "", Path(), 0, 0
+                )
+                for stage in dense.model.stages
+                if stage.name.startswith("perplexity:")
+            }
+        }
+    )  # fmt: skip
 
 
 def test_methods_that_compute_more_take_longer(folder: Path) -> None:
@@ -64,3 +81,15 @@ def test_the_uncompressed_model_needs_least(folder: Path) -> None:
     dense, *others = plan.trials
     assert dense.is_dense
     assert all(peak_host_bytes(plan, dense) <= peak_host_bytes(plan, trial) for trial in others)
+
+
+def test_how_slow_the_models_dtype_passes_says_nothing_of_what_is_done_in_float32(folder: Path) -> None:
+    seconds = {}
+    for method in ("wanda", "sparsegpt"):
+        plan = planned(folder, method)
+        seconds[method] = [compress_seconds(plan, dense_took(plan, took)) for took in (1.0, 2.0, 3.0)]
+    for one, two, three in seconds.values():
+        assert two - one == pytest.approx(three - two)  # of the passes, in proportion
+        assert two < 2 * one  # and of the rest, not at all
+    rest = {method: 2 * one - two for method, (one, two, _) in seconds.items()}
+    assert rest["sparsegpt"] > rest["wanda"] > 0
