@@ -19,8 +19,7 @@ def keep_freed_memory() -> None:
     """Let tensors of up to 32 MiB reuse the memory of freed ones; nothing happens where the C library is not glibc.
 
     A block's activations are a few MiB each. By default glibc gives such memory back to the system as soon as it is free, and
-    the next tensor has it page by page again: a million page faults in a walk through a model of 12 M parameters, a tenth of
-    its time.
+    the next tensor has it page by page again, thousands of page faults an operation.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
