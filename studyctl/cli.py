@@ -135,9 +135,17 @@ def _need_terminal(what: str, instead: str) -> None:
 
 def _open_app(screen: str, *, study: "StudyPaths | None" = None, spec: Path | None = None) -> None:
     """Run the terminal app, say what it left to say, and end as it ended."""
+    from gc import disable  # `gc` is one of our commands
+
+    disable()  # until the first screen is there: almost all that is made before it stays
+    from tui.view import Watcher
+
+    watcher = Watcher(study) if study is not None else None
+    if watcher is not None:
+        watcher.begin()  # reads while the app is imported
     from tui.app import StudyApp
 
-    shown = StudyApp(screen, study=study, spec=spec)
+    shown = StudyApp(screen, study=study, spec=spec, watcher=watcher)
     if said := shown.run():
         _stderr().print(said, soft_wrap=True, markup=False)
     if shown.return_code:

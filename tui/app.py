@@ -1,7 +1,7 @@
 """The app: five screens on one study. It watches; closing it, or losing the line to it, changes nothing of a run."""
 
+import gc
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -42,20 +42,6 @@ def _open(name: str) -> StudyScreen:
     return screen_type(name)()
 
 
-class _EarlyGlance:
-    """The first look at a study, in a thread that begins before there is an app to show it in."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher = watcher
-        pool = ThreadPoolExecutor(1)
-        self._found = pool.submit(watcher.glance)
-        pool.shutdown(wait=False)
-
-    def view(self) -> View | None:
-        """Return what was seen, once it is."""
-        return self._found.result()
-
-
 class StudyApp(App[str]):
     """The app; what it returns is said to the shell when it has ended."""
 
@@ -79,7 +65,12 @@ class StudyApp(App[str]):
     ]
 
     def __init__(
-        self, screen: str = "studies", *, study: StudyPaths | None = None, spec: Path | None = None
+        self,
+        screen: str = "studies",
+        *,
+        study: StudyPaths | None = None,
+        spec: Path | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         """Prepare the app.
 
@@ -87,22 +78,24 @@ class StudyApp(App[str]):
             screen: the first screen, one of :data:`SCREENS`.
             study: the study that is open.
             spec: the file in the editor; None: the spec of the study.
+            watcher: of that study, if it has begun to read already.
         """
         super().__init__()
         self.study = study
         self.spec = spec
         self.view: View | None = None
         """The newest view of the open study; None before the first."""
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.set_reactive(App.theme, DARK.name)  # before anything is drawn: the style sheet is read once
         self._first = screen
         self._looking = self._look_again = False
-        self._watcher = Watcher(study) if study is not None else None
-        self._early = _EarlyGlance(self._watcher) if self._watcher is not None else None
+        self._watcher = watcher or (Watcher(study) if study is not None else None)
 
     def on_mount(self) -> None:
         """Show the first screen and begin to look."""
-        for theme in THEMES:
-            self.register_theme(theme)
-        self.theme = DARK.name
+        if self._watcher is not None:
+            self.view = self._watcher.seen_early()  # then the screen's first drawing has it
         self.switch_mode(self._first)
         self.set_interval(LOOK_SECONDS, self.look)
         self.set_timer(PRELOAD_SECONDS, self._preload)
@@ -112,6 +105,7 @@ class StudyApp(App[str]):
     def _preload(self) -> None:
         for name in SCREENS:
             screen_type(name)
+        gc.enable()  # who starts the app may have put it off
 
     # -- the open study
 
@@ -140,11 +134,9 @@ class StudyApp(App[str]):
     @work(thread=True, group="look")
     def _read(self, watcher: Watcher) -> None:
         worker = get_current_worker()
-        if self.view is None:
-            early, self._early = self._early, None
-            first = early.view() if early is not None and early.watcher is watcher else watcher.glance()
-            if first is not None and not worker.is_cancelled:
-                self.call_from_thread(self._take, watcher, first)
+        for view in watcher.glances():
+            if not worker.is_cancelled:
+                self.call_from_thread(self._take, watcher, view)
         view = watcher.look()
         if not worker.is_cancelled:
             self.call_from_thread(self._looked, watcher, view)

@@ -1,7 +1,8 @@
 """What the app knows of the open study, read in a thread: screens draw it and never wait for a file."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from studyctl.errors import StudyError
@@ -36,18 +37,52 @@ class Watcher:
         self._live = Live(paths)
         self._lock = threading.Lock()
         self._last = View(paths, Snapshot(paths.name, "", ()))
+        self._early: Future[View | None] | None = None
+        self._glanced = False
 
-    def glance(self) -> View | None:
-        """Return the view as it was published last, without a look at the journals: at once for any number of trials."""
+    def begin(self) -> None:
+        """Take the first glance in a thread, while what shows it is still being imported."""
+        pool = ThreadPoolExecutor(1)
+        self._early = pool.submit(self._glance)
+        pool.shutdown(wait=False)
+
+    def seen_early(self) -> View | None:
+        """Return that first glance if it was taken already; never waits."""
+        return self._early.result() if self._early is not None and self._early.done() else None
+
+    def glances(self) -> Iterator[View]:
+        """Yield the view as it was published last, without a look at the journals, which takes long if there are many.
+
+        First with the figures of as many trials as a screen shows, then with all; nothing after the first call.
+        """
+        if self._glanced:
+            return
+        self._glanced = True
+        early, self._early = self._early, None
+        first = self._glance() if early is None else early.result()
+        if first is not None:
+            yield first
+            if len(first.standings) < len(first.snapshot.trials):
+                yield self._glance_further()
+
+    def _glance(self) -> View | None:
         with self._lock:
             try:
-                snapshot = self._live.as_published()
-                if snapshot is None:
-                    return None
-                standings = self._live.standings()
+                seen = self._live.as_published()
             except (StudyError, OSError):
                 return None  # what is wrong is found again, and told, by the look that follows
-            self._last = View(self.paths, snapshot, standings, published_at=self._live.published_at)
+            if seen is None:
+                return None
+            self._last = View(self.paths, seen.snapshot, seen.standings, published_at=seen.published_at)
+            return self._last
+
+    def _glance_further(self) -> View:
+        with self._lock:
+            try:
+                standings = self._live.published_standings()
+            except (StudyError, OSError):
+                return self._last  # as above
+            self._last = replace(self._last, standings=standings, published_at=self._live.published_at)
             return self._last
 
     def look(self) -> View:

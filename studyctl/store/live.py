@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from studyctl.store.results import (
     TrialRow,
 )
 
+AT_ONCE = 200
+"""Trials whose figures are read at first: more than a screen has lines."""
 MOST_FRESH = 100
 """Trials whose figures are taken from journals at a time: those that run, then those that changed last."""
 
@@ -68,6 +70,17 @@ class Snapshot:
     def count(self, state: str) -> int:
         """Return how many trials are in this state."""
         return sum(trial.state == state for trial in self.trials)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A study as it was published last."""
+
+    snapshot: Snapshot
+    standings: Mapping[str, Standing]
+    """Figures of the first :data:`AT_ONCE` trials."""
+    published_at: str
+    """UTC, ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +179,10 @@ class Live:
         """When the results were published that :meth:`standings` has read; UTC, ISO 8601; empty before the first."""
         return self._published.at
 
-    def as_published(self) -> Snapshot | None:
+    def as_published(self) -> Glance | None:
         """Return how the study stood when it was published last, or None if it never was: quick where journals are many.
+
+        :meth:`published_standings` has the figures of all trials.
 
         Raises:
             StudyError: the database cannot be read, or is of another version.
@@ -177,10 +192,19 @@ class Live:
         with results.open(self.paths) as found:
             about = found.about()
             trials = tuple(_as_published(row) for row in found.trials())
+            standings = {row.trial_id: row for row in found.leaderboard(first=AT_ONCE)}
         runner = living_runner(self.paths)
-        return Snapshot(
-            about.study, about.title, trials, runner or read_holder(self.paths), runner is not None
-        )
+        holder = runner or read_holder(self.paths)
+        snapshot = Snapshot(about.study, about.title, trials, holder, runner is not None)
+        return Glance(snapshot, standings, _utc(about.published_at))
+
+    def published_standings(self) -> Mapping[str, Standing]:
+        """Return the figures of every trial that has some, as published last.
+
+        Raises:
+            StudyError: the database cannot be read, or is of another version.
+        """
+        return self._published.standings()
 
     def refresh(self) -> Snapshot:
         """Return how the study stands.
@@ -377,7 +401,7 @@ class _Published:
             with results.open(self._paths) as found:
                 self._standings = {row.trial_id: row for row in found.leaderboard()}
                 at = found.about().published_at
-            self.at = at.replace(tzinfo=UTC).isoformat(timespec="milliseconds")
+            self.at = _utc(at)
             self._read = stamp
         return self._standings
 
@@ -423,6 +447,11 @@ class _AttemptTail(JournalTail):
 
     def applied_to(self, trial: LiveTrial) -> LiveTrial:
         return replace(trial, **self.progress(trial.stage), at=self._at)
+
+
+def _utc(moment: datetime) -> str:
+    """Return a moment of the database, which is UTC without a word, as ISO 8601."""
+    return moment.replace(tzinfo=UTC).isoformat(timespec="milliseconds")
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -32,6 +32,7 @@ class StudyScreen(Screen[None]):
         super().__init__()
         self._ready = False
         """Whether there is a bar and a body: views may come before."""
+        self._shown: View | None = None
 
     @property
     def study_app(self) -> "StudyApp":
@@ -90,6 +91,7 @@ class StudyScreen(Screen[None]):
 
     def take(self, view: View) -> None:
         """Take a view for bar and body."""
-        if self._ready:
+        if self._ready and view is not self._shown:
+            self._shown = view
             self.query_one(TopBar).show_view(view)
             self.show_view(view)

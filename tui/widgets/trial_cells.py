@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from rich.cells import cell_len, set_cell_size
 
@@ -70,8 +71,13 @@ def short_model(model: str) -> str:
 
 def short_variant(trial: LiveTrial) -> str:
     """Return the variant, with the seed where the trial's name tells one."""
-    _, found, tail = trial.trial.rpartition(_UNSAFE.sub("_", trial.variant))
+    _, found, tail = trial.trial.rpartition(_safe(trial.variant))
     return trial.variant + tail if found else trial.variant
+
+
+@cache
+def _safe(variant: str) -> str:
+    return _UNSAFE.sub("_", variant)
 
 
 def widths(trials: Iterable[LiveTrial]) -> Widths:
