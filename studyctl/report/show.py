@@ -3,8 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple, cast
 
 from rich.console import Console
 from rich.padding import Padding
@@ -66,8 +67,8 @@ def as_json(results: Results) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(item) for name, item in asdict(value).items()}
+    if isinstance(value, tuple):
+        return {name: _plain(item) for name, item in cast("NamedTuple", value)._asdict().items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, datetime):

@@ -1,8 +1,8 @@
 """Rows of the views that set variants against each other, and what is remarkable about them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 from studyctl.backends import OWN
 
@@ -12,8 +12,7 @@ LEAST_GAP = 2.0
 _OF_TEXT = frozenset({"kl_nats", "ppl_ratio", "worst_ppl_ratio"})
 
 
-@dataclass(frozen=True, slots=True)
-class Rank:
+class Rank(NamedTuple):
     """A row of the view ``ranks``."""
 
     trial_id: str
@@ -37,8 +36,7 @@ class Rank:
         return min(4, 5 * (self.rank - 1) // max(1, self.trials - 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreement:
+class Disagreement(NamedTuple):
     """A row of the view ``disagreement``."""
 
     model: str
@@ -48,8 +46,7 @@ class Disagreement:
     variants: int
 
 
-@dataclass(frozen=True, slots=True)
-class ParetoPoint:
+class ParetoPoint(NamedTuple):
     """A row of the view ``pareto``."""
 
     trial_id: str
@@ -61,8 +58,7 @@ class ParetoPoint:
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(NamedTuple):
     """A row of the view ``agreement``: what one backend made of a setting that another one compresses too."""
 
     trial_id: str
@@ -105,8 +101,7 @@ class Agreement:
         return f"{self.backend} {self.backend_version}" if self.backend_version else self.backend
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """Two metrics that place a trial differently."""
 
     better: Rank

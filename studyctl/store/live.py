@@ -1,7 +1,7 @@
 """How a study stands this second, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -471,7 +471,7 @@ def _as_published(row: TrialRow) -> LiveTrial:
 
 
 def _layer(record: Record) -> LayerResult:
-    values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(LayerResult)}
+    values: dict[str, Any] = {name: record.get(name) for name in LayerResult._fields}
     return LayerResult(**values)
 
 

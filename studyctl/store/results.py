@@ -1,9 +1,7 @@
 """The results of a study as rows: what reports and the terminal app read. No SQL elsewhere, no arithmetic on metrics."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import duckdb
 
@@ -13,11 +11,10 @@ from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
 from studyctl.store.query import open_reader
 from studyctl.store.schema import VERSION
 
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", bound=NamedTuple)
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(NamedTuple):
     """The study as a whole; columns of the table ``about``."""
 
     study: str
@@ -29,8 +26,7 @@ class About:
     studyctl: str
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """A row of the view ``leaderboard``."""
 
     trial_id: str
@@ -63,8 +59,7 @@ class Standing:
     peak_memory_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class TrialRow:
+class TrialRow(NamedTuple):
     """A row of the table ``trials``: how far a trial was."""
 
     trial_id: str
@@ -79,8 +74,7 @@ class TrialRow:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LanguageResult:
+class LanguageResult(NamedTuple):
     """A row of the view ``perplexity_vs_dense``."""
 
     trial_id: str
@@ -100,8 +94,7 @@ class LanguageResult:
     top1: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
+class TaskResult(NamedTuple):
     """A row of the view ``tasks_vs_dense``."""
 
     trial_id: str
@@ -134,8 +127,7 @@ class TaskResult:
         return self.mcnemar_p is not None and self.mcnemar_p < 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class ModelProgress:
+class ModelProgress(NamedTuple):
     """A row of the view ``progress``."""
 
     model: str
@@ -150,8 +142,7 @@ class ModelProgress:
     total_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class FailedTrial:
+class FailedTrial(NamedTuple):
     """A row of the view ``failures``."""
 
     trial_id: str
@@ -165,8 +156,7 @@ class FailedTrial:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A row of the table ``warnings``."""
 
     trial_id: str
@@ -180,8 +170,7 @@ class Finding:
     """Further fields, as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class StageResult:
+class StageResult(NamedTuple):
     """A row of the table ``stages``."""
 
     stage: str
@@ -192,8 +181,7 @@ class StageResult:
     finished_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerResult:
+class LayerResult(NamedTuple):
     """A row of the table ``layers``."""
 
     block: int
@@ -279,13 +267,11 @@ class Results:
         self.close()
 
     def _rows(self, row: type[_Row], source: str, **wanted: str | None) -> list[_Row]:
-        columns = ", ".join(f'"{field.name}"' for field in fields(row))  # type: ignore[arg-type]  # all are dataclasses
+        columns = ", ".join(f'"{name}"' for name in row._fields)
         given = {name: value for name, value in wanted.items() if value is not None}
         where = " WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""
-        found: Sequence[tuple[Any, ...]] = self._connection.execute(
-            f"SELECT {columns} FROM {source}{where}", list(given.values())
-        ).fetchall()
-        return [row(*values) for values in found]
+        found = self._connection.execute(f"SELECT {columns} FROM {source}{where}", list(given.values()))
+        return list(map(row._make, found.fetchall()))
 
 
 def open(paths: StudyPaths) -> Results:

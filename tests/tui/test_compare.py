@@ -120,7 +120,7 @@ def test_a_change_that_is_hardly_chance_has_a_star() -> None:
 
 
 def trial(variant: str, **figures: Any) -> Standing:
-    values = dict.fromkeys(Standing.__slots__) | {
+    values = dict.fromkeys(Standing._fields) | {
         "trial_id": f"m.{variant}",
         "model": "m",
         "variant": variant,

@@ -808,7 +808,7 @@ def test_a_ratio_that_is_infinite_or_missing_is_drawn(runs: Path) -> None:
     shown = _shown(studies.finished(runs / "small"))
     assert shown.detail is not None
     rows = [
-        dataclasses.replace(row, ppl_ratio=ratio)
+        row._replace(ppl_ratio=ratio)
         for row, ratio in zip(shown.detail.languages, (float("inf"), None, 0.9), strict=True)
     ]
     assert isinstance(rows[0], LanguageResult)
