@@ -3,13 +3,13 @@
 import torch
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
-from studyctl.compress.masks import smallest_of_group, up_to_rank
+from studyctl.compress.masks import smallest_of_group, up_to_rank, without
 from studyctl.compress.settings import Magnitude
 
 
 def compress_stage(stage: StageInput, settings: Magnitude) -> list[CompressedLinear]:
     """Prune each linear of the stage."""
-    return [CompressedLinear(weight.masked_fill(mask(weight, settings), 0)) for weight in stage.weights]
+    return [CompressedLinear(without(weight, mask(weight, settings))) for weight in stage.weights]
 
 
 def mask(weight: torch.Tensor, settings: Magnitude) -> torch.Tensor:

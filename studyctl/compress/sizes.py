@@ -1,7 +1,11 @@
 """Sizes in which the walk works: its own, and what the plan foretells of its memory. Needs no torch."""
 
 SAMPLE_TOKENS = 256
-"""Tokens of a stage's input that are kept to measure output errors on: at least so many, if there are, and less than twice."""
+"""Tokens of a stage's input that are kept for trials on them: at least so many, if there are, and less than twice."""
+ERROR_PART = 16
+"""Errors are told from the outputs for a 16th of the calibration tokens at most: where these are few, more would cost as much as a
+good part of a pass."""
+LEAST_ERROR_TOKENS = 64
 HESSIAN_TILE = 192
 """A Hessian is symmetric: only what lies right of the beginning of such a strip of inputs is computed."""
 KEPT_BYTES = 64 << 20

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from studyctl.compress.settings import StatisticName
-from studyctl.compress.sizes import HESSIAN_TILE, SAMPLE_TOKENS
+from studyctl.compress.sizes import ERROR_PART, HESSIAN_TILE, LEAST_ERROR_TOKENS, SAMPLE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Statistics:
     norm: torch.Tensor | None
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None
+
+    def error_sample(self) -> torch.Tensor:
+        """Return ``[tokens, in]``: the part of the sample that output errors are told from."""
+        wanted = max(LEAST_ERROR_TOKENS, self.tokens // ERROR_PART)
+        return self.sample[:: max(1, len(self.sample) // wanted)]
 
     def is_finite(self) -> bool:
         """Whether no input was infinite or NaN, and no sum overflowed."""

@@ -26,6 +26,7 @@ from studyctl.compress.compressed import (
     StageInput,
 )
 from studyctl.compress.finished import BlockResults, FinishedBlocks
+from studyctl.compress.masks import zeros
 from studyctl.compress.replay import PassEnded, Replay, replay_of
 from studyctl.compress.settings import (
     Dense,
@@ -326,7 +327,7 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
     if stage.weights[0].is_cuda:
         torch.cuda.synchronize(stage.weights[0].device)
     seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in stage.weights)
-    sample = None if stage.statistics is None else stage.statistics.sample
+    sample = None if stage.statistics is None else stage.statistics.error_sample()
     for name, weight, result in zip(stage.names, stage.dense or stage.weights, compressed, strict=True):
         if not is_finite(result.weight):
             raise StageError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
@@ -334,7 +335,7 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
             "block": block.index,
             "linear": name,
             "relative_error": relative_error(weight, result.weight, sample),
-            "sparsity": _zeros(result.weight) / weight.numel(),
+            "sparsity": zeros(result.weight) / weight.numel(),
             "bits_per_weight": work.settings.bits_per_weight(weight.shape[1]),
             "weights": weight.numel(),
             "seconds": seconds_per_weight * weight.numel(),
@@ -375,10 +376,6 @@ def _listed(names: list[str]) -> str:
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
-def _zeros(weight: torch.Tensor) -> int:
-    return weight.numel() - int(torch.count_nonzero(weight))
-
-
 def _place(block: Block) -> torch.device:
     return next(iter(block.linears.values())).weight.device
 
@@ -402,8 +399,8 @@ def _at_home(result: CompressedLinear, linear: nn.Linear) -> CompressedLinear:
 
 def _summary(blocks: list[Block], settings: MethodSettings, results: BlockResults) -> Compressed:
     everything = [linear for block in blocks for linear in block.linears.values()]
-    zeros = sum(_zeros(linear.weight) for linear in everything)
-    sparsity = zeros / sum(linear.weight.numel() for linear in everything)
+    pruned = sum(zeros(linear.weight) for linear in everything)
+    sparsity = pruned / sum(linear.weight.numel() for linear in everything)
     return Compressed(
         settings, results.linears, mean_bits(settings, everything), sparsity, results.parameters
     )

@@ -3,7 +3,7 @@
 import torch
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
-from studyctl.compress.masks import smallest, smallest_of_group
+from studyctl.compress.masks import smallest, smallest_of_group, without
 from studyctl.compress.settings import Wanda
 
 
@@ -12,7 +12,7 @@ def compress_stage(stage: StageInput, settings: Wanda) -> list[CompressedLinear]
     assert stage.statistics is not None
     assert stage.statistics.norm is not None
     norm = stage.statistics.norm
-    return [CompressedLinear(weight.masked_fill(mask(weight, norm, settings), 0)) for weight in stage.weights]
+    return [CompressedLinear(without(weight, mask(weight, norm, settings))) for weight in stage.weights]
 
 
 def mask(weight: torch.Tensor, norm: torch.Tensor, settings: Wanda) -> torch.Tensor:

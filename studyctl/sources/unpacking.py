@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from studyctl.compress.architectures import block_linears
+from studyctl.compress.masks import zeros
 from studyctl.errors import StageError
 from studyctl.reporter import Reporter
 from studyctl.sources.identity import ModelIdentity
@@ -178,5 +179,4 @@ def linear_bytes(sizes: Mapping[str, int], linears: Iterable[str], prefix: str) 
 def zero_fraction(model: nn.Module) -> float:
     """Return the fraction of the block linears' weights that are exactly 0."""
     weights = [linear.weight for linear in block_linears(model).values()]
-    zeros = sum(weight.numel() - int(torch.count_nonzero(weight)) for weight in weights)
-    return zeros / sum(weight.numel() for weight in weights)
+    return sum(map(zeros, weights)) / sum(weight.numel() for weight in weights)

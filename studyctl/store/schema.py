@@ -150,7 +150,7 @@ LAYERS = _results(
     (
         "relative_error",
         "DOUBLE",
-        "squared error of its outputs on the calibration text, relative to their squared size",
+        "size of the error of its outputs for a part of the calibration tokens, relative to theirs (Frobenius norms); of its weight without any",
     ),
     ("sparsity", "DOUBLE", "fraction of its weights that is zero, 0 to 1"),
     ("bits_per_weight", "DOUBLE", "bits that one of its weights costs"),

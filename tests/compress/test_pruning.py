@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from studyctl.compress import magnitude, wanda
 from studyctl.compress.compressed import StageInput
-from studyctl.compress.masks import TIED, smallest, smallest_of_group, up_to_rank
+from studyctl.compress.masks import TIED, smallest, smallest_of_group, up_to_rank, without, zeros
 from studyctl.compress.settings import Magnitude, Wanda
 from studyctl.compress.statistics import Statistics
 
@@ -42,6 +42,19 @@ def magnitude_stage(weight: torch.Tensor, **settings: Any) -> torch.Tensor:
     return magnitude.compress_stage(
         StageInput(("linear",), (weight,), None, weight.dtype), Magnitude(**settings)
     )[0].weight
+
+
+@given(scores_with_ties(), st.data())
+def test_what_is_pruned_is_a_zero_without_sign_and_the_rest_is_as_it_was(
+    weight: torch.Tensor, data: st.DataObject
+) -> None:
+    weight = -weight.to(data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])))
+    pruned = weight < data.draw(st.floats(-2, 0))
+    left = without(weight, pruned)
+    assert left.dtype == weight.dtype
+    assert torch.equal(left, weight.masked_fill(pruned, 0))
+    assert not torch.signbit(left[left == 0]).any()
+    assert zeros(left) == int((pruned | (weight == 0)).sum())
 
 
 @given(scores_with_ties(), st.data())

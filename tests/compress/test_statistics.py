@@ -100,3 +100,11 @@ def test_relative_error_by_hand() -> None:
     assert relative_error(dense, compressed, torch.tensor([[1.0, 1.0]])) == pytest.approx(3 / 7)
     assert relative_error(dense, compressed, torch.tensor([[0.0, 1.0]])) == 0.0
     assert relative_error(dense, compressed, torch.zeros(1, 2)) == 0.0
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [(1, 1), (64, 64), (500, 72), (2048, 128), (8192, 256)])
+def test_errors_are_told_from_a_part_of_the_tokens(tokens: int, wanted: int) -> None:
+    statistics = accumulated(torch.arange(float(tokens))[:, None], tokens, frozenset())
+    sample = statistics.error_sample()[:, 0]
+    assert len(sample) == wanted
+    assert len(set(sample.diff().tolist())) <= 1, "evenly spread"
