@@ -35,8 +35,14 @@ def stage_inverse(stage: StageInput, damping: float, order: torch.Tensor | None 
     assert stage.statistics is not None
     assert stage.statistics.hessian is not None
     hessian = stage.statistics.hessian
-    hessian = hessian.clone() if order is None else hessian[order][:, order]
-    inverse = inverse_root(hessian, damping, stage.names)
+    if (
+        order is None
+    ):  # its diagonal is changed and put back: a copy would be as large as all that is made of it
+        diagonal = hessian.diagonal().clone()
+        inverse = inverse_root(hessian, damping, stage.names)
+        hessian.diagonal().copy_(diagonal)
+    else:
+        inverse = inverse_root(hessian[order[:, None], order], damping, stage.names)
     if inverse.damping > damping:
         stage.reporter.warning(
             f"the Hessian of `{stage.names[0]}` is singular with damping {damping:g}: {inverse.damping:g} was used"
@@ -52,7 +58,7 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
     as much, until it can.
 
     Args:
-        hessian: H, ``[in, in]``, symmetric, fp32; changed.
+        hessian: H, ``[in, in]``, symmetric, fp32; its diagonal is changed.
         damping: as asked for.
         names: of the linears, for the error.
 
@@ -85,9 +91,11 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
 
 def _root(matrix: torch.Tensor) -> torch.Tensor | None:
     """Return U, or None if the matrix is not positive definite in its precision."""
-    lower, failed = torch.linalg.cholesky_ex(matrix)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         return None
-    root, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    # From here on in place: of a wide MLP's last linear each of these is half a gigabyte.
+    torch.cholesky_inverse(factor, out=factor)
+    torch.linalg.cholesky_ex(factor, upper=True, out=(factor, failed))
     # Subnormal pivots pass the first factorisation and overflow in the inverse.
-    return None if failed or not is_finite(root) else root.float()
+    return None if failed or not is_finite(factor) else factor.float()

@@ -342,8 +342,9 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
         }
         work.reporter.record("layer", **layer)
         results.layers.append(layer)
-        block.linears[name].weight.data.copy_(result.weight)
-        results.linears[name] = result
+        own = block.linears[name].weight.data
+        own.copy_(result.weight)
+        results.linears[name] = result._replace(weight=own)
 
 
 def _check(blocks: list[Block], settings: MethodSettings) -> None:

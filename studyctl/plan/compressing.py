@@ -213,11 +213,9 @@ def _solving_bytes(stages: Block, settings: WithData, elementwise: int) -> int:
     """Return bytes of compressing the stage that needs most."""
     needs = [elementwise]
     if _sweeps(settings):
-        # H, its factor, its inverse and that one's factor; then the factor, weights, what a block passes on, and codes.
-        needs += [
-            max(4 * stage.hessian_bytes, stage.hessian_bytes + (2 * FLOAT + 1) * stage.weights)
-            for stage in stages
-        ]
+        # The root of the inverse, and H in another order; weights, what a block passes on, and codes.
+        orders = 2 if getattr(settings, "act_order", False) else 1
+        needs += [orders * stage.hessian_bytes + (2 * FLOAT + 1) * stage.weights for stage in stages]
     if "awq" in _parts(settings):
         copies = 2 if isinstance(settings, PruneThenQuantize) else 1
         needs.append(elementwise + copies * FLOAT * sum(stage.weights for stage in stages))

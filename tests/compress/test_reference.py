@@ -83,18 +83,20 @@ NOT_PUBLISHED = {
 }
 
 
-ALWAYS = ("gptq-4-g64",)
-"""What is compared on the larger of the two models, too, without being asked for."""
+ALWAYS = {
+    (QWEN2, "wanda-2:4"),
+    (QWEN2, "rtn-4-g64"),
+    (QWEN2, "sparsegpt-0.5"),
+    (QWEN2, "gptq-3-g64-stage"),
+    (LLAMA, "gptq-4-g64"),
+}
+"""What is compared without being asked for: each rule once, and the larger model once."""
 
 
 def case(model: str, setting: str) -> Any:
-    everything = os.environ.get("STUDYCTL_REFERENCE") == "all"
-    if setting.startswith("awq") or (model == LLAMA and setting not in ALWAYS):
-        reason = "takes half a minute to three: set STUDYCTL_REFERENCE=all"
-        return pytest.param(
-            model, setting, marks=[pytest.mark.slow, pytest.mark.skipif(not everything, reason=reason)]
-        )
-    return pytest.param(model, setting, marks=[pytest.mark.slow] if model == LLAMA else [])
+    skips = os.environ.get("STUDYCTL_REFERENCE") != "all" and (model, setting) not in ALWAYS
+    reason = "takes half a minute to three: set STUDYCTL_REFERENCE=all"
+    return pytest.param(model, setting, marks=[pytest.mark.slow, pytest.mark.skipif(skips, reason=reason)])
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 
@@ -47,6 +50,25 @@ def write_runner(
     write_atomic(study.paths.runner, json.dumps(content))
 
 
+_masters = TemporaryDirectory()
+
+
+def made_once(make: Callable[[Path], FakeStudy]) -> Callable[[Path], FakeStudy]:
+    """Make a study of a name once a process and copy it from then on: publishing takes half a second."""
+
+    made: dict[str, FakeStudy] = {}
+
+    @wraps(make)
+    def copied(root: Path) -> FakeStudy:
+        if root.name not in made:
+            made[root.name] = make(Path(_masters.name) / make.__name__ / root.name)
+        shutil.copytree(made[root.name].root, root)
+        return replace(made[root.name], root=root)
+
+    return copied
+
+
+@made_once
 def finished(root: Path) -> FakeStudy:
     """Everything is measured and published."""
     study = FakeStudy(root).write_all()
@@ -54,17 +76,25 @@ def finished(root: Path) -> FakeStudy:
     return study
 
 
-def running(root: Path) -> FakeStudy:
-    """Dense of the first model is done and published; one trial compresses, block 1 of 2; the rest waits."""
+@made_once
+def dense_only(root: Path) -> FakeStudy:
+    """Dense of the first model is done and published, and nothing else."""
     study = FakeStudy(root)
     study.write_plan()
     study.attempt("alpha.dense").run_all()
     publish(study.paths)
+    return study
+
+
+def running(root: Path) -> FakeStudy:
+    """Dense of the first model is done and published; one trial compresses, block 1 of 2; the rest waits."""
+    study = dense_only(root)
     study.attempt(TRIAL).begin("compress")
     write_runner(study, [(TRIAL, 1)])
     return study
 
 
+@made_once
 def failed(root: Path) -> FakeStudy:
     """One trial ran out of memory at block 3; the rest is done."""
     study = FakeStudy(root)
@@ -99,11 +129,12 @@ CUT = "SmolLM2-135M-Instruct.Q4_1-awq-4bit-g64"
 """The trial that runs in :func:`recorded_running`."""
 
 
-def recorded(root: Path) -> StudyPaths:
+@made_once
+def recorded(root: Path) -> FakeStudy:
     """A real study, finished and published."""
     shutil.copytree(RECORDED, root)
     publish(StudyPaths(root))
-    return StudyPaths(root)
+    return FakeStudy(root)
 
 
 def recorded_running(root: Path) -> StudyPaths:
@@ -136,6 +167,7 @@ def recorded_running(root: Path) -> StudyPaths:
     return paths
 
 
+@made_once
 def two_backends(root: Path) -> FakeStudy:
     """One model with a setting that three backends compress; one of them ran out of memory at another setting."""
     variants = (
