@@ -282,12 +282,14 @@ def _failures(console: Console, study: str, failures: list[FailedTrial]) -> None
     console.print(Text("Failures", style="bold"))
     for failure in failures:
         where = f"{failure.stage}: " if failure.stage else ""
-        cause = f" ({failure.cause.replace('_', ' ')})" if failure.cause not in (None, "error") else ""
+        error = failure.error or "no reason given"
+        cause = (failure.cause or "error").replace("_", " ")
+        told = "" if cause == "error" or cause in error else f" ({cause})"
         after = f" after {failure.attempts} attempts" if failure.attempts > 1 else ""
         text = Text.assemble(
             ("✗ ", "red"),
             (failure.trial_id, "bold"),
-            f"  {where}{failure.error or 'no reason given'}{cause}{after}",
+            f"  {where}{error}{told}{after}",
         )
         console.print(Padding.indent(text, 1))
         hint = failure.hint or f"studyctl logs {study} {failure.trial_id}"

@@ -301,6 +301,8 @@ class Runner:
         """End the journal of an attempt whose worker is gone: it has no other writer any more."""
         path = self.paths.attempt_journal(job.trial, job.attempt)
         hint = f"see {self.paths.attempt_log(job.trial, job.attempt)}"
+        if cause == "out_of_memory":
+            hint = f"give it more memory, or fewer and shorter samples; {hint}"
         begun = path.exists() and path.stat().st_size > 0
         with JournalWriter(path) as journal:
             if not begun:
