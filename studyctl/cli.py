@@ -135,9 +135,16 @@ def _need_terminal(what: str, instead: str) -> None:
 
 def _open_app(screen: str, *, study: "StudyPaths | None" = None, spec: Path | None = None) -> None:
     """Run the terminal app, say what it left to say, and end as it ended."""
-    from gc import disable  # `gc` is one of our commands
+    from gc import disable, enable  # `gc` is one of our commands
 
-    disable()  # until the first screen is there: almost all that is made before it stays
+    disable()  # the app has it enabled once it stands: almost all that is made before that stays
+    try:
+        _show(screen, study, spec)
+    finally:
+        enable()
+
+
+def _show(screen: str, study: "StudyPaths | None", spec: Path | None) -> None:
     from tui.view import Watcher
 
     watcher = Watcher(study) if study is not None else None

@@ -87,7 +87,8 @@ class StudyApp(App[str]):
         """The newest view of the open study; None before the first."""
         for theme in THEMES:
             self.register_theme(theme)
-        self.set_reactive(App.theme, DARK.name)  # before anything is drawn: the style sheet is read once
+        self.set_reactive(App.theme, DARK.name)
+        self.stylesheet.set_variables(self.get_css_variables())  # it was made with another theme's
         self._first = screen
         self._looking = self._look_again = False
         self._watcher = watcher or (Watcher(study) if study is not None else None)

@@ -18,7 +18,7 @@ class View:
     paths: StudyPaths
     snapshot: Snapshot
     standings: Mapping[str, Standing] = field(default_factory=dict)
-    """Figures by trial; of those that have some."""
+    """Figures by trial; of those that have some, and at the very first of the first trials only."""
     detail: TrialDetail | None = None
     """Of the selected trial."""
     published_at: str = ""
@@ -55,10 +55,11 @@ class Watcher:
 
         First with the figures of as many trials as a screen shows, then with all; nothing after the first call.
         """
-        if self._glanced:
+        with self._lock:
+            glanced, self._glanced = self._glanced, True
+            early, self._early = self._early, None
+        if glanced:
             return
-        self._glanced = True
-        early, self._early = self._early, None
         first = self._glance() if early is None else early.result()
         if first is not None:
             yield first

@@ -39,8 +39,10 @@ def stage_inverse(stage: StageInput, damping: float, order: torch.Tensor | None 
         order is None
     ):  # its diagonal is changed and put back: a copy would be as large as all that is made of it
         diagonal = hessian.diagonal().clone()
-        inverse = inverse_root(hessian, damping, stage.names)
-        hessian.diagonal().copy_(diagonal)
+        try:
+            inverse = inverse_root(hessian, damping, stage.names)
+        finally:
+            hessian.diagonal().copy_(diagonal)
     else:
         inverse = inverse_root(hessian[order[:, None], order], damping, stage.names)
     if inverse.damping > damping:
@@ -94,7 +96,7 @@ def _root(matrix: torch.Tensor) -> torch.Tensor | None:
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
         return None
-    # From here on in place: of a wide MLP's last linear each of these is half a gigabyte.
+    # From here on in place, on a CPU: of a wide MLP's last linear each of these is half a gigabyte.
     torch.cholesky_inverse(factor, out=factor)
     torch.linalg.cholesky_ex(factor, upper=True, out=(factor, failed))
     # Subnormal pivots pass the first factorisation and overflow in the inverse.

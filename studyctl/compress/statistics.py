@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from studyctl.compress.settings import StatisticName
-from studyctl.compress.sizes import ERROR_PART, HESSIAN_TILE, LEAST_ERROR_TOKENS, SAMPLE_TOKENS
+from studyctl.compress.sizes import HESSIAN_TILE, sample_step
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,10 @@ class Statistics:
 
     tokens: int
     sample: torch.Tensor
-    """``[about SAMPLE_TOKENS, in]``: every k-th token of the input, the model's dtype."""
+    """``[tokens, in]``: every k-th token of the input (:func:`~studyctl.compress.sizes.sample_step`), the model's dtype."""
     norm: torch.Tensor | None
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None
-
-    def error_sample(self) -> torch.Tensor:
-        """Return ``[tokens, in]``: the part of the sample that output errors are told from."""
-        wanted = max(LEAST_ERROR_TOKENS, self.tokens // ERROR_PART)
-        return self.sample[:: max(1, len(self.sample) // wanted)]
 
     def is_finite(self) -> bool:
         """Whether no input was infinite or NaN, and no sum overflowed."""
@@ -48,7 +43,7 @@ class Accumulator:
 
     def __init__(self, wanted: frozenset[StatisticName], expected_tokens: int) -> None:
         self._wanted = wanted
-        self._every = max(1, expected_tokens // SAMPLE_TOKENS)
+        self._every = sample_step(expected_tokens)
         self._tokens = 0
         self._samples = 0
         self._sample: list[torch.Tensor] = []

@@ -327,7 +327,7 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
     if stage.weights[0].is_cuda:
         torch.cuda.synchronize(stage.weights[0].device)
     seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in stage.weights)
-    sample = None if stage.statistics is None else stage.statistics.error_sample()
+    sample = None if stage.statistics is None else stage.statistics.sample
     for name, weight, result in zip(stage.names, stage.dense or stage.weights, compressed, strict=True):
         if not is_finite(result.weight):
             raise StageError(f"`{work.settings.method}` made weights of `{name}` that are not finite")

@@ -19,7 +19,7 @@ from studyctl.compress.settings import (
     WithData,
     statistics_of,
 )
-from studyctl.compress.sizes import HESSIAN_TILE, KEPT_BYTES, SAMPLE_TOKENS
+from studyctl.compress.sizes import HESSIAN_TILE, KEPT_BYTES, sample_step
 from studyctl.plan.trials import CalibrationWindows
 from studyctl.sources.identity import ModelIdentity
 
@@ -192,7 +192,7 @@ def _counting_bytes(
 def _held_bytes(stages: Block, settings: WithData, windows: CalibrationWindows, width: int) -> int:
     """Return bytes that are held of a block while its stages are measured and compressed."""
     tokens = windows.samples * windows.tokens
-    kept = -(-tokens // max(1, tokens // SAMPLE_TOKENS))
+    kept = -(-tokens // sample_step(tokens))
     held = sum(kept * stage.inputs * width for stage in stages)
     if "hessian" in statistics_of(settings):
         hessians = sorted((stage.hessian_bytes for stage in stages), reverse=True)
@@ -213,7 +213,8 @@ def _solving_bytes(stages: Block, settings: WithData, elementwise: int) -> int:
     """Return bytes of compressing the stage that needs most."""
     needs = [elementwise]
     if _sweeps(settings):
-        # The root of the inverse, and H in another order; weights, what a block passes on, and codes.
+        # The root of the inverse, and H in another order; weights, those in another order, and codes. The last resort,
+        # a factorisation in fp64, is not reckoned with.
         orders = 2 if getattr(settings, "act_order", False) else 1
         needs += [orders * stage.hessian_bytes + (2 * FLOAT + 1) * stage.weights for stage in stages]
     if "awq" in _parts(settings):

@@ -22,8 +22,8 @@ from studyctl.plan.variants import Variant
 from studyctl.sources.identity import ModelIdentity
 from studyctl.spec.models import Calibration, Model
 
-WALKER_VERSION = 2
-"""Rises when the walker gives every method other weights."""
+WALKER_VERSION = 3
+"""Rises when the walker gives every method other weights, or tells other errors of them."""
 
 
 class Stage(NamedTuple):

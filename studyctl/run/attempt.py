@@ -13,7 +13,7 @@ from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
 from studyctl.run.description import describe_attempt
 from studyctl.run.engine import Engine
-from studyctl.run.memory import peak_bytes, reset_peak
+from studyctl.run.memory import OUT_OF_MEMORY_HINT, peak_bytes, reset_peak
 from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.recorder import CannotWriteError, Recorder, StopRequested
 from studyctl.store.journal import JournalWriter
@@ -155,7 +155,7 @@ class Attempt:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _HINTS = {
     "error": "the whole traceback is in the attempt's log",
-    "out_of_memory": "a smaller model or calibration set, or a device with more memory",
+    "out_of_memory": OUT_OF_MEMORY_HINT,
 }
 
 

@@ -26,7 +26,7 @@ from studyctl.compress.walker import mean_bits
 from studyctl.errors import Problem, StageError
 from studyctl.files import StudyPaths
 from studyctl.run.exporting import files_beside
-from studyctl.run.memory import kernel_oom_kills
+from studyctl.run.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.run.protocol import Job
 from studyctl.run.recorder import Recorder
 from studyctl.sources.models import LoadedModel
@@ -164,7 +164,7 @@ def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> 
     hints = {
         "error": f"all that it printed is in {log}",
         "killed": f"all that it printed is in {log}",
-        "out_of_memory": "fewer or shorter calibration windows, or a machine with more memory",
+        "out_of_memory": OUT_OF_MEMORY_HINT,
         "read_otherwise": "its transformers is older than this model's files, and would compress another model",
     }
     reported = "error" if cause == "read_otherwise" else cause

@@ -6,6 +6,7 @@ import resource
 import sys
 from pathlib import Path
 
+OUT_OF_MEMORY_HINT = "fewer or shorter calibration windows, a smaller model, or more memory"
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

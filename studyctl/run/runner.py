@@ -18,7 +18,7 @@ from studyctl.run.description import describe_attempt
 from studyctl.run.display import Display
 from studyctl.run.hold import write_heartbeat
 from studyctl.run.jobs import make_job
-from studyctl.run.memory import kernel_oom_kills
+from studyctl.run.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.run.outcome import Outcome, Selection
 from studyctl.run.protocol import Job
 from studyctl.run.publisher import Publisher
@@ -302,7 +302,7 @@ class Runner:
         path = self.paths.attempt_journal(job.trial, job.attempt)
         hint = f"see {self.paths.attempt_log(job.trial, job.attempt)}"
         if cause == "out_of_memory":
-            hint = f"give it more memory, or fewer and shorter samples; {hint}"
+            hint = f"{OUT_OF_MEMORY_HINT}; {hint}"
         begun = path.exists() and path.stat().st_size > 0
         with JournalWriter(path) as journal:
             if not begun:

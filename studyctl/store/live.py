@@ -192,7 +192,7 @@ class Live:
         with results.open(self.paths) as found:
             about = found.about()
             trials = tuple(_as_published(row) for row in found.trials())
-            standings = {row.trial_id: row for row in found.leaderboard(first=AT_ONCE)}
+            standings = {row.trial_id: row for row in found.top(AT_ONCE)}
         runner = living_runner(self.paths)
         holder = runner or read_holder(self.paths)
         snapshot = Snapshot(about.study, about.title, trials, holder, runner is not None)

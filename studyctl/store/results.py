@@ -203,10 +203,13 @@ class Results:
         """Return the study as a whole."""
         return self._rows(About, "about")[0]
 
-    def leaderboard(self, model: str | None = None, *, first: int | None = None) -> list[Standing]:
-        """Return one row a trial, in the order of the plan; of one model if it is named; only the first so many if asked."""
-        source = "leaderboard" if first is None else f"(FROM leaderboard LIMIT {first:d})"
-        return self._rows(Standing, source, model=model)
+    def leaderboard(self, model: str | None = None) -> list[Standing]:
+        """Return one row a trial, in the order of the plan; of one model if it is named."""
+        return self._rows(Standing, "leaderboard", model=model)
+
+    def top(self, count: int) -> list[Standing]:
+        """Return the first rows of :meth:`leaderboard`."""
+        return self._rows(Standing, f"(FROM leaderboard LIMIT {count:d})")
 
     def trials(self) -> list[TrialRow]:
         """Return one row a trial, in the order of the plan."""

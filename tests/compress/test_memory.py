@@ -38,7 +38,7 @@ def test_the_peak_is_what_was_foretold(settings: dict[str, Any]) -> None:
         "config": CONFIG,
         "settings": settings,
         "samples": 2,
-        "tokens": 512,
+        "tokens": 256,
         "threads": 1,
     }
     found = measure(case)

@@ -104,11 +104,15 @@ def test_wide_heads_are_kept_as_they_go_into_attentions_last_linear() -> None:
     assert more == 4 * 512 * (3 * HIDDEN + FFN) * 2 - hessians
 
 
-def test_a_factorisation_takes_four_hessians_of_the_widest_stage() -> None:
+def test_a_sweep_takes_the_root_of_the_widest_hessian_beside_two_copies_of_the_weights_and_a_code() -> None:
     hessians = 4 * (3 * HIDDEN**2 + FFN**2)
     more = held(SparseGPT(sparsity=0.5, order="block")) - held(Wanda(sparsity=0.5))
     # Wanda needs no Hessian, no factor and no compiled sweep, but five copies of the widest linear.
-    assert more == hessians + 4 * 4 * FFN**2 - 5 * 4 * FFN * HIDDEN + (100 << 20)
+    assert more == hessians + 4 * FFN**2 + 9 * FFN * HIDDEN - 5 * 4 * FFN * HIDDEN + (100 << 20)
+
+
+def test_another_order_of_columns_takes_the_hessian_once_more() -> None:
+    assert held(GPTQ(act_order=True)) - held(GPTQ()) == 4 * FFN**2
 
 
 def test_codes_are_held_of_all_blocks() -> None:

@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil
 
@@ -50,7 +50,7 @@ def write_runner(
     write_atomic(study.paths.runner, json.dumps(content))
 
 
-_masters = TemporaryDirectory()
+_masters = tempfile.TemporaryDirectory()
 
 
 def made_once(make: Callable[[Path], FakeStudy]) -> Callable[[Path], FakeStudy]:
@@ -61,7 +61,8 @@ def made_once(make: Callable[[Path], FakeStudy]) -> Callable[[Path], FakeStudy]:
     @wraps(make)
     def copied(root: Path) -> FakeStudy:
         if root.name not in made:
-            made[root.name] = make(Path(_masters.name) / make.__name__ / root.name)
+            folder = Path(tempfile.mkdtemp(dir=_masters.name))
+            made[root.name] = make(folder / root.name)
         shutil.copytree(made[root.name].root, root)
         return replace(made[root.name], root=root)
 
@@ -129,12 +130,11 @@ CUT = "SmolLM2-135M-Instruct.Q4_1-awq-4bit-g64"
 """The trial that runs in :func:`recorded_running`."""
 
 
-@made_once
-def recorded(root: Path) -> FakeStudy:
+def recorded(root: Path) -> StudyPaths:
     """A real study, finished and published."""
     shutil.copytree(RECORDED, root)
     publish(StudyPaths(root))
-    return FakeStudy(root)
+    return StudyPaths(root)
 
 
 def recorded_running(root: Path) -> StudyPaths:

@@ -39,7 +39,7 @@ def _always_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def finished(runs: Path) -> StudyPaths:
-    return studies.recorded(runs / "pocket").paths
+    return studies.recorded(runs / "pocket")
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def tmux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tmux]:
 
 
 def test_a_session_with_the_app(runs: Path, tmux: Tmux) -> None:
-    study = studies.recorded(runs / "pocket").paths
+    study = studies.recorded(runs / "pocket")
     command = str(Path(sys.executable).with_name("studyctl"))
     tmux(
         "new-session",
