@@ -89,7 +89,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do the operation and count it."""
-        name = func.overloadpacket.__name__
+        name = func.overloadpacket.__name__.rstrip("_")  # in place or not
         if name in ("mm", "bmm"):
             self.products += 2.0 * args[0].numel() * args[1].shape[-1]
         elif name in ("addmm", "baddbmm"):
