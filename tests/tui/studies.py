@@ -167,7 +167,6 @@ def recorded_running(root: Path) -> StudyPaths:
     return paths
 
 
-@made_once
 def two_backends(root: Path) -> FakeStudy:
     """One model with a setting that three backends compress; one of them ran out of memory at another setting."""
     variants = (
