@@ -233,7 +233,8 @@ def forward_passes(settings: MethodSettings) -> float:
     if settings.order == "stage":
         # Attention once, the MLP's first linears twice; for dense outputs a whole pass before.
         return 1.5 if settings.propagate == "compressed" else 2.0
-    return 2.0 if settings.propagate == "compressed" else 1.0
+    # The first pass ends before the last linear of the MLP.
+    return 1.75 if settings.propagate == "compressed" else 1.0
 
 
 def solving_work(

@@ -21,7 +21,7 @@ from studyctl.store.index import Stored
 
 LOAD_SECONDS = 6.0
 """Starting a worker, importing torch and reading a small model's weights."""
-ELEMENTWISE = 2000.0
+ELEMENTWISE = 1000.0
 """Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
 PACKAGES_TAKE = 2.0
 """How much longer than the engine another package takes for the same work, roughly (`python -m benchmarks peers`)."""
@@ -141,7 +141,7 @@ def stage_work(plan: StudyPlan, trial: Trial, stage: str) -> float:
     if kind == "compress":
         return _compress_work(trial)
     if kind == "export":  # packing, reading back and comparing
-        return ELEMENTWISE * (model.identity.parameters if model.identity else 0)
+        return 2 * ELEMENTWISE * (model.identity.parameters if model.identity else 0)
     if kind == "perplexity":
         tokens = perplexity_tokens(plan, subject)
         compared = plan.document.spec.evaluation.fidelity is not None and not trial.is_dense
