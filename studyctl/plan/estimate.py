@@ -78,18 +78,19 @@ class StageTimes:
 
     def of_todo(self, todo: Todo) -> dict[str, float]:
         """Return estimated seconds of each stage to run."""
-        return {name: self._of(todo.trial, name) for name in todo.stages}
+        return {name: sum(self.parts_of(todo.trial, name)) for name in todo.stages}
 
-    def _of(self, trial: Trial, stage: str) -> float:
+    def parts_of(self, trial: Trial, stage: str) -> tuple[float, float]:
+        """Return estimated seconds of forward passes, and of what is done in float32 whatever the model's dtype."""
         index = trial.model.index
         known = self._seconds.get((index, _label(trial, stage)))
         if known is not None:
-            return known
+            return known, 0.0
         passing, solving = self._from_work(trial, stage)
         ratio = self._ratios.get((index, stage_kind(trial, stage)))
         if ratio is not None:
-            return (passing + solving) * ratio
-        return passing * self._ratios.get((index, "perplexity"), 1.0) + solving
+            return passing * ratio, solving * ratio
+        return passing * self._ratios.get((index, "perplexity"), 1.0), solving
 
     def _from_work(self, trial: Trial, stage: str) -> tuple[float, float]:
         """Return seconds of forward passes in the model's dtype, and of what is done in float32 whatever that is."""
@@ -262,8 +263,8 @@ class Clock:
     """Time that is left of a run: estimates of the stages to come, corrected by what their kind took so far."""
 
     workers: int = 1
-    expected: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
-    """Kind and estimated seconds, by trial and stage."""
+    expected: dict[tuple[str, str], tuple[str, float, float]] = field(default_factory=dict)
+    """Kind and estimated seconds, of passes and of the rest, by trial and stage."""
     _done: Mapping[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
     @classmethod
@@ -271,9 +272,9 @@ class Clock:
         """Return the clock of a run that begins now."""
         times = StageTimes(plan, stored)
         expected = {
-            (todo.trial.id, name): (stage_kind(todo.trial, name), seconds)
+            (todo.trial.id, name): (stage_kind(todo.trial, name), *times.parts_of(todo.trial, name))
             for todo in comparison.todo
-            for name, seconds in times.of_todo(todo).items()
+            for name in todo.stages
         }
         return cls(max(1, len(plan.devices)), expected)
 
@@ -283,10 +284,10 @@ class Clock:
             return
         expected = self.expected.pop((record["trial"], record["stage"]), None)
         if expected is not None:
-            kind, seconds = expected
+            kind, passing, rest = expected
             totals = self._done[kind]
             totals[0] += record["seconds"]
-            totals[1] += seconds
+            totals[1] += passing + rest
 
     def seconds_left(self) -> float | None:
         """Return the estimate, or None before a stage of the run is finished."""
@@ -297,9 +298,10 @@ class Clock:
     def _corrected(self) -> Iterator[float]:
         passes = [totals for kind, totals in self._done.items() if not kind.startswith("compress")]
         usual = _ratio([sum(column) for column in zip(*passes, strict=True)]) if passes else 1.0
-        for kind, seconds in self.expected.values():
+        for kind, passing, rest in self.expected.values():
             totals = self._done.get(kind)
-            yield seconds * (_ratio(totals) if totals else usual)
+            # What other stages took says how slow passes are here, and nothing of a search or a sweep.
+            yield (passing + rest) * _ratio(totals) if totals else passing * usual + rest
 
 
 def _ratio(totals: list[float]) -> float:
