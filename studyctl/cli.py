@@ -139,12 +139,12 @@ def _open_app(screen: str, *, study: "StudyPaths | None" = None, spec: Path | No
 
     disable()  # the app has it enabled once it stands: almost all that is made before that stays
     try:
-        _show(screen, study, spec)
+        _run_app(screen, study, spec)
     finally:
         enable()
 
 
-def _show(screen: str, study: "StudyPaths | None", spec: Path | None) -> None:
+def _run_app(screen: str, study: "StudyPaths | None", spec: Path | None) -> None:
     from tui.view import Watcher
 
     watcher = Watcher(study) if study is not None else None

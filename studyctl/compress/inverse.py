@@ -35,16 +35,14 @@ def stage_inverse(stage: StageInput, damping: float, order: torch.Tensor | None 
     assert stage.statistics is not None
     assert stage.statistics.hessian is not None
     hessian = stage.statistics.hessian
-    if (
-        order is None
-    ):  # its diagonal is changed and put back: a copy would be as large as all that is made of it
-        diagonal = hessian.diagonal().clone()
-        try:
-            inverse = inverse_root(hessian, damping, stage.names)
-        finally:
-            hessian.diagonal().copy_(diagonal)
-    else:
-        inverse = inverse_root(hessian[order[:, None], order], damping, stage.names)
+    if order is not None:
+        hessian = hessian[order[:, None], order]
+    # The diagonal is changed and put back: a copy of all would be as large as what is made of it.
+    diagonal = hessian.diagonal().clone()
+    try:
+        inverse = inverse_root(hessian, damping, stage.names)
+    finally:
+        hessian.diagonal().copy_(diagonal)
     if inverse.damping > damping:
         stage.reporter.warning(
             f"the Hessian of `{stage.names[0]}` is singular with damping {damping:g}: {inverse.damping:g} was used"

@@ -2,9 +2,10 @@
 
 SAMPLE_TOKENS = 256
 """Most tokens that output errors are told from, but for rounding."""
-LEAST_SAMPLE_TOKENS = 64
 SAMPLE_PART = 16
 """Where calibration tokens are few, errors are told from a 16th of them: more would cost a good part of a pass."""
+LEAST_SAMPLE_TOKENS = 64
+"""But from so many, if there are."""
 HESSIAN_TILE = 192
 """A Hessian is symmetric: only what lies right of the beginning of such a strip of inputs is computed."""
 KEPT_BYTES = 64 << 20

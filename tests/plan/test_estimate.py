@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from studyctl.plan.compare import compare
-from studyctl.plan.estimate import Estimate, StageTimes, estimate
+from studyctl.plan.estimate import Clock, Estimate, StageTimes, estimate
 from studyctl.plan.memory import peak_host_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import SavedPlan
@@ -93,3 +93,23 @@ def test_how_slow_the_models_dtype_passes_says_nothing_of_what_is_done_in_float3
         assert two < 2 * one  # and of the rest, not at all
     rest = {method: 2 * one - two for method, (one, two, _) in seconds.items()}
     assert rest["sparsegpt"] > rest["wanda"] > 0
+
+
+def test_time_left_takes_how_slow_other_stages_were_for_passes_only() -> None:
+    clock = Clock(
+        1,
+        {
+            ("m.dense", "perplexity:en"): ("perplexity", 2.0, 0.0),
+            ("m.awq", "compress"): ("compress awq", 4.0, 10.0),
+        },
+    )
+    clock.record({"kind": "stage_finished", "trial": "m.dense", "stage": "perplexity:en", "seconds": 6.0})
+    assert clock.seconds_left() == pytest.approx(4.0 * 3 + 10.0)
+
+
+def test_time_left_is_corrected_whole_by_what_stages_of_the_same_kind_took() -> None:
+    clock = Clock(
+        1, {("m.a", "compress"): ("compress awq", 4.0, 10.0), ("n.a", "compress"): ("compress awq", 2.0, 5.0)}
+    )
+    clock.record({"kind": "stage_finished", "trial": "m.a", "stage": "compress", "seconds": 28.0})
+    assert clock.seconds_left() == pytest.approx(14.0)
