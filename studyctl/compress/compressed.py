@@ -48,6 +48,11 @@ class StageInput:
     reporter: Reporter = field(default_factory=SilentReporter)
     """Told what a user should know of this stage."""
 
+    def stacked_weights(self) -> torch.Tensor:
+        """Return the weights under one another, fp32 ``[out of all linears, in]``: new memory, to be changed at will."""
+        first = self.weights[0]
+        return torch.cat(self.weights, out=torch.empty(0, dtype=torch.float32, device=first.device))
+
 
 @dataclass(frozen=True)
 class BlockInput:

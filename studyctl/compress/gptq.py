@@ -35,7 +35,7 @@ def quantize_stage(stage: StageInput, settings: GPTQ, frozen: torch.Tensor | Non
     if settings.act_order:
         order = statistics.hessian.diagonal().argsort(descending=True, stable=True)
     inverse = stage_inverse(stage, settings.damping, order)
-    weights = torch.cat([weight.float() for weight in stage.weights])
+    weights = stage.stacked_weights()
     codes, grid, groups = quantize(weights, inverse, settings, stage.dtype, order, frozen)
     rows = [len(weight) for weight in stage.weights]
     parts = zip(*(torch.split(part, rows) for part in (codes, *grid)), strict=True)

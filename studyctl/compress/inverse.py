@@ -98,4 +98,5 @@ def _root(matrix: torch.Tensor) -> torch.Tensor | None:
     torch.cholesky_inverse(factor, out=factor)
     torch.linalg.cholesky_ex(factor, upper=True, out=(factor, failed))
     # Subnormal pivots pass the first factorisation and overflow in the inverse.
-    return None if failed or not is_finite(factor) else factor.float()
+    # LAPACK's columns lie side by side: read as rows, or the extremes are taken of a copy.
+    return None if failed or not is_finite(factor.mT) else factor.float()

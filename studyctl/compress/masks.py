@@ -45,9 +45,14 @@ def smallest(scores: torch.Tensor, count: int) -> torch.Tensor:
     chosen = scores <= last
     if _count(chosen) == count * len(scores):
         return chosen  # no ties at the border, as nearly always
+    tied = (
+        chosen.sum(1) != count
+    )  # often one row of thousands: its counts take as much again as all that is here
+    scores, last = scores[tied], last[tied]
     below, equal = scores < last, scores == last
     room = count - below.sum(1, keepdim=True)
-    return below | (equal & (equal.cumsum(1) <= room))
+    chosen[tied] = below | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+    return chosen
 
 
 def without(weight: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:

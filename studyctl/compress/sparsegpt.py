@@ -17,7 +17,7 @@ def compress_stage(stage: StageInput, settings: SparseGPT) -> list[CompressedLin
     """Prune the linears of the stage."""
     inverse = stage_inverse(stage, settings.damping)
     rows = [len(weight) for weight in stage.weights]
-    weights = torch.cat([weight.float() for weight in stage.weights])
+    weights = stage.stacked_weights()
     prune(weights, inverse, settings, rows)
     return [CompressedLinear(part.to(stage.dtype)) for part in torch.split(weights, rows)]
 

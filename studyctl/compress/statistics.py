@@ -19,6 +19,9 @@ import torch
 from studyctl.compress.settings import StatisticName
 from studyctl.compress.sizes import HESSIAN_TILE, sample_step
 
+ERROR_BLOCK = 1 << 20
+"""Weights whose errors are told at once: of all, three copies in fp32 would be the most that is held of a wide linear."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -133,13 +136,17 @@ def relative_error(dense: torch.Tensor, compressed: torch.Tensor, sample: torch.
         compressed: W', ``[out, in]``.
         sample: X, ``[tokens, in]``, or None.
     """
-    reference = dense.float()
-    difference = reference - compressed.float()
-    if sample is not None:
-        difference, reference = (sample.float() @ part.T for part in (difference, reference))
-    size = _frobenius(reference)
-    return _frobenius(difference) / (size or 1.0)
+    inputs = None if sample is None else sample.float()
+    squares = torch.zeros(2, dtype=torch.float64, device=dense.device)
+    rows = max(1, ERROR_BLOCK // dense.shape[1])
+    for reference, other in zip(torch.split(dense, rows), torch.split(compressed, rows), strict=True):
+        reference = reference.float()
+        for place, part in enumerate((reference - other, reference)):
+            squares[place] += _squared_norm(part if inputs is None else inputs @ part.T)
+    difference, size = squares.sqrt().tolist()
+    return float(difference / (size or 1.0))
 
 
-def _frobenius(matrix: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+def _squared_norm(matrix: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(matrix, dtype=torch.float64)
+    return norm.square()

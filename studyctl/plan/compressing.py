@@ -19,7 +19,7 @@ from studyctl.compress.settings import (
     WithData,
     statistics_of,
 )
-from studyctl.compress.sizes import HESSIAN_TILE, KEPT_BYTES, sample_step
+from studyctl.compress.sizes import HEAP_TENSOR_BYTES, HESSIAN_TILE, KEPT_BYTES, sample_step
 from studyctl.plan.trials import CalibrationWindows
 from studyctl.sources.identity import ModelIdentity
 
@@ -29,8 +29,8 @@ LIBRARY_BYTES = 40 << 20
 """What the libraries of matrix products take when they are first used."""
 SWEEP_BYTES = 100 << 20
 """What numba, the compiled sweeps and the factorisations bring with them."""
-ELEMENTWISE_COPIES = 5
-"""fp32 tensors as large as a linear that exist at once while its weights are scored, rounded or compared."""
+ELEMENTWISE_COPIES = 3
+"""fp32 tensors as large as a linear that exist at once while its weights are scored or rounded."""
 CLIP_STEPS = 10
 """Limits that AWQ tries for every group of weights."""
 CANDIDATE_OPERATIONS = 500.0
@@ -134,14 +134,13 @@ def compressing_bytes(
     elementwise = ELEMENTWISE_COPIES * FLOAT * widest
     throughout = LIBRARY_BYTES + _codes_bytes(identity, settings, width)
     if windows is None or not isinstance(settings, WithData):
-        return throughout + elementwise
+        return throughout + elementwise + width * widest
+    blocks = blocks_of(identity)
     tokens = windows.samples * windows.tokens
     hidden = tokens * identity.hidden_size * width
     throughout += hidden * (2 if settings.propagate == "dense" else 1)
     if _sweeps(settings):
         throughout += SWEEP_BYTES
-    batch = min(max(batch_tokens, windows.tokens), tokens)
-    blocks = blocks_of(identity)
     if settings.order == "stage":  # attention's output, or the input of its last linear
         throughout += max(
             [hidden, *(tokens * stages[1].inputs * width for stages in blocks if len(stages) > 1)]
@@ -149,19 +148,26 @@ def compressing_bytes(
         if settings.propagate == "compressed":  # what is kept of the inputs of the MLP's last linear
             last = max(stages[-1].inputs for stages in blocks)
             throughout += min(KEPT_BYTES, tokens * last * width)
-    # What a pass took is given back to the heap, not to the system: it still counts when the stages are solved.
-    throughout += passing_bytes(identity, batch, width) + _counting_bytes(blocks, settings, windows, batch)
+    batch = min(max(batch_tokens, windows.tokens), tokens)
+    passing = _passing(identity, batch, width) + _counting(blocks, settings, windows, batch)
+    # Of what a pass took the small parts are given back to the heap, not to the system: they are still there when the stages
+    # are solved.
+    spare = sum(size for size in passing if size < HEAP_TENSOR_BYTES)
     objective = _objective_bytes(settings, hidden)
     return throughout + max(
         _held_bytes(stages, settings, windows, width)
-        + max(objective, _solving_bytes(stages, settings, elementwise))
+        + max(sum(passing), spare + objective, spare + _solving_bytes(stages, settings, elementwise, width))
         for stages in blocks
     )
 
 
 def passing_bytes(identity: ModelIdentity, tokens: int, width: int) -> int:
     """Return bytes of what a forward pass of a block has at once: residual, attention, three of the MLP."""
-    return tokens * (6 * identity.hidden_size + 3 * identity.intermediate_size) * width
+    return sum(_passing(identity, tokens, width))
+
+
+def _passing(identity: ModelIdentity, tokens: int, width: int) -> list[int]:
+    return [tokens * size * width for size in [identity.hidden_size] * 6 + [identity.intermediate_size] * 3]
 
 
 def stored_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
@@ -180,13 +186,13 @@ def _codes_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) 
     )
 
 
-def _counting_bytes(
+def _counting(
     blocks: Iterable[Block], settings: MethodSettings, windows: CalibrationWindows, batch: int
-) -> int:
+) -> list[int]:
     """Return bytes of a stage's input in fp32, as it is and as it is added up."""
     inputs = max(stage.inputs for stages in blocks for stage in stages)
     tokens = batch if "mean_abs" in statistics_of(settings) else windows.tokens
-    return 2 * FLOAT * tokens * inputs
+    return 2 * [FLOAT * tokens * inputs]
 
 
 def _held_bytes(stages: Block, settings: WithData, windows: CalibrationWindows, width: int) -> int:
@@ -209,17 +215,19 @@ def _objective_bytes(settings: WithData, hidden: int) -> int:
     return 2 * hidden if "awq" in _parts(settings) and getattr(settings, "objective", "") == "block" else 0
 
 
-def _solving_bytes(stages: Block, settings: WithData, elementwise: int) -> int:
-    """Return bytes of compressing the stage that needs most."""
-    needs = [elementwise]
+def _solving_bytes(stages: Block, settings: WithData, elementwise: int, width: int) -> int:
+    """Return bytes of compressing the stage that needs most; its results come on top of what made them."""
+    results = width * max(stage.weights for stage in stages)
+    needs = [] if settings.method in ("sparsegpt", "gptq") else [elementwise + results]
     if _sweeps(settings):
-        # The root of the inverse, and H in another order; weights, those in another order, and codes. The last resort,
-        # a factorisation in fp64, is not reckoned with.
+        # The root of the inverse, and the weights; with an order of its own H, weights and codes in that order as well. The last
+        # resort, a factorisation in fp64, is not reckoned with.
         orders = 2 if getattr(settings, "act_order", False) else 1
-        needs += [orders * stage.hessian_bytes + (2 * FLOAT + 1) * stage.weights for stage in stages]
+        each = orders * FLOAT + (orders - 1) + width
+        needs += [orders * stage.hessian_bytes + each * stage.weights for stage in stages]
     if "awq" in _parts(settings):
         copies = 2 if isinstance(settings, PruneThenQuantize) else 1
-        needs.append(elementwise + copies * FLOAT * sum(stage.weights for stage in stages))
+        needs.append(elementwise + results + copies * FLOAT * sum(stage.weights for stage in stages))
     return max(needs)
 
 

@@ -6,13 +6,13 @@ import resource
 import sys
 from pathlib import Path
 
+from studyctl.compress.sizes import HEAP_TENSOR_BYTES
+
 OUT_OF_MEMORY_HINT = "fewer or shorter calibration windows, a smaller model, or more memory"
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's ``mallopt``, as malloc.h has them."""
-_HEAP_TENSOR_BYTES = 32 << 20
-"""The largest that glibc takes."""
 _HEAP_SPARE_BYTES = 64 << 20
 
 
@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _HEAP_TENSOR_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, HEAP_TENSOR_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _HEAP_SPARE_BYTES)
 
 

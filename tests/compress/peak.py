@@ -42,9 +42,10 @@ def main(case: dict[str, Any]) -> dict[str, float]:
     from studyctl.plan.memory import RUNTIME_BYTES
     from studyctl.plan.trials import CalibrationWindows
     from studyctl.reporter import SilentReporter
-    from studyctl.run.memory import peak_bytes, reset_peak
+    from studyctl.run.memory import keep_freed_memory, peak_bytes, reset_peak
     from studyctl.sources.identity import ModelIdentity
 
+    keep_freed_memory()  # as a worker does
     torch.set_num_threads(case["threads"])
     torch.manual_seed(0)
     config = AutoConfig.for_model(case["model_type"], **case["config"])

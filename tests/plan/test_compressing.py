@@ -52,9 +52,12 @@ def model(block: dict[str, tuple[int, int]] = LLAMA, *, blocks: int = 2, kv_head
 
 
 def held(
-    settings: Any, identity: ModelIdentity | None = None, windows: CalibrationWindows | None = WINDOWS
+    settings: Any,
+    identity: ModelIdentity | None = None,
+    windows: CalibrationWindows | None = WINDOWS,
+    batch_tokens: int = 2048,
 ) -> int:
-    return compressing_bytes(identity or model(), settings, windows, width=2, batch_tokens=2048)
+    return compressing_bytes(identity or model(), settings, windows, width=2, batch_tokens=batch_tokens)
 
 
 @pytest.mark.parametrize("block", [LLAMA, PHI3])
@@ -104,15 +107,33 @@ def test_wide_heads_are_kept_as_they_go_into_attentions_last_linear() -> None:
     assert more == 4 * 512 * (3 * HIDDEN + FFN) * 2 - hessians
 
 
-def test_a_sweep_takes_the_root_of_the_widest_hessian_beside_two_copies_of_the_weights_and_a_code() -> None:
+def test_a_sweep_takes_the_root_of_the_widest_hessian_beside_the_weights_in_fp32_and_as_they_are_stored() -> (
+    None
+):
     hessians = 4 * (3 * HIDDEN**2 + FFN**2)
     more = held(SparseGPT(sparsity=0.5, order="block")) - held(Wanda(sparsity=0.5))
-    # Wanda needs no Hessian, no factor and no compiled sweep, but five copies of the widest linear.
-    assert more == hessians + 4 * FFN**2 + 9 * FFN * HIDDEN - 5 * 4 * FFN * HIDDEN + (100 << 20)
+    # Wanda needs no Hessian, no factor and no compiled sweep, but three copies of the widest linear beside the two results.
+    assert more == hessians + 4 * FFN**2 + 6 * FFN * HIDDEN - (3 * 4 + 2 * 2) * FFN * HIDDEN + (100 << 20)
 
 
-def test_another_order_of_columns_takes_the_hessian_once_more() -> None:
-    assert held(GPTQ(act_order=True)) - held(GPTQ()) == 4 * FFN**2
+def test_another_order_of_columns_takes_the_hessian_the_weights_and_the_codes_once_more() -> None:
+    assert held(GPTQ(act_order=True)) - held(GPTQ()) == 4 * FFN**2 + 5 * FFN * HIDDEN
+
+
+def test_a_pass_leaves_its_tensors_of_less_than_32_mib_in_the_heap_while_stages_are_solved() -> None:
+    def more(batch_tokens: int) -> int:
+        many = CalibrationWindows("text", 64, 512)
+        settings = GPTQ(act_order=True)
+        return held(settings, windows=many, batch_tokens=batch_tokens) - held(settings, windows=many)
+
+    def passing(tokens: int) -> tuple[int, int]:
+        return 6 * tokens * HIDDEN * 2, 3 * tokens * FFN * 2
+
+    assert more(2 * 2048 - 1) == sum(passing(2 * 2048 - 1)) - sum(passing(2048))
+    assert more(2 * 2048) == passing(2 * 2048)[0] - sum(passing(2048))
+    solving = 2 * 4 * FFN**2 + (2 * 4 + 1 + 2) * FFN * HIDDEN
+    counting = 2 * 4 * 512 * FFN  # a pass that takes more than the sweep after it
+    assert more(8 * 2048) == sum(passing(8 * 2048)) + counting - (sum(passing(2048)) + counting + solving)
 
 
 def test_codes_are_held_of_all_blocks() -> None:
@@ -142,7 +163,7 @@ def test_the_outputs_of_a_module_are_recorded_where_they_judge() -> None:
 
 
 def test_without_data_a_linear_at_a_time_is_held() -> None:
-    assert held(Magnitude(sparsity=0.5), windows=None) == (40 << 20) + 5 * 4 * FFN * HIDDEN
+    assert held(Magnitude(sparsity=0.5), windows=None) == (40 << 20) + (3 * 4 + 2) * FFN * HIDDEN
     assert held(RTN(), windows=None) > held(Magnitude(sparsity=0.5), windows=None)
 
 
