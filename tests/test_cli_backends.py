@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.backends.catalog import BACKENDS
+from studyctl.backends.catalog import BACKENDS, CUDA_SIZE_BYTES
 from tests.backends.fakes import FakeUv, make_environment
 from tests.test_cli import studyctl
 
@@ -42,6 +42,7 @@ class TestTheList:
         assert lines["autoawq"].endswith("~2.4 GiB"), "what it would take"
         assert lines["gptqmodel"].endswith(" 1.2 KiB"), "what it takes"
         assert "`studyctl backends sync [NAME]...` makes what is not synced" in said.stdout
+        assert "each takes 5.0 GiB" in said.stdout
         assert said.stderr == ""
 
     def test_fits_into_a_terminal(self, tmp_path: Path) -> None:
@@ -67,6 +68,7 @@ class TestTheList:
             "folder": str(cache / "backends" / "gptqmodel"),
             "size_bytes": 1234,
             "expected_size_bytes": BACKENDS["gptqmodel"].size_bytes,
+            "expected_size_bytes_with_cuda": CUDA_SIZE_BYTES,
         }
         assert {name: row["state"] for name, row in found.items()} == {
             "autoawq": "missing",

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from packaging.utils import canonicalize_name
+
 from studyctl.backends import OWN
 from studyctl.compress.settings import MethodSettings
 from studyctl.files import digest
@@ -18,6 +20,8 @@ from studyctl.files import digest
 ADAPTER_VERSION = 1
 """Rises when an adapter or the driver gives other weights from the same package."""
 DRIVER = Path(__file__).parent / "driver.py"
+CUDA_SIZE_BYTES = 5_400_000_000
+"""Of any environment with torch for CUDA, measured: its libraries are most of it."""
 
 DeviceKind = Literal["cpu", "cuda"]
 ANY = None
@@ -61,7 +65,7 @@ class Backend:
     folder_name: str
     abilities: Mapping[str, Ability]
     size_bytes: int
-    """Of the environment with torch for a CPU, measured; with torch for CUDA it is several GB more."""
+    """Of the environment with torch for a CPU, measured; else it takes :data:`CUDA_SIZE_BYTES`."""
     build_isolation: bool = True
     """False: its build needs what is in the environment already."""
     build_environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -84,9 +88,14 @@ class Backend:
     @cached_property
     def version(self) -> str:
         """Return the version of the package that its environment has."""
+        return self.pins[self.package]
+
+    @cached_property
+    def pins(self) -> Mapping[str, str]:
+        """Return the exact version of every package, by its normalised name."""
         lines = self.requirements.read_text("utf-8").splitlines()
         pins = (line.split("==") for line in lines if "==" in line)
-        return next(version for name, version in pins if name.lower().replace("_", "-") == self.package)
+        return {canonicalize_name(name): version for name, version in pins}
 
     @cached_property
     def pins_key(self) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import IO
 
 import psutil
 from filelock import FileLock, Timeout
+from packaging.requirements import Requirement
 
-from studyctl.backends.catalog import BACKENDS, Backend
+from studyctl.backends.catalog import BACKENDS, CUDA_SIZE_BYTES, Backend
 from studyctl.backends.exchange import call_driver, clean_environment, last_lines
 from studyctl.compress.settings import METHODS
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import cache_folder, write_atomic
 from studyctl.gpus import visible_gpus
+from studyctl.units import bytes_text
 
 CHECK = Path(__file__).parent / "tiny_model.py"
 """Makes a tiny random model, inside an environment."""
@@ -103,7 +105,7 @@ def sync(backend: Backend, tell: Tell) -> bool:
             _remove(backend, folder)
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_bytes(b"")
-            _check_room(backend)
+            _check_room(backend, backend.size_bytes)
             _install(backend, folder, log, tell)
             tell("checking it on a tiny model")
             versions = _check(backend, folder, log)
@@ -115,7 +117,7 @@ def sync(backend: Backend, tell: Tell) -> bool:
                 f"{backend.name}: {folder} cannot be written: {error.strerror or error}",
                 hint="make room or make the folder writable, and sync again (STUDYCTL_CACHE moves it)",
             ) from error
-        tell(f"synced in {time.monotonic() - begun:.0f} s, {size / 1e9:.1f} GB")
+        tell(f"synced in {time.monotonic() - begun:.0f} s, {bytes_text(size)}")
     return True
 
 
@@ -180,11 +182,11 @@ def _held(backend: Backend) -> Iterator[None]:
         ) from error
 
 
-def _check_room(backend: Backend) -> None:
+def _check_room(backend: Backend, needed: int) -> None:
     free = psutil.disk_usage(str(cache_folder())).free
-    if free < backend.size_bytes:
+    if free < needed:
         raise StudyError(
-            f"{backend.name} takes {backend.size_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {cache_folder()}",
+            f"{backend.name} takes {bytes_text(needed)} and {bytes_text(free)} are free in {cache_folder()}",
             hint="make room, or name a folder on another disk by STUDYCTL_CACHE",
         )
 
@@ -201,8 +203,13 @@ def _install(backend: Backend, folder: Path, log: Path, tell: Tell) -> None:
         install = [str(_python(folder)), "-I", "-m", "pip", "install", "--disable-pip-version-check"]
     pins = ["-r", str(backend.requirements)]
     environment = clean_environment() | dict(backend.build_environment)
+    pin = f"torch=={backend.pins['torch']}"
+    has_cuda = _uv_brings_cuda(uv, pin, backend, log) if uv else _pip_brings_cuda(install, pin, backend, log)
+    needed = CUDA_SIZE_BYTES if has_cuda else backend.size_bytes
+    _check_room(backend, needed)
     tell(
-        f"installing {backend.package} {backend.version} and what it needs (about {backend.size_bytes / 1e9:.1f} GB)"
+        f"installing {backend.package} {backend.version} and what it needs, "
+        f"with torch for {'CUDA' if has_cuda else 'a CPU'} (about {bytes_text(needed)})"
     )
     if not backend.build_isolation:
         _run([*install, "setuptools<81", "wheel"], backend, log, environment)  # later ones lack pkg_resources
@@ -210,21 +217,50 @@ def _install(backend: Backend, folder: Path, log: Path, tell: Tell) -> None:
     _run([*install, *pins], backend, log, environment)
 
 
+def _uv_brings_cuda(uv: str, pin: str, backend: Backend, log: Path) -> bool:
+    """Whether the build of torch that uv would take from its indexes comes with CUDA's libraries."""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = Path(scratch) / "torch.txt"
+        asked.write_text(f"{pin}\n")
+        ask = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python"]
+        found = _run([*ask, str(_python(_folder(backend))), str(asked)], backend, log, stdout=subprocess.PIPE)
+    return _has_cuda(found.splitlines())
+
+
+def _pip_brings_cuda(install: Sequence[str], pin: str, backend: Backend, log: Path) -> bool:
+    """Whether the build of torch that pip would take from its indexes comes with CUDA's libraries."""
+    ask = [*install, "--quiet", "--dry-run", "--no-deps", "--report", "-", pin]
+    (wheel,) = json.loads(_run(ask, backend, log, stdout=subprocess.PIPE))["install"]
+    return _has_cuda(wheel["metadata"].get("requires_dist", []))
+
+
+def _has_cuda(requirements: Iterable[str]) -> bool:
+    needed = map(Requirement, requirements)
+    names = [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return any(name.startswith(("nvidia-", "cuda-")) for name in names)
+
+
 def _run(
-    command: Sequence[str], backend: Backend, log: Path, environment: Mapping[str, str] | None = None
-) -> None:
-    """Run a step with its output in the log.
+    command: Sequence[str],
+    backend: Backend,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    stdout: int | None = None,
+) -> str:
+    """Run a step with its output in the log, and return what it printed where ``stdout`` is a pipe.
 
     Raises:
         StudyError: it failed; says its last line.
     """
     with log.open("ab") as printed:
-        code, _ = _guarded(command, environment or clean_environment(), printed, stdout=printed)
+        code, said = _guarded(command, environment or clean_environment(), printed, stdout=stdout or printed)
     if code:
         raise StudyError(
             f"{backend.name} could not be installed: {_reason(log, code)}",
             hint=f"all that was printed is in {log}; `studyctl backends sync {backend.name}` begins anew",
         )
+    return said
 
 
 def _guarded(

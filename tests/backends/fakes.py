@@ -112,7 +112,9 @@ def has_ended(pid: int) -> bool:
         os.close(handle)
 
 
-def make_backend(folder: Path, adapter: str = ADAPTER, requirements: str = "fakepkg==1.0\n") -> Backend:
+def make_backend(
+    folder: Path, adapter: str = ADAPTER, requirements: str = "fakepkg==1.0\ntorch==1.0\n"
+) -> Backend:
     """Write a backend named ``fake``, whose one method is ``rtn``."""
     write_script(folder / "adapter.py", adapter)
     (folder / "requirements.txt").write_text(requirements)
@@ -144,7 +146,7 @@ import json, os, signal, sys
 from pathlib import Path
 
 orders = json.loads(Path({orders!r}).read_text())
-step = sys.argv[1]
+step = "ask" if "compile" in sys.argv else sys.argv[1]
 with open({calls!r}, "a") as calls:
     calls.write(json.dumps({{"command": sys.argv[1:], "environment": dict(os.environ)}}) + "\\n")
 if step == "venv":
@@ -164,6 +166,8 @@ if step == "venv":
 if orders.get("fail") == step:
     print(orders["say"])
     sys.exit(2)
+if step == "ask":
+    print(orders.get("torch", "torch==1.0"))
 """
 
 
@@ -193,7 +197,7 @@ class FakeUv:
         (folder / "uv").chmod(0o755)
 
     def order(self, **orders: str) -> None:
-        """Set what it is to do: ``hold`` or ``fail`` at a step, and what to ``say``."""
+        """Set what it is to do: ``hold`` or ``fail`` at a step, what to ``say``, and what ``torch`` needs."""
         self._orders.write_text(json.dumps(orders))
 
     @property

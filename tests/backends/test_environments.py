@@ -9,10 +9,13 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from packaging.version import Version
 
 from studyctl.backends import environments
 from studyctl.backends.catalog import Backend
@@ -73,7 +76,7 @@ class TestSync:
         *steps, last = told(backend)
         assert steps == [
             "making the environment with uv",
-            "installing fakepkg 1.0 and what it needs (about 0.0 GB)",
+            "installing fakepkg 1.0 and what it needs, with torch for a CPU (about 1000 B)",
             "checking it on a tiny model",
         ]
         assert last.startswith("synced in ")
@@ -81,8 +84,9 @@ class TestSync:
         assert found.state == "synced"
         assert found.size_bytes
         assert found.python.exists()
-        made, installed = (call["command"] for call in uv.calls)
+        made, asked, installed = (call["command"] for call in uv.calls)
         assert made == ["venv", "--python", sys.executable, str(found.folder)]
+        assert asked[:2] == ["pip", "compile"], "which build of torch it would take"
         assert installed == [
             "pip", "install", "--python", str(found.python), "-r", str(backend.requirements),
         ]  # fmt: skip
@@ -98,9 +102,9 @@ class TestSync:
     def test_makes_it_anew_when_the_pins_change(self, backend: Backend, uv: FakeUv) -> None:
         told(backend)
         (environment(backend).folder / "of the old one").touch()
-        newer = make_backend(backend.folder, requirements="fakepkg==1.1\n")
+        newer = make_backend(backend.folder, requirements="fakepkg==1.1\ntorch==1.0\n")
         assert environment(newer).state == "outdated"
-        assert "installing fakepkg 1.1 and what it needs (about 0.0 GB)" in told(newer)
+        assert any(step.startswith("installing fakepkg 1.1 and what it needs") for step in told(newer))
         assert environment(newer).state == "synced"
         assert not (environment(newer).folder / "of the old one").exists()
 
@@ -130,7 +134,7 @@ class TestSync:
             build_isolation=False, build_environment={"BUILD_CUDA_EXT": "0"},
         )  # fmt: skip
         told(needy)
-        _, tools, packages = uv.calls
+        _, _, tools, packages = uv.calls
         assert tools["command"][-2:] == ["setuptools<81", "wheel"]
         assert packages["command"][-3:] == ["--no-build-isolation", "-r", str(needy.requirements)]
         assert packages["environment"]["BUILD_CUDA_EXT"] == "0"
@@ -144,11 +148,23 @@ class TestWhatGoesWrong:
     ) -> None:
         huge = Backend("fake", "fakepkg", backend.folder_name, {}, size_bytes=10**18)
         what, hint = failure(huge)
-        assert what.startswith("fake takes 1000000000.0 GB and ")
-        assert what.endswith(f" GB are free in {cache}")
+        assert what.startswith("fake takes 909495 TiB and ")
+        assert what.endswith(f" are free in {cache}")
         assert "STUDYCTL_CACHE" in hint
         assert uv.calls == []
         assert environment(huge).state == "missing"
+
+    def test_too_little_room_for_torch_with_cuda_is_told_before_it_is_downloaded(
+        self, backend: Backend, uv: FakeUv, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = psutil.disk_usage("/")._replace(free=10**9)
+        monkeypatch.setattr(environments.psutil, "disk_usage", lambda folder: free)
+        uv.order(torch="nvidia-cublas==13.1.1.3\ntorch==1.0")
+        what, _ = failure(backend)
+        assert what.startswith("fake takes 5.0 GiB and 954 MiB are free in ")
+        assert [call["command"][0] for call in uv.calls] == ["venv", "pip"]
+        uv.order(torch="torch==1.0+cpu")
+        assert any("with torch for a CPU" in step for step in told(backend))
 
     def test_a_package_that_cannot_be_installed_is_told_in_the_installers_words(
         self, backend: Backend, uv: FakeUv
@@ -280,34 +296,53 @@ def test_pip_installs_what_the_pins_say_where_there_is_no_uv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it as it is: a venv, pip without an index, the check by the adapter."""
-    make_wheel(
-        tmp_path / "wheels", {"fakepkg.py": "KEPT = 0.5", "here.pth": "\n".join(site.getsitepackages())}
-    )
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    packages = "\n".join(site.getsitepackages())
+    make_wheel(wheels, "fakepkg", "1.0", {"fakepkg.py": "KEPT = 0.5", "here.pth": packages})
+    needs = 'Requires-Dist: nvidia-fake; platform_system != "Nowhere"\n'
+    torch = Version(version("torch")).public  # the one that is found behind it
+    make_wheel(wheels, "torch", torch, {}, needs)
+    make_wheel(wheels, "nvidia_fake", "1.0", {})
     monkeypatch.setattr(environments.shutil, "which", lambda name: None)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     adapter = "import fakepkg\n" + ADAPTER.replace('("torch",)', '("fakepkg",)')
-    backend = make_backend(tmp_path / "fake", adapter=adapter)
-    assert told(backend)[0] == "making the environment with venv and pip"
+    backend = make_backend(tmp_path / "fake", adapter, f"fakepkg==1.0\ntorch=={torch}\n")
+    making, installing, *_ = told(backend)
+    assert making == "making the environment with venv and pip"
+    assert "with torch for CUDA (about 5.0 GiB)" in installing
     about = json.loads((environment(backend).folder / "synced.json").read_text())
     assert about["pins"] == backend.pins_key
     assert about["versions"] == {"fakepkg": "1.0"}
 
 
-def make_wheel(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a wheel of ``fakepkg`` 1.0."""
-    folder.mkdir()
+def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str], needs: str = "") -> None:
+    """Write a wheel."""
     about = {
-        "METADATA": "Metadata-Version: 2.1\nName: fakepkg\nVersion: 1.0\n",
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "RECORD": "",
     }
-    with zipfile.ZipFile(folder / "fakepkg-1.0-py3-none-any.whl", "w") as wheel:
-        for name, text in [
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for place, text in [
             *files.items(),
-            *((f"fakepkg-1.0.dist-info/{name}", about[name]) for name in about),
+            *((f"{name}-{version}.dist-info/{part}", about[part]) for part in about),
         ]:
-            wheel.writestr(name, text)
+            wheel.writestr(place, text)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "has_cuda"),
+    [
+        (["filelock", "nvidia-cublas==13.1"], True),
+        (['cuda-toolkit[cublas]==13.0; platform_system == "Nowhere"', "filelock"], False),
+        (['nvidia-cublas; extra == "cuda"'], False),
+        (["torch==2.13.0+cpu"], False),
+    ],
+)
+def test_torch_has_cuda_where_it_needs_its_libraries_here(requirements: list[str], has_cuda: bool) -> None:
+    assert environments._has_cuda(requirements) == has_cuda
 
 
 # -- interruptions
@@ -338,11 +373,18 @@ class TestInterrupted:
         ("moment", "how"),
         [
             ("venv", signal.SIGKILL),
+            ("ask", signal.SIGKILL),
             ("pip", signal.SIGKILL),
             ("pip", signal.SIGINT),
             ("check", signal.SIGKILL),
         ],
-        ids=["killed-while-made", "killed-while-installed", "ctrl-c-while-installed", "killed-while-checked"],
+        ids=[
+            "killed-while-made",
+            "killed-while-asked",
+            "killed-while-installed",
+            "ctrl-c-while-installed",
+            "killed-while-checked",
+        ],
     )
     def test_it_is_made_anew_by_the_next_call(
         self, backend: Backend, uv: FakeUv, moment: str, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
