@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from studyctl.compress import statistics
 from studyctl.compress.statistics import Accumulator, relative_error
 
 ALL = frozenset({"norm", "mean_abs", "hessian"})
@@ -99,6 +100,19 @@ def test_relative_error_by_hand() -> None:
     assert relative_error(dense, compressed, torch.tensor([[1.0, 1.0]])) == pytest.approx(3 / 7)
     assert relative_error(dense, compressed, torch.tensor([[0.0, 1.0]])) == 0.0
     assert relative_error(dense, compressed, torch.zeros(1, 2)) == 0.0
+
+
+@pytest.mark.parametrize("at_once", [1, 9, 21, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relative_error_is_that_of_all_rows_however_many_are_told_at_once(
+    at_once: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "ERROR_BLOCK", at_once)
+    generator = torch.Generator().manual_seed(0)
+    dense, compressed, sample = (torch.randn(rows, 7, generator=generator).to(dtype) for rows in (5, 5, 11))
+    outputs = (sample.double() @ part.double().T for part in (dense - compressed.float(), dense))
+    difference, size = (output.norm().item() for output in outputs)
+    assert relative_error(dense, compressed, sample) == pytest.approx(difference / size)
 
 
 @pytest.mark.parametrize(
