@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.backends.catalog import BACKENDS, CUDA_SIZE_BYTES
+from studyctl.backends.catalog import BACKENDS, GPU_SIZE_BYTES
 from tests.backends.fakes import FakeUv, make_environment
 from tests.test_cli import studyctl
 
@@ -68,7 +68,7 @@ class TestTheList:
             "folder": str(cache / "backends" / "gptqmodel"),
             "size_bytes": 1234,
             "expected_size_bytes": BACKENDS["gptqmodel"].size_bytes,
-            "expected_size_bytes_with_cuda": CUDA_SIZE_BYTES,
+            "expected_size_bytes_with_gpu": GPU_SIZE_BYTES,
         }
         assert {name: row["state"] for name, row in found.items()} == {
             "autoawq": "missing",

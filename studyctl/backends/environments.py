@@ -6,6 +6,7 @@ two processes from making the same one, and is free as soon as its process is go
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from typing import IO
 import psutil
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from studyctl.backends.catalog import BACKENDS, CUDA_SIZE_BYTES, Backend
+from studyctl.backends.catalog import BACKENDS, GPU_SIZE_BYTES, Backend
 from studyctl.backends.exchange import call_driver, clean_environment, last_lines
 from studyctl.compress.settings import METHODS
 from studyctl.errors import StudyError, did_you_mean
@@ -204,12 +206,13 @@ def _install(backend: Backend, folder: Path, log: Path, tell: Tell) -> None:
     pins = ["-r", str(backend.requirements)]
     environment = clean_environment() | dict(backend.build_environment)
     pin = f"torch=={backend.pins['torch']}"
-    has_cuda = _uv_brings_cuda(uv, pin, backend, log) if uv else _pip_brings_cuda(install, pin, backend, log)
-    needed = CUDA_SIZE_BYTES if has_cuda else backend.size_bytes
+    torch = _torch_of_uv(uv, pin, backend, log) if uv else _torch_of_pip(install, pin, backend, log)
+    is_for_gpu = _is_for_gpu(torch)
+    needed = GPU_SIZE_BYTES if is_for_gpu else backend.size_bytes
     _check_room(backend, needed)
     tell(
         f"installing {backend.package} {backend.version} and what it needs, "
-        f"with torch for {'CUDA' if has_cuda else 'a CPU'} (about {bytes_text(needed)})"
+        f"with torch for a {'GPU' if is_for_gpu else 'CPU'} (about {bytes_text(needed)})"
     )
     if not backend.build_isolation:
         _run([*install, "setuptools<81", "wheel"], backend, log, environment)  # later ones lack pkg_resources
@@ -217,27 +220,31 @@ def _install(backend: Backend, folder: Path, log: Path, tell: Tell) -> None:
     _run([*install, *pins], backend, log, environment)
 
 
-def _uv_brings_cuda(uv: str, pin: str, backend: Backend, log: Path) -> bool:
-    """Whether the build of torch that uv would take from its indexes comes with CUDA's libraries."""
+def _torch_of_uv(uv: str, pin: str, backend: Backend, log: Path) -> list[str]:
+    """Return what uv would install for this version of torch, by its indexes: a pin a line, and what its settings add."""
     with tempfile.TemporaryDirectory() as scratch:
-        asked = Path(scratch) / "torch.txt"
+        asked, found = Path(scratch) / "torch.txt", Path(scratch) / "pins.txt"
         asked.write_text(f"{pin}\n")
-        ask = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python"]
-        found = _run([*ask, str(_python(_folder(backend))), str(asked)], backend, log, stdout=subprocess.PIPE)
-    return _has_cuda(found.splitlines())
+        place = ["--python", str(_python(_folder(backend))), "--output-file", str(found)]
+        _run([uv, "pip", "compile", *place, str(asked)], backend, log)
+        return found.read_text("utf-8").splitlines()
 
 
-def _pip_brings_cuda(install: Sequence[str], pin: str, backend: Backend, log: Path) -> bool:
-    """Whether the build of torch that pip would take from its indexes comes with CUDA's libraries."""
-    ask = [*install, "--quiet", "--dry-run", "--no-deps", "--report", "-", pin]
-    (wheel,) = json.loads(_run(ask, backend, log, stdout=subprocess.PIPE))["install"]
-    return _has_cuda(wheel["metadata"].get("requires_dist", []))
-
-
-def _has_cuda(requirements: Iterable[str]) -> bool:
-    needed = map(Requirement, requirements)
+def _torch_of_pip(install: Sequence[str], pin: str, backend: Backend, log: Path) -> list[str]:
+    """Return which build of torch pip would install, by its indexes, and what that needs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = Path(scratch) / "report.json"
+        _run([*install, "--dry-run", "--no-deps", "--report", str(found), pin], backend, log)
+        (wheel,) = json.loads(found.read_text("utf-8"))["install"]
+    about = wheel["metadata"]
+    needed = map(Requirement, about.get("requires_dist", []))
     names = [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return any(name.startswith(("nvidia-", "cuda-")) for name in names)
+    return [f"torch=={about['version']}", *map(canonicalize_name, names)]
+
+
+def _is_for_gpu(lines: Iterable[str]) -> bool:
+    """Whether a build of torch comes with a GPU's libraries: as packages, or in it, as its label says."""
+    return any(re.match(r"(nvidia|cuda)-|torch==[^+\s]*\+(?!cpu)", line) for line in lines)
 
 
 def _run(
@@ -245,22 +252,19 @@ def _run(
     backend: Backend,
     log: Path,
     environment: Mapping[str, str] | None = None,
-    *,
-    stdout: int | None = None,
-) -> str:
-    """Run a step with its output in the log, and return what it printed where ``stdout`` is a pipe.
+) -> None:
+    """Run a step with its output in the log.
 
     Raises:
         StudyError: it failed; says its last line.
     """
     with log.open("ab") as printed:
-        code, said = _guarded(command, environment or clean_environment(), printed, stdout=stdout or printed)
+        code, _ = _guarded(command, environment or clean_environment(), printed, stdout=printed)
     if code:
         raise StudyError(
             f"{backend.name} could not be installed: {_reason(log, code)}",
             hint=f"all that was printed is in {log}; `studyctl backends sync {backend.name}` begins anew",
         )
-    return said
 
 
 def _guarded(

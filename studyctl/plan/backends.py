@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from studyctl.backends import OWN
-from studyctl.backends.catalog import BACKENDS, CUDA_SIZE_BYTES, refusals, runs_on
+from studyctl.backends.catalog import BACKENDS, GPU_SIZE_BYTES, refusals, runs_on
 from studyctl.backends.environments import environment
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
@@ -62,5 +62,5 @@ def _not_synced(name: str, state: str) -> str:
     how = {"outdated": "is of other versions", "unfinished": "is not finished"}.get(state, "is not there")
     return (
         f"the environment of backend `{name}` {how}: `studyctl backends sync {name}` makes it "
-        f"({bytes_text(size)} with torch for a CPU, {bytes_text(CUDA_SIZE_BYTES)} for CUDA)"
+        f"({bytes_text(size)} with torch for a CPU, {bytes_text(GPU_SIZE_BYTES)} for a GPU)"
     )

@@ -151,12 +151,14 @@ def compressing_bytes(
     batch = min(max(batch_tokens, windows.tokens), tokens)
     passing = _passing(identity, batch, width) + _counting(blocks, settings, windows, batch)
     # Of what a pass took the small parts are given back to the heap, not to the system: they are still there when the stages
-    # are solved.
+    # are solved. (A GPU's allocator keeps all of it, and gives it to whoever asks next.)
     spare = sum(size for size in passing if size < HEAP_TENSOR_BYTES)
-    objective = _objective_bytes(settings, hidden)
     return throughout + max(
         _held_bytes(stages, settings, windows, width)
-        + max(sum(passing), spare + objective, spare + _solving_bytes(stages, settings, elementwise, width))
+        + max(
+            sum(passing) + _objective_bytes(stages, settings, hidden, width),
+            spare + _solving_bytes(stages, settings, elementwise, width),
+        )
         for stages in blocks
     )
 
@@ -210,9 +212,14 @@ def _held_bytes(stages: Block, settings: WithData, windows: CalibrationWindows, 
     return held
 
 
-def _objective_bytes(settings: WithData, hidden: int) -> int:
-    """Return bytes of the inputs and outputs of a module, where its output is what AWQ judges a scale by."""
-    return 2 * hidden if "awq" in _parts(settings) and getattr(settings, "objective", "") == "block" else 0
+def _objective_bytes(stages: Block, settings: WithData, hidden: int, width: int) -> int:
+    """Return bytes beside a pass where AWQ judges a scale by what a module makes of it.
+
+    The inputs and outputs of the module, and the weights of a stage as they would be, in fp32 and in the model's dtype.
+    """
+    if "awq" not in _parts(settings) or getattr(settings, "objective", "") != "block":
+        return 0
+    return 2 * hidden + (FLOAT + width) * max(stage.weights for stage in stages)
 
 
 def _solving_bytes(stages: Block, settings: WithData, elementwise: int, width: int) -> int:

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from studyctl.backends.catalog import CUDA_SIZE_BYTES
+from studyctl.backends.catalog import GPU_SIZE_BYTES
 from studyctl.backends.environments import Environment
 from studyctl.units import bytes_text
 
@@ -34,8 +34,8 @@ def draw_backends(environments: list[Environment], console: Console) -> None:
     console.print(table)
     if any(found.state != "synced" for found in environments):
         console.print(
-            "`studyctl backends sync [NAME]...` makes what is not synced; where torch for CUDA is what pip or uv "
-            f"installs, each takes {bytes_text(CUDA_SIZE_BYTES)}",
+            "`studyctl backends sync [NAME]...` makes what is not synced; where torch for a GPU is what pip or uv "
+            f"installs, each takes {bytes_text(GPU_SIZE_BYTES)}",
             markup=False,
         )
 
@@ -52,7 +52,7 @@ def backends_as_json(environments: list[Environment]) -> list[dict[str, object]]
             "folder": str(found.folder),
             "size_bytes": found.size_bytes,
             "expected_size_bytes": found.backend.size_bytes,
-            "expected_size_bytes_with_cuda": CUDA_SIZE_BYTES,
+            "expected_size_bytes_with_gpu": GPU_SIZE_BYTES,
         }
         for found in environments
     ]

@@ -300,18 +300,20 @@ def test_pip_installs_what_the_pins_say_where_there_is_no_uv(
     wheels.mkdir()
     packages = "\n".join(site.getsitepackages())
     make_wheel(wheels, "fakepkg", "1.0", {"fakepkg.py": "KEPT = 0.5", "here.pth": packages})
-    needs = 'Requires-Dist: nvidia-fake; platform_system != "Nowhere"\n'
+    needs = 'Requires-Dist: nvidia_fake; platform_system != "Nowhere"\nRequires-Dist: none; extra == "all"\n'
     torch = Version(version("torch")).public  # the one that is found behind it
     make_wheel(wheels, "torch", torch, {}, needs)
     make_wheel(wheels, "nvidia_fake", "1.0", {})
     monkeypatch.setattr(environments.shutil, "which", lambda name: None)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_VERBOSE", "1")  # pip says more than it is asked for
+    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     adapter = "import fakepkg\n" + ADAPTER.replace('("torch",)', '("fakepkg",)')
     backend = make_backend(tmp_path / "fake", adapter, f"fakepkg==1.0\ntorch=={torch}\n")
     making, installing, *_ = told(backend)
     assert making == "making the environment with venv and pip"
-    assert "with torch for CUDA (about 5.0 GiB)" in installing
+    assert "with torch for a GPU (about 5.0 GiB)" in installing
     about = json.loads((environment(backend).folder / "synced.json").read_text())
     assert about["pins"] == backend.pins_key
     assert about["versions"] == {"fakepkg": "1.0"}
@@ -333,16 +335,21 @@ def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str], 
 
 
 @pytest.mark.parametrize(
-    ("requirements", "has_cuda"),
+    ("lines", "is_for_gpu"),
     [
-        (["filelock", "nvidia-cublas==13.1"], True),
-        (['cuda-toolkit[cublas]==13.0; platform_system == "Nowhere"', "filelock"], False),
-        (['nvidia-cublas; extra == "cuda"'], False),
-        (["torch==2.13.0+cpu"], False),
+        (["filelock==4.3.1", "nvidia-cublas==13.1.1.3", "torch==2.13.0"], True),
+        (["torch==2.13.0+cpu", "filelock"], False),
+        (["torch==2.13.0"], False),  # as on macOS
+        (["torch==2.13.0+rocm7.2"], True),
+        # What somebody's settings of uv may add.
+        (
+            ["--index-url https://mirror", "", "torch==2.13.0 \\", "    --hash=sha256:0", "    # from x"],
+            False,
+        ),
     ],
 )
-def test_torch_has_cuda_where_it_needs_its_libraries_here(requirements: list[str], has_cuda: bool) -> None:
-    assert environments._has_cuda(requirements) == has_cuda
+def test_torch_is_for_a_gpu_where_its_libraries_come_along(lines: list[str], is_for_gpu: bool) -> None:
+    assert environments._is_for_gpu(lines) == is_for_gpu
 
 
 # -- interruptions

@@ -102,9 +102,9 @@ class TestWhatThisMachineLacks:
         assert plan.problems == []
         assert plan.notes == [
             "the environment of backend `gptqmodel` is not there: `studyctl backends sync gptqmodel` makes it "
-            "(1.5 GiB with torch for a CPU, 5.0 GiB for CUDA); without it, not run: rtn-8bit-g16@gptqmodel",
+            "(1.5 GiB with torch for a CPU, 5.0 GiB for a GPU); without it, not run: rtn-8bit-g16@gptqmodel",
             "the environment of backend `llm-compressor` is not there: `studyctl backends sync llm-compressor` makes it "
-            "(1.4 GiB with torch for a CPU, 5.0 GiB for CUDA); without it, not run: rtn-8bit-g16@llm-compressor",
+            "(1.4 GiB with torch for a CPU, 5.0 GiB for a GPU); without it, not run: rtn-8bit-g16@llm-compressor",
         ]
         comparison = compare(plan, Stored(), SavedPlan("", {}, {}))
         assert [trial.id for trial in comparison.unavailable] == [
