@@ -30,7 +30,8 @@ LIBRARY_BYTES = 40 << 20
 SWEEP_BYTES = 100 << 20
 """What numba, the compiled sweeps and the factorisations bring with them."""
 ELEMENTWISE_COPIES = 3
-"""fp32 tensors as large as a linear that exist at once while its weights are scored or rounded."""
+"""fp32 tensors as large as a linear that exist at once while its weights are scored or rounded. Magnitudes that tie widely, of weights
+that were on a grid before, take twice as much: that is not reckoned with."""
 CLIP_STEPS = 10
 """Limits that AWQ tries for every group of weights."""
 CANDIDATE_OPERATIONS = 500.0
