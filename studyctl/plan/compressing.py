@@ -36,8 +36,10 @@ CLIP_STEPS = 10
 """Limits that AWQ tries for every group of weights."""
 CANDIDATE_OPERATIONS = 500.0
 """Products that take as long as rounding one weight for a candidate scale or limit."""
-SOLVE_EFFICIENCY = 0.5
-"""Share of the rate of matrix products that factorisations and sweeps reach."""
+SWEEP_OPERATIONS = 3000.0
+"""Products that take as long as pruning or rounding one weight of a sweep, and passing its error on within its block of columns."""
+SOLVE_EFFICIENCY = 0.6
+"""Share of the rate of matrix products that factorisations, and passing errors on to later blocks, reach."""
 
 _SHARE_AN_INPUT = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
 _BEHIND_A_NORM = {"q_proj", "qkv_proj", "gate_proj", "gate_up_proj"}
@@ -274,7 +276,7 @@ def _stage_work(stage: StageSize, stages: Block, settings: WithData, tokens: int
         work += tokens * inputs * (inputs + HESSIAN_TILE)  # one triangle
     sweeps = len(parts & {"sparsegpt", "gptq"})
     # Two factorisations and an inversion; then every column changes all that follow.
-    work += sweeps * (4 / 3 * inputs**3 + weights * inputs) / SOLVE_EFFICIENCY
+    work += sweeps * ((4 / 3 * inputs**3 + weights * inputs) / SOLVE_EFFICIENCY + SWEEP_OPERATIONS * weights)
     quantization = settings.quantization if isinstance(settings, PruneThenQuantize) else settings
     if isinstance(quantization, AWQ):
         candidate = (2 * inputs + CANDIDATE_OPERATIONS) * weights

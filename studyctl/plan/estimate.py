@@ -3,9 +3,10 @@
 Before anything is measured from sizes and this machine's speed, then from what this study's own trials took.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +20,8 @@ from studyctl.plan.speed import FORWARD_EFFICIENCY, forward_rate
 from studyctl.plan.trials import CalibrationWindows, PlannedModel, Trial
 from studyctl.store.index import Stored
 
+TOKENIZING_SECONDS = 0.3
+"""Reading a language's text and tokenizing it, which the first trial of a model does for all."""
 LOAD_SECONDS = 6.0
 """Starting a worker, importing torch and reading a small model's weights."""
 ELEMENTWISE = 1000.0
@@ -32,6 +35,8 @@ ITEM_TEXT = 0.5
 SCORED_TOKENS = 0.3
 """Part of the tokens of a task that predict something, and so have logits."""
 BYTES_PER_TOKEN = 3.5
+RECENT_STAGES = 64
+"""So many stages of a kind tell how far the estimates of the next ones are off."""
 STORED_COPIES = 2
 """Blocks that are done are on the disk until the whole model is."""
 
@@ -97,6 +102,8 @@ class StageTimes:
         device = self.plan.devices[0] if self.plan.devices else "cpu"
         passing = stage_work(self.plan, trial, stage) / forward_rate(trial.model.dtype, device)
         identity = trial.model.identity
+        if stage.startswith("perplexity:") and trial.is_dense:
+            return passing + TOKENIZING_SECONDS, 0.0
         if stage != "compress" or identity is None:
             return passing, 0.0
         work = solving_work(identity, trial.variant.settings, _windows(trial)) * FORWARD_EFFICIENCY
@@ -108,18 +115,32 @@ class StageTimes:
     def _learn(self, stored: Stored) -> None:
         """Take the times of stored stages, and how wrong the estimates of such stages were."""
         seconds: dict[tuple[int, str], list[float]] = defaultdict(list)
-        ratios: dict[tuple[int, str], list[float]] = defaultdict(list)
+        times: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
         for trial in self.plan.trials if stored.results else ():
             results = stored.has(trial.weights_key) if trial.weights_key else {}
             keys = {trial.weights_key: "compress"} | {stage.key: stage.name for stage in trial.model.stages}
             for key, done in results.items():
                 if (name := keys.get(key)) is not None and done.seconds is not None:
                     seconds[trial.model.index, _label(trial, name)].append(done.seconds)
-                    if (expected := sum(self._from_work(trial, name))) > 0:
-                        ratios[trial.model.index, stage_kind(trial, name)].append(done.seconds / expected)
+                    expected = sum(self._from_work(trial, name))
+                    times[trial.model.index, stage_kind(trial, name)].append((done.seconds, expected))
         self._seconds = {key: fmean(values) for key, values in seconds.items()}
-        self._ratios = {key: fmean(values) for key, values in ratios.items()}
+        self._ratios = {key: usual_ratio(values) for key, values in times.items()}
         self.measured = bool(seconds)
+
+
+def usual_ratio(times: Iterable[tuple[float, float]]) -> float:
+    """Return how many times the estimate stages usually take: the median, weighted by what was estimated; 1 without any.
+
+    Not the mean: the first task of a worker waits for lm-eval's import, and of short ones takes several times as long.
+
+    Args:
+        times: measured and estimated seconds of each stage.
+    """
+    ratios = sorted((seconds / expected, expected) for seconds, expected in times if expected > 0)
+    half = sum(expected for _, expected in ratios) / 2
+    reached = accumulate(expected for _, expected in ratios)
+    return next((ratio for (ratio, _), sofar in zip(ratios, reached, strict=True) if sofar >= half), 1.0)
 
 
 def stage_kind(trial: Trial, stage: str) -> str:
@@ -265,7 +286,10 @@ class Clock:
     workers: int = 1
     expected: dict[tuple[str, str], tuple[str, float, float]] = field(default_factory=dict)
     """Kind and estimated seconds, of passes and of the rest, by trial and stage."""
-    _done: Mapping[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
+    _done: dict[str, deque[tuple[float, float]]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=RECENT_STAGES))
+    )
+    """Measured and estimated seconds of the last stages of each kind."""
 
     @classmethod
     def of(cls, plan: StudyPlan, comparison: Comparison, stored: Stored) -> "Clock":
@@ -285,9 +309,7 @@ class Clock:
         expected = self.expected.pop((record["trial"], record["stage"]), None)
         if expected is not None:
             kind, passing, rest = expected
-            totals = self._done[kind]
-            totals[0] += record["seconds"]
-            totals[1] += passing + rest
+            self._done[kind].append((record["seconds"], passing + rest))
 
     def seconds_left(self) -> float | None:
         """Return the estimate, or None before a stage of the run is finished."""
@@ -296,13 +318,10 @@ class Clock:
         return sum(self._corrected()) / self.workers
 
     def _corrected(self) -> Iterator[float]:
-        passes = [totals for kind, totals in self._done.items() if not kind.startswith("compress")]
-        usual = _ratio([sum(column) for column in zip(*passes, strict=True)]) if passes else 1.0
+        ratios = {kind: usual_ratio(times) for kind, times in self._done.items()}
+        passes = [times for kind, times in self._done.items() if not kind.startswith("compress")]
+        usual = usual_ratio(chain.from_iterable(passes))
         for kind, passing, rest in self.expected.values():
-            totals = self._done.get(kind)
+            ratio = ratios.get(kind)
             # What other stages took says how slow passes are here, and nothing of a search or a sweep.
-            yield (passing + rest) * _ratio(totals) if totals else passing * usual + rest
-
-
-def _ratio(totals: list[float]) -> float:
-    return totals[0] / totals[1] if totals[1] else 1.0
+            yield passing * usual + rest if ratio is None else (passing + rest) * ratio

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from studyctl.plan.compare import compare
-from studyctl.plan.estimate import Clock, Estimate, StageTimes, estimate
+from studyctl.plan.estimate import Clock, Estimate, StageTimes, estimate, usual_ratio
 from studyctl.plan.memory import peak_host_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import SavedPlan
@@ -113,3 +113,26 @@ def test_time_left_is_corrected_whole_by_what_stages_of_the_same_kind_took() -> 
     )
     clock.record({"kind": "stage_finished", "trial": "m.a", "stage": "compress", "seconds": 28.0})
     assert clock.seconds_left() == pytest.approx(14.0)
+
+
+def test_a_short_stage_that_waited_for_an_import_does_not_make_all_others_longer() -> None:
+    tasks = {("m.a", f"task:{n}"): ("task", 1.0, 0.0) for n in range(7)}
+    clock = Clock(1, {**tasks, ("m.b", "task:0"): ("task", 1.0, 0.0)})
+    for n, seconds in enumerate([9.0, 2.1, 1.9, 2.0, 2.2, 1.8, 2.0]):
+        clock.record({"kind": "stage_finished", "trial": "m.a", "stage": f"task:{n}", "seconds": seconds})
+    assert clock.seconds_left() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("times", "ratio"),
+    [
+        ([], 1.0),
+        ([(3.0, 0.0)], 1.0),  # nothing was estimated
+        ([(6.0, 2.0)], 3.0),
+        ([(1.0, 1.0), (1.0, 1.0), (300.0, 100.0)], 3.0),  # a long stage tells more than short ones
+    ],
+)
+def test_the_usual_ratio_is_a_median_by_what_was_estimated(
+    times: list[tuple[float, float]], ratio: float
+) -> None:
+    assert usual_ratio(times) == ratio
