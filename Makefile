@@ -30,8 +30,11 @@ quickstart: setup
 	$(BIN)/studyctl run pocket
 
 # A process a core, each with one thread: on few cores they would wait for each other's.
+# One more than there are cores: tests of runs wait for their workers most of the time.
+PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
@@ -118,7 +118,9 @@ def test_the_error_is_at_most_half_a_step_inside_the_range(case: tuple[torch.Ten
 
 @given(cases())
 def test_weights_on_the_grid_stay_where_they_are(case: tuple[torch.Tensor, dict[str, Any]]) -> None:
+    """Where a product keeps all digits of a code: bfloat16 has 8, and of 255 steps rounds off half a one."""
     weight, settings = case
+    assume(weight.dtype != torch.bfloat16 or settings["bits"] < 8)
     result = rtn(weight, **settings)
     groups = result.weight.reshape(*result.scales.shape, -1)
     again = round_to_codes(groups, result.scales[..., None], result.zeros[..., None], settings["bits"])

@@ -26,7 +26,7 @@ from tui.screens.compare import CompareScreen
 from tui.screens.monitor import MonitorScreen
 from tui.screens.spec import SpecScreen
 from tui.screens.sql import SqlScreen
-from tui.view import View
+from tui.view import View, Watcher
 from tui.widgets.trial_cells import columns_for, gap_of, header, line, position, short_variant, widths
 from tui.widgets.trial_detail import PAGES
 from tui.widgets.trial_dialogs import CauseScreen, StopScreen
@@ -600,19 +600,21 @@ async def test_a_study_without_trials_says_what_to_do(runs: Path) -> None:
         assert isinstance(pilot.app.screen, MonitorScreen)
 
 
-async def test_trouble_is_told_with_what_to_do_and_goes_away(runs: Path) -> None:
+async def test_trouble_is_told_with_what_to_do_and_goes_away(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with monitor(studies.finished(runs / "small")) as pilot:
         screen = await ready(pilot)
         view = screen.study_app.view
         assert view is not None
         problem = Problem("x.jsonl was written by a later studyctl", hint="use that version")
-        screen.show_view(dataclasses.replace(view, trouble=StudyError(problem)))
-        await pilot.pause()
-        assert "! x.jsonl was written by a later studyctl" in text_of(pilot)
-        assert "use that version" in text_of(pilot)
-        screen.show_view(view)
-        await pilot.pause()
-        assert "later studyctl" not in text_of(pilot)
+        troubled = dataclasses.replace(view, trouble=StudyError(problem))
+        with (
+            monkeypatch.context() as patched
+        ):  # what is seen at every look, or a look in between would show all well
+            patched.setattr(Watcher, "look", lambda watcher: troubled)
+            await sees(pilot, "! x.jsonl was written by a later studyctl", "use that version")
+        await soon(pilot, lambda: "later studyctl" not in text_of(pilot))
 
 
 async def test_another_study_starts_afresh(runs: Path) -> None:
