@@ -29,8 +29,8 @@ setup: .venv/ready
 quickstart: setup
 	$(BIN)/studyctl run pocket
 
-# A process a core, each with one thread: on few cores they would wait for each other's.
-# One more than there are cores: tests of runs wait for their workers most of the time.
+# One process more than there are cores, as tests of runs wait for their workers most of the time; each with one thread: on few
+# cores they would wait for each other's.
 PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 test: setup

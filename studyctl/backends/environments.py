@@ -248,10 +248,7 @@ def _is_for_gpu(lines: Iterable[str]) -> bool:
 
 
 def _run(
-    command: Sequence[str],
-    backend: Backend,
-    log: Path,
-    environment: Mapping[str, str] | None = None,
+    command: Sequence[str], backend: Backend, log: Path, environment: Mapping[str, str] | None = None
 ) -> None:
     """Run a step with its output in the log.
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from studyctl.compress.architectures import Absorber
-from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput
+from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput, stacked
 from studyctl.compress.folding import fold
 from studyctl.compress.module_objective import module_losses
 from studyctl.compress.rtn import round_to_nearest
@@ -103,9 +103,9 @@ def scales_of(mean_abs: torch.Tensor, ratio: float, weight_mean: torch.Tensor | 
 
 def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Tensor:
     """Return the mean over rows of |w| as a fraction of its group's largest, ``[in]`` (AutoAWQ's weight term)."""
-    stacked = torch.cat([weight.float() for weight in weights]).abs()
-    groups = stacked.reshape(len(stacked), -1, group_size or stacked.shape[1])
-    return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(stacked.shape).mean(0)
+    sizes = stacked(weights).abs_()
+    groups = sizes.reshape(len(sizes), -1, group_size or sizes.shape[1])
+    return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(sizes.shape).mean(0)
 
 
 def _search_scales(block: BlockInput, stage: StageInput, absorber: Absorber, settings: AWQ) -> torch.Tensor:

@@ -12,6 +12,11 @@ from studyctl.compress.statistics import Statistics
 from studyctl.reporter import Reporter, SilentReporter
 
 
+def stacked(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return weights ``[out, in]`` under one another, fp32 ``[out of all, in]``: new memory, to be changed at will."""
+    return torch.cat(weights, out=torch.empty(0, dtype=torch.float32, device=weights[0].device))
+
+
 class CompressedLinear(NamedTuple):
     """The compressed weight of one linear; codes, scales and zeros only where it lies on a grid.
 
@@ -47,11 +52,6 @@ class StageInput:
     """What errors are measured against, where that is not ``weights``."""
     reporter: Reporter = field(default_factory=SilentReporter)
     """Told what a user should know of this stage."""
-
-    def stacked_weights(self) -> torch.Tensor:
-        """Return the weights under one another, fp32 ``[out of all linears, in]``: new memory, to be changed at will."""
-        first = self.weights[0]
-        return torch.cat(self.weights, out=torch.empty(0, dtype=torch.float32, device=first.device))
 
 
 @dataclass(frozen=True)

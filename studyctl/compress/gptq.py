@@ -8,7 +8,7 @@ groups are of columns that are neighbours in that order, unless they are static.
 
 import torch
 
-from studyctl.compress.compressed import CompressedLinear, StageInput
+from studyctl.compress.compressed import CompressedLinear, StageInput, stacked
 from studyctl.compress.grid import Grid, dequantize, grid_of
 from studyctl.compress.inverse import InverseRoot, stage_inverse
 from studyctl.compress.settings import GPTQ
@@ -35,7 +35,7 @@ def quantize_stage(stage: StageInput, settings: GPTQ, frozen: torch.Tensor | Non
     if settings.act_order:
         order = statistics.hessian.diagonal().argsort(descending=True, stable=True)
     inverse = stage_inverse(stage, settings.damping, order)
-    weights = stage.stacked_weights()
+    weights = stacked(stage.weights)
     codes, grid, groups = quantize(weights, inverse, settings, stage.dtype, order, frozen)
     rows = [len(weight) for weight in stage.weights]
     parts = zip(*(torch.split(part, rows) for part in (codes, *grid)), strict=True)

@@ -11,7 +11,6 @@ HESSIAN_TILE = 192
 KEPT_BYTES = 64 << 20
 """What is kept at most of the inputs of an MLP's last linear, so that the MLP need not run again for the next block's inputs. They
 are 2.5 to 8 times as wide as a block's inputs: all of them would often be more than everything else together."""
-
 HEAP_TENSOR_BYTES = 32 << 20
 """A worker keeps the memory of freed tensors of up to this size: no more is possible with glibc."""
 

@@ -6,7 +6,7 @@ from what the columns before have made of them. All linears of a stage share one
 
 import torch
 
-from studyctl.compress.compressed import CompressedLinear, StageInput
+from studyctl.compress.compressed import CompressedLinear, StageInput, stacked
 from studyctl.compress.inverse import InverseRoot, stage_inverse
 from studyctl.compress.masks import up_to_rank
 from studyctl.compress.settings import SparseGPT
@@ -17,7 +17,7 @@ def compress_stage(stage: StageInput, settings: SparseGPT) -> list[CompressedLin
     """Prune the linears of the stage."""
     inverse = stage_inverse(stage, settings.damping)
     rows = [len(weight) for weight in stage.weights]
-    weights = stage.stacked_weights()
+    weights = stacked(stage.weights)
     prune(weights, inverse, settings, rows)
     return [CompressedLinear(part.to(stage.dtype)) for part in torch.split(weights, rows)]
 

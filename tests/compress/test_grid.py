@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
@@ -118,13 +118,13 @@ def test_the_error_is_at_most_half_a_step_inside_the_range(case: tuple[torch.Ten
 
 @given(cases())
 def test_weights_on_the_grid_stay_where_they_are(case: tuple[torch.Tensor, dict[str, Any]]) -> None:
-    """Where a product keeps all digits of a code: bfloat16 has 8, and of 255 steps rounds off half a one."""
     weight, settings = case
-    assume(weight.dtype != torch.bfloat16 or settings["bits"] < 8)
     result = rtn(weight, **settings)
     groups = result.weight.reshape(*result.scales.shape, -1)
     again = round_to_codes(groups, result.scales[..., None], result.zeros[..., None], settings["bits"])
-    assert torch.equal(again.reshape(weight.shape), result.codes)
+    moved = (again.reshape(weight.shape).int() - result.codes.int()).abs()
+    # bfloat16 has 8 digits: of a product of 255 steps it rounds off up to half a one.
+    assert moved.max() <= (weight.dtype == torch.bfloat16 and settings["bits"] == 8)
 
 
 @given(cases())

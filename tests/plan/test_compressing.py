@@ -107,9 +107,7 @@ def test_wide_heads_are_kept_as_they_go_into_attentions_last_linear() -> None:
     assert more == 4 * 512 * (3 * HIDDEN + FFN) * 2 - hessians
 
 
-def test_a_sweep_takes_the_root_of_the_widest_hessian_beside_the_weights_in_fp32_and_as_they_are_stored() -> (
-    None
-):
+def test_a_sweep_takes_the_root_of_the_widest_hessian_beside_the_weights_in_fp32_and_as_stored() -> None:
     hessians = 4 * (3 * HIDDEN**2 + FFN**2)
     more = held(SparseGPT(sparsity=0.5, order="block")) - held(Wanda(sparsity=0.5))
     # Wanda needs no Hessian, no factor and no compiled sweep, but three copies of the widest linear beside the two results.

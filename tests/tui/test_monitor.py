@@ -609,9 +609,8 @@ async def test_trouble_is_told_with_what_to_do_and_goes_away(
         assert view is not None
         problem = Problem("x.jsonl was written by a later studyctl", hint="use that version")
         troubled = dataclasses.replace(view, trouble=StudyError(problem))
-        with (
-            monkeypatch.context() as patched
-        ):  # what is seen at every look, or a look in between would show all well
+        with monkeypatch.context() as patched:
+            # At every look: one in between would show that all is well.
             patched.setattr(Watcher, "look", lambda watcher: troubled)
             await sees(pilot, "! x.jsonl was written by a later studyctl", "use that version")
         await soon(pilot, lambda: "later studyctl" not in text_of(pilot))
