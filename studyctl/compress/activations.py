@@ -22,6 +22,8 @@ from studyctl.reporter import Reporter
 
 DEVICE_SHARE = 0.5
 """Of a GPU's free memory that activations may take; the rest is for a block's work."""
+_ALIGNED = 64
+"""Parts of a room begin at multiples of so many numbers, as tensors of their own would: a product may round by where it begins."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Activations:
     """Where blocks compute."""
     replays: list[Replay] = field(default_factory=list)
     """Modules of the current block whose output is known."""
-    _kept: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+    _rooms: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -67,21 +69,30 @@ class Activations:
             reporter.check_stop()
             self.hidden[chunk].copy_(self.forward(block, chunk))
 
-    def keep(self, name: str, chunk: int, states: torch.Tensor) -> torch.Tensor:
+    def keep(self, name: str, chunk: int, states: torch.Tensor, chunks: int | None = None) -> torch.Tensor:
         """Copy what a block makes of a chunk to where the inputs of all chunks are, and return the copy.
 
-        It takes the place of the last one of that name and chunk: large tensors that live for a block each would leave the
-        heap in pieces, and a walk would take a quarter more memory at its end than at its beginning.
+        It takes the place of the last one of that name and chunk. All chunks of a name have one room, made for the first of
+        them: pieces that live for a block each would lie scattered over the heap, with what a pass needs in between.
+
+        Args:
+            name: of what is kept.
+            chunk: of the inputs.
+            states: ``[samples, tokens, size]``.
+            chunks: so many, the first ones, are kept under this name; None: all.
         """
-        kept = self._kept.get((name, chunk))
-        if kept is None or kept.shape != states.shape or kept.dtype != states.dtype:
-            kept = self._kept[name, chunk] = _empty(states, self.hidden[0].device)
-        return kept.copy_(states)
+        room = self._rooms.get(name, [])
+        if chunk >= len(room) or room[chunk].numel() < states.numel() or room[chunk].dtype != states.dtype:
+            tokens = [part.shape[:-1].numel() for part in self.hidden[:chunks]]
+            room = self._rooms[name] = _room(states, tokens[chunk], tokens, self.hidden[0].device)
+        return room[chunk][: states.numel()].view(states.shape).copy_(states)
 
     def change(self, name: str) -> None:
         """Make what is kept under a name the inputs; what they were is overwritten by what is kept next."""
+        room = self._rooms[name]
         for chunk, inputs in enumerate(self.hidden):
-            self.hidden[chunk], self._kept[name, chunk] = self._kept[name, chunk], inputs
+            self.hidden[chunk] = room[chunk][: inputs.numel()].view(inputs.shape)
+            room[chunk] = inputs.view(-1)
 
 
 def record_activations(
@@ -102,19 +113,32 @@ def record_activations(
     body: Any = getattr(model, "base_model", model)  # without lm_head, which would be most of the work
     embeddings = body.get_input_embeddings()
     _check_ids(ids, embeddings.num_embeddings)
-    recorder = _Recorder(device, _home(ids, embeddings.weight))
+    parts = torch.split(ids, max(1, batch_tokens // ids.shape[1]))
+    recorder = _Recorder(device, _home(ids, embeddings.weight), [part.numel() for part in parts])
     with torch.no_grad(), _replaced_forwards(blocks, recorder):
-        samples = max(1, batch_tokens // ids.shape[1])
-        for start in range(0, ids.shape[0], samples):
+        for part in parts:
             recorder.start_chunk()
-            body(input_ids=ids[start : start + samples].to(embeddings.weight.device), use_cache=False)
+            body(input_ids=part.to(embeddings.weight.device), use_cache=False)
     return Activations(recorder.hidden, recorder.calls, device)
 
 
-def _empty(states: torch.Tensor, home: torch.device) -> torch.Tensor:
-    """Return room for states; for those of a GPU on the host pinned memory, which goes back several times as fast."""
+def _room(states: torch.Tensor, own_tokens: int, tokens: list[int], home: torch.device) -> list[torch.Tensor]:
+    """Return room for states of so many tokens each, in one piece, as flat parts.
+
+    For those of a GPU it is pinned memory where it is on the host: that goes back several times as fast.
+
+    Args:
+        states: those of one part.
+        own_tokens: its tokens.
+        tokens: of every part.
+        home: where the room is.
+    """
+    size = -(-states.numel() // own_tokens)
+    sizes = [count * size for count in tokens]
+    aligned = [-(-numbers // _ALIGNED) * _ALIGNED for numbers in sizes]
     pin = states.is_cuda and home.type == "cpu"
-    return torch.empty(states.shape, dtype=states.dtype, device=home, pin_memory=pin)
+    whole = torch.empty(sum(aligned), dtype=states.dtype, device=home, pin_memory=pin)
+    return [part[:numbers] for part, numbers in zip(torch.split(whole, aligned), sizes, strict=True)]
 
 
 def _home(ids: torch.Tensor, embeddings: torch.Tensor) -> torch.device:
@@ -148,10 +172,13 @@ class _Recorder:
 
     device: torch.device
     home: torch.device
+    tokens: list[int]
+    """Of each chunk."""
     hidden: list[torch.Tensor] = field(default_factory=list)
     calls: list[list[Call]] = field(default_factory=list)
     rest: tuple[Any, ...] | None = None
     """What a block returns after the hidden states, if it returns a tuple."""
+    _room: list[torch.Tensor] = field(default_factory=list)
     _of_chunk: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _kept: dict[tuple[object, ...], deque[torch.Tensor]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=4))
@@ -165,7 +192,9 @@ class _Recorder:
         hidden, args, kwargs = _without_hidden(args, kwargs)
         calls = self.calls[-1]
         if not calls:
-            self.hidden.append(_empty(hidden, self.home).copy_(hidden))
+            if len(self.calls) == 1:
+                self._room = _room(hidden, self.tokens[0], self.tokens, self.home)
+            self.hidden.append(self._room[len(self.hidden)].view(hidden.shape).copy_(hidden))
             if len(self.calls) == 1:  # one real call tells whether this family's blocks return a tuple
                 output = forward(hidden, *args, **kwargs)
                 self.rest = output[1:] if isinstance(output, tuple) else None

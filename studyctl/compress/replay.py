@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from studyctl.compress.architectures import Block, Stage
 from studyctl.compress.sizes import KEPT_BYTES
 
-Store = Callable[[str, int, torch.Tensor], torch.Tensor]
+Store = Callable[[str, int, torch.Tensor, int], torch.Tensor]
 """See :meth:`studyctl.compress.activations.Activations.keep`."""
 
 
@@ -82,7 +82,7 @@ class Replay:
     def keep(self, inputs: torch.Tensor, store: Store) -> None:
         """Keep the linear's input of the next chunk, ``[samples, tokens, in]``, if it is one of those to keep."""
         if self.is_proven is not False and len(self._kept) < self.chunks:
-            self._kept.append(store(self.name, len(self._kept), inputs))
+            self._kept.append(store(self.name, len(self._kept), inputs, self.chunks))
 
     @property
     def is_complete(self) -> bool:
@@ -92,7 +92,8 @@ class Replay:
     def settle(self, device: torch.device, store: Store) -> None:
         """Put the linear, as it is now, behind what was kept, chunk by chunk: for more than one pass to come."""
         for chunk, inputs in enumerate(self._kept):
-            self._kept[chunk] = store(self.name, chunk, self._linear(inputs.to(device, non_blocking=True)))
+            outputs = self._linear(inputs.to(device, non_blocking=True))
+            self._kept[chunk] = store(self.name, chunk, outputs, self.chunks)
         self._is_settled = True
 
     @contextmanager

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress.activations import record_activations
+from studyctl.compress.activations import Activations, record_activations
 from studyctl.compress.architectures import decoder_blocks
 from studyctl.errors import StageError
 from studyctl.reporter import SilentReporter
@@ -81,3 +81,55 @@ def test_ids_that_cannot_be_used_are_named(bad: torch.Tensor, message: str) -> N
     model = tiny_model("llama")
     with pytest.raises(StageError, match=message):
         record_activations(model, decoder_blocks(model), bad, batch_tokens=48, device=CPU)
+
+
+@pytest.fixture
+def activations(ids: torch.Tensor) -> Activations:
+    """Chunks of two samples, and of one at the end."""
+    model = tiny_model("llama")
+    return record_activations(model, decoder_blocks(model), ids, batch_tokens=48, device=CPU)
+
+
+def storages(parts: list[torch.Tensor]) -> set[int]:
+    return {part.untyped_storage().data_ptr() for part in parts}
+
+
+def test_what_is_kept_of_all_chunks_lies_in_one_piece(activations: Activations) -> None:
+    assert len({part.shape for part in activations.hidden}) == 2
+    assert len(storages(activations.hidden)) == 1
+    for factor in (2, 3):
+        wanted = [part * factor for part in activations.hidden]
+        kept = [activations.keep("name", chunk, part) for chunk, part in enumerate(wanted)]
+        assert all(map(torch.equal, kept, wanted))
+        assert all(part.data_ptr() % 64 == 0 for part in kept)
+    assert len(storages([*kept, *activations.hidden])) == 2
+
+
+def test_what_is_narrower_takes_the_same_room_and_what_is_wider_another(activations: Activations) -> None:
+    first, *_ = activations.hidden
+    kept = activations.keep("name", 0, first)
+    narrow = activations.keep("name", 0, first[..., ::2])
+    assert torch.equal(narrow, first[..., ::2])
+    assert narrow.data_ptr() == kept.data_ptr()
+    wide = activations.keep("name", 0, torch.cat([first, first], -1))
+    assert storages([wide]) != storages([kept])
+    assert torch.equal(narrow, first[..., ::2])  # whoever has it still has it
+
+
+def test_only_so_many_chunks_have_room_as_are_kept(activations: Activations) -> None:
+    first, *_ = activations.hidden
+    kept = activations.keep("name", 0, first, chunks=1)
+    assert kept.untyped_storage().nbytes() == first.numel() * first.element_size()
+
+
+def test_what_is_kept_takes_the_place_of_the_inputs(activations: Activations) -> None:
+    wanted = [part * 2 for part in activations.hidden]
+    pieces = storages(activations.hidden)
+    for turn in (2, 4):
+        for chunk, part in enumerate(activations.hidden):
+            activations.keep("name", chunk, part * 2)
+        activations.change("name")
+        assert all(
+            torch.equal(part, one * (turn // 2)) for part, one in zip(activations.hidden, wanted, strict=True)
+        )
+    assert storages(activations.hidden) == pieces  # two rooms, in turns
