@@ -2,19 +2,30 @@
 
 Each model is a study that ``studyctl run`` computes: the settings of the published code, and beside them the project's
 defaults. What it measured stands beside the published code's figures: mean KL to dense, and perplexity in each language.
+Of the largest model the published loops, computed here, are variants as well: a difference that they have too is the processor's.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
+from benchmarks import published
 from benchmarks.estimates import REAL, STUDYCTL
 from benchmarks.tasks import MODEL as SMOLLM2
 from benchmarks.timing import command_seconds, print_table
 from studyctl.files import StudyPaths
+from studyctl.run.elsewhere import hand_over
+from studyctl.sources.identity import identify_model
+from studyctl.sources.models import load_model
+from studyctl.spec.models import Model
 from studyctl.store.query import run_sql
 
+LOOP = "published-"
 KL_GOAL = 0.05
 PERPLEXITY_GOAL = 0.005
 SETTINGS = {
@@ -34,6 +45,8 @@ SETTINGS = {
     "awq-4bit-g64-objective:block": "awq-4-g64",
 }
 """Variants of the studies, and what the published figures call them; the others are the project's defaults."""
+LOOPS = {"sparsegpt-0.5": published.sparsegpt(0.5), "gptq-4-g64": published.gptq(4, 64)}
+"""The published loops, by what the published figures call them."""
 PRUNING_AND_GRIDS = """
 [[compression]]
 method = "magnitude"
@@ -98,7 +111,7 @@ objective = "block"
 """
 
 
-class Published(NamedTuple):
+class Case(NamedTuple):
     """A model that the published code was run on."""
 
     name: str
@@ -106,24 +119,25 @@ class Published(NamedTuple):
     calibration: str
     windows: int
     compression: str
+    loops: Mapping[str, published.Solve] = {}
 
 
 MODELS = (
-    Published(
+    Case(
         "slm-qwen2-6m",
         f"{REAL}/models/slm-qwen2-6m",
         "slm-qwen2-6m-64x512.npy",
         12,
         PRUNING_AND_GRIDS + FOUR_BITS + MORE,
     ),
-    Published(
+    Case(
         "slm-llama-12m",
         f"{REAL}/models/slm-llama-12m",
         "slm-llama-12m-64x512.npy",
         12,
         PRUNING_AND_GRIDS + FOUR_BITS + MORE,
     ),
-    Published("smollm2-135m", SMOLLM2, "smollm2-135m-16x512.npy", 4, PRUNING_AND_GRIDS + FOUR_BITS),
+    Case("smollm2-135m", SMOLLM2, "smollm2-135m-16x512.npy", 4, PRUNING_AND_GRIDS + FOUR_BITS, LOOPS),
 )
 HEADER = ("model and variant", "KL, nats", "published", "difference", "perplexity off at most")
 
@@ -132,19 +146,20 @@ def main() -> None:
     if not REAL.is_dir():
         print(f"needs the models, text and published figures in {REAL}; STUDYCTL_REAL names another folder")
         return
-    with TemporaryDirectory() as folder:
-        rows = [row for model in MODELS for row in _compare(model, Path(folder))]
-    print_table(HEADER, rows)
+    for model in MODELS:
+        with TemporaryDirectory() as folder:
+            print_table(HEADER, _compare(model, Path(folder)))
+        print(flush=True)
     print(
         f"float32; KL(dense || variant) is the mean of seven languages; goals: KL within {KL_GOAL:.0%}, the perplexity of "
         f"every language within {PERPLEXITY_GOAL:.1%}; rows without published figures are the project's defaults"
     )
 
 
-def _compare(model: Published, folder: Path) -> list[tuple[str, ...]]:
+def _compare(model: Case, folder: Path) -> list[tuple[str, ...]]:
     """Run the model's study; return a row for each variant."""
     spec = folder / f"{model.name}.toml"
-    spec.write_text(_spec(model))
+    spec.write_text(_spec(model) + _by_loops(model, folder))
     runs = folder / "runs"
     command_seconds([STUDYCTL, "run", str(spec)], folder, STUDYCTL_RUNS=str(runs))
     figures: dict[str, Any] = {}
@@ -154,12 +169,12 @@ def _compare(model: Published, folder: Path) -> list[tuple[str, ...]]:
             figures[row["setting"]] = row["languages"]
     rows = []
     for variant, languages in _measured(StudyPaths(runs / model.name)).items():
-        published = figures.get(SETTINGS.get(variant, ""))
-        rows.append((f"{model.name} {variant}", *_cells(languages, published)))
+        setting = variant.rpartition(LOOP)[2] if LOOP in variant else SETTINGS.get(variant, "")
+        rows.append((f"{model.name} {variant}", *_cells(languages, figures.get(setting))))
     return rows
 
 
-def _spec(model: Published) -> str:
+def _spec(model: Case) -> str:
     return f"""
 [study]
 name = "{model.name}"
@@ -186,6 +201,19 @@ metrics = ["kl"]
 """
 
 
+def _by_loops(model: Case, folder: Path) -> str:
+    """Compress the model by the published loops; return variants that are those."""
+    ids = torch.from_numpy(np.load(REAL / "reference" / model.calibration)).long()
+    variants = []
+    for name, solve in model.loops.items():
+        loaded = load_model(identify_model(Model(id=model.id), Path.cwd()), dtype="float32", device="cpu")
+        published.compress(loaded.model, ids, solve)
+        checkpoint = folder / f"{LOOP}{name}"
+        hand_over(loaded, checkpoint)
+        variants.append(f'[[compression]]\nmethod = "checkpoint"\nid = "{checkpoint}"\nof = "{model.id}"\n')
+    return "\n".join(variants)
+
+
 def _measured(paths: StudyPaths) -> dict[str, dict[str, tuple[float, float]]]:
     """Return perplexity and KL to dense, by variant and language."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
@@ -199,13 +227,13 @@ def _measured(paths: StudyPaths) -> dict[str, dict[str, tuple[float, float]]]:
     return found
 
 
-def _cells(languages: dict[str, tuple[float, float]], published: Any) -> tuple[str, ...]:
+def _cells(languages: dict[str, tuple[float, float]], figures: Any) -> tuple[str, ...]:
     """Return mean KL, the published one, by how much it is off, and the perplexity that is furthest off."""
     kl = sum(kl for _, kl in languages.values()) / len(languages)
-    if published is None:
+    if figures is None:
         return f"{kl:.5f}", "", "", ""
-    theirs = sum(one["kl"] for one in published.values()) / len(published)
-    off = {name: perplexity / published[name]["ppl"] - 1 for name, (perplexity, _) in languages.items()}
+    theirs = sum(one["kl"] for one in figures.values()) / len(figures)
+    off = {name: perplexity / figures[name]["ppl"] - 1 for name, (perplexity, _) in languages.items()}
     furthest = max(off, key=lambda name: abs(off[name]))
     difference = f"{kl / theirs - 1:+.2%}" if theirs else ""
     return f"{kl:.5f}", f"{theirs:.5f}", difference, f"{off[furthest]:+.2%} ({furthest})"
