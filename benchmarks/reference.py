@@ -18,8 +18,9 @@ from benchmarks import published
 from benchmarks.estimates import REAL, STUDYCTL
 from benchmarks.tasks import MODEL as SMOLLM2
 from benchmarks.timing import command_seconds, print_table
+from studyctl.compress.export import copy_beside
 from studyctl.files import StudyPaths
-from studyctl.run.elsewhere import hand_over
+from studyctl.run.exporting import files_beside
 from studyctl.sources.identity import identify_model
 from studyctl.sources.models import load_model
 from studyctl.spec.models import Model
@@ -209,7 +210,9 @@ def _by_loops(model: Case, folder: Path) -> str:
         loaded = load_model(identify_model(Model(id=model.id), Path.cwd()), dtype="float32", device="cpu")
         published.compress(loaded.model, ids, solve)
         checkpoint = folder / f"{LOOP}{name}"
-        hand_over(loaded, checkpoint)
+        loaded.model.save_pretrained(checkpoint)  # type: ignore[operator]
+        with files_beside(loaded) as files:
+            copy_beside(files, checkpoint)
         variants.append(f'[[compression]]\nmethod = "checkpoint"\nid = "{checkpoint}"\nof = "{model.id}"\n')
     return "\n".join(variants)
 
