@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from numba.core.registry import cpu_target
 from transformers import AutoModelForCausalLM
 
-from studyctl.compress import awq, gptq, kernels, sparsegpt, wanda  # noqa: F401  before the clock starts, as packages do
 from studyctl.compress.settings import METHODS
 from studyctl.compress.walker import compress as walk
 from studyctl.evaluate.batching import block_batch_tokens
@@ -15,13 +13,15 @@ from studyctl.reporter import SilentReporter
 from studyctl.run.memory import keep_freed_memory
 
 PACKAGES = ("studyctl", "transformers", "torch")
+COMPILED = ("sparsegpt", "gptq", "awq")
+"""Methods with kernels that numba compiles."""
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
     """Compress as a worker does."""
     keep_freed_memory()
-    cpu_target.typing_context.refresh()  # numba imports most of itself when a kernel is called for the first time
-    cpu_target.target_context.refresh()
+    if task.method in COMPILED:
+        _import_kernels()
     model = AutoModelForCausalLM.from_pretrained(task.folder, dtype=task.dtype).to(task.device).eval()
     model.requires_grad_(False)
     settings = METHODS[task.method].settings.model_validate(task.options)
@@ -31,3 +31,13 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
         )
     weights: Mapping[str, torch.Tensor] = model.state_dict()
     return weights
+
+
+def _import_kernels() -> None:
+    """Import them before the clock starts, as the packages import what they need; most of numba waits for the first call."""
+    from numba.core.registry import cpu_target
+
+    from studyctl.compress import kernels  # noqa: F401
+
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
