@@ -36,8 +36,7 @@ def compress(model: nn.Module, ids: torch.Tensor, solve: Solve) -> None:
     for block in blocks:
         hessians = {name: _Hessian(linear.in_features) for name, linear in block.linears.items()}
         handles = [
-            linear.register_forward_pre_hook(partial(_add, hessians[name]))
-            for name, linear in block.linears.items()
+            linear.register_forward_pre_hook(hessians[name].add) for name, linear in block.linears.items()
         ]
         for sample in range(len(activations.hidden)):
             activations.forward(block, sample)
@@ -65,15 +64,12 @@ class _Hessian:
         self.products = torch.zeros(inputs, inputs)
         self.samples = 0
 
-    def add(self, sample: torch.Tensor) -> None:
+    def add(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        """Add what a linear is given of one sample."""
         self.products *= self.samples / (self.samples + 1)
         self.samples += 1
-        inputs = math.sqrt(2 / self.samples) * sample.flatten(0, -2).T
+        inputs = math.sqrt(2 / self.samples) * args[0].flatten(0, -2).T
         self.products += inputs @ inputs.T
-
-
-def _add(hessian: _Hessian, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-    hessian.add(args[0])
 
 
 def _root(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
@@ -116,9 +112,7 @@ def _gptq(weight: torch.Tensor, hessian: torch.Tensor, top: int, group_size: int
         errors = torch.zeros_like(part)
         for column in range(part.shape[1]):
             first = start + column
-            if (
-                first % group_size == 0
-            ):  # a grid is of the weights as they were when the sweep entered the block
+            if first % group_size == 0:  # weights as they were when the sweep entered the block
                 scale, zero = _grid(weight[:, first : first + group_size], top)
             codes = ((part[:, column] / scale).round() + zero).clamp(0, top)
             result[:, first] = scale * (codes - zero)

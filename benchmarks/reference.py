@@ -26,7 +26,6 @@ from studyctl.sources.models import load_model
 from studyctl.spec.models import Model
 from studyctl.store.query import run_sql
 
-LOOP = "published-"
 KL_GOAL = 0.05
 PERPLEXITY_GOAL = 0.005
 SETTINGS = {
@@ -46,6 +45,8 @@ SETTINGS = {
     "awq-4bit-g64-objective:block": "awq-4-g64",
 }
 """Variants of the studies, and what the published figures call them; the others are the project's defaults."""
+LOOP = "published-"
+"""Begins the names of the folders with what the published loops made."""
 LOOPS = {"sparsegpt-0.5": published.sparsegpt(0.5), "gptq-4-g64": published.gptq(4, 64)}
 """The published loops, by what the published figures call them."""
 PRUNING_AND_GRIDS = """
@@ -163,11 +164,9 @@ def _compare(model: Case, folder: Path) -> list[tuple[str, ...]]:
     spec.write_text(_spec(model) + _by_loops(model, folder))
     runs = folder / "runs"
     command_seconds([STUDYCTL, "run", str(spec)], folder, STUDYCTL_RUNS=str(runs))
-    figures: dict[str, Any] = {}
-    for line in (REAL / "reference" / "figures.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if row["model"] == model.name:
-            figures[row["setting"]] = row["languages"]
+    lines = (REAL / "reference" / "figures.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    figures = {row["setting"]: row["languages"] for row in found if row["model"] == model.name}
     rows = []
     for variant, languages in _measured(StudyPaths(runs / model.name)).items():
         setting = variant.rpartition(LOOP)[2] if LOOP in variant else SETTINGS.get(variant, "")
