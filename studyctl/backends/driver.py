@@ -9,11 +9,13 @@ An adapter has ``PACKAGES``, whose versions are told, and ``compress(task)``, wh
 in ``task.packed`` and returns the dequantised weights by their names in the dense model.
 """
 
+import ctypes
 import gc
 import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import resource
 import signal
 import socket
@@ -245,6 +247,9 @@ def _end_with_worker() -> None:
 
 
 def _reset_peak() -> None:
+    """Begin a new measurement of the peak, without what loading and the check of the dense model left free."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")

@@ -8,7 +8,7 @@ LEAST_SAMPLE_TOKENS = 64
 """But from so many, if there are."""
 HESSIAN_TILE = 192
 """A Hessian is symmetric: only what lies right of the beginning of such a strip of inputs is computed."""
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 48 << 20
 """What is kept at most of the inputs of an MLP's last linear, so that the MLP need not run again for the next block's inputs. They
 are 2.5 to 8 times as wide as a block's inputs: all of them would often be more than everything else together."""
 HEAP_TENSOR_BYTES = 32 << 20

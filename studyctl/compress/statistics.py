@@ -47,9 +47,11 @@ class Accumulator:
     def __init__(self, wanted: frozenset[StatisticName], expected_tokens: int) -> None:
         self._wanted = wanted
         self._every = sample_step(expected_tokens)
+        self._sample_size = -(-expected_tokens // self._every)
         self._tokens = 0
         self._samples = 0
-        self._sample: list[torch.Tensor] = []
+        self._sample: torch.Tensor | None = None
+        self._sampled = 0
         self._squares: torch.Tensor | None = None
         self._absolutes: torch.Tensor | None = None
         self._products: torch.Tensor | None = None
@@ -63,14 +65,20 @@ class Accumulator:
         """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]`` (one sample), any floating dtype."""
         samples = inputs.detach().reshape(-1, *inputs.shape[-2:])
         inputs = samples.flatten(0, 1)  # [tokens, in]
-        first = -self._tokens % self._every
-        self._sample.append(inputs[first :: self._every].clone())
+        self._add_to_sample(inputs[-self._tokens % self._every :: self._every])
         self._tokens += inputs.shape[0]
         for sample in samples:  # [tokens, in]
             self._add_sample(sample)
         if "mean_abs" in self._wanted:
             absolutes = inputs.float().abs().sum(0, dtype=torch.float64)
             self._absolutes = absolutes if self._absolutes is None else self._absolutes.add_(absolutes)
+
+    def _add_to_sample(self, picked: torch.Tensor) -> None:
+        if self._sample is None:  # room for all of it: pieces that live for a pass would be scattered over the heap
+            self._sample = picked.new_empty(self._sample_size, picked.shape[1])
+        room = self._sample[self._sampled : self._sampled + len(picked)]
+        room.copy_(picked[: len(room)])
+        self._sampled += len(room)
 
     def _add_sample(self, sample: torch.Tensor) -> None:
         inputs = sample.shape[1]
@@ -88,12 +96,13 @@ class Accumulator:
 
     def finish(self) -> Statistics:
         """Return the statistics and let go of the sums; call it once, after at least one :meth:`add`."""
+        assert self._sample is not None
         hessian, self._products = self._products, None
         if hessian is not None:
             hessian = _mirrored(hessian)
         return Statistics(
             tokens=self._tokens,
-            sample=torch.cat(self._sample),
+            sample=self._sample[: self._sampled],
             norm=None if self._squares is None else self._squares.sqrt(),
             mean_abs=None if self._absolutes is None else (self._absolutes / self._tokens).float(),
             hessian=hessian,

@@ -22,14 +22,20 @@ def keep_freed_memory() -> None:
     A block's activations are a few MiB each. By default glibc gives such memory back to the system as soon as it is free, and
     the next tensor has it page by page again, thousands of page faults an operation.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _is_glibc():
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, HEAP_TENSOR_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _HEAP_SPARE_BYTES)
 
 
 def reset_peak() -> None:
-    """Begin a new measurement of the peak; elsewhere than on Linux the peak since the process began is all there is."""
+    """Give back what is free, and begin a new measurement of the peak.
+
+    Threads that load a model leave free memory in heaps of their own, which nothing that comes later can use. Elsewhere than on
+    Linux the peak since the process began is all there is.
+    """
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
     if _CLEAR.exists():
         _CLEAR.write_text("5")
 
@@ -42,6 +48,10 @@ def peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 def kernel_oom_kills() -> int:

@@ -54,6 +54,16 @@ def test_it_does_not_matter_how_many_samples_pass_at_once(at_once: int, dtype: t
     torch.testing.assert_close(statistics.mean_abs, wanted.mean_abs)
 
 
+def test_a_linear_that_a_block_calls_twice_has_its_error_told_from_the_first_tokens() -> None:
+    tokens = torch.arange(24.0).reshape(8, 3)
+    accumulator = Accumulator(ALL, expected_tokens=4)
+    accumulator.add(tokens[:3])
+    accumulator.add(tokens[3:])
+    statistics = accumulator.finish()
+    assert statistics.tokens == 8
+    assert torch.equal(statistics.sample, tokens[:4])
+
+
 def test_only_what_was_asked_for_is_computed() -> None:
     statistics = accumulated(torch.ones(4, 3), 2, frozenset({"norm"}))
     assert statistics.norm is not None

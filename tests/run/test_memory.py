@@ -34,3 +34,24 @@ def test_large_arrays_reuse_the_memory_of_freed_ones() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     plain, kept = json.loads(done.stdout)
     assert kept * 10 < plain
+
+
+SMALL, COUNT = 64 << 10, 1024
+LEFT = f"""
+import json, sys
+import numpy as np
+from studyctl.run.memory import peak_bytes, reset_peak
+
+arrays = [np.ones({SMALL}, np.uint8) for _ in range({COUNT})]
+before = peak_bytes()
+arrays = arrays[-1:]  # the last one keeps all that is free below it
+reset_peak()
+json.dump([before, peak_bytes()], sys.stdout)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_new_peak_is_without_what_was_free_before_it() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
+    before, after = json.loads(done.stdout)
+    assert before - after > SMALL * COUNT * 3 // 4
