@@ -74,9 +74,8 @@ class Accumulator:
             self._absolutes = absolutes if self._absolutes is None else self._absolutes.add_(absolutes)
 
     def _add_to_sample(self, picked: torch.Tensor) -> None:
-        if (
-            self._sample is None
-        ):  # room for all of it: pieces that live for a pass would be scattered over the heap
+        # Room for all of it at once: pieces that live for a pass would lie scattered over the heap.
+        if self._sample is None:
             self._sample = picked.new_empty(self._sample_size, picked.shape[1])
         room = self._sample[self._sampled : self._sampled + len(picked)]
         room.copy_(picked[: len(room)])
