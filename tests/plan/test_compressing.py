@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from studyctl.compress.settings import AWQ, GPTQ, RTN, Magnitude, PruneThenQuantize, SparseGPT, Wanda
-from studyctl.compress.sizes import KEPT_BYTES
 from studyctl.plan.compressing import (
     blocks_of,
     compressing_bytes,
@@ -91,14 +90,14 @@ def test_the_hessians_of_a_block_are_held_at_once_and_those_of_two_stages_with_t
     assert saved == 2 * 4 * HIDDEN**2 - 4 * 512 * (HIDDEN + FFN) * 2
 
 
-def test_no_more_is_kept_of_what_goes_into_the_mlps_last_linear_than_was_allowed() -> None:
+def test_no_more_than_48_mib_are_kept_of_what_goes_into_the_mlps_last_linear() -> None:
     def kept(samples: int) -> int:
         windows = CalibrationWindows("text", samples, 512)
         staged = held(GPTQ(), windows=windows) - held(GPTQ(propagate="dense"), windows=windows)
         return staged + samples * 512 * HIDDEN * 2  # with dense outputs a block's outputs are kept instead
 
     assert kept(4) == 4 * 512 * FFN * 2
-    assert kept(4000) == KEPT_BYTES
+    assert kept(4000) == 48 << 20
 
 
 def test_wide_heads_are_kept_as_they_go_into_attentions_last_linear() -> None:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
 ROUNDS, PAGES = 20, 1024
 PAGE = resource.getpagesize()
 SCRIPT = f"""
@@ -29,10 +31,8 @@ json.dump([plain, rounds()], sys.stdout)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_large_arrays_reuse_the_memory_of_freed_ones() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    plain, kept = json.loads(done.stdout)
+    plain, kept = _printed(SCRIPT)
     assert kept * 10 < plain
 
 
@@ -50,8 +50,12 @@ json.dump([before, peak_bytes()], sys.stdout)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_new_peak_is_without_what_was_free_before_it() -> None:
-    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
-    before, after = json.loads(done.stdout)
+    before, after = _printed(LEFT)
     assert before - after > SMALL * COUNT * 3 // 4
+
+
+def _printed(script: str) -> list[int]:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    numbers: list[int] = json.loads(done.stdout)
+    return numbers
