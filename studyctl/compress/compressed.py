@@ -1,13 +1,16 @@
 """What a method sees of a block, what it makes of a linear, and what the walker makes of a model."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from studyctl.compress.activations import Activations
 from studyctl.compress.architectures import Absorber, Block
-from studyctl.compress.settings import MethodSettings
+from studyctl.compress.grid import codes_come_back, codes_of
+from studyctl.compress.settings import MethodSettings, Quantization
 from studyctl.compress.statistics import Statistics
 from studyctl.reporter import Reporter, SilentReporter
 
@@ -18,22 +21,69 @@ def stacked(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 class CompressedLinear(NamedTuple):
-    """The compressed weight of one linear; codes, scales and zeros only where it lies on a grid.
+    """The compressed weight of one linear; scales and zeros only where it lies on a grid.
 
-    With codes, ``weight`` is exactly ``grid.dequantize(codes, scales, zeros, groups)``: rounded products do not give
-    the codes back, so both are kept.
+    There ``weight`` is exactly ``grid.dequantize(codes, scales, zeros, groups)``, whether codes are held or not.
     """
 
     weight: torch.Tensor
     """``[out, in]``, the model's dtype."""
     codes: torch.Tensor | None = None
-    """``[out, in]``, uint8."""
+    """``[out, in]``, uint8; None: no grid, or :meth:`all_codes` gives them back."""
     scales: torch.Tensor | None = None
     """``[out, groups]``, the model's dtype."""
     zeros: torch.Tensor | None = None
     """``[out, groups]``, uint8: the code of 0."""
     groups: torch.Tensor | None = None
     """``[in]``, int32: the group of every input; None where groups are consecutive inputs."""
+
+    def all_codes(self) -> torch.Tensor:
+        """Return the codes ``[out, in]``, uint8, of a weight on a grid."""
+        if self.codes is not None:
+            return self.codes
+        assert self.scales is not None  # of a weight on a grid
+        assert self.zeros is not None
+        return codes_of(self.weight, self.scales, self.zeros, self.groups)
+
+
+class GridRoom:
+    """Where scales and zeros of all linears are until the last block is done, with the model.
+
+    Each has one room that is made before the walk: pieces that stay would lie scattered over the heap, with the holes between
+    them too small for what the next block needs.
+    """
+
+    def __init__(self, linears: Collection[nn.Linear], settings: MethodSettings) -> None:
+        weight = next(iter(linears)).weight
+        self._settings = settings
+        numbers = 0
+        if isinstance(settings, Quantization):
+            numbers = sum(
+                one.out_features * (one.in_features // (settings.group_size or one.in_features))
+                for one in linears
+            )
+        self._scales = torch.empty(numbers, dtype=weight.dtype, device=weight.device)
+        self._zeros = torch.empty(numbers, dtype=torch.uint8, device=weight.device)
+        self._used = 0
+
+    def hold(self, result: CompressedLinear) -> CompressedLinear:
+        """Return the result with all but its weight here, and without its codes where the weight gives them back."""
+        weight, codes, scales, zeros, groups = result
+        if scales is None or zeros is None:
+            return result
+        assert isinstance(self._settings, Quantization)  # only that makes grids
+        if codes_come_back(self._settings.bits, weight.dtype):
+            codes = None
+        span = slice(self._used, self._used + scales.numel())
+        self._used = span.stop
+        home = self._scales.device
+        return CompressedLinear(
+            weight,
+            None if codes is None else codes.to(home),
+            self._scales[span].view(scales.shape).copy_(scales),
+            self._zeros[span].view(zeros.shape).copy_(zeros),
+            None if groups is None else groups.to(home),
+        )
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,25 @@ def dequantize(
     return steps.sub_(zeros[..., None].to(scales.dtype)).mul_(scales[..., None]).reshape(codes.shape)
 
 
+def codes_come_back(bits: int, dtype: torch.dtype) -> bool:
+    """Return whether :func:`codes_of` gives all codes of so many bits back from weights in this dtype.
+
+    ``weight / scale`` is off by ``|code − zero| · eps / 2`` at most, or by nothing where the product is subnormal, which
+    has to be less than a half. Of 1 to 8 bits that is all but bfloat16's 8.
+    """
+    return ((1 << bits) - 1) * torch.finfo(dtype).eps < 1
+
+
+def codes_of(
+    weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the codes that :func:`dequantize` made ``weight`` of, where :func:`codes_come_back`: uint8 ``[out, in]``."""
+    if groups is not None:
+        return (weight.float() / scales[:, groups].float()).round_().add_(zeros[:, groups]).to(torch.uint8)
+    steps = weight.reshape(*scales.shape, -1).float() / scales[..., None].float()  # [out, groups, group]
+    return steps.round_().add_(zeros[..., None]).to(torch.uint8).reshape(weight.shape)
+
+
 def smallest_scale(dtype: torch.dtype) -> float:
     """Return the smallest positive scale: subnormal in fp16, where weights may be that small, else normal."""
     limits = torch.finfo(dtype)

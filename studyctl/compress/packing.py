@@ -42,7 +42,7 @@ def choose_packing(compressed: Compressed) -> tuple[Packing | None, str]:
     settings, linears = compressed.settings, compressed.linears
     if not isinstance(settings, Quantization):
         return None, ""
-    if any(linear.codes is None for linear in linears.values()):
+    if any(linear.scales is None for linear in linears.values()):
         return None, "another package quantized it, and gave its weights without their codes"
     for name, linear in linears.items():
         if reason := _misfit(linear, settings.group_size):
@@ -76,7 +76,7 @@ def packed_tensors(linear: CompressedLinear, packing: Packing) -> dict[str, torc
     ``weight_shape`` int64 ``[2]``; asymmetric: ``weight_zero_point`` int32 ``[out / per, groups]``; with groups that are
     not consecutive: ``weight_g_idx`` int32 ``[in]``.
     """
-    codes, scales, zeros = (_part(part) for part in (linear.codes, linear.scales, linear.zeros))
+    codes, scales, zeros = linear.all_codes(), _part(linear.scales), _part(linear.zeros)
     inputs = codes.shape[1]
     if packing.symmetric:
         # A zero that is not stored is the middle of the width that codes are packed at, not of their own.
@@ -141,5 +141,5 @@ def quantization_config(packing: Packing, packed: Collection[str], model: nn.Mod
 
 
 def _part(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None  # a linear with codes has scales and zeros
+    assert tensor is not None  # a linear on a grid has scales and zeros
     return tensor

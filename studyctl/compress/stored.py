@@ -2,6 +2,7 @@
 
 A linear on a grid is stored as codes, scales and zeros and comes back through the same ``grid.dequantize`` that made the
 weight that was evaluated; any other linear is stored as its weight. So what is applied is bit for bit what was saved.
+Codes of up to four bits are stored two to a byte.
 The files are a cache of trials in progress, not an export.
 """
 
@@ -21,14 +22,16 @@ from torch import nn
 
 from studyctl.compress.architectures import block_linears, block_parameters
 from studyctl.compress.compressed import Compressed, CompressedLinear
-from studyctl.compress.grid import dequantize
-from studyctl.compress.settings import METHODS, MethodSettings
+from studyctl.compress.grid import codes_come_back, dequantize
+from studyctl.compress.settings import METHODS, MethodSettings, Quantization
 from studyctl.errors import StageError
 from studyctl.files import atomic_path
 
-FORMAT = "studyctl-weights-2"
+FORMAT = "studyctl-weights-3"
 PARAMETER = "parameter:"
 """Before the name of a parameter that is no linear's weight."""
+PAIRS = "code_pairs"
+"""The part of a linear that holds two codes in a byte, ``[out, ceil(in / 2)]``: the one in the lower half comes first."""
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -40,11 +43,8 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, linear in compressed.linears.items():
-        stored = {"weight"} if linear.codes is None else {"codes", "scales", "zeros", "groups"}
-        parts = linear._asdict().items()
-        tensors |= {f"{name}.{part}": value for part, value in parts if part in stored and value is not None}
-        if linear.groups is not None:  # linears of a stage share them, and the format has no shared memory
-            tensors[f"{name}.groups"] = linear.groups.clone()
+        parts = _stored_parts(linear, compressed.settings)
+        tensors |= {f"{name}.{part}": value for part, value in parts.items()}
     tensors |= {f"{PARAMETER}{name}": value for name, value in compressed.parameters.items()}
     about = {
         **more,
@@ -56,6 +56,28 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=about)
+
+
+def _stored_parts(linear: CompressedLinear, settings: MethodSettings) -> dict[str, torch.Tensor]:
+    if linear.scales is None or linear.zeros is None:
+        return {"weight": linear.weight}
+    assert isinstance(settings, Quantization)  # only that makes grids
+    codes = linear.all_codes()
+    parts = {PAIRS: _paired(codes)} if settings.bits <= 4 else {"codes": codes}
+    parts |= {"scales": linear.scales, "zeros": linear.zeros}
+    if linear.groups is not None:  # linears of a stage share them, and the format has no shared memory
+        parts["groups"] = linear.groups.clone()
+    return parts
+
+
+def _paired(codes: torch.Tensor) -> torch.Tensor:
+    pairs = codes[:, 0::2].clone()
+    pairs[:, : codes.shape[1] // 2] |= codes[:, 1::2] << 4
+    return pairs
+
+
+def _unpaired(pairs: torch.Tensor, inputs: int) -> torch.Tensor:
+    return torch.stack([pairs & 15, pairs >> 4], dim=2).flatten(1)[:, :inputs]
 
 
 @torch.no_grad()
@@ -76,8 +98,9 @@ def apply(model: nn.Module, path: Path) -> Compressed:
             absorbed = [key.removeprefix(PARAMETER) for key in names if key.startswith(PARAMETER)]
             if unknown := sorted(set(absorbed) - set(others)):
                 raise _unusable(path, f"this model has no parameter `{unknown[0]}`")
+            settings = _settings(about["settings"])
             applied = {
-                name: _read_into(linears[name], file, name, stored[name])
+                name: _read_into(linears[name], file, name, stored[name], settings)
                 for name in linears
                 if name in stored
             }
@@ -88,7 +111,6 @@ def apply(model: nn.Module, path: Path) -> Compressed:
     parameters = {name: others[name].data for name in absorbed}
     if _hash(_changed(applied, parameters)) != about["weights_hash"]:
         raise _unusable(path, "its content has changed since it was written")
-    settings = _settings(about["settings"])
     bits_per_weight, sparsity = float(about["bits_per_weight"]), float(about["sparsity"])
     return Compressed(settings, applied, bits_per_weight, sparsity, parameters)
 
@@ -141,11 +163,12 @@ def _check_fit(
         raise _unusable(path, f"this model has no linear `{unknown[0]}`")
     for name, parts in stored.items():
         weight = linears[name].weight
-        matrix = file.get_slice(f"{name}.{'weight' if 'weight' in parts else 'codes'}")
-        if tuple(matrix.get_shape()) != tuple(weight.shape):
-            raise _unusable(
-                path, f"`{name}` is {matrix.get_shape()} there and {list(weight.shape)} in this model"
-            )
+        matrix = next(part for part in ("weight", "codes", PAIRS) if part in parts)
+        out, inputs = file.get_slice(f"{name}.{matrix}").get_shape()
+        paired = matrix == PAIRS
+        if [out, inputs] != [len(weight), -(-weight.shape[1] // 2) if paired else weight.shape[1]]:
+            there = [out, 2 * inputs if paired else inputs]
+            raise _unusable(path, f"`{name}` is {there} there and {list(weight.shape)} in this model")
         values = file.get_slice(f"{name}.{'weight' if 'weight' in parts else 'scales'}")
         if _DTYPES.get(values.get_dtype()) != weight.dtype:
             raise _unusable(
@@ -153,13 +176,20 @@ def _check_fit(
             )
 
 
-def _read_into(linear: nn.Linear, file: Any, name: str, parts: set[str]) -> CompressedLinear:
+def _read_into(
+    linear: nn.Linear, file: Any, name: str, parts: set[str], settings: MethodSettings
+) -> CompressedLinear:
     weight = linear.weight.data
     if "weight" in parts:
         weight.copy_(file.get_tensor(f"{name}.weight"))
         return CompressedLinear(weight)
+    assert isinstance(settings, Quantization)  # only that makes grids
     stored = {part: file.get_tensor(f"{name}.{part}").to(weight.device) for part in parts}
+    if PAIRS in parts:
+        stored["codes"] = _unpaired(stored.pop(PAIRS), weight.shape[1])
     weight.copy_(dequantize(**stored))
+    if codes_come_back(settings.bits, weight.dtype):
+        del stored["codes"]
     return CompressedLinear(weight, **stored)
 
 

@@ -22,6 +22,7 @@ from studyctl.compress.compressed import (
     BlockInput,
     Compressed,
     CompressedLinear,
+    GridRoom,
     PreparedBlock,
     StageInput,
 )
@@ -76,7 +77,7 @@ def compress(
     _check(blocks, settings)
     everything = BlockResults()
     if not isinstance(settings, Dense):
-        work = _work(settings, reporter)
+        work = _work(blocks, settings, reporter)
         target = torch.device(device) if device is not None else _place(blocks[0])
         has_data = isinstance(settings, WithData)
         activations = _activations(model, blocks, work, ids, batch_tokens, target) if has_data else None
@@ -92,7 +93,8 @@ def compress(
                         model, block, activations, work, is_last=block is blocks[-1]
                     )
             results.linears = {
-                name: _at_home(results.linears[name], linear) for name, linear in block.linears.items()
+                name: results.linears[name]._replace(weight=linear.weight.data)
+                for name, linear in block.linears.items()
             }
             results.parameters = {name: model.get_parameter(name).data for name in results.parameters}
             everything.add(results)
@@ -115,15 +117,17 @@ class _Work:
     compress_stage: Callable[[StageInput, Any], list[CompressedLinear]]
     wanted: frozenset[StatisticName]
     reporter: Reporter
+    room: GridRoom
 
 
-def _work(settings: MethodSettings, reporter: Reporter) -> _Work:
+def _work(blocks: list[Block], settings: MethodSettings, reporter: Reporter) -> _Work:
     """Resolve the method's implementation."""
     method = method_of(settings)
     if method.target is None:
         raise StageError(f"method `{settings.method}` has no implementation")
     prepare = None if method.prepare is None else _resolve(method.prepare)
-    return _Work(settings, prepare, _resolve(method.target), statistics_of(settings), reporter)
+    room = GridRoom([linear for block in blocks for linear in block.linears.values()], settings)
+    return _Work(settings, prepare, _resolve(method.target), statistics_of(settings), reporter, room)
 
 
 def _resolve(target: str) -> Any:
@@ -344,7 +348,7 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
         results.layers.append(layer)
         own = block.linears[name].weight.data
         own.copy_(result.weight)
-        results.linears[name] = result._replace(weight=own)
+        results.linears[name] = work.room.hold(result)._replace(weight=own)
 
 
 def _check(blocks: list[Block], settings: MethodSettings) -> None:
@@ -390,12 +394,6 @@ def _computing_on(device: torch.device, block: Block) -> Iterator[None]:
         yield
     finally:
         block.module.to(home)
-
-
-def _at_home(result: CompressedLinear, linear: nn.Linear) -> CompressedLinear:
-    """Return the result with everything where the model is, and the model's own weight as its weight."""
-    parts = (None if part is None else part.to(linear.weight.device) for part in result[1:])
-    return CompressedLinear(linear.weight.data, *parts)
 
 
 def _summary(blocks: list[Block], settings: MethodSettings, results: BlockResults) -> Compressed:

@@ -122,7 +122,7 @@ def compressing_bytes(
     width: int,
     batch_tokens: int,
 ) -> int:
-    """Return the most that a walk holds beside the model's weights.
+    """Return the most that compressing holds beside the model's weights: in the walk, or when the codes of all linears are stored.
 
     Args:
         identity: of the model.
@@ -133,9 +133,24 @@ def compressing_bytes(
     """
     if not identity.linears:
         return 0
+    storing = _grid_bytes(identity, settings, width, _stored_code_bits(settings))
+    if _sweeps(settings):
+        storing += SWEEP_BYTES
+    walking = _walking_bytes(identity, settings, windows, width=width, batch_tokens=batch_tokens)
+    return LIBRARY_BYTES + max(walking, storing)
+
+
+def _walking_bytes(
+    identity: ModelIdentity,
+    settings: MethodSettings,
+    windows: CalibrationWindows | None,
+    *,
+    width: int,
+    batch_tokens: int,
+) -> int:
     widest = max(out * inputs for out, inputs in identity.linears.values())
     elementwise = ELEMENTWISE_COPIES * FLOAT * widest
-    throughout = LIBRARY_BYTES + _codes_bytes(identity, settings, width)
+    throughout = _grid_bytes(identity, settings, width, _held_code_bits(settings, width))
     if windows is None or not isinstance(settings, WithData):
         return throughout + elementwise + width * widest
     blocks = blocks_of(identity)
@@ -178,17 +193,26 @@ def _passing(identity: ModelIdentity, tokens: int, width: int) -> list[int]:
 def stored_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
     """Return the size of the linears as a trial in progress stores them: codes where there are some, else weights."""
     weights = sum(out * inputs for out, inputs in identity.linears.values())
-    return _codes_bytes(identity, settings, width) or weights * width
+    return _grid_bytes(identity, settings, width, _stored_code_bits(settings)) or weights * width
 
 
-def _codes_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
-    """Return bytes of the codes, scales and zeros of all linears, which are kept until they are stored."""
+def _grid_bytes(identity: ModelIdentity, settings: MethodSettings, width: int, code_bits: int) -> int:
+    """Return bytes of the codes, scales and zeros of all linears."""
     if not isinstance(settings, Quantization):
         return 0
     return sum(
-        out * inputs + out * inputs // (settings.group_size or inputs) * (width + 1)
+        out * inputs * code_bits // 8 + out * inputs // (settings.group_size or inputs) * (width + 1)
         for out, inputs in identity.linears.values()
     )
+
+
+def _held_code_bits(settings: MethodSettings, width: int) -> int:
+    """Return what a code takes until the last block is done: nothing where weights give it back, which bfloat16's do not at 8 bits."""
+    return 8 if isinstance(settings, Quantization) and settings.bits == 8 and width == 2 else 0
+
+
+def _stored_code_bits(settings: MethodSettings) -> int:
+    return 4 if isinstance(settings, Quantization) and settings.bits <= 4 else 8
 
 
 def _counting(

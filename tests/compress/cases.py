@@ -68,11 +68,11 @@ def root_of_inverse(hessian: torch.Tensor) -> torch.Tensor:
 
 def on_its_grid(result: CompressedLinear, bits: int) -> bool:
     """Whether codes, scales, zeros and groups are a grid of this many bits and give the weight bit for bit."""
-    assert result.codes is not None
     assert result.scales is not None
     assert result.zeros is not None
-    in_range = int(result.codes.max()) < 2**bits and int(result.zeros.max()) < 2**bits
-    weight = dequantize(result.codes, result.scales, result.zeros, result.groups)
+    codes = result.all_codes()
+    in_range = int(codes.max()) < 2**bits and int(result.zeros.max()) < 2**bits
+    weight = dequantize(codes, result.scales, result.zeros, result.groups)
     return in_range and weight.dtype == result.weight.dtype and torch.equal(weight, result.weight)
 
 

@@ -62,7 +62,7 @@ def check(model: Any, compressed: Compressed, listener: Listener, *, largest: fl
     for name, linear in compressed.linears.items():
         assert torch.isfinite(linear.weight).all(), name
         assert linear.weight.abs().max() <= largest, name
-        assert linear.codes is None or on_its_grid(linear, getattr(settings, "bits", 0)), name
+        assert linear.scales is None or on_its_grid(linear, getattr(settings, "bits", 0)), name
         pattern = getattr(settings, "pattern", None)
         if pattern == "2:4":
             assert int(linear.weight.reshape(-1, 4).count_nonzero(dim=1).max()) <= 2, name
@@ -168,7 +168,7 @@ class TestSixteenBits:
         assert all(torch.isfinite(linear.weight).all() for linear in compressed.linears.values())
         assert all(torch.isfinite(value).all() for value in compressed.parameters.values())
         assert all(
-            linear.codes is None or on_its_grid(linear, getattr(METHODS[method], "bits", 0))
+            linear.scales is None or on_its_grid(linear, getattr(METHODS[method], "bits", 0))
             for linear in compressed.linears.values()
         )
         with torch.no_grad():

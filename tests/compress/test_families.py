@@ -89,7 +89,7 @@ def test_every_method_on_every_family(family: str, method: str, ids: torch.Tenso
     assert list(compressed.linears) == list(block_linears(model))
     for name, linear in compressed.linears.items():
         assert torch.equal(linear.weight, model.get_submodule(name).weight), name
-        assert linear.codes is None or on_its_grid(linear, getattr(settings, "bits", 0)), name
+        assert linear.scales is None or on_its_grid(linear, getattr(settings, "bits", 0)), name
         assert parts_equal(linear, again.linears[name]), name
     assert compressed.parameters.keys() == again.parameters.keys()
     assert weights_hash(models[1]) == weights_hash(model)

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
-from studyctl.compress.grid import dequantize, grid_between, grid_of, round_to_codes
+from studyctl.compress.grid import (
+    codes_come_back,
+    codes_of,
+    dequantize,
+    grid_between,
+    grid_of,
+    round_to_codes,
+    smallest_scale,
+)
 from studyctl.compress.rtn import compress_stage
 from studyctl.compress.settings import RTN
 
@@ -102,6 +110,32 @@ def test_codes_are_in_range_and_give_the_weight_bit_for_bit(
     assert torch.equal(dequantize(result.codes, result.scales, result.zeros), result.weight)
     by_fp32 = dequantize(result.codes, result.scales.float(), result.zeros).to(weight.dtype)
     assert torch.equal(by_fp32, result.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@given(bits=st.integers(1, 8), scale=st.floats(0, 1), seed=st.integers(0, 99), in_order=st.booleans())
+def test_a_weight_gives_its_codes_back(
+    bits: int, scale: float, seed: int, in_order: bool, dtype: torch.dtype
+) -> None:
+    """From the smallest scale to the largest: in fp16 products may be subnormal."""
+    smallest, largest = smallest_scale(dtype), torch.finfo(dtype).max / 2**bits
+    random = torch.Generator().manual_seed(seed)
+    scales = (smallest * (largest / smallest) ** (scale * torch.rand(64, 2, generator=random).double())).to(
+        dtype
+    )
+    codes, zeros = (
+        torch.randint(2**bits, shape, generator=random, dtype=torch.uint8) for shape in ((64, 32), (64, 2))
+    )
+    groups = None if in_order else torch.arange(32, dtype=torch.int32) % 2
+    again = codes_of(dequantize(codes, scales, zeros, groups), scales, zeros, groups)
+    assert codes_come_back(bits, dtype) == (bits < 8 or dtype != torch.bfloat16)
+    assert torch.equal(again, codes) or not codes_come_back(bits, dtype)
+
+
+def test_eight_bits_do_not_come_back_from_bfloat16() -> None:
+    codes, zeros = torch.arange(256, dtype=torch.uint8)[None], torch.zeros(1, 1, dtype=torch.uint8)
+    scales = torch.tensor([[0.0126953125]], dtype=torch.bfloat16)
+    assert not torch.equal(codes_of(dequantize(codes, scales, zeros), scales, zeros), codes)
 
 
 @given(cases())

@@ -56,8 +56,10 @@ def held(
     identity: ModelIdentity | None = None,
     windows: CalibrationWindows | None = WINDOWS,
     batch_tokens: int = 2048,
+    width: int = 2,
 ) -> int:
-    return compressing_bytes(identity or model(), settings, windows, width=2, batch_tokens=batch_tokens)
+    identity = identity or model()
+    return compressing_bytes(identity, settings, windows, width=width, batch_tokens=batch_tokens)
 
 
 @pytest.mark.parametrize("block", [LLAMA, PHI3])
@@ -134,9 +136,14 @@ def test_a_pass_leaves_its_tensors_of_less_than_32_mib_in_the_heap_while_stages_
     assert more(8 * 2048) == sum(passing(8 * 2048)) + counting - (sum(passing(2048)) + counting + solving)
 
 
-def test_codes_are_held_of_all_blocks() -> None:
-    more = held(GPTQ(), model(blocks=10)) - held(GPTQ(), model(blocks=2))
-    assert more == 8 * (BLOCK_WEIGHTS + 3 * BLOCK_WEIGHTS // 128)
+def test_scales_are_held_of_all_blocks_and_codes_where_weights_do_not_give_them_back() -> None:
+    def more(settings: GPTQ, width: int = 2) -> int:
+        ten, two = (held(settings, model(blocks=blocks), width=width) for blocks in (10, 2))
+        return ten - two
+
+    assert more(GPTQ()) == 8 * (3 * BLOCK_WEIGHTS // 128)
+    assert more(GPTQ(bits=8)) == 8 * (BLOCK_WEIGHTS + 3 * BLOCK_WEIGHTS // 128)
+    assert more(GPTQ(bits=8), width=4) == 8 * (5 * BLOCK_WEIGHTS // 128)
     assert held(SparseGPT(sparsity=0.5), model(blocks=10)) == held(SparseGPT(sparsity=0.5), model(blocks=2))
 
 
@@ -215,4 +222,11 @@ def test_a_search_takes_as_long_as_it_has_candidates() -> None:
 def test_codes_are_stored_in_the_place_of_weights() -> None:
     identity = model(blocks=1)
     assert stored_bytes(identity, SparseGPT(sparsity=0.5), 2) == 2 * BLOCK_WEIGHTS
-    assert stored_bytes(identity, GPTQ(), 2) == BLOCK_WEIGHTS + 3 * BLOCK_WEIGHTS // 128
+    assert stored_bytes(identity, GPTQ(), 2) == BLOCK_WEIGHTS // 2 + 3 * BLOCK_WEIGHTS // 128
+    assert stored_bytes(identity, GPTQ(bits=5), 2) == BLOCK_WEIGHTS + 3 * BLOCK_WEIGHTS // 128
+
+
+def test_many_blocks_take_most_when_their_codes_are_stored() -> None:
+    blocks = 1000
+    stored = stored_bytes(model(blocks=blocks), GPTQ(), 2)
+    assert held(GPTQ(), model(blocks=blocks)) == stored + (140 << 20)
