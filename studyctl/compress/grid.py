@@ -95,10 +95,12 @@ def codes_of(
     weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return the codes that :func:`dequantize` made ``weight`` of, where :func:`codes_come_back`: uint8 ``[out, in]``."""
+    steps = weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if groups is not None:
-        return (weight.float() / scales[:, groups].float()).round_().add_(zeros[:, groups]).to(torch.uint8)
-    steps = weight.reshape(*scales.shape, -1).float() / scales[..., None].float()  # [out, groups, group]
-    return steps.round_().add_(zeros[..., None]).to(torch.uint8).reshape(weight.shape)
+        return steps.div_(scales[:, groups]).round_().add_(zeros[:, groups]).to(torch.uint8)
+    by_group = steps.view(*scales.shape, -1)  # [out, groups, group]
+    by_group.div_(scales[..., None]).round_().add_(zeros[..., None])
+    return steps.to(torch.uint8)
 
 
 def smallest_scale(dtype: torch.dtype) -> float:

@@ -133,11 +133,18 @@ def compressing_bytes(
     """
     if not identity.linears:
         return 0
-    storing = _grid_bytes(identity, settings, width, _stored_code_bits(settings))
-    if _sweeps(settings):
-        storing += SWEEP_BYTES
     walking = _walking_bytes(identity, settings, windows, width=width, batch_tokens=batch_tokens)
-    return LIBRARY_BYTES + max(walking, storing)
+    return LIBRARY_BYTES + max(walking, _storing_bytes(identity, settings, width))
+
+
+def _elementwise(identity: ModelIdentity) -> int:
+    return ELEMENTWISE_COPIES * FLOAT * max(out * inputs for out, inputs in identity.linears.values())
+
+
+def _storing_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
+    """Return bytes of all codes, scales and zeros, and of giving the codes of a linear back; weights themselves are not copied."""
+    grids = _grid_bytes(identity, settings, width, _stored_code_bits(settings))
+    return grids and grids + _elementwise(identity) + (SWEEP_BYTES if _sweeps(settings) else 0)
 
 
 def _walking_bytes(
@@ -149,7 +156,7 @@ def _walking_bytes(
     batch_tokens: int,
 ) -> int:
     widest = max(out * inputs for out, inputs in identity.linears.values())
-    elementwise = ELEMENTWISE_COPIES * FLOAT * widest
+    elementwise = _elementwise(identity)
     throughout = _grid_bytes(identity, settings, width, _held_code_bits(settings, width))
     if windows is None or not isinstance(settings, WithData):
         return throughout + elementwise + width * widest

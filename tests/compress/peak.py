@@ -1,4 +1,4 @@
-"""Peak memory of compressing a random model, in a process of its own: ``python -m tests.compress.peak CASE``.
+"""Peak memory of compressing a random model and storing its weights, in a process of its own: ``python -m tests.compress.peak CASE``.
 
 CASE is JSON: ``model_type`` and ``config`` of a model in bfloat16, ``settings`` of a method, ``samples`` and ``tokens`` of its
 calibration, ``threads``. Prints what was foretold and what it took, as JSON.
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 WIDTH = 2
@@ -36,6 +37,7 @@ def main(case: dict[str, Any]) -> dict[str, float]:
 
     from studyctl.compress.architectures import block_linears
     from studyctl.compress.settings import METHODS
+    from studyctl.compress.stored import save
     from studyctl.compress.walker import compress
     from studyctl.evaluate.batching import block_batch_tokens
     from studyctl.plan.compressing import compressing_bytes
@@ -71,7 +73,9 @@ def main(case: dict[str, Any]) -> dict[str, float]:
     ids = torch.randint(config.vocab_size, (windows.samples, windows.tokens))
     reset_peak()
     before, begun = peak_bytes(), time.perf_counter()
-    compress(model, settings, ids, batch_tokens=batch, reporter=SilentReporter())
+    compressed = compress(model, settings, ids, batch_tokens=batch, reporter=SilentReporter())
+    with TemporaryDirectory() as folder:
+        save(Path(folder) / "weights", compressed)
     peak = peak_bytes()
     return {
         "peak_foretold": RUNTIME_BYTES + parameters * WIDTH + working,
