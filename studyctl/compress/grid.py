@@ -103,6 +103,18 @@ def codes_of(
     return steps.to(torch.uint8)
 
 
+def paired(codes: torch.Tensor) -> torch.Tensor:
+    """Return codes of up to four bits, ``[rows, columns]``, two to a byte, ``[rows, ceil(columns / 2)]``, the first in the lower half."""
+    pairs = codes[:, 0::2].clone()
+    pairs[:, : codes.shape[1] // 2] |= codes[:, 1::2] << 4
+    return pairs
+
+
+def unpaired(pairs: torch.Tensor, columns: int) -> torch.Tensor:
+    """Return the ``columns`` codes of each row that :func:`paired` was given."""
+    return torch.stack([pairs & 15, pairs >> 4], dim=2).flatten(1)[:, :columns]
+
+
 def smallest_scale(dtype: torch.dtype) -> float:
     """Return the smallest positive scale: subnormal in fp16, where weights may be that small, else normal."""
     limits = torch.finfo(dtype)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from studyctl.compress.compressed import Compressed, CompressedLinear
+from studyctl.compress.grid import paired
 from studyctl.compress.settings import Quantization
 
 FORMAT = "pack-quantized"
@@ -102,7 +103,7 @@ def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
     if missing := -values.shape[1] % (32 // bits):
         values = functional.pad(values, (0, missing))
     if bits == 4:
-        values = values[:, 0::2] | values[:, 1::2] << 4
+        values = paired(values)
     # Of the four bytes of a number, the first is the lowest. A single row may keep a stride that no view accepts.
     return values.flatten().view(torch.int32).reshape(len(values), -1)
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from studyctl.compress.architectures import block_linears, block_parameters
 from studyctl.compress.compressed import Compressed, CompressedLinear
-from studyctl.compress.grid import codes_come_back, dequantize
+from studyctl.compress.grid import codes_come_back, dequantize, paired, unpaired
 from studyctl.compress.settings import METHODS, MethodSettings, Quantization
 from studyctl.errors import StageError
 from studyctl.files import atomic_path
@@ -31,7 +31,7 @@ FORMAT = "studyctl-weights-3"
 PARAMETER = "parameter:"
 """Before the name of a parameter that is no linear's weight."""
 PAIRS = "code_pairs"
-"""The part of a linear that holds two codes in a byte, ``[out, ceil(in / 2)]``: the one in the lower half comes first."""
+"""The part of a linear that holds its codes two to a byte (:func:`~studyctl.compress.grid.paired`)."""
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -63,21 +63,11 @@ def _stored_parts(linear: CompressedLinear, settings: MethodSettings) -> dict[st
         return {"weight": linear.weight}
     assert isinstance(settings, Quantization)  # only that makes grids
     codes = linear.all_codes()
-    parts = {PAIRS: _paired(codes)} if settings.bits <= 4 else {"codes": codes}
+    parts = {PAIRS: paired(codes)} if settings.bits <= 4 else {"codes": codes}
     parts |= {"scales": linear.scales, "zeros": linear.zeros}
     if linear.groups is not None:  # linears of a stage share them, and the format has no shared memory
         parts["groups"] = linear.groups.clone()
     return parts
-
-
-def _paired(codes: torch.Tensor) -> torch.Tensor:
-    pairs = codes[:, 0::2].clone()
-    pairs[:, : codes.shape[1] // 2] |= codes[:, 1::2] << 4
-    return pairs
-
-
-def _unpaired(pairs: torch.Tensor, inputs: int) -> torch.Tensor:
-    return torch.stack([pairs & 15, pairs >> 4], dim=2).flatten(1)[:, :inputs]
 
 
 @torch.no_grad()
@@ -186,7 +176,7 @@ def _read_into(
     assert isinstance(settings, Quantization)  # only that makes grids
     stored = {part: file.get_tensor(f"{name}.{part}").to(weight.device) for part in parts}
     if PAIRS in parts:
-        stored["codes"] = _unpaired(stored.pop(PAIRS), weight.shape[1])
+        stored["codes"] = unpaired(stored.pop(PAIRS), weight.shape[1])
     weight.copy_(dequantize(**stored))
     if codes_come_back(settings.bits, weight.dtype):
         del stored["codes"]

@@ -14,8 +14,10 @@ from studyctl.compress.grid import (
     dequantize,
     grid_between,
     grid_of,
+    paired,
     round_to_codes,
     smallest_scale,
+    unpaired,
 )
 from studyctl.compress.rtn import compress_stage
 from studyctl.compress.settings import RTN
@@ -130,6 +132,12 @@ def test_a_weight_gives_its_codes_back(
     again = codes_of(dequantize(codes, scales, zeros, groups), scales, zeros, groups)
     assert codes_come_back(bits, dtype) == (bits < 8 or dtype != torch.bfloat16)
     assert torch.equal(again, codes) or not codes_come_back(bits, dtype)
+
+
+def test_two_codes_share_a_byte_and_the_first_is_in_its_lower_half() -> None:
+    codes = torch.tensor([[1, 2, 15], [0, 7, 3]], dtype=torch.uint8)  # of an odd number the last is alone
+    assert paired(codes).tolist() == [[0x21, 0x0F], [0x70, 0x03]]
+    assert torch.equal(unpaired(paired(codes), 3), codes)
 
 
 def test_eight_bits_do_not_come_back_from_bfloat16() -> None:
