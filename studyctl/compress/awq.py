@@ -21,6 +21,7 @@ from studyctl.compress.folding import fold
 from studyctl.compress.module_objective import module_losses
 from studyctl.compress.rtn import round_to_nearest
 from studyctl.compress.settings import AWQ, Quantization
+from studyctl.compress.sizes import row_parts
 from studyctl.compress.statistics import Statistics
 from studyctl.compress.trial_rounding import change
 
@@ -28,8 +29,6 @@ CLIP_STEPS = 20
 """Weight ranges are tried in steps of a twentieth of the largest weight: ten of them, down to 0.55 of it."""
 QUADRATIC_TILE = 256
 """Columns of H that are multiplied at once; smaller tiles leave out more of it, and multiply more slowly."""
-ROW_BLOCK = 1 << 19
-"""Weights that are tried at once: what does not fit a processor's cache is written and read again many times."""
 
 
 def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
@@ -75,11 +74,12 @@ def compress_stage(stage: StageInput, settings: AWQ) -> list[CompressedLinear]:
     """Clip and round the linears of a stage that :func:`scale_block` has prepared."""
     results = []
     for name, weight in zip(stage.names, stage.weights, strict=True):
+        limits = None
         if settings.clip and not _makes_queries_or_keys(name):
             assert stage.statistics is not None
             assert stage.statistics.hessian is not None
-            weight = clipped(weight.float(), stage.statistics.hessian, settings, stage.dtype)
-        results.append(round_to_nearest(weight, settings, stage.dtype))
+            limits = clip_limits(weight, stage.statistics.hessian, settings, stage.dtype)
+        results.append(round_to_nearest(weight, settings, stage.dtype, limits))
     return results
 
 
@@ -193,7 +193,7 @@ def _squares(changes: torch.Tensor, halves: list[torch.Tensor]) -> float:
 
 def _row_blocks(weights: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
     for weight in weights:
-        yield from (part.float() for part in torch.split(weight, max(1, ROW_BLOCK // weight.shape[1])))
+        yield from (weight[part].float() for part in row_parts(*weight.shape))
 
 
 def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
@@ -204,35 +204,32 @@ def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
 # -- clipping
 
 
-def clipped(
+def clip_limits(
     weight: torch.Tensor, hessian: torch.Tensor, settings: Quantization, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return the weight with every group cut off at the limit that makes its part of the output err least.
+    """Return for every group the limit of magnitudes that makes its part of the output err least, fp32 ``[out, groups]``.
 
     Ten limits from the group's largest |w| down to 0.55 of it are tried, each row and group by itself.
 
     Args:
-        weight: ``[out, in]``, fp32, scaled.
+        weight: ``[out, in]``, scaled.
         hessian: H of the scaled inputs, ``[in, in]``: only the groups' own parts are used.
         settings: of the grid.
         dtype: in which the grid's scales are stored.
     """
-    rows, inputs = weight.shape
+    inputs = weight.shape[1]
     size = settings.group_size or inputs
     parts = hessian.reshape(inputs // size, size, inputs // size, size)
     grams = parts.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [groups, group, group]
-    result = torch.empty_like(weight)
-    for block in torch.split(torch.arange(rows, device=weight.device), max(1, ROW_BLOCK // inputs)):
-        groups = weight[block].reshape(len(block), -1, size)
-        limits = _best_limits(groups, grams, settings, dtype)
-        result[block] = torch.maximum(torch.minimum(groups, limits), -limits).reshape(len(block), inputs)
-    return result
+    return torch.cat(
+        [_best_limits(_grouped(rows, settings), grams, settings, dtype) for rows in _row_blocks((weight,))]
+    )
 
 
 def _best_limits(
     groups: torch.Tensor, grams: torch.Tensor, settings: Quantization, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return a limit for each of the groups ``[rows, groups, group]``, as ``[rows, groups, 1]``."""
+    """Return a limit for each of the groups ``[rows, groups, group]``, as ``[rows, groups]``."""
     changes = groups.new_empty(groups.shape[1], len(groups), groups.shape[2])  # a group's rows side by side
     best = groups.new_ones(groups.shape[1], len(groups))
     least = torch.full_like(best, torch.inf)
@@ -243,7 +240,7 @@ def _best_limits(
         better = error < least
         best.masked_fill_(better, kept)
         least = torch.minimum(error, least)
-    return groups.abs().amax(-1, keepdim=True) * best.T[..., None]
+    return groups.abs().amax(-1) * best.T
 
 
 def _makes_queries_or_keys(name: str) -> bool:

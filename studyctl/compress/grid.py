@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+from studyctl.compress.sizes import row_parts
+
 
 class Grid(NamedTuple):
     """Scales and zeros of groups; both have the groups' shape."""
@@ -53,6 +55,11 @@ def grid_between(
     return Grid(scales, zeros)
 
 
+def within(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """Return ``values`` with magnitudes cut off at ``limits``; the shapes broadcast."""
+    return torch.maximum(torch.minimum(values, limits), -limits)
+
+
 def round_to_codes(
     weights: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bits: int
 ) -> torch.Tensor:
@@ -95,12 +102,20 @@ def codes_of(
     weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return the codes that :func:`dequantize` made ``weight`` of, where :func:`codes_come_back`: uint8 ``[out, in]``."""
-    steps = weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    codes = torch.empty_like(weight, dtype=torch.uint8, memory_format=torch.contiguous_format)
+    for part in row_parts(*weight.shape):
+        codes[part] = _some_codes_of(weight[part], scales[part], zeros[part], groups)
+    return codes
+
+
+def _some_codes_of(
+    weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None
+) -> torch.Tensor:
+    """Do what :func:`codes_of` says for some rows; codes are fp32."""
     if groups is not None:
-        return steps.div_(scales[:, groups]).round_().add_(zeros[:, groups]).to(torch.uint8)
-    by_group = steps.view(*scales.shape, -1)  # [out, groups, group]
-    by_group.div_(scales[..., None]).round_().add_(zeros[..., None])
-    return steps.to(torch.uint8)
+        return (weight.float() / scales[:, groups]).round_().add_(zeros[:, groups])
+    steps = weight.float().reshape(*scales.shape, -1) / scales[..., None]  # [out, groups, group]
+    return steps.round_().add_(zeros[..., None]).flatten(1)
 
 
 def paired(codes: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Sizes in which the walk works: its own, and what the plan foretells of its memory. Needs no torch."""
 
+from collections.abc import Iterator
+
 SAMPLE_TOKENS = 256
 """Most tokens that output errors are told from, but for rounding."""
 SAMPLE_PART = 16
@@ -11,8 +13,17 @@ HESSIAN_TILE = 192
 KEPT_BYTES = 48 << 20
 """What is kept at most of the inputs of an MLP's last linear, so that the MLP need not run again for the next block's inputs. They
 are 2.5 to 8 times as wide as a block's inputs: all of them would often be more than everything else together."""
+ROW_BLOCK = 1 << 19
+"""Weights that are tried or rounded at once: what does not fit a processor's cache is written and read again many times."""
 HEAP_TENSOR_BYTES = 32 << 20
 """A worker keeps the memory of freed tensors of up to this size: no more is possible with glibc."""
+
+
+def row_parts(rows: int, inputs: int) -> Iterator[slice]:
+    """Yield the rows of a linear that are tried or rounded at once, until that is all of them."""
+    step = max(1, ROW_BLOCK // inputs)
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
 
 
 def sample_step(tokens: int) -> int:

@@ -7,7 +7,7 @@ group, without a dozen passes over memory.
 import numpy as np
 import torch
 
-from studyctl.compress.grid import grid_of, smallest_scale
+from studyctl.compress.grid import grid_of, smallest_scale, within
 from studyctl.compress.settings import Quantization
 from studyctl.compress.sweep import in_threads
 
@@ -65,7 +65,7 @@ def change_plainly(
     values = groups if scales is None else groups * scales.reshape(groups[0].shape)
     if kept_range < 1:
         limits = values.abs().amax(-1, keepdim=True) * kept_range
-        values = torch.maximum(torch.minimum(values, limits), -limits)
+        values = within(values, limits)
     grid = grid_of(values, settings.bits, symmetric=settings.symmetric, dtype=dtype)
     steps, zeros = grid.scales.float()[..., None], grid.zeros.float()[..., None]
     codes = (values / steps).round_().add_(zeros).clamp_(0, 2**settings.bits - 1)

@@ -19,7 +19,7 @@ from studyctl.compress.settings import (
     WithData,
     statistics_of,
 )
-from studyctl.compress.sizes import HEAP_TENSOR_BYTES, HESSIAN_TILE, KEPT_BYTES, sample_step
+from studyctl.compress.sizes import HEAP_TENSOR_BYTES, HESSIAN_TILE, KEPT_BYTES, ROW_BLOCK, sample_step
 from studyctl.plan.trials import CalibrationWindows
 from studyctl.sources.identity import ModelIdentity
 
@@ -27,11 +27,11 @@ FLOAT = 4
 """Bytes of a number in which statistics are taken and weights are solved for."""
 LIBRARY_BYTES = 40 << 20
 """What the libraries of matrix products take when they are first used."""
-SWEEP_BYTES = 100 << 20
-"""What numba, the compiled sweeps and the factorisations bring with them."""
+KERNEL_BYTES = 100 << 20
+"""What numba, the compiled kernels and the factorisations bring with them."""
 ELEMENTWISE_COPIES = 3
-"""fp32 tensors as large as a linear that exist at once while its weights are scored or rounded. Magnitudes that tie widely, of weights
-that were on a grid before, take twice as much: that is not reckoned with."""
+"""fp32 tensors as large as a linear that exist at once while its weights are scored, or as large as the rows that are rounded at once.
+Magnitudes that tie widely, of weights that were on a grid before, take twice as much: that is not reckoned with."""
 CLIP_STEPS = 10
 """Limits that AWQ tries for every group of weights."""
 CANDIDATE_OPERATIONS = 500.0
@@ -114,6 +114,10 @@ def _sweeps(settings: MethodSettings) -> bool:
 # -- memory
 
 
+def _kernel_bytes(settings: MethodSettings) -> int:
+    return 0 if _parts(settings).isdisjoint({"sparsegpt", "gptq", "awq"}) else KERNEL_BYTES
+
+
 def compressing_bytes(
     identity: ModelIdentity,
     settings: MethodSettings,
@@ -137,14 +141,21 @@ def compressing_bytes(
     return LIBRARY_BYTES + max(walking, _storing_bytes(identity, settings, width))
 
 
-def _elementwise(identity: ModelIdentity) -> int:
-    return ELEMENTWISE_COPIES * FLOAT * max(out * inputs for out, inputs in identity.linears.values())
+def _widest(identity: ModelIdentity) -> int:
+    return max(out * inputs for out, inputs in identity.linears.values())
+
+
+def _elementwise(widest: int, settings: MethodSettings) -> int:
+    """Return bytes of scoring the weights of the widest linear, or of rounding some of its rows."""
+    only_rounds = _parts(settings) <= {"rtn", "awq"}
+    return ELEMENTWISE_COPIES * FLOAT * (min(ROW_BLOCK, widest) if only_rounds else widest)
 
 
 def _storing_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
     """Return bytes of all codes, scales and zeros, and of giving the codes of a linear back; weights themselves are not copied."""
     grids = _grid_bytes(identity, settings, width, _stored_code_bits(settings))
-    return grids and grids + _elementwise(identity) + (SWEEP_BYTES if _sweeps(settings) else 0)
+    # Codes of a linear as they come back, one to a byte, and half of them once more while they are put two to a byte.
+    return grids and grids + 3 * _widest(identity) // 2 + _kernel_bytes(settings)
 
 
 def _walking_bytes(
@@ -155,8 +166,8 @@ def _walking_bytes(
     width: int,
     batch_tokens: int,
 ) -> int:
-    widest = max(out * inputs for out, inputs in identity.linears.values())
-    elementwise = _elementwise(identity)
+    widest = _widest(identity)
+    elementwise = _elementwise(widest, settings)
     throughout = _grid_bytes(identity, settings, width, _held_code_bits(settings, width))
     if windows is None or not isinstance(settings, WithData):
         return throughout + elementwise + width * widest
@@ -164,8 +175,7 @@ def _walking_bytes(
     tokens = windows.samples * windows.tokens
     hidden = tokens * identity.hidden_size * width
     throughout += hidden * (2 if settings.propagate == "dense" else 1)
-    if _sweeps(settings):
-        throughout += SWEEP_BYTES
+    throughout += _kernel_bytes(settings)
     if settings.order == "stage":  # attention's output, or the input of its last linear
         throughout += max(
             [hidden, *(tokens * stages[1].inputs * width for stages in blocks if len(stages) > 1)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress import awq
+from studyctl.compress import awq, sizes
 from studyctl.compress.architectures import FAMILIES, block_linears
 from studyctl.compress.compressed import BlockInput, PreparedBlock, StageInput
 from studyctl.compress.grid import dequantize, grid_between, grid_of, round_to_codes
@@ -29,6 +29,13 @@ def hessian_per_token(x: torch.Tensor) -> torch.Tensor:
 def rounded_with(weight: torch.Tensor, scales: torch.Tensor, settings: AWQ) -> torch.Tensor:
     """Q(W · s) / s, by rounding to nearest."""
     return round_to_nearest(weight * scales, settings, torch.float32).weight / scales
+
+
+def clipped(weight: torch.Tensor, hessian: torch.Tensor, settings: AWQ, dtype: torch.dtype) -> torch.Tensor:
+    """The weight within the limits that the search finds."""
+    limits = awq.clip_limits(weight, hessian, settings, dtype)
+    groups = weight.reshape(*limits.shape, -1)
+    return groups.clamp(-limits[..., None], limits[..., None]).reshape(weight.shape)
 
 
 def candidates(x: torch.Tensor, count: int = 20) -> list[torch.Tensor]:
@@ -179,7 +186,7 @@ class TestTheLossOfLinears:
         weights, x = (random(20, 32), random(7, 32, seed=1)), correlated(200, 32)
         given = (weights, hessian_per_token(x), SETTINGS, torch.float32, candidates(x))
         at_once = awq.linear_losses(*given)
-        monkeypatch.setattr(awq, "ROW_BLOCK", 3 * 32)
+        monkeypatch.setattr(sizes, "ROW_BLOCK", 3 * 32)
         assert awq.linear_losses(*given) == pytest.approx(at_once, rel=1e-5)
 
 
@@ -291,7 +298,7 @@ class TestClipping:
         settings = AWQ(bits=bits, group_size=group_size, symmetric=symmetric)
         weight, x = random(12, 32), correlated(200, 32)
         weight[3, 5] = 8.0
-        clipped = awq.clipped(weight, hessian_per_token(x), settings, torch.float32)
+        cut = clipped(weight, hessian_per_token(x), settings, torch.float32)
         size = group_size or 32
         for start in range(0, 32, size):
             part = slice(start, start + size)
@@ -301,7 +308,7 @@ class TestClipping:
                     self.group_error(group, group.clamp(-limit, limit), x[:, part], settings)
                     for limit in (group.abs().max() * (1 - step / 20) for step in range(10))
                 ]
-                mine = self.group_error(group, clipped[row : row + 1, part], x[:, part], settings)
+                mine = self.group_error(group, cut[row : row + 1, part], x[:, part], settings)
                 assert mine <= min(errors) * (1 + 1e-3)
                 assert mine <= errors[0] * (1 + 1e-6)  # not clipped
 
@@ -315,27 +322,37 @@ class TestClipping:
         """It costs nothing there, and half the range is twice as fine for the others."""
         weight, x = random(1, 16).clamp(-1, 1), correlated(100, 16)
         weight[0, 4], x[:, 4] = 10.0, 0
-        clipped = awq.clipped(weight, hessian_per_token(x), AWQ(bits=3, group_size=16), torch.float32)
-        assert clipped[0, 4] < 10.0
+        cut = clipped(weight, hessian_per_token(x), AWQ(bits=3, group_size=16), torch.float32)
+        assert cut[0, 4] < 10.0
         rest = torch.arange(16) != 4
-        assert torch.equal(clipped[0, rest], weight[0, rest])
+        assert torch.equal(cut[0, rest], weight[0, rest])
 
     def test_weights_on_the_grid_are_not_clipped(self) -> None:
         weight = torch.arange(16.0)[None] - 5
-        clipped = awq.clipped(weight, torch.eye(16), AWQ(bits=4, group_size=16), torch.float32)
-        assert torch.equal(clipped, weight)
+        cut = clipped(weight, torch.eye(16), AWQ(bits=4, group_size=16), torch.float32)
+        assert torch.equal(cut, weight)
 
     def test_a_group_of_zeros_stays(self) -> None:
-        clipped = awq.clipped(torch.zeros(2, 8), torch.eye(8), AWQ(group_size=8), torch.float32)
-        assert not clipped.any()
+        cut = clipped(torch.zeros(2, 8), torch.eye(8), AWQ(group_size=8), torch.float32)
+        assert not cut.any()
 
     def test_it_does_not_matter_how_many_rows_are_tried_at_once(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         weight, hessian = random(20, 32), hessian_per_token(correlated(100, 32))
-        at_once = awq.clipped(weight, hessian, SETTINGS, torch.float32)
-        monkeypatch.setattr(awq, "ROW_BLOCK", 3 * 32)
-        assert torch.equal(awq.clipped(weight, hessian, SETTINGS, torch.float32), at_once)
+        at_once = clipped(weight, hessian, SETTINGS, torch.float32)
+        monkeypatch.setattr(sizes, "ROW_BLOCK", 3 * 32)
+        assert torch.equal(clipped(weight, hessian, SETTINGS, torch.float32), at_once)
+
+    def test_what_is_beyond_the_limits_is_cut_off_before_the_grid_is_laid(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weight, hessian = random(20, 32), hessian_per_token(correlated(100, 32))
+        limits = awq.clip_limits(weight, hessian, SETTINGS, torch.float32)
+        cut = round_to_nearest(clipped(weight, hessian, SETTINGS, torch.float32), SETTINGS, torch.float32)
+        monkeypatch.setattr(sizes, "ROW_BLOCK", 3 * 32)  # however many rows are rounded at once
+        by_limits = round_to_nearest(weight, SETTINGS, torch.float32, limits)
+        assert torch.equal(by_limits.weight, cut.weight)
 
     @pytest.mark.parametrize(
         ("name", "is_clipped"),

@@ -56,7 +56,7 @@ def test_asymmetric_by_hand() -> None:
     result = rtn(torch.tensor([[-1.0, 0.0, 0.26, 2.0]]), bits=2, group_size=4)
     assert result.scales.tolist() == [[1.0]]  # (2 − −1) / 3
     assert result.zeros.tolist() == [[1]]
-    assert result.codes.tolist() == [[0, 1, 1, 3]]
+    assert result.all_codes().tolist() == [[0, 1, 1, 3]]
     assert result.weight.tolist() == [[-1.0, 0.0, 0.0, 2.0]]
 
 
@@ -64,7 +64,7 @@ def test_the_range_always_holds_zero() -> None:
     result = rtn(torch.tensor([[1.5, 3.0], [-1.5, -3.0]]), bits=2, group_size=2)
     assert result.scales.tolist() == [[1.0], [1.0]]
     assert result.zeros.tolist() == [[0], [3]]
-    assert result.codes.tolist() == [[2, 3], [1, 0]]  # 1.5 is halfway: to even
+    assert result.all_codes().tolist() == [[2, 3], [1, 0]]  # 1.5 is halfway: to even
 
 
 def test_symmetric_by_hand() -> None:
@@ -94,7 +94,7 @@ def test_scales_are_rounded_before_weights() -> None:
     result = rtn(weight, bits=4, group_size=16)
     scale = result.scales.float().item()
     assert scale == torch.tensor(1 / 15).bfloat16().item() != pytest.approx(1 / 15, rel=1e-4)
-    assert torch.equal(result.codes.float(), (weight.float() / scale).round().clamp(0, 15))
+    assert torch.equal(result.all_codes().float(), (weight.float() / scale).round().clamp(0, 15))
 
 
 @given(cases())
@@ -103,14 +103,14 @@ def test_codes_are_in_range_and_give_the_weight_bit_for_bit(
 ) -> None:
     weight, settings = case
     result = rtn(weight, **settings)
-    assert result.codes.dtype == result.zeros.dtype == torch.uint8
-    assert int(result.codes.max()) < 2 ** settings["bits"]
+    assert result.all_codes().dtype == result.zeros.dtype == torch.uint8
+    assert int(result.all_codes().max()) < 2 ** settings["bits"]
     assert int(result.zeros.max()) < 2 ** settings["bits"]
     assert result.scales.dtype == result.weight.dtype == weight.dtype
     assert torch.isfinite(result.scales).all()
     assert (result.scales > 0).all()
-    assert torch.equal(dequantize(result.codes, result.scales, result.zeros), result.weight)
-    by_fp32 = dequantize(result.codes, result.scales.float(), result.zeros).to(weight.dtype)
+    assert torch.equal(dequantize(result.all_codes(), result.scales, result.zeros), result.weight)
+    by_fp32 = dequantize(result.all_codes(), result.scales.float(), result.zeros).to(weight.dtype)
     assert torch.equal(by_fp32, result.weight)
 
 
@@ -164,7 +164,7 @@ def test_weights_on_the_grid_stay_where_they_are(case: tuple[torch.Tensor, dict[
     result = rtn(weight, **settings)
     groups = result.weight.reshape(*result.scales.shape, -1)
     again = round_to_codes(groups, result.scales[..., None], result.zeros[..., None], settings["bits"])
-    moved = (again.reshape(weight.shape).int() - result.codes.int()).abs()
+    moved = (again.reshape(weight.shape).int() - result.all_codes().int()).abs()
     # bfloat16 has 8 digits: of a product of 255 steps it rounds off up to half a one.
     assert moved.max() <= (weight.dtype == torch.bfloat16 and settings["bits"] == 8)
 
@@ -202,9 +202,11 @@ def test_groups_in_another_order_are_consecutive_groups_of_reordered_columns(
     inputs = weight.shape[1]
     consecutive = torch.arange(inputs, dtype=torch.int32) // (inputs // result.scales.shape[1])
     order = torch.randperm(inputs, generator=torch.Generator().manual_seed(seed))
-    reordered = dequantize(result.codes[:, order], result.scales, result.zeros, consecutive[order])
+    reordered = dequantize(result.all_codes()[:, order], result.scales, result.zeros, consecutive[order])
     assert torch.equal(reordered, result.weight[:, order])
-    assert torch.equal(dequantize(result.codes, result.scales, result.zeros, consecutive), result.weight)
+    assert torch.equal(
+        dequantize(result.all_codes(), result.scales, result.zeros, consecutive), result.weight
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

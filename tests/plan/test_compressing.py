@@ -155,7 +155,8 @@ def test_dense_inputs_of_the_next_block_are_held_beside_those_of_this_one() -> N
 def test_awq_copies_the_block_in_fp32_and_pruned_weights_their_dense_ones_as_well() -> None:
     awq = held(AWQ(propagate="compressed"))
     both = held(PruneThenQuantize(method=("magnitude", "awq"), sparsity=0.5))
-    assert both - awq == 4 * BLOCK_WEIGHTS + 2 * BLOCK_WEIGHTS
+    # Scores are of whole linears, and rounding is of some rows.
+    assert both - awq == 4 * BLOCK_WEIGHTS + 2 * BLOCK_WEIGHTS + 3 * 4 * (FFN * HIDDEN - (1 << 19))
     with_sweep = held(PruneThenQuantize(method=("sparsegpt", "awq"), sparsity=0.5))
     assert with_sweep >= both
 
@@ -164,12 +165,14 @@ def test_the_outputs_of_a_module_are_recorded_where_they_judge() -> None:
     large = CalibrationWindows("text", 1000, 512)
     linear = held(AWQ(), windows=large)
     assert held(AWQ(objective="block"), windows=large) > linear + 1000 * 512 * HIDDEN * 2
-    assert held(AWQ(objective="block")) == held(AWQ())  # few samples are less than the copies that follow
+    few = CalibrationWindows("text", 1, 128)  # they are less than the copies that follow
+    assert held(AWQ(objective="block"), windows=few) == held(AWQ(), windows=few)
 
 
 def test_without_data_a_linear_at_a_time_is_held() -> None:
     assert held(Magnitude(sparsity=0.5), windows=None) == (40 << 20) + (3 * 4 + 2) * FFN * HIDDEN
-    assert held(RTN(), windows=None) > held(Magnitude(sparsity=0.5), windows=None)
+    rounded, scales = 4 * FFN * HIDDEN, 5 * BLOCK_WEIGHTS // 128  # some rows at a time
+    assert held(RTN(), model(blocks=1), None, width=4) == (40 << 20) + scales + 12 * (1 << 19) + rounded
 
 
 def test_tokens_that_pass_at_once_are_never_more_than_there_are() -> None:
@@ -229,4 +232,4 @@ def test_codes_are_stored_in_the_place_of_weights() -> None:
 def test_many_blocks_take_most_when_their_codes_are_stored() -> None:
     blocks = 1000
     stored = stored_bytes(model(blocks=blocks), GPTQ(), 2)
-    assert held(GPTQ(), model(blocks=blocks)) == stored + 3 * 4 * FFN * HIDDEN + (140 << 20)
+    assert held(GPTQ(), model(blocks=blocks)) == stored + 3 * FFN * HIDDEN // 2 + (140 << 20)
