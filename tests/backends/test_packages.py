@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from tests.run.test_elsewhere import dense_model, job_of
 pytestmark = [pytest.mark.backends, pytest.mark.slow]
 REAL_CACHE = cache_folder()
 """The user's own, as it is before any test moves it."""
+takes_long = pytest.mark.skipif(
+    os.environ.get("STUDYCTL_REFERENCE") != "all",
+    reason="imports a package once more for the simplest method: set STUDYCTL_REFERENCE=all",
+)
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="the package has this on CUDA devices only"
 )
@@ -97,9 +102,9 @@ def error(made: Compressed, dense: dict[str, torch.Tensor]) -> float:
 @pytest.mark.parametrize(
     ("name", "method", "options"),
     [
-        ("gptqmodel", "rtn", ""),
+        pytest.param("gptqmodel", "rtn", "", marks=takes_long),
         ("gptqmodel", "gptq", "symmetric = true"),
-        ("llm-compressor", "rtn", "symmetric = true"),
+        pytest.param("llm-compressor", "rtn", "symmetric = true", marks=takes_long),
         ("llm-compressor", "gptq", "act_order = true\nstatic_groups = true"),
         pytest.param("auto-gptq", "gptq", "", marks=needs_cuda),
     ],

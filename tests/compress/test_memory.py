@@ -8,8 +8,8 @@ import pytest
 from .peak import measure
 
 CONFIG = {
-    "hidden_size": 1536,
-    "intermediate_size": 4096,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
     "num_hidden_layers": 2,
     "num_attention_heads": 16,
     "num_key_value_heads": 16,

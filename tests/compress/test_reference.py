@@ -84,12 +84,11 @@ NOT_PUBLISHED = {
 
 
 ALWAYS = {
-    (QWEN2, "magnitude-0.5"),
     (QWEN2, "wanda-2:4"),
     (QWEN2, "rtn-4-g64"),
     (QWEN2, "sparsegpt-0.5"),
     (QWEN2, "gptq-3-g64-stage"),
-    (LLAMA, "gptq-4-g64"),
+    (LLAMA, "magnitude-0.5"),
 }
 """What is compared without being asked for: the rules that this project's figures rest on, and the larger model once."""
 
