@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 from pathlib import Path
 
@@ -21,12 +20,13 @@ from studyctl.files import StudyPaths, cache_folder
 from studyctl.reporter import SilentReporter
 from studyctl.run.elsewhere import compress_elsewhere
 from tests.run.test_elsewhere import dense_model, job_of
+from tests.thorough import THOROUGH
 
 pytestmark = [pytest.mark.backends, pytest.mark.slow]
 REAL_CACHE = cache_folder()
 """The user's own, as it is before any test moves it."""
 takes_long = pytest.mark.skipif(
-    os.environ.get("STUDYCTL_REFERENCE") != "all",
+    not THOROUGH,
     reason="imports a package once more for the simplest method: set STUDYCTL_REFERENCE=all",
 )
 needs_cuda = pytest.mark.skipif(

@@ -6,7 +6,6 @@ Perplexity within 0.5 %, mean KL to dense within 5 %, for each language by itsel
 import functools
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from studyctl.compress.settings import AWQ, GPTQ, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
 from studyctl.compress.walker import compress
 from studyctl.reporter import SilentReporter
+from tests.thorough import THOROUGH
 
 pytestmark = pytest.mark.real
 
@@ -94,7 +94,7 @@ ALWAYS = {
 
 
 def case(model: str, setting: str) -> Any:
-    skips = os.environ.get("STUDYCTL_REFERENCE") != "all" and (model, setting) not in ALWAYS
+    skips = not THOROUGH and (model, setting) not in ALWAYS
     reason = "takes half a minute to three: set STUDYCTL_REFERENCE=all"
     return pytest.param(model, setting, marks=[pytest.mark.slow, pytest.mark.skipif(skips, reason=reason)])
 

@@ -18,6 +18,7 @@ from studyctl.errors import StageError
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.tasks import TaskRequest, TaskScores, score_task
 from studyctl.reporter import SilentReporter
+from tests.thorough import THOROUGH
 
 STOCK = Path(lm_eval.__file__).parent / "tasks"
 YAML = {
@@ -397,18 +398,14 @@ def test_rolling_tasks_are_scored(
     assert recorder.progressed[-1] == (5, 5, "request")
 
 
-EVERYTHING = os.environ.get("STUDYCTL_REFERENCE") == "all"
-"""Whether minutes are to be spent: two models and 200 items a task."""
-
-
 @pytest.mark.real
-@pytest.mark.parametrize("trained", ["slm-qwen2-6m", *(["slm-llama-12m"] if EVERYTHING else [])])
+@pytest.mark.parametrize("trained", ["slm-qwen2-6m", *(["slm-llama-12m"] if THOROUGH else [])])
 @pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "openbookqa", "winogrande", "rte", "xcopa_sw"])
 def test_a_trained_models_scores_are_lm_evals(real: Path, name: str, trained: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = real / "models" / trained
-    limit = 200 if EVERYTHING else 15
+    limit = 200 if THOROUGH else 15
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     split = SCORED.get(name, "test")
