@@ -13,6 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 WIDTH = 2
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+"""Sizes of a model that is compressed first: what libraries and compiled kernels take when they are first used differs between
+processors, and by whether the kernels had been compiled before."""
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -20,8 +29,8 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     """Run a case in another process.
 
     Returns:
-        ``peak_foretold`` and ``peak``, bytes of the whole process; ``working_foretold`` and ``working``, of that what came on top of
-        what was there before; ``weights``, bytes of the model; ``seconds``.
+        ``peak_foretold`` and ``peak``, bytes of the whole process; ``working_foretold`` and ``working``, of that what this model took
+        beside its weights, with the libraries there already; ``weights``, bytes of the model; ``seconds``.
     """
     command = [sys.executable, "-m", "tests.compress.peak", json.dumps(case)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
@@ -33,7 +42,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
 
 def main(case: dict[str, Any]) -> dict[str, float]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
     from studyctl.compress.architectures import block_linears
     from studyctl.compress.settings import METHODS
@@ -50,39 +59,56 @@ def main(case: dict[str, Any]) -> dict[str, float]:
     keep_freed_memory()  # as a worker does
     torch.set_num_threads(case["threads"])
     torch.manual_seed(0)
-    config = AutoConfig.for_model(case["model_type"], **case["config"])
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    identity = ModelIdentity(
-        "random",
-        "folder",
-        "random",
-        linears={name: (part.out_features, part.in_features) for name, part in block_linears(model).items()},
-        parameters=parameters,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-    )
     method = case["settings"]["method"]
     key = method if isinstance(method, str) else "prune+quantize"
     settings = METHODS[key].settings.model_validate(case["settings"])
     windows = CalibrationWindows("random", case["samples"], case["tokens"])
     batch = block_batch_tokens("cpu")
-    working = compressing_bytes(identity, settings, windows, width=WIDTH, batch_tokens=batch)
-    ids = torch.randint(config.vocab_size, (windows.samples, windows.tokens))
+
+    def random_model(sizes: dict[str, int]) -> PreTrainedModel:
+        config = AutoConfig.for_model(case["model_type"], **case["config"] | sizes)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+
+    def foretold(model: PreTrainedModel) -> int:
+        config = model.config
+        identity = ModelIdentity(
+            "random",
+            "folder",
+            "random",
+            linears={
+                name: (part.out_features, part.in_features) for name, part in block_linears(model).items()
+            },
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+        )
+        return compressing_bytes(identity, settings, windows, width=WIDTH, batch_tokens=batch)
+
+    def compress_and_store(model: PreTrainedModel) -> None:
+        ids = torch.randint(model.config.vocab_size, (windows.samples, windows.tokens))
+        compressed = compress(model, settings, ids, batch_tokens=batch, reporter=SilentReporter())
+        with TemporaryDirectory() as folder:
+            save(Path(folder) / "weights", compressed)
+
+    small = random_model(SMALL)
+    compress_and_store(small)
+    libraries = foretold(small)
+    del small
+
+    model = random_model({})
+    weights = sum(parameter.numel() for parameter in model.parameters()) * WIDTH
     reset_peak()
     before, begun = peak_bytes(), time.perf_counter()
-    compressed = compress(model, settings, ids, batch_tokens=batch, reporter=SilentReporter())
-    with TemporaryDirectory() as folder:
-        save(Path(folder) / "weights", compressed)
+    compress_and_store(model)
     peak = peak_bytes()
     return {
-        "peak_foretold": RUNTIME_BYTES + parameters * WIDTH + working,
+        "peak_foretold": RUNTIME_BYTES + weights + foretold(model),
         "peak": peak,
-        "working_foretold": working,
+        "working_foretold": foretold(model) - libraries,
         "working": peak - before,
-        "weights": parameters * WIDTH,
+        "weights": weights,
         "seconds": time.perf_counter() - begun,
     }
 
