@@ -9,7 +9,7 @@ whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, an
 group's part of H. With ``objective = "block"`` the whole attention or MLP is run for every candidate, as in the paper's code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,6 +23,7 @@ from studyctl.compress.rtn import round_to_nearest
 from studyctl.compress.settings import AWQ, Quantization
 from studyctl.compress.sizes import row_parts
 from studyctl.compress.statistics import Statistics
+from studyctl.compress.token_weights import weighted_hessians
 from studyctl.compress.trial_rounding import change
 
 CLIP_STEPS = 20
@@ -37,10 +38,13 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
     All scales are chosen for the block as it is; then they are folded. Weights become fp32, so that nothing is
     rounded before it is quantized.
     """
+    judged = [_judged(block, stage, settings) for stage in block.stages]
     chosen = [
         None if absorber is None else _search_scales(block, stage, absorber, settings)
-        for stage, absorber in zip(block.stages, block.absorbers, strict=True)
+        for stage, absorber in zip(judged, block.absorbers, strict=True)
     ]
+    hessians = [_of_clipped(stage) for stage in judged]
+    del judged
     _say_what_is_clipped_only(block)
     weights = _as_float(block, [stage.weights for stage in block.stages])
     dense = _as_float(block, [stage.dense or () for stage in block.stages])
@@ -54,7 +58,7 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
         if dense:
             fold(block.block, absorber, scales, dense, {})
     stages = []
-    for stage, scales in zip(block.stages, taken, strict=True):
+    for stage, own, scales in zip(block.stages, hessians, taken, strict=True):
         if scales is not None:
             for scaled in (weights, dense) if dense else (weights,):
                 for name in stage.names:
@@ -65,6 +69,7 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
                 weights=tuple(weights[name] for name in stage.names),
                 dense=tuple(dense[name] for name in stage.names) if dense else None,
                 statistics=_scaled(stage.statistics, scales),
+                hessians=own and tuple(_scaled_hessian(hessian, scales) for hessian in own),
             )
         )
     return PreparedBlock(tuple(stages), parameters)
@@ -73,12 +78,10 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
 def compress_stage(stage: StageInput, settings: AWQ) -> list[CompressedLinear]:
     """Clip and round the linears of a stage that :func:`scale_block` has prepared."""
     results = []
-    for name, weight in zip(stage.names, stage.weights, strict=True):
+    for index, (name, weight) in enumerate(zip(stage.names, stage.weights, strict=True)):
         limits = None
         if settings.clip and not _makes_queries_or_keys(name):
-            assert stage.statistics is not None
-            assert stage.statistics.hessian is not None
-            limits = clip_limits(weight, stage.statistics.hessian, settings, stage.dtype)
+            limits = clip_limits(weight, stage.hessian(index), settings, stage.dtype)
         results.append(round_to_nearest(weight, settings, stage.dtype, limits))
     return results
 
@@ -106,6 +109,24 @@ def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Te
     sizes = stacked(weights).abs_()
     groups = sizes.reshape(len(sizes), -1, group_size or sizes.shape[1])
     return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(sizes.shape).mean(0)
+
+
+def _judged(block: BlockInput, stage: StageInput, settings: AWQ) -> StageInput:
+    """Return the stage with what its linears are judged by: in attention, which few tokens decide, not all tokens count alike."""
+    if settings.objective == "linear" and any(map(_makes_queries_or_keys, stage.names)):
+        found = weighted_hessians(block, stage)
+        return replace(stage, hessians=None if found is None else tuple(found))
+    return stage
+
+
+def _of_clipped(stage: StageInput) -> tuple[torch.Tensor | None, ...] | None:
+    """Return the stage's own Hessians that are still needed when its scale is found."""
+    if stage.hessians is None:
+        return None
+    return tuple(
+        None if _makes_queries_or_keys(name) else hessian
+        for name, hessian in zip(stage.names, stage.hessians, strict=True)
+    )
 
 
 def _search_scales(block: BlockInput, stage: StageInput, absorber: Absorber, settings: AWQ) -> torch.Tensor:
@@ -139,14 +160,13 @@ def _losses(
                 weight + change(_grouped(weight, settings), settings, stage.dtype, scales=scales).flatten(1)
             ),
         )
-    assert stage.statistics is not None
-    assert stage.statistics.hessian is not None
-    return linear_losses(stage.weights, stage.statistics.hessian, settings, stage.dtype, candidates)
+    hessians = [stage.hessian(index) for index in range(len(stage.weights))]
+    return linear_losses(stage.weights, hessians, settings, stage.dtype, candidates)
 
 
 def linear_losses(
     weights: tuple[torch.Tensor, ...],
-    hessian: torch.Tensor,
+    hessians: Sequence[torch.Tensor],
     settings: Quantization,
     dtype: torch.dtype,
     candidates: list[torch.Tensor],
@@ -155,19 +175,20 @@ def linear_losses(
 
     Args:
         weights: each ``[out, in]``.
-        hessian: H = 2/n · X Xᵀ, ``[in, in]``.
+        hessians: H = 2/n · X Xᵀ of each, ``[in, in]``.
         settings: of the grid.
         dtype: in which the grid's scales are stored.
         candidates: scales, each ``[in]``.
     """
     losses = torch.zeros(len(candidates), dtype=torch.float64)
-    halves = _half(hessian)
-    for rows in _row_blocks(weights):
-        groups = _grouped(rows, settings)
-        out = torch.empty_like(groups)
-        for index, scales in enumerate(candidates):
-            changes = change(groups, settings, dtype, scales=scales, out=out)
-            losses[index] += _squares(changes.flatten(1), halves) / 2
+    for weight, hessian in zip(weights, hessians, strict=True):
+        halves = _half(hessian)
+        for rows in _row_blocks(weight):
+            groups = _grouped(rows, settings)
+            out = torch.empty_like(groups)
+            for index, scales in enumerate(candidates):
+                changes = change(groups, settings, dtype, scales=scales, out=out)
+                losses[index] += _squares(changes.flatten(1), halves) / 2
     return losses.tolist()
 
 
@@ -191,9 +212,8 @@ def _squares(changes: torch.Tensor, halves: list[torch.Tensor]) -> float:
     return total
 
 
-def _row_blocks(weights: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
-    for weight in weights:
-        yield from (weight[part].float() for part in row_parts(*weight.shape))
+def _row_blocks(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield from (weight[part].float() for part in row_parts(*weight.shape))
 
 
 def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
@@ -222,7 +242,7 @@ def clip_limits(
     parts = hessian.reshape(inputs // size, size, inputs // size, size)
     grams = parts.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [groups, group, group]
     return torch.cat(
-        [_best_limits(_grouped(rows, settings), grams, settings, dtype) for rows in _row_blocks((weight,))]
+        [_best_limits(_grouped(rows, settings), grams, settings, dtype) for rows in _row_blocks(weight)]
     )
 
 
@@ -271,8 +291,14 @@ def _scaled(statistics: Statistics | None, scales: torch.Tensor | None) -> Stati
         sample=statistics.sample.float() / scales,
         norm=None if norm is None else norm / scales,
         mean_abs=None if mean_abs is None else mean_abs / scales,
-        hessian=None if hessian is None else hessian.div_(scales).div_(scales[:, None]),
+        hessian=_scaled_hessian(hessian, scales),
     )
+
+
+def _scaled_hessian(hessian: torch.Tensor | None, scales: torch.Tensor | None) -> torch.Tensor | None:
+    if hessian is None or scales is None:
+        return hessian
+    return hessian.div_(scales).div_(scales[:, None])
 
 
 def _say_what_is_clipped_only(block: BlockInput) -> None:

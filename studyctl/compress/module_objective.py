@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from studyctl.compress.architectures import Block
 from studyctl.compress.compressed import BlockInput, StageInput
 
 
@@ -28,7 +29,7 @@ def module_losses(
         candidates: scales, each ``[in]``.
         change: returns W' from W in fp32 ``[out, in]`` and a candidate.
     """
-    module = block.block.module.get_submodule(_parent(block.block.name, stage.names))
+    module = module_of(block.block, stage.names)
     linears = [block.block.linears[name] for name in stage.names]
     calls = list(_recorded_calls(block, module))
     losses = []
@@ -40,15 +41,21 @@ def module_losses(
     return losses
 
 
-def _parent(block: str, names: tuple[str, ...]) -> str:
-    """Return the module, named from the block, that holds all of these linears."""
-    paths = [name.removeprefix(f"{block}.").split(".")[:-1] for name in names]
+def module_of(block: Block, names: tuple[str, ...]) -> nn.Module:
+    """Return the smallest module of the block that holds all of these linears."""
+    paths = [name.removeprefix(f"{block.name}.").split(".")[:-1] for name in names]
     shared = []
     for parts in zip(*paths, strict=False):
         if len(set(parts)) > 1:
             break
         shared.append(parts[0])
-    return ".".join(shared)
+    return block.module.get_submodule(".".join(shared))
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """Return the hidden states of what a module returned."""
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class _Call:
         """Return the module's output for these inputs."""
         args = [_moved(value, self.device) for value in self.args]
         kwargs = {name: _moved(value, self.device) for name, value in self.kwargs.items()}
-        return _states(module(*args, **kwargs))
+        return states_of(module(*args, **kwargs))
 
     def dense(self) -> torch.Tensor:
         """Return what the dense module made of them."""
@@ -80,7 +87,7 @@ def _recorded_calls(block: BlockInput, module: nn.Module) -> Iterator[_Call]:
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         kept = {name: _moved(value, home) for name, value in kwargs.items()}
         arguments = tuple(_moved(value, home) for value in args)
-        found.append(_Call(arguments, kept, _states(output).to(home), activations.device))
+        found.append(_Call(arguments, kept, states_of(output).to(home), activations.device))
 
     handle = module.register_forward_hook(note, with_kwargs=True)
     try:
@@ -94,11 +101,6 @@ def _recorded_calls(block: BlockInput, module: nn.Module) -> Iterator[_Call]:
 
 def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def _states(output: Any) -> torch.Tensor:
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return states
 
 
 @contextmanager

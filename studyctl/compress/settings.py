@@ -388,12 +388,14 @@ METHODS: dict[str, Method] = {
         "studyctl.compress.awq:compress_stage",
         frozenset({"mean_abs", "hessian"}),
         prepare="studyctl.compress.awq:scale_block",
+        version=2,
     ),
     "checkpoint": Method(Checkpoint, None),
     "prune+quantize": Method(
         PruneThenQuantize,
         "studyctl.compress.combined:compress_stage",
         prepare="studyctl.compress.combined:prepare_block",
+        version=2,
     ),
 }
 

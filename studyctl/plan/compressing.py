@@ -185,6 +185,7 @@ def _walking_bytes(
             throughout += min(KEPT_BYTES, tokens * last * width)
     batch = min(max(batch_tokens, windows.tokens), tokens)
     passing = _passing(identity, batch, width) + _counting(blocks, settings, windows, batch)
+    passing += _attention_gradients(identity, settings, batch, width)
     # Of what a pass took the small parts are given back to the heap, not to the system: they are still there when the stages
     # are solved. (A GPU's allocator keeps all of it, and gives it to whoever asks next.)
     spare = sum(size for size in passing if size < HEAP_TENSOR_BYTES)
@@ -205,6 +206,18 @@ def passing_bytes(identity: ModelIdentity, tokens: int, width: int) -> int:
 
 def _passing(identity: ModelIdentity, tokens: int, width: int) -> list[int]:
     return [tokens * size * width for size in [identity.hidden_size] * 6 + [identity.intermediate_size] * 3]
+
+
+def _attention_gradients(identity: ModelIdentity, settings: WithData, tokens: int, width: int) -> list[int]:
+    """Return bytes of queries, keys and values as AWQ asks for their gradients: each as made, as passed on, and its gradient."""
+    if not _weighs_tokens(settings):
+        return []
+    return 9 * [tokens * identity.hidden_size * width]
+
+
+def _weighs_tokens(settings: WithData) -> bool:
+    """Return whether AWQ counts attention's tokens by what they do: ``studyctl.compress.token_weights``."""
+    return "awq" in _parts(settings) and getattr(settings, "objective", "") == "linear"
 
 
 def stored_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
@@ -278,7 +291,10 @@ def _solving_bytes(stages: Block, settings: WithData, elementwise: int, width: i
         needs += [orders * stage.hessian_bytes + each * stage.weights for stage in stages]
     if "awq" in _parts(settings):
         copies = 2 if isinstance(settings, PruneThenQuantize) else 1
-        needs.append(elementwise + results + copies * FLOAT * sum(stage.weights for stage in stages))
+        of_values = stages[0].hessian_bytes if _weighs_tokens(settings) else 0
+        needs.append(
+            elementwise + results + copies * FLOAT * sum(stage.weights for stage in stages) + of_values
+        )
     return max(needs)
 
 
