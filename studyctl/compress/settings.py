@@ -34,7 +34,8 @@ StaticGroups = Annotated[bool, Field(description="group grids fixed before the s
 Objective = Annotated[
     Literal["linear", "block"],
     Field(
-        description="error that the scale search minimises: of the linears' outputs, or of the whole attention or MLP"
+        description="error that the scale search minimises: of the linears' outputs, attention's tokens counted by what they do to its "
+        "output, or of the whole attention or MLP"
     ),
 ]
 WeightTerm = Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")]

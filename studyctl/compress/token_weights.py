@@ -1,6 +1,6 @@
 """How much attention depends on what a linear makes of each token, and Hessians in which tokens count by that.
 
-Keys and values of a text's first token, to which all others attend, matter hundreds of times as much as those of most. How
+All later tokens attend to keys and values of a text's first one, so an error there does far more than one elsewhere. How
 much is ``Σ_r (∂(v · y) / ∂z_r)²``, with y attention's output for all tokens, z a linear's output for one, and v random signs:
 in expectation over v that is ``‖∂y/∂z‖²``, the squared Frobenius norm of the Jacobian.
 """
