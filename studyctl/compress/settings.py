@@ -39,7 +39,7 @@ Objective = Annotated[
     ),
 ]
 WeightTerm = Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")]
-Ratios = Annotated[int, Field(ge=1, le=1000, description="values of the exponent that are tried")]
+Ratios = Annotated[int, Field(ge=1, le=1000, description="values of the exponent to choose from")]
 Clip = Annotated[bool, Field(description="search weight ranges after scaling")]
 
 

@@ -339,7 +339,10 @@ def _stage_work(stage: StageSize, stages: Block, settings: WithData, tokens: int
         candidate = (2 * inputs + CANDIDATE_OPERATIONS) * weights
         if quantization.objective == "block" and stage.absorber == "norm":
             candidate = tokens * sum(other.weights for other in stages)  # attention or MLP: half of the block
-        work += quantization.ratios * candidate if stage.absorber != "none" else 0.0
+        tried = min(
+            quantization.ratios, (quantization.ratios + 1) // 2 + 2
+        )  # every other one, and two beside the best
+        work += tried * candidate if stage.absorber != "none" else 0.0
         group = quantization.group_size or inputs
         work += CLIP_STEPS * (2 * group + CANDIDATE_OPERATIONS) * weights if quantization.clip else 0.0
     return work
