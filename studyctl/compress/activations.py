@@ -59,9 +59,9 @@ class Activations:
         with ExitStack() as known:
             for replay in self.replays:
                 known.enter_context(replay.answering(chunk, self.device))
-            output: Any = block.module(hidden.to(self.device, non_blocking=True), *call.args, **call.kwargs)
-        states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return states
+            return states_of(
+                block.module(hidden.to(self.device, non_blocking=True), *call.args, **call.kwargs)
+            )
 
     def advance(self, block: Block, reporter: Reporter) -> None:
         """Replace the inputs by the block's outputs, chunk by chunk."""
@@ -93,6 +93,12 @@ class Activations:
         for chunk, inputs in enumerate(self.hidden):
             self.hidden[chunk] = room[chunk][: inputs.numel()].view(inputs.shape)
             room[chunk] = inputs.view(-1)
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """Return the hidden states of what a module returned."""
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 def record_activations(

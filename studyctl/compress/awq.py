@@ -114,8 +114,7 @@ def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Te
 def _judged(block: BlockInput, stage: StageInput, settings: AWQ) -> StageInput:
     """Return the stage with what its linears are judged by: in attention, which few tokens decide, not all tokens count alike."""
     if settings.objective == "linear" and any(map(_makes_queries_or_keys, stage.names)):
-        found = weighted_hessians(block, stage)
-        return replace(stage, hessians=None if found is None else tuple(found))
+        return replace(stage, hessians=weighted_hessians(block, stage))
     return stage
 
 

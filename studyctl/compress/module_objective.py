@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from studyctl.compress.activations import states_of
 from studyctl.compress.architectures import Block
 from studyctl.compress.compressed import BlockInput, StageInput
 
@@ -50,12 +51,6 @@ def module_of(block: Block, names: tuple[str, ...]) -> nn.Module:
             break
         shared.append(parts[0])
     return block.module.get_submodule(".".join(shared))
-
-
-def states_of(output: Any) -> torch.Tensor:
-    """Return the hidden states of what a module returned."""
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return states
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from studyctl.compress.activations import states_of
 from studyctl.compress.compressed import BlockInput, StageInput
-from studyctl.compress.module_objective import module_of, states_of
+from studyctl.compress.module_objective import module_of
 from studyctl.compress.replay import PassEnded
 from studyctl.compress.statistics import is_finite
 
@@ -22,7 +23,7 @@ JUDGED_SAMPLES = 4
 """So many calibration samples are enough to tell: the chunks that hold them pass through attention once more, and back."""
 
 
-def weighted_hessians(block: BlockInput, stage: StageInput) -> list[torch.Tensor] | None:
+def weighted_hessians(block: BlockInput, stage: StageInput) -> tuple[torch.Tensor, ...] | None:
     """Return for each linear ``Σ_t w_t x_t x_tᵀ`` over the first calibration samples, fp32 ``[in, in]``.
 
     The same calibration gives the same bits on a CPU. Attention's gradients on a GPU may differ in their last ones.
@@ -37,7 +38,7 @@ def weighted_hessians(block: BlockInput, stage: StageInput) -> list[torch.Tensor
     """
     size = stage.weights[0].shape[1]
     device = block.activations.device
-    totals = [torch.zeros(size, size, device=device) for _ in stage.names]
+    totals = tuple(torch.zeros(size, size, device=device) for _ in stage.names)
     samples = 0
     for chunk, hidden in enumerate(block.activations.hidden):
         if samples >= JUDGED_SAMPLES:

@@ -227,7 +227,7 @@ class TestTheSearch:
             if dense is block.stages[0]:
                 found = weighted_hessians(block, dense)
                 assert found is not None
-                hessians = found
+                hessians = list(found)
             measured = [
                 sum(
                     judged(w, rounded_with(w, scales, SETTINGS), h)

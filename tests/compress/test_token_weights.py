@@ -16,7 +16,7 @@ from .tiny import Listener, tiny_model
 SIGNS_OF_FIRST_CHUNK = 0
 
 
-def hessians_of(block: BlockInput, first: StageInput) -> list[torch.Tensor]:
+def hessians_of(block: BlockInput, first: StageInput) -> tuple[torch.Tensor, ...]:
     found = weighted_hessians(block, first)
     assert found is not None
     return found
