@@ -1,11 +1,11 @@
 """The app: five screens on one study. It watches; closing it, or losing the line to it, changes nothing of a run."""
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from textual import work
 from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
@@ -23,6 +23,8 @@ from tui.view import View, Watcher
 
 for _digit in "12345":  # one terminal's option keys, which hide alt and a digit in all others
     cast("dict[str, object]", ANSI_SEQUENCES_KEYS).pop(f"\x1b{_digit}", None)
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 1.0
 """How often the open study is read."""
@@ -150,11 +152,23 @@ class StudyApp(App[str]):
             self.look()
 
     def _take(self, watcher: Watcher, view: View) -> None:
-        if watcher is not self._watcher or not self.is_running:
-            return  # another study was opened meanwhile, or the app is closing
+        if watcher is not self._watcher:
+            return  # another study was opened meanwhile
         self.view = view
         if isinstance(self.screen, StudyScreen):
             self.screen.take(view)
+
+    def call_from_thread(self, callback: Callable[..., T | Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """Run a function for a thread, as Textual does.
+
+        What a thread found out while the app closes is dropped: screens lose their widgets one by one then, and the
+        first that is missing would end the app with a traceback.
+        """
+
+        def unless_closing() -> T | Awaitable[T]:
+            return callback(*args, **kwargs) if self.is_running else cast("T", None)
+
+        return super().call_from_thread(unless_closing)
 
     # -- keys
 

@@ -1,5 +1,6 @@
 """The shell of the app: screens, keys, leaving."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,15 @@ async def test_leaving_says_that_the_run_goes_on(runs: Path) -> None:
         await pilot.press("q")
     assert app.return_value is not None
     assert "small goes on running" in app.return_value
+
+
+async def test_what_a_thread_found_out_while_the_app_closed_is_dropped(runs: Path) -> None:
+    app = StudyApp("studies")
+    taken: list[str] = []
+    async with app.run_test(size=(80, 24)):
+        await asyncio.to_thread(app.call_from_thread, taken.append, "open")
+    await asyncio.to_thread(app.call_from_thread, taken.append, "closed")
+    assert taken == ["open"]
 
 
 async def test_help_lists_the_keys_of_the_screen(runs: Path) -> None:

@@ -792,6 +792,21 @@ async def test_going_to_a_variant_of_a_spec_that_is_not_open_yet(spec: Path) -> 
 
 
 @pytest.mark.usefixtures("no_plans")
+async def test_the_app_closes_while_a_plan_is_made(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closing = asyncio.Event()
+
+    async def made_while_closing(made: Callable[[], object]) -> object:
+        await closing.wait()
+        return made()
+
+    monkeypatch.setattr(spec_panes, "_in_background", made_while_closing)
+    monkeypatch.setattr(PlanPane, "on_unmount", lambda pane: closing.set(), raising=False)
+    async with opened(spec) as page:
+        assert page.plan.startswith("planning")
+    assert closing.is_set()
+
+
+@pytest.mark.usefixtures("no_plans")
 async def test_going_to_a_line_and_finding_text(spec: Path) -> None:
     async with opened(spec) as page:
         await page.press("ctrl+g", "9", "colon", "3", "enter")

@@ -125,7 +125,7 @@ class StudiesScreen(RunsScreen):
 
     def _take(self, rows: list[StudyRow], trouble: str, complete: bool) -> None:
         self._rows, self._trouble, self._complete = rows, trouble, complete
-        if self.is_running and self.app.is_running:  # it may come while the app closes
+        if self.is_running:
             self._draw()
 
     # -- drawing

@@ -226,6 +226,8 @@ class SpecPanes(Vertical):
         while (document := self._wanted) is not None:
             pane.say("planning: what the spec names is looked up …")
             preview, problems = await _in_background(partial(planned, document))
+            if not self.app.is_running:
+                return  # the panes lose their widgets one by one
             if document is not self._wanted:
                 continue  # another text is the newest by now
             self._wanted = None
