@@ -123,8 +123,7 @@ def main() -> None:
         os._exit(FAILED)  # the package has said why
     except BaseException as error:
         traceback.print_exc()
-        cause = "out_of_memory" if _is_out_of_memory(error) else "error"
-        tell("failed", error=_one_line(error), cause=cause)
+        tell("failed", error=_one_line(error), cause=_cause(error))
         sys.stderr.flush()
         os._exit(FAILED)
     sys.stderr.flush()
@@ -263,6 +262,12 @@ def _peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, ImportError):
+        return "not_imported"
+    return "out_of_memory" if _is_out_of_memory(error) else "error"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

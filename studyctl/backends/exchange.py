@@ -37,7 +37,7 @@ class Outcome:
     failure: str | None = None
     """Why there is no result, in the package's own words; None: there is one."""
     cause: str = ""
-    """``error``, ``out_of_memory``, ``read_otherwise`` or ``killed``; empty where there is a result."""
+    """``error``, ``not_imported``, ``out_of_memory``, ``read_otherwise`` or ``killed``; empty where there is a result."""
 
 
 def clean_environment(*, network: bool = True, threads: int | None = None) -> dict[str, str]:

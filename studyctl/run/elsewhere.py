@@ -161,13 +161,16 @@ def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> 
     cause, what = outcome.cause, outcome.failure
     if cause == "killed" and killed_for_memory:
         cause, what = "out_of_memory", "the kernel killed it: out of memory"
+    printed = f"all that it printed is in {log}"
     hints = {
-        "error": f"all that it printed is in {log}",
-        "killed": f"all that it printed is in {log}",
+        "error": printed,
+        "killed": printed,
+        "not_imported": f"if its environment is broken, `studyctl backends remove {job.backend}` and then "
+        f"`studyctl backends sync {job.backend}` make it anew; {printed}",
         "out_of_memory": OUT_OF_MEMORY_HINT,
         "read_otherwise": "its transformers is older than this model's files, and would compress another model",
     }
-    reported = "error" if cause == "read_otherwise" else cause
+    reported = "error" if cause in ("read_otherwise", "not_imported") else cause
     return StageError(Problem(f"{name}: {what}", hint=hints[cause]), cause=reported)
 
 

@@ -95,6 +95,13 @@ class TestAnImport:
         )
         assert (outcome.failure, outcome.cause) == (f"its process was killed by {name}", "killed")
 
+    def test_is_told_what_could_not_be_imported(self, log: Path) -> None:
+        outcome = call(log, "import of_a_broken_environment")
+        assert outcome.cause == "not_imported"
+        missing = call(log, "PACKAGES = ('of-a-broken-environment',)")
+        assert (missing.failure or "").startswith("PackageNotFoundError")
+        assert missing.cause == "not_imported"
+
     def test_may_print_what_looks_like_a_record(self, log: Path) -> None:
         line = '{"kind": "failed", "error": "not at all", "cause": "error"}'
         outcome = call(log, f"print('{line}')\nPACKAGES = ()")

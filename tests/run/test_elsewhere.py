@@ -373,9 +373,10 @@ class TestAFailure:
             (("its process was killed by SIGKILL", "killed"), 0, "its process was killed by SIGKILL", "killed", "all that it printed is in {log}"),
             (("its process was killed by SIGKILL", "killed"), 1, "the kernel killed it: out of memory", "out_of_memory", "fewer or shorter"),
             (("OutOfMemoryError: CUDA", "out_of_memory"), 0, "OutOfMemoryError: CUDA", "out_of_memory", "fewer or shorter"),
+            (("ImportError: no torch", "not_imported"), 0, "ImportError: no torch", "error", "`studyctl backends remove gptqmodel` and then `studyctl backends sync gptqmodel`"),
             (("nll 3 instead of 2", "read_otherwise"), 0, "nll 3 instead of 2", "error", "older than this model's files"),
         ],
-        ids=["error", "killed", "killed-for-memory", "out-of-memory", "read-otherwise"],
+        ids=["error", "killed", "killed-for-memory", "out-of-memory", "not-imported", "read-otherwise"],
     )  # fmt: skip
     def test_is_told_with_its_cause_and_what_to_do(
         self, workplace: Path, package: FakePackage, monkeypatch: pytest.MonkeyPatch,
