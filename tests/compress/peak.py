@@ -8,9 +8,25 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from studyctl.compress.architectures import block_linears
+from studyctl.compress.settings import METHODS, MethodSettings
+from studyctl.compress.stored import save
+from studyctl.compress.walker import compress
+from studyctl.evaluate.batching import block_batch_tokens
+from studyctl.plan.compressing import compressing_bytes
+from studyctl.plan.memory import RUNTIME_BYTES
+from studyctl.plan.trials import CalibrationWindows
+from studyctl.reporter import SilentReporter
+from studyctl.run.memory import keep_freed_memory, peak_bytes, reset_peak
+from studyctl.sources.identity import ModelIdentity
 
 WIDTH = 2
 SMALL = {
@@ -40,36 +56,23 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def main(case: dict[str, Any]) -> dict[str, float]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+@dataclass(frozen=True)
+class Case:
+    """What is compressed, and how."""
 
-    from studyctl.compress.architectures import block_linears
-    from studyctl.compress.settings import METHODS
-    from studyctl.compress.stored import save
-    from studyctl.compress.walker import compress
-    from studyctl.evaluate.batching import block_batch_tokens
-    from studyctl.plan.compressing import compressing_bytes
-    from studyctl.plan.memory import RUNTIME_BYTES
-    from studyctl.plan.trials import CalibrationWindows
-    from studyctl.reporter import SilentReporter
-    from studyctl.run.memory import keep_freed_memory, peak_bytes, reset_peak
-    from studyctl.sources.identity import ModelIdentity
+    model_type: str
+    config: dict[str, Any]
+    settings: MethodSettings
+    windows: CalibrationWindows
+    batch_tokens: int
 
-    keep_freed_memory()  # as a worker does
-    torch.set_num_threads(case["threads"])
-    torch.manual_seed(0)
-    method = case["settings"]["method"]
-    key = method if isinstance(method, str) else "prune+quantize"
-    settings = METHODS[key].settings.model_validate(case["settings"])
-    windows = CalibrationWindows("random", case["samples"], case["tokens"])
-    batch = block_batch_tokens("cpu")
-
-    def random_model(sizes: dict[str, int]) -> PreTrainedModel:
-        config = AutoConfig.for_model(case["model_type"], **case["config"] | sizes)
+    def random_model(self, sizes: dict[str, int]) -> PreTrainedModel:
+        """Return a model with other sizes than the case's where they are given."""
+        config = AutoConfig.for_model(self.model_type, **self.config | sizes)
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
-    def foretold(model: PreTrainedModel) -> int:
+    def foretold(self, model: PreTrainedModel) -> int:
+        """Return what the plan says that compressing takes beside the weights."""
         config = model.config
         identity = ModelIdentity(
             "random",
@@ -84,33 +87,62 @@ def main(case: dict[str, Any]) -> dict[str, float]:
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
         )
-        return compressing_bytes(identity, settings, windows, width=WIDTH, batch_tokens=batch)
+        return compressing_bytes(
+            identity, self.settings, self.windows, width=WIDTH, batch_tokens=self.batch_tokens
+        )
 
-    def compress_and_store(model: PreTrainedModel) -> None:
-        ids = torch.randint(model.config.vocab_size, (windows.samples, windows.tokens))
-        compressed = compress(model, settings, ids, batch_tokens=batch, reporter=SilentReporter())
+    def compress_and_store(self, model: PreTrainedModel) -> None:
+        """Do what a worker's stage does."""
+        ids = torch.randint(model.config.vocab_size, (self.windows.samples, self.windows.tokens))
+        compressed = compress(
+            model, self.settings, ids, batch_tokens=self.batch_tokens, reporter=SilentReporter()
+        )
         with TemporaryDirectory() as folder:
             save(Path(folder) / "weights", compressed)
 
-    small = random_model(SMALL)
-    compress_and_store(small)
-    libraries = foretold(small)
+
+def read_case(given: dict[str, Any]) -> Case:
+    """Return the case that a process was started with."""
+    method = given["settings"]["method"]
+    return Case(
+        given["model_type"],
+        given["config"],
+        METHODS[method if isinstance(method, str) else "prune+quantize"].settings.model_validate(
+            given["settings"]
+        ),
+        CalibrationWindows("random", given["samples"], given["tokens"]),
+        block_batch_tokens("cpu"),
+    )
+
+
+def peaks(case: Case) -> dict[str, float]:
+    """Compress a small model, then that of the case; see :func:`measure`."""
+    small = case.random_model(SMALL)
+    case.compress_and_store(small)
+    libraries = case.foretold(small)
     del small
 
-    model = random_model({})
+    model = case.random_model({})
     weights = sum(parameter.numel() for parameter in model.parameters()) * WIDTH
     reset_peak()
     before, begun = peak_bytes(), time.perf_counter()
-    compress_and_store(model)
+    case.compress_and_store(model)
     peak = peak_bytes()
     return {
-        "peak_foretold": RUNTIME_BYTES + weights + foretold(model),
+        "peak_foretold": RUNTIME_BYTES + weights + case.foretold(model),
         "peak": peak,
-        "working_foretold": foretold(model) - libraries,
+        "working_foretold": case.foretold(model) - libraries,
         "working": peak - before,
         "weights": weights,
         "seconds": time.perf_counter() - begun,
     }
+
+
+def main(given: dict[str, Any]) -> dict[str, float]:
+    keep_freed_memory()  # as a worker does
+    torch.set_num_threads(given["threads"])
+    torch.manual_seed(0)
+    return peaks(read_case(given))
 
 
 if __name__ == "__main__":
