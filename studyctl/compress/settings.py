@@ -382,8 +382,10 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_stage", version=2),
     "wanda": Method(Wanda, "studyctl.compress.wanda:compress_stage", frozenset({"norm"})),
     "rtn": Method(RTN, "studyctl.compress.rtn:compress_stage"),
-    "sparsegpt": Method(SparseGPT, "studyctl.compress.sparsegpt:compress_stage", frozenset({"hessian"})),
-    "gptq": Method(GPTQ, "studyctl.compress.gptq:compress_stage", frozenset({"hessian"})),
+    "sparsegpt": Method(
+        SparseGPT, "studyctl.compress.sparsegpt:compress_stage", frozenset({"hessian"}), version=2
+    ),
+    "gptq": Method(GPTQ, "studyctl.compress.gptq:compress_stage", frozenset({"hessian"}), version=2),
     "awq": Method(
         AWQ,
         "studyctl.compress.awq:compress_stage",
@@ -396,7 +398,7 @@ METHODS: dict[str, Method] = {
         PruneThenQuantize,
         "studyctl.compress.combined:compress_stage",
         prepare="studyctl.compress.combined:prepare_block",
-        version=2,
+        version=3,
     ),
 }
 
