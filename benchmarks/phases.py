@@ -98,8 +98,6 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.products += _attention(args, kwargs or {})
         elif name == "linalg_cholesky_ex":
             self.factorisations += len(args[0]) ** 3 / 3
-        elif name == "cholesky_inverse":
-            self.factorisations += len(args[0]) ** 3 * 2 / 3
         return func(*args, **(kwargs or {}))
 
 

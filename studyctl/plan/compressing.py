@@ -332,8 +332,8 @@ def _stage_work(stage: StageSize, stages: Block, settings: WithData, tokens: int
     if "hessian" in statistics_of(settings):
         work += tokens * inputs * (inputs + HESSIAN_TILE)  # one triangle
     sweeps = len(parts & {"sparsegpt", "gptq"})
-    # Two factorisations and an inversion; then every column changes all that follow.
-    work += sweeps * ((4 / 3 * inputs**3 + weights * inputs) / SOLVE_EFFICIENCY + SWEEP_OPERATIONS * weights)
+    # A factorisation and the inverse of a triangle; then every column changes all that follow.
+    work += sweeps * ((inputs**3 + weights * inputs) / SOLVE_EFFICIENCY + SWEEP_OPERATIONS * weights)
     quantization = settings.quantization if isinstance(settings, PruneThenQuantize) else settings
     if isinstance(quantization, AWQ):
         candidate = (2 * inputs + CANDIDATE_OPERATIONS) * weights
