@@ -59,9 +59,8 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
     """Factor the inverse of ``H + λI``, ``λ = damping · mean(diag H)``; a dead input's H_jj counts as 1.
 
     H is factored from its last input to its first, ``H + λI = A Aᵀ`` with A upper triangular, and ``U = A⁻¹``. The papers' code
-    factors H, inverts it and factors the inverse, which is twice the work and squares the condition number that
-    rounding meets: of few tokens little of what fp32 then gives for the last columns is left. If fp32 cannot factor H,
-    fp64 tries the same damping, and then ten times as much, until it can.
+    factors H, inverts it and factors the inverse: more work, and more rounding where H is nearly singular. If fp32 cannot
+    factor H, fp64 tries the same damping, and then ten times as much, until it can.
 
     Args:
         hessian: H, ``[in, in]``, symmetric, fp32; its diagonal is changed.

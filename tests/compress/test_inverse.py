@@ -56,8 +56,9 @@ def test_the_root_inverts_the_damped_hessian(inputs: int, damping: float, seed: 
     assert not result.dead.any()
 
 
-def test_it_is_what_the_papers_code_factors_in_three_steps() -> None:
-    x = correlated(200, 48)
+@pytest.mark.parametrize("inputs", [48, 300, 900], ids=["one-panel", "some-panels", "reversed-in-parts"])
+def test_it_is_what_the_papers_code_factors_in_three_steps(inputs: int) -> None:
+    x = correlated(4 * inputs, inputs)
     wanted = root_of_inverse(damped(x, 0.01))
     torch.testing.assert_close(
         inverse_root(hessian_of(x), 0.01, NAMES).root.double(), wanted, rtol=1e-3, atol=1e-4
