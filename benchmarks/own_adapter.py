@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM  # by name only: no model is imported yet
 
 from studyctl.compress.settings import METHODS
 from studyctl.compress.walker import compress as walk
 from studyctl.evaluate.batching import block_batch_tokens
 from studyctl.reporter import SilentReporter
 from studyctl.run.memory import keep_freed_memory
+from studyctl.sources.lean_transformers import import_models
 
 PACKAGES = ("studyctl", "transformers", "torch")
 COMPILED = ("sparsegpt", "gptq", "awq")
 """Methods with kernels that numba compiles."""
+
+import_models()  # before the driver loads the model, as a worker does
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:

@@ -72,26 +72,25 @@ class Activations:
     def keep(self, name: str, chunk: int, states: torch.Tensor, chunks: int | None = None) -> torch.Tensor:
         """Copy what a block makes of a chunk to where the inputs of all chunks are, and return the copy.
 
-        It takes the place of the last one of that name and chunk. All chunks of a name have one room, made for the first of
-        them: pieces that live for a block each would lie scattered over the heap, with what a pass needs in between.
+        It takes the place of what was kept under that name before. All chunks of a name have one room, divided when the first of
+        them comes: pieces that live for a block each would lie scattered over the heap, with what a pass needs in between.
 
         Args:
             name: of what is kept.
-            chunk: of the inputs.
+            chunk: of the inputs: the first one first.
             states: ``[samples, tokens, size]``.
             chunks: so many, the first ones, are kept under this name; None: all.
         """
-        room = self._rooms.get(name, [])
-        if chunk >= len(room) or room[chunk].numel() < states.numel() or room[chunk].dtype != states.dtype:
+        if chunk == 0:
             tokens = [part.shape[:-1].numel() for part in self.hidden[:chunks]]
-            room = self._rooms[name] = _room(states, tokens[chunk], tokens, self.hidden[0].device)
-        return room[chunk][: states.numel()].view(states.shape).copy_(states)
+            self._rooms[name] = _room(states, tokens, self.hidden[0].device, self._rooms.pop(name, []))
+        return self._rooms[name][chunk].view(states.shape).copy_(states)
 
     def change(self, name: str) -> None:
         """Make what is kept under a name the inputs; what they were is overwritten by what is kept next."""
         room = self._rooms[name]
         for chunk, inputs in enumerate(self.hidden):
-            self.hidden[chunk] = room[chunk][: inputs.numel()].view(inputs.shape)
+            self.hidden[chunk] = room[chunk].view(inputs.shape)
             room[chunk] = inputs.view(-1)
 
 
@@ -128,22 +127,33 @@ def record_activations(
     return Activations(recorder.hidden, recorder.calls, device)
 
 
-def _room(states: torch.Tensor, own_tokens: int, tokens: list[int], home: torch.device) -> list[torch.Tensor]:
+def _room(
+    states: torch.Tensor, tokens: list[int], home: torch.device, last: list[torch.Tensor]
+) -> list[torch.Tensor]:
     """Return room for states of so many tokens each, in one piece, as flat parts.
 
     For those of a GPU it is pinned memory where it is on the host: that goes back several times as fast.
 
     Args:
-        states: those of one part.
-        own_tokens: its tokens.
+        states: those of the first part.
         tokens: of every part.
         home: where the room is.
+        last: what the room was before: its memory is used again if it is enough, and else let go.
     """
-    size = -(-states.numel() // own_tokens)
+    size = states.numel() // tokens[0]
     sizes = [count * size for count in tokens]
     aligned = [-(-numbers // _ALIGNED) * _ALIGNED for numbers in sizes]
-    pin = states.is_cuda and home.type == "cpu"
-    whole = torch.empty(sum(aligned), dtype=states.dtype, device=home, pin_memory=pin)
+    needed = sum(aligned)
+    if (
+        last
+        and last[0].dtype == states.dtype
+        and last[0].untyped_storage().nbytes() >= needed * states.element_size()
+    ):
+        whole = last[0].as_strided((needed,), (1,), 0)
+    else:
+        last.clear()
+        pin = states.is_cuda and home.type == "cpu"
+        whole = torch.empty(needed, dtype=states.dtype, device=home, pin_memory=pin)
     return [part[:numbers] for part, numbers in zip(torch.split(whole, aligned), sizes, strict=True)]
 
 
@@ -199,7 +209,7 @@ class _Recorder:
         calls = self.calls[-1]
         if not calls:
             if len(self.calls) == 1:
-                self._room = _room(hidden, self.tokens[0], self.tokens, self.home)
+                self._room = _room(hidden, self.tokens, self.home, [])
             self.hidden.append(self._room[len(self.hidden)].view(hidden.shape).copy_(hidden))
             if len(self.calls) == 1:  # one real call tells whether this family's blocks return a tuple
                 output = forward(hidden, *args, **kwargs)

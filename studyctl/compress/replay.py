@@ -3,8 +3,10 @@
 With ``order = "stage"`` a block is passed through once for every stage, and these passes differ only from the stage that was
 compressed last on. Attention ends in a linear, its output projection. That linear's input, kept from the pass that measured
 it, gives the module's output as soon as the linear is compressed, and later passes of the block take it from there: tokens go
-through attention once. The MLP ends in one too. Its input is several times as wide, and only the pass that makes the next
-block's inputs comes after it: it is kept for as many tokens as :data:`~studyctl.compress.sizes.KEPT_BYTES` allows.
+through attention once. Where a block adds that output to its input and does nothing else with either, they are added at once: the block
+gets the sum as its input and 0 for attention's output, to the same bits, and what was kept makes room. The MLP ends in a linear
+too. Its input is several times as wide, and only the pass that makes the next block's inputs comes after it: it is kept for as many
+tokens as :func:`~studyctl.compress.sizes.kept_bytes` allows.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +18,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from studyctl.compress.architectures import Block, Stage
-from studyctl.compress.sizes import KEPT_BYTES
+from studyctl.compress.sizes import kept_bytes
+
+_SHARED = "inputs of last linears"
+"""The room of all replays of a block, one after the other."""
 
 Store = Callable[[str, int, torch.Tensor, int], torch.Tensor]
 """See :meth:`studyctl.compress.activations.Activations.keep`."""
@@ -42,15 +47,21 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 class Replay:
     """A module whose output is that of its last linear, and what is known of it for every chunk of tokens."""
 
-    def __init__(self, name: str, module: nn.Module, linear: nn.Linear, chunks: int) -> None:
-        self.name = name
+    def __init__(
+        self, module: nn.Module, linear: nn.Linear, *, room: str, chunks: int, is_added: bool
+    ) -> None:
+        self.room = room
+        """Where its inputs are kept."""
         self.chunks = chunks
         """So many are kept, the first ones; in the others the module runs."""
+        self.is_added = is_added
+        """Whether the block adds the module's output to its input, and uses neither for anything else."""
         self.is_proven: bool | None = None
         """Whether the module returns what the linear returns; None until a chunk has passed."""
         self._module = module
         self._linear = linear
-        self._kept: list[torch.Tensor] = []  # the linear's inputs, then perhaps its outputs
+        # The linear's inputs; once settled its outputs, or what they were added to.
+        self._kept: list[torch.Tensor] = []
         self._is_settled = False
         self._output: torch.Tensor | None = None
         self._rest: tuple[Any, ...] | None = None
@@ -82,18 +93,28 @@ class Replay:
     def keep(self, inputs: torch.Tensor, store: Store) -> None:
         """Keep the linear's input of the next chunk, ``[samples, tokens, in]``, if it is one of those to keep."""
         if self.is_proven is not False and len(self._kept) < self.chunks:
-            self._kept.append(store(self.name, len(self._kept), inputs, self.chunks))
+            self._kept.append(store(self.room, len(self._kept), inputs, self.chunks))
 
     @property
     def is_complete(self) -> bool:
         """Whether the module is known to be what it looks like, and was seen once in each chunk."""
         return self.is_proven is True and len(self._kept) == self.chunks
 
-    def settle(self, device: torch.device, store: Store) -> None:
-        """Put the linear, as it is now, behind what was kept, chunk by chunk: for more than one pass to come."""
+    def settle(self, hidden: list[torch.Tensor], device: torch.device, store: Store) -> None:
+        """Put the linear, as it is now, behind what was kept, chunk by chunk: for more than one pass to come.
+
+        Args:
+            hidden: the block's inputs, in chunks; outputs are added to them if the block does nothing else with either.
+            device: where the block computes.
+            store: for outputs that are not added.
+        """
         for chunk, inputs in enumerate(self._kept):
             outputs = self._linear(inputs.to(device, non_blocking=True))
-            self._kept[chunk] = store(self.name, chunk, outputs, self.chunks)
+            if self.is_added:
+                hidden[chunk].copy_(outputs.add_(hidden[chunk].to(device, non_blocking=True)))
+                self._kept[chunk] = hidden[chunk]
+            else:
+                self._kept[chunk] = store(self.room, chunk, outputs, self.chunks)
         self._is_settled = True
 
     @contextmanager
@@ -102,14 +123,22 @@ class Replay:
         if chunk >= self.chunks:
             yield
             return
-        kept = self._kept[chunk].to(device, non_blocking=True)
-        output = kept if self._is_settled else self._linear(kept)
+        output = self._output_of(self._kept[chunk], device)
         answer = output if self._rest is None else (output, *self._rest)
         with replaced_forward(self._module, lambda *_, **__: answer):
             yield
 
+    def _output_of(self, kept: torch.Tensor, device: torch.device) -> torch.Tensor:
+        if self._is_settled and self.is_added:
+            return torch.zeros((), dtype=kept.dtype, device=device).expand_as(kept)
+        states = kept.to(device, non_blocking=True)
+        output: torch.Tensor = states if self._is_settled else self._linear(states)
+        return output
 
-def replay_of(block: Block, stages: list[Stage], stage: Stage, hidden: list[torch.Tensor]) -> Replay | None:
+
+def replay_of(
+    block: Block, stages: list[Stage], stage: Stage, hidden: list[torch.Tensor], *, adds_attention: bool
+) -> Replay | None:
     """Return the replay of the module that may end in this stage; None if none does, or too much would have to be kept.
 
     Args:
@@ -117,6 +146,7 @@ def replay_of(block: Block, stages: list[Stage], stage: Stage, hidden: list[torc
         stages: all of it.
         stage: one of them.
         hidden: the block's inputs, in chunks.
+        adds_attention: whether the block is one of :data:`~studyctl.compress.sizes.ADDS_ATTENTION`.
     """
     names = list(stage.linears)
     owner = names[0].rpartition(".")[0]
@@ -126,11 +156,18 @@ def replay_of(block: Block, stages: list[Stage], stage: Stage, hidden: list[torc
     if any(name.startswith(f"{owner}.") for one in later for name in one.linears):
         return None
     linear = stage.linears[names[0]]
-    chunks = len(hidden)
-    if not later:
-        tokens = hidden[0].shape[:-1].numel()
-        chunks = min(chunks, KEPT_BYTES // (tokens * linear.in_features * hidden[0].element_size()))
-        if chunks == 0:
-            return None
+    attention = next(iter(stages[1].linears.values())).in_features if adds_attention else 0
+    chunks = len(hidden) if later else _chunks_of_mlp(hidden, linear.in_features, attention)
+    if chunks == 0:
+        return None
     local = owner.removeprefix(f"{block.name}.")
-    return Replay(local, block.module.get_submodule(local), linear, chunks)
+    module = block.module.get_submodule(local)
+    room = _SHARED if adds_attention else local  # what attention had is the MLP's afterwards
+    return Replay(module, linear, room=room, chunks=chunks, is_added=adds_attention and bool(later))
+
+
+def _chunks_of_mlp(hidden: list[torch.Tensor], inputs: int, attention: int) -> int:
+    """Return of how many chunks the inputs of the MLP's last linear are kept, with the room of ``attention`` inputs that are not."""
+    width = hidden[0].element_size()
+    tokens = [chunk.shape[:-1].numel() for chunk in hidden]
+    return min(len(hidden), kept_bytes(sum(tokens) * attention * width) // (tokens[0] * inputs * width))

@@ -12,11 +12,23 @@ HESSIAN_TILE = 192
 """A Hessian is symmetric: only what lies right of the beginning of such a strip of inputs is computed."""
 KEPT_BYTES = 48 << 20
 """What is kept at most of the inputs of an MLP's last linear, so that the MLP need not run again for the next block's inputs. They
-are 2.5 to 8 times as wide as a block's inputs: all of them would often be more than everything else together."""
+are 2.5 to 8 times as wide as a block's inputs: all of them would often be more than everything else together. What attention's last
+linear took before comes on top, where that is needed no longer."""
+ADDS_ATTENTION = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
+"""Model types whose blocks add what attention returns to their input, and use neither for anything else."""
 ROW_BLOCK = 1 << 19
 """Weights that are tried or rounded at once: what does not fit a processor's cache is written and read again many times."""
 HEAP_TENSOR_BYTES = 32 << 20
 """A worker keeps the memory of freed tensors of up to this size: no more is possible with glibc."""
+
+
+def kept_bytes(attention: int) -> int:
+    """Return how much of the inputs of an MLP's last linear is kept at most.
+
+    Args:
+        attention: bytes of the inputs of attention's last linear, if these make room; else 0.
+    """
+    return KEPT_BYTES + attention
 
 
 def row_parts(rows: int, inputs: int) -> Iterator[slice]:

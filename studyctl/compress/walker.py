@@ -37,6 +37,7 @@ from studyctl.compress.settings import (
     method_of,
     statistics_of,
 )
+from studyctl.compress.sizes import ADDS_ATTENTION
 from studyctl.compress.statistics import Accumulator, Statistics, is_finite, relative_error
 from studyctl.errors import Problem, StageError
 from studyctl.reporter import Reporter
@@ -202,7 +203,9 @@ def _compress_with_data(
 ) -> BlockResults:
     """Measure and compress the stages of a block, then make the next block's inputs, unless there is none."""
     assert isinstance(work.settings, WithData)
-    known = known_stages(getattr(getattr(model, "config", None), "model_type", ""), block)
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    known = known_stages(model_type, block)
+    adds_attention = known is not None and model_type in ADDS_ATTENTION
     stages = known or observed_stages(block, lambda: activations.forward(block, 0))
     passes = [stages] if work.settings.order == "block" else [[stage] for stage in stages]
     from_dense = work.settings.propagate == "dense"
@@ -211,7 +214,11 @@ def _compress_with_data(
     for number, seen in enumerate(passes):
         is_followed = number < len(passes) - 1
         is_replayed = work.settings.order == "stage" and (is_followed or has_pass_after)
-        replay = replay_of(block, stages, seen[0], activations.hidden) if is_replayed else None
+        replay = (
+            replay_of(block, stages, seen[0], activations.hidden, adds_attention=adds_attention)
+            if is_replayed
+            else None
+        )
         statistics = _measure(
             block,
             seen,
@@ -235,7 +242,7 @@ def _compress_with_data(
             _compress_stage(block, stage_input, work, results)
         if replay is not None and replay.is_complete:
             if is_followed:
-                replay.settle(activations.device, activations.keep)
+                replay.settle(activations.hidden, activations.device, activations.keep)
             activations.replays.append(replay)
     if has_pass_after:
         activations.advance(block, work.reporter)

@@ -19,7 +19,14 @@ from studyctl.compress.settings import (
     WithData,
     statistics_of,
 )
-from studyctl.compress.sizes import HEAP_TENSOR_BYTES, HESSIAN_TILE, KEPT_BYTES, ROW_BLOCK, sample_step
+from studyctl.compress.sizes import (
+    ADDS_ATTENTION,
+    HEAP_TENSOR_BYTES,
+    HESSIAN_TILE,
+    ROW_BLOCK,
+    kept_bytes,
+    sample_step,
+)
 from studyctl.plan.trials import CalibrationWindows
 from studyctl.sources.identity import ModelIdentity
 
@@ -176,13 +183,8 @@ def _walking_bytes(
     hidden = tokens * identity.hidden_size * width
     throughout += hidden * (2 if settings.propagate == "dense" else 1)
     throughout += _kernel_bytes(settings)
-    if settings.order == "stage":  # attention's output, or the input of its last linear
-        throughout += max(
-            [hidden, *(tokens * stages[1].inputs * width for stages in blocks if len(stages) > 1)]
-        )
-        if settings.propagate == "compressed":  # what is kept of the inputs of the MLP's last linear
-            last = max(stages[-1].inputs for stages in blocks)
-            throughout += min(KEPT_BYTES, tokens * last * width)
+    if settings.order == "stage":
+        throughout += _kept_inputs(identity, settings, blocks, tokens * width, hidden)
     batch = min(max(batch_tokens, windows.tokens), tokens)
     passing = _passing(identity, batch, width) + _counting(blocks, settings, windows, batch)
     passing += _attention_gradients(identity, settings, batch, width)
@@ -197,6 +199,27 @@ def _walking_bytes(
         )
         for stages in blocks
     )
+
+
+def _kept_inputs(
+    identity: ModelIdentity, settings: WithData, blocks: Iterable[Block], each: int, hidden: int
+) -> int:
+    """Return bytes of what is kept of the inputs of last linears, or made of them: ``studyctl.compress.replay``.
+
+    Args:
+        identity: of the model.
+        settings: of the method, with ``order = "stage"``.
+        blocks: every kind of block.
+        each: bytes that an input takes for all tokens.
+        hidden: bytes of a block's inputs for all tokens.
+    """
+    attention = max([each * stages[1].inputs for stages in blocks if len(stages) > 1], default=0)
+    if settings.propagate != "compressed":
+        return max(hidden, attention)
+    mlp = each * max(stages[-1].inputs for stages in blocks)
+    if identity.config.get("model_type") in ADDS_ATTENTION:  # one room, first of attention, then of the MLP
+        return max(attention, min(kept_bytes(attention), mlp))
+    return max(hidden, attention) + min(kept_bytes(0), mlp)
 
 
 def passing_bytes(identity: ModelIdentity, tokens: int, width: int) -> int:

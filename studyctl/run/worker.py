@@ -52,6 +52,9 @@ def main() -> None:
         job = channel.jobs.get()
         log_to(job)
         # Torch takes over a second to import; the log of the first attempt shows what that may print.
+        from studyctl.sources.lean_transformers import import_models
+
+        import_models()  # before anything that imports models of transformers
         from studyctl.run.attempt import Attempt
         from studyctl.run.engine import Engine
 

@@ -78,6 +78,7 @@ class Case:
             "random",
             "folder",
             "random",
+            config={"model_type": self.model_type},
             linears={
                 name: (part.out_features, part.in_features) for name, part in block_linears(model).items()
             },

@@ -116,6 +116,17 @@ def test_what_is_narrower_takes_the_same_room_and_what_is_wider_another(activati
     assert torch.equal(narrow, first[..., ::2])  # whoever has it still has it
 
 
+def test_a_room_is_divided_anew_when_the_first_chunk_comes(activations: Activations) -> None:
+    room = storages([activations.keep("name", chunk, part) for chunk, part in enumerate(activations.hidden)])
+    wide = [torch.cat([part, part], -1) for part in activations.hidden[:1]]
+    kept = [activations.keep("name", chunk, part, chunks=len(wide)) for chunk, part in enumerate(wide)]
+    assert storages(kept) == room  # that of three chunks is enough for one of twice the width
+    narrow = [part * 3 for part in activations.hidden]
+    kept = [activations.keep("name", chunk, part) for chunk, part in enumerate(narrow)]
+    assert storages(kept) == room
+    assert all(map(torch.equal, kept, narrow))
+
+
 def test_only_so_many_chunks_have_room_as_are_kept(activations: Activations) -> None:
     first, *_ = activations.hidden
     kept = activations.keep("name", 0, first, chunks=1)

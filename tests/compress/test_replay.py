@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress import replay, walker
+from studyctl.compress import sizes, walker
 from studyctl.compress.architectures import decoder_blocks, known_stages
 from studyctl.compress.replay import replay_of
 from studyctl.compress.settings import GPTQ, SparseGPT, Wanda, WithData
@@ -51,9 +51,9 @@ def test_the_same_bits_as_with_whole_passes(
     family: str, settings: WithData, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(walker, "replay_of", lambda *_: None)
+        patch.setattr(walker, "replay_of", lambda *_, **__: None)
         plain = compressed(tiny_model(family), settings, ids)
-    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * CHUNK_BYTES)  # not of all chunks
+    monkeypatch.setattr(sizes, "KEPT_BYTES", CHUNK_BYTES)  # of one chunk, or two with attention's room
     replayed = compressed(tiny_model(family), settings, ids)
     assert replayed.keys() == plain.keys()
     assert all(torch.equal(replayed[name], plain[name]) for name in plain)
@@ -99,7 +99,7 @@ def test_a_module_that_goes_on_after_its_last_linear_runs_in_every_pass(
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(walker, "replay_of", lambda *_: None)
+        patch.setattr(walker, "replay_of", lambda *_, **__: None)
         plain = compressed(model(), SETTINGS["gptq"], ids)
     assert all(
         torch.equal(value, plain[name]) for name, value in compressed(model(), SETTINGS["gptq"], ids).items()
@@ -121,15 +121,15 @@ def test_modules_are_as_before(ids: torch.Tensor) -> None:
 
 
 def test_a_module_that_ends_in_a_stage_of_one_linear_has_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def replays(family: str, kept_bytes: int) -> list[int]:
+    def replays(family: str, kept_bytes: int, *, adds_attention: bool = False) -> list[int]:
         """Return of how many of six chunks the end of each stage's module would be known."""
-        monkeypatch.setattr(replay, "KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr(sizes, "KEPT_BYTES", kept_bytes)
         model = tiny_model(family)
         block = decoder_blocks(model)[0]
         found = known_stages(model.config.model_type, block)
         assert found is not None
         hidden = [torch.zeros(2, 24, model.config.hidden_size)] * 6
-        made = [replay_of(block, found, stage, hidden) for stage in found]
+        made = [replay_of(block, found, stage, hidden, adds_attention=adds_attention) for stage in found]
         return [0 if one is None else one.chunks for one in made]
 
     assert replays("llama", 4 * CHUNK_BYTES) == [0, 6, 0, 4]
@@ -137,14 +137,18 @@ def test_a_module_that_ends_in_a_stage_of_one_linear_has_a_replay(monkeypatch: p
     assert replays("phi3", 3 * CHUNK_BYTES - 1) == [0, 6, 0, 2]
     assert replays("llama", CHUNK_BYTES - 1) == [0, 6, 0, 0]
     assert replays("llama", 9 * CHUNK_BYTES) == [0, 6, 0, 6]
+    # Six chunks of attention's 32 inputs are four of the MLP's 48.
+    assert replays("llama", CHUNK_BYTES, adds_attention=True) == [0, 6, 0, 5]
+    assert replays("phi3", CHUNK_BYTES - 1, adds_attention=True) == [0, 6, 0, 4]
 
 
 @pytest.mark.parametrize("spared", [0, 1, 2, 3])
 def test_the_mlp_runs_again_only_for_chunks_that_are_not_kept(
     ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch, spared: int
 ) -> None:
-    monkeypatch.setattr(replay, "KEPT_BYTES", spared * CHUNK_BYTES)
     model = tiny_model("llama")
+    attention = ids.numel() * model.config.hidden_size * 4
+    monkeypatch.setattr(sizes, "KEPT_BYTES", spared * CHUNK_BYTES - attention)
     calls = counted(model, "gate_proj")
     compressed(model, SETTINGS["gptq"], ids)
     chunks = 3
