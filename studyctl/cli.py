@@ -220,8 +220,13 @@ def plan(
 @app.command()
 def run(
     spec: SpecArgument,
-    only: Annotated[str, typer.Option(help="Only variants or trials of this pattern, such as 'awq*'.")] = "*",
-    model: Annotated[str, typer.Option(help="Only models of this pattern.")] = "*",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only variants or trials of this pattern, such as 'awq*'; more than once: of any."),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only models of this pattern; more than once: of any.")
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background; outlives the shell.")
     ] = False,
@@ -237,7 +242,8 @@ def run(
 
     if tui:
         _need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` looks in")
-    started = run_study(spec_path(spec), Selection(only, model), _stderr(), detach=detach or tui)
+    selection = Selection(tuple(only or ()), tuple(model or ()))
+    started = run_study(spec_path(spec), selection, _stderr(), detach=detach or tui)
     if tui:
         _stderr().print(started.message, soft_wrap=True, markup=False)
         _open_app("monitor", study=started.paths)
@@ -317,7 +323,7 @@ def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
     if (asked := ask_to_retry(paths, name)) is not None:
         _stderr().print(asked)
         return
-    started = run_study(paths.spec, Selection(name or "*"), _stderr(), root=paths)
+    started = run_study(paths.spec, Selection((name,) if name else ()), _stderr(), root=paths)
     report_run(paths, started.message, _stdout(), _stderr(), with_results=True)
     raise typer.Exit(started.code)
 

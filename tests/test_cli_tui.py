@@ -177,9 +177,10 @@ def test_run_starts_in_the_background_and_opens_the_monitor(
         return Started(study.paths, None, "small runs in the background", ExitCode.DONE)
 
     monkeypatch.setattr(start, "run_study", run_study)
-    said = studyctl("run", "mine.toml", "--only", "awq*", "--tui", *more)
+    chosen = ("--only", "awq*", "--only", "gptq*", "--model", "tiny")
+    said = studyctl("run", "mine.toml", *chosen, "--tui", *more)
     assert said.code == 0
-    assert asked == [(Path("mine.toml"), Selection("awq*"), True)]
+    assert asked == [(Path("mine.toml"), Selection(("awq*", "gptq*"), ("tiny",)), True)]
     assert said.err == "small runs in the background\nsmall [goes] on running\n"
     assert (first_screen(opened[0]), opened[0].study) == ("monitor", study.paths)
 

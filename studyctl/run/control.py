@@ -68,13 +68,18 @@ def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
     return f"asked the runner of {paths.name} to try {trial or 'what failed'} again"
 
 
-def start_in_background(spec: Path, only: str = "*") -> str:
+def start_in_background(spec: Path, only: str = "") -> str:
     """Run a spec as ``studyctl run SPEC --detach`` does, from a process that must not plan by itself; return what it said.
+
+    Args:
+        spec: its file.
+        only: a trial; empty: all.
 
     Raises:
         StudyError: it did not start.
     """
-    command = [sys.executable, "-m", "studyctl", "run", str(spec), "--only", only, "--detach"]
+    chosen = ["--only", only] if only else []
+    command = [sys.executable, "-m", "studyctl", "run", str(spec), *chosen, "--detach"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     said = ended.stderr.strip() or ended.stdout.strip()
     if ended.returncode:

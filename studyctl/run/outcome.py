@@ -1,20 +1,69 @@
 """What part of a study is run, and how the run ended."""
 
+import shlex
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
+from studyctl.errors import StudyError, did_you_mean
 from studyctl.plan.trials import Trial
-from studyctl.run.schedule import selected
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The part of a study that the user asked for."""
+    """The part of a study that the user asked for: trials of one of some models, by patterns as a shell has them."""
 
-    only: str = "*"
-    model: str = "*"
+    only: tuple[str, ...] = ()
+    """Patterns of variants or trials; none: all."""
+    model: tuple[str, ...] = ()
+    """Patterns of models; none: all."""
 
     def __contains__(self, trial: object) -> bool:
-        return isinstance(trial, Trial) and selected(trial, self.only, self.model)
+        return (
+            isinstance(trial, Trial)
+            and _is_one_of(_names(trial), self.only)
+            and _is_one_of(_models(trial), self.model)
+        )
+
+    def check(self, trials: Collection[Trial]) -> None:
+        """Refuse what no trial of a study is.
+
+        Raises:
+            StudyError: a pattern, or all of them together, leave nothing to run.
+        """
+        for option, patterns, names_of, what in (
+            ("--only", self.only, _names, "variant or trial"),
+            ("--model", self.model, _models, "model"),
+        ):
+            names = {name for trial in trials for name in names_of(trial)}
+            for pattern in patterns:
+                if not _is_one_of(names, [pattern]):
+                    hint = did_you_mean(pattern, sorted(names)) or "`studyctl plan` lists what there is"
+                    raise StudyError(f"`{option} {pattern}`: no {what} of this study is called so", hint=hint)
+        if not any(trial in self for trial in trials):
+            raise StudyError("no variant of `--only` is one of a model of `--model`")
+
+    def __str__(self) -> str:
+        return shlex.join(self.arguments())
+
+    def arguments(self) -> list[str]:
+        """Return it as options of ``studyctl run``."""
+        pairs = [("--only", pattern) for pattern in self.only] + [
+            ("--model", pattern) for pattern in self.model
+        ]
+        return [part for pair in pairs for part in pair]
+
+
+def _names(trial: Trial) -> tuple[str, ...]:
+    return trial.variant.name, trial.id
+
+
+def _models(trial: Trial) -> tuple[str, ...]:
+    return trial.model.spec.id, trial.model.spec.short_name
+
+
+def _is_one_of(names: Iterable[str], patterns: Collection[str]) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 @dataclass(slots=True)
@@ -36,7 +85,7 @@ class Outcome:
         """Return one line for people and for ``on_finish``."""
         if not self.tried and not self.stopped:
             rest = f" ({self.unavailable} trials are not available here)" if self.unavailable else ""
-            return f"{study}: nothing to do, everything that the spec asks for is stored{rest}"
+            return f"{study}: nothing to do, everything that was asked for is stored{rest}"
         end = "stopped" if self.stopped else "finished"
         parts = [f"{study} {end}: {self.done} trials done", f"{len(self.failed)} failed"]
         if self.unavailable:

@@ -1,17 +1,9 @@
 """Which trial a free worker gets next."""
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 from studyctl.plan.compare import Todo
 from studyctl.plan.trials import Trial
-
-
-def selected(trial: Trial, only: str, model: str) -> bool:
-    """Return whether a trial is of the part that the user asked for; the patterns are of shell kind."""
-    names = (trial.variant.name, trial.id)
-    models = (trial.model.spec.id, trial.model.spec.short_name)
-    return any(fnmatchcase(name, only) for name in names) and any(fnmatchcase(name, model) for name in models)
 
 
 def choose(todo: Mapping[str, Todo], running: Iterable[Trial], held_model: str | None) -> Todo | None:

@@ -73,9 +73,10 @@ def run_study(
     document = load_spec(path)
     paths = root or study_of(document)
     if living_runner(paths) is not None:
-        return _hand_over(document, paths)
+        return _hand_over(document, paths, selection)
     plan = make_plan(document)
     plan.raise_errors()
+    selection.check(plan.trials)
     _need_engine()
     check_looked_up(plan)
     if detach and _something_to_do(plan, paths, selection):
@@ -129,13 +130,18 @@ def _signals(runner: Runner) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _hand_over(document: Document, paths: StudyPaths) -> Started:
+def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> Started:
     """Give an edited spec to the runner that holds the study."""
     text = self_contained(document)
     if digest(text) == load_plan(paths).spec_hash:
         with hold(paths):  # raises, and says who holds it
             pass
         raise HeldError(f"the runner of `{paths.name}` has just ended", hint="run again")
+    if selection != Selection():
+        raise StudyError(
+            f"`{paths.name}` is running, and its runner takes up all of an edited spec, not a part of it",
+            hint=f"leave out {selection}, or `studyctl stop {paths.name}` first",
+        )
     make_plan(document).raise_errors()
     holder = living_runner(paths)
     send(paths, Request("spec", spec=text))
@@ -148,17 +154,7 @@ def _hand_over(document: Document, paths: StudyPaths) -> Started:
 def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "studyctl",
-        "run",
-        str(path),
-        "--only",
-        selection.only,
-        "--model",
-        selection.model,
-    ]
+    command = [sys.executable, "-m", "studyctl", "run", str(path), *selection.arguments()]
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(

@@ -27,7 +27,7 @@ of = "./tiny"
 
 def measure(workplace: Path, console: Console, ids: str, *, only: str = "checkpoint-*") -> Started:
     spec = write_spec(workplace, change=("[text.mine]", TABLE.format(ids=ids)))
-    return run(spec, console, Selection(only=only))
+    return run(spec, console, Selection(only=(only,)))
 
 
 def change_weights(folder: Path, scale: float) -> None:

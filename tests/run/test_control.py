@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from studyctl.errors import ExitCode, HeldError
+from studyctl.errors import ExitCode, HeldError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.run.control import Request, send
 from studyctl.run.outcome import Selection
@@ -48,6 +48,8 @@ def test_a_second_run_is_refused_and_an_edited_spec_is_handed_over(
     with pytest.raises(HeldError, match=f"process {runner.pid}"):
         run_study(spec, Selection(), console)
     edited = write_spec(workplace, change=('["en", "de"]', '["en", "de", "sw"]'))
+    with pytest.raises(StudyError, match="takes up all of an edited spec, not a part of it"):
+        run_study(edited, Selection(only=("rtn*",)), console)
     handed = run_study(edited, Selection(), console)
     assert (handed.code, handed.outcome) == (ExitCode.DONE, None)
     assert "handed the edited spec" in handed.message
@@ -80,7 +82,7 @@ def test_a_request_to_a_runner_that_is_gone_does_not_stop_the_next(
     workplace: Path, paths: StudyPaths, console: Console
 ) -> None:
     send(paths, Request("stop", when="now"))
-    assert run_study(write_spec(workplace), Selection(only="dense"), console).code == ExitCode.DONE
+    assert run_study(write_spec(workplace), Selection(only=("dense",)), console).code == ExitCode.DONE
     assert "done" in states(paths)
 
 
@@ -99,5 +101,5 @@ def test_a_worker_that_dies_fails_its_trial_with_the_cause(workplace: Path, path
 
 def test_on_finish_gets_a_line_on_its_stdin(workplace: Path, console: Console) -> None:
     spec = write_spec(workplace, execution='on_finish = "cat > said.txt"')
-    run_study(spec, Selection(only="dense"), console)
+    run_study(spec, Selection(only=("dense",)), console)
     assert (workplace / "said.txt").read_text() == "small finished: 1 trials done, 0 failed\n"

@@ -106,7 +106,7 @@ def test_a_broken_model_does_not_stop_the_others(workplace: Path, console: Conso
 
 
 def test_only_a_part_can_be_run(workplace: Path, console: Console) -> None:
-    started = run(write_spec(workplace), console, Selection(only="rtn*"))
+    started = run(write_spec(workplace), console, Selection(only=("rtn*",)))
     assert started.code == ExitCode.DONE
     states = rows(started.paths, "select variant, state from trials order by variant")
     assert {row["variant"]: row["state"] for row in states} == {
@@ -118,8 +118,14 @@ def test_only_a_part_can_be_run(workplace: Path, console: Console) -> None:
     assert rows(started.paths, "select count(*) as n from fidelity") == [{"n": 2}]
 
 
+def test_only_several_parts_can_be_run(workplace: Path, console: Console) -> None:
+    started = run(write_spec(workplace), console, Selection(only=("dense", "rtn*")))
+    states = rows(started.paths, "select variant from trials where state = 'done' order by variant")
+    assert [row["variant"] for row in states] == ["dense", "rtn-4bit-g16"]
+
+
 def test_a_damaged_dense_reference_is_made_again(workplace: Path, console: Console) -> None:
-    paths = run(write_spec(workplace), console, Selection(only="dense")).paths
+    paths = run(write_spec(workplace), console, Selection(only=("dense",))).paths
     (reference, *_) = sorted((paths.cache / "dense").glob("*.safetensors"))
     data = bytearray(reference.read_bytes())
     data[-20] ^= 0xFF
@@ -131,7 +137,7 @@ def test_a_damaged_dense_reference_is_made_again(workplace: Path, console: Conso
 
 def test_what_is_not_available_here_is_said_and_the_rest_runs(workplace: Path, console: Console) -> None:
     more = '[[compression]]\nmethod = "sparsegpt"\nbackend = "llm-compressor"\nsparsity = 0.5\n\n[text.mine]'
-    started = run(write_spec(workplace, change=("[text.mine]", more)), console, Selection(only="*0.5*"))
+    started = run(write_spec(workplace, change=("[text.mine]", more)), console, Selection(only=("*0.5*",)))
     assert started.code == ExitCode.FAILED
     assert "1 not available here" in started.message
     assert rows(started.paths, "select variant from trials where state = 'done'") == [

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from studyctl.compress.settings import RTN, Dense
+from studyctl.errors import StudyError
 from studyctl.plan.compare import Cause, Reason, Todo
 from studyctl.plan.trials import PlannedModel, Trial
 from studyctl.plan.variants import DENSE, Variant
-from studyctl.run.schedule import choose, selected
+from studyctl.run.outcome import Selection
+from studyctl.run.schedule import choose
 from studyctl.spec.models import Model
 
 ROUNDED = Variant("rtn-4bit-g64", RTN(group_size=64), None, "studyctl", ("*",), ("compression", 0))
@@ -60,21 +62,49 @@ def test_nothing_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "pattern", "expected"),
+    ("selection", "expected"),
     [
-        ("*", "*", True),
-        ("rtn*", "*", True),
-        ("awq*", "*", False),
-        ("M0-rtn-4bit-g64", "*", True),
-        ("*", "M0", True),
-        ("*", "org/*", True),
-        ("*", "M1", False),
+        (Selection(), True),
+        (Selection(("*",), ("*",)), True),
+        (Selection(("rtn*",)), True),
+        (Selection(("awq*",)), False),
+        (Selection(("awq*", "rtn*")), True),
+        (Selection(("M0-rtn-4bit-g64",)), True),
+        (Selection(model=("M0",)), True),
+        (Selection(model=("org/*",)), True),
+        (Selection(model=("M1",)), False),
+        (Selection(model=("M1", "M0")), True),
+        (Selection(("rtn*",), ("M1",)), False),
     ],
 )
 def test_a_part_is_chosen_by_patterns_of_variant_trial_and_model(
-    only: str, pattern: str, expected: bool
+    selection: Selection, *, expected: bool
 ) -> None:
-    assert selected(trial(0, ROUNDED), only, pattern) is expected
+    assert (trial(0, ROUNDED) in selection) is expected
+
+
+@pytest.mark.parametrize(
+    ("selection", "error"),
+    [
+        (
+            Selection(("rtn*", "rtn-4bit-g46")),
+            "`--only rtn-4bit-g46`: no variant or trial of this study is called so",
+        ),
+        (Selection(model=("M2",)), "`--model M2`: no model of this study is called so"),
+        (Selection(("dense",), ("M1",)), "no variant of `--only` is one of a model of `--model`"),
+    ],
+)
+def test_a_part_that_there_is_not_is_refused(selection: Selection, error: str) -> None:
+    trials = [trial(0, DENSE), trial(0, ROUNDED), trial(1, ROUNDED)]
+    with pytest.raises(StudyError) as raised:
+        selection.check(trials)
+    assert raised.value.problems[0].what == error
+
+
+def test_a_name_that_is_nearly_one_is_hinted_at() -> None:
+    with pytest.raises(StudyError) as raised:
+        Selection(("rtn-4bit-g46",)).check([trial(0, ROUNDED)])
+    assert raised.value.problems[0].hint == "did you mean `rtn-4bit-g64`?"
 
 
 def test_dense_is_dense() -> None:

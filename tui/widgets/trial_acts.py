@@ -89,11 +89,7 @@ class TrialActs(StudyScreen):
 
     @work(thread=True, group="act")
     def _retry(self, paths: StudyPaths, trial: str) -> None:
-        self._do(
-            lambda: (
-                control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial or "*")
-            )
-        )
+        self._do(lambda: control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial))
 
     @work(thread=True, group="act")
     def _stop(self, paths: StudyPaths, when: StopWhen) -> None:
