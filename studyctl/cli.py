@@ -222,10 +222,12 @@ def run(
     spec: SpecArgument,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Only variants or trials of this pattern, such as 'awq*'; more than once: of any."),
+        typer.Option(
+            help="Only variants or trials of this pattern, such as 'awq*'. May be given several times."
+        ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Only models of this pattern; more than once: of any.")
+        list[str] | None, typer.Option(help="Only models of this pattern. May be given several times.")
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background; outlives the shell.")

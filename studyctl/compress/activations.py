@@ -69,7 +69,14 @@ class Activations:
             reporter.check_stop()
             self.hidden[chunk].copy_(self.forward(block, chunk))
 
-    def keep(self, name: str, chunk: int, states: torch.Tensor, chunks: int | None = None) -> torch.Tensor:
+    def keep(
+        self,
+        name: str,
+        chunk: int,
+        states: torch.Tensor,
+        chunks: int | None = None,
+        widest: int | None = None,
+    ) -> torch.Tensor:
         """Copy what a block makes of a chunk to where the inputs of all chunks are, and return the copy.
 
         It takes the place of what was kept under that name before. All chunks of a name have one room, divided when the first of
@@ -80,11 +87,14 @@ class Activations:
             chunk: of the inputs: the first one first.
             states: ``[samples, tokens, size]``.
             chunks: so many, the first ones, are kept under this name; None: all.
+            widest: the largest size of states that take each other's place, chunk by chunk, before the first of them comes again;
+                None: this one.
         """
         if chunk == 0:
             tokens = [part.shape[:-1].numel() for part in self.hidden[:chunks]]
-            self._rooms[name] = _room(states, tokens, self.hidden[0].device, self._rooms.pop(name, []))
-        return self._rooms[name][chunk].view(states.shape).copy_(states)
+            size = widest or states.shape[-1]
+            self._rooms[name] = _room(states, size, tokens, self.hidden[0].device, self._rooms.pop(name, []))
+        return self._rooms[name][chunk][: states.numel()].view(states.shape).copy_(states)
 
     def change(self, name: str) -> None:
         """Make what is kept under a name the inputs; what they were is overwritten by what is kept next."""
@@ -128,19 +138,19 @@ def record_activations(
 
 
 def _room(
-    states: torch.Tensor, tokens: list[int], home: torch.device, last: list[torch.Tensor]
+    states: torch.Tensor, size: int, tokens: list[int], home: torch.device, last: list[torch.Tensor]
 ) -> list[torch.Tensor]:
     """Return room for states of so many tokens each, in one piece, as flat parts.
 
     For those of a GPU it is pinned memory where it is on the host: that goes back several times as fast.
 
     Args:
-        states: those of the first part.
+        states: some of them.
+        size: numbers of a token.
         tokens: of every part.
         home: where the room is.
         last: what the room was before: its memory is used again if it is enough, and else let go.
     """
-    size = states.numel() // tokens[0]
     sizes = [count * size for count in tokens]
     aligned = [-(-numbers // _ALIGNED) * _ALIGNED for numbers in sizes]
     needed = sum(aligned)
@@ -209,7 +219,7 @@ class _Recorder:
         calls = self.calls[-1]
         if not calls:
             if len(self.calls) == 1:
-                self._room = _room(hidden, self.tokens, self.home, [])
+                self._room = _room(hidden, hidden.shape[-1], self.tokens, self.home, [])
             self.hidden.append(self._room[len(self.hidden)].view(hidden.shape).copy_(hidden))
             if len(self.calls) == 1:  # one real call tells whether this family's blocks return a tuple
                 output = forward(hidden, *args, **kwargs)

@@ -23,7 +23,7 @@ from studyctl.compress.sizes import kept_bytes
 _SHARED = "inputs of last linears"
 """The room of all replays of a block, one after the other."""
 
-Store = Callable[[str, int, torch.Tensor, int], torch.Tensor]
+Store = Callable[[str, int, torch.Tensor, int, int], torch.Tensor]
 """See :meth:`studyctl.compress.activations.Activations.keep`."""
 
 
@@ -60,6 +60,7 @@ class Replay:
         """Whether the module returns what the linear returns; None until a chunk has passed."""
         self._module = module
         self._linear = linear
+        self._widest = linear.in_features if is_added else max(linear.in_features, linear.out_features)
         # The linear's inputs; once settled its outputs, or what they were added to.
         self._kept: list[torch.Tensor] = []
         self._is_settled = False
@@ -93,7 +94,7 @@ class Replay:
     def keep(self, inputs: torch.Tensor, store: Store) -> None:
         """Keep the linear's input of the next chunk, ``[samples, tokens, in]``, if it is one of those to keep."""
         if self.is_proven is not False and len(self._kept) < self.chunks:
-            self._kept.append(store(self.room, len(self._kept), inputs, self.chunks))
+            self._kept.append(store(self.room, len(self._kept), inputs, self.chunks, self._widest))
 
     @property
     def is_complete(self) -> bool:
@@ -114,7 +115,7 @@ class Replay:
                 hidden[chunk].copy_(outputs.add_(hidden[chunk].to(device, non_blocking=True)))
                 self._kept[chunk] = hidden[chunk]
             else:
-                self._kept[chunk] = store(self.room, chunk, outputs, self.chunks)
+                self._kept[chunk] = store(self.room, chunk, outputs, self.chunks, self._widest)
         self._is_settled = True
 
     @contextmanager

@@ -214,9 +214,8 @@ def _kept_inputs(
         hidden: bytes of a block's inputs for all tokens.
     """
     attention = max([each * stages[1].inputs for stages in blocks if len(stages) > 1], default=0)
-    if settings.propagate != "compressed":
-        return max(hidden, attention)
-    mlp = each * max(stages[-1].inputs for stages in blocks)
+    keeps_mlp = settings.propagate == "compressed"
+    mlp = each * max(stages[-1].inputs for stages in blocks) if keeps_mlp else 0
     if identity.config.get("model_type") in ADDS_ATTENTION:  # one room, first of attention, then of the MLP
         return max(attention, min(kept_bytes(attention), mlp))
     return max(hidden, attention) + min(kept_bytes(0), mlp)

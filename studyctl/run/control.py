@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,9 @@ class Request:
     """For ``retry``: the trial; empty for every failed one."""
     spec: str = ""
     """For ``spec``: text of the edited spec, complete in itself."""
+    only: Sequence[str] = ()
+    model: Sequence[str] = ()
+    """For ``spec``: the part of it to run as well, as :class:`~studyctl.run.outcome.Selection` has it."""
 
 
 def send(paths: StudyPaths, request: Request) -> None:

@@ -1,11 +1,11 @@
 """What part of a study is run, and how the run ended."""
 
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from studyctl.errors import StudyError, did_you_mean
+from studyctl.errors import Problem, StudyError, did_you_mean
 from studyctl.plan.trials import Trial
 
 
@@ -31,17 +31,14 @@ class Selection:
         Raises:
             StudyError: a pattern, or all of them together, leave nothing to run.
         """
-        for option, patterns, names_of, what in (
-            ("--only", self.only, _names, "variant or trial"),
-            ("--model", self.model, _models, "model"),
-        ):
-            names = {name for trial in trials for name in names_of(trial)}
-            for pattern in patterns:
-                if not _is_one_of(names, [pattern]):
-                    hint = did_you_mean(pattern, sorted(names)) or "`studyctl plan` lists what there is"
-                    raise StudyError(f"`{option} {pattern}`: no {what} of this study is called so", hint=hint)
-        if not any(trial in self for trial in trials):
-            raise StudyError("no variant of `--only` is one of a model of `--model`")
+        problems = [
+            *_unknown(self.only, "variant or trial", {name for trial in trials for name in _names(trial)}),
+            *_unknown(self.model, "model", {name for trial in trials for name in _models(trial)}),
+        ]
+        if not problems and not any(trial in self for trial in trials):
+            problems = [Problem(f"no trial of this study is of {self}", hint="`studyctl plan` lists them")]
+        if problems:
+            raise StudyError(problems)
 
     def __str__(self) -> str:
         return shlex.join(self.arguments())
@@ -63,7 +60,20 @@ def _models(trial: Trial) -> tuple[str, ...]:
 
 
 def _is_one_of(names: Iterable[str], patterns: Collection[str]) -> bool:
-    return not patterns or any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    # A name may hold what means something in a pattern, such as brackets.
+    return not patterns or any(
+        name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns
+    )
+
+
+def _unknown(patterns: Iterable[str], what: str, names: Collection[str]) -> Iterator[Problem]:
+    """Yield a problem for every pattern that is none of the names."""
+    for pattern in patterns:
+        if not _is_one_of(names, [pattern]):
+            is_beginning = _is_one_of(names, [f"{pattern}*"])
+            close = f"did you mean `{pattern}*`?" if is_beginning else did_you_mean(pattern, sorted(names))
+            hint = close or "`studyctl plan` lists what there is"
+            yield Problem(f"no {what} of this study is called `{pattern}`", hint=hint)
 
 
 @dataclass(slots=True)

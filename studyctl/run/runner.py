@@ -40,7 +40,8 @@ class Runner:
     def __init__(self, paths: StudyPaths, plan: StudyPlan, selection: Selection, display: Display) -> None:
         self.paths = paths
         self.plan = plan
-        self.selection = selection
+        self.selections = [selection]
+        """That of the run, and those that came with edited specs: a trial of any is wanted."""
         self.display = display
         self.outcome = Outcome()
         self.todo: dict[str, Todo] = {}
@@ -156,13 +157,16 @@ class Runner:
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
         running = {worker.job.trial for worker in self._busy() if worker.job}
         self._overtaken |= running
-        wanted = [todo for todo in self.comparison.todo if todo.trial in self.selection]
+        wanted = [todo for todo in self.comparison.todo if self._is_wanted(todo.trial)]
         self.comparison = replace(self.comparison, todo=wanted)
         self.todo = {todo.trial.id: todo for todo in wanted if todo.trial.id not in running}
         self._clock = Clock.of(plan, self.comparison, self._stored)
         if self.todo:
             self.display.begin(self.paths.name, self.comparison, self._clock)
-        self.outcome.unavailable = sum(trial in self.selection for trial in self.comparison.unavailable)
+        self.outcome.unavailable = sum(map(self._is_wanted, self.comparison.unavailable))
+
+    def _is_wanted(self, trial: Trial) -> bool:
+        return any(trial in selection for selection in self.selections)
 
     def _take_request(self, request: Request) -> None:
         if request.kind == "stop":
@@ -171,7 +175,7 @@ class Runner:
         elif request.kind == "retry":
             self._retry(request.trial)
         else:
-            self._take_spec(request.spec)
+            self._take_spec(request.spec, Selection(tuple(request.only), tuple(request.model)))
 
     def _retry(self, trial: str) -> None:
         for name in [trial] if trial else list(self.outcome.failed):
@@ -180,8 +184,8 @@ class Runner:
                 self._failures[name] = 0
                 self._requeue(name)
 
-    def _take_spec(self, text: str) -> None:
-        """Take up a spec that was edited while the study runs."""
+    def _take_spec(self, text: str, selection: Selection) -> None:
+        """Take up a spec that was edited while the study runs, and run this part of it as well."""
         handed = self.paths.control / "handed.toml"
         write_atomic(handed, text)
         try:
@@ -192,6 +196,7 @@ class Runner:
             return
         finally:
             handed.unlink()
+        self.selections.append(selection)
         self._take_plan(plan)
         self.display.message(f"took up the edited spec: {len(self.todo)} trials to run")
 

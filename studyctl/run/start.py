@@ -137,14 +137,11 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> S
         with hold(paths):  # raises, and says who holds it
             pass
         raise HeldError(f"the runner of `{paths.name}` has just ended", hint="run again")
-    if selection != Selection():
-        raise StudyError(
-            f"`{paths.name}` is running, and its runner takes up all of an edited spec, not a part of it",
-            hint=f"leave out {selection}, or `studyctl stop {paths.name}` first",
-        )
-    make_plan(document).raise_errors()
+    plan = make_plan(document)
+    plan.raise_errors()
+    selection.check(plan.trials)
     holder = living_runner(paths)
-    send(paths, Request("spec", spec=text))
+    send(paths, Request("spec", spec=text, only=selection.only, model=selection.model))
     message = (
         f"handed the edited spec to the runner of `{paths.name}` ({holder}): it takes it up between trials"
     )

@@ -127,6 +127,16 @@ def test_a_room_is_divided_anew_when_the_first_chunk_comes(activations: Activati
     assert all(map(torch.equal, kept, narrow))
 
 
+def test_what_is_wider_takes_the_place_of_one_chunk_at_a_time(activations: Activations) -> None:
+    widest = 2 * activations.hidden[0].shape[-1]
+    for factor in (2, 3):
+        narrow = [part * factor for part in activations.hidden]
+        kept = [activations.keep("name", chunk, part, widest=widest) for chunk, part in enumerate(narrow)]
+        for chunk, part in enumerate(narrow):
+            assert torch.equal(kept[chunk], part)  # not touched by the chunks before
+            activations.keep("name", chunk, torch.cat([part, part], -1), widest=widest)
+
+
 def test_only_so_many_chunks_have_room_as_are_kept(activations: Activations) -> None:
     first, *_ = activations.hidden
     kept = activations.keep("name", 0, first, chunks=1)

@@ -7,7 +7,7 @@ import torch
 
 from studyctl.compress import finished
 from studyctl.compress.finished import FinishedBlocks
-from studyctl.compress.settings import AWQ, RTN, MethodSettings, SparseGPT
+from studyctl.compress.settings import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
 from studyctl.compress.stored import weights_hash
 from studyctl.compress.walker import compress
 from studyctl.errors import StageError
@@ -16,6 +16,7 @@ from .tiny import Listener, tiny_model
 
 SETTINGS = [
     SparseGPT(sparsity=0.5),
+    GPTQ(group_size=8, order="stage"),
     AWQ(group_size=8),
     AWQ(group_size=8, propagate="compressed"),
     RTN(group_size=8),

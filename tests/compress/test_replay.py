@@ -46,15 +46,30 @@ def counted(model: nn.Module, *ends: str) -> list[int]:
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        *((family, {}) for family in FAMILIES),
+        ("gemma2", {"head_dim": 4}),  # attention is narrower than the block
+        ("gemma3_text", {"head_dim": 16}),  # and wider
+        ("qwen3", {"head_dim": 4}),
+        ("qwen3", {"head_dim": 16}),
+        ("llama", {"dtype": torch.bfloat16}),
+    ],
+    ids=str,
+)
 def test_the_same_bits_as_with_whole_passes(
-    family: str, settings: WithData, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    changes: dict[str, Any],
+    settings: WithData,
+    ids: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(walker, "replay_of", lambda *_, **__: None)
-        plain = compressed(tiny_model(family), settings, ids)
+        plain = compressed(tiny_model(family, **changes), settings, ids)
     monkeypatch.setattr(sizes, "KEPT_BYTES", CHUNK_BYTES)  # of one chunk, or two with attention's room
-    replayed = compressed(tiny_model(family), settings, ids)
+    replayed = compressed(tiny_model(family, **changes), settings, ids)
     assert replayed.keys() == plain.keys()
     assert all(torch.equal(replayed[name], plain[name]) for name in plain)
 

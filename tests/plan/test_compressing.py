@@ -35,7 +35,9 @@ PHI3 = {
 BLOCK_WEIGHTS = sum(out * inputs for out, inputs in LLAMA.values())
 
 
-def model(block: dict[str, tuple[int, int]] = LLAMA, *, blocks: int = 2, kv_heads: int = 16) -> ModelIdentity:
+def model(
+    block: dict[str, tuple[int, int]] = LLAMA, *, blocks: int = 2, kv_heads: int = 16, model_type: str = ""
+) -> ModelIdentity:
     linears = {
         f"model.layers.{index}.{name}": size for index in range(blocks) for name, size in block.items()
     }
@@ -43,6 +45,7 @@ def model(block: dict[str, tuple[int, int]] = LLAMA, *, blocks: int = 2, kv_head
         "m",
         "folder",
         "m",
+        config={"model_type": model_type},
         linears=linears,
         hidden_size=HIDDEN,
         intermediate_size=FFN,
@@ -100,6 +103,14 @@ def test_no_more_than_48_mib_are_kept_of_what_goes_into_the_mlps_last_linear() -
 
     assert kept(4) == 4 * 512 * FFN * 2
     assert kept(4000) == 48 << 20
+
+
+@pytest.mark.parametrize(("samples", "is_all_kept"), [(4, True), (4000, False)])
+def test_where_a_block_only_adds_attention_its_room_is_the_mlps(samples: int, *, is_all_kept: bool) -> None:
+    windows = CalibrationWindows("text", samples, 512)
+    attention = samples * 512 * HIDDEN * 2
+    saved = held(GPTQ(), windows=windows) - held(GPTQ(), model(model_type="llama"), windows)
+    assert saved == (attention if is_all_kept else 0)  # else more is kept in it
 
 
 def test_wide_heads_are_kept_as_they_go_into_attentions_last_linear() -> None:

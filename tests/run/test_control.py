@@ -48,8 +48,6 @@ def test_a_second_run_is_refused_and_an_edited_spec_is_handed_over(
     with pytest.raises(HeldError, match=f"process {runner.pid}"):
         run_study(spec, Selection(), console)
     edited = write_spec(workplace, change=('["en", "de"]', '["en", "de", "sw"]'))
-    with pytest.raises(StudyError, match="takes up all of an edited spec, not a part of it"):
-        run_study(edited, Selection(only=("rtn*",)), console)
     handed = run_study(edited, Selection(), console)
     assert (handed.code, handed.outcome) == (ExitCode.DONE, None)
     assert "handed the edited spec" in handed.message
@@ -76,6 +74,25 @@ def test_a_stop_keeps_what_was_measured(
     assert "pending" in states(paths)
     assert run_study(spec, Selection(), console).code == ExitCode.DONE
     assert states(paths) == {"done"}
+
+
+def test_a_part_of_an_edited_spec_is_run_beside_the_part_that_the_run_began_with(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    runner = start(write_spec(workplace), "--only", "dense")
+    wait_for_runner(runner, paths)
+    edited = write_spec(workplace, change=('["en", "de"]', '["en", "de", "sw"]'))
+    with pytest.raises(StudyError, match="no variant or trial of this study is called `awq`"):
+        run_study(edited, Selection(only=("awq",)), console)
+    handed = run_study(edited, Selection(only=("rtn*",)), console)
+    assert "handed the edited spec" in handed.message
+    assert runner.wait(timeout=120) == ExitCode.DONE
+    found = run_sql(paths, "select variant, state from trials").to_pylist()
+    assert {row["variant"]: row["state"] for row in found} == {
+        "dense": "done",
+        "rtn-4bit-g16": "done",
+        "wanda-0.5": "pending",
+    }
 
 
 def test_a_request_to_a_runner_that_is_gone_does_not_stop_the_next(

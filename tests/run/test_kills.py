@@ -42,8 +42,8 @@ def results(paths: StudyPaths) -> Results:
     return {name: run_sql(paths, query).to_pylist() for name, query in RESULTS.items()}
 
 
-def start(spec: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "studyctl", "run", str(spec)]
+def start(spec: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "studyctl", "run", str(spec), *options]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -88,10 +88,10 @@ def test_a_part_is_chosen_by_patterns_of_variant_trial_and_model(
     [
         (
             Selection(("rtn*", "rtn-4bit-g46")),
-            "`--only rtn-4bit-g46`: no variant or trial of this study is called so",
+            "no variant or trial of this study is called `rtn-4bit-g46`",
         ),
-        (Selection(model=("M2",)), "`--model M2`: no model of this study is called so"),
-        (Selection(("dense",), ("M1",)), "no variant of `--only` is one of a model of `--model`"),
+        (Selection(model=("M2",)), "no model of this study is called `M2`"),
+        (Selection(("dense",), ("M1",)), "no trial of this study is of --only dense --model M1"),
     ],
 )
 def test_a_part_that_there_is_not_is_refused(selection: Selection, error: str) -> None:
@@ -101,10 +101,31 @@ def test_a_part_that_there_is_not_is_refused(selection: Selection, error: str) -
     assert raised.value.problems[0].what == error
 
 
-def test_a_name_that_is_nearly_one_is_hinted_at() -> None:
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("rtn-4bit-g46", "did you mean `rtn-4bit-g64`?"),
+        ("rtn", "did you mean `rtn*`?"),
+        ("qqq", "`studyctl plan` lists what there is"),
+    ],
+)
+def test_what_was_meant_is_hinted_at(pattern: str, hint: str) -> None:
     with pytest.raises(StudyError) as raised:
-        Selection(("rtn-4bit-g46",)).check([trial(0, ROUNDED)])
-    assert raised.value.problems[0].hint == "did you mean `rtn-4bit-g64`?"
+        Selection(("*", pattern)).check([trial(0, ROUNDED)])
+    assert [problem.hint for problem in raised.value.problems] == [hint]
+
+
+def test_every_pattern_that_is_nothing_is_told() -> None:
+    with pytest.raises(StudyError) as raised:
+        Selection(("a", "b"), ("c",)).check([trial(0, ROUNDED)])
+    assert len(raised.value.problems) == 3
+
+
+def test_a_name_with_brackets_is_itself() -> None:
+    rounded = trial(0, ROUNDED)
+    bracketed = Trial("M[0]-rtn", rounded.model, ROUNDED, None, "key")
+    assert bracketed in Selection(("M[0]-rtn",))
+    assert bracketed not in Selection(("M[1]-rtn",))
 
 
 def test_dense_is_dense() -> None:
