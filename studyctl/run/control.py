@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -26,8 +25,8 @@ class Request:
     """For ``retry``: the trial; empty for every failed one."""
     spec: str = ""
     """For ``spec``: text of the edited spec, complete in itself."""
-    only: Sequence[str] = ()
-    model: Sequence[str] = ()
+    only: list[str] = field(default_factory=list)
+    model: list[str] = field(default_factory=list)
     """For ``spec``: the part of it to run as well, as :class:`~studyctl.run.outcome.Selection` has it."""
 
 

@@ -141,7 +141,7 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> S
     plan.raise_errors()
     selection.check(plan.trials)
     holder = living_runner(paths)
-    send(paths, Request("spec", spec=text, only=selection.only, model=selection.model))
+    send(paths, Request("spec", spec=text, only=[*selection.only], model=[*selection.model]))
     message = (
         f"handed the edited spec to the runner of `{paths.name}` ({holder}): it takes it up between trials"
     )
