@@ -238,7 +238,7 @@ def run(
 ) -> None:
     """Bring the stored results up to date with a spec."""
     from studyctl.report.run import report_run
-    from studyctl.run.outcome import Selection
+    from studyctl.run.selection import Selection
     from studyctl.run.start import run_study
     from studyctl.spec.bundled import spec_path
 
@@ -316,7 +316,7 @@ def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
     """Try failed trials again: all of them, or one."""
     from studyctl.report.run import report_run
     from studyctl.run.control import ask_to_retry
-    from studyctl.run.outcome import Selection
+    from studyctl.run.selection import Selection
     from studyctl.run.start import run_study
     from studyctl.store.studies import find_trial
 

@@ -10,7 +10,7 @@ from studyctl import cli
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
 from studyctl.run import start
-from studyctl.run.outcome import Selection
+from studyctl.run.selection import Selection
 from studyctl.run.start import Started
 from tests.tui import studies
 from tui.app import StudyApp

@@ -50,16 +50,22 @@ class Replay:
     def __init__(
         self, module: nn.Module, linear: nn.Linear, *, room: str, chunks: int, is_added: bool
     ) -> None:
-        self.room = room
-        """Where its inputs are kept."""
+        """Make one of which no chunk is known yet.
+
+        Args:
+            module: what need not run again.
+            linear: in which it ends.
+            room: the name under which the linear's inputs are kept.
+            chunks: so many are kept, the first ones; in the others the module runs.
+            is_added: whether the block adds the module's output to its input, and uses neither for anything else.
+        """
         self.chunks = chunks
-        """So many are kept, the first ones; in the others the module runs."""
-        self.is_added = is_added
-        """Whether the block adds the module's output to its input, and uses neither for anything else."""
         self.is_proven: bool | None = None
         """Whether the module returns what the linear returns; None until a chunk has passed."""
         self._module = module
         self._linear = linear
+        self._room = room
+        self._is_added = is_added
         self._widest = linear.in_features if is_added else max(linear.in_features, linear.out_features)
         # The linear's inputs; once settled its outputs, or what they were added to.
         self._kept: list[torch.Tensor] = []
@@ -94,7 +100,7 @@ class Replay:
     def keep(self, inputs: torch.Tensor, store: Store) -> None:
         """Keep the linear's input of the next chunk, ``[samples, tokens, in]``, if it is one of those to keep."""
         if self.is_proven is not False and len(self._kept) < self.chunks:
-            self._kept.append(store(self.room, len(self._kept), inputs, self.chunks, self._widest))
+            self._kept.append(store(self._room, len(self._kept), inputs, self.chunks, self._widest))
 
     @property
     def is_complete(self) -> bool:
@@ -111,11 +117,11 @@ class Replay:
         """
         for chunk, inputs in enumerate(self._kept):
             outputs = self._linear(inputs.to(device, non_blocking=True))
-            if self.is_added:
+            if self._is_added:
                 hidden[chunk].copy_(outputs.add_(hidden[chunk].to(device, non_blocking=True)))
                 self._kept[chunk] = hidden[chunk]
             else:
-                self._kept[chunk] = store(self.room, chunk, outputs, self.chunks, self._widest)
+                self._kept[chunk] = store(self._room, chunk, outputs, self.chunks, self._widest)
         self._is_settled = True
 
     @contextmanager
@@ -130,7 +136,7 @@ class Replay:
             yield
 
     def _output_of(self, kept: torch.Tensor, device: torch.device) -> torch.Tensor:
-        if self._is_settled and self.is_added:
+        if self._is_settled and self._is_added:
             return torch.zeros((), dtype=kept.dtype, device=device).expand_as(kept)
         states = kept.to(device, non_blocking=True)
         output: torch.Tensor = states if self._is_settled else self._linear(states)

@@ -6,7 +6,7 @@ needs for a stage (linears that share an input) on top of that. Needs no torch.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -202,7 +202,7 @@ def _walking_bytes(
 
 
 def _kept_inputs(
-    identity: ModelIdentity, settings: WithData, blocks: Iterable[Block], each: int, hidden: int
+    identity: ModelIdentity, settings: WithData, blocks: Collection[Block], each: int, hidden: int
 ) -> int:
     """Return bytes of what is kept of the inputs of last linears, or made of them: ``studyctl.compress.replay``.
 

@@ -27,7 +27,7 @@ class Request:
     """For ``spec``: text of the edited spec, complete in itself."""
     only: list[str] = field(default_factory=list)
     model: list[str] = field(default_factory=list)
-    """For ``spec``: the part of it to run as well, as :class:`~studyctl.run.outcome.Selection` has it."""
+    """For ``spec``: the part of it to run as well, as :class:`~studyctl.run.selection.Selection` has it."""
 
 
 def send(paths: StudyPaths, request: Request) -> None:

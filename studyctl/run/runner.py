@@ -19,10 +19,11 @@ from studyctl.run.display import Display
 from studyctl.run.hold import write_heartbeat
 from studyctl.run.jobs import make_job
 from studyctl.run.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
-from studyctl.run.outcome import Outcome, Selection
+from studyctl.run.outcome import Outcome
 from studyctl.run.protocol import Job
 from studyctl.run.publisher import Publisher
 from studyctl.run.schedule import choose
+from studyctl.run.selection import Selection
 from studyctl.run.workers import Event, Worker, how_it_ended, start_worker
 from studyctl.spec.loading import load_spec, self_contained
 from studyctl.store.index import Index, Stored

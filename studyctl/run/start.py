@@ -22,8 +22,9 @@ from studyctl.run.control import Request, send
 from studyctl.run.display import make_display
 from studyctl.run.finish import run_on_finish
 from studyctl.run.hold import hold
-from studyctl.run.outcome import Outcome, Selection
+from studyctl.run.outcome import Outcome
 from studyctl.run.runner import Runner, check_looked_up
+from studyctl.run.selection import Selection
 from studyctl.spec.loading import Document, load_spec, self_contained
 from studyctl.store.holder import living_runner
 from studyctl.store.index import read_stored

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
-from studyctl.run.outcome import Selection
+from studyctl.run.selection import Selection
 from studyctl.run.start import Started
 from tests.run.studies import write_spec
 from tests.run.test_converge import finished, rows, run

@@ -11,7 +11,7 @@ from rich.console import Console
 from studyctl.errors import ExitCode, HeldError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.run.control import Request, send
-from studyctl.run.outcome import Selection
+from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
 from studyctl.store.holder import living_runner
 from studyctl.store.query import run_sql

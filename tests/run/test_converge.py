@@ -6,7 +6,7 @@ from rich.console import Console
 
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
-from studyctl.run.outcome import Selection
+from studyctl.run.selection import Selection
 from studyctl.run.start import Started, run_study
 from studyctl.store.query import run_sql
 from tests.run.studies import make_model, write_spec

@@ -26,8 +26,8 @@ from studyctl.run.cleaning import clean
 from studyctl.run.engine import Engine
 from studyctl.run.export import _make_job, export_trial
 from studyctl.run.hold import hold, write_heartbeat
-from studyctl.run.outcome import Selection
 from studyctl.run.protocol import StageOrder
+from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
 from studyctl.spec.loading import load_spec
 from studyctl.store.index import read_stored

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
-from studyctl.run.outcome import Selection
+from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
 from studyctl.store.journal import read_journal
 from studyctl.store.query import run_sql

@@ -1,0 +1,76 @@
+"""What part of a study is run."""
+
+import shlex
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from studyctl.errors import Problem, StudyError, did_you_mean
+from studyctl.plan.trials import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The part of a study that the user asked for: trials of one of some models, by patterns as a shell has them."""
+
+    only: tuple[str, ...] = ()
+    """Patterns of variants or trials; none: all."""
+    model: tuple[str, ...] = ()
+    """Patterns of models; none: all."""
+
+    def __contains__(self, trial: object) -> bool:
+        return (
+            isinstance(trial, Trial)
+            and _is_one_of(_names(trial), self.only)
+            and _is_one_of(_models(trial), self.model)
+        )
+
+    def check(self, trials: Collection[Trial]) -> None:
+        """Refuse what no trial of a study is.
+
+        Raises:
+            StudyError: a pattern, or all of them together, leave nothing to run.
+        """
+        problems = [
+            *_unknown(self.only, "variant or trial", {name for trial in trials for name in _names(trial)}),
+            *_unknown(self.model, "model", {name for trial in trials for name in _models(trial)}),
+        ]
+        if not problems and not any(trial in self for trial in trials):
+            problems = [Problem(f"no trial of this study is of {self}", hint="`studyctl plan` lists them")]
+        if problems:
+            raise StudyError(problems)
+
+    def __str__(self) -> str:
+        return shlex.join(self.arguments())
+
+    def arguments(self) -> list[str]:
+        """Return it as options of ``studyctl run``."""
+        pairs = [("--only", pattern) for pattern in self.only] + [
+            ("--model", pattern) for pattern in self.model
+        ]
+        return [part for pair in pairs for part in pair]
+
+
+def _names(trial: Trial) -> tuple[str, ...]:
+    return trial.variant.name, trial.id
+
+
+def _models(trial: Trial) -> tuple[str, ...]:
+    return trial.model.spec.id, trial.model.spec.short_name
+
+
+def _is_one_of(names: Iterable[str], patterns: Collection[str]) -> bool:
+    # A name may hold what means something in a pattern, such as brackets.
+    return not patterns or any(
+        name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns
+    )
+
+
+def _unknown(patterns: Iterable[str], what: str, names: Collection[str]) -> Iterator[Problem]:
+    """Yield a problem for every pattern that is none of the names."""
+    for pattern in patterns:
+        if not _is_one_of(names, [pattern]):
+            is_beginning = _is_one_of(names, [f"{pattern}*"])
+            close = f"did you mean `{pattern}*`?" if is_beginning else did_you_mean(pattern, sorted(names))
+            hint = close or "`studyctl plan` lists what there is"
+            yield Problem(f"no {what} of this study is called `{pattern}`", hint=hint)
