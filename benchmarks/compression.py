@@ -13,7 +13,7 @@ from benchmarks.timing import print_table
 if TYPE_CHECKING:
     import torch
 
-    from studyctl.compress.settings import MethodSettings
+    from studyctl.contract.methods import MethodSettings
 
 REAL = Path(os.environ.get("STUDYCTL_REAL", Path(__file__).parents[2] / "shared" / "real"))
 REAL_MODELS = ("slm-llama-12m", "slm-qwen2-6m")
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _methods(ratios: int, group_size: int) -> list["MethodSettings"]:
-    from studyctl.compress.settings import AWQ, GPTQ, RTN, Magnitude, SparseGPT, Wanda
+    from studyctl.contract.methods import AWQ, GPTQ, RTN, Magnitude, SparseGPT, Wanda
 
     return [
         Magnitude(sparsity=0.5),

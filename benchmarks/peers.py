@@ -25,8 +25,8 @@ from studyctl.backends.catalog import BACKENDS, effective, refusals, runs_on
 from studyctl.backends.environments import environment
 from studyctl.backends.exchange import call_driver
 from studyctl.backends.tiny_model import write_tokenizer
-from studyctl.compress.settings import METHODS, MethodSettings
-from studyctl.evaluate.batching import batch_tokens
+from studyctl.contract.methods import METHODS, MethodSettings
+from studyctl.contract.limits import batch_tokens
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.reference import open_reference
 from studyctl.evaluate.text import score_text

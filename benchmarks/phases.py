@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from studyctl.compress import walker
 from studyctl.compress.activations import Activations
-from studyctl.compress.settings import MethodSettings, method_of
+from studyctl.contract.methods import MethodSettings, method_of
 from studyctl.compress.statistics import Accumulator
 
 PASSES = "forward passes"

@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks.estimates import REAL
 from benchmarks.timing import Timing, in_turns, print_table, timed
-from studyctl.evaluate.batching import batch_tokens
+from studyctl.contract.limits import batch_tokens
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.packed import Answer, PackedScorer, open_packed
 from studyctl.evaluate.scorer import Encoded, Scorer, _prompt

@@ -8,13 +8,13 @@ raises once; formatters draw them for a terminal or as JSON.
     StudyError            carries problems; exit code FAILED unless a subclass says otherwise
     ├── SpecError         the spec, or what it names, cannot be run as it is (exit code BAD_SPEC)
     ├── HeldError         another runner holds the study
-    └── StageError        a stage of a trial failed for a reason that the user can act on
+    └── StepError         a step of a trial failed for a reason that the user can act on
 """
 
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 
 
@@ -29,6 +29,29 @@ class ExitCode(IntEnum):
     """The spec or the command line is wrong; nothing was run."""
     STOPPED = 130
     """Stopped on request (Ctrl-C or ``studyctl stop``); what was measured is stored."""
+
+
+class ProblemCode(StrEnum):
+    """What kind of problem it is, where something is decided by that. Nothing is decided by the words of a message."""
+
+    OTHER = "other"
+    NOT_LOOKED_UP = "not_looked_up"
+    """A source could not be asked what it is now; nothing is known to be wrong with it."""
+    CHANGED = "changed"
+    """The content of a source is not what it was when the study was planned."""
+    REFERENCE_LOST = "reference_lost"
+    """What the dense model computed is gone; the next attempt computes it again."""
+    UNEXPECTED = "unexpected"
+    """An exception that nobody foresaw: its traceback is in the log."""
+
+
+class FailureCause(StrEnum):
+    """Why a step is not finished."""
+
+    ERROR = "error"
+    OUT_OF_MEMORY = "out_of_memory"
+    KILLED = "killed"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +74,13 @@ class Problem:
     """What to do."""
     severity: str = "error"
     """``error`` or ``warning``."""
+    code: ProblemCode = ProblemCode.OTHER
 
     def as_dict(self) -> dict[str, object]:
         """Return a JSON-serialisable form without empty fields."""
         fields = asdict(self) | {"file": str(self.file) if self.file else None}
+        if self.code is ProblemCode.OTHER:
+            del fields["code"]
         return {key: value for key, value in fields.items() if value not in (None, "")}
 
 
@@ -62,12 +88,16 @@ class StudyError(Exception):
     """Something a user can cause; carries one or more problems."""
 
     exit_code: ExitCode = ExitCode.FAILED
-    cause = "error"
-    """``error``: it would fail again; ``killed`` or ``out_of_memory``: it may not."""
+    cause = FailureCause.ERROR
 
-    def __init__(self, problems: Problem | str | Sequence[Problem], hint: str = "") -> None:
+    def __init__(
+        self,
+        problems: Problem | str | Sequence[Problem],
+        hint: str = "",
+        code: ProblemCode = ProblemCode.OTHER,
+    ) -> None:
         if isinstance(problems, str):
-            problems = Problem(problems, hint=hint)
+            problems = Problem(problems, hint=hint, code=code)
         self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("; ".join(problem.what for problem in self.problems))
 
@@ -82,13 +112,17 @@ class HeldError(StudyError):
     """Another runner holds the study."""
 
 
-class StageError(StudyError):
-    """A stage failed for a reason that the user can act on."""
+class StepError(StudyError):
+    """A step failed for a reason that the user can act on."""
 
     def __init__(
-        self, problems: Problem | str | Sequence[Problem], hint: str = "", cause: str = "error"
+        self,
+        problems: Problem | str | Sequence[Problem],
+        hint: str = "",
+        cause: FailureCause = FailureCause.ERROR,
+        code: ProblemCode = ProblemCode.OTHER,
     ) -> None:
-        super().__init__(problems, hint)
+        super().__init__(problems, hint, code)
         self.cause = cause
 
 

@@ -2,15 +2,17 @@
 
 from typing import Protocol
 
+from studyctl.contract.records import Record
+
 
 class Reporter(Protocol):
-    """Receives progress and findings of a stage. Journals, terminals and tests implement it."""
+    """Receives progress and findings of a step. Journals, terminals and tests implement it."""
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """``done`` of ``total`` units (``block``, ``window``, ``item``) are finished."""
 
-    def record(self, kind: str, **fields: object) -> None:
-        """A result or finding of this kind (``layer``, ``perplexity``, ``fidelity``, ...)."""
+    def record(self, record: Record) -> None:
+        """A result, such as a compressed layer."""
 
     def warning(self, message: str, **fields: object) -> None:
         """Something that the reader of the results must know, such as raised damping."""
@@ -25,7 +27,7 @@ class SilentReporter:
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """Ignore it."""
 
-    def record(self, kind: str, **fields: object) -> None:
+    def record(self, record: Record) -> None:
         """Ignore it."""
 
     def warning(self, message: str, **fields: object) -> None:

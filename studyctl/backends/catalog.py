@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from packaging.utils import canonicalize_name
 
 from studyctl.backends import OWN
-from studyctl.compress.settings import MethodSettings
+from studyctl.contract.methods import MethodSettings
 from studyctl.files import digest
 
 ADAPTER_VERSION = 1

@@ -24,11 +24,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from studyctl.backends.catalog import BACKENDS, GPU_SIZE_BYTES, Backend
-from studyctl.backends.exchange import call_driver, clean_environment, last_lines
-from studyctl.compress.settings import METHODS
+from studyctl.backends.exchange import call_driver, clean_environment
+from studyctl.contract.methods import METHODS
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import cache_folder, write_atomic
 from studyctl.gpus import visible_gpus
+from studyctl.signals import how_it_ended, last_lines
 from studyctl.units import bytes_text
 
 CHECK = Path(__file__).parent / "tiny_model.py"
@@ -285,7 +286,7 @@ def _reason(log: Path, code: int) -> str:
     """Return why a step ended with an exit code: the last line that names an error, else the last of all."""
     said = last_lines(log)
     errors = [line for line in said if line.lower().startswith("error")]
-    return (errors or said or [f"exit code {code}"])[-1]
+    return how_it_ended("its process", code, errors or said)
 
 
 def _check(backend: Backend, folder: Path, log: Path) -> dict[str, str]:

@@ -7,19 +7,30 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
 from studyctl.backends.catalog import DRIVER
-from studyctl.signals import signal_name
+from studyctl.signals import how_it_ended, last_lines
 
 POLL_SECONDS = 0.25
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
 """Variables that would bring packages of another environment into this one."""
+
+
+class DriverCause(StrEnum):
+    """Why a package gave no result; but for the last one, as the driver tells it."""
+
+    ERROR = "error"
+    NOT_IMPORTED = "not_imported"
+    OUT_OF_MEMORY = "out_of_memory"
+    READ_OTHERWISE = "read_otherwise"
+    """Its transformers reads another model from the files."""
+    KILLED = "killed"
 
 
 @dataclass
@@ -36,8 +47,8 @@ class Outcome:
     """Largest resident memory of its process while it compressed."""
     failure: str | None = None
     """Why there is no result, in the package's own words; None: there is one."""
-    cause: str = ""
-    """``error``, ``not_imported``, ``out_of_memory``, ``read_otherwise`` or ``killed``; empty where there is a result."""
+    cause: DriverCause | None = None
+    """None where there is a result."""
 
 
 def clean_environment(*, network: bool = True, threads: int | None = None) -> dict[str, str]:
@@ -104,10 +115,10 @@ def call_driver(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if outcome.failure is None and process.returncode:
-        outcome.cause = "killed" if process.returncode < 0 else "error"
-        outcome.failure = _how_it_ended(process.returncode, last_lines(log, before))
+        outcome.cause = DriverCause.KILLED if process.returncode < 0 else DriverCause.ERROR
+        outcome.failure = how_it_ended("its process", process.returncode, last_lines(log, before))
     elif outcome.failure is None and task is not None and not outcome.done:
-        outcome.cause = "error"
+        outcome.cause = DriverCause.ERROR
         outcome.failure = (last_lines(log, before) or ["its process ended without a result"])[-1]
     return outcome
 
@@ -137,7 +148,7 @@ def _listen(
             outcome.done = True
             outcome.seconds, outcome.peak_memory_bytes = record["seconds"], record["peak_memory_bytes"]
         elif record["kind"] == "failed":
-            outcome.failure, outcome.cause = record["error"], record["cause"]
+            outcome.failure, outcome.cause = record["error"], DriverCause(record["cause"])
         meanwhile()
     process.wait()
 
@@ -149,21 +160,3 @@ def _read(stream: IO[str], records: "queue.Queue[dict[str, Any] | None]") -> Non
         except ValueError:  # the last line of a process that was killed while it wrote
             break
     records.put(None)
-
-
-def _how_it_ended(returncode: int, said: list[str]) -> str:
-    if returncode < 0:
-        return f"its process was killed by {signal_name(returncode)}"
-    return (said or [f"its process ended with exit code {returncode}"])[-1]
-
-
-def last_lines(log: Path, begin: int = 0) -> list[str]:
-    """Return the last lines of a log that say something, the last one last.
-
-    Args:
-        log: a text file.
-        begin: byte from which on it is read.
-    """
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        lines.seek(begin)
-        return [line[:300] for one in deque(lines, 40) if (line := one.strip())]

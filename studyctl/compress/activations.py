@@ -17,7 +17,7 @@ from torch import nn
 
 from studyctl.compress.architectures import Block
 from studyctl.compress.replay import Replay, replaced_forward
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.reporter import Reporter
 
 DEVICE_SHARE = 0.5
@@ -123,7 +123,7 @@ def record_activations(
         device: where the blocks will compute.
 
     Raises:
-        StageError: there are no ids, or some are outside the vocabulary.
+        StepError: there are no ids, or some are outside the vocabulary.
     """
     body: Any = getattr(model, "base_model", model)  # without lm_head, which would be most of the work
     embeddings = body.get_input_embeddings()
@@ -180,13 +180,13 @@ def _home(ids: torch.Tensor, embeddings: torch.Tensor) -> torch.device:
 
 def _check_ids(ids: torch.Tensor, vocabulary: int) -> None:
     if ids.dim() != 2 or ids.numel() == 0:
-        raise StageError(
+        raise StepError(
             f"calibration ids have the shape {list(ids.shape)}: no token to calibrate with",
             hint="give ids of shape [samples, tokens] with at least one token",
         )
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= vocabulary:
-        raise StageError(
+        raise StepError(
             f"calibration ids reach from {low} to {high}, but the vocabulary of this model has {vocabulary} tokens",
             hint="make the ids with this model's tokenizer",
         )

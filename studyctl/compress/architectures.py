@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
     """Return the decoder blocks of a model, in order.
 
     Raises:
-        StageError: no module list of this model holds linears.
+        StepError: no module list of this model holds linears.
     """
     best_name, best, most = "", None, 0
     for name, module in model.named_modules():
@@ -119,7 +119,7 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
             if weights > most:
                 best_name, best, most = name, module, weights
     if best is None:
-        raise StageError(
+        raise StepError(
             f"no decoder blocks with linear layers found in `{type(model).__name__}`",
             hint="models whose blocks hold no torch.nn.Linear cannot be compressed",
         )
@@ -172,7 +172,7 @@ def observed_stages(block: Block, run: Callable[[], object]) -> list[Stage]:
     """Return the stages of a block, in the order of computation, as seen while ``run`` passes tokens through it.
 
     Raises:
-        StageError: some linear of the block receives no token.
+        StepError: some linear of the block receives no token.
     """
     names = {id(linear): name for name, linear in block.linears.items()}
     stages: dict[tuple[object, ...], dict[str, nn.Linear]] = {}
@@ -194,7 +194,7 @@ def observed_stages(block: Block, run: Callable[[], object]) -> list[Stage]:
         for handle in handles:
             handle.remove()
     if names:
-        raise StageError(
+        raise StepError(
             f"no calibration token reaches {', '.join(f'`{name}`' for name in names.values())}",
             hint="methods without data (magnitude, rtn) can compress this model",
         )

@@ -20,11 +20,11 @@ from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedB
 from studyctl.compress.folding import fold
 from studyctl.compress.module_objective import module_losses
 from studyctl.compress.rtn import round_to_nearest
-from studyctl.compress.settings import AWQ, Quantization
-from studyctl.compress.sizes import row_parts
 from studyctl.compress.statistics import Statistics
 from studyctl.compress.token_weights import weighted_hessians
 from studyctl.compress.trial_rounding import change
+from studyctl.contract.limits import row_parts
+from studyctl.contract.methods import AWQ, Quantization
 
 CLIP_STEPS = 20
 """Weight ranges are tried in steps of a twentieth of the largest weight: ten of them, down to 0.55 of it."""

@@ -7,7 +7,7 @@ import torch
 from studyctl.compress import awq, gptq, magnitude, sparsegpt, wanda
 from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput
 from studyctl.compress.rtn import round_to_nearest
-from studyctl.compress.settings import AWQ, GPTQ, Magnitude, PruneThenQuantize, SparseGPT, Wanda
+from studyctl.contract.methods import AWQ, GPTQ, Magnitude, PruneThenQuantize, SparseGPT, Wanda
 
 
 def prepare_block(block: BlockInput, settings: PruneThenQuantize) -> PreparedBlock:

@@ -10,8 +10,8 @@ from torch import nn
 from studyctl.compress.activations import Activations
 from studyctl.compress.architectures import Absorber, Block
 from studyctl.compress.grid import codes_come_back, codes_of
-from studyctl.compress.settings import MethodSettings, Quantization
 from studyctl.compress.statistics import Statistics
+from studyctl.contract.methods import MethodSettings, Quantization
 from studyctl.reporter import Reporter, SilentReporter
 
 

@@ -27,7 +27,7 @@ from studyctl.compress.packing import (
     packed_tensors,
     quantization_config,
 )
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.folders import atomic_folder
 from studyctl.reporter import Reporter
 
@@ -83,7 +83,7 @@ def export_model(
         reporter: is told of the steps.
 
     Raises:
-        StageError: there is no room, or what was read back is not the model.
+        StepError: there is no room, or what was read back is not the model.
         OSError: the folder cannot be written.
     """
     with atomic_folder(target, replace=replace) as folder:
@@ -125,7 +125,7 @@ def export_model(
     return exported
 
 
-class _NotLoadableError(StageError):
+class _NotLoadableError(StepError):
     """Plain transformers does not load the folder."""
 
 
@@ -148,7 +148,7 @@ def _write(model: Any, compressed: Compressed | None, packing: Packing | None, f
     needed = sum(_bytes(tensor) for tensor in state.values())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise StageError(
+        raise StepError(
             f"the export takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free",
             hint="make room, or export to another disk",
         )
@@ -156,7 +156,7 @@ def _write(model: Any, compressed: Compressed | None, packing: Packing | None, f
     try:
         model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_BYTES)
     except SafetensorError as error:  # safetensors does not raise OSError for a full disk
-        raise StageError(f"the weights could not be written: {error}") from error
+        raise StepError(f"the weights could not be written: {error}") from error
     config = json.loads((folder / "config.json").read_text("utf-8"))
     if compressed is not None and packing is not None:
         config["quantization_config"] = quantization_config(packing, compressed.linears.keys(), model)
@@ -206,7 +206,7 @@ def verify(model: Any, folder: Path) -> float:
         The largest difference of a logit, as a fraction of the largest.
 
     Raises:
-        StageError: it does not load, or a weight, buffer or logit differs; names the first.
+        StepError: it does not load, or a weight, buffer or logit differs; names the first.
     """
     again = _reload(model, folder)
     ids = (torch.arange(LOGIT_TOKENS) * 7919 % model.config.get_text_config().vocab_size)[None]
@@ -220,7 +220,7 @@ def verify(model: Any, folder: Path) -> float:
     # With equal weights and buffers only settings can differ (soft caps, windows); kernels may sum in another order.
     allowed = torch.finfo(_dtype(model)).eps ** 0.5
     if not difference <= allowed:
-        raise StageError(
+        raise StepError(
             f"the exported model gives other logits when it is read back (difference {difference:.2g} of the largest)",
             hint="the weights are equal, so config.json does not say all of this model: please report it",
         )
@@ -238,7 +238,7 @@ def _reload(model: Any, folder: Path) -> Any:
         )
     except ImportError as error:
         hint = "pip install 'studyctl[engine]'"
-        raise StageError(f"the export cannot be read back: {error}", hint=hint) from error
+        raise StepError(f"the export cannot be read back: {error}", hint=hint) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise _NotLoadableError(f"the export cannot be read back: {error}") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -265,10 +265,10 @@ def _compare_tensors(model: nn.Module, again: nn.Module) -> None:
             continue
         else:
             what = f"off by up to {float((mine.float() - other.float()).abs().max()):.3g}"
-        raise StageError(f"`{name}` is not the same when the export is read back: {what}")
+        raise StepError(f"`{name}` is not the same when the export is read back: {what}")
     mine_tied, other_tied = _is_tied(model), _is_tied(again)
     if mine_tied != other_tied:
-        raise StageError(f"tied embeddings: {mine_tied} in memory, {other_tied} when the export is read back")
+        raise StepError(f"tied embeddings: {mine_tied} in memory, {other_tied} when the export is read back")
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

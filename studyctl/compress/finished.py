@@ -5,22 +5,22 @@ activations are not kept, since they are larger than the weights: to go on, the 
 blocks that are done.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
 from safetensors import safe_open
 from torch import nn
 
 from studyctl.compress.compressed import Compressed, CompressedLinear
-from studyctl.compress.settings import MethodSettings
 from studyctl.compress.stored import apply, save
-from studyctl.errors import StageError
+from studyctl.contract.methods import MethodSettings
+from studyctl.contract.records import Layer
+from studyctl.errors import StepError
 
 SAVE_SECONDS = 60.0
 """How much work a kill may cost."""
@@ -32,7 +32,7 @@ class BlockResults:
 
     linears: dict[str, CompressedLinear] = field(default_factory=dict)
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
-    layers: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
     """What was recorded of each linear."""
 
     def add(self, other: "BlockResults") -> None:
@@ -64,15 +64,15 @@ class FinishedBlocks:
         """Give blocks of the model the weights of a file.
 
         Raises:
-            StageError: the file cannot be used; all are deleted, so that the next walk begins anew.
+            StepError: the file cannot be used; all are deleted, so that the next walk begins anew.
         """
         try:
             stored = apply(model, path)
-        except StageError:
+        except StepError:
             self.clear()
             raise
         with safe_open(path, framework="pt") as file:
-            layers = json.loads(file.metadata()["layers"])
+            layers = msgspec.json.decode(file.metadata()["layers"], type=list[Layer])
         return BlockResults(stored.linears, stored.parameters, layers)
 
     def add(self, index: int, results: BlockResults, settings: MethodSettings) -> None:
@@ -83,7 +83,7 @@ class FinishedBlocks:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = Compressed(settings, self._unsaved.linears, 0.0, 0.0, self._unsaved.parameters)
         path = self.folder / f"{self._first:05d}-{index:05d}.safetensors"
-        save(path, part, {"layers": json.dumps(self._unsaved.layers)})
+        save(path, part, {"layers": msgspec.json.encode(self._unsaved.layers).decode()})
         self._unsaved, self._first, self._since = BlockResults(), index + 1, time.monotonic()
 
     def clear(self) -> None:

@@ -11,8 +11,8 @@ import torch
 from studyctl.compress.compressed import CompressedLinear, StageInput, stacked
 from studyctl.compress.grid import Grid, dequantize, grid_of
 from studyctl.compress.inverse import InverseRoot, stage_inverse
-from studyctl.compress.settings import GPTQ
 from studyctl.compress.sweep import blocks, pass_on, quantize_block
+from studyctl.contract.methods import GPTQ
 
 
 def compress_stage(stage: StageInput, settings: GPTQ) -> list[CompressedLinear]:

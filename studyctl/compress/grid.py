@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from studyctl.compress.sizes import row_parts
+from studyctl.contract.limits import row_parts
 
 
 class Grid(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from studyctl.compress.compressed import StageInput
 from studyctl.compress.statistics import is_finite
 from studyctl.compress.sweep import blocks
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 
 TRIES = 6
 """How often damping is raised tenfold before a Hessian is given up."""
@@ -68,7 +68,7 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
         names: of the linears, for the error.
 
     Raises:
-        StageError: no damping makes it invertible.
+        StepError: no damping makes it invertible.
     """
     diagonal = hessian.diagonal()
     dead = diagonal == 0
@@ -87,7 +87,7 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
             added *= 10
     if root is None:
         listed = ", ".join(f"`{name}`" for name in names)
-        raise StageError(
+        raise StepError(
             f"the Hessian of {listed} cannot be inverted, even with damping {added / 10:g}",
             hint="calibrate with more text, or in another dtype: activations may overflow",
         )

@@ -4,7 +4,7 @@ import torch
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
 from studyctl.compress.masks import smallest_of_group, up_to_rank, without
-from studyctl.compress.settings import Magnitude
+from studyctl.contract.methods import Magnitude
 
 
 def compress_stage(stage: StageInput, settings: Magnitude) -> list[CompressedLinear]:

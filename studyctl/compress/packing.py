@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.grid import paired
-from studyctl.compress.settings import Quantization
+from studyctl.contract.methods import Quantization
 
 FORMAT = "pack-quantized"
 VERSION = "0.17.1"

@@ -6,7 +6,7 @@ it, gives the module's output as soon as the linear is compressed, and later pas
 through attention once. Where a block adds that output to its input and does nothing else with either, they are added at once: the block
 gets the sum as its input and 0 for attention's output, to the same bits, and what was kept makes room. The MLP ends in a linear
 too. Its input is several times as wide, and only the pass that makes the next block's inputs comes after it: it is kept for as many
-tokens as :func:`~studyctl.compress.sizes.kept_bytes` allows.
+tokens as :func:`~studyctl.contract.limits.kept_bytes` allows.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from studyctl.compress.architectures import Block, Stage
-from studyctl.compress.sizes import kept_bytes
+from studyctl.contract.limits import kept_bytes
 
 _SHARED = "inputs of last linears"
 """The room of all replays of a block, one after the other."""
@@ -153,7 +153,7 @@ def replay_of(
         stages: all of it.
         stage: one of them.
         hidden: the block's inputs, in chunks.
-        adds_attention: whether the block is one of :data:`~studyctl.compress.sizes.ADDS_ATTENTION`.
+        adds_attention: whether the block is one of :data:`~studyctl.contract.limits.ADDS_ATTENTION`.
     """
     names = list(stage.linears)
     owner = names[0].rpartition(".")[0]

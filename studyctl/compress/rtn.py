@@ -4,8 +4,8 @@ import torch
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
 from studyctl.compress.grid import codes_come_back, dequantize, grid_of, round_to_codes, within
-from studyctl.compress.settings import RTN, Quantization
-from studyctl.compress.sizes import row_parts
+from studyctl.contract.limits import row_parts
+from studyctl.contract.methods import RTN, Quantization
 
 
 def compress_stage(stage: StageInput, settings: RTN) -> list[CompressedLinear]:

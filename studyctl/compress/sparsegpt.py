@@ -9,8 +9,8 @@ import torch
 from studyctl.compress.compressed import CompressedLinear, StageInput, stacked
 from studyctl.compress.inverse import InverseRoot, stage_inverse
 from studyctl.compress.masks import up_to_rank
-from studyctl.compress.settings import SparseGPT
 from studyctl.compress.sweep import blocks, pass_on, prune_block
+from studyctl.contract.methods import SparseGPT
 
 
 def compress_stage(stage: StageInput, settings: SparseGPT) -> list[CompressedLinear]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
-from studyctl.compress.settings import StatisticName
-from studyctl.compress.sizes import HESSIAN_TILE, sample_step
+from studyctl.contract.limits import HESSIAN_TILE, sample_step
+from studyctl.contract.methods import StatisticName
 
 ERROR_BLOCK = 1 << 20
 """Weights whose errors are told at once: of all, three copies in fp32 would be the most that is held of a wide linear."""
@@ -29,7 +29,7 @@ class Statistics:
 
     tokens: int
     sample: torch.Tensor
-    """``[tokens, in]``: every k-th token of the input (:func:`~studyctl.compress.sizes.sample_step`), the model's dtype."""
+    """``[tokens, in]``: every k-th token of the input (:func:`~studyctl.contract.limits.sample_step`), the model's dtype."""
     norm: torch.Tensor | None
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None

@@ -23,8 +23,8 @@ from torch import nn
 from studyctl.compress.architectures import block_linears, block_parameters
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.grid import codes_come_back, dequantize, paired, unpaired
-from studyctl.compress.settings import METHODS, MethodSettings, Quantization
-from studyctl.errors import StageError
+from studyctl.contract.methods import MethodSettings, Quantization, settings_of
+from studyctl.errors import StepError
 from studyctl.files import atomic_path
 
 FORMAT = "studyctl-weights-3"
@@ -75,7 +75,7 @@ def apply(model: nn.Module, path: Path) -> Compressed:
     """Put saved linears into the model, in place, and return what :func:`save` was given.
 
     Raises:
-        StageError: the file is missing, incomplete or of another model, and the model is as it was; or its content is
+        StepError: the file is missing, incomplete or of another model, and the model is as it was; or its content is
             not what was saved, and the model has to be loaded again.
     """
     linears, others = block_linears(model), block_parameters(model)
@@ -184,11 +184,12 @@ def _read_into(
 
 
 def _settings(text: str) -> MethodSettings:
-    method = json.loads(text)["method"]
-    return METHODS[method if isinstance(method, str) else "prune+quantize"].settings.model_validate_json(text)
+    settings = settings_of(json.loads(text))
+    assert isinstance(settings, MethodSettings)
+    return settings
 
 
-def _unusable(path: Path, why: str) -> StageError:
-    return StageError(
+def _unusable(path: Path, why: str) -> StepError:
+    return StepError(
         f"stored weights `{path}` cannot be used: {why}", hint="delete the file; they are then made again"
     )

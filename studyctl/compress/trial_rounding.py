@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from studyctl.compress.grid import grid_of, smallest_scale, within
-from studyctl.compress.settings import Quantization
 from studyctl.compress.sweep import in_threads
+from studyctl.contract.methods import Quantization
 
 
 def change(

@@ -1,7 +1,7 @@
 """Walks through a model block by block, measures what each stage's input looks like, and compresses its linears.
 
 A method sees one stage at a time: linears that share an input, with the statistics it asked for in
-:data:`studyctl.compress.settings.METHODS`. Policy: whatever a method cannot do is a :class:`StageError` that names
+:data:`studyctl.contract.methods.METHODS`. Policy: whatever a method cannot do is a :class:`StepError` that names
 the linear; no linear ever gets another method's result.
 """
 
@@ -29,7 +29,9 @@ from studyctl.compress.compressed import (
 from studyctl.compress.finished import BlockResults, FinishedBlocks
 from studyctl.compress.masks import zeros
 from studyctl.compress.replay import PassEnded, Replay, replay_of
-from studyctl.compress.settings import (
+from studyctl.compress.statistics import Accumulator, Statistics, is_finite, relative_error
+from studyctl.contract.limits import ADDS_ATTENTION
+from studyctl.contract.methods import (
     Dense,
     MethodSettings,
     StatisticName,
@@ -37,9 +39,8 @@ from studyctl.compress.settings import (
     method_of,
     statistics_of,
 )
-from studyctl.compress.sizes import ADDS_ATTENTION
-from studyctl.compress.statistics import Accumulator, Statistics, is_finite, relative_error
-from studyctl.errors import Problem, StageError
+from studyctl.contract.records import Layer
+from studyctl.errors import Problem, StepError
 from studyctl.reporter import Reporter
 
 
@@ -62,7 +63,7 @@ def compress(
 
     Args:
         model: a causal language model of transformers; it is put into evaluation mode.
-        settings: of the method. :class:`~studyctl.compress.settings.Dense` changes nothing and compresses no linear.
+        settings: of the method. :class:`~studyctl.contract.methods.Dense` changes nothing and compresses no linear.
         ids: int64 ``[samples, tokens]``; methods without data need none.
         batch_tokens: tokens that pass through a block at once; at least one sample does.
         reporter: told of blocks, linears and warnings.
@@ -70,7 +71,7 @@ def compress(
         finished: what a walk with the same arguments left when it was killed, and where this one leaves its blocks.
 
     Raises:
-        StageError: the settings do not fit the model, a weight or an activation is not finite, or there is nothing to
+        StepError: the settings do not fit the model, a weight or an activation is not finite, or there is nothing to
             calibrate with.
     """
     model.eval()
@@ -84,7 +85,7 @@ def compress(
         activations = _activations(model, blocks, work, ids, batch_tokens, target) if has_data else None
         if finished is not None:
             everything = _taken_up(model, blocks, activations, work, finished)
-        for block in blocks[len({layer["block"] for layer in everything.layers}) :]:
+        for block in blocks[len({layer.block for layer in everything.layers}) :]:
             reporter.check_stop()
             with _computing_on(target, block):
                 if activations is None:
@@ -125,7 +126,7 @@ def _work(blocks: list[Block], settings: MethodSettings, reporter: Reporter) -> 
     """Resolve the method's implementation."""
     method = method_of(settings)
     if method.target is None:
-        raise StageError(f"method `{settings.method}` has no implementation")
+        raise StepError(f"method `{settings.method}` has no implementation")
     prepare = None if method.prepare is None else _resolve(method.prepare)
     room = GridRoom([linear for block in blocks for linear in block.linears.values()], settings)
     return _Work(settings, prepare, _resolve(method.target), statistics_of(settings), reporter, room)
@@ -145,7 +146,7 @@ def _activations(
     device: torch.device,
 ) -> Activations:
     if ids is None:
-        raise StageError(f"method `{work.settings.method}` needs calibration ids, and there are none")
+        raise StepError(f"method `{work.settings.method}` needs calibration ids, and there are none")
     activations = record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=device)
     widest = max(linear.in_features for block in blocks for linear in block.linears.values())
     method = work.settings.method
@@ -179,7 +180,7 @@ def _taken_up(
         if activations is not None and not from_dense:
             _advance(activations, passed, work.reporter)
         for layer in results.layers:
-            work.reporter.record("layer", **layer)
+            work.reporter.record(layer)
         work.reporter.progress(span.stop, len(blocks), "block")
         everything.add(results)
     return everything
@@ -257,7 +258,7 @@ def _put(block: Block, parameters: dict[str, torch.Tensor]) -> dict[str, torch.T
     own = {f"{block.name}.{name}": parameter for name, parameter in block.module.named_parameters()}
     for name, value in parameters.items():
         if not is_finite(value):
-            raise StageError(f"`{name}` would not be finite with a scale folded into it")
+            raise StepError(f"`{name}` would not be finite with a scale folded into it")
         own[name].data.copy_(value)
     return parameters
 
@@ -321,10 +322,10 @@ def _measure(
 def _finished(stage: Stage, accumulator: Accumulator) -> Statistics:
     names = ", ".join(f"`{name}`" for name in stage.linears)
     if accumulator.tokens == 0:
-        raise StageError(f"no calibration token reaches {names}", hint="calibrate with more text")
+        raise StepError(f"no calibration token reaches {names}", hint="calibrate with more text")
     statistics = accumulator.finish()
     if not statistics.is_finite():
-        raise StageError(
+        raise StepError(
             f"the calibration activations that reach {names} are not finite",
             hint="run the model in bfloat16 or float32; float16 overflows beyond 65,504",
         )
@@ -341,17 +342,17 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
     sample = None if stage.statistics is None else stage.statistics.sample
     for name, weight, result in zip(stage.names, stage.dense or stage.weights, compressed, strict=True):
         if not is_finite(result.weight):
-            raise StageError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
-        layer = {
-            "block": block.index,
-            "linear": name,
-            "relative_error": relative_error(weight, result.weight, sample),
-            "sparsity": zeros(result.weight) / weight.numel(),
-            "bits_per_weight": work.settings.bits_per_weight(weight.shape[1]),
-            "weights": weight.numel(),
-            "seconds": seconds_per_weight * weight.numel(),
-        }
-        work.reporter.record("layer", **layer)
+            raise StepError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
+        layer = Layer(
+            block=block.index,
+            linear=name,
+            relative_error=relative_error(weight, result.weight, sample),
+            sparsity=zeros(result.weight) / weight.numel(),
+            bits_per_weight=work.settings.bits_per_weight(weight.shape[1]),
+            weights=weight.numel(),
+            seconds=seconds_per_weight * weight.numel(),
+        )
+        work.reporter.record(layer)
         results.layers.append(layer)
         own = block.linears[name].weight.data
         own.copy_(result.weight)
@@ -367,7 +368,7 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
         if problem is not None:
             unfit[problem[1], linear.in_features].append(name)
     problems = [
-        Problem(f"{reason} the {inputs} inputs of {_listed(names)}", stage="compress")
+        Problem(f"{reason} the {inputs} inputs of {_listed(names)}")
         for (reason, inputs), names in unfit.items()
     ]
     broken = [name for name, linear in linears.items() if not is_finite(linear.weight)]
@@ -375,12 +376,11 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
         problems.append(
             Problem(
                 f"weights are not finite in {_listed(broken)}",
-                stage="compress",
                 hint="the checkpoint is damaged, or was converted to a dtype that cannot hold it",
             )
         )
     if problems:
-        raise StageError(problems)
+        raise StepError(problems)
 
 
 def _listed(names: list[str]) -> str:

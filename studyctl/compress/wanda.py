@@ -4,7 +4,7 @@ import torch
 
 from studyctl.compress.compressed import CompressedLinear, StageInput
 from studyctl.compress.masks import smallest, smallest_of_group, without
-from studyctl.compress.settings import Wanda
+from studyctl.contract.methods import Wanda
 
 
 def compress_stage(stage: StageInput, settings: Wanda) -> list[CompressedLinear]:

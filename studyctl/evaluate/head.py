@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 
 PROBE_TOKENS = 16
 """Tokens that the comparison with the model's own logits takes."""
@@ -85,7 +85,7 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
         ids: ``[tokens]`` a few tokens to compare on.
 
     Raises:
-        StageError: the logits are not what ``lm_head``, scale and soft cap give.
+        StepError: the logits are not what ``lm_head``, scale and soft cap give.
     """
     config = model.config.get_text_config()
     output: Any = model.get_output_embeddings()
@@ -117,9 +117,9 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
     return decoder
 
 
-def not_finite(where: str = "") -> StageError:
+def not_finite(where: str = "") -> StepError:
     """Return the error to raise when logits are not finite."""
-    return StageError(
+    return StepError(
         f"the logits are not finite{where}: the model does not compute any more",
         hint="compress less, or use dtype float32 or bfloat16 if it is float16",
     )
@@ -135,8 +135,8 @@ def _scale(config: Any) -> float:
     return 1.0
 
 
-def _unknown_head(model: Any, reason: str) -> StageError:
-    return StageError(
+def _unknown_head(model: Any, reason: str) -> StepError:
+    return StepError(
         f"the output of {type(model).__name__} is computed in a way that is not known here: {reason}",
         hint="perplexity and fidelity cannot be measured for this family; leave it out of `models`",
     )

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studyctl.errors import StageError
+from studyctl.contract.limits import chunk_tokens, device_kind
+from studyctl.errors import StepError
 from studyctl.evaluate.attention import Layout, UnknownAttentionError, tree_attention
-from studyctl.evaluate.batching import chunk_tokens, device_kind
 from studyctl.evaluate.head import Decoder, Head, open_head
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.evaluate.packing import Chunk, pack
@@ -109,7 +109,7 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
             if reason := _probe(scorer, [*probes, *([_scored(longest)] if near else [])]):
                 return reason
             _PROBED[model] = len(longest)
-    except (UnknownAttentionError, StageError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (UnknownAttentionError, StepError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         return str(error)

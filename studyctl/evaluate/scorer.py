@@ -14,8 +14,8 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from studyctl.errors import StageError
-from studyctl.evaluate.batching import scored_tokens
+from studyctl.contract.limits import scored_tokens
+from studyctl.errors import StepError
 from studyctl.evaluate.finished import FinishedSteps, computed_by
 from studyctl.evaluate.head import not_finite
 from studyctl.evaluate.packed import Answer, open_packed
@@ -197,12 +197,12 @@ def _prompt(request: Encoded, longest: int) -> Prompt:
     """Return what the model reads, cut from the left as HFLM cuts it."""
     _, context, continuation = request
     if len(continuation) > longest:
-        raise StageError(
+        raise StepError(
             f"an answer has {len(continuation)} tokens, more than the {longest} that the model reads"
         )
     tokens = (*context, *continuation)[-(longest + 1) :][:-1]
     if len(tokens) < len(continuation):
-        raise StageError(f"there is no token before the answer {request[0][1]!r} to predict it from")
+        raise StepError(f"there is no token before the answer {request[0][1]!r} to predict it from")
     return Prompt(tokens, tuple(continuation))
 
 
@@ -224,13 +224,13 @@ def _prepared(tokenizer: Any, bos: Bos) -> Any:
     tokenizer = copy.deepcopy(tokenizer)
     if bos == "prepend":
         if tokenizer.bos_token_id is None:
-            raise StageError(
+            raise StepError(
                 "the tokenizer has no BOS token to prepend",
                 hint='set `bos = "none"` or "auto" for this model',
             )
         tokenizer.add_bos_token = True
         if tokenizer.encode("a")[:1] != [tokenizer.bos_token_id]:
-            raise StageError(
+            raise StepError(
                 f"{type(tokenizer).__name__} cannot be made to prepend its BOS token",
                 hint='set `bos = "auto"`',
             )

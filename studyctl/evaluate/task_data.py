@@ -20,7 +20,7 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Kind, TaskIndex
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from studyctl.errors import Problem, StageError
+from studyctl.errors import Problem, ProblemCode, StepError
 from studyctl.files import cache_folder
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
@@ -58,6 +58,10 @@ class TaskRequest:
     bos: Literal["auto", "none", "prepend"]
     revision: str | None = None
     """Commit of the hub dataset that the items come from; None: the newest."""
+    main: str | None = None
+    """The metric that tables show; None: lm-eval's first."""
+    files: frozenset[Path] | None = None
+    """Local files that the task was planned with: no others are read. None: not planned."""
 
     @property
     def where(self) -> str:
@@ -69,17 +73,17 @@ def load_task(request: TaskRequest) -> Task:
     """Build lm-eval's task object.
 
     Raises:
-        StageError: the definition, the files or the dataset are missing, or do not fit each other.
+        StepError: the definition, the files or the dataset are missing, or do not fit each other.
     """
     path = request.yaml or _shipped(request.name)
     entry = TaskIndex.entry_from_path(path) if path.is_file() else None
     if entry is None or entry.kind not in (Kind.TASK, Kind.PY_TASK):
-        raise StageError(
+        raise StepError(
             f"{path} is not the definition of one lm-eval task", hint="groups: name their tasks one by one"
         )
     config = load_yaml(path, resolve_func=False)
     if request.test is not None and entry.kind is Kind.PY_TASK:
-        raise StageError(
+        raise StepError(
             f"task `{request.name}` is written in Python: its items cannot be read from {request.test}"
         )
     overrides = _overrides(request, config, path.parent)
@@ -89,7 +93,7 @@ def load_task(request: TaskRequest) -> Task:
         if request.test is None and isinstance(
             error, OSError | ValueError | datasets.exceptions.DatasetsError
         ):
-            raise StageError(
+            raise StepError(
                 f"the data of task `{request.name}` cannot be loaded: {error}",
                 hint="fetch it while there is a network, or give a local file under [evaluation.tasks.data]",
             ) from error
@@ -101,7 +105,7 @@ def load_task(request: TaskRequest) -> Task:
 
 def misfit(
     request: TaskRequest, item: int, doc: Mapping[str, Any], error: BaseException, config: Mapping[str, Any]
-) -> StageError:
+) -> StepError:
     """Return the error to raise when a task cannot use an item."""
     reason = str(error)
     if isinstance(error, KeyError):
@@ -113,13 +117,13 @@ def misfit(
     if doc:
         hint += ("; " if hint else "") + f"the item has {_list(doc)}"
     what = f"item {item} of {request.where} does not fit task `{request.name}`: {reason}"
-    return StageError(Problem(what, file=request.test, hint=hint))
+    return StepError(Problem(what, file=request.test, hint=hint))
 
 
 def _shipped(name: str) -> Path:
     entry = TaskManager().task_index.get(name)
     if entry is None or entry.yaml_path is None:
-        raise StageError(f"lm-eval has no task `{name}`", hint="`lm-eval ls tasks` lists them")
+        raise StepError(f"lm-eval has no task `{name}`", hint="`lm-eval ls tasks` lists them")
     return Path(entry.yaml_path)
 
 
@@ -136,6 +140,7 @@ def _overrides(request: TaskRequest, config: Mapping[str, Any], folder: Path) ->
         pinned = {"revision": request.revision} if request.revision else {}
         return {"dataset_kwargs": {"cache_dir": str(_cache()), **pinned, **options}}
     named = _resolve(options["data_files"], folder)
+    _check_planned(request, named)
     if config["dataset_path"] == "json" and all(
         path.suffix == ".jsonl" for paths in named.values() for path in paths
     ):
@@ -153,7 +158,7 @@ def _local_splits(request: TaskRequest, config: Mapping[str, Any]) -> tuple[dict
     assert request.test is not None
     scored = config.get("test_split") or config.get("validation_split")
     if scored is None:
-        raise StageError(f"task `{request.name}` names neither a test nor a validation split to score")
+        raise StepError(f"task `{request.name}` names neither a test nor a validation split to score")
     examples = dict(config.get("fewshot_config") or {})
     named = examples.get("split") or config.get("fewshot_split")
     pool = named or next(config[split] for split in _SPLITS if config.get(split))
@@ -165,7 +170,7 @@ def _local_splits(request: TaskRequest, config: Mapping[str, Any]) -> tuple[dict
         named = source if named or pool == scored else None
     elif pool != scored:
         if request.shots > 0 and not (named is None and examples.get("samples")):
-            raise StageError(
+            raise StepError(
                 f"task `{request.name}` has no items to draw {request.shots} examples from",
                 hint=f'give {request.name} = {{ test = "{request.test.name}", fewshot = "..." }} under [evaluation.tasks.data]',
             )
@@ -190,13 +195,13 @@ def _in_memory(files: Mapping[str, list[Path]]) -> dict[str, Any]:
 def _read(paths: list[Path]) -> datasets.Dataset:
     rows = [row for path in paths for row in _rows(path)]
     if not rows:
-        raise StageError(
+        raise StepError(
             Problem(f"{paths[0]} is empty", file=paths[0], hint="one JSON object a line is wanted")
         )
     try:
         return datasets.Dataset.from_list(rows)
     except pa.ArrowException as error:
-        raise StageError(
+        raise StepError(
             Problem(
                 f"the items of {paths[0]} are not alike: {error}",
                 file=paths[0],
@@ -223,14 +228,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                         else f"has a field `{name}`, line 1 has not"
                     )
                     hint = "every line has the same fields; null stands for no value"
-                    raise StageError(
+                    raise StepError(
                         Problem(f"line {number} of {path} {what}", file=path, line=number, hint=hint)
                     )
                 yield row
     except OSError as error:
-        raise StageError(Problem(f"{path} cannot be read: {error.strerror}", file=path)) from error
+        raise StepError(Problem(f"{path} cannot be read: {error.strerror}", file=path)) from error
     except UnicodeDecodeError as error:
-        raise StageError(
+        raise StepError(
             Problem(f"{path} is not UTF-8: {error.reason}", file=path, hint="save it as UTF-8")
         ) from error
 
@@ -240,14 +245,14 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         problem = f"line {number} of {path} is not JSON: {error.msg}"
-        raise StageError(
+        raise StepError(
             Problem(
                 problem, file=path, line=number, column=error.colno, hint="one JSON object a line is wanted"
             )
         ) from error
     if not isinstance(row, dict):
         problem = f"line {number} of {path} is no JSON object"
-        raise StageError(Problem(problem, file=path, line=number, hint="one JSON object a line is wanted"))
+        raise StepError(Problem(problem, file=path, line=number, hint="one JSON object a line is wanted"))
     return row
 
 
@@ -260,11 +265,22 @@ def _resolve(data_files: Any, folder: Path) -> dict[str, list[Path]]:
         for name in [names] if isinstance(names, str) else names:
             found = sorted(folder.glob(name)) if not Path(name).is_absolute() else [Path(name)]
             if not found or not found[0].is_file():
-                raise StageError(
+                raise StepError(
                     f"the data file {folder / name} is missing", hint=f"`data_files` are relative to {folder}"
                 )
             resolved[split] += found
     return resolved
+
+
+def _check_planned(request: TaskRequest, named: Mapping[str, list[Path]]) -> None:
+    """Refuse files that match a pattern of the definition since the study was planned."""
+    found = {path.absolute() for paths in named.values() for path in paths}
+    if request.files is not None and (added := found - request.files):
+        raise StepError(
+            f"task `{request.name}` changed since the study was planned: {min(added)} was added",
+            hint="run the study again: what depends on it is planned anew",
+            code=ProblemCode.CHANGED,
+        )
 
 
 def _cache() -> Path:

@@ -1,8 +1,10 @@
 """What lm-eval makes of a model's answers: aggregated metrics, and a row for every item."""
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
 
-from studyctl.errors import Problem, StageError
+from studyctl.errors import Problem, StepError
 from studyctl.evaluate.statistics import standard_error
 from studyctl.evaluate.task_data import MISFITS, TaskRequest, misfit
 
@@ -22,12 +24,19 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("predicted", pa.int32()),
     ("correct", pa.bool_()),
     ("correct_norm", pa.bool_()),
+    ("score", pa.float64()),
+    ("passage", pa.string()),
     ("loglikelihoods", pa.list_(pa.float64())),
 ]
 ITEMS = pa.schema(_COLUMNS)
-"""``item`` is lm-eval's ``doc_id``, ``gold`` the first right choice, ``predicted`` the likeliest one. ``correct`` goes with
-``acc`` (``exact_match`` where answers are generated), ``correct_norm`` with ``acc_norm``: null where a task has none.
-``loglikelihoods`` are in the order of the choices, in nats; empty where answers are generated."""
+"""``item`` is lm-eval's ``doc_id``, ``gold`` the first right choice, ``predicted`` the likeliest one. ``score`` is the item's value
+of the task's main metric, ``correct`` whether that is 1, and ``correct_norm`` goes with ``acc_norm``: null where there is none, or
+it is no number, or none of 0 and 1. ``passage`` names the text that an item is about; items of one passage are no independent
+draws. ``loglikelihoods`` are in the order of the choices, in nats; empty where answers are generated."""
+PASSAGES = ("passage", "article", "context", "paragraph", "page", "premise", "story", "support", "sentence1")
+"""Fields of items that hold the text that several of them ask about, in lm-eval's tasks."""
+FRACTIONS = frozenset({"f1", "mcc", "acc_all"})
+"""Metrics of a whole task that are accuracies of a kind, though no item has a value of its own."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,10 @@ class TaskMetric:
     value: float
     stderr: float | None
     items: int
+    main: bool = False
+    """Whether it is the one that tables and means show."""
+    averaged: bool = False
+    """Whether means over tasks can be taken of it: a fraction, and more is better."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ def collect(
         request: what was asked for.
 
     Raises:
-        StageError: an item's right answer is not among its choices, or the task cannot judge it.
+        StepError: an item's right answer is not among its choices, or the task cannot judge it.
     """
     task._instances = [one for ones in instances.values() for one in ones]
     task.apply_filters()
@@ -74,11 +87,51 @@ def collect(
             answers = [one.filtered_resps[name] for one in instances[doc_id]]
             found, row = _judge(task, request, doc_id, doc, answers)
             if number == 0:
-                rows.append({"task": request.name, "item": doc_id, **row})
+                rows.append({"task": request.name, "item": doc_id, **row, "passage": passage_of(doc)})
             for metric, value in found.items():
                 values[metric].append(value)
-        metrics += _aggregate(task, values, f",{name}" if number else "")
+        if number == 0:
+            main = _main_metric(request, values)
+            for row, value in zip(rows, values[main], strict=True):
+                row |= {"score": _number(value), "correct": _flag(value)}
+            averaged = _is_averaged(task, main, [row["score"] for row in rows])
+            first = _aggregate(task, values, "")
+            metrics += [
+                replace(one, main=one.metric == main, averaged=one.metric == main and averaged)
+                for one in first
+            ]
+        else:
+            metrics += _aggregate(task, values, f",{name}")
     return TaskScores(metrics, pa.Table.from_pylist(rows, schema=ITEMS))
+
+
+def passage_of(doc: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that name the text that an item is about; that of an item with none of its own is the item."""
+    texts = (doc.get(name) for name in PASSAGES)
+    text = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    named = " ".join(text.split()) if text is not None else json.dumps(doc, sort_keys=True, default=repr)
+    return hashlib.blake2b(named.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def _main_metric(request: TaskRequest, values: Mapping[str, list[Any]]) -> str:
+    """Return the metric that the spec names, or lm-eval's first.
+
+    Raises:
+        StepError: the task has no such metric.
+    """
+    if request.main is None:
+        return next(iter(values))
+    if request.main not in values:
+        raise StepError(
+            f"task `{request.name}` has no metric `{request.main}`",
+            hint=f"it has {', '.join(f'`{name}`' for name in values)}; see [evaluation.tasks.main]",
+        )
+    return request.main
+
+
+def _is_averaged(task: Task, metric: str, scores: list[float | None]) -> bool:
+    fractions = all(score is not None and 0 <= score <= 1 for score in scores)
+    return bool(task.higher_is_better().get(metric)) and (fractions or metric in FRACTIONS)
 
 
 def _judge(
@@ -90,7 +143,7 @@ def _judge(
         if choices and not any(0 <= gold < len(choices) for gold in golds):
             hint = f"the choices are {choices}"
             what = f"the right answer of item {doc_id} of {request.where} is not among its {len(choices)} choices"
-            raise StageError(Problem(what, file=request.test, hint=hint))
+            raise StepError(Problem(what, file=request.test, hint=hint))
         found = task.process_results(doc, answers)
     except MISFITS as error:
         raise misfit(request, doc_id, doc, error, task.config.to_dict(keep_callable=True)) from error
@@ -101,8 +154,7 @@ def _judge(
     row = {
         "gold": golds[0] if golds else None,
         "predicted": int(np.argmax(likelihoods)) if choices else None,
-        "correct": _flag(found, "acc", "exact_match"),
-        "correct_norm": _flag(found, "acc_norm"),
+        "correct_norm": _flag(found.get("acc_norm")),
         "loglikelihoods": likelihoods,
     }
     return found, row
@@ -119,9 +171,14 @@ def _choices(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     return choices, [int(index) for index in (gold if isinstance(gold, list) else [gold])]
 
 
-def _flag(found: Mapping[str, Any], *names: str) -> bool | None:
-    """Return the first of these metrics as right or wrong."""
-    return next((bool(found[name]) for name in names if isinstance(found.get(name), int | float)), None)
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float | np.number) else None
+
+
+def _flag(value: Any) -> bool | None:
+    """Return a value as right or wrong, if it is one of these."""
+    number = _number(value)
+    return bool(number) if number in (0.0, 1.0) else None
 
 
 def _aggregate(task: Task, values: Mapping[str, list[Any]], suffix: str) -> list[TaskMetric]:

@@ -8,7 +8,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import datasets
@@ -17,7 +17,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.evaluate.finished import FinishedSteps
 from studyctl.evaluate.scorer import Scorer
 from studyctl.evaluate.task_data import MISFITS, TaskRequest, load_task, misfit
@@ -40,6 +40,7 @@ def score_task(
     batch_tokens: int,
     reporter: Reporter,
     finished: FinishedSteps,
+    reading: AbstractContextManager[None] | None = None,
 ) -> TaskScores:
     """Score a task.
 
@@ -52,17 +53,19 @@ def score_task(
         batch_tokens: tokens of a forward pass, padding included; at least one prompt is taken.
         reporter: told after every batch.
         finished: answers that an earlier attempt had, and where these are kept.
+        reading: entered while the task's definition and items are read.
 
     Raises:
-        StageError: the task, its data or the tokenizer do not fit what is asked.
+        StepError: the task, its data or the tokenizer do not fit what is asked.
     """
     with _quiet():
         _seed()
-        task = load_task(request)
+        with reading or nullcontext():
+            task = load_task(request)
+            docs = list(task.doc_iterator(limit=request.limit or None))
         _check_runnable(task, request, tokenizer)
         _set_shots(task, request, reporter)
         scorer = Scorer(model, tokenizer, request.bos, batch_tokens, reporter, finished)
-        docs = list(task.doc_iterator(limit=request.limit or None))
         instances = _ask(task, docs, request, scorer)
         _answer(instances, scorer)
         return collect(task, docs, instances, request)
@@ -93,11 +96,11 @@ def _seed() -> None:
 
 def _check_runnable(task: Task, request: TaskRequest, tokenizer: Any) -> None:
     if getattr(task, "UNSAFE_CODE", False):
-        raise StageError(f"task `{request.name}` runs code that the model writes; this is not supported")
+        raise StepError(f"task `{request.name}` runs code that the model writes; this is not supported")
     if getattr(task, "MULTIMODAL", False):
-        raise StageError(f"task `{request.name}` needs images or sound; only text is supported")
+        raise StepError(f"task `{request.name}` needs images or sound; only text is supported")
     if request.chat_template and not tokenizer.chat_template:
-        raise StageError(
+        raise StepError(
             "the tokenizer has no chat template", hint="set `chat_template = false` for this model"
         )
 

@@ -1,4 +1,4 @@
-"""Perplexity, and the distance to the dense model, of a text in one forward pass.
+"""Perplexity, and the distance to the dense model, of a batch of windows in one forward pass.
 
 Definitions, with p the dense model's distribution and q the scored model's, over the same positions:
 
@@ -7,13 +7,12 @@ Definitions, with p the dense model's distribution and q the scored model's, ove
 - top1: share of tokens at which both find the same token likeliest.
 - snr: ``10 log10(Σ |d|² / Σ |d - c|²)`` in dB over all tokens, d and c the dense and the scored logits, each minus its mean
   over the vocabulary (what a softmax does not see).
+
+What is returned are sums by window, of which :mod:`studyctl.store.text_totals` makes these figures.
 """
 
-import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import count, takewhile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,178 +22,123 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from studyctl.errors import StageError
-from studyctl.evaluate.batching import chunk_tokens
-from studyctl.evaluate.finished import FinishedSteps, NothingFinished, computed_by
+from studyctl.contract import kl_counts
+from studyctl.contract.job import FidelityMetric
+from studyctl.contract.limits import chunk_tokens
+from studyctl.errors import StepError
 from studyctl.evaluate.head import Decoder, Head, not_finite, open_head
-from studyctl.evaluate.reference import DenseReference, ReferenceWriter, fingerprint, keep_reference
+from studyctl.evaluate.reference import DenseReference, fingerprint, keep_reference
 from studyctl.evaluate.windows import Windows
 from studyctl.reporter import Reporter
 
 
 @dataclass(frozen=True)
-class Fidelity:
-    """Distance to the dense model; None where a metric was not asked for."""
+class BatchScores:
+    """What a batch of windows costs a model, and how far it is from the dense one: sums over the tokens of each window."""
 
-    kl_nats: float | None
-    kl_p95_nats: float | None
-    top1: float | None
-    """0 to 1."""
-    snr_db: float | None
-    """None as well where it is not finite: the logits do not differ at all."""
-    tokens: int
-
-
-@dataclass(frozen=True)
-class TextScores:
-    """What a text costs a model."""
-
-    window_nll: NDArray[np.float64]
-    """``[windows]``: summed over the tokens of each window."""
-    nll_nats: float
-    """Summed over all scored tokens."""
-    tokens: int
-    perplexity: float
-    bits_per_byte: float
-    bytes: int
-    fidelity: Fidelity | None
+    nll_nats: NDArray[np.float64]
+    """``[windows]``"""
+    kl_nats: NDArray[np.float64] | None = None
+    """``[windows]``; None where it was not asked for, as the following ones."""
+    top1: NDArray[np.int64] | None = None
+    """``[windows]``: tokens at which both find the same token likeliest."""
+    signal: NDArray[np.float64] | None = None
+    """``[windows]``: Σ |d|²."""
+    noise: NDArray[np.float64] | None = None
+    """``[windows]``: Σ |d - c|²."""
+    kl_counts: dict[int, int] | None = None
+    """Tokens by bin of their KL (:mod:`studyctl.contract.kl_counts`)."""
 
 
 @dataclass
 class _Distances:
-    """Sums over the tokens of a batch."""
+    """Distances of some tokens, ``[tokens]`` each; what is not asked for stays empty."""
 
-    kl: NDArray[np.float32]
-    """``[tokens]``, reserved at once: small pieces between the logits would keep their memory from being used again."""
-    agreements: int = 0
-    signal: float = 0.0
-    noise: float = 0.0
-    tokens: int = 0
+    metrics: tuple[FidelityMetric, ...]
+    kl: list[Tensor] = field(default_factory=list)
+    same: list[Tensor] = field(default_factory=list)
+    signal: list[Tensor] = field(default_factory=list)
+    noise: list[Tensor] = field(default_factory=list)
 
-    def add(self, logits: Tensor, log_q: Tensor, dense: Tensor, metrics: tuple[str, ...]) -> None:
+    def add(self, logits: Tensor, log_q: Tensor, dense: Tensor) -> None:
         """Add tokens by their scored and dense logits ``[tokens, vocabulary]``; ``log_q`` is changed."""
-        first, self.tokens = self.tokens, self.tokens + len(logits)
-        if "top1" in metrics:
-            self.agreements += int((logits.argmax(-1) == dense.argmax(-1)).sum())
-        if "kl" in metrics:
+        if "top1" in self.metrics:
+            self.same.append(logits.argmax(-1) == dense.argmax(-1))
+        if "kl" in self.metrics:
             log_p = functional.log_softmax(dense, dim=-1)
             ratio = torch.sub(log_p, log_q, out=log_q)
-            kl = torch.linalg.vecdot(log_p.exp_(), ratio)
             # KL is never negative; rounding may be.
-            self.kl[first : self.tokens] = kl.clamp_(min=0).cpu().numpy()
-        if "snr" in metrics:
-            self.signal += _energy(dense)
-            self.noise += _energy(dense - logits)
-
-    def values(self, metrics: tuple[str, ...]) -> dict[str, Any]:
-        """Return the sums as JSON values, from which they come back bit by bit."""
-        kl = self.kl[: self.tokens].tolist() if "kl" in metrics else []
-        return {
-            "kl": kl,
-            "agreements": self.agreements,
-            "signal": self.signal,
-            "noise": self.noise,
-            "tokens": self.tokens,
-        }
-
-
-def _fidelity(batches: Sequence[dict[str, Any]], metrics: tuple[str, ...]) -> Fidelity:
-    """Return the distances over all batches."""
-    agreements, signal, noise, tokens = (
-        sum(batch[name] for batch in batches) for name in ("agreements", "signal", "noise", "tokens")
-    )
-    kl = np.concatenate([batch["kl"] for batch in batches]) if "kl" in metrics else None
-    return Fidelity(
-        kl_nats=None if kl is None else float(kl.mean()),
-        kl_p95_nats=None if kl is None else float(np.quantile(kl, 0.95)),
-        top1=agreements / tokens if "top1" in metrics else None,
-        snr_db=10 * math.log10(signal / noise) if "snr" in metrics and signal > 0 and noise > 0 else None,
-        tokens=tokens,
-    )
+            self.kl.append(torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0))
+        if "snr" in self.metrics:
+            self.signal.append(_energy(dense))
+            self.noise.append(_energy(dense - logits))
 
 
 @torch.no_grad()
-def score_text(  # noqa: PLR0913 - a protocol, what it is compared with, and how
+def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and how
     model: Any,
     windows: Windows,
     *,
-    reference: DenseReference | None,
-    keep: Path | None,
-    metrics: tuple[str, ...],
+    reference: DenseReference | None = None,
+    keep: Path | None = None,
+    metrics: tuple[FidelityMetric, ...] = (),
     batch_tokens: int,
     reporter: Reporter,
-    finished: FinishedSteps,
-) -> TextScores:
-    """Score the windows of a text.
+    done: Callable[[int], None] | None = None,
+) -> BatchScores:
+    """Score a batch of windows.
 
-    Peak memory beside the model: the hidden states of a batch ``[rows, length, hidden]`` and what one forward pass needs,
-    and six fp32 tensors ``[chunk_tokens, vocabulary]``; there are never logits of a whole batch.
+    Peak memory beside the model: the hidden states of the windows ``[windows, length, hidden]`` where they are kept or compared,
+    what one forward pass needs, and six fp32 tensors ``[chunk_tokens, vocabulary]``; there are never logits of a whole pass.
 
     Args:
         model: a ``transformers`` causal language model, in evaluation mode.
         windows: what to score.
-        reference: the dense model on the same windows, or None: no fidelity.
+        reference: the dense model on the same windows, or None: no distances.
         keep: file for this model's hidden states, to be the reference of others.
-        metrics: of ``kl``, ``top1``, ``snr``.
+        metrics: distances to measure.
         batch_tokens: tokens of a forward pass; at least one window is taken.
-        reporter: told after every batch.
-        finished: batches that an earlier attempt scored, and where these are kept.
+        reporter: asked before every forward pass whether to stop.
+        done: called after every forward pass with the windows that are scored.
 
     Raises:
-        StageError: logits are not finite, the family is not known, the reference is of other tokens, or the disk is full.
+        StepError: logits are not finite, the family is not known, the reference is of other tokens, or the disk is full.
     """
     ids = torch.from_numpy(windows.ids)
     decoder = open_head(model, ids[0])
     dense_head = _dense_head(reference, windows, decoder.head) if reference is not None and metrics else None
     rows = max(1, batch_tokens // ids.shape[1])
-    stored = finished.begin(_plan(windows, rows, decoder.head, reference, keep, metrics))
-    batches: list[dict[str, Any]] = []
-    with _keeping(keep, windows, decoder.head, stored, finished) as writer:
-        for step, first in enumerate(range(0, len(ids), rows)):
-            last = min(first + rows, len(ids))
-            if step not in stored or (writer is not None and step >= writer.intact):
-                reporter.check_stop()
-                batch = ids[first:last].to(decoder.device)
-                hidden = decoder.hidden(batch)[:, :-1]
-                dense = None
-                if dense_head is not None and reference is not None:
-                    dense = reference.rows(first, last).to(decoder.device)
-                found = _score_batch(decoder, hidden, batch[:, 1:], dense, dense_head, metrics)
-                _check_finite(found["nll"], first)
-                if writer is not None:
-                    found["states"] = writer.append(hidden)
-                finished.add(step, found)
-            else:
-                found = stored[step]
-            batches.append(found)
-            reporter.progress(last, len(ids), "window")
-    nll = np.concatenate([batch["nll"] for batch in batches])
-    return _summary(nll, windows, _fidelity(batches, metrics) if dense_head is not None else None)
+    nll: list[Tensor] = []
+    kept: list[Tensor] = []
+    distances = _Distances(metrics if dense_head is not None else ())
+    for first in range(0, len(ids), rows):
+        reporter.check_stop()
+        batch = ids[first : first + rows].to(decoder.device)
+        hidden = decoder.hidden(batch)[:, :-1]
+        dense = reference.states[first : first + rows].to(decoder.device) if reference is not None else None
+        nll.append(_score_pass(decoder, hidden, batch[:, 1:], dense, dense_head, distances))
+        if keep is not None:
+            kept.append(hidden.cpu())
+        if done is not None:
+            done(min(first + rows, len(ids)))
+    scores = _summed(torch.cat(nll), distances, windows)
+    broken = np.flatnonzero(~np.isfinite(scores.nll_nats))
+    if len(broken):
+        raise not_finite(f" in window {windows.numbers[broken[0]]}")
+    if keep is not None:
+        keep_reference(keep, torch.cat(kept), windows, decoder.head)
+    return scores
 
 
-def _plan(
-    windows: Windows,
-    rows: int,
-    head: Head,
-    reference: DenseReference | None,
-    keep: Path | None,
-    metrics: tuple[str, ...],
-) -> str:
-    """Name everything that the batches are computed from beside the weights."""
-    dense = (reference.head, reference.checksum) if reference is not None else None
-    parts = (fingerprint(windows), rows, str(head.weight.dtype), dense, keep is not None, metrics)
-    return f"{computed_by()} {parts}"
-
-
-def _score_batch(
+def _score_pass(
     decoder: Decoder,
     hidden: Tensor,
     targets: Tensor,
     dense: Tensor | None,
     dense_head: Head | None,
-    metrics: tuple[str, ...],
-) -> dict[str, Any]:
-    """Return the nll of each window of a batch and its distances to dense, as JSON values.
+    distances: _Distances,
+) -> Tensor:
+    """Return the nll of each token of a forward pass ``[tokens]``, and add their distances to dense.
 
     Args:
         decoder: What computed the hidden states.
@@ -202,11 +146,11 @@ def _score_batch(
         targets: ``[rows, tokens]``: the token after each.
         dense: The dense model's hidden states, or None.
         dense_head: What turns them into logits, or None.
-        metrics: Of ``kl``, ``top1``, ``snr``.
+        distances: Are added to.
     """
     states, tokens = hidden.flatten(0, 1), targets.flatten().long()
     dense_states = None if dense is None else dense.flatten(0, 1)
-    distances = _Distances(np.empty(len(tokens), np.float32))
+    # Reserved at once: small pieces between the logits would keep their memory from being used again.
     nll = torch.empty(len(tokens), device=states.device)
     size = chunk_tokens(decoder.head.vocabulary, states.device.type)
     for start in range(0, len(tokens), size):
@@ -215,20 +159,52 @@ def _score_batch(
         log_q = functional.log_softmax(logits, dim=-1)
         nll[part] = -log_q.gather(1, tokens[part, None])[:, 0]
         if dense_states is not None and dense_head is not None:
-            distances.add(logits, log_q, dense_head.logits(dense_states[part]), metrics)
-    sums = nll.view(targets.shape).double().sum(dim=1).cpu().tolist()
-    return {"nll": sums, **(distances.values(metrics) if dense_head is not None else {})}
+            distances.add(logits, log_q, dense_head.logits(dense_states[part]))
+    return nll
 
 
-def _energy(logits: Tensor) -> float:
-    """Return the summed squares of logits ``[tokens, vocabulary]``, each minus the mean of its token."""
-    return float(torch.var(logits, dim=-1, correction=0).double().sum()) * logits.shape[-1]
+def _summed(nll: Tensor, distances: _Distances, windows: Windows) -> BatchScores:
+    """Return the sums of each window, of values of each token."""
+
+    def sums(values: list[Tensor]) -> NDArray[Any] | None:
+        if not values:
+            return None
+        by_window = torch.cat(values).view(len(windows), -1)
+        exact = by_window.double() if by_window.is_floating_point() else by_window
+        summed: NDArray[Any] = exact.sum(dim=1).cpu().numpy()
+        return summed
+
+    total = sums([nll])
+    assert total is not None
+    return BatchScores(
+        nll_nats=total,
+        kl_nats=sums(distances.kl),
+        top1=sums(distances.same),
+        signal=sums(distances.signal),
+        noise=sums(distances.noise),
+        kl_counts=_counts(torch.cat(distances.kl).cpu().numpy()) if distances.kl else None,
+    )
+
+
+def _counts(kl: NDArray[np.float32]) -> dict[int, int]:
+    """Return how many tokens ``[tokens]`` have a KL in each bin."""
+    finite = kl[np.isfinite(kl)].astype(np.float64)
+    # Bin 0 is below LOWEST, the last one has no end.
+    place = np.log(np.maximum(finite, 1e-300) / kl_counts.LOWEST) / np.log(kl_counts.RATIO)
+    bins = np.clip(np.floor(place).astype(np.int64) + 1, 0, kl_counts.BINS)
+    numbers, tokens = np.unique(bins, return_counts=True)
+    return dict(zip(numbers.tolist(), tokens.tolist(), strict=True))
+
+
+def _energy(logits: Tensor) -> Tensor:
+    """Return the sum of squares of the logits of each token ``[tokens, vocabulary]``, minus their mean."""
+    return torch.var(logits, dim=-1, correction=0).double() * logits.shape[-1]
 
 
 def _dense_head(reference: DenseReference, windows: Windows, head: Head) -> Head:
     """Return the head for the reference's hidden states: the scored model's own if that is the same."""
     if reference.windows != fingerprint(windows):
-        raise StageError(
+        raise StepError(
             f"the dense reference {reference.path} was made with other tokens",
             hint="a model with another tokenizer cannot be compared token by token; otherwise delete this file",
         )
@@ -236,42 +212,10 @@ def _dense_head(reference: DenseReference, windows: Windows, head: Head) -> Head
         return head
     dense = reference.load_head()
     if dense.vocabulary != head.vocabulary:
-        raise StageError(
+        raise StepError(
             f"the model has {head.vocabulary} logits a token, its dense model {dense.vocabulary}: they cannot be compared",
             hint="leave out [evaluation.fidelity] for this model",
         )
     device = head.weight.device
     bias = None if dense.bias is None else dense.bias.to(device)
     return Head(dense.weight.to(device), bias, dense.scale, dense.softcap)
-
-
-def _keeping(
-    keep: Path | None, windows: Windows, head: Head, stored: dict[int, Any], finished: FinishedSteps
-) -> AbstractContextManager[ReferenceWriter | None]:
-    """Return what keeps the hidden states, after those of the batches that are there from an earlier attempt."""
-    if keep is None:
-        return nullcontext()
-    if isinstance(finished, NothingFinished):
-        return keep_reference(keep, windows, head)
-    earlier = [stored[step] for step in takewhile(stored.__contains__, count())]
-    return keep_reference(keep, windows, head, [(len(batch["nll"]), batch["states"]) for batch in earlier])
-
-
-def _check_finite(nll: list[float], first: int) -> None:
-    broken = np.flatnonzero(~np.isfinite(nll))
-    if len(broken):
-        raise not_finite(f" in window {first + int(broken[0])}")
-
-
-def _summary(nll: NDArray[np.float64], windows: Windows, fidelity: Fidelity | None) -> TextScores:
-    total, tokens, size = float(nll.sum()), windows.scored_tokens, windows.scored_bytes
-    mean = total / tokens
-    return TextScores(
-        window_nll=nll,
-        nll_nats=total,
-        tokens=tokens,
-        perplexity=math.exp(mean) if mean < 700 else math.inf,
-        bits_per_byte=total / math.log(2) / size,
-        bytes=size,
-        fidelity=fidelity,
-    )

@@ -1,11 +1,15 @@
-"""Which tokens of a text are scored: non-overlapping windows of one length."""
+"""Which tokens of a text are scored: non-overlapping windows of one length, taken in a fixed random order."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
+
+SEGMENT = 256
+"""Windows of a text without a known end that are shuffled among themselves, one segment after the other."""
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -16,57 +20,114 @@ class TokenizedText:
     """``[tokens]``"""
     byte_ends: NDArray[np.int64]
     """``[tokens]``: UTF-8 bytes of the text up to the end of each token."""
+    character_ends: NDArray[np.int64]
+    """``[tokens]``: characters likewise."""
+    document_begins: NDArray[np.int64]
+    """``[documents]``: UTF-8 bytes of the text before each document."""
+    complete: bool = True
+    """Whether the text ends here; else it is the beginning of one."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What a model is shown. The first token of each window is context only: it is not scored."""
+    """What a model is shown. The first token of each window is context only: it is not scored.
+
+    Sizes are those of the scored tokens. A token that is a part of a character ends where the character does.
+    """
 
     ids: NDArray[np.int32]
     """``[windows, length]``, a BOS included."""
-    bytes: int
-    """UTF-8 bytes of the text that the windows cover, the unscored first tokens of windows without BOS included."""
+    numbers: NDArray[np.int64]
+    """``[windows]``: place of each in the text, from 0."""
+    bytes: NDArray[np.int64]
+    """``[windows]``: UTF-8 bytes."""
+    characters: NDArray[np.int64]
+    """``[windows]``"""
+    documents: NDArray[np.int64]
+    """``[windows]``: the document in which each begins, from 0."""
     bos: bool
     """Whether every window begins with a BOS token, which is no token of the text."""
+    available: int | None = None
+    """Windows that the whole text has; None: its end is not known."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @property
     def scored_tokens(self) -> int:
-        """Return how many tokens are predicted."""
-        return int(self.ids.shape[0] * (self.ids.shape[1] - 1))
+        """Return how many tokens of a window are predicted."""
+        return int(self.ids.shape[1] - 1)
 
-    @property
-    def scored_bytes(self) -> int:
-        """Return the bytes that the scored tokens stand for: those of the covered text × scored tokens / its tokens.
+    def slice(self, first: int, last: int) -> "Windows":
+        """Return windows ``first`` to ``last - 1``, in the order in which they are taken."""
+        part = slice(first, last)
+        return Windows(
+            self.ids[part],
+            self.numbers[part],
+            self.bytes[part],
+            self.characters[part],
+            self.documents[part],
+            self.bos,
+            self.available,
+        )
 
-        Every token is charged the mean size, because the pieces of a character that is split over several tokens have
-        no size of their own.
-        """
-        text_tokens = self.ids.size - (len(self.ids) if self.bos else 0)
-        return round(self.bytes * self.scored_tokens / text_tokens)
 
+def cut_windows(
+    text: TokenizedText, sequence_length: int, count: int, bos_id: int | None, segment: int | None = None
+) -> Windows:
+    """Cut a text into windows, without what is left over at its end, and take the first ``count`` in a fixed random order.
 
-def cut_windows(text: TokenizedText, sequence_length: int, count: int, bos_id: int | None) -> Windows:
-    """Cut the beginning of a text into windows; what is left over is dropped.
+    More windows begin with the same ones.
 
     Args:
-        text: the whole text.
+        text: the text, or as much of its beginning as :func:`needed_tokens` says.
         sequence_length: tokens of a window, at least 2. With a BOS, one of them is the BOS.
-        count: how many windows to take, fewer if the text has no more; 0 takes all.
+        count: how many windows to take; fewer if the text has no more.
         bos_id: token to put before each window, or None.
+        segment: windows that are shuffled among themselves, one segment after the other, so that a dataset need not be read
+            to its end; None: all of the text, of which the windows are a sample then.
 
     Raises:
-        StageError: the text does not fill one window.
+        StepError: the text does not fill one window.
     """
     text_length = sequence_length - (bos_id is not None)
-    available = len(text.ids) // text_length
-    if available < 1:
-        raise StageError(
+    there = len(text.ids) // text_length
+    if there < 1:
+        raise StepError(
             f"the text has {len(text.ids)} tokens, fewer than the {text_length} of one window",
             hint="lower `sequence_length` or add text",
         )
-    windows = min(available, count) if count else available
-    covered = windows * text_length
-    ids = text.ids[:covered].reshape(windows, text_length).astype(np.int32)
+    numbers = window_order(there, segment or there)[:count]
+    ids = text.ids[: there * text_length].reshape(there, text_length)[numbers].astype(np.int32)
     if bos_id is not None:
-        ids = np.concatenate([np.full((windows, 1), bos_id, np.int32), ids], axis=1)
-    return Windows(ids=ids, bytes=int(text.byte_ends[covered - 1]), bos=bos_id is not None)
+        ids = np.concatenate([np.full((len(numbers), 1), bos_id, np.int32), ids], axis=1)
+    # Before the first token that is scored, and after the last one.
+    before = numbers * text_length + (bos_id is None) - 1
+    last = (numbers + 1) * text_length - 1
+    begins = np.where(numbers > 0, text.byte_ends[numbers * text_length - 1], 0)
+    return Windows(
+        ids=ids,
+        numbers=numbers,
+        bytes=text.byte_ends[last] - np.where(before >= 0, text.byte_ends[before], 0),
+        characters=text.character_ends[last] - np.where(before >= 0, text.character_ends[before], 0),
+        documents=np.searchsorted(text.document_begins, begins, side="right") - 1,
+        bos=bos_id is not None,
+        available=there if text.complete else None,
+    )
+
+
+def window_order(count: int, segment: int) -> NDArray[np.int64]:
+    """Return the numbers of ``count`` windows in the order in which they are taken: a permutation of each segment.
+
+    numpy promises that ``RandomState`` gives the same numbers in every version (NEP 19).
+    """
+    parts = []
+    for begin in range(0, count, segment):
+        size = min(segment, count - begin)
+        parts.append(begin + np.random.RandomState(_SEED).permutation(size))
+    return np.concatenate(parts).astype(np.int64)
+
+
+def needed_tokens(windows: int, sequence_length: int) -> int:
+    """Return the tokens of a dataset without a known end that so many windows are taken from: whole segments."""
+    return -(-windows // SEGMENT) * SEGMENT * sequence_length

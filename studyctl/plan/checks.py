@@ -3,9 +3,9 @@
 from collections import defaultdict
 from math import gcd
 
+from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
-from studyctl.sources.identity import ModelIdentity
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
 from studyctl.spec.positions import Loc

@@ -1,18 +1,18 @@
 """What is stored already, what would run, and why."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from studyctl.contract.plan import VERSION, Planned
+from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.plan.planner import StudyPlan
-from studyctl.plan.saved import SavedPlan
 from studyctl.plan.trials import Trial
-from studyctl.store.index import Stored
+from studyctl.store.index import Results, Stored
 
 
 class Cause(StrEnum):
-    """What kind of change makes a stage run."""
+    """What kind of change makes a step run."""
 
     NEW = "new"
     MODEL = "model"
@@ -23,11 +23,13 @@ class Cause(StrEnum):
     WEIGHTS = "weights"
     FAILED = "failed"
     UNFINISHED = "unfinished"
+    VERSION = "version"
+    """Results of an earlier version are addressed otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why stages of a trial run, with what the key was made of before and now."""
+    """Why steps of a trial run, with what the key was made of before and now."""
 
     cause: Cause
     what: str = ""
@@ -35,17 +37,19 @@ class Reason:
     now: Any = None
 
     def __str__(self) -> str:
+        if self.cause is Cause.VERSION:
+            return f"version {self.before} → {self.now}, once: results are addressed otherwise"
         if self.cause in (Cause.NEW, Cause.FAILED, Cause.UNFINISHED, Cause.WEIGHTS):
             return f"{self.cause} {self.what}".rstrip()
         return f"{self.what} {_show(self.before)} → {_show(self.now)}"
 
 
 class Todo(NamedTuple):
-    """A trial with stages that are not stored."""
+    """A trial with steps that are not stored."""
 
     trial: Trial
-    stages: tuple[str, ...]
-    """Those to run, in order."""
+    steps: tuple[Step, ...]
+    """Those to run, in order; of a text that is stored in part, all of it."""
     reason: Reason
 
 
@@ -56,78 +60,97 @@ class Comparison:
     todo: list[Todo]
     """Of this version's methods only."""
     unavailable: list[Trial]
-    stages: int
-    """Stages that the spec asks for, available or not."""
+    steps: int
+    """Steps that the spec asks for, available or not."""
 
     @property
-    def stages_to_run(self) -> int:
-        """Return the number of stages to run."""
-        return sum(len(todo.stages) for todo in self.todo)
+    def steps_to_run(self) -> int:
+        """Return the number of steps to run."""
+        return sum(len(todo.steps) for todo in self.todo)
 
 
-def compare(plan: StudyPlan, stored: Stored, saved: SavedPlan) -> Comparison:
-    """Hold every trial against the store: one look-up and one set difference each."""
+def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Comparison:
+    """Hold every trial against the store."""
     todo: list[Todo] = []
     unavailable: list[Trial] = []
-    stages = 0
+    steps = 0
     available = {id(variant): plan.is_available(variant) for variant in plan.variants}
-    keys = {model.index: model.stage_keys for model in plan.models}
-    dense = {model.index: tuple(stage.name for stage in model.stages) for model in plan.models}
-    compressed = {index: ("compress", *names) for index, names in dense.items()}
+    before = _Before(saved)
     for trial in plan.trials:
-        index = trial.model.index
-        missing = (dense if trial.is_dense else compressed)[index]
-        stages += len(missing)
+        steps += len(trial.model.evaluations) + (not trial.is_dense)
         if not available[id(trial.variant)]:
             unavailable.append(trial)
             continue
         have = stored.has(trial.weights_key)
-        if have:
-            all_there = None not in keys[index] and keys[index] <= have.keys()
-            missing = () if all_there else missing_stages(trial, have)
-        if missing:
-            todo.append(Todo(trial, missing, _reason(trial, missing, stored, saved, bool(have))))
-    return Comparison(todo, unavailable, stages)
+        if missing := missing_steps(trial, have):
+            todo.append(Todo(trial, missing, _reason(trial, missing, stored, before, bool(have))))
+    return Comparison(todo, unavailable, steps)
 
 
-def missing_stages(trial: Trial, have: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the stages of a trial that are not stored. Weights are made again only for an evaluation that needs them."""
-    evaluations = tuple(
-        stage.name for stage in trial.model.stages if stage.key is None or stage.key not in have
-    )
-    if trial.is_dense or trial.weights_key in have:
+def missing_steps(trial: Trial, have: Results) -> tuple[Step, ...]:
+    """Return the steps of a trial that are not stored. Weights are made again only for an evaluation that needs them."""
+    if not have:
+        return trial.steps
+    evaluations = have.missing(trial.model.steps)
+    if trial.is_dense or trial.weights_key in have.by_key:
         return evaluations
-    return ("compress", *evaluations)
+    return (Step(StepKind.COMPRESS, key=trial.weights_key), *evaluations)
+
+
+class _Before:
+    """The plan of the last run: tells what changed since."""
+
+    def __init__(self, saved: Planned | None) -> None:
+        self.version = saved.version if saved is not None else VERSION
+        self.trials = {trial.trial: trial.parts for trial in saved.trials} if saved is not None else {}
+        evaluations = saved.evaluations if saved is not None else {}
+        self.steps = {model: {one.step.id: one for one in planned} for model, planned in evaluations.items()}
 
 
 def _reason(
-    trial: Trial, missing: tuple[str, ...], stored: Stored, saved: SavedPlan, has_results: bool
+    trial: Trial, missing: tuple[Step, ...], stored: Stored, before: _Before, has_results: bool
 ) -> Reason:
-    before = saved.trials.get(trial.id)
+    parts = before.trials.get(trial.id)
     failure = stored.last_failure(trial.id)
-    if before is None or trial.id not in stored.attempts:
+    if parts is None or trial.id not in stored.attempts:
         return Reason(Cause.NEW)
-    if changed := _first_difference(before, trial.parts()):
+    if changed := _first_difference(parts, trial.parts()):
         what, old, new = changed
         return Reason(_cause_of(what), what, old, new)
-    if failure is not None and failure.stage in missing:
-        return Reason(Cause.FAILED, f"at {failure.stage}")
+    if before.version < VERSION and has_results:
+        return Reason(Cause.VERSION, before="0.1", now="0.2")
+    if failure is not None and failure.step.id in {step.id for step in missing}:
+        return Reason(Cause.FAILED, f"at {failure.step}")
     if not has_results:
         return Reason(Cause.UNFINISHED)
-    return _stage_reason(trial, missing, saved)
+    return _step_reason(trial, missing, before)
 
 
-def _stage_reason(trial: Trial, missing: tuple[str, ...], saved: SavedPlan) -> Reason:
-    before = saved.stages.get(trial.model.spec.id, {})
-    new = [name for name in missing if name not in before and name != "compress"]
+def _step_reason(trial: Trial, missing: tuple[Step, ...], before: _Before) -> Reason:
+    known = before.steps.get(trial.model.spec.id, {})
+    new = [step for step in missing if step.id not in known and step.kind is not StepKind.COMPRESS]
     if new:
-        return Reason(Cause.NEW, ", ".join(new))
-    for stage in trial.model.stages:
-        if stage.name in missing and (changed := _first_difference(before[stage.name], dict(stage.parts))):
+        return Reason(Cause.NEW, ", ".join(map(str, new)))
+    ids = {step.id for step in missing}
+    for step, parts in trial.model.evaluations:
+        if step.id not in ids:
+            continue
+        earlier = known[step.id]
+        if changed := _first_difference(earlier.parts, dict(parts)):
             what, old, now = changed
             cause = Cause.CODE if what == "code" else Cause.PROTOCOL
-            return Reason(cause, f"{stage.name.split(':')[0]}.{what}", old, now)
-    return Reason(Cause.UNFINISHED, "export" if missing == ("export",) else "")
+            return Reason(cause, f"{step.kind}.{what}", old, now)
+        if step.windows != earlier.step.windows:
+            return Reason(Cause.PROTOCOL, f"{step.kind}.windows", _asked(earlier.step), _asked(step))
+    exports = {step.kind for step in missing} == {StepKind.EXPORT}
+    return Reason(Cause.UNFINISHED, str(StepKind.EXPORT) if exports else "")
+
+
+def _asked(step: Step) -> int | str:
+    """Return how many windows a step asks for."""
+    if step.windows is None or step.windows[1] == ALL_WINDOWS:
+        return "all"
+    return step.windows[1]
 
 
 def what_changed(before: Any, now: Any) -> str:

@@ -11,15 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from studyctl.compress.settings import (
-    AWQ,
-    MethodSettings,
-    PruneThenQuantize,
-    Quantization,
-    WithData,
-    statistics_of,
-)
-from studyctl.compress.sizes import (
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import CalibrationData
+from studyctl.contract.limits import (
     ADDS_ATTENTION,
     HEAP_TENSOR_BYTES,
     HESSIAN_TILE,
@@ -27,8 +21,14 @@ from studyctl.compress.sizes import (
     kept_bytes,
     sample_step,
 )
-from studyctl.plan.trials import CalibrationWindows
-from studyctl.sources.identity import ModelIdentity
+from studyctl.contract.methods import (
+    AWQ,
+    MethodSettings,
+    PruneThenQuantize,
+    Quantization,
+    WithData,
+    statistics_of,
+)
 
 FLOAT = 4
 """Bytes of a number in which statistics are taken and weights are solved for."""
@@ -128,7 +128,7 @@ def _kernel_bytes(settings: MethodSettings) -> int:
 def compressing_bytes(
     identity: ModelIdentity,
     settings: MethodSettings,
-    windows: CalibrationWindows | None,
+    windows: CalibrationData | None,
     *,
     width: int,
     batch_tokens: int,
@@ -168,7 +168,7 @@ def _storing_bytes(identity: ModelIdentity, settings: MethodSettings, width: int
 def _walking_bytes(
     identity: ModelIdentity,
     settings: MethodSettings,
-    windows: CalibrationWindows | None,
+    windows: CalibrationData | None,
     *,
     width: int,
     batch_tokens: int,
@@ -179,13 +179,13 @@ def _walking_bytes(
     if windows is None or not isinstance(settings, WithData):
         return throughout + elementwise + width * widest
     blocks = blocks_of(identity)
-    tokens = windows.samples * windows.tokens
+    tokens = windows.samples * windows.sequence_length
     hidden = tokens * identity.hidden_size * width
     throughout += hidden * (2 if settings.propagate == "dense" else 1)
     throughout += _kernel_bytes(settings)
     if settings.order == "stage":
         throughout += _kept_inputs(identity, settings, blocks, tokens * width, hidden)
-    batch = min(max(batch_tokens, windows.tokens), tokens)
+    batch = min(max(batch_tokens, windows.sequence_length), tokens)
     passing = _passing(identity, batch, width) + _counting(blocks, settings, windows, batch)
     passing += _attention_gradients(identity, settings, batch, width)
     # Of what a pass took the small parts are given back to the heap, not to the system: they are still there when the stages
@@ -268,17 +268,17 @@ def _stored_code_bits(settings: MethodSettings) -> int:
 
 
 def _counting(
-    blocks: Iterable[Block], settings: MethodSettings, windows: CalibrationWindows, batch: int
+    blocks: Iterable[Block], settings: MethodSettings, windows: CalibrationData, batch: int
 ) -> list[int]:
     """Return bytes of a stage's input in fp32, as it is and as it is added up."""
     inputs = max(stage.inputs for stages in blocks for stage in stages)
-    tokens = batch if "mean_abs" in statistics_of(settings) else windows.tokens
+    tokens = batch if "mean_abs" in statistics_of(settings) else windows.sequence_length
     return 2 * [FLOAT * tokens * inputs]
 
 
-def _held_bytes(stages: Block, settings: WithData, windows: CalibrationWindows, width: int) -> int:
+def _held_bytes(stages: Block, settings: WithData, windows: CalibrationData, width: int) -> int:
     """Return bytes that are held of a block while its stages are measured and compressed."""
-    tokens = windows.samples * windows.tokens
+    tokens = windows.samples * windows.sequence_length
     kept = -(-tokens // sample_step(tokens))
     held = sum(kept * stage.inputs * width for stage in stages)
     if "hessian" in statistics_of(settings):
@@ -334,13 +334,11 @@ def forward_passes(settings: MethodSettings) -> float:
     return 1.75 if settings.propagate == "compressed" else 1.0
 
 
-def solving_work(
-    identity: ModelIdentity, settings: MethodSettings, windows: CalibrationWindows | None
-) -> float:
+def solving_work(identity: ModelIdentity, settings: MethodSettings, windows: CalibrationData | None) -> float:
     """Return operations of statistics, searches and sweeps: in fp32, at the rate of matrix products."""
     if windows is None or not isinstance(settings, WithData):
         return 0.0
-    tokens = windows.samples * windows.tokens
+    tokens = windows.samples * windows.sequence_length
     return sum(
         count * _stage_work(stage, stages, settings, tokens)
         for stages, count in blocks_of(identity).items()

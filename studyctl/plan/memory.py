@@ -1,11 +1,11 @@
 """Peak memory of a trial, predicted from sizes."""
 
 from studyctl.backends import OWN
-from studyctl.evaluate.batching import CHUNK_TENSORS, batch_tokens, block_batch_tokens, chunk_tokens
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, block_batch_tokens, chunk_tokens
 from studyctl.plan.compressing import compressing_bytes, passing_bytes
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
-from studyctl.sources.identity import ModelIdentity
 
 RUNTIME_BYTES = 370 << 20
 """A worker beside its model: 250 MiB of Python, torch and transformers, and what stays in the heap from trial to trial."""

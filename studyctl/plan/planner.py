@@ -13,20 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from studyctl.compress.settings import Checkpoint
-from studyctl.errors import Problem, SpecError, StudyError
+from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
+from studyctl.contract.job import CalibrationData
+from studyctl.contract.methods import Checkpoint
+from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
+from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
 from studyctl.plan.checks import check_linears, check_sequence_length
 from studyctl.plan.devices import resolve_devices
 from studyctl.plan.published import check_checkpoint, checkpoint_place
-from studyctl.plan.trials import CalibrationWindows, PlannedModel, Stage, Trial, make_trials
+from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.sources.dtypes import resolve_dtype
 from studyctl.sources.identity import (
-    ModelIdentity,
-    TaskIdentity,
-    TextIdentity,
     identify_checkpoint,
     identify_ids,
     identify_model,
@@ -35,12 +35,12 @@ from studyctl.sources.identity import (
 )
 from studyctl.sources.task_index import BUNDLED
 from studyctl.spec.loading import Document
-from studyctl.spec.models import Calibration, Model, Purpose, Tasks
+from studyctl.spec.models import Calibration, Model, Tasks
 from studyctl.spec.positions import Loc
 
-PERPLEXITY_VERSION = 1
-"""Rises when the same windows give other perplexities or fidelities."""
-TASK_VERSION = 1
+PERPLEXITY_VERSION = 2
+"""Rises when the same windows give other perplexities or fidelities, or a text other windows."""
+TASK_VERSION = 2
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
 """Rises when the same weights are exported otherwise, so that exports are made anew."""
@@ -137,7 +137,7 @@ class _Planner:
         own = [variant for variant in variants if variant.applies_to(model.id)]
         if identity is not None:
             if identity.key is None:
-                self._warn(f"could not look up model `{model.id}`: {identity.unknown}", loc)
+                self._not_looked_up(f"could not look up model `{model.id}`: {identity.unknown}", loc)
             self.problems += check_linears(self.document, model, identity, own)
         # A sweep asks the same of its calibration for every variant.
         distinct = {(variant.calibration, variant.loc): variant for variant in own if variant.calibration}
@@ -148,7 +148,7 @@ class _Planner:
         }
         return replace(
             planned,
-            stages=tuple(self._stages(model, identity)),
+            evaluations=tuple(self._evaluations(model, identity)),
             calibrations=calibrations,
             checkpoints=self._checkpoints(model, identity, own),
         )
@@ -168,7 +168,7 @@ class _Planner:
                 self.problems += check_checkpoint(self.document, loc, found, model, base)
         return checkpoints
 
-    def _stages(self, model: Model, identity: ModelIdentity | None) -> Iterator[Stage]:
+    def _evaluations(self, model: Model, identity: ModelIdentity | None) -> Iterator[Evaluation]:
         evaluation = self.document.spec.evaluation
         if (perplexity := evaluation.perplexity) is not None:
             place: Loc = ("evaluation", "perplexity")
@@ -183,17 +183,17 @@ class _Planner:
                 parts: dict[str, object] = {
                     "text": text.key if text else None,
                     "sequence_length": length,
-                    "windows": perplexity.windows,
                     "bos": model.bos,
                     "fidelity": list(evaluation.fidelity.metrics) if evaluation.fidelity else None,
                     "code": PERPLEXITY_VERSION,
                 }
-                yield _stage(f"perplexity:{language}", parts, known=text is not None and text.key is not None)
+                step = Step(StepKind.PERPLEXITY, language, (0, perplexity.windows or ALL_WINDOWS))
+                yield _evaluation(step, parts, known=text is not None and text.key is not None)
         names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
         for position, name in enumerate(names):
-            yield self._task_stage(name, model, ("evaluation", "tasks", "names", position))
+            yield self._task(name, model, ("evaluation", "tasks", "names", position))
         if self.document.spec.execution.keep_weights:
-            yield _stage("export", {"code": EXPORT_VERSION}, known=True)
+            yield _evaluation(Step(StepKind.EXPORT), {"code": EXPORT_VERSION}, known=True)
 
     def _includes_exist(self, tasks: Tasks) -> bool:
         """Without its folder every task would fail alike, so that is told once."""
@@ -207,7 +207,7 @@ class _Planner:
             self._add(self.document.problem(f"there is no folder `{tasks.include[index]}`", where))
         return not missing
 
-    def _task_stage(self, name: str, model: Model, loc: Loc) -> Stage:
+    def _task(self, name: str, model: Model, loc: Loc) -> Evaluation:
         tasks = self.document.spec.evaluation.tasks
         assert tasks is not None  # the caller iterates its names
         if name not in self.tasks:
@@ -215,7 +215,7 @@ class _Planner:
             if found is not None:
                 self.tasks[name] = found
                 if found.key is None:
-                    self._warn(f"could not look up task `{name}`: {found.unknown}", loc)
+                    self._not_looked_up(f"could not look up task `{name}`: {found.unknown}", loc)
         identity = self.tasks.get(name)
         parts: dict[str, object] = {
             "task": identity.key if identity else None,
@@ -223,9 +223,11 @@ class _Planner:
             "limit": tasks.limit,
             "chat_template": model.chat_template,
             "bos": model.bos,
+            "main": tasks.main.get(name),
             "code": TASK_VERSION,
         }
-        return _stage(f"task:{name}", parts, known=identity is not None and identity.key is not None)
+        known = identity is not None and identity.key is not None
+        return _evaluation(Step(StepKind.TASK, name), parts, known=known)
 
     def _text(self, source: str, purpose: Purpose, language: str, loc: Loc) -> TextIdentity | None:
         place = (source, purpose, language)
@@ -238,12 +240,12 @@ class _Planner:
                 return None
             self.texts[place] = found
             if found.key is None:
-                self._warn(f"could not look up text `{source}` in {language}: {found.unknown}", loc)
+                self._not_looked_up(f"could not look up text `{source}` in {language}: {found.unknown}", loc)
         return self.texts[place]
 
     def _calibration(
         self, variant: Variant, model: Model, identity: ModelIdentity | None
-    ) -> CalibrationWindows:
+    ) -> CalibrationData | None:
         calibration = variant.calibration
         assert calibration is not None
         loc: Loc = (
@@ -255,28 +257,24 @@ class _Planner:
             path = ids_path(calibration, model, self.document.base)
             vocabulary = identity.vocab_size if identity and identity.key else None
             ids = self._attempt(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
-            if ids is not None:
-                self.problems += check_sequence_length(
-                    self.document, (*loc, "ids"), ids.tokens, model, identity
-                )
-            return (
-                CalibrationWindows(ids.key, ids.samples, ids.tokens)
-                if ids
-                else CalibrationWindows(None, 0, 0)
-            )
+            if ids is None:
+                return None
+            self.problems += check_sequence_length(self.document, (*loc, "ids"), ids.tokens, model, identity)
+            return CalibrationData(samples=ids.samples, sequence_length=ids.tokens, ids=ids)
         length = calibration.sequence_length
         self.problems += check_sequence_length(
             self.document, (*loc, "sequence_length"), length, model, identity
         )
-        texts = [
+        found = [
             self._text(calibration.source, "calibration", language, (*loc, "languages", position))
             for position, language in enumerate(calibration.languages)
         ]
+        texts = [text for text in found if text is not None]
         for text in texts:
             self._check_enough(text, calibration, (*loc, "samples"))
-        keys = [text.key if text else None for text in texts]
-        key = digest(keys) if all(key is not None for key in keys) else None
-        return CalibrationWindows(key, calibration.samples, length)
+        if len(texts) < len(found):
+            return None
+        return CalibrationData(samples=calibration.samples, sequence_length=length, texts=tuple(texts))
 
     def _check_long_enough(self, text: TextIdentity | None, length: int, loc: Loc) -> None:
         """A BOS may be one of the window's tokens; every other token is at least a byte."""
@@ -284,9 +282,9 @@ class _Planner:
             what = f"text `{text.name}` in {text.language} is too short for a window of {length} tokens: {text.bytes} bytes"
             self._add(self.document.problem(what, loc, hint="shorter windows, or more text"))
 
-    def _check_enough(self, text: TextIdentity | None, calibration: Calibration, loc: Loc) -> None:
+    def _check_enough(self, text: TextIdentity, calibration: Calibration, loc: Loc) -> None:
         """A token is at least a byte: too few bytes are certainly too few tokens."""
-        if text is None or text.bytes is None:
+        if text.bytes is None:
             return
         share = -(-calibration.samples // len(calibration.languages))
         wanted = share * calibration.sequence_length
@@ -303,13 +301,18 @@ class _Planner:
             return look_up()
         except StudyError as error:
             for problem in error.problems:
-                place = self.document.problem(problem.what, loc, note=problem.note, hint=problem.hint)
+                place = self.document.problem(
+                    problem.what, loc, note=problem.note, hint=problem.hint, code=problem.code
+                )
                 self._add(place)
             return None
 
     def _add(self, problem: Problem) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def _not_looked_up(self, what: str, loc: Loc) -> None:
+        self._add(self.document.problem(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP))
 
     def _warn(self, what: str, loc: Loc) -> None:
         self._add(self.document.problem(what, loc, severity="warning"))
@@ -321,8 +324,8 @@ def ids_path(calibration: Calibration, model: Model, base: Path) -> Path:
     return base / calibration.ids.replace("{model}", model.short_name)
 
 
-def _stage(name: str, parts: dict[str, object], *, known: bool) -> Stage:
-    return Stage(name, digest([name, parts]) if known else None, parts)
+def _evaluation(step: Step, parts: dict[str, object], *, known: bool) -> Evaluation:
+    return Evaluation(replace(step, key=digest([str(step), parts]) if known else None), parts)
 
 
 def _not_available(document: Document, missing: Mapping[str, str]) -> Iterator[str]:

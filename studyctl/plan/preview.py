@@ -6,12 +6,12 @@ from pathlib import Path
 
 import psutil
 
+from studyctl.contract.plan import read_plan
 from studyctl.errors import Problem
 from studyctl.files import StudyPaths, runs_folder
 from studyctl.plan.compare import Comparison, compare
 from studyctl.plan.estimate import Estimate, estimate
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import load_plan
 from studyctl.spec.loading import Document
 from studyctl.store.index import read_stored
 from studyctl.units import bytes_text
@@ -46,7 +46,7 @@ def preview(document: Document, *, strict: bool = False) -> Preview:
     plan = make_plan(document)
     paths = StudyPaths(runs_folder() / document.spec.study.name)
     stored = read_stored(paths)
-    comparison = compare(plan, stored, load_plan(paths))
+    comparison = compare(plan, stored, read_plan(paths))
     needed = estimate(plan, comparison, stored)
     room = _room(paths.root, needed, "error" if strict else "warning")
     return Preview(plan, comparison, needed, [*plan.problems, *room])

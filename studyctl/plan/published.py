@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from studyctl.compress.settings import Checkpoint
-from studyctl.errors import Problem
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.methods import Checkpoint
+from studyctl.errors import Problem, ProblemCode
 from studyctl.plan.checks import check_sequence_length
 from studyctl.plan.variants import Variant
-from studyctl.sources.identity import ModelIdentity
 from studyctl.sources.published import storage_caveats
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
@@ -34,7 +34,7 @@ def check_checkpoint(
     """
     if found.key is None:
         what = f"could not look up checkpoint `{found.id}`: {found.unknown}"
-        yield document.problem(what, loc, severity="warning")
+        yield document.problem(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP)
         return
     if base is not None and base.key is not None and found.vocab_size != base.vocab_size:
         # Perplexity only needs the same tokens; KL, top-1 and SNR compare logit by logit.

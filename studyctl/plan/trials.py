@@ -1,8 +1,8 @@
 """From variants to trials, with the keys that address their results.
 
 A result is addressed by two keys: ``weights_key`` names everything that determines a trial's weights, and the key of a
-stage names everything else that determines that one evaluation. Both are hashes of hashed parts, so that a study of 100,000
-trials hashes each model, variant and calibration once, and the stages of a trial are one set that all trials of its
+step names everything else that determines that one evaluation; of a text, together with the windows. Both are hashes of hashed parts, so that a study of 100,000
+trials hashes each model, variant and calibration once, and the evaluations of a trial are those that all trials of its
 model share.
 """
 
@@ -16,34 +16,24 @@ from typing import NamedTuple
 
 from studyctl.backends import OWN
 from studyctl.backends.catalog import ADAPTER_VERSION, BACKENDS
-from studyctl.compress.settings import METHODS, Checkpoint, Dense, method_of
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import CalibrationData
+from studyctl.contract.methods import METHODS, Checkpoint, Dense, method_of
+from studyctl.contract.steps import Step, StepKind
 from studyctl.files import digest
 from studyctl.plan.variants import Variant
-from studyctl.sources.identity import ModelIdentity
 from studyctl.spec.models import Calibration, Model
 
 WALKER_VERSION = 3
 """Rises when the walker gives every method other weights, or tells other errors of them."""
 
 
-class Stage(NamedTuple):
+class Evaluation(NamedTuple):
     """One evaluation, or the export, that every trial of a model gets."""
 
-    name: str
-    key: str | None
-    """None when what it depends on could not be looked up."""
+    step: Step
     parts: Mapping[str, object]
-    """What the key was made of: tells why a stage runs again."""
-
-
-class CalibrationWindows(NamedTuple):
-    """What a calibration is for one model."""
-
-    key: str | None
-    """Of its text or ids; None when it could not be looked up."""
-    samples: int
-    tokens: int
-    """Of a window."""
+    """What its key was made of: tells why it runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +45,9 @@ class PlannedModel:
     identity: ModelIdentity | None
     """None when it has problems; they are in the plan."""
     dtype: str
-    stages: tuple[Stage, ...] = ()
-    calibrations: Mapping[Calibration, CalibrationWindows] = field(default_factory=dict)
+    evaluations: tuple[Evaluation, ...] = ()
+    calibrations: Mapping[Calibration, CalibrationData | None] = field(default_factory=dict)
+    """What each calibration was found to be; None: it has problems, which are in the plan."""
     checkpoints: Mapping[Checkpoint, ModelIdentity] = field(default_factory=dict)
     """Published checkpoints that are compared with this model, looked up; without those that have problems."""
 
@@ -67,9 +58,9 @@ class PlannedModel:
         return digest([self.identity.key, self.dtype]) if known and self.identity else None
 
     @property
-    def stage_keys(self) -> frozenset[str | None]:
-        """Return the keys of all evaluations."""
-        return frozenset(stage.key for stage in self.stages)
+    def steps(self) -> tuple[Step, ...]:
+        """Return all evaluations."""
+        return tuple(evaluation.step for evaluation in self.evaluations)
 
 
 class Trial(NamedTuple):
@@ -95,9 +86,11 @@ class Trial(NamedTuple):
         return self.model.checkpoints.get(settings) if isinstance(settings, Checkpoint) else None
 
     @property
-    def stage_names(self) -> list[str]:
-        """Return the stages in the order in which they run."""
-        return ([] if self.is_dense else ["compress"]) + [stage.name for stage in self.model.stages]
+    def steps(self) -> tuple[Step, ...]:
+        """Return the steps in the order in which they run; ``load`` is no result and not among them."""
+        if self.is_dense:
+            return self.model.steps
+        return (Step(StepKind.COMPRESS, key=self.weights_key), *self.model.steps)
 
     def parts(self) -> dict[str, object]:
         """Return what ``weights_key`` was made of: tells why a trial runs again."""
@@ -107,7 +100,9 @@ class Trial(NamedTuple):
             "dtype": self.model.dtype,
             "settings": self.variant.settings.model_dump(mode="json"),
             "calibration": calibration.model_dump(mode="json") if calibration else None,
-            "calibration text": self.model.calibrations[calibration].key if calibration else None,
+            "calibration text": calibration_key(self.model.calibrations[calibration])
+            if calibration
+            else None,
             "checkpoint": self.checkpoint.key if self.checkpoint else None,
             "seed": self.seed,
             "code": _version(self.variant),
@@ -164,7 +159,17 @@ def _looked_up_part(model: PlannedModel, variant: Variant) -> str | None:
     if isinstance(variant.settings, Checkpoint):
         found = model.checkpoints.get(variant.settings)
         return found.key if found else None
-    return model.calibrations[variant.calibration].key if variant.calibration else ""
+    return calibration_key(model.calibrations[variant.calibration]) if variant.calibration else ""
+
+
+def calibration_key(calibration: CalibrationData | None) -> str | None:
+    """Return the hash of a calibration's text or ids; None if it could not be looked up."""
+    if calibration is None:
+        return None
+    if calibration.ids is not None:
+        return calibration.ids.key
+    keys = [text.key for text in calibration.texts]
+    return digest(keys) if None not in keys else None
 
 
 def _slug(text: str) -> str:

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from studyctl.backends import OWN
 from studyctl.backends.catalog import effective
-from studyctl.compress.settings import Checkpoint, Dense, MethodSettings
+from studyctl.contract.methods import Checkpoint, Dense, MethodSettings
 from studyctl.errors import Problem
 from studyctl.files import digest
 from studyctl.spec.loading import Document

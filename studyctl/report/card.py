@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from studyctl.backends import OWN
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import Job
+from studyctl.contract.methods import Pruning, Quantization
 from studyctl.report.layout import MISSING, change, fixed, ratio
-from studyctl.run.protocol import Job
-from studyctl.sources.identity import ModelIdentity
 from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
 from studyctl.units import bytes_text
 
@@ -38,12 +39,13 @@ class CardFacts:
     def as_dict(self) -> dict[str, Any]:
         """Return it for programs, JSON-serialisable."""
         job, exported = self.job, self.exported
-        taken = {"trial", "method", "variant", "backend", "seed", "settings", "calibration", "weights_key"}
+        taken = {"trial", "method", "variant", "backend", "seed", "settings", "weights_key"}
         return {
             "version": 1,
             "study": job.root.name,
             "model": {"id": self.base.id, "commit": self.base.commit, "key": self.base.key},
             **job.model_dump(mode="json", include=taken),
+            "calibration": job.asked_calibration,
             "weights_hash": self.weights_hash,
             "bits_per_weight": self.bits_per_weight,
             "sparsity": self.sparsity,
@@ -139,13 +141,13 @@ def _identity(facts: CardFacts) -> Iterator[Sequence[str]]:
         "checkpoint" if job.is_checkpoint else "base model",
         f"`{base.id}`" + (f", commit `{base.commit}`" if base.commit else ""),
     )
-    if job.model.revision and base.kind == "hub":
+    if base.kind == "hub":
         yield "revision", f"`{job.model.revision}`"
     if base.commit is None and base.key is not None:
         yield "contents", f"`{base.key}` (hash of weights, config and tokenizer)"
     yield "variant", f"`{job.variant}`"
     yield "method", f"`{job.method}`" + (f" by {job.backend}" if job.backend != OWN else "")
-    settings = {key: value for key, value in job.settings.items() if key != "method" and value is not None}
+    settings = {key: value for key, value in job.settings if key != "method" and value is not None}
     if settings:
         yield "settings", ", ".join(f"`{key} = {_plain(value)}`" for key, value in settings.items())
     yield "calibration", _calibration(job)
@@ -160,9 +162,10 @@ def _calibration(job: Job) -> str:
     if calibration is None:
         return "none: no data is looked at"
     if calibration.ids is not None:
-        return f"token ids of `{calibration.ids}`"
+        return f"token ids of `{calibration.ids.file.path.name}`"
     windows = f"{calibration.samples} windows of {calibration.sequence_length} tokens"
-    return f"`{calibration.source}`, {', '.join(calibration.languages)}: {windows}"
+    languages = ", ".join(text.language for text in calibration.texts)
+    return f"`{calibration.texts[0].name}`, {languages}: {windows}"
 
 
 def _size(facts: CardFacts) -> Iterator[str]:
@@ -176,16 +179,16 @@ def _size(facts: CardFacts) -> Iterator[str]:
     files = "1 file" if exported.weight_files == 1 else f"{exported.weight_files} files"
     how = f"codes packed at {exported.packing.bits} bits, scales in" if exported.packing else "in"
     yield f"\n{bytes_text(exported.weight_bytes)} in {files}, {how} {exported.dtype}."
-    bits = job.settings.get("bits")
+    bits = job.settings.bits if isinstance(job.settings, Quantization) else None
     if exported.packing is not None and bits != exported.packing.bits:
         yield f"Codes of {bits} bits are stored at {exported.packing.bits}, the next width that loaders take."
     if exported.why_plain:
         yield f"The weights lie on a grid and are stored plain all the same: {exported.why_plain}."
-    if facts.sparsity and exported.packing is None and "sparsity" in job.settings:
-        yield _sparse(facts.sparsity, job.settings.get("pattern"))
+    if facts.sparsity and exported.packing is None and isinstance(job.settings, Pruning):
+        yield _sparse(facts.sparsity, job.settings.pattern)
 
 
-def _sparse(sparsity: float, pattern: object) -> str:
+def _sparse(sparsity: float, pattern: str | None) -> str:
     zeros = f"{100 * sparsity:.1f} % of the blocks' weights are zero and stored all the same:"
     if pattern:
         return (

@@ -1,38 +1,62 @@
 """One line for a record of a journal: the words of ``studyctl run``, ``studyctl logs`` and ``studyctl prefetch``."""
 
-from typing import Any
+from collections import defaultdict
 
 from rich.console import Console
 from rich.text import Text
 
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptFinished,
+    AttemptStarted,
+    Progress,
+    Record,
+    StepFailed,
+    StepFinished,
+    Warned,
+)
+from studyctl.contract.steps import StepId
 from studyctl.units import duration_text
 
-Record = dict[str, Any]
+
+class Lines:
+    """Turns records into lines; the batches of a text become one line when the last of them is done."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, StepId], float] = defaultdict(float)
+        """Of the batches so far, by trial and step."""
+
+    def of(self, record: AnyRecord) -> str | None:
+        """Return what a person wants to read of a record, or None if it is no event."""
+        trial = record.trial
+        match record:
+            case AttemptStarted():
+                return f"▶ {trial} on {record.device} (attempt {record.attempt})"
+            case StepFinished(step=step):
+                self._seconds[trial, step.id] += record.seconds or 0.0
+                if not record.is_last:
+                    return None
+                return f"  {trial}  {step}  {duration_text(self._seconds.pop((trial, step.id)))}"
+            case Warned():
+                return f"! {trial}  {record.step}: {record.message}"
+            case StepFailed():
+                return f"✗ {trial}  {record.step}: {record.error}"
+            case AttemptFinished(state="done"):
+                return f"✓ {trial}  {duration_text(record.seconds or 0.0)}"
+            case AttemptFinished():
+                return f"  {trial}  {record.state}"
+        return None
 
 
-def line_of(record: Record) -> str | None:
-    """Return what a person wants to read of a record, or None if it is no event."""
-    trial, stage = record.get("trial", ""), record.get("stage", "")
-    match record["kind"]:
-        case "attempt_started":
-            return f"▶ {trial} on {record['device']} (attempt {record['attempt']})"
-        case "stage_finished":
-            return f"  {trial}  {stage}  {duration_text(record['seconds'])}"
-        case "warning":
-            return f"! {trial}  {stage}: {record['message']}"
-        case "stage_failed":
-            return f"✗ {trial}  {stage}: {record['error']}"
-        case "attempt_finished" if record["state"] == "done":
-            return f"✓ {trial}  {duration_text(record['seconds'])}"
-        case "attempt_finished":
-            return f"  {trial}  {record['state']}"
-    return None
-
-
-def position_of(record: Record) -> str:
+def position_of(record: Progress) -> str:
     """Return ``block 17/30`` of a progress record."""
-    note = f"  {record['note']}" if record.get("note") else ""
-    return f"{record['unit']} {record['done']:g}/{record['total']:g}{note}"
+    note = f"  {record.note}" if record.note else ""
+    return f"{record.unit} {record.done:g}/{record.total:g}{note}"
+
+
+def progress_line(record: Progress) -> str:
+    """Return how far the running step of a trial is, on one line."""
+    return f"  {record.trial}  {record.step}  {position_of(record)}"
 
 
 class ConsoleReporter:
@@ -49,7 +73,7 @@ class ConsoleReporter:
             self._said = text
             self.console.print(Text(text), soft_wrap=True)
 
-    def record(self, kind: str, **fields: object) -> None:
+    def record(self, record: Record) -> None:
         """Nothing outside of a run makes results."""
 
     def warning(self, message: str, **fields: object) -> None:

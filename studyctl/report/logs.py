@@ -6,9 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from studyctl.contract.records import AnyRecord, Progress
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
-from studyctl.report.lines import line_of, position_of
+from studyctl.report.lines import Lines, progress_line
 from studyctl.store.holder import living_runner
 from studyctl.store.journal import JournalTail
 
@@ -38,7 +39,7 @@ class _Follower:
         self.paths, self.trial, self.console = paths, trial, console
         self._tails: dict[Path, JournalTail] = {}
         self._logged: dict[Path, int] = {}
-        self._position = ""
+        self._lines = Lines()
         for path in self._attempts()[-1:]:
             self._tails[path] = JournalTail(path)
         self._old = set(self._attempts()) - self._tails.keys()
@@ -63,12 +64,10 @@ class _Follower:
             self._print_log(self.paths.logs / f"{path.stem}.log")
         return bool(self._tails)
 
-    def _print(self, record: dict[str, object]) -> None:
-        text = line_of(record)
-        if record["kind"] == "progress":
-            text = f"  {record['trial']}  {record['stage']}  {position_of(record)}"
+    def _print(self, record: AnyRecord) -> None:
+        text = progress_line(record) if isinstance(record, Progress) else self._lines.of(record)
         if text:
-            stamp = str(record["at"])[11:19]
+            stamp = record.at[11:19]
             self.console.print(Text(f"{stamp} {text}"), soft_wrap=True)
 
     def _print_log(self, path: Path) -> None:

@@ -31,7 +31,7 @@ def _headline(plan: StudyPlan, comparison: Comparison) -> str:
     variants = len({variant.name for variant in plan.variants})
     seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
     parts = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
-    return f"{spec.study.name}: {parts}, {comparison.stages:,} stages"
+    return f"{spec.study.name}: {parts}, {comparison.steps:,} stages"
 
 
 def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
@@ -43,7 +43,7 @@ def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
     for todo in comparison.todo:
         name = todo.trial.variant.name
         to_run[name] += 1
-        stages[name] += len(todo.stages)
+        stages[name] += len(todo.steps)
         reasons[name][str(todo.reason)] += 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("variant", no_wrap=True)
@@ -88,8 +88,8 @@ def plan_as_json(shown: Preview) -> dict[str, Any]:
                 "variant": trial.variant.name,
                 "seed": trial.seed,
                 "available": trial.id not in unavailable,
-                "stages": trial.stage_names,
-                "to_run": list(todo[trial.id].stages) if trial.id in todo else [],
+                "stages": [str(step) for step in trial.steps],
+                "to_run": [str(step) for step in todo[trial.id].steps] if trial.id in todo else [],
                 "because": str(todo[trial.id].reason) if trial.id in todo else None,
             }
             for trial in shown.plan.trials

@@ -179,9 +179,9 @@ def _perplexity_cell(result: LanguageResult | None) -> Text:
 
 def _tasks(console: Console, standings: list[Standing], results: list[TaskResult]) -> None:
     chosen = _main_metrics(results)
-    found = {(row.trial_id, row.task): row for row in results if chosen[row.task] == row.metric}
+    found = {(row.trial_id, row.task): row for row in results if chosen.get(row.task) == row.metric}
     for model in _by_model(standings):
-        tasks = list(dict.fromkeys(row.task for row in results if row.model == model.model))
+        tasks = list(dict.fromkeys(row.task for row in results if row.model == model.model and row.main))
         columns = [
             Column(
                 task if chosen[task] == "acc" else f"{task} {chosen[task]}",
@@ -196,11 +196,8 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
 
 
 def _main_metrics(results: list[TaskResult]) -> dict[str, str]:
-    """Return the metric to show of each task: acc where there is one."""
-    metrics: dict[str, list[str]] = {}
-    for row in results:
-        metrics.setdefault(row.task, []).append(row.metric)
-    return {task: "acc" if "acc" in names else names[0] for task, names in metrics.items()}
+    """Return the main metric of each task."""
+    return {row.task: row.metric for row in results if row.main}
 
 
 def _task_cell(result: TaskResult | None) -> Text:

@@ -8,8 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptFinished,
+    AttemptStarted,
+    Progress,
+    StepFailed,
+    StepFinished,
+)
 from studyctl.files import StudyPaths
-from studyctl.report.lines import Record, line_of, position_of
+from studyctl.report.lines import Lines, progress_line
 from studyctl.store.journal import JournalTail
 from studyctl.store.live import Live, Snapshot
 from studyctl.units import duration_text
@@ -17,7 +25,7 @@ from studyctl.units import duration_text
 LOOK_SECONDS = 1.0
 """How often the journals are read."""
 PROGRESS_SECONDS = 60.0
-"""How often a stage that goes on is told of."""
+"""How often a step that goes on is told of."""
 
 
 def watch_plainly(
@@ -99,10 +107,11 @@ class _Watch:
         self._listed_at: int | None = None
         """Time of the folder of journals when it was listed."""
         self._positions: dict[str, str] = {}
-        """How far the stage is that a trial runs now."""
+        """How far the step is that a trial runs now."""
         self._told: dict[str, float] = {}
         """When the progress of a trial was told last."""
         self._overall = ""
+        self._lines = Lines()
 
     def begin(self, snapshot: Snapshot) -> None:
         """Say what runs now, and pass over what was written before."""
@@ -114,10 +123,10 @@ class _Watch:
             self._tails[path] = JournalTail(path)
             self._tails[path].new_records()
         for trial in snapshot.trials:
-            if trial.state == "running" and trial.stage is not None:
+            if trial.state == "running" and trial.step is not None:
                 self._told[trial.trial] = self._clock()
                 position = f"  {trial.unit} {trial.done:g}/{trial.total:g}" if trial.total else ""
-                _print(self._console, f"▶ {trial.trial}  {trial.stage}{position}")
+                _print(self._console, f"▶ {trial.trial}  {trial.step}{position}")
 
     def print_new(self, snapshot: Snapshot) -> None:
         """Print what came since the last call."""
@@ -125,7 +134,7 @@ class _Watch:
         for path, tail in list(self._tails.items()):
             for record in tail.new_records():
                 self._take(record)
-                if record["kind"] == "attempt_finished":
+                if isinstance(record, AttemptFinished):
                     del self._tails[path]
                     self._old.add(path)
         self._print_positions()
@@ -142,17 +151,17 @@ class _Watch:
             for path in sorted(set(folder.glob("*.jsonl")) - self._old - self._tails.keys()):
                 self._tails[path] = JournalTail(path)
 
-    def _take(self, record: Record) -> None:
-        kind, trial = record["kind"], record.get("trial", "")
-        if kind == "progress":
-            self._positions[trial] = f"  {trial}  {record['stage']}  {position_of(record)}"
-        elif kind in ("attempt_started", "stage_finished", "stage_failed", "attempt_finished"):
-            self._positions.pop(trial, None)
-            self._told[trial] = self._clock()
-        if (text := line_of(record)) is not None:
+    def _take(self, record: AnyRecord) -> None:
+        if isinstance(record, Progress):
+            self._positions[record.trial] = progress_line(record)
+        elif isinstance(record, AttemptStarted | StepFinished | StepFailed | AttemptFinished):
+            self._positions.pop(record.trial, None)
+            if not isinstance(record, StepFinished) or record.is_last:
+                self._told[record.trial] = self._clock()
+        if (text := self._lines.of(record)) is not None:
             _print(self._console, text)
-        if kind == "stage_failed" and record.get("hint"):
-            _print(self._console, f"  hint: {record['hint']}")
+        if isinstance(record, StepFailed) and record.hint:
+            _print(self._console, f"  hint: {record.hint}")
 
     def _print_positions(self) -> None:
         now = self._clock()

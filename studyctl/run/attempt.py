@@ -1,4 +1,4 @@
-"""One attempt at a trial: its stages in order, each journaled, each kept apart from the failures of the others."""
+"""One attempt at a trial: its steps in order, each journaled, each kept apart from the failures of the others."""
 
 import errno
 import time
@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 import torch
 
-from studyctl.errors import Problem, StudyError
+from studyctl.contract.job import Job
+from studyctl.contract.limits import device_kind
+from studyctl.contract.records import AttemptFinished, StepFailed, StepFinished, StepStarted
+from studyctl.contract.steps import Step, StepKind
+from studyctl.errors import FailureCause, Problem, ProblemCode, StudyError
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
 from studyctl.run.description import describe_attempt
 from studyctl.run.engine import Engine
 from studyctl.run.memory import OUT_OF_MEMORY_HINT, peak_bytes, reset_peak
-from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.recorder import CannotWriteError, Recorder, StopRequested
 from studyctl.store.journal import JournalWriter
 
@@ -23,7 +26,7 @@ SMALLEST_BATCH = 64
 
 
 class Attempt:
-    """Runs a job's stages and writes its journal."""
+    """Runs a job's steps and writes its journal."""
 
     def __init__(self, job: Job, engine: Engine, channel: Channel) -> None:
         self.job = job
@@ -37,19 +40,19 @@ class Attempt:
         self.recorder = Recorder(job, self._journal, channel)
 
     def run(self) -> None:
-        """Run every stage; always ends with ``attempt_finished`` unless the process dies."""
+        """Run every step; always ends with ``attempt_finished`` unless the process dies."""
         torch.set_num_threads(self.job.threads)
-        self.recorder.write("attempt_started", **describe_attempt(self.job))
+        self.recorder.record(describe_attempt(self.job))
         peak = 0
         try:
-            if self._stage(StageOrder(name="load", key=""), self._load):
-                for order in self.engine.orders(self.job):
+            if self._step(Step(StepKind.LOAD, key="")):
+                for step in self.engine.steps(self.job, self.recorder):
                     if self.channel.stop is not None:
                         self.stopped = True
                         break
-                    done = self._stage(order, self._work(order))
+                    done = self._step(step)
                     peak = max(peak, peak_bytes())
-                    if self.stopped or (not done and order.name == "compress"):
+                    if self.stopped or (not done and step.kind is StepKind.COMPRESS):
                         break
         except CannotWriteError as error:
             self.errors.append(str(error))
@@ -58,74 +61,76 @@ class Attempt:
             state = "stopped" if self.stopped else "failed" if self.errors else "done"
             if state == "done":
                 self.engine.forget_weights(self.job)
-            self.recorder.write(
-                "attempt_finished",
-                state=state,
-                seconds=time.monotonic() - self._begun,
-                peak_memory_bytes=max(peak, peak_bytes()),
-                error=self.errors[0] if self.errors else "",
+            self.recorder.record(
+                AttemptFinished(
+                    state=state,
+                    seconds=time.monotonic() - self._begun,
+                    peak_memory_bytes=max(peak, peak_bytes()),
+                    error=self.errors[0] if self.errors else "",
+                )
             )
             if self._journal is not None:
                 self._journal.close()
 
-    def _load(self) -> dict[str, object]:
-        self.engine.load(self.job, self.recorder)
-        return {}
+    def _work(self, step: Step) -> Callable[[], StepFinished]:
+        engine, job, recorder = self.engine, self.job, self.recorder
+        return {
+            StepKind.LOAD: lambda: engine.load(job, recorder),
+            StepKind.COMPRESS: lambda: engine.compress(job, step, recorder),
+            StepKind.PERPLEXITY: lambda: engine.perplexity(job, step, recorder),
+            StepKind.TASK: lambda: engine.task(job, step, recorder),
+            StepKind.EXPORT: lambda: engine.export(job, step, recorder),
+        }[step.kind]
 
-    def _work(self, order: StageOrder) -> Callable[[], dict[str, object]]:
-        if order.name == "compress":
-            return lambda: self.engine.compress(self.job, self.recorder)
-        if order.name.startswith("perplexity:"):
-            return lambda: self.engine.perplexity(self.job, order, self.recorder)
-        if order.name == "export":
-            return lambda: self.engine.export(self.job, self.recorder)
-        return lambda: self.engine.task(self.job, order, self.recorder)
-
-    def _stage(self, order: StageOrder, work: Callable[[], dict[str, object]]) -> bool:
-        """Run one stage. Return whether it was finished; a failure is journaled with its cause."""
-        self.recorder.stage = order.name
+    def _step(self, step: Step) -> bool:
+        """Run one step. Return whether it was finished; a failure is journaled with its cause."""
+        self.recorder.step = step
         try:
-            while True:
-                reset_peak()
-                begun = time.perf_counter()
-                self._write("stage_started", order)
-                try:
-                    extra = work()
-                    break
-                except Exception as error:
-                    if not is_out_of_memory(error) or order.name == "export":  # which has no batches
-                        raise
-                    self._halve_batch(error)
-            before = extra.pop("seconds_before", 0.0)
-            assert isinstance(before, float)
-            measured = {
-                "seconds": time.perf_counter() - begun + before,
-                "peak_memory_bytes": peak_bytes(),
-                "peak_device_bytes": _device_peak(self.job.device),
-            }
-            self._write(
-                "stage_finished",
-                order,
-                weights_key=self.job.weights_key,
-                weights_hash=self.engine.weights_hash,
-                **(measured | extra),  # of what another package did, its own process knows better
-            )
-            self.engine.forget_steps(self.job, order)
+            self.recorder.record(self._finished(step))
+            if step.kind is StepKind.TASK:
+                self.engine.forget_chunks(self.job, step)
             return True
         except StopRequested:
             self.stopped = True
-            self._write("stage_failed", order, error="stopped on request", cause="stopped", hint="")
+            stopped = StepFailed(step=step, error="stopped on request", cause=FailureCause.STOPPED)
+            self.recorder.record(stopped)
         except StudyError as error:
-            self._fail(order, error.problems[0], error.cause)
+            self._fail(step, error.problems[0], error.cause)
         except CannotWriteError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise CannotWriteError(str(error)) from error
             traceback.print_exc()
-            cause = "out_of_memory" if is_out_of_memory(error) else "error"
-            self._fail(order, Problem(_one_line(error), hint=_HINTS[cause]), cause)
+            if is_out_of_memory(error):
+                self._fail(
+                    step, Problem(_one_line(error), hint=OUT_OF_MEMORY_HINT), FailureCause.OUT_OF_MEMORY
+                )
+            else:
+                problem = Problem(_one_line(error), hint=_UNEXPECTED, code=ProblemCode.UNEXPECTED)
+                self._fail(step, problem, FailureCause.ERROR)
         return False
+
+    def _finished(self, step: Step) -> StepFinished:
+        """Do the work of a step, with smaller batches where memory does not suffice; return what is known of it."""
+        while True:
+            reset_peak()
+            begun = time.perf_counter()
+            self.recorder.record(StepStarted(step=step))
+            try:
+                result = self._work(step)()
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or step.kind is StepKind.EXPORT:  # which has no batches
+                    raise
+                self._halve_batch(error)
+        if result.seconds is None:  # else the step knows better
+            result.seconds = time.perf_counter() - begun
+        if result.peak_memory_bytes is None:
+            result.peak_memory_bytes = peak_bytes()
+        result.peak_device_bytes = _device_peak(self.job.device)
+        result.weights_key, result.weights_hash = self.job.weights_key, self.engine.weights_hash
+        return result
 
     def _halve_batch(self, error: Exception) -> None:
         before = self.engine.batch_tokens(self.job)
@@ -138,25 +143,24 @@ class Attempt:
             error=_one_line(error),
         )
 
-    def _fail(self, order: StageOrder, problem: Problem, cause: str) -> None:
-        self.errors.append(f"{order.name}: {problem.what}")
-        permanent = cause == "error" and problem.hint != _HINTS["error"]
-        self._write(
-            "stage_failed", order, error=problem.what, cause=cause, hint=problem.hint, permanent=permanent
-        )
-
-    def _write(self, kind: str, order: StageOrder, **fields: object) -> None:
-        job = self.job
-        self.recorder.write(
-            kind, trial=job.trial, attempt=job.attempt, stage=order.name, key=order.key, **fields
+    def _fail(self, step: Step, problem: Problem, cause: FailureCause) -> None:
+        self.errors.append(f"{step}: {problem.what}")
+        self.recorder.record(
+            StepFailed(
+                step=step,
+                error=problem.what,
+                cause=cause,
+                code=problem.code,
+                hint=problem.hint,
+                permanent=cause is FailureCause.ERROR and problem.code not in _MAY_PASS,
+            )
         )
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_HINTS = {
-    "error": "the whole traceback is in the attempt's log",
-    "out_of_memory": OUT_OF_MEMORY_HINT,
-}
+_UNEXPECTED = "the whole traceback is in the attempt's log"
+_MAY_PASS = (ProblemCode.UNEXPECTED, ProblemCode.REFERENCE_LOST)
+"""What another attempt may get through as it is."""
 
 
 def _one_line(error: Exception) -> str:
@@ -165,4 +169,4 @@ def _one_line(error: Exception) -> str:
 
 
 def _device_peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
+    return torch.cuda.max_memory_allocated(device) if device_kind(device) == "cuda" else 0

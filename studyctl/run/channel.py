@@ -4,11 +4,10 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Mapping
 from typing import Any
 
-from studyctl.run.protocol import Job, StopRequest
-from studyctl.store.journal import encode
+from studyctl.contract.job import Job, StopRequest
+from studyctl.contract.records import Record, encode
 
 ORPHANED = 70
 """Exit code of a worker whose runner is gone."""
@@ -25,7 +24,7 @@ class Channel:
         self._records = records
         threading.Thread(target=self._listen, name="requests", daemon=True).start()
 
-    def tell(self, record: Mapping[str, object]) -> None:
+    def tell(self, record: Record) -> None:
         """Send one record to the runner."""
         try:
             line = encode(record)

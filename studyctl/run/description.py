@@ -7,8 +7,9 @@ from importlib.metadata import distributions, version
 
 from studyctl.backends import OWN
 from studyctl.backends.catalog import BACKENDS
-from studyctl.run.protocol import Job
-from studyctl.store.journal import SCHEMA
+from studyctl.contract.job import Job
+from studyctl.contract.limits import device_kind
+from studyctl.contract.records import SCHEMA, AttemptStarted
 
 PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
 """Those that results can depend on."""
@@ -16,24 +17,33 @@ UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
 """Those that a published checkpoint's weights can depend on; which of them are needed, and installed, differs."""
 
 
-def describe_attempt(job: Job) -> dict[str, object]:
-    """Return the fields of ``attempt_started``. Written by the worker, or by the runner when it died before it could."""
-    taken = {
-        "trial", "attempt", "device", "threads", "method", "variant", "backend", "seed",
-        "settings", "calibration", "weights_key", "dtype", "model_key",
-    }  # fmt: skip
-    return {
-        "schema": SCHEMA,
-        "studyctl": version("studyctl"),
-        "study": job.root.name,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES} | _unpackers(job),
-        "model": job.model.id,
-        "backend_version": version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
-        **job.model_dump(mode="json", include=taken),
-    }
+def describe_attempt(job: Job) -> AttemptStarted:
+    """Return the first record of an attempt. Written by the worker, or by the runner when it died before it could."""
+    return AttemptStarted(
+        trial=job.trial,
+        attempt=job.attempt,
+        schema=SCHEMA,
+        studyctl=version("studyctl"),
+        study=job.root.name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        python=platform.python_version(),
+        versions={name: version(name) for name in PACKAGES} | _unpackers(job),
+        model=job.model.id,
+        model_key=job.model.key,
+        method=job.method,
+        variant=job.variant,
+        backend=job.backend,
+        backend_version=version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
+        settings=job.settings.model_dump(mode="json"),
+        calibration=job.asked_calibration,
+        seed=job.seed,
+        weights_key=job.weights_key,
+        device=job.device,
+        device_kind=device_kind(job.device),
+        dtype=job.dtype,
+        threads=job.threads,
+    )
 
 
 def _unpackers(job: Job) -> dict[str, str]:

@@ -5,12 +5,23 @@ from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
 
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptFinished,
+    Progress,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+    Warned,
+)
+from studyctl.contract.steps import StepKind
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import Clock
-from studyctl.report.lines import Record, line_of, position_of
+from studyctl.report.lines import Lines, position_of, progress_line
 from studyctl.run.workers import Worker
 from studyctl.units import duration_text
 
@@ -24,7 +35,7 @@ class Display(Protocol):
     def started(self, worker: Worker) -> None:
         """A worker was given an attempt."""
 
-    def record(self, worker: Worker, record: Record) -> None:
+    def record(self, worker: Worker, record: AnyRecord) -> None:
         """A worker wrote this record."""
 
     def failed(self, trial: str, error: str, hint: str, *, again: bool) -> None:
@@ -41,48 +52,50 @@ class Display(Protocol):
 
 
 class PlainDisplay:
-    """Lines, for logs and pipes: one a stage that ended, one a minute of progress inside a stage."""
+    """Lines, for logs and pipes: one a step that ended, one a minute of progress inside a step."""
 
     PROGRESS_SECONDS = 60.0
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.clock = Clock()
+        self.lines = Lines()
         self.name = ""
         self.trials = self.done = self.failures = 0
         self._last: dict[str, float] = {}
         self._told: set[tuple[str, str]] = set()
-        """Failures of stages that were printed when they happened."""
+        """Failures of steps that were printed when they happened."""
 
     def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
         """Say what is to be done."""
         self.name, self.clock = study, clock
         self.trials, self.done, self.failures = len(comparison.todo), 0, 0
-        self._line(f"{self.name}: {len(comparison.todo)} trials, {comparison.stages_to_run} stages to run")
+        self._line(f"{self.name}: {len(comparison.todo)} trials, {comparison.steps_to_run} stages to run")
 
     def started(self, worker: Worker) -> None:
         """Name the trial."""
         if worker.job:
             self._line(f"▶ {worker.job.trial} on {worker.device} (attempt {worker.job.attempt})")
 
-    def record(self, worker: Worker, record: Record) -> None:
+    def record(self, worker: Worker, record: AnyRecord) -> None:
         """Print what ended, and warnings at once."""
-        kind = record["kind"]
-        if kind == "progress":
-            self._progress(record)
-        elif kind == "attempt_finished" and record["state"] == "done":
-            self.done += 1
-            self._line(f"{line_of(record)}  ({self.overall()})")
-        elif kind in ("stage_finished", "stage_failed", "warning") and (text := line_of(record)):
-            self._line(text)
-            if kind == "stage_failed":
-                self._told.add((record["trial"], f"{record['stage']}: {record['error']}"))
+        match record:
+            case Progress():
+                self._progress(record)
+            case AttemptFinished(state="done"):
+                self.done += 1
+                self._line(f"{self.lines.of(record)}  ({self.overall()})")
+            case StepFinished() | StepFailed() | Warned():
+                if text := self.lines.of(record):
+                    self._line(text)
+                if isinstance(record, StepFailed):
+                    self._told.add((record.trial, f"{record.step}: {record.error}"))
 
-    def _progress(self, record: Record) -> None:
-        last = self._last.setdefault(record["trial"], time.monotonic())
+    def _progress(self, record: Progress) -> None:
+        last = self._last.setdefault(record.trial, time.monotonic())
         if time.monotonic() - last >= self.PROGRESS_SECONDS:
-            self._last[record["trial"]] = time.monotonic()
-            self._line(f"  {record['trial']}  {record['stage']}  {position_of(record)}")
+            self._last[record.trial] = time.monotonic()
+            self._line(progress_line(record))
 
     def failed(self, trial: str, error: str, hint: str, *, again: bool) -> None:
         """Print the cause."""
@@ -119,18 +132,18 @@ class PlainDisplay:
 
 
 class LiveDisplay(PlainDisplay):
-    """Bars of the study and of each running stage; what ended scrolls away above them."""
+    """Bars of the study and of each running step; what ended scrolls away above them."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._study = Progress(
+        self._study = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             expand=True,
         )
-        self._stages = Progress(
+        self._steps = Bars(
             TextColumn("▶ {task.description}", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[note]}", markup=False),
@@ -138,51 +151,49 @@ class LiveDisplay(PlainDisplay):
         )
         self._total = self._study.add_task("", total=None, note="")
         self._bars: dict[str, TaskID] = {}
-        self._live = Live(Group(self._study, self._stages), console=console, refresh_per_second=4)
+        self._live = Live(Group(self._study, self._steps), console=console, refresh_per_second=4)
 
     def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
         """Start the bars."""
         super().begin(study, comparison, clock)
-        self._study.reset(self._total, total=max(1, comparison.stages_to_run), description=self.name)
+        self._study.reset(self._total, total=max(1, comparison.steps_to_run), description=self.name)
         self._live.start()
 
     def started(self, worker: Worker) -> None:
         """Add a bar."""
         if worker.job:
-            self._bars[worker.device] = self._stages.add_task(
-                f"{worker.job.trial}  load", total=None, note=""
-            )
+            self._bars[worker.device] = self._steps.add_task(f"{worker.job.trial}  load", total=None, note="")
 
-    def record(self, worker: Worker, record: Record) -> None:
+    def record(self, worker: Worker, record: AnyRecord) -> None:
         """Move the bars; print only what ended a trial, and warnings."""
-        kind = record["kind"]
         bar = self._bars.get(worker.device)
-        if kind == "stage_finished":
-            if record["stage"] != "load":
+        if isinstance(record, StepFinished):
+            if record.step.kind is not StepKind.LOAD and record.is_last:
                 self._study.advance(self._total)
         else:
             super().record(worker, record)
         if bar is None:
             return
-        if kind == "stage_started":
-            self._stages.reset(bar, total=None, description=f"{record['trial']}  {record['stage']}", note="")
-        elif kind == "progress":
-            self._stages.update(
-                bar, completed=record["done"], total=record["total"], note=position_of(record)
-            )
-        elif kind == "attempt_finished":
-            self._stages.remove_task(self._bars.pop(worker.device))
+        match record:
+            case StepStarted(step=step) if step.windows is None or step.windows[0] == 0:
+                self._steps.reset(bar, total=None, description=f"{record.trial}  {step}", note="")
+            case StepStarted(step=step):  # the next batch of a text goes on where the last one was
+                self._steps.update(bar, description=f"{record.trial}  {step}")
+            case Progress():
+                self._steps.update(bar, completed=record.done, total=record.total, note=position_of(record))
+            case AttemptFinished():
+                self._steps.remove_task(self._bars.pop(worker.device))
 
     def failed(self, trial: str, error: str, hint: str, *, again: bool) -> None:
         """Print the cause; a worker that died left its bar."""
         super().failed(trial, error, hint, again=again)
         for device, bar in list(self._bars.items()):
-            if self._stages.tasks and any(
-                t.id == bar and t.description.startswith(trial + " ") for t in self._stages.tasks
+            if self._steps.tasks and any(
+                t.id == bar and t.description.startswith(trial + " ") for t in self._steps.tasks
             ):
-                self._stages.remove_task(self._bars.pop(device))
+                self._steps.remove_task(self._bars.pop(device))
 
-    def _progress(self, record: Record) -> None:
+    def _progress(self, record: Progress) -> None:
         """The bars show it."""
 
     def tick(self) -> None:
@@ -193,7 +204,7 @@ class LiveDisplay(PlainDisplay):
         """Leave the terminal as it was."""
         self.tick()
         for bar in self._bars.values():
-            self._stages.remove_task(bar)
+            self._steps.remove_task(bar)
         self._live.stop()
 
 

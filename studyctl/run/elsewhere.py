@@ -16,18 +16,18 @@ from torch import nn
 from studyctl.backends.catalog import BACKENDS
 from studyctl.backends.driver import mean_nll
 from studyctl.backends.environments import environment
-from studyctl.backends.exchange import Outcome, call_driver
+from studyctl.backends.exchange import DriverCause, Outcome, call_driver
 from studyctl.compress.architectures import block_linears, block_parameters
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.export import copy_beside, keys_of_older_loaders
-from studyctl.compress.settings import Quantization
 from studyctl.compress.statistics import is_finite
 from studyctl.compress.walker import mean_bits
-from studyctl.errors import Problem, StageError
+from studyctl.contract.job import Job
+from studyctl.contract.methods import Quantization
+from studyctl.errors import FailureCause, Problem, StepError
 from studyctl.files import StudyPaths
 from studyctl.run.exporting import files_beside
 from studyctl.run.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
-from studyctl.run.protocol import Job
 from studyctl.run.recorder import Recorder
 from studyctl.sources.models import LoadedModel
 from studyctl.sources.safetensors_files import INDEX, weight_files
@@ -56,13 +56,13 @@ def compress_elsewhere(job: Job, loaded: LoadedModel, ids: np.ndarray | None, re
         recorder: draws its progress.
 
     Raises:
-        StageError: the environment is not there or broken, reads the model otherwise, fails, or changed what it must not.
+        StepError: the environment is not there or broken, reads the model otherwise, fails, or changed what it must not.
     """
     backend = BACKENDS[job.backend]
     there = environment(backend)
     hint = f"`studyctl backends sync {backend.name}` makes it"
     if there.state != "synced":
-        raise StageError(f"the environment of {backend.name} is {there.state}", hint=hint)
+        raise StepError(f"the environment of {backend.name} is {there.state}", hint=hint)
     paths = StudyPaths(job.root)
     log = paths.attempt_log(job.trial, job.attempt)
     packed = paths.packed_weights(job.weights_key)
@@ -100,7 +100,7 @@ def _task(job: Job, loaded: LoadedModel, ids: np.ndarray | None, scratch: Path) 
         "model": str(scratch / "model"),
         "ids": str(scratch / "ids.npy") if ids is not None else None,
         "method": job.method,
-        "options": job.settings,
+        "options": job.settings.model_dump(mode="json"),
         "dtype": job.dtype,
         "device": job.device,
         "threads": job.threads,
@@ -155,23 +155,28 @@ def _room_on_device(loaded: LoadedModel) -> Iterator[None]:
             loaded.model.to(loaded.device)
 
 
-def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> StageError:
+def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> StepError:
     """Say in the package's own words what went wrong."""
     name = f"{job.backend} {BACKENDS[job.backend].version}"
-    cause, what = outcome.cause, outcome.failure
-    if cause == "killed" and killed_for_memory:
-        cause, what = "out_of_memory", "the kernel killed it: out of memory"
+    cause, what = outcome.cause or DriverCause.ERROR, outcome.failure
+    if cause is DriverCause.KILLED and killed_for_memory:
+        cause, what = DriverCause.OUT_OF_MEMORY, "the kernel killed it: out of memory"
     printed = f"all that it printed is in {log}"
     hints = {
-        "error": printed,
-        "killed": printed,
-        "not_imported": f"if its environment is broken, `studyctl backends remove {job.backend}` and then "
+        DriverCause.ERROR: printed,
+        DriverCause.KILLED: printed,
+        DriverCause.NOT_IMPORTED: f"if its environment is broken, `studyctl backends remove {job.backend}` and then "
         f"`studyctl backends sync {job.backend}` make it anew; {printed}",
-        "out_of_memory": OUT_OF_MEMORY_HINT,
-        "read_otherwise": "its transformers is older than this model's files, and would compress another model",
+        DriverCause.OUT_OF_MEMORY: OUT_OF_MEMORY_HINT,
+        DriverCause.READ_OTHERWISE: "its transformers is older than this model's files, and would compress another model",
     }
-    reported = "error" if cause in ("read_otherwise", "not_imported") else cause
-    return StageError(Problem(f"{name}: {what}", hint=hints[cause]), cause=reported)
+    causes = {
+        DriverCause.KILLED: FailureCause.KILLED,
+        DriverCause.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
+    }
+    return StepError(
+        Problem(f"{name}: {what}", hint=hints[cause]), cause=causes.get(cause, FailureCause.ERROR)
+    )
 
 
 @torch.no_grad()
@@ -179,7 +184,7 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
     """Put the weights that came back into the model, after checking that they are of this model and nothing else changed.
 
     Raises:
-        StageError: a weight is missing, has another shape or is not finite, or something outside of the decoder blocks changed.
+        StepError: a weight is missing, has another shape or is not finite, or something outside of the decoder blocks changed.
     """
     inside, linears = block_parameters(model), block_linears(model)
     with safe_open(out / "plain.safetensors", framework="pt") as file:
@@ -191,7 +196,7 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
                 inside[name].copy_(value)
                 changed[name] = inside[name].data
     found = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
-    settings = job.method_settings()
+    settings = job.settings
     bits = stored_bits(model, out / "packed") if isinstance(settings, Quantization) else None
     if bits is None:
         bits = mean_bits(settings, linears.values())
@@ -214,8 +219,8 @@ def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
             raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
 
 
-def _wrong(job: Job, what: str) -> StageError:
-    return StageError(
+def _wrong(job: Job, what: str) -> StepError:
+    return StepError(
         f"{job.backend} {BACKENDS[job.backend].version}: {what}",
         hint="this package does not know this family of models well enough: its figures would mean nothing",
     )

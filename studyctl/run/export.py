@@ -11,23 +11,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from studyctl.contract.job import Job
+from studyctl.contract.plan import read_plan
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptFinished,
+    ExportFacts,
+    Progress,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+    Warned,
+    WorkerFatal,
+)
+from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import ExitCode, Problem, SpecError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.folders import remove_leftovers
 from studyctl.plan.compare import Cause, Reason, Todo, what_changed
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import load_plan
 from studyctl.plan.trials import Trial
-from studyctl.report.lines import line_of, position_of
+from studyctl.report.lines import Lines, progress_line
 from studyctl.run.jobs import make_job
-from studyctl.run.protocol import Job, StageOrder
-from studyctl.run.workers import Event, Worker, how_it_ended, start_worker
+from studyctl.run.workers import Event, Worker, start_worker
+from studyctl.signals import how_it_ended
 from studyctl.spec.loading import load_spec
 from studyctl.store.holder import living_runner
 from studyctl.store.index import Stored, read_stored
@@ -109,9 +121,9 @@ def _make_job(paths: StudyPaths, name: str, target: Path) -> Job:
     dense = next(one for one in plan.trials if one.is_dense and one.model.index == trial.model.index)
     todo = Todo(trial, (), Reason(Cause.NEW))
     job = make_job(paths, plan, todo, stored, plan.devices[0], dense.weights_key)
-    order = StageOrder(name="export", key="export")
     # Attempt 0: the runner's are numbered from 1, and their logs with them.
-    return job.model_copy(update={"attempt": 0, "stages": [order], "export_to": target})
+    steps = (Step(StepKind.EXPORT, key=""),)
+    return job.model_copy(update={"attempt": 0, "steps": steps, "export_to": target})
 
 
 def _check_trial(paths: StudyPaths, plan: StudyPlan, trial: Trial, stored: Stored) -> None:
@@ -119,7 +131,8 @@ def _check_trial(paths: StudyPaths, plan: StudyPlan, trial: Trial, stored: Store
     if trial.weights_key is None or not plan.devices:
         # Warnings say what could not be looked up, errors what is missing; problems of other parts do not matter here.
         raise SpecError(plan.problems or Problem(f"the sources of `{trial.id}` could not be looked up"))
-    before = load_plan(paths).trials.get(trial.id)
+    saved = read_plan(paths)
+    before = next((one.parts for one in saved.trials if one.trial == trial.id), None) if saved else None
     if before and (changed := what_changed(before, trial.parts())):
         raise SpecError(
             Problem(f"`{trial.id}` is not what was run: {changed}", hint=f"{_run_again(paths)}, then export")
@@ -140,7 +153,8 @@ class _Export:
         self.paths, self.job, self.console = paths, job, console
         self._events: queue.Queue[Event] = queue.Queue()
         self._stops = 0
-        self._finished: dict[str, Any] = {}
+        self._lines = Lines()
+        self._exported: ExportFacts | None = None
         self._failure: StudyError | None = None
 
     def run(self) -> ExportedTrial:
@@ -161,7 +175,8 @@ class _Export:
             remove_leftovers(self.job.export_to)
         if self._failure is not None:
             raise self._failure
-        return ExportedTrial(self.job.export_to, _told(self._finished))
+        assert self._exported is not None
+        return ExportedTrial(self.job.export_to, _told(self._exported))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -200,26 +215,28 @@ class _Export:
         if self._stops:
             return StoppedError(_STOPPED)
         log = self.paths.attempt_log(self.job.trial, self.job.attempt)
-        return StudyError(f"the export failed: {how_it_ended(worker.process.returncode)}", hint=f"see {log}")
+        return StudyError(
+            f"the export failed: {how_it_ended('the worker', worker.process.returncode)}", hint=f"see {log}"
+        )
 
-    def _take(self, record: dict[str, Any], status: Status) -> bool:
+    def _take(self, record: AnyRecord, status: Status) -> bool:
         """Show a record; return whether it is the last."""
-        match record["kind"]:
-            case "stage_started":
-                status.update(f"{self.job.trial}  {record['stage']}")
-            case "progress":
-                status.update(f"{self.job.trial}  {record['stage']}  {position_of(record)}")
-            case "stage_finished":
-                self._finished = record
-                self.console.print(Text(line_of(record) or ""), soft_wrap=True)
-            case "warning":
-                self.console.print(Text(line_of(record) or ""), soft_wrap=True)
-            case "stage_failed":
-                self._failure = StudyError(f"{record['stage']}: {record['error']}", hint=record["hint"])
-            case "worker_fatal":
-                self._failure = StudyError(record["error"], hint="make room or make the folder writable")
-            case "attempt_finished":
-                if record["state"] == "stopped":
+        match record:
+            case StepStarted(step=step):
+                status.update(f"{self.job.trial}  {step}")
+            case Progress():
+                status.update(progress_line(record).strip())
+            case StepFinished() | Warned():
+                if isinstance(record, StepFinished):
+                    self._exported = record.exported or self._exported
+                if text := self._lines.of(record):
+                    self.console.print(Text(text), soft_wrap=True)
+            case StepFailed(step=step):
+                self._failure = StudyError(f"{step}: {record.error}", hint=record.hint)
+            case WorkerFatal(error=error):
+                self._failure = StudyError(error, hint="make room or make the folder writable")
+            case AttemptFinished(state=state):
+                if state == "stopped":
                     self._failure = StoppedError(_STOPPED)
                 return True
         return False
@@ -228,8 +245,8 @@ class _Export:
 _STOPPED = "the export was stopped; nothing was written"
 
 
-def _told(finished: dict[str, Any]) -> str:
-    size, bits = bytes_text(finished["weight_bytes"]), finished["stored_bits_per_weight"]
-    how = f"packed at {finished['packed_bits']} bits" if finished["packed_bits"] else "plain"
+def _told(facts: ExportFacts) -> str:
+    size, bits = bytes_text(facts.weight_bytes), facts.stored_bits_per_weight
+    how = f"packed at {facts.packed_bits} bits" if facts.packed_bits else "plain"
     text = f"exported and read back: {size}, {how}, {bits:.2f} bits a weight of the blocks as stored"
-    return f"{text}\nnot packed: {finished['why_plain']}" if finished["why_plain"] else text
+    return f"{text}\nnot packed: {facts.why_plain}" if facts.why_plain else text

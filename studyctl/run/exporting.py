@@ -1,4 +1,4 @@
-"""The stage ``export``: a trial's weights as a folder, with a card that tells what was measured of them."""
+"""The step ``export``: a trial's weights as a folder, with a card that tells what was measured of them."""
 
 import json
 import tempfile
@@ -9,10 +9,11 @@ from pathlib import Path
 
 from studyctl.compress.export import Exported, export_model
 from studyctl.compress.stored import apply, weights_hash
-from studyctl.errors import StageError
+from studyctl.contract.job import Job
+from studyctl.contract.records import ExportFacts
+from studyctl.errors import StepError
 from studyctl.files import StudyPaths
 from studyctl.report.card import PACKAGES, CardFacts, model_card
-from studyctl.run.protocol import Job
 from studyctl.run.recorder import Recorder
 from studyctl.sources.checkpoints import TOKENIZER_FILES
 from studyctl.sources.models import LoadedModel
@@ -27,29 +28,29 @@ def refuse_other_weights(job: Job, made_hash: str) -> None:
     """Refuse to export, under the name of a trial, weights that were not measured.
 
     Raises:
-        StageError: compressing again gave other weights than those of the stored results.
+        StepError: compressing again gave other weights than those of the stored results.
     """
     if job.export_to is not None and job.weights_hash not in (None, made_hash):
-        raise StageError(
+        raise StepError(
             f"this machine makes other weights of {job.trial} than those that were measured, so they are not exported",
             hint="export on the machine that ran the study, or run the study here with `keep_weights = true`",
         )
 
 
-def export_weights(job: Job, loaded: LoadedModel, made_hash: str, recorder: Recorder) -> dict[str, object]:
+def export_weights(job: Job, loaded: LoadedModel, made_hash: str, recorder: Recorder) -> ExportFacts:
     """Export what is in memory, to where ``studyctl export`` asked for it or into the study.
 
     Args:
         job: the trial.
         loaded: the model with the trial's weights.
         made_hash: of these weights; empty for the dense model.
-        recorder: is told of the steps.
+        recorder: hears how far it is.
 
     Returns:
-        What ``stage_finished`` tells of the folder.
+        What is told of the folder.
 
     Raises:
-        StageError: the folder cannot be written, or is not what the model is.
+        StepError: the folder cannot be written, or is not what the model is.
     """
     paths = StudyPaths(job.root)
     plain = job.is_dense or job.is_checkpoint
@@ -76,16 +77,16 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, recorder: Reco
         if job.export_to is None:  # in the study's own folder, whose failing concerns more than this
             raise
         hint = "make room or make the folder writable, or export to another one"
-        raise StageError(f"{target} cannot be written: {error.strerror or error}", hint=hint) from error
-    return {
-        "folder": str(target),
-        "format": exported.format,
-        "packed_bits": exported.packing.bits if exported.packing else None,
-        "why_plain": exported.why_plain,
-        "weight_bytes": exported.weight_bytes,
-        "stored_bits_per_weight": exported.block_bits_per_weight,
-        "model_bits_per_weight": exported.model_bits_per_weight,
-    }
+        raise StepError(f"{target} cannot be written: {error.strerror or error}", hint=hint) from error
+    return ExportFacts(
+        folder=str(target),
+        format=exported.format,
+        packed_bits=exported.packing.bits if exported.packing else None,
+        why_plain=exported.why_plain,
+        weight_bytes=exported.weight_bytes,
+        stored_bits_per_weight=exported.block_bits_per_weight,
+        model_bits_per_weight=exported.model_bits_per_weight,
+    )
 
 
 @contextmanager
@@ -101,7 +102,7 @@ def files_beside(loaded: LoadedModel) -> Iterator[list[Path]]:
 
 def _facts(job: Job, loaded: LoadedModel, exported: Exported, named: str) -> CardFacts:
     stored = read_stored(StudyPaths(job.root))
-    compressed = stored.has(job.weights_key).get(job.weights_key)
+    compressed = stored.compressed(job.weights_key)
     return CardFacts(
         job=job,
         base=loaded.identity,
@@ -109,8 +110,6 @@ def _facts(job: Job, loaded: LoadedModel, exported: Exported, named: str) -> Car
         weights_hash=named,
         bits_per_weight=compressed.bits_per_weight if compressed else 16.0 if job.is_dense else None,
         sparsity=compressed.sparsity if compressed else None,
-        figures=read_figures(
-            stored, job.weights_key, job.dense_key, {order.name: order.key for order in job.evaluations}
-        ),
+        figures=read_figures(stored, job.weights_key, job.dense_key, job.evaluations),
         versions={name: version(name) for name in PACKAGES},
     )

@@ -2,50 +2,84 @@
 
 import os
 
+from studyctl.contract.job import Job, TaskProtocol, TextProtocol
+from studyctl.contract.limits import batch_tokens
+from studyctl.contract.steps import StepKind
 from studyctl.errors import StudyError
-from studyctl.evaluate.batching import batch_tokens
 from studyctl.files import StudyPaths
 from studyctl.plan.compare import Todo
 from studyctl.plan.planner import StudyPlan
-from studyctl.run.protocol import Job, StageOrder
+from studyctl.plan.trials import Trial
 from studyctl.store.index import Stored
 
 
 def make_job(
     paths: StudyPaths, plan: StudyPlan, todo: Todo, stored: Stored, device: str, dense_key: str | None
 ) -> Job:
-    """Return everything that a worker needs for the missing stages of a trial."""
-    trial, document = todo.trial, plan.document
-    identity = trial.model.identity
+    """Return everything that a worker needs for the missing steps of a trial."""
+    trial, spec = todo.trial, plan.document.spec
+    identity, variant = trial.model.identity, trial.variant
     if identity is None or identity.key is None or trial.weights_key is None or dense_key is None:
         raise StudyError(f"trial {trial.id}: its model or texts could not be looked up")
-    keys = {"compress": trial.weights_key} | {stage.name: stage.key or "" for stage in trial.model.stages}
+    have = stored.has(trial.weights_key)
     return Job(
         root=paths.root.resolve(),
-        base=document.base.resolve(),
         trial=trial.id,
         attempt=stored.next_attempt(trial.id),
-        model=trial.model.spec,
-        model_key=identity.key,
-        method=trial.variant.method,
-        variant=trial.variant.name,
-        backend=trial.variant.backend,
-        settings=trial.variant.settings.model_dump(mode="json"),
-        calibration=trial.variant.calibration,
+        model=identity,
+        allow_pickle=trial.model.spec.allow_pickle,
+        bos=trial.model.spec.bos,
+        chat_template=trial.model.spec.chat_template,
+        method=variant.method,
+        variant=variant.name,
+        backend=variant.backend,
+        settings=variant.settings,
+        calibration=trial.model.calibrations[variant.calibration] if variant.calibration else None,
+        asked_calibration=variant.calibration.model_dump(mode="json") if variant.calibration else None,
         seed=trial.seed,
         weights_key=trial.weights_key,
         dense_key=dense_key,
-        checkpoint_key=trial.checkpoint.key if trial.checkpoint else None,
+        checkpoint=trial.checkpoint,
         weights_hash=stored.weights_hash.get(trial.weights_key),
-        stages=[StageOrder(name=name, key=keys[name]) for name in todo.stages],
-        evaluations=[StageOrder(name=stage.name, key=keys[stage.name]) for stage in trial.model.stages],
-        text=dict(document.spec.text),
-        evaluation=document.spec.evaluation,
+        steps=todo.steps,
+        evaluations=trial.model.steps,
+        measured={step.key: have.spans(step) for step in todo.steps if step.windows and step.key},
+        text=_text_protocol(plan, trial),
+        task=_task_protocol(plan, trial),
         device=device,
         dtype=trial.model.dtype,
         threads=max(1, _cores() // len(plan.devices)),
         batch_tokens=batch_tokens(device),
-        backend_network=document.spec.execution.backend_network,
+        backend_network=spec.execution.backend_network,
+    )
+
+
+def _text_protocol(plan: StudyPlan, trial: Trial) -> TextProtocol | None:
+    evaluation = plan.document.spec.evaluation
+    if evaluation.perplexity is None:
+        return None
+    languages = [step.subject for step in trial.model.steps if step.kind is StepKind.PERPLEXITY]
+    return TextProtocol(
+        sequence_length=evaluation.perplexity.sequence_length,
+        texts={
+            language: plan.texts[evaluation.perplexity.source, "perplexity", language]
+            for language in languages
+            if language is not None
+        },
+        fidelity=evaluation.fidelity.metrics if evaluation.fidelity is not None else (),
+    )
+
+
+def _task_protocol(plan: StudyPlan, trial: Trial) -> TaskProtocol | None:
+    tasks = plan.document.spec.evaluation.tasks
+    if tasks is None:
+        return None
+    names = [step.subject for step in trial.model.steps if step.kind is StepKind.TASK]
+    return TaskProtocol(
+        shots=tasks.shots,
+        limit=tasks.limit,
+        tasks={name: plan.tasks[name] for name in names if name is not None},
+        main=tasks.main,
     )
 
 

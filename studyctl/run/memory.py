@@ -6,7 +6,7 @@ import resource
 import sys
 from pathlib import Path
 
-from studyctl.compress.sizes import HEAP_TENSOR_BYTES
+from studyctl.contract.limits import HEAP_TENSOR_BYTES
 
 OUT_OF_MEMORY_HINT = "fewer or shorter calibration windows, a smaller model, or more memory"
 _CLEAR = Path("/proc/self/clear_refs")

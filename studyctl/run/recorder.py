@@ -2,13 +2,15 @@
 
 import time
 
+from studyctl.contract.job import Job
+from studyctl.contract.records import Progress, Record, Warned
+from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
 from studyctl.run.channel import Channel
-from studyctl.run.protocol import Job
 from studyctl.store.journal import JournalWriter
 
 PROGRESS_SECONDS = 0.5
-"""Progress is written at most this often; the last of a stage always is."""
+"""Progress is written at most this often; the last of a step always is."""
 
 
 class StopRequested(Exception):
@@ -23,36 +25,35 @@ class Recorder:
     """Writes records of one attempt."""
 
     def __init__(self, job: Job, journal: JournalWriter | None, channel: Channel) -> None:
-        self.stage = "load"
+        self.step = Step(StepKind.LOAD)
+        """The one that is running."""
         self._job = job
         self._journal = journal
         self._channel = channel
         self._last_progress = 0.0
 
-    def write(self, kind: str, **fields: object) -> None:
+    def record(self, record: Record) -> None:
         """Write a record to the journal, if there is one, and tell the runner."""
         try:
             if self._journal is not None:
-                self._journal.write(kind, **fields)
+                self._journal.write(record)
+            else:
+                record.trial, record.attempt = self._job.trial, self._job.attempt
         except StudyError as error:
             raise CannotWriteError(str(error)) from error
-        self._channel.tell({"kind": kind, "trial": self._job.trial, "attempt": self._job.attempt, **fields})
+        self._channel.tell(record)
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Write progress, throttled; the last of a stage is never lost."""
+        """Write progress, throttled; the last of a step is never lost."""
         now = time.monotonic()
         if done < total and now - self._last_progress < PROGRESS_SECONDS:
             return
         self._last_progress = now
-        self.write("progress", stage=self.stage, done=done, total=total, unit=unit, note=note)
+        self.record(Progress(step=self.step, done=done, total=total, unit=unit, note=note))
 
-    def record(self, kind: str, **fields: object) -> None:
-        """Write a result of the running stage."""
-        self.write(kind, stage=self.stage, **fields)
-
-    def warning(self, message: str, **fields: object) -> None:
-        """Write a warning of the running stage."""
-        self.write("warning", stage=self.stage, message=message, **fields)
+    def warning(self, message: str, **details: object) -> None:
+        """Write a warning of the running step."""
+        self.record(Warned(step=self.step, message=message, details=details))
 
     def check_stop(self) -> None:
         """Raise StopRequested if the user asked to stop now."""

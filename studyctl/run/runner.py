@@ -6,12 +6,22 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from studyctl.errors import Problem, SpecError, StudyError
+from studyctl.contract.job import Job
+from studyctl.contract.plan import read_plan, write_plan
+from studyctl.contract.records import (
+    AttemptFinished,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+    WorkerFatal,
+)
+from studyctl.contract.steps import Step
+from studyctl.errors import FailureCause, ProblemCode, SpecError, StudyError
 from studyctl.files import StudyPaths, write_atomic
 from studyctl.plan.compare import Comparison, Todo, compare
 from studyctl.plan.estimate import Clock
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import load_plan, save_plan
+from studyctl.plan.saved import planned
 from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
 from studyctl.run.description import describe_attempt
@@ -20,11 +30,11 @@ from studyctl.run.hold import write_heartbeat
 from studyctl.run.jobs import make_job
 from studyctl.run.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.run.outcome import Outcome
-from studyctl.run.protocol import Job
 from studyctl.run.publisher import Publisher
 from studyctl.run.schedule import choose
 from studyctl.run.selection import Selection
-from studyctl.run.workers import Event, Worker, how_it_ended, start_worker
+from studyctl.run.workers import Event, Worker, start_worker
+from studyctl.signals import how_it_ended
 from studyctl.spec.loading import load_spec, self_contained
 from studyctl.store.index import Index, Stored
 from studyctl.store.journal import JournalWriter
@@ -147,12 +157,12 @@ class Runner:
 
     def _take_plan(self, plan: StudyPlan) -> None:
         """Make this plan the one to converge to."""
-        saved = load_plan(self.paths)
+        saved = read_plan(self.paths)
         self._stored = self._index.refresh()
         self.comparison = compare(plan, self._stored, saved)
         text = self_contained(plan.document)
         write_atomic(self.paths.spec, text)
-        save_plan(plan, self.paths, text)
+        write_plan(planned(plan, text), self.paths)
         self.plan = plan
         self._publisher.something_new()
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
@@ -239,20 +249,20 @@ class Runner:
         if record is None:
             self._worker_ended(worker)
             return
-        kind = record["kind"]
-        if kind == "worker_fatal":
-            self._fatal = self._fatal or record["error"]
-        elif kind == "stage_started":
-            worker.stage = record["stage"]
-        elif kind == "stage_finished":
-            self._publisher.something_new()
+        match record:
+            case WorkerFatal(error=error):
+                self._fatal = self._fatal or error
+            case StepStarted(step=step):
+                worker.step = step
+            case StepFinished():
+                self._publisher.something_new()
         self._clock.record(record)
         self.display.record(worker, record)
-        if kind == "attempt_finished":
+        if isinstance(record, AttemptFinished):
             job, worker.job = worker.job, None
             self._beat = 0.0
             assert job is not None
-            self._attempt_ended(job.trial, record["state"], record["error"])
+            self._attempt_ended(job.trial, record.state, record.error or "")
 
     def _attempt_ended(self, trial: str, state: str, error: str) -> None:
         self._publisher.something_new()
@@ -274,8 +284,8 @@ class Runner:
                 self._requeue(trial)
 
     def _requeue(self, name: str) -> None:
-        """Put a trial back, with the stages that are still missing."""
-        again = compare(self.plan, self._stored, load_plan(self.paths))
+        """Put a trial back, with the steps that are still missing."""
+        again = compare(self.plan, self._stored, read_plan(self.paths))
         self.todo.update({todo.trial.id: todo for todo in again.todo if todo.trial.id == name})
 
     def _worker_ended(self, worker: Worker) -> None:
@@ -290,31 +300,34 @@ class Runner:
         written = self._stored.attempts.get(job.trial, ())
         if written and written[-1].attempt == job.attempt and written[-1].finished is not None:
             # It died between writing its last record and telling us.
-            self._attempt_ended(job.trial, written[-1].state, written[-1].finished.get("error", ""))
+            self._attempt_ended(job.trial, written[-1].state, written[-1].finished.error or "")
             return
-        reason = how_it_ended(worker.process.returncode)
+        reason = how_it_ended("the worker", worker.process.returncode)
         killed_for_memory = kernel_oom_kills() > self._oom_kills
         self._oom_kills = kernel_oom_kills()
         if killed_for_memory:
             self._smaller[job.trial] += 1
             reason = "the kernel killed the worker: out of memory"
-        cause = "out_of_memory" if killed_for_memory else "killed"
-        state = "stopped" if self.stop == "now" else "failed"
-        self._note_death(job, worker.stage, reason, "stopped" if state == "stopped" else cause, state)
-        self._attempt_ended(job.trial, state, f"{worker.stage}: {reason}")
+        stopped = self.stop == "now"
+        cause = FailureCause.OUT_OF_MEMORY if killed_for_memory else FailureCause.KILLED
+        if stopped:
+            cause = FailureCause.STOPPED
+        state = "stopped" if stopped else "failed"
+        self._note_death(job, worker.step, reason, cause, state)
+        self._attempt_ended(job.trial, state, f"{worker.step}: {reason}")
 
-    def _note_death(self, job: Job, stage: str, reason: str, cause: str, state: str) -> None:
+    def _note_death(self, job: Job, step: Step, reason: str, cause: FailureCause, state: str) -> None:
         """End the journal of an attempt whose worker is gone: it has no other writer any more."""
         path = self.paths.attempt_journal(job.trial, job.attempt)
         hint = f"see {self.paths.attempt_log(job.trial, job.attempt)}"
-        if cause == "out_of_memory":
+        if cause is FailureCause.OUT_OF_MEMORY:
             hint = f"{OUT_OF_MEMORY_HINT}; {hint}"
         begun = path.exists() and path.stat().st_size > 0
         with JournalWriter(path) as journal:
             if not begun:
-                journal.write("attempt_started", **describe_attempt(job))
-            journal.write("stage_failed", stage=stage, error=reason, cause=cause, hint=hint)
-            journal.write("attempt_finished", state=state, error=f"{stage}: {reason}")
+                journal.write(describe_attempt(job))
+            journal.write(StepFailed(step=step, error=reason, cause=cause, hint=hint))
+            journal.write(AttemptFinished(state=state, error=f"{step}: {reason}"))
 
     def _end_workers(self) -> None:
         for worker in self._workers.values():
@@ -347,12 +360,9 @@ def check_looked_up(plan: StudyPlan) -> None:
     Raises:
         SpecError: with every such problem.
     """
-    unknown = [problem for problem in plan.problems if problem.what.startswith("could not look up")]
+    unknown = [problem for problem in plan.problems if problem.code is ProblemCode.NOT_LOOKED_UP]
     if unknown:
         hint = "with a network: `studyctl prefetch SPEC` here or on a machine that shares the cache"
         raise SpecError(
-            [
-                Problem(p.what, p.file, p.line, p.column, p.length, p.note, hint=p.hint or hint)
-                for p in unknown
-            ]
+            [replace(problem, severity="error", hint=problem.hint or hint) for problem in unknown]
         )

@@ -13,11 +13,11 @@ from types import FrameType
 
 from rich.console import Console
 
+from studyctl.contract.plan import read_plan
 from studyctl.errors import ExitCode, HeldError, StudyError
 from studyctl.files import StudyPaths, digest, runs_folder
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import load_plan
 from studyctl.run.control import Request, send
 from studyctl.run.display import make_display
 from studyctl.run.finish import run_on_finish
@@ -87,7 +87,7 @@ def run_study(
 
 
 def _something_to_do(plan: StudyPlan, paths: StudyPaths, selection: Selection) -> bool:
-    comparison = compare(plan, read_stored(paths), load_plan(paths))
+    comparison = compare(plan, read_stored(paths), read_plan(paths))
     return any(todo.trial in selection for todo in comparison.todo)
 
 
@@ -134,7 +134,8 @@ def _signals(runner: Runner) -> Iterator[None]:
 def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> Started:
     """Give an edited spec to the runner that holds the study."""
     text = self_contained(document)
-    if digest(text) == load_plan(paths).spec_hash:
+    saved = read_plan(paths)
+    if saved is not None and digest(text) == saved.spec_hash:
         with hold(paths):  # raises, and says who holds it
             pass
         raise HeldError(f"the runner of `{paths.name}` has just ended", hint="run again")

@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 
+from studyctl.contract.job import Job
+from studyctl.contract.records import WorkerFatal, WorkerReady
 from studyctl.files import StudyPaths
 from studyctl.run.channel import Channel
 from studyctl.run.memory import keep_freed_memory
-from studyctl.run.protocol import Job
 from studyctl.run.recorder import CannotWriteError
 
 CANNOT_WRITE = 71
@@ -46,7 +47,7 @@ def main() -> None:
     channel = Channel(*_take_pipes())
     faulthandler.enable()
     keep_freed_memory()
-    channel.tell({"kind": "worker_ready", "pid": os.getpid()})
+    channel.tell(WorkerReady(pid=os.getpid()))
     engine = None
     while True:
         job = channel.jobs.get()
@@ -62,7 +63,7 @@ def main() -> None:
         try:
             Attempt(job, engine, channel).run()
         except CannotWriteError as error:
-            channel.tell({"kind": "worker_fatal", "error": str(error)})
+            channel.tell(WorkerFatal(error=str(error)))
             os._exit(CANNOT_WRITE)
 
 

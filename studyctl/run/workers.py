@@ -1,6 +1,5 @@
 """Worker processes as the runner sees them."""
 
-import json
 import os
 import queue
 import subprocess
@@ -8,23 +7,27 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
 
-from studyctl.run.protocol import Job, StopRequest
-from studyctl.signals import signal_name
+from studyctl.contract.job import Job, StopRequest
+from studyctl.contract.records import AnyRecord, decode
+from studyctl.contract.steps import Step, StepKind
 
 OPENMP_SPINS = "10000"
 """How often idle OpenMP threads look for work before they sleep. By default they do for milliseconds, and keep a processor from
 our own threads, and from whatever else runs on the machine, while the other half of a product waits for that one."""
 
 
+_LOAD = Step(StepKind.LOAD)
+
+
 class Event(NamedTuple):
     """Something that a worker said, or its end (``record`` is None)."""
 
     worker: "Worker"
-    record: dict[str, Any] | None
+    record: AnyRecord | None
 
 
 @dataclass(eq=False)
@@ -36,7 +39,8 @@ class Worker:
     job: Job | None = None
     model_key: str | None = None
     """The model that it holds in memory."""
-    stage: str = ""
+    step: Step = _LOAD
+    """The one that is running."""
     _pipe: IO[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +56,7 @@ class Worker:
 
     def start(self, job: Job) -> None:
         """Give it an attempt to run."""
-        self.job, self.model_key, self.stage = job, job.model_key, "load"
+        self.job, self.model_key, self.step = job, job.model.key, _LOAD
         self._send(job.model_dump_json())
 
     def stop(self, when: str) -> None:
@@ -108,16 +112,9 @@ def _listen(worker: Worker, events: "queue.Queue[Event]") -> None:
     assert worker.process.stdout is not None
     for line in worker.process.stdout:
         try:
-            record = json.loads(line)
+            record = decode(line.encode())
         except ValueError:  # the last line of a worker that was killed while it wrote
             break
         events.put(Event(worker, record))
     worker.process.wait()
     events.put(Event(worker, None))
-
-
-def how_it_ended(returncode: int) -> str:
-    """Return in words why a worker process is gone."""
-    if returncode < 0:
-        return f"the worker was killed by {signal_name(returncode)}"
-    return f"the worker ended with exit code {returncode}"

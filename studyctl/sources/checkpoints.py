@@ -1,16 +1,18 @@
 """What a model is, without loading it: configs, headers, hashes, commits."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
 from studyctl.sources.configs import block_linears, check_decoder, has_tied_head, read_sizes
-from studyctl.sources.hashes import content_hash
+from studyctl.sources.hashes import identify_file
 from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
 from studyctl.sources.safetensors_files import (
+    INDEX,
     TensorInfo,
     check_pickle,
     read_headers,
@@ -32,44 +34,6 @@ TOKENIZER_FILES = (
 )
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """One of these makes a tokenizer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelIdentity:
-    """What a model is. Sizes are 0 and ``linears`` empty where they could not be looked up."""
-
-    id: str
-    """As in the spec."""
-    kind: Literal["folder", "hub", "package"]
-    key: str | None
-    """Equal keys mean equal weights, config and tokenizer; None: could not be looked up, ``unknown`` says why."""
-    commit: str | None = None
-    """Of a hub model."""
-    folder: Path | None = None
-    """Where the files are; None: a hub model that is not downloaded."""
-    file: str | None = None
-    """The GGUF file in ``folder``."""
-    config: dict[str, Any] = field(default_factory=dict)
-    linears: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of the decoder blocks, full name -> ``(out, in)``; empty where the weights are pickle, or packed."""
-    parameters: int = 0
-    weight_bytes: int = 0
-    """As stored."""
-    hidden_size: int = 0
-    intermediate_size: int = 0
-    layers: int = 0
-    heads: int = 0
-    kv_heads: int = 0
-    head_dim: int = 0
-    vocab_size: int = 0
-    max_positions: int = 0
-    """0: the config sets no maximum."""
-    tied: bool = False
-    tokenizer: bool = True
-    """Whether there is one among the files; a published checkpoint may come without."""
-    unknown: str = ""
-    note: str = ""
-    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
 
 
 def identify_model(model: Model, base: Path, *, needs_tokenizer: bool = True) -> ModelIdentity:
@@ -100,11 +64,14 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
     weights = weight_files(folder, allow_pickle=model.allow_pickle)
     has_tokenizer = _find_tokenizer({path.name for path in folder.iterdir()}, model.id, needs_tokenizer)
     tensors = read_headers(path for path in weights if path.suffix == ".safetensors")
+    names = ["config.json", *(path.name for path in weights), *_files_beside(folder)]
+    files = tuple(identify_file(folder.resolve() / name) for name in names)
     return ModelIdentity(
         id=model.id,
         kind="folder",
-        key=digest(["folder", *_hashes([folder / "config.json", *weights, *_tokenizer_files(folder)])]),
+        key=digest(["folder", *((file.path.name, file.sha256) for file in files)]),
         folder=folder.resolve(),
+        files=files,
         tokenizer=has_tokenizer,
         **_described(config, tensors, model.id),
     )
@@ -113,11 +80,13 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
 def _identify_package(model: Model) -> ModelIdentity:
     path = find_package_file(model.id)
     config, tensors, stored_bytes = describe_gguf(path)
+    file = identify_file(path)
     return ModelIdentity(
         id=model.id,
         kind="package",
-        key=digest(["gguf", content_hash(path), CONVERSION_VERSION]),
+        key=digest(["gguf", file.sha256, CONVERSION_VERSION]),
         folder=path.parent,
+        files=(file,),
         file=path.name,
         **(_described(config, tensors, model.id) | {"weight_bytes": stored_bytes}),
     )
@@ -146,6 +115,7 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
         id=repo,
         kind="hub",
         key=digest(["hub", repo, found.commit]),
+        revision=model.revision,
         commit=found.commit,
         folder=folder,
         tokenizer=has_tokenizer,
@@ -225,9 +195,6 @@ def _find_tokenizer(names: set[str], where: str, needed: bool) -> bool:
     return found
 
 
-def _tokenizer_files(folder: Path) -> list[Path]:
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-
-
-def _hashes(files: list[Path]) -> list[tuple[str, str]]:
-    return [(path.name, content_hash(path)) for path in files]
+def _files_beside(folder: Path) -> list[str]:
+    """Return what is loaded beside config and weights: the tokenizer, and which tensor is in which file."""
+    return [name for name in (INDEX, *TOKENIZER_FILES) if (folder / name).is_file()]

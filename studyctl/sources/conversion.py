@@ -18,10 +18,11 @@ import torch
 import transformers
 from filelock import FileLock, Timeout
 
-from studyctl.errors import StageError
+from studyctl.contract.identity import ModelIdentity
+from studyctl.errors import StepError
 from studyctl.files import cache_folder, sync_folder
 from studyctl.reporter import Reporter
-from studyctl.sources.identity import ModelIdentity
+from studyctl.sources.verified import unchanged
 
 
 def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
@@ -30,7 +31,7 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
     Several processes may ask at once: one converts, the others wait. A folder with that name is complete.
 
     Raises:
-        StageError: the file cannot be converted, or there is no space for it.
+        StepError: the file cannot be converted, or there is no space for it.
     """
     assert identity.key is not None
     assert identity.folder is not None
@@ -47,12 +48,13 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
         reporter.progress(0, 1, "model", note=f"converting {identity.file} (once)")
         temporary = Path(tempfile.mkdtemp(prefix=f".{identity.key}.", dir=folder.parent))
         try:
-            _convert(identity.folder, identity.file, temporary)
+            with unchanged(identity.files, f"model `{identity.id}`"):
+                _convert(identity.folder, identity.file, temporary)
             temporary.chmod(0o755)
             temporary.rename(folder)
             sync_folder(folder.parent)
         except (OSError, ValueError, KeyError, NotImplementedError) as error:
-            raise StageError(f"cannot convert `{identity.file}`: {error}") from error
+            raise StepError(f"cannot convert `{identity.file}`: {error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         reporter.progress(1, 1, "model", note=f"converted {identity.file}")

@@ -7,17 +7,33 @@ file's path, size, times and inode, so a changed file is looked at again.
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from studyctl.contract.identity import FileIdentity
 from studyctl.files import cache_folder, digest, write_atomic
 
 T = TypeVar("T")
 
 SETTLED_SECONDS = 2.0
 """A file that changed less than this ago may change again within one tick of its clock: nothing is remembered of it."""
+
+
+State = tuple[int, int, int, int]
+"""Size, times and inode of a file: what changes when it is written or replaced."""
+
+
+def state_of(status: os.stat_result) -> State:
+    """Return what tells whether a file was written since."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def is_settled(status: os.stat_result) -> bool:
+    """Return whether the file's state would tell if it was written from now on."""
+    return time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS
 
 
 def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
@@ -33,14 +49,14 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
     """
     path = path.resolve()
     status = path.stat()
-    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    state = list(state_of(status))
     entry = cache_folder() / "facts" / f"{digest([str(path), what])}.json"
     known = _read(entry)
     if known is not None and known.get("state") == state:
         value: T = known["value"]
         return value
     value = compute(path)
-    if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
+    if is_settled(status):
         # A cache that cannot be written costs time, never a result.
         with contextlib.suppress(OSError):
             write_atomic(entry, json.dumps({"path": str(path), "state": state, "value": value}))
@@ -50,6 +66,11 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content, as hex digits."""
     return remembered(path, "sha256", _sha256)
+
+
+def identify_file(path: Path) -> FileIdentity:
+    """Return a file with the hash of its content."""
+    return FileIdentity(path, content_hash(path))
 
 
 def _sha256(path: Path) -> str:

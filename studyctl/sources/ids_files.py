@@ -1,23 +1,15 @@
 """Exact calibration token ids in ``.npy`` files."""
 
-from dataclasses import dataclass
+import io
 from pathlib import Path
 
 import numpy as np
 
+from studyctl.contract.identity import IdsIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.hashes import content_hash, remembered
-
-
-@dataclass(frozen=True, slots=True)
-class IdsIdentity:
-    """What a file of token ids is."""
-
-    key: str
-    samples: int
-    tokens: int
-    """Of a sample."""
+from studyctl.sources.hashes import identify_file, remembered
+from studyctl.sources.verified import read_verified
 
 
 def identify_ids(path: Path, vocab_size: int | None) -> IdsIdentity:
@@ -39,21 +31,25 @@ def identify_ids(path: Path, vocab_size: int | None) -> IdsIdentity:
         raise StudyError(
             f"`{path}` holds the token id {outside}, but {limit}", hint="was it made with another tokenizer?"
         )
-    return IdsIdentity(digest(["ids", content_hash(path)]), samples, tokens)
+    file = identify_file(path.absolute())
+    return IdsIdentity(digest(["ids", file.sha256]), file, samples, tokens)
 
 
-def read_ids(path: Path) -> np.ndarray:
+def read_ids(ids: IdsIdentity) -> np.ndarray:
     """Return the token ids of a file, int64 ``[samples, tokens]``.
 
     Raises:
-        StudyError: the file is no array of int32 or int64 of two dimensions.
+        StepError: the file is not what it was when the study was planned.
     """
-    return _load(path).astype(np.int64)
+    path = ids.file.path
+    return _checked(path, io.BytesIO(read_verified(ids.file, f"the token ids `{path.name}`"))).astype(
+        np.int64
+    )
 
 
-def _load(path: Path) -> np.ndarray:
+def _checked(path: Path, file: Path | io.BytesIO) -> np.ndarray:
     try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+        ids = np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise StudyError(f"`{path}` is no .npy file of numbers: {error}") from error
     if not isinstance(ids, np.ndarray):
@@ -66,5 +62,5 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _describe(path: Path) -> list[int]:
-    ids = _load(path)
+    ids = _checked(path, path)
     return [ids.shape[0], ids.shape[1], int(ids.min()), int(ids.max())]

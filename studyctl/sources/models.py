@@ -1,6 +1,7 @@
 """Loading a model and its tokenizer for a worker, and checking that what was loaded is the model."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,14 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from studyctl.errors import StageError
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import Bos
+from studyctl.errors import StepError
 from studyctl.reporter import Reporter, SilentReporter
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.dtypes import resolve_dtype
-from studyctl.sources.identity import ModelIdentity
 from studyctl.sources.safetensors_files import weight_files
+from studyctl.sources.verified import unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +35,29 @@ class LoadedModel:
     device: str
     allow_pickle: bool
 
-    def bos_for(self, setting: str) -> int | None:
-        """Return the id of the begin-of-sequence token that a setting asks for, or None for none.
 
-        Args:
-            setting: ``auto`` (as the tokenizer does by default), ``none`` or ``prepend``.
+def bos_id(tokenizer: Any, setting: Bos, model_id: str) -> int | None:
+    """Return the id of the begin-of-sequence token that a setting asks for, or None for none.
 
-        Raises:
-            StageError: ``prepend``, and the tokenizer has no such token.
-        """
-        bos: int | None = self.tokenizer.bos_token_id
-        if setting == "none":
-            return None
-        if setting == "prepend":
-            if bos is None:
-                raise StageError(
-                    f"the tokenizer of {self.identity.id} has no begin-of-sequence token to prepend",
-                    hint='set `bos = "auto"` or `bos = "none"`',
-                )
-            return bos
-        return bos if bos is not None and self.tokenizer("a").input_ids[:1] == [bos] else None
+    Args:
+        tokenizer: of the model.
+        setting: ``auto`` (as the tokenizer does by default), ``none`` or ``prepend``.
+        model_id: names the model in the error.
+
+    Raises:
+        StepError: ``prepend``, and the tokenizer has no such token.
+    """
+    bos: int | None = tokenizer.bos_token_id
+    if setting == "none":
+        return None
+    if setting == "prepend":
+        if bos is None:
+            raise StepError(
+                f"the tokenizer of {model_id} has no begin-of-sequence token to prepend",
+                hint='set `bos = "auto"` or `bos = "none"`',
+            )
+        return bos
+    return bos if bos is not None and tokenizer("a").input_ids[:1] == [bos] else None
 
 
 def model_folder(identity: ModelIdentity, *, allow_pickle: bool, reporter: Reporter) -> Path:
@@ -67,7 +73,7 @@ def model_folder(identity: ModelIdentity, *, allow_pickle: bool, reporter: Repor
     from studyctl.sources import hub  # most studies that get here are local ones
 
     if identity.commit is None:
-        raise StageError(f"model `{identity.id}` could not be looked up: {identity.unknown}")
+        raise StepError(f"model `{identity.id}` could not be looked up: {identity.unknown}")
     reporter.progress(0, 1, "model", note=f"downloading {identity.id}")
     return hub.download_model(identity.id, identity.commit, allow_pickle=allow_pickle)
 
@@ -76,16 +82,14 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a model folder.
 
     Raises:
-        StageError: it cannot be loaded, or is a slow one (which cannot say where in the text a token ends).
+        StepError: it cannot be loaded, or is a slow one (which cannot say where in the text a token ends).
     """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise StageError(f"the tokenizer in `{folder}` cannot be loaded: {error}") from error
+        raise StepError(f"the tokenizer in `{folder}` cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
-        raise StageError(
-            f"the tokenizer in `{folder}` has no fast version, which is needed for bits per byte"
-        )
+        raise StepError(f"the tokenizer in `{folder}` has no fast version, which is needed for bits per byte")
     return tokenizer
 
 
@@ -107,21 +111,31 @@ def load_model(
         reporter: hears of downloads and conversions.
 
     Raises:
-        StudyError: the files cannot be had, or do not make this model.
+        StudyError: the files cannot be had, do not make this model, or changed since they were identified.
     """
     dtype = resolve_dtype(dtype, device)
-    folder = model_folder(identity, allow_pickle=allow_pickle, reporter=reporter or SilentReporter())
-    tokenizer = load_tokenizer(folder)
-    model = read_weights(folder, identity, dtype, allow_pickle=allow_pickle)
+    with planned_files(identity):
+        folder = model_folder(identity, allow_pickle=allow_pickle, reporter=reporter or SilentReporter())
+        tokenizer = load_tokenizer(folder)
+        model = read_weights(folder, identity, dtype, allow_pickle=allow_pickle)
     make_ready(model, identity.id, device)
     return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle)
+
+
+def planned_files(identity: ModelIdentity) -> AbstractContextManager[None]:
+    """Return a context in which the model's files are read: what is read are the bytes that were planned.
+
+    Raises:
+        StepError: one of them changed.
+    """
+    return unchanged(identity.files, f"model `{identity.id}`")
 
 
 def make_ready(model: nn.Module, name: str, device: str) -> None:
     """Put a model that was read into evaluation mode, without gradients, on a device.
 
     Raises:
-        StageError: a weight is NaN or infinite.
+        StepError: a weight is NaN or infinite.
     """
     check_finite(model, name)
     model.requires_grad_(False).eval().to(device)
@@ -136,7 +150,15 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
     weight_files(folder, allow_pickle=allow_pickle)
     model, info = _from_pretrained(folder, identity, dtype, allow_pickle)
     _check_complete(info, identity.id)
+    _take_into_memory(model)
     return model
+
+
+def _take_into_memory(model: nn.Module) -> None:
+    """Copy weights that are views of a mapped file: whoever writes to that file would write to the model."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.untyped_storage().resizable():  # memory that torch did not allocate
+            tensor.data = tensor.data.clone()
 
 
 def _from_pretrained(
@@ -156,7 +178,7 @@ def _from_pretrained(
             ignore_mismatched_sizes=True,  # they are reported, and refused below with their names
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise StageError(f"cannot load {identity.id}: {error}") from error
+        raise StepError(f"cannot load {identity.id}: {error}") from error
     return cast("tuple[nn.Module, dict[str, Any]]", loaded)
 
 
@@ -164,7 +186,7 @@ def _check_complete(info: dict[str, Any], name: str) -> None:
     """Refuse a model whose weights are not exactly those of its architecture.
 
     Raises:
-        StageError: tensors are missing, left over, or of another shape.
+        StepError: tensors are missing, left over, or of another shape.
     """
     faults = {
         "lack": info["missing_keys"],
@@ -175,7 +197,7 @@ def _check_complete(info: dict[str, Any], name: str) -> None:
         if keys:
             names = sorted(str(key) for key in keys)
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            raise StageError(
+            raise StepError(
                 f"the weights of {name} {what} {', '.join(names[:4])}{more}",
                 hint="are weights and config.json of the same model?",
             )
@@ -185,7 +207,7 @@ def check_finite(model: nn.Module, name: str) -> None:
     """Refuse NaN and infinity in any weight.
 
     Raises:
-        StageError: names the first tensor that holds one.
+        StepError: names the first tensor that holds one.
     """
     for tensor_name, tensor in model.state_dict().items():
         if not tensor.is_floating_point() or tensor.numel() == 0:
@@ -193,7 +215,7 @@ def check_finite(model: nn.Module, name: str) -> None:
         # One pass and no temporary: minimum and maximum show NaN and infinity alike (40 times as fast as isfinite).
         low, high = torch.aminmax(tensor)
         if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise StageError(f"the weights of {name} hold NaN or infinity in `{tensor_name}`")
+            raise StepError(f"the weights of {name} hold NaN or infinity in `{tensor_name}`")
 
 
 def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
@@ -204,8 +226,13 @@ def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
         names: of modules, such as ``model.layers.0.mlp.up_proj``; each of their own parameters is restored.
 
     Raises:
-        StageError: the files do not have a parameter under its name in the model.
+        StepError: the files do not have a parameter under its name in the model, or changed since they were identified.
     """
+    with planned_files(loaded.identity):
+        _restore(loaded, names)
+
+
+def _restore(loaded: LoadedModel, names: Iterable[str]) -> None:
     parameters = {
         f"{name}.{own}": parameter
         for name in names
@@ -224,7 +251,7 @@ def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
         restored.add(id(wanted[name]))
     missing = [name for name, parameter in parameters.items() if id(parameter) not in restored]
     if missing:
-        raise StageError(f"the files of {loaded.identity.id} have no tensor named {missing[0]}")
+        raise StepError(f"the files of {loaded.identity.id} have no tensor named {missing[0]}")
 
 
 def _stored(loaded: LoadedModel, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from studyctl.compress.settings import Checkpoint
-from studyctl.errors import Problem, StageError, StudyError
+from studyctl.contract.identity import Purpose
+from studyctl.contract.methods import Checkpoint
+from studyctl.errors import Problem, StepError, StudyError
 from studyctl.evaluate.task_data import TaskRequest, load_task
+from studyctl.evaluate.windows import needed_tokens
 from studyctl.reporter import Reporter
 from studyctl.sources.identity import identify_checkpoint, identify_model, identify_task, identify_text
 from studyctl.sources.models import load_tokenizer, model_folder
-from studyctl.sources.tokens import calibration_tokens, perplexity_tokens, tokenized_text
+from studyctl.sources.tokens import calibration_tokens, tokenized_text
 from studyctl.spec.loading import Document
-from studyctl.spec.models import Model, Purpose, Spec
+from studyctl.spec.models import Model, Spec
 
 Step = Callable[[], None]
 
@@ -79,7 +81,7 @@ def _texts(document: Document, tokenizers: list[Any], reporter: Reporter) -> Ite
     def fetch(name: str, purpose: Purpose, language: str, needed: int) -> None:
         text = identify_text(name, document.spec.text.get(name), purpose, language, document.base)
         if text.key is None:
-            raise StageError(f"text `{name}` in {language} could not be looked up: {text.unknown}")
+            raise StepError(f"text `{name}` in {language} could not be looked up: {text.unknown}")
         if text.dataset is not None:
             # How many documents of a dataset are needed shows when they are tokenised.
             for tokenizer in tokenizers:
@@ -94,13 +96,20 @@ def _wanted_texts(spec: Spec) -> Iterator[tuple[str, Purpose, str, int]]:
     perplexity = spec.evaluation.perplexity
     if perplexity is not None:
         for language in perplexity.languages:
-            yield perplexity.source, "perplexity", language, perplexity_tokens(perplexity)
+            yield (
+                perplexity.source,
+                "perplexity",
+                language,
+                needed_tokens(perplexity.windows, perplexity.sequence_length),
+            )
     for table in spec.compression:
         for settings, override, _ in table.expand():
             calibration = override.applied_to(spec.calibration)
             if settings.needs_data and calibration.ids is None:
-                for language in calibration.languages:
-                    yield calibration.source, "calibration", language, calibration_tokens(calibration)
+                languages = calibration.languages
+                needed = calibration_tokens(calibration.samples, calibration.sequence_length, len(languages))
+                for language in languages:
+                    yield calibration.source, "calibration", language, needed
 
 
 def _tasks(document: Document) -> Iterator[tuple[str, Step]]:
@@ -112,7 +121,7 @@ def _tasks(document: Document) -> Iterator[tuple[str, Step]]:
     def fetch(name: str) -> None:
         task = identify_task(name, tasks, document.base)
         if task.key is None:
-            raise StageError(f"task `{name}` could not be looked up: {task.unknown}")
+            raise StepError(f"task `{name}` could not be looked up: {task.unknown}")
         # Loading a task leaves its dataset in the cache.
         load_task(
             TaskRequest(

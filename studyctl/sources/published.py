@@ -6,10 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from studyctl.compress.settings import Checkpoint
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.checkpoints import ModelIdentity, identify_model
+from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.packages import PREFIX
 from studyctl.spec.models import Model
 

@@ -7,41 +7,16 @@ from typing import Any
 
 import yaml
 
+from studyctl.contract.identity import TaskIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.hashes import content_hash, remembered
+from studyctl.sources.hashes import identify_file, remembered
 from studyctl.sources.task_index import find_task, lm_eval_tasks, lm_eval_version
 from studyctl.sources.text_files import count_json_lines
 from studyctl.spec.models import TaskData, Tasks
 
 FILE_FORMATS = ("json", "csv", "parquet", "arrow", "text")
 """Values of ``dataset_path`` that read files instead of a hub dataset."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskIdentity:
-    """What a task is and where its items come from: local files, or a hub dataset."""
-
-    name: str
-    key: str | None
-    """Equal keys mean equal prompts and items; None: could not be looked up, ``unknown`` says why."""
-    yaml: Path | None = None
-    """None only where lm-eval is not installed."""
-    test: Path | None = None
-    """Items that the spec gives instead of the task's own."""
-    fewshot: Path | None = None
-    """Items that the spec gives for few-shot examples."""
-    output_type: str = ""
-    items: int | None = None
-    """Of a local file of JSON lines; None for other data."""
-    bytes: int | None = None
-    """Of that file."""
-    dataset: str | None = None
-    """Of the hub."""
-    commit: str | None = None
-    unknown: str = ""
-    note: str = ""
-    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +43,14 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
         return TaskIdentity(
             name, None, path, unknown="lm-eval is not installed (`pip install 'studyctl[engine]'`)"
         )
-    files: dict[Path, None] = {}
-    config = _merged(path, files, ())
+    paths: dict[Path, None] = {}
+    config = _merged(path, paths, ())
     for functions in _functions(config):
-        files.update(dict.fromkeys(functions))
-    code = digest([lm_eval_version(), [(file.name, content_hash(file)) for file in files]])
-    found = TaskIdentity(name, None, path, output_type=str(config.get("output_type", "generate_until")))
+        paths.update(dict.fromkeys(functions))
+    files = tuple(map(identify_file, paths))
+    code = digest([lm_eval_version(), [(file.path.name, file.sha256) for file in files]])
+    kind = str(config.get("output_type", "generate_until"))
+    found = TaskIdentity(name, None, path.absolute(), files, output_type=kind)
     if name in tasks.data:
         return _with_given_data(found, code, tasks, base)
     if config.get("dataset_path") in FILE_FORMATS:
@@ -92,9 +69,17 @@ def _with_given_data(task: TaskIdentity, code: str, tasks: Tasks, base: Path) ->
         )
     test = _existing(task.name, base / data.test)
     fewshot = _existing(task.name, base / data.fewshot) if data.fewshot is not None else None
-    items = {file: _items(task.name, file) for file in (test, fewshot) if file is not None}
-    key = digest(["task", task.name, code, [content_hash(file) for file in items]])
-    return replace(task, key=key, test=test, fewshot=fewshot, items=items[test], bytes=test.stat().st_size)
+    items = {path: _items(task.name, path) for path in (test, fewshot) if path is not None}
+    files = tuple(map(identify_file, items))
+    return replace(
+        task,
+        key=digest(["task", task.name, code, [file.sha256 for file in files]]),
+        files=task.files + files,
+        test=test,
+        fewshot=fewshot,
+        items=items[test],
+        bytes=test.stat().st_size,
+    )
 
 
 def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:
@@ -118,10 +103,16 @@ def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> Ta
         if all(file.suffix == ".jsonl" for file in files)
     }
     scored = str(config.get("test_split") or config.get("validation_split"))
-    hashes = [(split, [content_hash(file) for file in files]) for split, files in sorted(splits.items())]
-    size = sum(file.stat().st_size for file in splits[scored]) if scored in items else None
-    key = digest(["task", task.name, code, hashes])
-    return replace(task, key=key, items=items.get(scored), bytes=size)
+    found = [(split, [identify_file(path) for path in paths]) for split, paths in sorted(splits.items())]
+    hashes = [(split, [file.sha256 for file in files]) for split, files in found]
+    size = sum(path.stat().st_size for path in splits[scored]) if scored in items else None
+    return replace(
+        task,
+        key=digest(["task", task.name, code, hashes]),
+        files=task.files + tuple(file for _, files in found for file in files),
+        items=items.get(scored),
+        bytes=size,
+    )
 
 
 def _with_hub_data(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:
@@ -145,14 +136,15 @@ def _with_hub_data(task: TaskIdentity, code: str, config: dict[str, Any]) -> Tas
 def _existing(task: str, path: Path) -> Path:
     if not path.is_file():
         raise StudyError(f"task `{task}`: there is no data file `{path}`")
-    return path
+    return path.absolute()
 
 
 def _matching(task: str, folder: Path, name: str) -> list[Path]:
     """Return the files of a name or pattern."""
     if Path(name).is_absolute():
         return [_existing(task, Path(name))]
-    return sorted(file for file in folder.glob(name) if file.is_file()) or [_existing(task, folder / name)]
+    found = sorted(path.absolute() for path in folder.glob(name) if path.is_file())
+    return found or [_existing(task, folder / name)]
 
 
 def _items(task: str, path: Path) -> int:

@@ -2,40 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from studyctl.contract.identity import Purpose, TextIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.hashes import content_hash, remembered
-from studyctl.spec.models import BUNDLED_TEXTS, Purpose, TextSource
+from studyctl.sources.hashes import identify_file, remembered
+from studyctl.spec.models import BUNDLED_TEXTS, TextSource
 
 _CODE = 1
 """Rises when the same files give another text."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextIdentity:
-    """What a text is and where it comes from: one file, or one split of a hub dataset."""
-
-    name: str
-    """Of the source in the spec."""
-    purpose: Purpose
-    language: str
-    key: str | None
-    """Equal keys mean equal text; None: could not be looked up, ``unknown`` says why."""
-    bytes: int | None = None
-    """UTF-8 bytes of the text; None for a dataset of the hub."""
-    file: Path | None = None
-    field: str = "text"
-    dataset: str | None = None
-    config: str | None = None
-    split: str = ""
-    commit: str | None = None
-    unknown: str = ""
-    note: str = ""
-    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
 
 
 def identify_text(
@@ -85,10 +62,12 @@ def _bundled(name: str, purpose: Purpose, language: str) -> Path:
 
 def _identify_file(name: str, purpose: Purpose, language: str, path: Path, field: str) -> TextIdentity:
     size = remembered(path, f"text bytes of {field}, {_CODE}", lambda file: _text_bytes(file, field))
+    path = path.absolute()
     if size == 0:
         raise StudyError(f"text source `{name}`: `{path}` ({purpose}, language `{language}`) is empty")
-    key = digest(["file", content_hash(path), path.suffix.lower(), field, _CODE])
-    return TextIdentity(name, purpose, language, key, bytes=size, file=path, field=field)
+    file = identify_file(path)
+    key = digest(["file", file.sha256, path.suffix.lower(), field, _CODE])
+    return TextIdentity(name, purpose, language, key, bytes=size, file=file, field=field)
 
 
 def _identify_dataset(name: str, source: TextSource, purpose: Purpose, language: str) -> TextIdentity:
@@ -120,13 +99,28 @@ def _identify_dataset(name: str, source: TextSource, purpose: Purpose, language:
     )
 
 
-def read_file(path: Path, field: str) -> str:
-    """Return the text of a file: its documents or lines joined by a newline.
+def documents_of(data: bytes, path: Path, field: str) -> list[str]:
+    """Return the documents of a file: its rows; all of a ``.txt`` file is one.
+
+    Args:
+        data: the file's bytes.
+        path: its name, which says of what format it is.
+        field: the field or column that holds the text.
 
     Raises:
         StudyError: it is not UTF-8, a line is no JSON object or lacks the field, or the format is not known.
     """
-    return "\n".join(_documents(path, field))
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return list(_parquet_documents(data, path, field))
+    if suffix == ".txt":
+        return ["\n".join(_lines(data, path))]
+    if suffix != ".jsonl":
+        raise StudyError(
+            f"`{path}` has a format that is not known", hint="texts are .jsonl, .txt or .parquet files"
+        )
+    lines = enumerate(_lines(data, path), start=1)
+    return [_field_of(line, field, f"{path}:{number}") for number, line in lines if line.strip()]
 
 
 def count_json_lines(path: Path) -> int:
@@ -135,15 +129,16 @@ def count_json_lines(path: Path) -> int:
     Raises:
         StudyError: it is not UTF-8, or a line is no JSON object.
     """
-    lines = [(number, line) for number, line in enumerate(_lines(path), start=1) if line.strip()]
-    for number, line in lines:
+    lines = enumerate(_lines(path.read_bytes(), path), start=1)
+    found = [(number, line) for number, line in lines if line.strip()]
+    for number, line in found:
         _object_of(line, f"{path}:{number}", hint="an item is one JSON object a line")
-    return len(lines)
+    return len(found)
 
 
 def _text_bytes(path: Path, field: str) -> int:
     try:
-        return len(read_file(path, field).encode())
+        return len("\n".join(documents_of(path.read_bytes(), path, field)).encode())
     except UnicodeEncodeError as error:
         raise StudyError(
             f"`{path}` holds half a character (the lone surrogate {error.object[error.start]!a})",
@@ -151,31 +146,16 @@ def _text_bytes(path: Path, field: str) -> int:
         ) from error
 
 
-def _documents(path: Path, field: str) -> Iterator[str]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        yield from _parquet_documents(path, field)
-        return
-    if suffix not in (".jsonl", ".txt"):
-        raise StudyError(
-            f"`{path}` has a format that is not known", hint="texts are .jsonl, .txt or .parquet files"
-        )
-    for number, line in enumerate(_lines(path), start=1):
-        if suffix == ".txt":
-            yield line
-        elif line.strip():
-            yield _field_of(line, field, f"{path}:{number}")
-
-
-def _lines(path: Path) -> list[str]:
+def _lines(data: bytes, path: Path) -> list[str]:
     try:
-        text = path.read_text("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise StudyError(
             f"`{path}:{line}` is not UTF-8 (byte {error.start})", hint="save the file as UTF-8"
         ) from error
-    # Only newlines end a line: str.splitlines would also cut at U+2028 and others that belong to a text.
+    # As a file opened for text has them; str.splitlines would also cut at U+2028 and others that belong to a text.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.removesuffix("\n").split("\n") if text else []
 
 
@@ -200,12 +180,12 @@ def _field_of(line: str, field: str, place: str) -> str:
     return str(item[field])
 
 
-def _parquet_documents(path: Path, field: str) -> Iterator[str]:
+def _parquet_documents(data: bytes, path: Path, field: str) -> Iterator[str]:
     import pyarrow as pa  # 0.1 s, and few texts are Parquet files
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.BufferReader(data))
         if field not in file.schema_arrow.names:
             there = ", ".join(f"`{name}`" for name in file.schema_arrow.names)
             raise StudyError(

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from studyctl.errors import StageError
+from studyctl.contract.identity import TextIdentity
+from studyctl.errors import StepError
 from studyctl.files import cache_folder, write_atomic
-from studyctl.sources.text_files import TextIdentity, read_file
+from studyctl.sources.text_files import documents_of
+from studyctl.sources.verified import read_verified
 
 
 class Documents:
@@ -24,7 +26,7 @@ class Documents:
         """Return the first ``count`` documents (0: all), or as many as there are; then ``complete`` is true.
 
         Raises:
-            StageError: the dataset cannot be read.
+            StepError: the dataset cannot be read.
         """
         enough = self.complete or 0 < count <= len(self._taken)
         if not enough:
@@ -63,17 +65,17 @@ def _stream(text: TextIdentity, skip: int) -> Iterator[str]:
     for row in rows.skip(skip):
         if not isinstance(row.get(text.field), str):
             there = ", ".join(f"`{name}`" for name in row)
-            raise StageError(
+            raise StepError(
                 f"dataset `{text.dataset}` has no text in column `{text.field}`",
                 hint=f"it has {there}; set `field` of text source `{text.name}`",
             )
         yield row[text.field]
 
 
-def _unreadable(text: TextIdentity, error: Exception) -> StageError:
+def _unreadable(text: TextIdentity, error: Exception) -> StepError:
     where = ", ".join(part for part in (text.config, text.split) if part)
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return StageError(
+    return StepError(
         f"dataset `{text.dataset}` ({where}) cannot be read: {reason}",
         hint="with a connection, `studyctl prefetch` takes what a study needs into the cache",
     )
@@ -86,16 +88,16 @@ def _read_cached(path: Path) -> tuple[list[str], bool]:
     return documents, bool(head["complete"])
 
 
-def read_text(text: TextIdentity, documents: int = 0) -> str:
-    """Return a text: its lines or documents joined by a newline.
+def read_documents(text: TextIdentity, first: int = 0) -> list[str]:
+    """Return the documents of a text; joined by newlines they are the text.
 
     Args:
-        text: what :func:`~studyctl.sources.identity.identify_text` returned.
-        documents: of a hub dataset, how many to take from the beginning; 0: all.
+        text: what it was found to be when the study was planned.
+        first: of a hub dataset, how many to take from the beginning; 0: all.
 
     Raises:
-        StudyError: the file or dataset cannot be read.
+        StudyError: the file or dataset cannot be read, or the file changed since.
     """
     if text.file is not None:
-        return read_file(text.file, text.field)
-    return "\n".join(Documents(text).first(documents))
+        return documents_of(read_verified(text.file, str(text)), text.file.path, text.field)
+    return Documents(text).first(first)

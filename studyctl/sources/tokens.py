@@ -1,20 +1,25 @@
 """Token ids of texts: for perplexity windows, and for calibration."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from studyctl.errors import StageError
-from studyctl.evaluate.windows import TokenizedText
+from studyctl.contract.identity import TextIdentity
+from studyctl.contract.job import CalibrationData
+from studyctl.contract.steps import ALL_WINDOWS
+from studyctl.errors import StepError
+from studyctl.evaluate.windows import SEGMENT, TokenizedText, Windows, cut_windows, needed_tokens
 from studyctl.files import atomic_path, cache_folder, digest
 from studyctl.reporter import Reporter, SilentReporter
-from studyctl.sources.identity import TextIdentity
-from studyctl.sources.texts import Documents, read_text
-from studyctl.spec.models import Calibration, Perplexity
+from studyctl.sources.texts import Documents, read_documents
+from studyctl.sources.verified import check_files
 
-_CODE = 1
+_CODE = 2
 """Rises when the same text and tokenizer give other tokens here."""
 FIRST_DOCUMENTS = 64
 """Of a hub dataset; doubled until the tokens are enough, so that the number is the same on every machine."""
@@ -24,7 +29,6 @@ CHOICE = 4
 """Calibration windows of a hub dataset are drawn from this many times as much text."""
 PIECE = 200_000
 """Characters of a calibration text that are tokenised at once."""
-_TOKEN = np.dtype([("id", "<i4"), ("end", "<i8")])
 
 
 def tokenizer_key(tokenizer: Any) -> str:
@@ -35,15 +39,30 @@ def tokenizer_key(tokenizer: Any) -> str:
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:20]
 
 
-def perplexity_tokens(perplexity: Perplexity) -> int:
-    """Return how many tokens of each language the windows need; 0: all there are."""
-    return perplexity.windows * perplexity.sequence_length
-
-
-def calibration_tokens(calibration: Calibration) -> int:
+def calibration_tokens(samples: int, sequence_length: int, languages: int) -> int:
     """Return how many tokens of each language a hub dataset must give, so that windows can be drawn at random."""
-    share = -(-calibration.samples // len(calibration.languages))
-    return CHOICE * share * calibration.sequence_length
+    return CHOICE * -(-samples // languages) * sequence_length
+
+
+def perplexity_windows(
+    text: TextIdentity,
+    tokenizer: Any,
+    *,
+    sequence_length: int,
+    count: int,
+    bos_id: int | None,
+    reporter: Reporter | None = None,
+) -> Windows:
+    """Return the first ``count`` windows of a text, or all that it has, in the order in which they are measured.
+
+    Raises:
+        StudyError: the text cannot be read, does not fill a window, or changed since it was planned.
+    """
+    # Of a local file they are a sample of all of it; a dataset of the hub may be too long to be read to its end.
+    segment = None if text.file is not None else SEGMENT
+    needed = 0 if count == ALL_WINDOWS else needed_tokens(count, sequence_length)
+    tokens = tokenized_text(text, tokenizer, needed=needed, reporter=reporter)
+    return cut_windows(tokens, sequence_length, count, bos_id, segment)
 
 
 def tokenized_text(
@@ -63,35 +82,55 @@ def tokenized_text(
         StudyError: the text cannot be read.
     """
     if text.key is None:
-        raise StageError(f"text `{text.name}` in {text.language} could not be looked up: {text.unknown}")
+        raise StepError(f"text `{text.name}` in {text.language} could not be looked up: {text.unknown}")
     reporter = reporter or SilentReporter()
     own = tokenizer_key(tokenizer)
-    if text.dataset is None:
-        return _cached(text, tokenizer, own, None, 0, reporter)
+    if text.file is not None:
+        # The cache may hold the tokens already; that the file changed since it was looked at is told all the same.
+        check_files([text.file], str(text))
+        return _cached(text, tokenizer, own, 0, lambda: read_documents(text), reporter)
     documents, count = Documents(text), FIRST_DOCUMENTS if needed else 0
     while True:
-        tokens = _cached(text, tokenizer, own, documents, count, reporter)
+        tokens = _cached(text, tokenizer, own, count, partial(documents.first, count), reporter)
         if count == 0 or len(tokens.ids) >= needed + MARGIN or documents.complete:
-            return tokens
+            return replace(tokens, complete=documents.complete)
         count *= 2
 
 
 def _cached(
-    text: TextIdentity, tokenizer: Any, own: str, documents: Documents | None, count: int, reporter: Reporter
+    text: TextIdentity,
+    tokenizer: Any,
+    own: str,
+    count: int,
+    read: Callable[[], list[str]],
+    reporter: Reporter,
 ) -> TokenizedText:
-    path = cache_folder() / "tokens" / f"{digest([text.key, own, count, _CODE])}.npy"
+    path = cache_folder() / "tokens" / f"{digest([text.key, own, count, _CODE])}.npz"
     if not path.is_file():
         reporter.progress(0, 1, "text", note=f"tokenising {text.name} in {text.language}")
-        whole = read_text(text) if documents is None else "\n".join(documents.first(count))
-        # A perplexity is of one text; calibration only needs tokens, and a corpus in one call takes a gigabyte.
-        pieces = _pieces(whole) if text.purpose == "calibration" else [whole]
-        tokens = _joined([tokenize(piece, tokenizer) for piece in pieces])
-        stored = np.empty(len(tokens.ids), _TOKEN)
-        stored["id"], stored["end"] = tokens.ids, tokens.byte_ends
+        tokens = _tokenize_documents(read(), tokenizer, in_pieces=text.purpose == "calibration")
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, stored)
-    stored = np.load(path, allow_pickle=False)
-    return TokenizedText(np.ascontiguousarray(stored["id"]), np.ascontiguousarray(stored["end"]))
+            np.savez(
+                file,
+                ids=tokens.ids,
+                byte_ends=tokens.byte_ends,
+                character_ends=tokens.character_ends,
+                document_begins=tokens.document_begins,
+            )
+    with np.load(path, allow_pickle=False) as stored:
+        return TokenizedText(**stored)
+
+
+def _tokenize_documents(documents: list[str], tokenizer: Any, *, in_pieces: bool) -> TokenizedText:
+    """Return the tokens of documents joined by newlines.
+
+    A perplexity is of one text. Calibration only needs tokens, and a corpus in one call takes a gigabyte: it comes in pieces.
+    """
+    whole = "\n".join(documents)
+    sizes = np.fromiter((len(document) + 1 for document in documents), np.int64, len(documents))
+    begins = np.cumsum(sizes) - sizes
+    tokens = _joined([tokenize(piece, tokenizer) for piece in (_pieces(whole) if in_pieces else [whole])])
+    return replace(tokens, document_begins=byte_positions(whole)[begins])
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -105,13 +144,22 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _joined(pieces: Sequence[TokenizedText]) -> TokenizedText:
-    offsets = np.cumsum([0] + [int(piece.byte_ends[-1]) if len(piece.ids) else 0 for piece in pieces])
-    ends = [piece.byte_ends + offset for piece, offset in zip(pieces, offsets[:-1], strict=True)]
-    return TokenizedText(np.concatenate([piece.ids for piece in pieces]), np.concatenate(ends))
+    return TokenizedText(
+        np.concatenate([piece.ids for piece in pieces]),
+        _one_after_the_other([piece.byte_ends for piece in pieces]),
+        _one_after_the_other([piece.character_ends for piece in pieces]),
+        np.zeros(1, np.int64),
+    )
+
+
+def _one_after_the_other(ends: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the ends of tokens of pieces as ends in the text that the pieces make."""
+    offsets = np.cumsum([0] + [int(piece[-1]) if len(piece) else 0 for piece in ends])
+    return np.concatenate([piece + offset for piece, offset in zip(ends, offsets[:-1], strict=True)])
 
 
 def tokenize(text: str, tokenizer: Any) -> TokenizedText:
-    """Return the tokens of one text, without special tokens, and where each ends in its UTF-8 bytes."""
+    """Return the tokens of one document, without special tokens, and where each ends in it."""
     encoded = tokenizer(
         text,
         add_special_tokens=False,
@@ -121,12 +169,12 @@ def tokenize(text: str, tokenizer: Any) -> TokenizedText:
         verbose=False,
     )
     ids = np.array(encoded.input_ids, np.int32)
-    ends = np.fromiter((end for _, end in encoded.offset_mapping), np.int64, len(ids))
     # A token without text of its own has the offsets (0, 0): it ends where the one before it does.
-    return TokenizedText(ids, byte_positions(text)[np.maximum.accumulate(ends)] if len(ids) else ends)
+    ends = np.maximum.accumulate(np.fromiter((end for _, end in encoded.offset_mapping), np.int64, len(ids)))
+    return TokenizedText(ids, byte_positions(text)[ends], ends, np.zeros(1, np.int64))
 
 
-def byte_positions(text: str) -> np.ndarray:
+def byte_positions(text: str) -> NDArray[np.int64]:
     """Return where each character begins in UTF-8, int64 ``[characters + 1]``; the last is the length in bytes."""
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
@@ -134,12 +182,7 @@ def byte_positions(text: str) -> np.ndarray:
 
 
 def calibration_ids(
-    calibration: Calibration,
-    texts: Sequence[TextIdentity],
-    tokenizer: Any,
-    *,
-    seed: int,
-    reporter: Reporter | None = None,
+    calibration: CalibrationData, tokenizer: Any, *, seed: int, reporter: Reporter | None = None
 ) -> np.ndarray:
     """Return calibration windows, int64 ``[samples, tokens]``: sample i is of language i mod the number of languages.
 
@@ -147,23 +190,23 @@ def calibration_ids(
     language by itself: more samples begin with the same windows, and another language leaves a language's own as they were.
 
     Args:
-        calibration: the setting.
-        texts: of its languages, in their order.
+        calibration: what the plan found, with texts.
         tokenizer: a fast tokenizer of transformers.
         seed: of the trial.
         reporter: hears of long waits.
 
     Raises:
-        StudyError: a text cannot be read, or is too short.
+        StudyError: a text cannot be read, is too short, or changed since it was planned.
     """
-    length, needed = calibration.sequence_length, calibration_tokens(calibration)
+    length, texts = calibration.sequence_length, calibration.texts
+    needed = calibration_tokens(calibration.samples, length, len(texts))
     windows = np.empty((calibration.samples, length), np.int64)
     for position, text in enumerate(texts):
         places = range(position, calibration.samples, len(texts))
         ids = tokenized_text(text, tokenizer, needed=needed, reporter=reporter).ids
         there = len(ids) // length
         if there < len(places):
-            raise StageError(
+            raise StepError(
                 f"not enough calibration text: `{text.name}` has {there} windows of {length} tokens in "
                 f"{text.language}, {len(places)} are wanted",
                 hint="fewer samples, shorter windows, or more text",

@@ -3,21 +3,28 @@
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from studyctl.compress.architectures import block_linears
 from studyctl.compress.masks import zeros
-from studyctl.errors import StageError
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import Bos
+from studyctl.errors import StepError
 from studyctl.reporter import Reporter
-from studyctl.sources.identity import ModelIdentity
-from studyctl.sources.models import LoadedModel, load_tokenizer, make_ready, model_folder, read_weights
+from studyctl.sources.models import (
+    LoadedModel,
+    load_tokenizer,
+    make_ready,
+    model_folder,
+    planned_files,
+    read_weights,
+)
 from studyctl.sources.published import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
 from studyctl.sources.safetensors_files import read_headers, weight_files
 from studyctl.sources.tokens import tokenizer_key
-from studyctl.spec.models import Model
 
 SAMPLE = (
     'The year 2024 was 3.5% warmer; isn\'t it?\n\n\tdef f(x):  return x**2  # "quoted"\n'
@@ -26,8 +33,18 @@ SAMPLE = (
 """Text on which tokenizers that are the same give the same tokens, and others hardly ever."""
 
 
+class ComparedModel(NamedTuple):
+    """The model that a checkpoint is compared with, and how both are asked."""
+
+    id: str
+    tokenizer: Any
+    """Used where the checkpoint has none."""
+    bos: Bos
+    chat_template: bool
+
+
 def load_checkpoint(
-    identity: ModelIdentity, base: Model, base_tokenizer: Any, *, dtype: str, device: str, reporter: Reporter
+    identity: ModelIdentity, base: ComparedModel, *, dtype: str, device: str, reporter: Reporter
 ) -> LoadedModel:
     """Load a published checkpoint so that it can be measured like a model: its linears hold unpacked weights.
 
@@ -35,8 +52,7 @@ def load_checkpoint(
 
     Args:
         identity: what :func:`~studyctl.sources.published.identify_checkpoint` returned.
-        base: the model that it is compared with, as in the spec.
-        base_tokenizer: of that model; used where the checkpoint has none.
+        base: the model that it is compared with.
         dtype: ``bfloat16``, ``float16`` or ``float32``.
         device: ``cpu``, ``cuda:0`` ...
         reporter: hears of downloads, and of what the measurement leaves out.
@@ -45,17 +61,19 @@ def load_checkpoint(
         StudyError: the files cannot be had, do not make this model, or its tokenizer gives other tokens than the base's.
     """
     folder = model_folder(identity, allow_pickle=False, reporter=reporter)
-    tokenizer = base_tokenizer
-    if identity.tokenizer:
-        tokenizer = load_tokenizer(folder)
-        check_same_tokens(tokenizer, base_tokenizer, base, identity.id)
+    method = storage_format(identity.config)
+    unpacked_in = dtype if method == PLAIN else own_dtype(identity.config) or dtype
+    tokenizer = base.tokenizer
+    with planned_files(identity):
+        own = load_tokenizer(folder) if identity.tokenizer else None
+        model = read_weights(folder, identity, unpacked_in, allow_pickle=False)
+    if own is not None:
+        check_same_tokens(own, base, identity.id)
+        tokenizer = own
     else:
         reporter.warning(f"{identity.id} has no tokenizer: that of {base.id} is used")
     for caveat in storage_caveats(identity.config):
         reporter.warning(f"{identity.id}: {caveat}")
-    method = storage_format(identity.config)
-    unpacked_in = dtype if method == PLAIN else own_dtype(identity.config) or dtype
-    model = read_weights(folder, identity, unpacked_in, allow_pickle=False)
     if method != PLAIN:
         unpack(model, method)
         for parameter in model.parameters():
@@ -65,27 +83,27 @@ def load_checkpoint(
     return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle=False)
 
 
-def check_same_tokens(own: Any, base_tokenizer: Any, base: Model, name: str) -> None:
+def check_same_tokens(own: Any, base: ComparedModel, name: str) -> None:
     """Refuse a checkpoint whose tokenizer splits text otherwise than its base's: no figure could be compared.
 
     Raises:
-        StageError: says what differs.
+        StepError: says what differs.
     """
-    if tokenizer_key(own) != tokenizer_key(base_tokenizer):
+    if tokenizer_key(own) != tokenizer_key(base.tokenizer):
         for special in (False, True):
             ours, theirs = (
-                tokenizer(SAMPLE, add_special_tokens=special).input_ids for tokenizer in (own, base_tokenizer)
+                tokenizer(SAMPLE, add_special_tokens=special).input_ids for tokenizer in (own, base.tokenizer)
             )
             if ours != theirs:
                 raise _other_tokens(name, base, "gives other token ids")
-    if base.bos == "prepend" and own.bos_token_id != base_tokenizer.bos_token_id:
+    if base.bos == "prepend" and own.bos_token_id != base.tokenizer.bos_token_id:
         raise _other_tokens(name, base, "has another begin-of-sequence token")
-    if base.chat_template and own.chat_template != base_tokenizer.chat_template:
+    if base.chat_template and own.chat_template != base.tokenizer.chat_template:
         raise _other_tokens(name, base, "has another chat template")
 
 
-def _other_tokens(name: str, base: Model, what: str) -> StageError:
-    return StageError(
+def _other_tokens(name: str, base: ComparedModel, what: str) -> StepError:
+    return StepError(
         f"the tokenizer of {name} {what} than that of {base.id}, so that the two cannot be compared",
         hint="is it made from that model, at this revision? A folder without tokenizer is measured with the model's",
     )

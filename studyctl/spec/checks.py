@@ -5,10 +5,11 @@ wrong with the others. Only the spec is looked at; files, hubs and models are lo
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from studyctl.contract.identity import Purpose
 from studyctl.errors import did_you_mean
 from studyctl.spec.messages import Finding, listing
 from studyctl.spec.models import (
@@ -17,7 +18,6 @@ from studyctl.spec.models import (
     Calibration,
     CompressionTable,
     Perplexity,
-    Purpose,
     Tasks,
     TextSource,
 )
@@ -188,16 +188,24 @@ def _check_placeholders(path: str | None, known: str, place: Loc) -> Iterator[Fi
             yield Finding(f"nothing is filled in for `{{{name}}}`", place, note=note)
 
 
-def _check_tasks(tasks: Tasks) -> Iterator[Finding]:
-    place: Loc = ("evaluation", "tasks", "data")
-    for name, data in tasks.data.items():
+def _check_listed(tasks: Tasks, table: str, names: Iterable[str]) -> Iterator[Finding]:
+    """Find tasks of a table that are not measured."""
+    for name in names:
         if name not in tasks.names:
             note = did_you_mean(name, tasks.names)
             hint = "" if note else "add it to `names`, or remove it here"
-            yield Finding(
-                f"`names` does not list the task `{name}`", (*place, name), key=True, note=note, hint=hint
-            )
-        elif tasks.shots and (isinstance(data, str) or data.fewshot is None):
+            place: Loc = ("evaluation", "tasks", table, name)
+            yield Finding(f"`names` does not list the task `{name}`", place, key=True, note=note, hint=hint)
+
+
+def _check_tasks(tasks: Tasks) -> Iterator[Finding]:
+    yield from _check_listed(tasks, "main", tasks.main)
+    yield from _check_listed(tasks, "data", tasks.data)
+    place: Loc = ("evaluation", "tasks", "data")
+    for name, data in tasks.data.items():
+        if name not in tasks.names:
+            continue
+        if tasks.shots and (isinstance(data, str) or data.fewshot is None):
             what = f"shots = {tasks.shots} needs examples for `{name}`"
             hint = f'{name} = {{ test = "…", fewshot = "…" }}'
             yield Finding(what, (*place, name), hint=hint)

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from studyctl.spec.models import PAIR, TABLES, CompressionTable, Spec, Table, method_tag, swept_options
+from studyctl.contract.methods import PAIR
+from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_tag, swept_options
 from studyctl.spec.positions import Loc
 
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)

@@ -6,13 +6,13 @@ say of each other (:mod:`~studyctl.spec.checks`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from studyctl.errors import Problem, SpecError, did_you_mean
+from studyctl.errors import Problem, ProblemCode, SpecError, did_you_mean
 from studyctl.spec.checks import Draft, check
 from studyctl.spec.extends import Layers, read_layers, read_text, with_base
 from studyctl.spec.keys import METHOD_NAMES
@@ -55,6 +55,7 @@ class Document:
         note: str = "",
         hint: str = "",
         severity: str = "error",
+        code: ProblemCode = ProblemCode.OTHER,
     ) -> Problem:
         """Return a problem at the deepest part of ``loc`` that is in the file.
 
@@ -65,10 +66,10 @@ class Document:
             note: short text beside the underline.
             hint: what to do.
             severity: ``error`` or ``warning``.
+            code: what kind of problem it is, where something is decided by that.
         """
-        return _problem(
-            self.path, self.layers.places, Finding(what, loc, key=key, note=note, hint=hint), severity
-        )
+        finding = Finding(what, loc, key=key, note=note, hint=hint)
+        return replace(_problem(self.path, self.layers.places, finding, severity), code=code)
 
     def written(self, loc: Loc) -> bool:
         """Return whether the file says something at this place, so that it is not a default."""

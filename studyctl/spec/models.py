@@ -24,7 +24,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from studyctl.compress.settings import METHODS, Dense, MethodSettings
+from studyctl.contract.identity import Purpose, short_name
+from studyctl.contract.job import Bos, FidelityMetric
+from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
@@ -119,7 +121,7 @@ class Model(Table):
         Field(description="auto: bfloat16 where the device computes it natively, else float32"),
     ] = "auto"
     bos: Annotated[
-        Literal["auto", "none", "prepend"],
+        Bos,
         Field(
             description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default"
         ),
@@ -134,7 +136,7 @@ class Model(Table):
     @property
     def short_name(self) -> str:
         """Return the last part of the id, without ``.gguf``."""
-        return self.id.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+        return short_name(self.id)
 
 
 class Calibration(Table):
@@ -290,8 +292,6 @@ TABLES: dict[str, type[CompressionTable]] = {
     name: _sweeping(row.settings) for name, row in METHODS.items() if row.settings is not Dense
 }
 """The ``[[compression]]`` table of every method, by its tag."""
-PAIR = "prune+quantize"
-"""The tag of ``method = [<one that prunes>, <one that quantizes>]``."""
 
 
 def method_tag(value: Any) -> str:
@@ -308,9 +308,6 @@ else:
     for _table in _tagged[1:]:
         _union = _union | _table
     AnyCompression = Annotated[_union, Discriminator(method_tag)]
-
-
-Purpose = Literal["calibration", "perplexity"]
 
 
 class TextSource(Table):
@@ -353,15 +350,14 @@ class Perplexity(Table):
     source: Annotated[Text, Field(description="a named text source")] = "c4"
     languages: Annotated[Languages, Field(description="languages to measure")] = ("en",)
     sequence_length: Annotated[SequenceLength, Field(description="tokens of a window, a BOS included")] = 2048
-    windows: Annotated[int, Field(ge=0, description="the first n of each language; 0: all of the text")] = 128
+    windows: Annotated[
+        int, Field(ge=0, description="n of each language, drawn from all of the text; 0: all of the text")
+    ] = 128
 
     @field_validator("languages")
     @classmethod
     def _languages_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _all_different(value)
-
-
-FidelityMetric = Literal["kl", "top1", "snr"]
 
 
 class Fidelity(Table):
@@ -410,6 +406,13 @@ class Tasks(Table):
         Field(
             default_factory=dict,
             description="a stock task read from a local file instead of the hub, by the task's name",
+        ),
+    ]
+    main: Annotated[
+        dict[Text, Text],
+        Field(
+            default_factory=dict,
+            description="main metric by the task's name: the one that tables and means show; else lm-eval's first",
         ),
     ]
 

@@ -10,12 +10,11 @@ from inspect import cleandoc
 
 from pydantic import BaseModel
 
-from studyctl.compress.settings import METHODS
+from studyctl.contract.methods import METHODS, PAIR
 from studyctl.spec.keys import Key, keys_of
 from studyctl.spec.models import (
     BUNDLED_LANGUAGES,
     BUNDLED_TEXTS,
-    PAIR,
     TABLES,
     Calibration,
     CalibrationOverride,
@@ -37,7 +36,7 @@ SHARED = ("models", "calibration", "backend")
 INTRODUCTION = f"""\
 # Every table and key of a study spec
 
-Written from the models in `studyctl/spec/models.py` and `studyctl/compress/settings.py` by
+Written from the models in `studyctl/spec/models.py` and `studyctl/contract/methods.py` by
 `python -m studyctl.spec.reference > docs/spec.md`; a test compares the two. `studyctl validate SPEC` checks a spec,
 `studyctl schema` writes a JSON schema for editors.
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from studyctl.contract.methods import PAIR
 from studyctl.spec.keys import keys_of
-from studyctl.spec.models import PAIR, TABLES, Spec, swept_options
+from studyctl.spec.models import TABLES, Spec, swept_options
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -4,11 +4,14 @@ Reports read the published database (:mod:`studyctl.store.results`); a model car
 tells, before they are published.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from studyctl.store.index import Stored, StoredStage
-from studyctl.store.journal import Record, parse
+from studyctl.contract.records import AnyRecord, FidelityTotals, TaskFigure, TextTotals
+from studyctl.contract.steps import Step
+from studyctl.store.index import Results, Stored
+from studyctl.store.rows import records_of
+from studyctl.store.text_totals import totals_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Figures:
 
 
 def read_figures(
-    stored: Stored, weights_key: str, dense_key: str | None, evaluations: Mapping[str, str]
+    stored: Stored, weights_key: str, dense_key: str | None, evaluations: Iterable[Step]
 ) -> Figures:
     """Return the acknowledged figures of a trial.
 
@@ -63,54 +66,54 @@ def read_figures(
         stored: what the journals hold.
         weights_key: of the trial.
         dense_key: ``weights_key`` of the dense trial of the model; None: nothing to compare with.
-        evaluations: stage -> key, in the order in which they are told.
+        evaluations: what is asked for, in the order in which it is told.
 
     Raises:
         StudyError: a journal is damaged.
     """
-    mine = _records(stored, weights_key, evaluations)
-    dense = _records(stored, dense_key, evaluations) if dense_key not in (None, weights_key) else []
-    perplexity = _by(dense, "perplexity", "language")
-    fidelity = _by(mine, "fidelity", "language")
-    values = _by(dense, "task", "task", "metric")
+    evaluations = tuple(evaluations)
+    mine = _Measured(stored.has(weights_key), evaluations)
+    dense = _Measured(stored.has(dense_key if dense_key != weights_key else None), evaluations)
     languages = [
         LanguageFigures(
-            language=one["language"],
-            perplexity=one["perplexity"],
-            dense_perplexity=perplexity.get((one["language"],), {}).get("perplexity"),
-            kl_nats=fidelity.get((one["language"],), {}).get("kl_nats"),
-            top1=fidelity.get((one["language"],), {}).get("top1"),
+            language=language,
+            perplexity=text.perplexity,
+            dense_perplexity=dense.texts[language].perplexity if language in dense.texts else None,
+            kl_nats=mine.distances[language].kl_nats if language in mine.distances else None,
+            top1=mine.distances[language].top1 if language in mine.distances else None,
         )
-        for one in mine
-        if one["kind"] == "perplexity"
+        for language, text in mine.texts.items()
     ]
     tasks = [
         TaskFigures(
-            task=one["task"],
-            metric=one["metric"],
-            value=one["value"],
-            stderr=one["stderr"],
-            dense_value=values.get((one["task"], one["metric"]), {}).get("value"),
+            task=one.task,
+            metric=one.metric,
+            value=one.value,
+            stderr=one.stderr,
+            dense_value=dense.tasks[key].value if key in dense.tasks else None,
         )
-        for one in mine
-        if one["kind"] == "task"
+        for key, one in mine.tasks.items()
     ]
     return Figures(languages, tasks)
 
 
-def _by(records: list[Record], kind: str, *fields: str) -> dict[tuple[str, ...], Record]:
-    return {tuple(one[field] for field in fields): one for one in records if one["kind"] == kind}
+class _Measured:
+    """What is stored of some weights."""
 
+    def __init__(self, results: Results, evaluations: Iterable[Step]) -> None:
+        self.texts: dict[str, TextTotals] = {}
+        self.distances: dict[str, FidelityTotals] = {}
+        self.tasks: dict[tuple[str, str], TaskFigure] = {}
+        for step in evaluations:
+            if (found := results.of(step)) is not None:
+                self._take([record for part in found.parts for record in records_of(part)])
 
-def _records(stored: Stored, weights_key: str | None, evaluations: Mapping[str, str]) -> list[Record]:
-    have = stored.has(weights_key)
-    return [record for key in evaluations.values() if key in have for record in _of_stage(have[key])]
-
-
-def _of_stage(stage: StoredStage) -> Iterator[Record]:
-    """Yield the records of a stage, without those of a try that ran out of memory and was begun again."""
-    with stage.journal.open("rb") as file:
-        file.seek(stage.begin)
-        records, _ = parse(file.read(stage.end - stage.begin), stage.journal)
-    begun = max((place for place, one in enumerate(records) if one["kind"] == "stage_started"), default=0)
-    yield from records[begun:]
+    def _take(self, records: list[AnyRecord]) -> None:
+        for record in [*records, *totals_of(records)]:
+            match record:
+                case TextTotals():
+                    self.texts[record.language] = record
+                case FidelityTotals():
+                    self.distances[record.language] = record
+                case TaskFigure():
+                    self.tasks[record.task, record.metric] = record

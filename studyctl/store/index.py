@@ -1,55 +1,148 @@
 """What the journals hold, by the keys of what was measured: fast enough to ask before and during every run.
 
-Only lines about attempts and stages are parsed (they are found by a search for bytes), and a second look reads only what
-was appended since. Where a stage's records lie in its journal is remembered, so that a publisher reads current results only.
+Only lines about attempts and steps are parsed (they are found by a search for bytes), and a second look reads only what
+was appended since. Where a step's records lie in its journal is remembered, so that a publisher reads current results only.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptFinished,
+    AttemptStarted,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+)
+from studyctl.contract.steps import Span, Step, StepKind, batch_spans
+from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
 from studyctl.store.exports import exported_weights
-from studyctl.store.journal import RECORD, Record, check_schema, damaged, decode
+from studyctl.store.journal import MARKERS, RECORDS, check_schema, damaged, decode
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredStage:
-    """A stage that was finished, and where its records are."""
+class StoredStep:
+    """A step that was finished, and where its records are."""
 
     trial: str
     """Trial that ran it; with equal keys the result also counts for another trial."""
     attempt: int
-    stage: str
-    key: str
+    step: Step
     weights_key: str
     weights_hash: str | None
     seconds: float | None
     peak_memory_bytes: int | None
     bits_per_weight: float | None
     sparsity: float | None
+    available: int | None
+    """Windows that the text has; None: not known, or no text."""
     at: str
     """When it finished; UTC, ISO 8601."""
     journal: Path
     begin: int
-    """Byte of its first ``stage_started`` line; a stage that is tried again within the attempt begins again."""
+    """Byte of its first ``step_started`` line; a step that is tried again within the attempt begins again."""
     end: int
-    """Byte after its ``stage_finished`` line."""
+    """Byte after its ``step_finished`` line."""
+
+
+class StepResult(NamedTuple):
+    """The result of a step that a plan asks for: one stored step, or one for each batch of windows."""
+
+    parts: tuple[StoredStep, ...]
+    """In the order in which windows are taken; at least one."""
+
+    @property
+    def latest(self) -> StoredStep:
+        """Return the part that was finished last."""
+        return max(self.parts, key=lambda part: part.at)
+
+    @property
+    def seconds(self) -> float | None:
+        """Return what all parts took together."""
+        known = [part.seconds for part in self.parts if part.seconds is not None]
+        return sum(known) if known else None
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Return the highest peak of a part."""
+        return max((part.peak_memory_bytes for part in self.parts if part.peak_memory_bytes), default=None)
+
+
+@lru_cache(maxsize=4096)  # the trials of a study have the same few sets
+def _covers(there: frozenset[Span | None], end: int) -> bool:
+    return there.issuperset(batch_spans(end))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """What is stored under one key of some weights."""
+
+    parts: Mapping[Span | None, StoredStep]
+    """By windows; None for what has no windows."""
+    spans: frozenset[Span | None]
+    available: int | None
+    """Windows that the text has, if a part knows."""
+
+    def covers(self, step: Step) -> bool:
+        """Return whether everything that a step asks for is there."""
+        if step.windows is None or None in self.spans:
+            return True
+        end = step.windows[1]
+        return _covers(self.spans, end if self.available is None else min(end, self.available))
+
+    def of(self, step: Step) -> StepResult:
+        """Return the result of a step that is covered."""
+        if None in self.spans:
+            return StepResult((self.parts[None],))
+        return StepResult(tuple(self.parts[span] for span in step.spans(self.available)))
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What is stored of some weights; false if nothing is."""
+
+    by_key: Mapping[str, StoredResult] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_key)
+
+    def has(self, step: Step) -> bool:
+        """Return whether everything that a step asks for is stored."""
+        found = self.by_key.get(step.key) if step.key is not None else None
+        return found is not None and found.covers(step)
+
+    def missing(self, steps: Iterable[Step]) -> tuple[Step, ...]:
+        """Return the steps of which something is not stored."""
+        return tuple(step for step in steps if not self.has(step))
+
+    def of(self, step: Step) -> StepResult | None:
+        """Return the result of a step; None if something of it is not stored."""
+        return self.by_key[step.key].of(step) if step.key is not None and self.has(step) else None
+
+    def spans(self, step: Step) -> tuple[Span, ...]:
+        """Return the batches of windows that are stored of a step, whether they are all of it or not."""
+        found = self.by_key.get(step.key) if step.key is not None else None
+        return tuple(sorted(span for span in found.spans if span is not None)) if found is not None else ()
+
+
+_NOTHING = Results()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a stage of an attempt is not finished."""
+    """Why a step of an attempt is not finished."""
 
-    stage: str
-    key: str | None
+    step: Step
     error: str
-    cause: str
-    """``error``, ``out_of_memory``, ``killed`` or ``stopped``."""
+    cause: FailureCause
     hint: str
     at: str
     permanent: bool = False
@@ -63,28 +156,27 @@ class Attempt:
     trial: str
     attempt: int
     journal: Path
-    started: Record
-    """Its ``attempt_started`` record."""
-    stages: tuple[StoredStage, ...] = ()
-    """Finished stages in the order in which they ran, ``load`` included."""
-    open_stage: str | None = None
-    """Stage that was begun and neither finished nor failed."""
+    started: AttemptStarted
+    steps: tuple[StoredStep, ...] = ()
+    """Finished steps in the order in which they ran, ``load`` included."""
+    open_step: Step | None = None
+    """Step that was begun and neither finished nor failed."""
     open_begin: int = 0
-    """Byte of the open stage's ``stage_started`` line."""
+    """Byte of the open step's ``step_started`` line."""
     failures: tuple[Failure, ...] = ()
-    """Stages that failed, oldest first: a failure of one evaluation does not keep the others from being run."""
-    finished: Record | None = None
-    """Its ``attempt_finished`` record; None while it runs, or when it was killed."""
+    """Steps that failed, oldest first: a failure of one evaluation does not keep the others from being run."""
+    finished: AttemptFinished | None = None
+    """None while it runs, or when it was killed."""
 
     @property
     def weights_key(self) -> str:
         """Weights that it makes or measures."""
-        return str(self.started.get("weights_key"))
+        return self.started.weights_key
 
     @property
     def state(self) -> str:
         """``open`` (running, or killed), ``done``, ``failed`` or ``stopped``."""
-        return "open" if self.finished is None else str(self.finished["state"])
+        return "open" if self.finished is None else self.finished.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +187,22 @@ class Stored:
     """By trial, oldest first."""
     last_attempt: dict[str, int] = field(default_factory=dict)
     """Highest attempt number by trial, also of journals without a whole record."""
-    results: dict[str, dict[str, StoredStage]] = field(default_factory=dict)
-    """Current results: ``weights_key`` -> stage key -> newest finished stage. Results of weights that the last
-    ``compress`` did not reproduce are not here, nor exports whose folder is gone, nor ``load``."""
+    results: dict[str, Results] = field(default_factory=dict)
+    """Current results by ``weights_key``. Those of weights that the last ``compress`` did not reproduce are not here, nor
+    exports whose folder is gone, nor ``load``."""
     weights_hash: dict[str, str] = field(default_factory=dict)
     """Hash of the weights that the last ``compress`` made, by ``weights_key``."""
-    loads: dict[str, StoredStage] = field(default_factory=dict)
+    loads: dict[str, StoredStep] = field(default_factory=dict)
     """Newest finished ``load`` by ``weights_key``."""
 
-    def has(self, weights_key: str | None) -> dict[str, StoredStage]:
-        """Return what is stored for these weights, by stage key; nothing for weights that could not be looked up."""
-        return self.results.get(weights_key, {}) if weights_key is not None else {}
+    def has(self, weights_key: str | None) -> Results:
+        """Return what is stored for these weights; nothing for weights that could not be looked up."""
+        return self.results.get(weights_key, _NOTHING) if weights_key is not None else _NOTHING
+
+    def compressed(self, weights_key: str) -> StoredStep | None:
+        """Return the step that made these weights."""
+        found = self.has(weights_key).by_key.get(weights_key)
+        return found.parts[None] if found is not None else None
 
     def next_attempt(self, trial: str) -> int:
         """Return the number of the attempt that would be made now; the first is 1."""
@@ -140,13 +237,13 @@ class Index:
         self._by_trial: dict[str, set[str]] = {}
         """Names of the journals of a trial."""
         self._owners: dict[str, set[str]] = {}
-        """Trials with stages of a ``weights_key``."""
+        """Trials with steps of a ``weights_key``."""
         self._changed: set[str] = set()
         """Trials that were read and not gathered, because a journal after them could not be read."""
         self._stored = Stored()
 
     def refresh(self, only: Iterable[tuple[str, int]] | None = None) -> Stored:
-        """Return what is stored now; the same object as before if no stage or attempt began or ended.
+        """Return what is stored now; the same object as before if no step or attempt began or ended.
 
         What did not change is the same object within the next :class:`Stored`, too.
 
@@ -197,22 +294,22 @@ class Index:
         )
         keys: set[str] = set()
         for trial in trials:
-            keys |= {stage.weights_key for one in old.attempts.get(trial, ()) for stage in one.stages}
+            keys |= {step.weights_key for one in old.attempts.get(trial, ()) for step in one.steps}
             keys |= self._gather_trial(trial, new)
         for key in sorted(keys):
             owners = sorted(self._owners[key])
             attempts = [attempt for trial in owners for attempt in new.attempts.get(trial, ())]
-            stages = [stage for one in attempts for stage in one.stages if stage.weights_key == key]
-            _gather_weights(key, stages, new, self._paths)
+            steps = [step for one in attempts for step in one.steps if step.weights_key == key]
+            _gather_weights(key, steps, new, self._paths)
         return new
 
     def _gather_trial(self, trial: str, stored: Stored) -> set[str]:
-        """Take the attempts of a trial; return the weights that they have stages of."""
+        """Take the attempts of a trial; return the weights that they have steps of."""
         scans = sorted((self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number)
         attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
         _set(stored.attempts, trial, attempts or None)
         _set(stored.last_attempt, trial, scans[-1].number if scans else None)
-        keys = {stage.weights_key for attempt in attempts for stage in attempt.stages}
+        keys = {step.weights_key for attempt in attempts for step in attempt.steps}
         for key in keys:
             self._owners.setdefault(key, set()).add(trial)
         return keys
@@ -239,16 +336,16 @@ class _Scan:
         self.size = 0
         """Bytes that were looked at; more than ``offset`` when the last line was not finished."""
         self.attempt: Attempt | None = None
-        self._started: Record | None = None
-        self._stages: list[StoredStage] = []
-        self._failures: dict[str, Failure] = {}
-        self._open_stage: str | None = None
-        self._begin, self._key = 0, None
-        """Of the open stage."""
-        self._ended: Record | None = None
+        self._started: AttemptStarted | None = None
+        self._steps: list[StoredStep] = []
+        self._failures: dict[Step, Failure] = {}
+        self._open_step: Step | None = None
+        self._begin = 0
+        """Of the open step."""
+        self._ended: AttemptFinished | None = None
 
     def read_on(self, size: int) -> bool:
-        """Read what was appended; return whether a stage or the attempt began or ended."""
+        """Read what was appended; return whether a step or the attempt began or ended."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read()
@@ -270,9 +367,9 @@ class _Scan:
                 self.number,
                 self.path,
                 self._started,
-                tuple(self._stages),
-                self._open_stage,
-                self._begin if self._open_stage is not None else 0,
+                tuple(self._steps),
+                self._open_step,
+                self._begin if self._open_step is not None else 0,
                 tuple(self._failures.values()),
                 self._ended,
             )
@@ -284,13 +381,15 @@ class _Scan:
         Most lines are never parsed, so all are counted by how a record begins.
         """
         whole = data.rfind(b"\n") + 1
-        records = (whole > 0 and data.startswith(RECORD)) + data.count(b"\n" + RECORD, 0, whole)
+        records = (whole > 0 and data.startswith(RECORDS)) + sum(
+            data.count(b"\n" + begin, 0, whole) for begin in RECORDS
+        )
         if records == data.count(b"\n", 0, whole):
             return whole
         begin = 0
-        while data.startswith(RECORD, begin):
+        while data.startswith(RECORDS, begin):
             begin = data.index(b"\n", begin) + 1
-        if data.find(b"\n" + RECORD, begin, whole) >= 0:
+        if any(data.find(b"\n" + one, begin, whole) >= 0 for one in RECORDS):
             raise damaged(self.path, self._line_number(begin))
         return begin  # the tail of a crash
 
@@ -298,69 +397,59 @@ class _Scan:
         with self.path.open("rb") as file:
             return file.read(self.offset + begin).count(b"\n") + 1
 
-    def _take(self, record: Record, begin: int, end: int) -> bool:
-        """Account for a record; return whether it is about a stage or the attempt."""
-        kind = record["kind"]
-        if kind == "attempt_started":
+    def _take(self, record: AnyRecord, begin: int, end: int) -> bool:
+        """Account for a record; return whether it is about a step or the attempt."""
+        if isinstance(record, AttemptStarted):
             check_schema(record, self.path)
             self._started = record
             return True
         if self._started is None:
             return False
-        if kind == "stage_started":
-            stage = record["stage"]
-            if self._open_stage != stage:
-                self._begin, self._key = begin, record.get("key")
-            self._open_stage = stage
-            self._failures.pop(stage, None)
-        elif kind == "stage_finished":
-            self._open_stage = None
-            self._stages.append(self._finished(record, end))
-        elif kind == "stage_failed":
-            self._open_stage = None
-            self._failures[record["stage"]] = _failure(record)
-        elif kind == "attempt_finished":
-            self._open_stage, self._ended = None, record
-        else:
-            return False  # the marker was part of a message
+        match record:
+            case StepStarted(step=step):
+                if self._open_step != step:
+                    self._begin = begin
+                self._open_step = step
+                self._failures.pop(step, None)
+            case StepFinished():
+                self._open_step = None
+                self._steps.append(self._finished(record, self._started, end))
+            case StepFailed(step=step):
+                self._open_step = None
+                self._failures[step] = _failure(record)
+            case AttemptFinished():
+                self._open_step, self._ended = None, record
+            case _:
+                return False  # the marker was part of something else
         return True
 
-    def _finished(self, record: Record, end: int) -> StoredStage:
-        assert self._started is not None  # _take
-        return StoredStage(
+    def _finished(self, record: StepFinished, started: AttemptStarted, end: int) -> StoredStep:
+        return StoredStep(
             trial=self.trial,
             attempt=self.number,
-            stage=record["stage"],
-            key=str(record.get("key") or self._key),
-            weights_key=str(record.get("weights_key") or self._started.get("weights_key")),
-            weights_hash=record.get("weights_hash"),
-            seconds=record.get("seconds"),
-            peak_memory_bytes=record.get("peak_memory_bytes"),
-            bits_per_weight=record.get("bits_per_weight"),
-            sparsity=record.get("sparsity"),
-            at=record["at"],
+            step=record.step,
+            weights_key=record.weights_key or started.weights_key,
+            weights_hash=record.weights_hash,
+            seconds=record.seconds,
+            peak_memory_bytes=record.peak_memory_bytes,
+            bits_per_weight=record.bits_per_weight,
+            sparsity=record.sparsity,
+            available=record.available,
+            at=record.at,
             journal=self.path,
             begin=self._begin,
             end=end,
         )
 
 
-def _failure(record: Record) -> Failure:
-    return Failure(
-        stage=record["stage"],
-        key=record.get("key"),
-        error=record.get("error") or "",
-        cause=record.get("cause") or "error",
-        hint=record.get("hint") or "",
-        at=record["at"],
-        permanent=bool(record.get("permanent")),
-    )
+def _failure(record: StepFailed) -> Failure:
+    return Failure(record.step, record.error, record.cause, record.hint, record.at, record.permanent)
 
 
 def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
-    """Yield begin and end (before its newline) of the lines about stages and attempts, in order."""
+    """Yield begin and end (before its newline) of the lines about steps and attempts, in order."""
     ends: dict[int, int] = {}
-    for marker in (b'"stage_', b'"attempt_'):
+    for marker in MARKERS:
         at = data.find(marker, 0, whole)
         while at >= 0:
             end = data.index(b"\n", at)
@@ -369,25 +458,33 @@ def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
     yield from sorted(ends.items())
 
 
-def _gather_weights(key: str, stages: list[StoredStage], stored: Stored, paths: StudyPaths) -> None:
-    """Find the current results among the stages of one ``weights_key``, oldest attempts first."""
-    compressed: dict[str, StoredStage] = {}
-    loads: dict[str, StoredStage] = {}
-    for stage in stages:
-        if stage.stage == "compress":
-            _keep_newer(compressed, key, stage)
-        elif stage.stage == "load":
-            _keep_newer(loads, key, stage)
-    last = compressed.get(key)
-    results: dict[str, StoredStage] = {}
-    for stage in stages:
-        if stage.stage == "export" and exported_weights(paths.exported(stage.trial)) != key:
+def _gather_weights(key: str, steps: list[StoredStep], stored: Stored, paths: StudyPaths) -> None:
+    """Find the current results among the steps of one ``weights_key``, oldest attempts first."""
+    compressed: StoredStep | None = None
+    load: StoredStep | None = None
+    for one in steps:
+        if one.step.kind is StepKind.COMPRESS:
+            compressed = _newer(compressed, one)
+        elif one.step.kind is StepKind.LOAD:
+            load = _newer(load, one)
+    results: dict[str, dict[Span | None, StoredStep]] = {}
+    for one in steps:
+        if one.step.kind is StepKind.EXPORT and exported_weights(paths.exported(one.trial)) != key:
             continue  # the folder was deleted, or holds other weights by now
-        if stage.stage != "load" and (last is None or stage.weights_hash == last.weights_hash):
-            _keep_newer(results, stage.key, stage)
-    _set(stored.results, key, results or None)
-    _set(stored.loads, key, loads.get(key))
-    _set(stored.weights_hash, key, last.weights_hash if last is not None else None)
+        if one.step.kind is not StepKind.LOAD and (
+            compressed is None or one.weights_hash == compressed.weights_hash
+        ):
+            parts = results.setdefault(one.step.key or "", {})
+            parts[one.step.windows] = _newer(parts.get(one.step.windows), one)
+    found = {step_key: _stored_result(parts) for step_key, parts in results.items()}
+    _set(stored.results, key, Results(found) if found else None)
+    _set(stored.loads, key, load)
+    _set(stored.weights_hash, key, compressed.weights_hash if compressed is not None else None)
+
+
+def _stored_result(parts: dict[Span | None, StoredStep]) -> StoredResult:
+    available = next((part.available for part in parts.values() if part.available is not None), None)
+    return StoredResult(parts, frozenset(parts), available)
 
 
 def _set(values: dict[str, T], key: str, value: T | None) -> None:
@@ -398,10 +495,9 @@ def _set(values: dict[str, T], key: str, value: T | None) -> None:
         values[key] = value
 
 
-def _keep_newer(newest: dict[str, StoredStage], key: str, stage: StoredStage) -> None:
-    """Keep the newer of two: attempts of one trial are numbered (a clock may be set back), others have a clock only."""
-    other = newest.get(key)
-    if other is None or (
-        stage.attempt >= other.attempt if stage.trial == other.trial else stage.at >= other.at
-    ):
-        newest[key] = stage
+def _newer(other: StoredStep | None, step: StoredStep) -> StoredStep:
+    """Return the newer of two: attempts of one trial are numbered (a clock may be set back), others have a clock only."""
+    if other is None:
+        return step
+    newer = step.attempt >= other.attempt if step.trial == other.trial else step.at >= other.at
+    return step if newer else other

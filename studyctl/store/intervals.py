@@ -51,7 +51,10 @@ def intervals(
         connection: Database with the table ``windows``.
         task_flips: Rows of the table ``task_flips``.
     """
-    return [*_rows(_ratios(connection), np.exp), *_rows(_changes(task_flips), np.positive)]
+    averaged = frozenset(
+        connection.execute("SELECT DISTINCT task, metric FROM tasks WHERE averaged").fetchall()
+    )
+    return [*_ratio_rows(_ratios(connection)), *_change_rows(_changes(task_flips), averaged)]
 
 
 def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
@@ -104,14 +107,25 @@ def _generator(name: str, count: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(seed, "little"))
 
 
-def _rows(figures: Iterator[Figure], finish: np.ufunc) -> Iterator[dict[str, Any]]:
-    """Yield a row for each figure, and one for the mean over languages or tasks."""
-    together: dict[tuple[Lead, str], list[Draws]] = defaultdict(list)
+def _ratio_rows(figures: Iterator[Figure]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each language, and one for the geometric mean over languages."""
+    together: dict[Lead, list[Draws]] = defaultdict(list)
     for lead, measure, subject, pairs, draws in figures:
-        together[lead, measure].append(draws)
-        yield _row(lead, measure, subject, pairs, finish(draws))
-    for (lead, measure), found in together.items():
-        yield _row(lead, measure, None, len(found), finish(np.mean(found, axis=0)))
+        together[lead].append(draws)
+        yield _row(lead, measure, subject, pairs, np.exp(draws))
+    for lead, found in together.items():
+        yield _row(lead, "ppl_ratio", None, len(found), np.exp(np.mean(found, axis=0)))
+
+
+def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each task and metric, and one for the mean over tasks of the main metrics that means are taken of."""
+    together: dict[Lead, list[Draws]] = defaultdict(list)
+    for lead, measure, subject, pairs, draws in figures:
+        if (subject, measure) in averaged:
+            together[lead].append(draws)
+        yield _row(lead, measure, subject, pairs, draws)
+    for lead, found in together.items():
+        yield _row(lead, "main", None, len(found), np.mean(found, axis=0))
 
 
 def _row(lead: Lead, measure: str, subject: str | None, pairs: int, draws: Draws) -> dict[str, Any]:

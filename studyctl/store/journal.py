@@ -1,34 +1,39 @@
-"""The truth of a study: one append-only JSON-lines file an attempt.
+"""The truth of a study: one append-only JSON-lines file an attempt, of :mod:`studyctl.contract.records`.
 
-A record is one JSON object a line: ``seq`` (from 0), ``at`` (UTC, ISO 8601), ``kind``, then the fields of that kind. NaN
-and infinity do not exist in JSON: they are written as ``null``. What a crash can leave behind is a last line that is cut
+What a crash can leave behind is a last line that is cut
 short (also inside a UTF-8 sequence) or zero bytes after a power cut: such a tail was never acknowledged, so it is skipped.
 Damage anywhere else is an error that names file and line, never a silently shorter study.
 """
 
 import errno
-import json
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from numbers import Integral, Real
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
+from studyctl.contract import records
+from studyctl.contract.records import (
+    SCHEMA,
+    AnyRecord,
+    AttemptStarted,
+    Layer,
+    Progress,
+    Record,
+    Window,
+    encode,
+)
 from studyctl.errors import Problem, StudyError
 from studyctl.files import sync_folder
+from studyctl.store.upgrade import upgraded
 
-SCHEMA = 1
-"""Rises when records change so that older readers would misread them."""
+RECORDS = (b'{"kind":"', b'{"seq":')
+"""How the line of a record begins; the latter in journals from before 0.2."""
+MARKERS = (b'"kind":"step_', b'"kind":"attempt_', b'"kind":"stage_')
+"""What lines about steps and attempts hold; the last in journals from before 0.2."""
 
-Record = dict[str, Any]
-RECORD = b'{"seq":'
-"""How the line of a record begins."""
-
-UNSYNCED = frozenset({"progress", "layer", "window"})
-"""Kinds without a sync of their own: nothing counts on them before the ``stage_finished`` that syncs them as well."""
+UNSYNCED = (Progress, Layer, Window)
+"""Kinds without a sync of their own: nothing counts on them before the ``step_finished`` that syncs them as well."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -37,8 +42,7 @@ class JournalWriter:
     """Writes the journal of one attempt; every other process only reads it.
 
     An existing file is continued after its last whole record (a runner notes so that its worker was killed); what a crash
-    left behind that is cut off first. ``trial`` and ``attempt`` of the ``attempt_started`` record are repeated in all that
-    follow.
+    left behind that is cut off first. All records have ``trial`` and ``attempt`` of the ``attempt_started`` record.
 
     Raises:
         StudyError: the file cannot be written (disk full, no permission).
@@ -47,7 +51,7 @@ class JournalWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = Lock()
-        self._origin: Record = {}
+        self._trial, self._attempt = "", -1
         self._seq = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,36 +67,34 @@ class JournalWriter:
 
     def _continue(self) -> int:
         """Take up origin and numbering of the file as it is; return how many of its bytes are whole records."""
-        records, end = parse(self.path.read_bytes(), self.path)
-        for record in records:
-            self._seq = record["seq"] + 1
-            if record["kind"] == "attempt_started":
-                self._remember(record)
+        there, end = parse(self.path.read_bytes(), self.path)
+        for record in there:
+            self._seq = record.seq + 1
+            if isinstance(record, AttemptStarted):
+                self._trial, self._attempt = record.trial, record.attempt
         return end
 
-    def _remember(self, started: Mapping[str, Any]) -> None:
-        self._origin = {name: started[name] for name in ("trial", "attempt") if name in started}
+    def write(self, record: Record) -> None:
+        """Append a record, which gets its number, time and origin; it is on the disk when this returns.
 
-    def write(self, kind: str, **fields: object) -> Record:
-        """Append a record and return it; it is on the disk when this returns (kinds in :data:`UNSYNCED`: with the next one that is).
+        (Kinds in :data:`UNSYNCED`: with the next one that is none of these.)
 
         Raises:
             StudyError: the disk is full or gone; the file holds whole records only.
         """
         with self._lock:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            record: Record = {"seq": self._seq, "at": at, "kind": kind, **self._origin, **fields}
+            if isinstance(record, AttemptStarted):
+                self._trial, self._attempt = record.trial, record.attempt
+            record.seq, record.at = self._seq, datetime.now(UTC).isoformat(timespec="milliseconds")
+            record.trial, record.attempt = self._trial, self._attempt
             line = encode(record)
             try:
                 self._append(line)
                 self._seq += 1
-                if kind not in UNSYNCED:
+                if not isinstance(record, UNSYNCED):
                     _sync(self._file)
             except OSError as error:
                 raise _cannot_write(self.path, error) from error
-            if kind == "attempt_started":
-                self._remember(fields)
-            return record
 
     def _append(self, line: bytes) -> None:
         """Write a whole line or nothing: a line cut short by a full disk would swallow the one that follows."""
@@ -124,7 +126,7 @@ class JournalTail:
         self._offset = 0
         self._lines = 0
 
-    def new_records(self) -> list[Record]:
+    def new_records(self) -> list[AnyRecord]:
         """Return the whole records since the last call; a line that is not finished yet waits for the next call.
 
         A file that does not exist yet has none.
@@ -138,13 +140,13 @@ class JournalTail:
                 data = file.read()
         except FileNotFoundError:
             return []
-        records, consumed = parse(data, self.path, first_line=self._lines + 1)
+        found, consumed = parse(data, self.path, first_line=self._lines + 1)
         self._offset += consumed
         self._lines += data.count(b"\n", 0, consumed)
-        return records
+        return found
 
 
-def read_journal(path: Path) -> Iterator[Record]:
+def read_journal(path: Path) -> Iterator[AnyRecord]:
     """Yield the records of a journal, without a tail that a crash left behind.
 
     Raises:
@@ -154,7 +156,7 @@ def read_journal(path: Path) -> Iterator[Record]:
     yield from parse(path.read_bytes(), path)[0]
 
 
-def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[Record], int]:
+def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[AnyRecord], int]:
     """Parse whole lines; return the records and how many bytes they took.
 
     Args:
@@ -163,7 +165,7 @@ def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[Record], i
         first_line: Number of the first line of ``data`` in its file.
     """
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-    records: list[Record] = []
+    found: list[AnyRecord] = []
     consumed = 0
     for number, line in enumerate(lines):
         record = decode(line)
@@ -171,63 +173,36 @@ def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[Record], i
             if number == len(lines) - 1 or not data[consumed:].strip(b"\0\n"):
                 break  # the tail of a crash
             raise damaged(path, first_line + number)
-        if record["kind"] == "attempt_started":
+        if isinstance(record, AttemptStarted):
             check_schema(record, path)
-        records.append(record)
+        found.append(record)
         consumed += len(line) + 1
-    return records, consumed
+    return found, consumed
 
 
-def encode(record: Mapping[str, object]) -> bytes:
-    """Return a record as a line of JSON, ``null`` for NaN and infinity."""
-    try:
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError):
-        text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # A lone surrogate (a file name that is not UTF-8) becomes `\udc80`, which is how JSON writes it.
-    return text.encode(errors="backslashreplace") + b"\n"
-
-
-def _plain(value: object) -> object:
-    """Return a value in JSON's types: numbers of numpy as Python's, NaN and infinity as None, paths as text."""
-    match value:
-        case None | bool() | str():
-            return value
-        case Integral():
-            return int(value)
-        case Real():
-            number = float(value)
-            return number if math.isfinite(number) else None
-        case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(item) for item in value]
-        case Path():
-            return str(value)
-    raise TypeError(f"a journal cannot hold a {type(value).__name__}")
-
-
-def decode(line: bytes) -> Record | None:
+def decode(line: bytes) -> AnyRecord | None:
     """Return the record of a line, or None for a line that is none."""
     try:
-        record = json.loads(line.decode())
-    except ValueError:  # also UnicodeDecodeError
+        return records.decode(line)
+    except ValueError:
+        pass
+    try:
+        return upgraded(line)
+    except ValueError:
         return None
-    return record if isinstance(record, dict) and "kind" in record and "seq" in record else None
 
 
-def check_schema(started: Record, path: Path) -> None:
+def check_schema(started: AttemptStarted, path: Path) -> None:
     """Refuse a journal that a later studyctl wrote.
 
     Raises:
         StudyError: its schema number is higher than :data:`SCHEMA`.
     """
-    schema = started.get("schema", SCHEMA)
-    if schema > SCHEMA:
+    if started.schema > SCHEMA:
         raise StudyError(
             Problem(
-                f"{path.name} was written by studyctl {started.get('studyctl', '(unknown)')} "
-                f"(journal schema {schema}); this one reads schema {SCHEMA}",
+                f"{path.name} was written by studyctl {started.studyctl} "
+                f"(journal schema {started.schema}); this one reads schema {SCHEMA}",
                 file=path,
                 hint="use that version of studyctl or a later one for this study",
             )

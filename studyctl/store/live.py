@@ -6,13 +6,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from studyctl.errors import StudyError
+from studyctl.contract.plan import Planned, PlannedTrial
+from studyctl.contract.records import (
+    AttemptFinished,
+    Layer,
+    Progress,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+    Warned,
+)
+from studyctl.contract.steps import StepId, StepKind
+from studyctl.errors import FailureCause, StudyError
 from studyctl.files import StudyPaths
 from studyctl.store import results
 from studyctl.store.holder import Holder, living_runner, read_holder
-from studyctl.store.index import Index, Stored
-from studyctl.store.journal import JournalTail, Record
-from studyctl.store.planned import Planned, PlannedTrial, TrialStatus, read_planned, trial_status
+from studyctl.store.index import Attempt, Index, Stored
+from studyctl.store.journal import JournalTail
+from studyctl.store.planned import TrialStatus, read_planned, trial_status
 from studyctl.store.results import (
     Finding,
     LanguageResult,
@@ -38,13 +49,13 @@ class LiveTrial:
     method: str
     variant: str
     state: str
-    stages: int
-    stages_done: int
+    steps: int
+    steps_done: int
     attempts: int
-    stage: str | None = None
-    """Stage that runs now, or that failed."""
+    step: StepId | None = None
+    """Step that runs now, or that failed."""
     done: float | None = None
-    """Units of that stage that are finished."""
+    """Units of that step that are finished."""
     total: float | None = None
     unit: str = ""
     note: str = ""
@@ -84,10 +95,10 @@ class Glance:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveStage:
-    """A stage of a trial as it stands."""
+class LiveStep:
+    """A step of a trial as it stands."""
 
-    stage: str
+    step: StepId
     state: str
     seconds: float | None = None
     done: float | None = None
@@ -118,16 +129,16 @@ class TrialDetail:
 
     trial: LiveTrial
     planned: PlannedTrial
-    stages: tuple[LiveStage, ...]
+    steps: tuple[LiveStep, ...]
     """``load`` first, then in the order in which they run."""
     languages: tuple[LanguageResult, ...]
     tasks: tuple[TaskResult, ...]
     layers: tuple[LayerResult, ...]
-    """Of the compress stage that is stored, or that runs now."""
+    """Of the compress step that is stored, or that runs now."""
     warnings: tuple[Finding, ...]
     attempts: tuple[LiveAttempt, ...]
-    cause: str | None
-    """``error``, ``out_of_memory``, ``killed`` or ``stopped``, if it failed."""
+    cause: FailureCause | None
+    """If it failed."""
     hint: str
     log: Path | None
     """What its newest attempt printed."""
@@ -245,7 +256,7 @@ class Live:
         seen = (stored.attempts.get(trial.trial), stored.results.get(trial.weights_key or ""), running)
         before = self._judged.get(trial.trial)
         if before is not None and all(new is old for new, old in zip(seen, before.seen, strict=True)):
-            asked = self._planned.stages(trial)
+            asked = self._planned.steps(trial)
             if asked == before.status.asked and before.live.variant == trial.variant:
                 return before
         return _Judged(seen, *_described(self._planned, stored, trial, running))
@@ -318,11 +329,11 @@ class Live:
         attempts = self._stored.attempts.get(name, ())
         newest = attempts[-1] if attempts else None
         figures = self._figures_of(name, tail.warnings if tail is not None else 0)
-        open_compress = tail is not None and tail.stage == "compress"
+        open_compress = tail is not None and tail.step == StepId(StepKind.COMPRESS)
         return TrialDetail(
             trial=judged.live if tail is None else tail.applied_to(judged.live),
             planned=planned,
-            stages=tuple(self._stages(planned, status, tail)),
+            steps=tuple(self._steps(planned, status, tail)),
             languages=figures.languages,
             tasks=figures.tasks,
             layers=tuple(tail.layers) if tail is not None and open_compress else figures.layers,
@@ -335,7 +346,7 @@ class Live:
         )
 
     def _figures_of(self, name: str, warnings: int) -> "_Figures":
-        """Return what was measured of a trial; read again only when a stage of the study ended, a warning came or it was published."""
+        """Return what was measured of a trial; read again only when a step of the study ended, a warning came or it was published."""
         source = (name, self._stored, self._planned, self._running, self._published.at, warnings)
         if self._figures is None or source != self._figures[0]:
             with self._results_of(name) as found:
@@ -358,29 +369,26 @@ class Live:
             return self._in_memory([name])
         return results.open(self.paths)
 
-    def _stages(
+    def _steps(
         self, planned: PlannedTrial, status: TrialStatus, tail: "_AttemptTail | None"
-    ) -> Iterator[LiveStage]:
-        load = self._stored.loads.get(planned.weights_key or "")
-        running = (
-            status.latest.open_stage if status.latest is not None and status.state == "running" else None
-        )
-        if load is not None or running == "load":
-            yield LiveStage(
-                "load", "running" if running == "load" else "done", load.seconds if load else None
-            )
-        for name in status.asked:
-            state = status.stage_state(name)
-            stored, failure = status.done.get(name), status.failures.get(name)
-            stage = LiveStage(
-                name,
+    ) -> Iterator[LiveStep]:
+        load = StepId(StepKind.LOAD)
+        loaded = self._stored.loads.get(planned.weights_key or "")
+        loading = status.state == "running" and status.open_step == load
+        if loaded is not None or loading:
+            yield LiveStep(load, "running" if loading else "done", loaded.seconds if loaded else None)
+        for asked in status.asked:
+            state = status.step_state(asked.id)
+            stored, failure = status.done.get(asked.id), status.failures.get(asked.id)
+            step = LiveStep(
+                asked.id,
                 state,
                 stored.seconds if stored else None,
                 error=failure.error if failure else None,
                 hint=failure.hint if failure else "",
             )
-            progress = tail.progress(name) if tail is not None and state == "running" else {}
-            yield replace(stage, **progress)
+            progress = tail.progress(asked.id) if tail is not None and state == "running" else {}
+            yield replace(step, **progress)
 
 
 class _Published:
@@ -407,46 +415,46 @@ class _Published:
 
 
 class _AttemptTail(JournalTail):
-    """Remembers the last progress of an attempt and the layers of its running stage."""
+    """Remembers the last progress of an attempt and the layers of its running step."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.stage: str | None = None
+        self.step: StepId | None = None
         self.layers: list[LayerResult] = []
         self.warnings = 0
-        self._last: Record = {}
+        self._last: Progress | None = None
         self._at: str | None = None
 
     def read(self) -> None:
         """Read on."""
         for record in self.new_records():
-            self._at = record["at"]
-            kind = record["kind"]
-            if kind == "stage_started":
-                self.stage, self._last, self.layers = record["stage"], {}, []
-            elif kind in ("stage_finished", "stage_failed"):
-                self.stage, self._last = None, {}
-            elif kind == "progress":
-                self._last = record
-            elif kind == "warning":
-                self.warnings += 1
-            elif kind == "layer":
-                self.layers.append(_layer(record))
+            self._at = record.at
+            match record:
+                case StepStarted(step=step):
+                    # Of a text the next batch goes on where the last one was.
+                    if step.id != self.step:
+                        self._last = None
+                    self.step, self.layers = step.id, []
+                case StepFailed() | AttemptFinished():
+                    self.step, self._last = None, None
+                case StepFinished(step=step) if step.windows is None:
+                    self.step, self._last = None, None
+                case Progress():
+                    self._last = record
+                case Warned():
+                    self.warnings += 1
+                case Layer():
+                    self.layers.append(_layer(record))
 
-    def progress(self, stage: str | None) -> dict[str, Any]:
-        """Return how far the running stage is."""
-        if stage is None or self._last.get("stage") != stage:
-            return {}
+    def progress(self, step: StepId | None) -> dict[str, Any]:
+        """Return how far the running step is."""
         last = self._last
-        return {
-            "done": last["done"],
-            "total": last["total"],
-            "unit": last.get("unit") or "",
-            "note": last.get("note") or "",
-        }
+        if step is None or last is None or last.step.id != step:
+            return {}
+        return {"done": last.done, "total": last.total, "unit": last.unit, "note": last.note}
 
     def applied_to(self, trial: LiveTrial) -> LiveTrial:
-        return replace(trial, **self.progress(trial.stage), at=self._at)
+        return replace(trial, **self.progress(trial.step), at=self._at)
 
 
 def _utc(moment: datetime) -> str:
@@ -466,40 +474,37 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 def _as_published(row: TrialRow) -> LiveTrial:
     return LiveTrial(
         row.trial_id, row.model, row.method, row.variant, row.state, row.stages, row.stages_done, row.attempts,
-        stage=row.stage, error=row.error,
+        step=StepId.parse(row.stage) if row.stage is not None else None, error=row.error,
     )  # fmt: skip
 
 
-def _layer(record: Record) -> LayerResult:
-    values: dict[str, Any] = {name: record.get(name) for name in LayerResult._fields}
-    return LayerResult(**values)
+def _layer(record: Layer) -> LayerResult:
+    return LayerResult(*(getattr(record, name) for name in LayerResult._fields))
 
 
-def _attempt(attempt: Any, running: bool) -> LiveAttempt:
+def _attempt(attempt: Attempt, running: bool) -> LiveAttempt:
     state = attempt.state
     if state == "open":
         state = "running" if running else "stopped"
     started = attempt.started
-    return LiveAttempt(
-        attempt.attempt, state, started["at"], started.get("host") or "", started.get("device") or ""
-    )
+    return LiveAttempt(attempt.attempt, state, started.at, started.host, started.device or "")
 
 
 def _described(
     planned: Planned, stored: Stored, trial: PlannedTrial, running: bool
 ) -> tuple[LiveTrial, TrialStatus]:
-    status = trial_status(trial, planned.stages(trial), stored, running=running)
+    status = trial_status(trial, planned.steps(trial), stored, running=running)
     described = LiveTrial(
         trial=trial.trial,
         model=trial.model,
         method=trial.method,
         variant=trial.variant,
         state=status.state,
-        stages=len(status.asked),
-        stages_done=len(status.done),
+        steps=len(status.asked),
+        steps_done=len(status.done),
         attempts=len(stored.attempts.get(trial.trial, ())),
-        stage=status.stage,
+        step=status.step,
         error=status.error,
-        at=max((one.at for one in status.done.values()), default=None),
+        at=max((one.latest.at for one in status.done.values()), default=None),
     )
     return described, status

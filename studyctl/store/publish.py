@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import studyctl
+from studyctl.contract.plan import Planned
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, atomic_path
 from studyctl.store.index import Index, Stored
 from studyctl.store.intervals import intervals
-from studyctl.store.planned import Planned, read_planned
+from studyctl.store.planned import read_planned
 from studyctl.store.rows import Part, Rows, collect, timestamp
 from studyctl.store.schema import ABOUT, INTERVALS, ITEMS, LEAD, TABLES, TASK_FLIPS, VERSION, Table, views_sql
 
@@ -30,6 +31,8 @@ STORAGE = "v1.2.0"
 """Oldest DuckDB that can open the file."""
 
 ITEM_COLUMNS = tuple(column for column in ITEMS.columns if column not in LEAD)
+_SINCE_0_2 = ("score", "passage")
+"""Columns that parts of earlier versions lack."""
 
 _ARROW: dict[str, pa.DataType] = {
     "VARCHAR": pa.string(),
@@ -96,15 +99,26 @@ def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def publish_in_memory(
-    paths: StudyPaths, planned: Planned, stored: Stored, running: frozenset[str]
+    paths: StudyPaths,
+    planned: Planned,
+    stored: Stored,
+    running: frozenset[str],
+    at: datetime | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Return a database in memory with the same tables and views, for trials whose results are not published yet.
+    """Return a database in memory with the same tables and views.
+
+    Args:
+        paths: Files of the study.
+        planned: The trials.
+        stored: What the journals hold.
+        running: Trials that a living runner is at.
+        at: When the file was published that this stands for, UTC; None: now.
 
     Raises:
         StudyError: a journal is damaged in the middle.
     """
     connection = duckdb.connect(":memory:", config={"threads": 1})
-    _fill(connection, planned, collect(paths, planned, stored, running))
+    _fill(connection, planned, collect(paths, planned, stored, running), at)
     return connection
 
 
@@ -117,11 +131,13 @@ def _build(file: Path, planned: Planned, rows: Rows) -> int:
         return _fill(connection, planned, rows)
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, planned: Planned, rows: Rows) -> int:
+def _fill(
+    connection: duckdb.DuckDBPyConnection, planned: Planned, rows: Rows, at: datetime | None = None
+) -> int:
     connection.execute("BEGIN")
     create_schema(connection)
     total = _insert_items(connection, rows)
-    rows.tables[ABOUT.name] = [_about(planned)]
+    rows.tables[ABOUT.name] = [_about(planned, at or datetime.now(UTC).replace(tzinfo=None))]
     for table in TABLES:
         total += _insert(connection, table, rows.tables.get(table.name, []))
     flips = _task_flips(connection)
@@ -131,7 +147,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, planned: Planned, rows: Rows) -
     return total
 
 
-def _about(planned: Planned) -> dict[str, Any]:
+def _about(planned: Planned, at: datetime) -> dict[str, Any]:
     return {
         "schema_version": VERSION,
         "study": planned.study,
@@ -139,7 +155,7 @@ def _about(planned: Planned) -> dict[str, Any]:
         "notes": list(planned.notes),
         "spec_hash": planned.spec_hash,
         "planned_at": timestamp(planned.at),
-        "published_at": datetime.now(UTC).replace(tzinfo=None),
+        "published_at": at,
         "studyctl": studyctl.__version__,
     }
 
@@ -162,7 +178,7 @@ def _insert_items(connection: duckdb.DuckDBPyConnection, rows: Rows) -> int:
     readable = []
     for part in rows.parts:
         if problem := _problem_with(part):
-            rows.warn(part.trial, part.stage, f"item rows of {part.path.name} are missing here: {problem}")
+            rows.warn(part.trial, part.step, f"item rows of {part.path.name} are missing here: {problem}")
         else:
             readable.append(part)
     if not readable:
@@ -179,16 +195,23 @@ def _insert_one_by_one(connection: duckdb.DuckDBPyConnection, rows: Rows, parts:
     total = 0
     for part in parts:
         try:
-            table = pq.read_table(part.path, columns=_ITEM_SCHEMA.names).cast(_ITEM_SCHEMA)
+            table = _with_every_column(pq.read_table(part.path)).select(_ITEM_SCHEMA.names).cast(_ITEM_SCHEMA)
             lead = [pa.array([value] * table.num_rows, pa.string()) for value in _lead(part)]
             arrow = pa.table([*lead, *table.columns], names=[column.name for column in ITEMS.columns])
             _insert_arrow(connection, ITEMS, arrow)
         except (OSError, pa.ArrowException) as error:
             first = str(error).splitlines()[0]
-            rows.warn(part.trial, part.stage, f"item rows of {part.path.name} are missing here: {first}")
+            rows.warn(part.trial, part.step, f"item rows of {part.path.name} are missing here: {first}")
         else:
             total += table.num_rows
     return total
+
+
+def _with_every_column(table: pa.Table) -> pa.Table:
+    for name in _SINCE_0_2:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, _ITEM_SCHEMA.field(name).type))
+    return table
 
 
 def _problem_with(part: Part) -> str:
@@ -201,11 +224,13 @@ def _problem_with(part: Part) -> str:
         return "the file is damaged"
     if metadata.num_rows != part.rows:
         return f"it has {metadata.num_rows} rows and its journal says {part.rows}"
-    lacking = {column.name for column in ITEM_COLUMNS} - {
-        name.split(".")[0] for name in metadata.schema.names
-    }
-    lacking -= set(metadata.schema.to_arrow_schema().names)
+    lacking = {column.name for column in ITEM_COLUMNS} - {*_columns_of(metadata), *_SINCE_0_2}
     return f"it lacks the columns {', '.join(sorted(lacking))}" if lacking else ""
+
+
+def _columns_of(metadata: Any) -> set[str]:
+    """Return the columns of a part, by its footer."""
+    return set(metadata.schema.to_arrow_schema().names)
 
 
 def _lead(part: Part) -> tuple[str, str, str, str]:
@@ -219,29 +244,41 @@ def _insert_parts(connection: duckdb.DuckDBPyConnection, parts: list[Part]) -> i
         | dict(zip(names, map(list, zip(*map(_lead, parts), strict=True)), strict=True))
     )
     connection.register("owners", owners)
-    columns = ", ".join(f"p.{column.name}" for column in ITEM_COLUMNS)
+    # A column that no part has, or one that only some have, is NULL where it is missing.
+    there = set[str]().union(*(_columns_of(pq.read_metadata(part.path)) for part in parts))
+    columns = ", ".join(
+        f"p.{column.name}" if column.name in there else f"NULL AS {column.name}" for column in ITEM_COLUMNS
+    )
     connection.execute(
         f"INSERT INTO items SELECT o.trial_id, o.model, o.method, o.variant, {columns} "
-        "FROM read_parquet($files, filename = true) p JOIN owners o ON o.part = p.filename",
+        "FROM read_parquet($files, filename = true, union_by_name = true) p JOIN owners o ON o.part = p.filename",
         {"files": sorted({str(part.path) for part in parts})},
     )
     connection.unregister("owners")
     return sum(part.rows for part in parts)
 
 
+_FLIPS = """
+WITH judged AS (
+    SELECT i.* EXCLUDE (correct_norm), t.metric FROM items i
+    JOIN tasks t ON t.trial_id = i.trial_id AND t.task = i.task AND t.main
+    UNION ALL
+    SELECT i.* EXCLUDE (correct_norm) REPLACE (i.correct_norm AS correct), t.metric FROM items i
+    JOIN tasks t ON t.trial_id = i.trial_id AND t.task = i.task AND NOT t.main AND t.metric = 'acc_norm'
+)
+SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.metric, count(*),
+    count(*) FILTER (WHERE d.correct > i.correct), count(*) FILTER (WHERE d.correct < i.correct)
+FROM judged i
+JOIN judged d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.metric = i.metric
+WHERE d.variant = 'dense' AND i.variant <> 'dense' AND d.correct IS NOT NULL AND i.correct IS NOT NULL
+GROUP BY ALL ORDER BY ALL
+"""
+
+
 def _task_flips(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Return the counts of paired items that turned against dense, for acc and acc_norm."""
+    """Return the counts of paired items that turned against dense, by the main metric and by acc_norm."""
     names = [column.name for column in TASK_FLIPS.columns][:-1]
-    found: list[dict[str, Any]] = []
-    for metric, column in (("acc", "correct"), ("acc_norm", "correct_norm")):
-        counted = connection.execute(
-            f"SELECT i.trial_id, i.model, i.method, i.variant, i.task, '{metric}', count(*), "
-            f"count(*) FILTER (WHERE d.{column} > i.{column}), count(*) FILTER (WHERE d.{column} < i.{column}) "
-            "FROM items i JOIN items d ON d.model = i.model AND d.task = i.task AND d.item = i.item "
-            f"WHERE d.variant = 'dense' AND i.variant <> 'dense' AND d.{column} IS NOT NULL AND i.{column} IS NOT NULL "
-            "GROUP BY ALL ORDER BY ALL"
-        ).fetchall()
-        found += [dict(zip(names, row, strict=True)) for row in counted]
+    found = [dict(zip(names, row, strict=True)) for row in connection.execute(_FLIPS).fetchall()]
     for row in found:
         row["mcnemar_p"] = mcnemar_p(row["right_to_wrong"], row["wrong_to_right"])
     return found

@@ -13,13 +13,16 @@ import duckdb
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
+from studyctl.store.index import read_stored
+from studyctl.store.planned import read_planned
+from studyctl.store.schema import VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open the database as it is published now.
+    """Open the database as it is published now; one of an earlier version is made anew in memory, with this version's tables.
 
     Args:
         paths: Files of the study.
@@ -39,8 +42,27 @@ def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.D
                 raise StudyError(_unreadable(paths, error)) from error
         else:
             if before == _identity(paths):
-                return connection
+                return _of_this_version(connection, paths, external_access=external_access)
             connection.close()
+
+
+def _of_this_version(
+    connection: duckdb.DuckDBPyConnection, paths: StudyPaths, *, external_access: bool
+) -> duckdb.DuckDBPyConnection:
+    """Return a reader with the tables of this version; nothing is written into the study."""
+    try:
+        found = connection.execute("SELECT schema_version, published_at FROM about").fetchone()
+    except duckdb.Error:  # of another program
+        return connection
+    if found is None or found[0] >= VERSION or not paths.journal.is_dir():
+        return connection
+    connection.close()
+    from studyctl.store.publish import publish_in_memory  # with pyarrow, which takes time to import
+
+    stored = read_stored(paths)
+    current = publish_in_memory(paths, read_planned(paths, stored), stored, frozenset(), at=found[1])
+    _shut(current, external_access=external_access)
+    return current
 
 
 def _identity(paths: StudyPaths) -> tuple[int, int, int]:
@@ -60,6 +82,10 @@ def _attach(connection: duckdb.DuckDBPyConnection, paths: StudyPaths, *, externa
     file = str(paths.database).replace("'", "''")
     connection.execute(f"ATTACH '{file}' AS study (READ_ONLY)")
     connection.execute("USE study")
+    _shut(connection, external_access=external_access)
+
+
+def _shut(connection: duckdb.DuckDBPyConnection, *, external_access: bool) -> None:
     connection.execute("SET python_enable_replacements = false")  # no names from the caller's code
     if not external_access:
         connection.execute("SET enable_external_access = false")

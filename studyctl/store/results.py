@@ -103,6 +103,8 @@ class TaskResult(NamedTuple):
     variant: str
     task: str
     metric: str
+    main: bool | None
+    averaged: bool | None
     value: float | None
     stderr: float | None
     dense_value: float | None
@@ -170,10 +172,11 @@ class Finding(NamedTuple):
     """Further fields, as JSON."""
 
 
-class StageResult(NamedTuple):
-    """A row of the table ``stages``."""
+class StepRow(NamedTuple):
+    """A row of the table ``steps``."""
 
-    stage: str
+    kind: str
+    subject: str | None
     state: str
     seconds: float | None
     peak_memory_bytes: int | None
@@ -251,9 +254,9 @@ class Results:
         """Return what a reader of the results must know; about one trial if it is named."""
         return self._rows(Finding, "warnings", trial_id=trial_id)
 
-    def stages(self, trial_id: str) -> list[StageResult]:
-        """Return the stages of one trial."""
-        return self._rows(StageResult, "stages", trial_id=trial_id)
+    def steps(self, trial_id: str) -> list[StepRow]:
+        """Return the steps of one trial."""
+        return self._rows(StepRow, "steps", trial_id=trial_id)
 
     def layers(self, trial_id: str) -> list[LayerResult]:
         """Return the compressed linears of one trial."""

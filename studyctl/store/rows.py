@@ -7,22 +7,44 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from studyctl.backends import OWN
-from studyctl.files import StudyPaths
-from studyctl.store.index import Attempt, Stored, StoredStage
-from studyctl.store.journal import Record, parse
-from studyctl.store.planned import Planned, PlannedTrial, TrialStatus, trial_status
+from msgspec import structs
 
-RESULT_KINDS = {
-    "layer": "layers",
-    "perplexity": "perplexity",
-    "window": "windows",
-    "fidelity": "fidelity",
-    "task": "tasks",
+from studyctl.backends import OWN
+from studyctl.contract.plan import Planned, PlannedTrial
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptStarted,
+    FidelityTotals,
+    Items,
+    Layer,
+    Record,
+    StepStarted,
+    TaskFigure,
+    TextTotals,
+    Warned,
+    Window,
+)
+from studyctl.contract.steps import Step, StepId, StepKind
+from studyctl.files import StudyPaths
+from studyctl.store.index import Attempt, StepResult, Stored, StoredStep
+from studyctl.store.journal import decode, parse
+from studyctl.store.planned import TrialStatus, trial_status
+from studyctl.store.text_totals import totals_of
+
+Row = dict[str, Any]
+_ACCURACIES = ("acc", "acc_norm", "exact_match")
+_TABLES: dict[type[Record], str] = {
+    Layer: "layers",
+    TextTotals: "perplexity",
+    Window: "windows",
+    FidelityTotals: "fidelity",
+    TaskFigure: "tasks",
 }
 """Kinds of records that become rows as they are, and their tables."""
 
-_ATTEMPT_FIELDS = ("host", "pid", "device", "threads", "dtype", "backend", "studyctl", "spec_hash")
+_ATTEMPT_FIELDS = (
+    "host", "pid", "device", "device_kind", "threads", "dtype", "backend", "studyctl", "spec_hash"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +53,7 @@ class Part:
 
     path: Path
     trial: PlannedTrial
-    stage: StoredStage
+    step: StoredStep
     rows: int
 
 
@@ -39,10 +61,10 @@ class Part:
 class Rows:
     """Rows by table, and the Parquet parts that hold the items."""
 
-    tables: dict[str, list[Record]] = field(default_factory=dict)
+    tables: dict[str, list[Row]] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
 
-    def add(self, table: str, trial: PlannedTrial, values: Record) -> None:
+    def add(self, table: str, trial: PlannedTrial, values: Row) -> None:
         """Add a row that starts with what identifies the trial."""
         lead = {
             "trial_id": trial.trial,
@@ -52,9 +74,9 @@ class Rows:
         }
         self.tables.setdefault(table, []).append(lead | values)
 
-    def warn(self, trial: PlannedTrial, stage: StoredStage, message: str) -> None:
+    def warn(self, trial: PlannedTrial, step: StoredStep, message: str) -> None:
         """Add a warning about a result that could not be published whole."""
-        row = {"stage": stage.stage, "message": message, "attempt": stage.attempt, "at": timestamp(stage.at)}
+        row = {"stage": str(step.step), "message": message, "attempt": step.attempt, "at": timestamp(step.at)}
         self.add("warnings", trial, row)
 
 
@@ -73,13 +95,13 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
     rows = Rows()
     for position, trial in enumerate(planned.trials):
         is_running = trial.trial in running
-        status = trial_status(trial, planned.stages(trial), stored, running=is_running)
+        status = trial_status(trial, planned.steps(trial), stored, running=is_running)
         attempts = stored.attempts.get(trial.trial, ())
         rows.add("trials", trial, _trial_row(trial, status, stored, attempts) | {"position": position})
         for attempt in attempts:
             rows.add("attempts", trial, _attempt_row(trial, attempt, is_running and attempt is attempts[-1]))
-        for row in _stage_rows(trial, status, stored):
-            rows.add("stages", trial, row)
+        for row in _step_rows(trial, status, stored):
+            rows.add("steps", trial, row)
         _collect_results(rows, paths, trial, status)
     return rows
 
@@ -91,24 +113,25 @@ def timestamp(at: str | None) -> datetime | None:
 
 def _trial_row(
     trial: PlannedTrial, status: TrialStatus, stored: Stored, attempts: tuple[Attempt, ...]
-) -> Record:
+) -> Row:
     done = status.done.values()
     load = _load(trial, stored)
     timed = [*done, load] if load is not None else list(done)
-    compress = status.done.get("compress")
-    started = status.latest.started if status.latest is not None else {}
+    compress = status.compressed
+    weights = compress.latest if compress is not None else None
+    started = status.latest.started if status.latest is not None else None
     failure = status.failure
     return {
         "state": status.state,
-        "bits_per_weight": _first(compress.bits_per_weight if compress else None, trial.bits_per_weight),
-        "sparsity": _first(compress.sparsity if compress else None, trial.sparsity),
+        "bits_per_weight": _first(weights.bits_per_weight if weights else None, trial.bits_per_weight),
+        "sparsity": _first(weights.sparsity if weights else None, trial.sparsity),
         "compress_seconds": compress and compress.seconds,
-        "total_seconds": _over(sum, timed, lambda stage: stage.seconds),
-        "peak_memory_bytes": _over(max, timed, lambda stage: stage.peak_memory_bytes),
+        "total_seconds": _over(sum, timed, lambda step: step.seconds),
+        "peak_memory_bytes": _over(max, timed, lambda step: step.peak_memory_bytes),
         "error": status.error,
         "cause": failure and failure.cause,
         "hint": failure and failure.hint,
-        "stage": status.stage,
+        "stage": status.step and str(status.step),
         "stages": len(status.asked),
         "stages_done": len(status.done),
         "attempts": len(attempts),
@@ -117,34 +140,34 @@ def _trial_row(
         "seed": trial.seed,
         "options": json.dumps(trial.settings),
         "calibration": json.dumps(trial.calibration) if trial.calibration is not None else None,
-        "started_at": timestamp(attempts[0].started["at"]) if attempts else None,
-        "finished_at": timestamp(max((stage.at for stage in done), default=None)),
-        "host": started.get("host"),
-        "device": started.get("device"),
-        "dtype": started.get("dtype") or trial.dtype,
+        "started_at": timestamp(attempts[0].started.at) if attempts else None,
+        "finished_at": timestamp(max((step.latest.at for step in done), default=None)),
+        "host": started and started.host,
+        "device": started and started.device,
+        "device_kind": started and started.device_kind,
+        "dtype": (started and started.dtype) or trial.dtype,
         "available": trial.available,
         "weights_key": trial.weights_key,
     }
 
 
-def _compressed_in(status: TrialStatus, stored: Stored) -> Record:
+def _compressed_in(status: TrialStatus, stored: Stored) -> AttemptStarted | None:
     """Return how the attempt began that made the current weights; before there are any, the newest attempt."""
-    compress = status.done.get("compress")
-    made = (
-        [one.started for one in stored.attempts.get(compress.trial, ()) if one.attempt == compress.attempt]
-        if compress is not None
-        else []
-    )
-    latest = status.latest.started if status.latest is not None else {}
-    return made[0] if made else latest
+    if status.compressed is not None:
+        made = status.compressed.latest
+        for attempt in stored.attempts.get(made.trial, ()):
+            if attempt.attempt == made.attempt:
+                return attempt.started
+    return status.latest.started if status.latest is not None else None
 
 
-def _backend_version(started: Record) -> str | None:
+def _backend_version(started: AttemptStarted | None) -> str | None:
     """Return the version of the implementation; journals from before the field have that of studyctl only."""
-    version: str | None = started.get("backend_version")
-    if version is None and started.get("backend") == OWN:
-        version = started.get("studyctl")
-    return version
+    if started is None:
+        return None
+    if started.backend_version is None and started.backend == OWN:
+        return started.studyctl
+    return started.backend_version
 
 
 def _first(*values: float | None) -> float | None:
@@ -153,109 +176,143 @@ def _first(*values: float | None) -> float | None:
 
 def _over(
     combine: Callable[[list[Any]], Any],
-    stages: list[StoredStage],
-    value: Callable[[StoredStage], float | None],
+    steps: list[StepResult],
+    value: Callable[[StepResult], float | None],
 ) -> Any:
-    known = [number for stage in stages if (number := value(stage)) is not None]
+    known = [number for step in steps if (number := value(step)) is not None]
     return combine(known) if known else None
 
 
-def _load(trial: PlannedTrial, stored: Stored) -> StoredStage | None:
-    return stored.loads.get(trial.weights_key) if trial.weights_key is not None else None
+def _load(trial: PlannedTrial, stored: Stored) -> StepResult | None:
+    found = stored.loads.get(trial.weights_key) if trial.weights_key is not None else None
+    return StepResult((found,)) if found is not None else None
 
 
-def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Record:
-    finished = attempt.finished or {}
+def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Row:
+    finished, started = attempt.finished, attempt.started
     failure = attempt.failures[0] if attempt.failures else None
     state = attempt.state
     if state == "open":
         state = "running" if running else "stopped"
+    step = failure.step if failure else attempt.open_step
     return {
         "attempt": attempt.attempt,
         "state": state,
-        "stage": failure.stage if failure else attempt.open_stage,
-        "error": failure.error if failure else finished.get("error") or None,
+        "stage": step and str(step),
+        "error": failure.error if failure else (finished and finished.error) or None,
         "cause": failure and failure.cause,
         "hint": failure and failure.hint,
-        "seconds": finished.get("seconds"),
-        "peak_memory_bytes": finished.get("peak_memory_bytes"),
-        "started_at": timestamp(attempt.started["at"]),
-        "finished_at": timestamp(finished.get("at")),
-        "versions": json.dumps(attempt.started.get("versions") or {}),
+        "seconds": finished and finished.seconds,
+        "peak_memory_bytes": finished and finished.peak_memory_bytes,
+        "started_at": timestamp(started.at),
+        "finished_at": timestamp(finished.at if finished else None),
+        "versions": json.dumps(started.versions),
         "weights_key": attempt.weights_key,
         "current": attempt.weights_key == trial.weights_key,
         "journal": attempt.journal.name,
-        "backend_version": _backend_version(attempt.started),
-        **{name: attempt.started.get(name) for name in _ATTEMPT_FIELDS},
+        **{name: getattr(started, name) for name in _ATTEMPT_FIELDS},
+        "backend_version": _backend_version(started),
     }
 
 
-def _stage_rows(trial: PlannedTrial, status: TrialStatus, stored: Stored) -> Iterator[Record]:
-    load = _load(trial, stored)
-    stages = {"load": load} | {stage: status.done.get(stage) for stage in status.asked}
-    for name, stage in stages.items():
-        if stage is None:
-            yield {"stage": name, "state": status.stage_state(name), "key": status.asked.get(name)}
+def _step_rows(trial: PlannedTrial, status: TrialStatus, stored: Stored) -> Iterator[Row]:
+    load = Step(StepKind.LOAD)
+    results = {load.id: _load(trial, stored)} | status.done
+    for step in (load, *status.asked):
+        result = results.get(step.id)
+        row: Row = {"step": str(step), "kind": step.kind, "subject": step.subject, "key": step.key}
+        if result is None:
+            yield row | {"state": status.step_state(step.id)}
             continue
-        yield {
-            "stage": name,
+        latest = result.latest
+        yield row | {
             "state": "done",
-            "seconds": stage.seconds,
-            "peak_memory_bytes": stage.peak_memory_bytes,
-            "attempt": stage.attempt,
-            "finished_at": timestamp(stage.at),
-            "key": stage.key,
-            "weights_hash": stage.weights_hash,
+            "seconds": result.seconds,
+            "peak_memory_bytes": result.peak_memory_bytes,
+            "attempt": latest.attempt,
+            "finished_at": timestamp(latest.at),
+            "key": latest.step.key,
+            "weights_hash": latest.weights_hash,
         }
 
 
 def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status: TrialStatus) -> None:
-    """Add the records of a trial's current stages, and the warnings of what runs or failed just now."""
-    for stage in sorted(status.done.values(), key=lambda stage: (stage.trial, stage.attempt, stage.begin)):
-        records = list(_records(stage.journal, stage.begin, stage.end))
-        begun = max((place for place, one in enumerate(records) if one["kind"] == "stage_started"), default=0)
-        for place, record in enumerate(records):
-            if record["kind"] == "warning":
-                rows.add("warnings", trial, _warning_row(record))
-            elif place < begun:
-                continue  # of a try that ran out of memory and was begun again
-            elif record["kind"] in RESULT_KINDS:
-                rows.add(RESULT_KINDS[record["kind"]], trial, record)
-            elif record["kind"] == "item":
-                rows.parts.append(Part(paths.journal / record["part"], trial, stage, record["rows"]))
+    """Add the records of a trial's current steps, and the warnings of what runs or failed just now."""
+    for step, result in sorted(status.done.items(), key=_where):
+        found = [(part, list(records_of(part))) for part in result.parts]
+        for part, records in found:
+            _add_records(rows, paths, trial, part, records)
+        if step.kind is StepKind.PERPLEXITY:
+            for total in totals_of([record for _, records in found for record in records]):
+                rows.add(_TABLES[type(total)], trial, structs.asdict(total))
     latest = status.latest
-    if latest is not None and (latest.open_stage or latest.failures):
-        open_stages = {
-            latest.open_stage,
-            *(failure.stage for failure in latest.failures),
-        } - status.done.keys()
+    if latest is not None and (latest.open_step or latest.failures):
+        failed = {failure.step.id for failure in latest.failures}
+        open_steps = (failed | {latest.open_step.id} if latest.open_step else failed) - status.done.keys()
         for record in _records(latest.journal, 0, None):
-            if record["kind"] == "warning" and record.get("stage") in open_stages:
+            if isinstance(record, Warned) and record.step.id in open_steps:
                 rows.add("warnings", trial, _warning_row(record))
 
 
-def _warning_row(record: Record) -> Record:
-    known = ("seq", "at", "kind", "trial", "attempt", "stage", "message")
-    details = {name: value for name, value in record.items() if name not in known}
+def _where(found: tuple[StepId, StepResult]) -> tuple[str, int, int]:
+    """Return where in the journals a result begins."""
+    first = found[1].parts[0]
+    return first.trial, first.attempt, first.begin
+
+
+def _add_records(
+    rows: Rows, paths: StudyPaths, trial: PlannedTrial, part: StoredStep, records: list[AnyRecord]
+) -> None:
+    place = part.step.windows[0] if part.step.windows is not None else 0
+    figures = 0
+    for record in records:
+        match record:
+            case Warned():
+                rows.add("warnings", trial, _warning_row(record))
+            case Items():
+                rows.parts.append(Part(paths.journal / record.part, trial, part, record.rows))
+            case Window():
+                rows.add("windows", trial, structs.asdict(record) | {"place": place})
+                place += 1
+            case TaskFigure():
+                # Before 0.2 every task was shown by its first metric.
+                main = figures == 0 if record.main is None else record.main
+                averaged = record.averaged or (record.main is None and record.metric in _ACCURACIES)
+                rows.add("tasks", trial, structs.asdict(record) | {"main": main, "averaged": averaged})
+                figures += 1
+            case Layer() | TextTotals() | FidelityTotals():
+                rows.add(_TABLES[type(record)], trial, structs.asdict(record))
+
+
+def _warning_row(record: Warned) -> Row:
     return {
-        "stage": record.get("stage"),
-        "message": record["message"],
-        "attempt": record["attempt"],
-        "at": timestamp(record["at"]),
-        "details": json.dumps(details) if details else None,
+        "stage": str(record.step),
+        "message": record.message,
+        "attempt": record.attempt,
+        "at": timestamp(record.at),
+        "details": json.dumps(record.details) if record.details else None,
     }
 
 
-def _records(journal: Path, begin: int, end: int | None) -> Iterator[Record]:
-    """Yield a stretch of a journal without its progress records, which are most of it."""
+def records_of(step: StoredStep) -> Iterator[AnyRecord]:
+    """Yield the results of a step, without those of a try that ran out of memory and was begun again; and all warnings."""
+    records = _records(step.journal, step.begin, step.end)
+    begun = max((place for place, record in enumerate(records) if isinstance(record, StepStarted)), default=0)
+    for place, record in enumerate(records):
+        if place >= begun or isinstance(record, Warned):
+            yield record
+
+
+def _records(journal: Path, begin: int, end: int | None) -> list[AnyRecord]:
+    """Return the records of a stretch of a journal, without those of progress, which are most of it."""
     with journal.open("rb") as file:
         file.seek(begin)
         data = file.read() if end is None else file.read(end - begin)
-    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-    wanted = [line for line in lines if b'"kind":"progress"' not in line]
-    try:
-        yield from json.loads(b"[%b]" % b",".join(wanted))  # at once: a third faster than line by line
-    except ValueError:
-        with journal.open("rb") as file:
-            first_line = file.read(begin).count(b"\n") + 1
-        yield from parse(data, journal, first_line)[0]
+        lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+        found = [decode(line) for line in lines if b'"kind":"progress"' not in line]
+        whole = [record for record in found if record is not None]
+        if len(whole) == len(found):
+            return whole
+        file.seek(0)
+        first_line = file.read(begin).count(b"\n") + 1
+        return parse(data, journal, first_line)[0]

@@ -6,7 +6,7 @@ Checks and notebooks rely on these names; a unit is part of a name. The views ar
 from dataclasses import dataclass
 from importlib.resources import files
 
-VERSION = 4
+VERSION = 5
 """Rises when a reader of this version would misread the file."""
 
 
@@ -70,6 +70,7 @@ def _results(name: str, comment: str, *rows: tuple[str, str, str]) -> Table:
 _RUN = (
     ("host", "VARCHAR", "computer that ran it"),
     ("device", "VARCHAR", "device that computed it"),
+    ("device_kind", "VARCHAR", "cpu or cuda; NULL: not recorded"),
     ("dtype", "VARCHAR", "type of weights and activations"),
 )
 
@@ -83,15 +84,15 @@ TRIALS = _results(
         "bits that a weight of a block's linears costs, scales, zeros and masks included",
     ),
     ("sparsity", "DOUBLE", "fraction of those weights that is zero, 0 to 1"),
-    ("compress_seconds", "DOUBLE", "time of the current compress stage"),
-    ("total_seconds", "DOUBLE", "time of all current stages together, load included"),
-    ("peak_memory_bytes", "BIGINT", "highest peak of a current stage"),
+    ("compress_seconds", "DOUBLE", "time of the current compress step"),
+    ("total_seconds", "DOUBLE", "time of all current steps together, load included"),
+    ("peak_memory_bytes", "BIGINT", "highest peak of a current step"),
     ("error", "VARCHAR", "why it failed, on one line; NULL unless it did"),
     ("cause", "VARCHAR", "error, out_of_memory, killed or stopped; NULL unless it failed"),
     ("hint", "VARCHAR", "what to do about the failure"),
-    ("stage", "VARCHAR", "stage that runs now, or that failed"),
-    ("stages", "INTEGER", "stages that the spec asks for, without load"),
-    ("stages_done", "INTEGER", "stages among them whose result is stored"),
+    ("stage", "VARCHAR", "step that runs now, or that failed"),
+    ("stages", "INTEGER", "steps that the spec asks for, without load"),
+    ("stages_done", "INTEGER", "steps among them whose result is stored"),
     ("attempts", "INTEGER", "attempts so far"),
     ("backend", "VARCHAR", "whose implementation compressed it"),
     ("backend_version", "VARCHAR", "version of that implementation"),
@@ -99,7 +100,7 @@ TRIALS = _results(
     ("options", "JSON", "settings of the method, defaults included"),
     ("calibration", "JSON", "text that the method looked at; NULL for methods without data"),
     ("started_at", "TIMESTAMP", "begin of the first attempt, UTC"),
-    ("finished_at", "TIMESTAMP", "end of the newest current stage, UTC"),
+    ("finished_at", "TIMESTAMP", "end of the newest current step, UTC"),
     *_RUN,
     ("available", "BOOLEAN", "false: its sources could not be looked up when the study was planned"),
     ("weights_key", "VARCHAR", "names everything that determines its weights"),
@@ -110,7 +111,7 @@ ATTEMPTS = _results(
     "one row an execution of a trial; those on weights that the spec no longer asks for included",
     ("attempt", "INTEGER", "number, from 1"),
     ("state", "VARCHAR", "running, done, failed or stopped (also: ended without a word)"),
-    ("stage", "VARCHAR", "stage that runs now, or that failed"),
+    ("stage", "VARCHAR", "step that runs now, or that failed"),
     ("error", "VARCHAR", "why it failed, on one line"),
     ("cause", "VARCHAR", "error, out_of_memory, killed or stopped"),
     ("hint", "VARCHAR", "what to do about the failure"),
@@ -130,16 +131,18 @@ ATTEMPTS = _results(
     ("current", "BOOLEAN", "whether the spec still asks for these weights"),
     ("journal", "VARCHAR", "file name of its journal"),
 )
-STAGES = _results(
-    "stages",
-    "one row a stage of a trial: load, and each that the spec asks for",
-    ("stage", "VARCHAR", "load, compress, perplexity:<language>, task:<task> or export"),
+STEPS = _results(
+    "steps",
+    "one row a step of a trial: load, and each that the spec asks for; all windows of a language are one row",
+    ("step", "VARCHAR", "load, compress, perplexity:<language>, task:<task> or export"),
+    ("kind", "VARCHAR", "load, compress, perplexity, task or export"),
+    ("subject", "VARCHAR", "language or task; NULL where there is none"),
     ("state", "VARCHAR", "pending, running, done, failed or stopped"),
-    ("seconds", "DOUBLE", "the stage's own work, without imports and loading (which is the stage load)"),
+    ("seconds", "DOUBLE", "the step's own work, without imports and loading (which is the step load)"),
     ("peak_memory_bytes", "BIGINT", "highest memory of its process or device until its end"),
-    ("attempt", "INTEGER", "attempt whose result is current"),
+    ("attempt", "INTEGER", "attempt whose result is current; of several, the newest"),
     ("finished_at", "TIMESTAMP", "end, UTC"),
-    ("key", "VARCHAR", "names everything, beside the weights, that determines its result"),
+    ("key", "VARCHAR", "names everything, beside weights and windows, that determines its result"),
     ("weights_hash", "VARCHAR", "hash of the weights that it made or measured"),
 )
 LAYERS = _results(
@@ -177,21 +180,30 @@ PERPLEXITY = _results(
     ("bytes", "BIGINT", "UTF-8 bytes of the scored text"),
     ("sequence_length", "INTEGER", "tokens of a window"),
     ("bos", "BOOLEAN", "whether each window begins with a BOS token"),
+    ("windows", "INTEGER", "windows that were measured; NULL: measured before version 0.2"),
 )
 WINDOWS = _results(
     "windows",
     "one row a window of a language's text",
     ("language", "VARCHAR", "language of the text"),
     ("window", "INTEGER", "number of the window in the text, from 0"),
+    ("place", "INTEGER", "place in the order in which windows are taken, from 0"),
+    ("document", "INTEGER", "document of the text in which it begins, from 0"),
     ("nll_nats", "DOUBLE", "negative log-likelihood, summed over its scored tokens"),
     ("tokens", "INTEGER", "scored tokens"),
+    ("bytes", "INTEGER", "UTF-8 bytes of these tokens"),
+    ("characters", "INTEGER", "characters of these tokens"),
+    ("kl_nats", "DOUBLE", "KL(dense || compressed), summed over its scored tokens"),
+    ("top1", "INTEGER", "scored tokens whose likeliest token is the dense model's"),
+    ("signal", "DOUBLE", "energy of the dense model's mean-centred logits, summed over its scored tokens"),
+    ("noise", "DOUBLE", "energy of their difference to the compressed model's, likewise"),
 )
 FIDELITY = _results(
     "fidelity",
     "one row a language: distance to the dense model at the same positions",
     ("language", "VARCHAR", "language of the text"),
     ("kl_nats", "DOUBLE", "KL(dense || compressed), mean over tokens"),
-    ("kl_p95_nats", "DOUBLE", "95th percentile of KL(dense || compressed) over tokens"),
+    ("kl_p95_nats", "DOUBLE", "95th percentile of KL(dense || compressed) over tokens, to 2 %"),
     ("top1", "DOUBLE", "fraction of positions whose likeliest token is the dense model's, 0 to 1"),
     ("snr_db", "DOUBLE", "signal to noise of the mean-centred logits, energies pooled over all tokens"),
     ("tokens", "BIGINT", "positions compared"),
@@ -204,6 +216,14 @@ TASKS = _results(
     ("value", "DOUBLE", "value of the metric"),
     ("stderr", "DOUBLE", "standard error as lm-eval computes it"),
     ("items", "BIGINT", "items scored"),
+    ("main", "BOOLEAN", "whether it is the task's main metric: lm-eval's first, or the spec's"),
+    (
+        "averaged",
+        "BOOLEAN",
+        "whether it is a main metric that means over tasks are taken of: a fraction, more is better",
+    ),
+    ("shots", "INTEGER", "examples before each item; NULL: measured before version 0.2"),
+    ("limit", "INTEGER", "the first n items that were asked for; 0: all"),
 )
 ITEMS = _results(
     "items",
@@ -212,11 +232,17 @@ ITEMS = _results(
     ("item", "INTEGER", "lm-eval's doc_id"),
     ("gold", "INTEGER", "number of the right choice, from 0"),
     ("predicted", "INTEGER", "number of the choice with the highest log-likelihood, from 0"),
-    ("correct", "TINYINT", "1 if right by log-likelihood (acc), else 0"),
+    ("correct", "TINYINT", "1 if right by the task's main metric, 0 if wrong; NULL where that is neither"),
     (
         "correct_norm",
         "TINYINT",
         "1 if right by log-likelihood a byte (acc_norm), else 0; NULL where the task has no acc_norm",
+    ),
+    ("score", "DOUBLE", "value of the task's main metric; NULL where items have none"),
+    (
+        "passage",
+        "VARCHAR",
+        "names the text that the item is about: items of one passage are no independent draws",
     ),
     ("loglikelihoods", "DOUBLE[]", "of the choices in their order, in nats"),
 )
@@ -224,7 +250,7 @@ TASK_FLIPS = _results(
     "task_flips",
     "one row a metric of a task: the items paired with the dense model's",
     ("task", "VARCHAR", "name of the task in lm-eval"),
-    ("metric", "VARCHAR", "acc or acc_norm"),
+    ("metric", "VARCHAR", "the task's main metric, where items are right or wrong by it, or acc_norm"),
     ("items", "BIGINT", "items that both have"),
     ("right_to_wrong", "BIGINT", "items that the dense model has right and this one wrong"),
     ("wrong_to_right", "BIGINT", "items that the dense model has wrong and this one right"),
@@ -233,7 +259,11 @@ TASK_FLIPS = _results(
 INTERVALS = _results(
     "intervals",
     "one row a figure beside the dense model's: 95 % bootstrap interval, windows and items paired",
-    ("measure", "VARCHAR", "ppl_ratio, or the metric whose change it is: acc, acc_norm"),
+    (
+        "measure",
+        "VARCHAR",
+        "ppl_ratio, or the metric whose change it is; main: the mean over tasks of their main metrics",
+    ),
     ("subject", "VARCHAR", "language or task; NULL: the mean over all of them, geometric for ratios"),
     ("pairs", "BIGINT", "windows or items that both have; for a mean, languages or tasks in it"),
     ("low", "DOUBLE", "2.5th percentile of the drawn samples"),
@@ -242,7 +272,7 @@ INTERVALS = _results(
 WARNINGS = _results(
     "warnings",
     "one row a finding that a reader of the results must know, from the attempts whose results are current",
-    ("stage", "VARCHAR", "stage that it is about"),
+    ("stage", "VARCHAR", "step that it is about"),
     ("message", "VARCHAR", "what was found"),
     ("attempt", "INTEGER", "attempt that found it"),
     ("at", "TIMESTAMP", "when, UTC"),
@@ -268,5 +298,5 @@ ABOUT = Table(
 )
 
 TABLES = (
-    TRIALS, ATTEMPTS, STAGES, LAYERS, PERPLEXITY, WINDOWS, FIDELITY, TASKS, ITEMS, TASK_FLIPS, INTERVALS, WARNINGS, ABOUT,
+    TRIALS, ATTEMPTS, STEPS, LAYERS, PERPLEXITY, WINDOWS, FIDELITY, TASKS, ITEMS, TASK_FLIPS, INTERVALS, WARNINGS, ABOUT,
 )  # fmt: skip

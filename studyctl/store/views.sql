@@ -35,7 +35,7 @@ COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'fraction of positions whose likel
 
 CREATE VIEW tasks_vs_dense AS
 SELECT
-    t.trial_id, t.model, t.method, t.variant, t.task, t.metric, t.value, t.stderr,
+    t.trial_id, t.model, t.method, t.variant, t.task, t.metric, t.main, t.averaged, t.value, t.stderr,
     d.value AS dense_value,
     t.value - d.value AS change,
     i.low AS change_low, i.high AS change_high,
@@ -51,6 +51,8 @@ COMMENT ON COLUMN tasks_vs_dense.method IS 'compression method';
 COMMENT ON COLUMN tasks_vs_dense.variant IS 'compression setting';
 COMMENT ON COLUMN tasks_vs_dense.task IS 'name of the task in lm-eval';
 COMMENT ON COLUMN tasks_vs_dense.metric IS 'lm-eval''s name without its filter, such as acc';
+COMMENT ON COLUMN tasks_vs_dense.main IS 'whether it is the task''s main metric';
+COMMENT ON COLUMN tasks_vs_dense.averaged IS 'whether it is a main metric that means over tasks are taken of';
 COMMENT ON COLUMN tasks_vs_dense.value IS 'value of this trial';
 COMMENT ON COLUMN tasks_vs_dense.stderr IS 'standard error of the value';
 COMMENT ON COLUMN tasks_vs_dense.dense_value IS 'value of the dense model; NULL while it is not measured';
@@ -80,7 +82,7 @@ WITH ppl AS (
     SELECT trial_id, count(*) AS tasks, CASE WHEN count(value) = count(*) THEN avg(value) END AS acc, avg(change) AS acc_change,
         count(change) AS compared,
         sum(right_to_wrong)::BIGINT AS right_to_wrong, sum(wrong_to_right)::BIGINT AS wrong_to_right
-    FROM tasks_vs_dense WHERE metric = 'acc' GROUP BY trial_id
+    FROM tasks_vs_dense WHERE averaged GROUP BY trial_id
 )
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.sparsity,
@@ -100,7 +102,7 @@ LEFT JOIN ppl ON ppl.trial_id = t.trial_id
 LEFT JOIN kl ON kl.trial_id = t.trial_id
 LEFT JOIN acc ON acc.trial_id = t.trial_id
 LEFT JOIN intervals ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ratio.subject IS NULL
-LEFT JOIN intervals change ON change.trial_id = t.trial_id AND change.measure = 'acc' AND change.subject IS NULL
+LEFT JOIN intervals change ON change.trial_id = t.trial_id AND change.measure = 'main' AND change.subject IS NULL
 ORDER BY t.position;
 COMMENT ON VIEW leaderboard IS 'one row a trial: size, quality against the dense model, time; trials without results included';
 COMMENT ON COLUMN leaderboard.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -120,7 +122,7 @@ COMMENT ON COLUMN leaderboard.languages IS 'languages that this trial and the de
 COMMENT ON COLUMN leaderboard.bits_per_byte_change IS 'bits per byte - the dense model''s, mean over the languages; NULL if one of them is not finite';
 COMMENT ON COLUMN leaderboard.kl_nats IS 'KL(dense || compressed) a token, mean over the languages';
 COMMENT ON COLUMN leaderboard.top1 IS 'agreement of the likeliest token with the dense model, mean over the languages';
-COMMENT ON COLUMN leaderboard.acc IS 'accuracy, mean over the tasks that have the metric acc';
+COMMENT ON COLUMN leaderboard.acc IS 'accuracy, mean over the tasks of their main metrics, where these are fractions';
 COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
 COMMENT ON COLUMN leaderboard.acc_change_low IS 'lower end of its 95 % bootstrap interval over paired items; NULL if a task has none';
 COMMENT ON COLUMN leaderboard.acc_change_high IS 'upper end of that interval';
@@ -128,9 +130,9 @@ COMMENT ON COLUMN leaderboard.tasks IS 'tasks in acc';
 COMMENT ON COLUMN leaderboard.flips IS 'items whose answer turned right or wrong against the dense model, over all tasks';
 COMMENT ON COLUMN leaderboard.right_to_wrong IS 'items that the dense model has right and this one wrong';
 COMMENT ON COLUMN leaderboard.wrong_to_right IS 'items that the dense model has wrong and this one right';
-COMMENT ON COLUMN leaderboard.compress_seconds IS 'time of the compress stage';
-COMMENT ON COLUMN leaderboard.total_seconds IS 'time of all stages together, load included';
-COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a stage';
+COMMENT ON COLUMN leaderboard.compress_seconds IS 'time of the compress step';
+COMMENT ON COLUMN leaderboard.total_seconds IS 'time of all steps together, load included';
+COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a step';
 
 CREATE VIEW flips AS
 SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predicted AS dense_predicted, i.predicted,
@@ -138,7 +140,7 @@ SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predi
     d.loglikelihoods AS dense_loglikelihoods, i.loglikelihoods
 FROM items i JOIN items d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.variant = 'dense'
 WHERE i.variant <> 'dense' AND i.correct <> d.correct;
-COMMENT ON VIEW flips IS 'one row an item whose answer (by acc) turned right or wrong against the dense model';
+COMMENT ON VIEW flips IS 'one row an item whose answer (by the task''s main metric) turned right or wrong against the dense model';
 COMMENT ON COLUMN flips.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN flips.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN flips.method IS 'compression method';
@@ -160,7 +162,7 @@ COMMENT ON COLUMN failures.trial_id IS 'trial: a model times a variant (times a 
 COMMENT ON COLUMN failures.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN failures.method IS 'compression method';
 COMMENT ON COLUMN failures.variant IS 'compression setting';
-COMMENT ON COLUMN failures.stage IS 'stage that failed';
+COMMENT ON COLUMN failures.stage IS 'step that failed';
 COMMENT ON COLUMN failures.cause IS 'error, out_of_memory or killed';
 COMMENT ON COLUMN failures.error IS 'why, on one line';
 COMMENT ON COLUMN failures.hint IS 'what to do';
@@ -177,17 +179,17 @@ SELECT model, count(*) AS trials,
     sum(stages_done)::BIGINT AS stages_done,
     sum(total_seconds) AS total_seconds
 FROM trials GROUP BY model ORDER BY min(position);
-COMMENT ON VIEW progress IS 'one row a model: how many trials and stages are done';
+COMMENT ON VIEW progress IS 'one row a model: how many trials and steps are done';
 COMMENT ON COLUMN progress.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN progress.trials IS 'trials that the spec asks for';
-COMMENT ON COLUMN progress.done IS 'trials whose every stage is stored';
+COMMENT ON COLUMN progress.done IS 'trials whose every step is stored';
 COMMENT ON COLUMN progress.running IS 'trials that a runner is at';
 COMMENT ON COLUMN progress.failed IS 'trials whose last attempt failed';
 COMMENT ON COLUMN progress.stopped IS 'trials that were stopped or killed';
 COMMENT ON COLUMN progress.pending IS 'trials that wait';
-COMMENT ON COLUMN progress.stages IS 'stages that the spec asks for, without load';
-COMMENT ON COLUMN progress.stages_done IS 'stages whose result is stored';
-COMMENT ON COLUMN progress.total_seconds IS 'time of all current stages together';
+COMMENT ON COLUMN progress.stages IS 'steps that the spec asks for, without load';
+COMMENT ON COLUMN progress.stages_done IS 'steps whose result is stored';
+COMMENT ON COLUMN progress.total_seconds IS 'time of all current steps together';
 
 CREATE VIEW pareto AS
 WITH measured AS (
@@ -233,7 +235,7 @@ WITH compared AS (
     UNION ALL
     SELECT trial_id, model, method, variant, 'acc_change', acc_change, -acc_change FROM compared WHERE every_task
     UNION ALL
-    SELECT trial_id, model, method, variant, 'task:' || task, value, -value FROM tasks WHERE metric = 'acc'
+    SELECT trial_id, model, method, variant, 'task:' || task, value, -value FROM tasks WHERE averaged
 ), rounded AS (
     SELECT * REPLACE (round(cost, 12) AS cost)  -- means of the same numbers in another order tie
     FROM figures WHERE variant <> 'dense' AND isfinite(value)
@@ -249,7 +251,7 @@ COMMENT ON COLUMN ranks.trial_id IS 'trial: a model times a variant (times a see
 COMMENT ON COLUMN ranks.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN ranks.method IS 'compression method';
 COMMENT ON COLUMN ranks.variant IS 'compression setting';
-COMMENT ON COLUMN ranks.metric IS 'kl_nats, ppl_ratio, worst_ppl_ratio, acc_change, or task:<task> for the accuracy of one task; means only of trials that have all languages or tasks of their model';
+COMMENT ON COLUMN ranks.metric IS 'kl_nats, ppl_ratio, worst_ppl_ratio, acc_change, or task:<task> for the main metric of one task; means only of trials that have all languages or tasks of their model';
 COMMENT ON COLUMN ranks.value IS 'value of the metric';
 COMMENT ON COLUMN ranks.rank IS '1 for the best; trials with the same value share a rank: 1, 1, 3';
 COMMENT ON COLUMN ranks.tied IS 'trials that have this rank, this one included';
@@ -298,7 +300,7 @@ WITH texts AS (
     SELECT n.* REPLACE (s.peak_memory_bytes AS peak_memory_bytes), x.languages AS texts,
         min(n.position) OVER of_setting AS place
     FROM named n
-    LEFT JOIN stages s ON s.trial_id = n.trial_id AND s.stage = 'compress'
+    LEFT JOIN steps s ON s.trial_id = n.trial_id AND s.kind = 'compress'
     LEFT JOIN texts x ON x.trial_id = n.trial_id
     WINDOW of_setting AS (PARTITION BY n.model, n.setting)
     QUALIFY min(n.backend) OVER of_setting <> max(n.backend) OVER of_setting
@@ -333,8 +335,25 @@ COMMENT ON COLUMN agreement.ppl_ratio IS 'perplexity / dense perplexity, geometr
 COMMENT ON COLUMN agreement.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
 COMMENT ON COLUMN agreement.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
 COMMENT ON COLUMN agreement.sparsity IS 'fraction of the weights that is zero, 0 to 1';
-COMMENT ON COLUMN agreement.compress_seconds IS 'time of the compress stage';
-COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process or device until the end of the compress stage';
+COMMENT ON COLUMN agreement.compress_seconds IS 'time of the compress step';
+COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process or device until the end of the compress step';
 COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: 1 is equal, below 1 studyctl''s is nearer to dense; NULL unless both have the same languages';
 COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1 studyctl is faster';
 COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1 studyctl needs less';
+
+CREATE VIEW stages AS
+SELECT trial_id, model, method, variant, step AS stage, state, seconds, peak_memory_bytes, attempt, finished_at, key, weights_hash
+FROM steps;
+COMMENT ON VIEW stages IS 'the table steps under its name of before version 0.2';
+COMMENT ON COLUMN stages.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN stages.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN stages.method IS 'compression method';
+COMMENT ON COLUMN stages.variant IS 'compression setting';
+COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, task:<task> or export';
+COMMENT ON COLUMN stages.state IS 'pending, running, done, failed or stopped';
+COMMENT ON COLUMN stages.seconds IS 'the step''s own work';
+COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of its process or device until its end';
+COMMENT ON COLUMN stages.attempt IS 'attempt whose result is current';
+COMMENT ON COLUMN stages.finished_at IS 'end, UTC';
+COMMENT ON COLUMN stages.key IS 'names everything, beside weights and windows, that determines its result';
+COMMENT ON COLUMN stages.weights_hash IS 'hash of the weights that it made or measured';

@@ -10,8 +10,8 @@ import pytest
 
 from studyctl.backends.catalog import BACKENDS, DRIVER, Backend, effective, refusals, runs_on
 from studyctl.backends.environments import CHECK, GUARD
-from studyctl.compress.settings import AWQ, GPTQ, METHODS, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
-from studyctl.compress.settings import PruneThenQuantize as Both
+from studyctl.contract.methods import AWQ, GPTQ, METHODS, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
+from studyctl.contract.methods import PruneThenQuantize as Both
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 

@@ -187,7 +187,7 @@ class TestWhatGoesWrong:
         self, backend: Backend, uv: FakeUv
     ) -> None:
         uv.order(fail="venv", say="")
-        assert failure(backend)[0] == "fake could not be installed: exit code 2"
+        assert failure(backend)[0] == "fake could not be installed: its process ended with exit code 2"
 
     def test_a_cache_that_cannot_be_written_is_told(
         self, backend: Backend, uv: FakeUv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,16 +17,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from studyctl.compress.architectures import block_linears
-from studyctl.compress.settings import METHODS, MethodSettings
+from studyctl.contract.methods import METHODS, MethodSettings
 from studyctl.compress.stored import save
 from studyctl.compress.walker import compress
-from studyctl.evaluate.batching import block_batch_tokens
+from studyctl.contract.limits import block_batch_tokens
 from studyctl.plan.compressing import compressing_bytes
 from studyctl.plan.memory import RUNTIME_BYTES
 from studyctl.plan.trials import CalibrationWindows
 from studyctl.reporter import SilentReporter
 from studyctl.run.memory import keep_freed_memory, peak_bytes, reset_peak
-from studyctl.sources.identity import ModelIdentity
+from studyctl.contract.identity import ModelIdentity
 
 WIDTH = 2
 SMALL = {

@@ -6,7 +6,7 @@ from torch import nn
 
 from studyctl.compress.activations import Activations, record_activations
 from studyctl.compress.architectures import decoder_blocks
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 
 from .tiny import FAMILIES, tiny_model
@@ -79,7 +79,7 @@ def test_arguments_that_are_equal_in_all_chunks_are_kept_once(ids: torch.Tensor)
 )
 def test_ids_that_cannot_be_used_are_named(bad: torch.Tensor, message: str) -> None:
     model = tiny_model("llama")
-    with pytest.raises(StageError, match=message):
+    with pytest.raises(StepError, match=message):
         record_activations(model, decoder_blocks(model), bad, batch_tokens=48, device=CPU)
 
 

@@ -17,7 +17,7 @@ from studyctl.compress.architectures import (
     observed_stages,
 )
 from studyctl.compress.folding import fold
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 
 from .tiny import FAMILIES as TINY_FAMILIES
 from .tiny import tiny_model
@@ -56,7 +56,7 @@ def test_every_family_has_three_blocks_and_the_head_is_in_none(family: str) -> N
 
 
 def test_a_model_without_linears_is_refused() -> None:
-    with pytest.raises(StageError, match="no decoder blocks with linear layers found in `Sequential`"):
+    with pytest.raises(StepError, match="no decoder blocks with linear layers found in `Sequential`"):
         decoder_blocks(nn.Sequential(nn.Embedding(3, 3)))
 
 
@@ -112,7 +112,7 @@ def test_families_outside_the_table_are_observed(
 
 def test_a_linear_that_no_token_reaches_is_named() -> None:
     block = Block(0, "b", nn.Module(), {"b.used": nn.Linear(2, 2), "b.idle": nn.Linear(2, 2)})
-    with pytest.raises(StageError, match=r"no calibration token reaches `b\.idle`"):
+    with pytest.raises(StepError, match=r"no calibration token reaches `b\.idle`"):
         observed_stages(block, lambda: block.linears["b.used"](torch.zeros(1, 2)))
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress import awq, sizes
+from studyctl.compress import awq
+from studyctl.contract import limits
 from studyctl.compress.architectures import FAMILIES, block_linears
 from studyctl.compress.compressed import BlockInput, PreparedBlock, StageInput
 from studyctl.compress.grid import dequantize, grid_between, grid_of, round_to_codes
 from studyctl.compress.rtn import round_to_nearest
-from studyctl.compress.settings import AWQ, RTN
+from studyctl.contract.methods import AWQ, RTN
 from studyctl.compress.token_weights import weighted_hessians
 from studyctl.compress.walker import compress
 from studyctl.reporter import SilentReporter

@@ -7,7 +7,7 @@ import torch
 
 from studyctl.compress.architectures import block_linears, decoder_blocks
 from studyctl.compress.compressed import Compressed
-from studyctl.compress.settings import (
+from studyctl.contract.methods import (
     AWQ,
     GPTQ,
     MethodSettings,
@@ -16,7 +16,7 @@ from studyctl.compress.settings import (
     Wanda,
 )
 from studyctl.compress.walker import compress
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.reporter import Reporter
 
 from .cases import on_its_grid
@@ -145,7 +145,7 @@ class TestCalibration:
     def test_activations_that_are_not_finite_name_the_linears(self, method: str, ids: torch.Tensor) -> None:
         model = two_blocks()
         model.model.layers[1].post_attention_layernorm.weight.data[5] = float("nan")
-        with pytest.raises(StageError, match=r"`model\.layers\.1\.mlp\.gate_proj`.* not finite"):
+        with pytest.raises(StepError, match=r"`model\.layers\.1\.mlp\.gate_proj`.* not finite"):
             walk(model, METHODS[method], ids)
 
 
@@ -159,7 +159,7 @@ class TestSixteenBits:
             linear.weight.data[index % 16, index % 32] = 1e4 * (-1) ** index
         try:
             compressed = walk(model, METHODS[method], ids, listener)
-        except StageError as error:
+        except StepError as error:
             assert dtype == torch.float16
             (problem,) = error.problems
             assert "finite" in problem.what
@@ -264,7 +264,7 @@ class TestExtremeSettings:
 
     def test_damping_too_small_to_be_raised_to_anything_that_helps(self) -> None:
         for settings in (SparseGPT(sparsity=0.5, damping=1e-20), GPTQ(group_size=16, damping=1e-20)):
-            with pytest.raises(StageError, match=rf"the Hessian of {LINEAR}.* even with damping 1e-15"):
+            with pytest.raises(StepError, match=rf"the Hessian of {LINEAR}.* even with damping 1e-15"):
                 walk(two_blocks(), settings, torch.tensor([[5, 6]]))
 
     def test_more_columns_in_a_block_than_there_are(self, ids: torch.Tensor) -> None:
@@ -282,22 +282,22 @@ class TestErrorsNameTheLinear:
     ) -> None:
         monkeypatch.setattr("studyctl.compress.inverse._root", lambda _: None)
         for settings in (METHODS["sparsegpt"], METHODS["gptq"], METHODS["sparsegpt+gptq"]):
-            with pytest.raises(StageError, match=rf"the Hessian of {LINEAR}, {LINEAR}, {LINEAR} cannot be"):
+            with pytest.raises(StepError, match=rf"the Hessian of {LINEAR}, {LINEAR}, {LINEAR} cannot be"):
                 walk(two_blocks(), settings, ids)
 
     @pytest.mark.parametrize("method", ["gptq", "awq"])
     def test_groups_that_do_not_divide(self, method: str, ids: torch.Tensor) -> None:
         settings = METHODS[method].model_copy(update={"group_size": 20})
-        with pytest.raises(StageError, match=rf"group_size 20 does not divide the 32 inputs of {LINEAR}"):
+        with pytest.raises(StepError, match=rf"group_size 20 does not divide the 32 inputs of {LINEAR}"):
             walk(two_blocks(), settings, ids)
 
     def test_a_pattern_that_does_not_divide(self, ids: torch.Tensor) -> None:
-        with pytest.raises(StageError, match=rf"pattern 2:5 does not divide the 32 inputs of {LINEAR}"):
+        with pytest.raises(StepError, match=rf"pattern 2:5 does not divide the 32 inputs of {LINEAR}"):
             walk(two_blocks(), SparseGPT(pattern="2:5"), ids)
 
     @pytest.mark.parametrize("method", METHODS)
     def test_weights_that_are_not_finite(self, method: str, ids: torch.Tensor) -> None:
         model = two_blocks()
         model.model.layers[1].self_attn.o_proj.weight.data[1, 2] = float("inf")
-        with pytest.raises(StageError, match=r"not finite in `model\.layers\.1\.self_attn\.o_proj`"):
+        with pytest.raises(StepError, match=r"not finite in `model\.layers\.1\.self_attn\.o_proj`"):
             walk(model, METHODS[method], ids)

@@ -13,7 +13,7 @@ from studyctl.compress.architectures import block_linears
 from studyctl.compress.combined import compress_stage
 from studyctl.compress.compressed import Compressed
 from studyctl.compress.rtn import round_to_nearest
-from studyctl.compress.settings import METHODS, RTN, MethodSettings, PruneThenQuantize, SparseGPT
+from studyctl.contract.methods import METHODS, RTN, MethodSettings, PruneThenQuantize, SparseGPT
 from studyctl.compress.walker import compress
 
 from .cases import correlated, on_its_grid, output_error, random, stage, statistics

@@ -15,7 +15,7 @@ from studyctl.compress.architectures import block_linears
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.export import Exported, export_model, keys_of_older_loaders, verify
 from studyctl.compress.grid import dequantize
-from studyctl.compress.settings import (
+from studyctl.contract.methods import (
     AWQ,
     GPTQ,
     RTN,
@@ -25,7 +25,7 @@ from studyctl.compress.settings import (
     SparseGPT,
 )
 from studyctl.compress.walker import compress
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 
 from .tiny import FAMILIES, VOCABULARY, Listener, tiny_model
@@ -341,7 +341,7 @@ def test_a_difference_is_named_and_nothing_is_left(
 ) -> None:
     model = loaded("llama", tmp_path / "base")
     damage_after_writing(monkeypatch, change)
-    with pytest.raises(StageError, match=says):
+    with pytest.raises(StepError, match=says):
         export(model, compressed(model, RTN(group_size=16)), tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["base"]
 
@@ -351,7 +351,7 @@ def test_a_plain_folder_that_does_not_load_is_an_error(
 ) -> None:
     model = loaded("llama", tmp_path / "base")
     damage_after_writing(monkeypatch, lambda tensors, config: tensors.pop("model.norm.weight"))
-    with pytest.raises(StageError, match=r"cannot be read back: missing keys model\.norm\.weight"):
+    with pytest.raises(StepError, match=r"cannot be read back: missing keys model\.norm\.weight"):
         export(model, None, tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["base"]
 
@@ -363,7 +363,7 @@ def test_minus_zero_is_not_zero(tmp_path: Path) -> None:
     weight[0, 0] = 0.0
     export(model, None, tmp_path / "zero")
     weight[0, 0] = -0.0
-    with pytest.raises(StageError, match="not the same"):
+    with pytest.raises(StepError, match="not the same"):
         verify(model, tmp_path / "zero")
 
 
@@ -384,7 +384,7 @@ def test_no_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch:
 
     model = loaded("llama", tmp_path / "base")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1000, 1000, 0))
-    with pytest.raises(StageError, match=r"takes 0\.00 GB and 0\.00 GB are free"):
+    with pytest.raises(StepError, match=r"takes 0\.00 GB and 0\.00 GB are free"):
         export(model, None, tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["base"]
 

@@ -9,7 +9,7 @@ import torch
 
 from studyctl.compress.architectures import block_linears
 from studyctl.compress.compressed import CompressedLinear
-from studyctl.compress.settings import (
+from studyctl.contract.methods import (
     AWQ,
     GPTQ,
     RTN,

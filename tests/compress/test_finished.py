@@ -7,10 +7,10 @@ import torch
 
 from studyctl.compress import finished
 from studyctl.compress.finished import FinishedBlocks
-from studyctl.compress.settings import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
+from studyctl.contract.methods import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
 from studyctl.compress.stored import weights_hash
 from studyctl.compress.walker import compress
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 
 from .tiny import Listener, tiny_model
 
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused_and_the_next_walk_begins_anew(ids: torch.Tens
     data = bytearray(first.read_bytes())
     data[-8] ^= 0xFF
     first.write_bytes(data)
-    with pytest.raises(StageError, match="its content has changed"):
+    with pytest.raises(StepError, match="its content has changed"):
         walk(settings, ids, tmp_path / "blocks")
     assert walk(settings, ids, tmp_path / "blocks")[0] == wanted
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from studyctl.compress import gptq, rtn
 from studyctl.compress.compressed import CompressedLinear
-from studyctl.compress.settings import GPTQ, RTN
+from studyctl.contract.methods import GPTQ, RTN
 from studyctl.compress.statistics import Statistics
 
 from .cases import (

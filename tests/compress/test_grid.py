@@ -20,7 +20,7 @@ from studyctl.compress.grid import (
     unpaired,
 )
 from studyctl.compress.rtn import compress_stage
-from studyctl.compress.settings import RTN
+from studyctl.contract.methods import RTN
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from studyctl.compress.inverse import TRIES, InverseRoot, inverse_root, stage_inverse
 from studyctl.compress.statistics import Statistics
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 
 from .cases import correlated, damped, quick, random, root_of_inverse, stage, statistics, with_hessian
 from .tiny import Listener
@@ -130,7 +130,7 @@ def test_what_fp32_cannot_factor_fp64_tries_with_the_damping_that_was_asked_for(
 
 
 def test_a_hopeless_hessian_is_an_error_that_names_the_linears() -> None:
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(StepError) as caught:
         inverse_root(torch.tensor([[1.0, 1e9], [1e9, 1.0]]), 0.01, NAMES)
     (problem,) = caught.value.problems
     assert problem.what == (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.grid import dequantize
 from studyctl.compress.packing import Packing, choose_packing, packed_tensors, quantization_config
-from studyctl.compress.settings import GPTQ, RTN, Magnitude, MethodSettings, PruneThenQuantize
+from studyctl.contract.methods import GPTQ, RTN, Magnitude, MethodSettings, PruneThenQuantize
 
 from .tiny import tiny_model
 

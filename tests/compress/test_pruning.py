@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from studyctl.compress import magnitude, wanda
 from studyctl.compress.compressed import StageInput
 from studyctl.compress.masks import TIED, smallest, smallest_of_group, up_to_rank, without, zeros
-from studyctl.compress.settings import Magnitude, Wanda
+from studyctl.contract.methods import Magnitude, Wanda
 from studyctl.compress.statistics import Statistics
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress import sizes, walker
+from studyctl.compress import walker
+from studyctl.contract import limits
 from studyctl.compress.architectures import decoder_blocks, known_stages
 from studyctl.compress.replay import replay_of
-from studyctl.compress.settings import GPTQ, SparseGPT, Wanda, WithData
+from studyctl.contract.methods import GPTQ, SparseGPT, Wanda, WithData
 from studyctl.compress.walker import compress
 from studyctl.reporter import SilentReporter
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from studyctl.compress.architectures import block_linears
-from studyctl.compress.settings import (
+from studyctl.contract.methods import (
     AWQ,
     GPTQ,
     RTN,
@@ -20,7 +20,7 @@ from studyctl.compress.settings import (
 )
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 
 from .tiny import tiny_model
@@ -119,7 +119,7 @@ def test_a_parameter_that_the_model_does_not_have_is_refused(ids: torch.Tensor, 
     model = tiny_model("llama")
     save(path, compress(model, AWQ(group_size=16, ratios=4), ids, batch_tokens=48, reporter=SilentReporter()))
     other = tiny_model("olmo2")
-    with pytest.raises(StageError, match=r"this model has no parameter `model\.layers\.0\.input_layernorm"):
+    with pytest.raises(StepError, match=r"this model has no parameter `model\.layers\.0\.input_layernorm"):
         apply(other, path)
     assert weights_hash(other) == weights_hash(tiny_model("olmo2"))
 
@@ -134,7 +134,7 @@ def test_a_changed_norm_is_noticed(ids: torch.Tensor, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(bits)] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StageError, match="content has changed"):
+    with pytest.raises(StepError, match="content has changed"):
         apply(tiny_model("llama", dtype=torch.bfloat16), path)
 
 
@@ -163,7 +163,7 @@ def test_files_that_cannot_be_used_leave_the_model_alone(ids: torch.Tensor, tmp_
         (other, "this model has no linear `model.decoder"),
     ]:
         model = tiny_model("llama", dtype=torch.bfloat16)
-        with pytest.raises(StageError, match=reason):
+        with pytest.raises(StepError, match=reason):
             apply(model, bad)
         assert weights_hash(model) == weights_hash(tiny_model("llama", dtype=torch.bfloat16))
 
@@ -172,9 +172,9 @@ def test_another_dtype_or_shape_is_refused(ids: torch.Tensor, tmp_path: Path) ->
     path = tmp_path / "weights.safetensors"
     for settings in (Magnitude(sparsity=0.5), RTN(group_size=16)):
         save(path, made(settings, ids)[1])
-        with pytest.raises(StageError, match=r"was made for BF16 and this model is torch\.float32"):
+        with pytest.raises(StepError, match=r"was made for BF16 and this model is torch\.float32"):
             apply(tiny_model("llama"), path)
-        with pytest.raises(StageError, match=r"is \[32, 48\] there and \[32, 80\] in this model"):
+        with pytest.raises(StepError, match=r"is \[32, 48\] there and \[32, 80\] in this model"):
             apply(tiny_model("llama", dtype=torch.bfloat16, intermediate_size=80), path)
 
 
@@ -184,7 +184,7 @@ def test_changed_content_is_noticed(ids: torch.Tensor, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(StageError, match="content has changed"):
+    with pytest.raises(StepError, match="content has changed"):
         apply(tiny_model("llama", dtype=torch.bfloat16), path)
 
 

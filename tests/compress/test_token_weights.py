@@ -7,7 +7,7 @@ import torch
 
 from studyctl.compress import awq
 from studyctl.compress.compressed import BlockInput, StageInput
-from studyctl.compress.settings import AWQ
+from studyctl.contract.methods import AWQ
 from studyctl.compress.token_weights import JUDGED_SAMPLES, weighted_hessians
 
 from .cases import block_input, correlated, random, stage, statistics, with_hessian

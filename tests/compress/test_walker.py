@@ -12,7 +12,7 @@ from torch import nn
 from studyctl.compress import awq, gptq, rtn, sparsegpt
 from studyctl.compress.architectures import block_linears, decoder_blocks
 from studyctl.compress.compressed import CompressedLinear, StageInput
-from studyctl.compress.settings import (
+from studyctl.contract.methods import (
     AWQ,
     GPTQ,
     METHODS,
@@ -28,7 +28,7 @@ from studyctl.compress.settings import (
 from studyctl.compress.statistics import Accumulator
 from studyctl.compress.walker import compress
 from studyctl.compress.wanda import mask
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 
 from .cases import block_input
@@ -390,12 +390,12 @@ class TestErrors:
         monkeypatch.setattr(awq, "scales_of", lambda mean_abs, *_: torch.full_like(mean_abs, 1e-6))
         model = tiny_model("llama", dtype=torch.float16)
         with pytest.raises(
-            StageError, match=r"`model\.layers\.0\.input_layernorm\.weight` would not be finite"
+            StepError, match=r"`model\.layers\.0\.input_layernorm\.weight` would not be finite"
         ):
             walk(model, AWQ(group_size=16, ratios=1), ids)
 
     def test_sizes_that_do_not_divide_are_all_named_before_anything_runs(self) -> None:
-        with pytest.raises(StageError) as caught:
+        with pytest.raises(StepError) as caught:
             walk(tiny_model("llama"), RTN(group_size=20), None)
         problems = [problem.what for problem in caught.value.problems]
         assert problems == [
@@ -407,42 +407,42 @@ class TestErrors:
         ]
 
     def test_a_pattern_that_does_not_divide(self) -> None:
-        with pytest.raises(StageError, match="pattern 3:5 does not divide the 32 inputs"):
+        with pytest.raises(StepError, match="pattern 3:5 does not divide the 32 inputs"):
             walk(tiny_model("llama"), Magnitude(pattern="3:5"), None)
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     def test_weights_that_are_not_finite(self, value: float) -> None:
         model = tiny_model("llama")
         model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
-        with pytest.raises(StageError, match=r"weights are not finite in `model\.layers\.1\.mlp\.up_proj`"):
+        with pytest.raises(StepError, match=r"weights are not finite in `model\.layers\.1\.mlp\.up_proj`"):
             walk(model, RTN(group_size=16), None)
 
     def test_activations_that_overflow(self, ids: torch.Tensor) -> None:
         model = tiny_model("llama")
         model.model.layers[1].post_attention_layernorm.weight.data[:] = float("inf")
         with pytest.raises(
-            StageError, match=r"activations that reach `model\.layers\.1\.mlp\.gate_proj`.* not finite"
+            StepError, match=r"activations that reach `model\.layers\.1\.mlp\.gate_proj`.* not finite"
         ):
             walk(model, Wanda(sparsity=0.5), ids)
 
     def test_no_calibration_ids(self, ids: torch.Tensor) -> None:
-        with pytest.raises(StageError, match="`wanda` needs calibration ids"):
+        with pytest.raises(StepError, match="`wanda` needs calibration ids"):
             walk(tiny_model("llama"), Wanda(sparsity=0.5), None)
-        with pytest.raises(StageError, match="no token to calibrate with"):
+        with pytest.raises(StepError, match="no token to calibrate with"):
             walk(tiny_model("llama"), Wanda(sparsity=0.5), ids[:0])
 
     def test_a_method_without_implementation(
         self, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(METHODS, "gptq", Method(GPTQ, None))
-        with pytest.raises(StageError, match="`gptq` has no implementation"):
+        with pytest.raises(StepError, match="`gptq` has no implementation"):
             walk(tiny_model("llama"), GPTQ(group_size=16), ids)
 
     def test_a_result_that_is_not_finite_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             rtn, "compress_stage", lambda stage, _: [CompressedLinear(stage.weights[0] * float("inf"))]
         )
-        with pytest.raises(StageError, match=r"`rtn` made weights of `model\.layers\.0\.self_attn\.q_proj`"):
+        with pytest.raises(StepError, match=r"`rtn` made weights of `model\.layers\.0\.self_attn\.q_proj`"):
             walk(tiny_model("llama"), RTN(group_size=16), None)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.evaluate import reference as module
 from studyctl.evaluate.head import Head, open_head
 from studyctl.evaluate.reference import keep_reference, open_reference
@@ -107,13 +107,13 @@ def test_a_damaged_head_is_never_used(tmp_path: Path) -> None:
     whole = stored.read_bytes()
     for length in range(len(whole)):
         stored.write_bytes(whole[:length])
-        with pytest.raises(StageError, match="torn or corrupt"):
+        with pytest.raises(StepError, match="torn or corrupt"):
             opened.load_head()
     for place in range(len(whole)):
         stored.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
             loaded = opened.load_head()
-        except StageError:
+        except StepError:
             continue
         assert loaded.fingerprint() == head().fingerprint(), place
 
@@ -154,5 +154,5 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(StageError, match="no space left for the dense reference"):
+    with pytest.raises(StepError, match="no space left for the dense reference"):
         write(tmp_path / "x", torch.randn(3, 3, 8), [3])

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.evaluate.head import open_head
 
 IDS = torch.arange(40, 60)
@@ -50,7 +50,7 @@ def test_a_family_that_does_something_else_is_refused(
         return output
 
     monkeypatch.setattr(model, "forward", changed)
-    with pytest.raises(StageError, match="LlamaForCausalLM is computed in a way that is not known"):
+    with pytest.raises(StepError, match="LlamaForCausalLM is computed in a way that is not known"):
         open_head(model, IDS)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import lm_eval
 import pytest
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.tasks import TaskRequest, score_task
 from studyctl.reporter import SilentReporter
@@ -28,7 +28,7 @@ def test_label_outside_the_choices(
     }
     test.write_text("\n".join(json.dumps(row) for row in (good, good | {"label": label})))
     request = TaskRequest("rte", RTE, test, None, 0, 0, False, "auto")
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(StepError) as caught:
         score_task(
             tiny(),
             tokenizer,

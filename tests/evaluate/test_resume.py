@@ -157,8 +157,8 @@ def test_logits_that_are_not_finite_are_an_error_in_a_task(tiny: Any, tokenizer:
             model.lm_head.weight[7] = torch.nan
         return model
 
-    from studyctl.errors import StageError
+    from studyctl.errors import StepError
 
     request = request_of("arc_easy", write(tmp_path / "test.jsonl", ITEMS["arc_easy"]))
-    with pytest.raises(StageError, match="not finite"):
+    with pytest.raises(StepError, match="not finite"):
         task(broken, tokenizer, request, NothingFinished())

@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.tasks import TaskRequest, TaskScores, score_task
 from studyctl.reporter import SilentReporter
@@ -286,7 +286,7 @@ class TestBos:
         self, tiny: Callable[..., Any], tokenizer: Any, tmp_path: Path
     ) -> None:
         tokenizer.bos_token = None
-        with pytest.raises(StageError, match="no BOS token to prepend"):
+        with pytest.raises(StepError, match="no BOS token to prepend"):
             self.likelihoods(tiny(), tokenizer, tmp_path, "prepend")
 
 
@@ -306,7 +306,7 @@ class TestChatTemplate:
         self, tiny: Callable[..., Any], tokenizer: Any, tmp_path: Path
     ) -> None:
         request = request_of("rte", write(tmp_path / "test.jsonl", ITEMS["rte"]), chat_template=True)
-        with pytest.raises(StageError, match="no chat template"):
+        with pytest.raises(StepError, match="no chat template"):
             score(tiny(), tokenizer, request)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.evaluate import text
 from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.reference import DenseReference, open_reference
@@ -247,21 +247,21 @@ def test_logits_that_are_not_finite_are_an_error(tiny: Callable[..., Any], tmp_p
         model.model.embed_tokens.weight[IDS[3, 5]] = math.nan
     windows = Windows(np.where(IDS[3, 5] == IDS, 0, IDS), 240, False)
     windows.ids[3, 5] = IDS[3, 5]
-    with pytest.raises(StageError, match="not finite in window 3"):
+    with pytest.raises(StepError, match="not finite in window 3"):
         score(model, windows, keep=tmp_path / "dense")
     assert open_reference(tmp_path / "dense") is None
 
 
 def test_a_reference_of_other_tokens_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
     reference = keep(tiny(), tmp_path / "dense")
-    with pytest.raises(StageError, match="made with other tokens"):
+    with pytest.raises(StepError, match="made with other tokens"):
         score(tiny(), Windows(IDS[::-1].copy(), 240, False), reference=reference)
 
 
 def test_vocabularies_of_different_size_are_refused(table_model: Callable[..., Any], tmp_path: Path) -> None:
     windows = Windows(np.array([[0, 1, 0]], np.int32), 3, False)
     reference = keep(table_model([[0.0, 1.0], [1.0, 0.0]]), tmp_path / "dense", windows)
-    with pytest.raises(StageError, match="3 logits a token, its dense model 2"):
+    with pytest.raises(StepError, match="3 logits a token, its dense model 2"):
         score(table_model([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), windows, reference=reference)
 
 

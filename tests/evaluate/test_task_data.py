@@ -6,7 +6,7 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from studyctl.errors import Problem, StageError
+from studyctl.errors import Problem, StepError
 from studyctl.evaluate import task_data
 from studyctl.evaluate.task_data import TaskRequest, load_task
 
@@ -21,7 +21,7 @@ def request_of(yaml: str | Path, test: Path | None, **options: Any) -> TaskReque
 
 
 def problem_of(request: TaskRequest) -> Problem:
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(StepError) as caught:
         load_task(request)
     return caught.value.problems[0]
 

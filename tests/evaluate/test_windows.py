@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.evaluate.windows import TokenizedText, cut_windows
 
 
@@ -48,7 +48,7 @@ def test_with_bos_all_of_the_text_is_scored() -> None:
 
 @pytest.mark.parametrize("bos", [None, 99])
 def test_a_text_shorter_than_a_window_is_an_error(bos: int | None) -> None:
-    with pytest.raises(StageError, match="2 tokens, fewer than the"):
+    with pytest.raises(StepError, match="2 tokens, fewer than the"):
         cut_windows(text_of(2), 4, 0, bos)
 
 

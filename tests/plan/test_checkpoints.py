@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from studyctl.compress.settings import Checkpoint
+from studyctl.contract.methods import Checkpoint
 from studyctl.errors import Problem
 from studyctl.files import StudyPaths
 from studyctl.plan.memory import peak_host_bytes

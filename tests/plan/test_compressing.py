@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from studyctl.compress.settings import AWQ, GPTQ, RTN, Magnitude, PruneThenQuantize, SparseGPT, Wanda
+from studyctl.contract.methods import AWQ, GPTQ, RTN, Magnitude, PruneThenQuantize, SparseGPT, Wanda
 from studyctl.plan.compressing import (
     blocks_of,
     compressing_bytes,
@@ -13,7 +13,7 @@ from studyctl.plan.compressing import (
     stored_bytes,
 )
 from studyctl.plan.trials import CalibrationWindows
-from studyctl.sources.identity import ModelIdentity
+from studyctl.contract.identity import ModelIdentity
 
 HIDDEN, FFN = 1024, 4096
 WINDOWS = CalibrationWindows("text", 4, 512)

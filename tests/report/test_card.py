@@ -11,7 +11,7 @@ from studyctl.compress.export import Exported
 from studyctl.compress.packing import Packing
 from studyctl.report.card import CardFacts, model_card
 from studyctl.run.protocol import Job
-from studyctl.sources.identity import ModelIdentity
+from studyctl.contract.identity import ModelIdentity
 from studyctl.spec.models import Calibration, Evaluation, Model
 from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.files import StudyPaths
 from studyctl.run.attempt import Attempt
 from studyctl.run.engine import Engine
@@ -138,7 +138,7 @@ def test_out_of_memory_with_the_smallest_batch_is_final(job: Job) -> None:
 
 
 def test_a_failed_evaluation_does_not_stop_the_others(job: Job) -> None:
-    records = run(job, FakeEngine(perplexity_en=[StageError("no such text", hint="write one")]))
+    records = run(job, FakeEngine(perplexity_en=[StepError("no such text", hint="write one")]))
     assert ended(records) == {
         "load": "done",
         "compress": "done",

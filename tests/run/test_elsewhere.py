@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from studyctl.backends.exchange import Outcome
 from studyctl.compress.stored import weights_hash
-from studyctl.errors import ExitCode, StageError
+from studyctl.errors import ExitCode, StepError
 from studyctl.files import StudyPaths
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import make_plan
@@ -147,11 +147,11 @@ def run(job: Job, ids: np.ndarray | None = None) -> tuple[elsewhere.Made, Loaded
     return compress_elsewhere(job, loaded, ids, SilentReporter()), loaded  # type: ignore[arg-type]
 
 
-def refused(job: Job) -> StageError:
+def refused(job: Job) -> StepError:
     """Return why nothing was made, after a look at what that left."""
     loaded = dense_model(job)
     before = weights_hash(loaded.model)
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(StepError) as caught:
         compress_elsewhere(job, loaded, None, SilentReporter())  # type: ignore[arg-type]
     assert weights_hash(loaded.model) == before, "the model is as it was"
     assert not list((StudyPaths(job.root).cache / "weights").glob("*")), "of what failed nothing is left"
@@ -397,7 +397,7 @@ class TestAFailure:
     ) -> None:
         job = job_of(workplace, GPTQMODEL)
         shutil.rmtree(workplace / "cache")
-        with pytest.raises(StageError, match="the environment of gptqmodel is missing") as caught:
+        with pytest.raises(StepError, match="the environment of gptqmodel is missing") as caught:
             run(job)
         assert caught.value.problems[0].hint == "`studyctl backends sync gptqmodel` makes it"
 

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from studyctl.compress.settings import RTN, Dense
+from studyctl.contract.methods import RTN, Dense
 from studyctl.plan.compare import Cause, Reason, Todo
 from studyctl.plan.trials import PlannedModel, Trial
 from studyctl.plan.variants import DENSE, Variant

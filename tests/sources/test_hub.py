@@ -11,10 +11,11 @@ import pytest
 from huggingface_hub import constants, errors
 from safetensors.numpy import save_file
 
-from studyctl.compress.settings import Checkpoint
+from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources import hub
-from studyctl.sources.checkpoints import ModelIdentity, identify_model
+from studyctl.contract.identity import ModelIdentity
+from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.published import identify_checkpoint
 from studyctl.sources.text_files import identify_text
 from studyctl.spec.models import Model, TextSource

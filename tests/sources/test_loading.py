@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from studyctl.errors import StageError, StudyError
+from studyctl.errors import StepError, StudyError
 from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.models import LoadedModel, check_finite, load_model, load_tokenizer, restore_dense
@@ -83,7 +83,7 @@ def test_soft_caps_need_eager_attention(tmp_path: Path) -> None:
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     change(folder, model__layers__1__mlp__up_proj__weight=None)
-    with pytest.raises(StageError, match=r"lack model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(StepError, match=r"lack model\.layers\.1\.mlp\.up_proj\.weight"):
         load(folder)
 
 
@@ -91,7 +91,7 @@ def test_a_tensor_too_many_is_named(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     change(folder, model__layers__9__mlp__up_proj__weight=torch.zeros(2, 2))
     with pytest.raises(
-        StageError, match=r"beside what the model takes.*model\.layers\.9\.mlp\.up_proj\.weight"
+        StepError, match=r"beside what the model takes.*model\.layers\.9\.mlp\.up_proj\.weight"
     ):
         load(folder)
 
@@ -99,7 +99,7 @@ def test_a_tensor_too_many_is_named(tmp_path: Path) -> None:
 def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     change(folder, model__layers__1__mlp__up_proj__weight=torch.zeros(4, 4))
-    with pytest.raises(StageError, match=r"another shape.*model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(StepError, match=r"another shape.*model\.layers\.1\.mlp\.up_proj\.weight"):
         load(folder)
 
 
@@ -107,7 +107,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
 def test_a_weight_that_is_no_number_is_named(tmp_path: Path, value: float) -> None:
     folder = model_folder(tmp_path)
     change(folder, model__norm__weight=torch.full((32,), value))
-    with pytest.raises(StageError, match=r"NaN or infinity in `model\.norm\.weight`"):
+    with pytest.raises(StepError, match=r"NaN or infinity in `model\.norm\.weight`"):
         load(folder)
 
 
@@ -117,14 +117,14 @@ def test_one_nan_among_many_weights_is_found(dtype: torch.dtype) -> None:
     check_finite(linear, "it")
     with torch.no_grad():
         linear.weight[123, 45] = torch.nan
-    with pytest.raises(StageError, match="`weight`"):
+    with pytest.raises(StepError, match="`weight`"):
         check_finite(linear, "it")
 
 
 def test_an_overflow_of_the_dtype_is_found(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     change(folder, model__norm__weight=torch.full((32,), 1e6))
-    with pytest.raises(StageError, match="NaN or infinity"):
+    with pytest.raises(StepError, match="NaN or infinity"):
         load(folder, "float16")
 
 
@@ -168,7 +168,7 @@ def test_restoring_what_the_files_lack_fails(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     loaded = load(folder)
     change(folder, model__layers__0__mlp__up_proj__weight=None)
-    with pytest.raises(StageError, match=r"no tensor named model\.layers\.0\.mlp\.up_proj\.weight"):
+    with pytest.raises(StepError, match=r"no tensor named model\.layers\.0\.mlp\.up_proj\.weight"):
         restore_dense(loaded, ["model.layers.0.mlp.up_proj"])
 
 
@@ -196,14 +196,14 @@ def test_bos_as_the_tokenizer_does_it(tmp_path: Path) -> None:
 def test_there_must_be_a_bos_to_prepend(tmp_path: Path) -> None:
     loaded = load(model_folder(tmp_path, tokenizer=byte_level(bos=None)))
     assert loaded.bos_for("auto") is None
-    with pytest.raises(StageError, match="no begin-of-sequence token"):
+    with pytest.raises(StepError, match="no begin-of-sequence token"):
         loaded.bos_for("prepend")
 
 
 def test_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(StageError, match=r"tokenizer in .* cannot be loaded"):
+    with pytest.raises(StepError, match=r"tokenizer in .* cannot be loaded"):
         load_tokenizer(folder)
 
 
@@ -211,7 +211,7 @@ def test_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None
     folder = model_folder(tmp_path)
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"something_new"'))
-    with pytest.raises(StageError, match="cannot load"):
+    with pytest.raises(StepError, match="cannot load"):
         load(folder)
 
 
@@ -256,7 +256,7 @@ def test_a_conversion_that_fails_leaves_nothing_behind(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from studyctl.sources import conversion
-    from studyctl.sources.checkpoints import ModelIdentity
+    from studyctl.contract.identity import ModelIdentity
 
     def fail(source: Path, file: str, target: Path) -> None:
         (target / "half").write_text("of it")
@@ -264,7 +264,7 @@ def test_a_conversion_that_fails_leaves_nothing_behind(
 
     monkeypatch.setattr(conversion, "_convert", fail)
     identity = ModelIdentity("package:m/a.gguf", "package", "key", folder=tmp_path, file="a.gguf")
-    with pytest.raises(StageError, match=r"cannot convert `a\.gguf`.*No space left"):
+    with pytest.raises(StepError, match=r"cannot convert `a\.gguf`.*No space left"):
         converted_folder(identity, Listener())
     assert [path.name for path in (own_cache / "models").iterdir()] == ["key.lock"]
     monkeypatch.setattr(conversion, "_convert", lambda source, file, target: None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from studyctl.compress.settings import Checkpoint
+from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources.identity import identify_checkpoint, identify_model
 from studyctl.sources.published import check_storage, own_dtype, storage_caveats, storage_format

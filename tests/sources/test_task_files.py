@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from studyctl.errors import StudyError
-from studyctl.sources.task_files import TaskIdentity, identify_task
+from studyctl.contract.identity import TaskIdentity
+from studyctl.sources.task_files import identify_task
 from studyctl.sources.task_index import lm_eval_tasks, scan
 from studyctl.spec.models import Tasks
 

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from studyctl.errors import StudyError
-from studyctl.sources.text_files import TextIdentity, identify_text, read_file
+from studyctl.contract.identity import TextIdentity
+from studyctl.sources.text_files import documents_of, identify_text
 from studyctl.spec.models import TextSource
 
 SOURCE = TextSource(files={"calibration": "{language}/train.jsonl", "perplexity": "{language}/test.jsonl"})

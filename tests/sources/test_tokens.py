@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from studyctl.errors import StageError
+from studyctl.errors import StepError
 from studyctl.sources import texts
-from studyctl.sources.text_files import TextIdentity, identify_text
+from studyctl.contract.identity import TextIdentity
+from studyctl.sources.text_files import identify_text
 from studyctl.sources.texts import Documents, read_text
 from studyctl.sources.tokens import (
     CHOICE,
@@ -122,7 +123,7 @@ def test_a_calibration_text_in_pieces_is_the_same_text(
 
 
 def test_a_text_that_could_not_be_looked_up() -> None:
-    with pytest.raises(StageError, match="could not be looked up: no connection"):
+    with pytest.raises(StepError, match="could not be looked up: no connection"):
         tokenized_text(TextIdentity("c4", "perplexity", "en", None, unknown="no connection"), TOKENIZER)
 
 
@@ -174,7 +175,7 @@ def test_too_little_text_says_how_many_windows_there_are(languages: list[TextIde
     there = len(windows_of(languages[0], 8))
     many = CALIBRATION.model_copy(update={"samples": 2 * there + 1})
     with pytest.raises(
-        StageError, match=rf"`mine` has {there} windows of 8 tokens in en, {there + 1} are wanted"
+        StepError, match=rf"`mine` has {there} windows of 8 tokens in en, {there + 1} are wanted"
     ):
         calibration_ids(many, languages, TOKENIZER, seed=0)
 
@@ -255,7 +256,7 @@ def test_a_dataset_without_the_column_says_what_it_has(monkeypatch: pytest.Monke
             yield {"body": "x", "url": "y"}
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Other(1))
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(StepError) as caught:
         Documents(HUB).first(1)
     assert "no text in column `text`" in caught.value.problems[0].what
     assert "`body`, `url`" in caught.value.problems[0].hint
@@ -269,7 +270,7 @@ def test_a_dataset_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, error: E
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(StageError, match=r"dataset `org/text` \(en, train\) cannot be read"):
+    with pytest.raises(StepError, match=r"dataset `org/text` \(en, train\) cannot be read"):
         Documents(HUB).first(1)
 
 

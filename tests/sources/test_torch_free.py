@@ -12,7 +12,7 @@ HEAVY = ("torch", "transformers", "datasets", "lm_eval", "gguf")
 PROGRAM = f"""
 import sys
 from pathlib import Path
-from studyctl.compress.settings import Checkpoint
+from studyctl.contract.methods import Checkpoint
 from studyctl.sources.identity import identify_checkpoint, identify_ids, identify_model, identify_task, identify_text
 from studyctl.sources.dtypes import resolve_dtype
 from studyctl.spec.models import Model, Tasks, TextSource

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from studyctl.compress.settings import Checkpoint
-from studyctl.errors import StageError
+from studyctl.contract.methods import Checkpoint
+from studyctl.errors import StepError
 from studyctl.sources.identity import identify_checkpoint
 from studyctl.sources.models import LoadedModel, load_tokenizer
 from studyctl.sources.unpacking import linear_bytes, load_checkpoint, stored_bits, unpack, zero_fraction
@@ -162,7 +162,7 @@ def test_missing_scales_are_named(base: Path) -> None:
         name: tensor for name, tensor in load_file(path).items() if "0.mlp.up_proj.weight_scale" not in name
     }
     save_file(kept, path, {"format": "pt"})
-    with pytest.raises(StageError, match=r"lack model\.layers\.0\.mlp\.up_proj\.weight_scale"):
+    with pytest.raises(StepError, match=r"lack model\.layers\.0\.mlp\.up_proj\.weight_scale"):
         load(folder, base)
 
 
@@ -221,7 +221,7 @@ def copy_with(base: Path, tokenizer: Any) -> Path:
     ],
 )
 def test_a_tokenizer_that_gives_other_tokens_is_refused(base: Path, tokenizer: Any, reason: str) -> None:
-    with pytest.raises(StageError, match=reason):
+    with pytest.raises(StepError, match=reason):
         load(copy_with(base, tokenizer()), base)
 
 
@@ -239,7 +239,7 @@ def test_a_tokenizer_written_otherwise_with_the_same_tokens_is_taken(base: Path)
 def test_a_bos_is_compared_where_it_is_prepended(base: Path) -> None:
     folder = copy_with(base, byte_level(bos="</s>"))
     load(folder, base)
-    with pytest.raises(StageError, match="another begin-of-sequence token"):
+    with pytest.raises(StepError, match="another begin-of-sequence token"):
         load(folder, base, bos="prepend")
 
 
@@ -248,11 +248,11 @@ def test_a_chat_template_is_compared_where_it_is_used(base: Path) -> None:
     tokenizer.chat_template = "{{ messages }}"
     folder = copy_with(base, tokenizer)
     load(folder, base)
-    with pytest.raises(StageError, match="another chat template"):
+    with pytest.raises(StepError, match="another chat template"):
         load(folder, base, chat_template=True)
 
 
 def test_weights_of_another_model_are_named(base: Path) -> None:
     change_config(base, num_hidden_layers=2)
-    with pytest.raises(StageError, match=r"beside what the model takes.*model\.layers\.2"):
+    with pytest.raises(StepError, match=r"beside what the model takes.*model\.layers\.2"):
         load(base, base)

@@ -7,7 +7,7 @@ import pytest
 import tomlkit
 from pydantic import BaseModel
 
-from studyctl.compress.settings import METHODS
+from studyctl.contract.methods import METHODS
 from studyctl.spec.keys import key_at, keys_of
 from studyctl.spec.models import BUNDLED_LANGUAGES, TABLES
 from studyctl.spec.reference import TABLES_IN_ORDER, reference

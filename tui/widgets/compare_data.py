@@ -5,11 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from studyctl.contract.steps import StepKind
 from studyctl.files import StudyPaths
 from studyctl.store import results
 from studyctl.store.comparison import Agreement, Disagreement, Rank
-from studyctl.store.results import LanguageResult, Standing, TaskResult
+from studyctl.store.results import LanguageResult, Standing, StepRow, TaskResult
 
+MAIN = "main"
+"""Stands for the main metric of a task, whatever that is."""
 SORTS = ("plan order", "size", "ppl ratio", "accuracy")
 """What variants can be sorted by."""
 
@@ -27,7 +30,7 @@ class Comparison:
     perplexity: Mapping[tuple[str, str], LanguageResult] = field(default_factory=dict)
     """By trial and language."""
     scores: Mapping[tuple[str, str, str], TaskResult] = field(default_factory=dict)
-    """By trial, task and metric."""
+    """By trial, task and metric; also by :data:`MAIN`."""
     ranks: tuple[Rank, ...] = ()
     disagreement: tuple[Disagreement, ...] = ()
     agreement: tuple[Agreement, ...] = ()
@@ -74,21 +77,26 @@ def read_comparison(paths: StudyPaths, model: str) -> Comparison:
             return Comparison()
         model = model if model in models else models[0]
         trials = found.leaderboard(model)
-        stages = [one.stage.partition(":") for one in found.stages(trials[0].trial_id)]
+        steps = found.steps(trials[0].trial_id)
         languages, scores = found.perplexity(model=model), found.tasks(model=model)
         return Comparison(
             models=models,
             model=model,
             trials=tuple(trials),
-            languages=tuple(what for kind, _, what in stages if kind == "perplexity"),
-            tasks=tuple(what for kind, _, what in stages if kind == "task"),
+            languages=_subjects(steps, StepKind.PERPLEXITY),
+            tasks=_subjects(steps, StepKind.TASK),
             perplexity={(one.trial_id, one.language): one for one in languages},
-            scores={(one.trial_id, one.task, one.metric): one for one in scores},
+            scores={(one.trial_id, one.task, one.metric): one for one in scores}
+            | {(one.trial_id, one.task, MAIN): one for one in scores if one.main},
             ranks=tuple(found.ranks(model)),
             disagreement=tuple(found.disagreement(model)),
             agreement=tuple(found.agreement(model)),
             pareto=frozenset((one.trial_id, one.measure) for one in found.pareto(model)),
         )
+
+
+def _subjects(steps: list[StepRow], kind: StepKind) -> tuple[str, ...]:
+    return tuple(step.subject for step in steps if step.kind == kind and step.subject is not None)
 
 
 def arranged(comparison: Comparison, choice: Choice) -> tuple[Line, ...]:

@@ -34,8 +34,8 @@ _LOSS = Scale((-0.01, -0.03, -0.06, -0.12))
 
 
 def task_measures(comparison: Comparison) -> tuple[Measure, ...]:
-    """Return what tasks can be compared by: accuracy first, then the change of every other metric."""
-    others = dict.fromkeys(metric for *_, metric in comparison.scores if metric != "acc")
+    """Return what tasks can be compared by: their main metrics first, then the change of every other metric."""
+    others = dict.fromkeys(one.metric for one in comparison.scores.values() if not one.main)
     return (
         Measure("accuracy change", "change", "acc_change", change, _LOSS),
         Measure("accuracy", "value", "acc", lambda value: fixed(value, 3), of_dense=True),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from studyctl.store.results import LanguageResult, Standing, TaskResult
-from tui.widgets.compare_data import Line
+from tui.widgets.compare_data import MAIN, Line
 from tui.widgets.compare_scale import Scale
 
 Figure = float | None
@@ -86,7 +86,7 @@ class Measure:
     scale: Scale | None = None
     of_dense: bool = False
     """Whether the dense model has it too."""
-    metric: str = "acc"
+    metric: str = MAIN
     """Of a task."""
 
     def of(self, result: LanguageResult | TaskResult | None) -> Figure:

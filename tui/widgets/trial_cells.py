@@ -7,6 +7,7 @@ from functools import cache
 
 from rich.cells import cell_len, set_cell_size
 
+from studyctl.contract.steps import StepId, StepKind
 from studyctl.report import layout
 from studyctl.store.live import LiveTrial
 from studyctl.store.results import Standing
@@ -159,7 +160,7 @@ def line(row: Row, columns: Sequence[Column], gap: int, *, cursor: bool, marked:
             text = f"{GLYPHS[trial.state]} {trial.state}" if column.width > 1 else GLYPHS[trial.state]
             parts.append((fit(text, column.width), STATE_ROLES[trial.state]))
         elif column.key == "stage":
-            parts += stage_parts(trial, column.width)
+            parts += step_parts(trial, column.width)
         else:
             role = name_role if column.key in ("model", "variant", "bits") else "plain"
             text = CELLS[column.key](row)
@@ -179,12 +180,11 @@ def _joined(parts: Iterable[Part]) -> list[Part]:
     return joined
 
 
-def stage_name(stage: str) -> str:
-    """Return ``ppl sw`` of ``perplexity:sw``, ``boolq`` of ``task:boolq``."""
-    kind, _, what = stage.partition(":")
-    if kind == "perplexity" and what:
-        return f"ppl {what}"
-    return what if kind == "task" and what else stage
+def step_name(step: StepId) -> str:
+    """Return ``ppl sw`` of perplexity in Swahili, ``boolq`` of that task."""
+    if step.kind is StepKind.PERPLEXITY:
+        return f"ppl {step.subject}"
+    return step.subject or str(step)
 
 
 def position(done: float | None, total: float | None) -> str:
@@ -202,23 +202,23 @@ def bar(done: float | None, total: float | None, width: int) -> tuple[str, str]:
     return filled, "─" * (width - len(filled))
 
 
-def stage_parts(trial: LiveTrial, width: int) -> list[Part]:
-    """Return how far a trial is: its running stage with a bar, why it failed, or how many stages are stored."""
+def step_parts(trial: LiveTrial, width: int) -> list[Part]:
+    """Return how far a trial is: its running step with a bar, why it failed, or how many steps are stored."""
     if trial.state == "failed":
-        text = f"{stage_name(trial.stage)}: {trial.error or ''}" if trial.stage else trial.error or "failed"
+        text = f"{step_name(trial.step)}: {trial.error or ''}" if trial.step else trial.error or "failed"
         return [(fit(" ".join(text.split()), width), "bad")]
     if trial.state != "running":
         role = "plain" if trial.state == "done" else "muted"
-        return [(fit(f"{trial.stages_done}/{trial.stages} stages", width), role)]
-    if trial.stage is None:
-        return [(fit(f"{trial.stages_done}/{trial.stages} stages", width), "running")]
+        return [(fit(f"{trial.steps_done}/{trial.steps} stages", width), role)]
+    if trial.step is None:
+        return [(fit(f"{trial.steps_done}/{trial.steps} stages", width), "running")]
     where = position(trial.done, trial.total)
-    room = width - max(9, len(stage_name(trial.stage))) - len(where) - 2
+    room = width - max(9, len(step_name(trial.step))) - len(where) - 2
     if not where or room < 5:
-        name = fit(stage_name(trial.stage), width - len(where) - 1)
+        name = fit(step_name(trial.step), width - len(where) - 1)
         return [(f"{name} {where}", "running")]
     filled, rest = bar(trial.done, trial.total, room)
-    return [(f"{fit(stage_name(trial.stage), 9)} {filled}", "running"), (f"{rest} {where}", "plain")]
+    return [(f"{fit(step_name(trial.step), 9)} {filled}", "running"), (f"{rest} {where}", "plain")]
 
 
 def _figure(name: str) -> Callable[[Row], float | None]:

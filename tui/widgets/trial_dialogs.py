@@ -41,10 +41,10 @@ class CauseScreen(ModalScreen[Wish | None]):
         trial, detail = self._detail.trial, self._detail
         with VerticalScroll(classes="dialog"):
             yield Static(Text.assemble((f"{GLYPHS['failed']} {trial.trial}", "bold"), f"  {_cause(detail)}"))
-            for stage in detail.stages:
-                if stage.error is not None:
-                    yield Static(Text.assemble((f"\n{stage.stage}: ", "bold"), stage.error))
-            if not any(stage.error is not None for stage in detail.stages):
+            for one in detail.steps:
+                if one.error is not None:
+                    yield Static(Text.assemble((f"\n{one.step}: ", "bold"), one.error))
+            if not any(one.error is not None for one in detail.steps):
                 yield Static(Text(f"\n{trial.error or 'no error was recorded'}"))
             if detail.hint:
                 yield Static(Text.assemble(("\nhint: ", "bold"), detail.hint))
@@ -68,7 +68,7 @@ def error_text(detail: TrialDetail) -> str:
     """Return a failure as text for an issue or a mail."""
     trial = detail.trial
     lines = [f"{trial.trial}: {_cause(detail)}"]
-    lines += [f"{stage.stage}: {stage.error}" for stage in detail.stages if stage.error is not None]
+    lines += [f"{one.step}: {one.error}" for one in detail.steps if one.error is not None]
     if len(lines) == 1 and trial.error:
         lines.append(trial.error)
     return "\n".join([*lines, *([f"hint: {detail.hint}"] if detail.hint else [])])

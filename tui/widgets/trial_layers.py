@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from textual.content import Content
 
+from studyctl.contract.steps import StepKind
 from studyctl.report import layout
-from studyctl.store.live import LiveStage
+from studyctl.store.live import LiveStep
 from studyctl.store.results import LayerResult
 from tui.widgets.trial_cells import fit
 from tui.widgets.trial_pages import READING, Shown
@@ -21,13 +22,11 @@ def layers(shown: Shown, width: int) -> tuple[list[Content], int | None]:
     if shown.detail is None:
         return [READING], None
     rows = shown.detail.layers
-    stage = next((stage for stage in shown.detail.stages if stage.stage == "compress"), None)
-    if stage is None:
+    live = next(iter(shown.steps(StepKind.COMPRESS)), None)
+    if live is None:
         return [Content.styled("this trial compresses nothing", "dim")], None
     if not rows:
-        said = (
-            "the first block is not through yet" if stage.state == "running" else f"compress: {stage.state}"
-        )
+        said = "the first block is not through yet" if live.state == "running" else f"compress: {live.state}"
         return [Content.styled(said, "dim")], None
     blocks: dict[int, list[LayerResult]] = {}
     for row in rows:
@@ -41,13 +40,13 @@ def layers(shown: Shown, width: int) -> tuple[list[Content], int | None]:
         _block(block, found, names, largest, width) + _raised(found, asked) for block, found in blocks.items()
     ]
     newest = len(lines) - 1
-    lines += [Content.styled(f"{block:>3}  ·", "dim") for block in range(max(blocks) + 1, _total(stage))]
-    return lines, newest if stage.state == "running" else None
+    lines += [Content.styled(f"{block:>3}  ·", "dim") for block in range(max(blocks) + 1, _total(live))]
+    return lines, newest if live.state == "running" else None
 
 
-def _total(stage: LiveStage) -> int:
+def _total(live: LiveStep) -> int:
     """Return how many blocks will come, if the stage tells."""
-    return int(stage.total) if stage.total and stage.unit.startswith("block") else 0
+    return int(live.total) if live.total and live.unit.startswith("block") else 0
 
 
 def _largest(rows: Iterable[LayerResult]) -> float:

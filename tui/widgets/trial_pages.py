@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
+from studyctl.contract.steps import StepId, StepKind
 from studyctl.report import layout
-from studyctl.store.live import LiveStage, LiveTrial, TrialDetail
+from studyctl.store.live import LiveStep, LiveTrial, TrialDetail
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl.units import bytes_text
 from tui.widgets.topbar import GLYPHS
-from tui.widgets.trial_cells import bar, fit, position, short_model, short_variant, stage_name
+from tui.widgets.trial_cells import bar, fit, position, short_model, short_variant, step_name
 
 STYLES = {
     "pending": "dim",
@@ -33,10 +34,10 @@ class Shown:
     standing: Standing | None = None
     detail: TrialDetail | None = None
 
-    def stages(self, kind: str) -> list[LiveStage]:
-        """Return the stages of a kind: ``perplexity`` or ``task``."""
-        stages = self.detail.stages if self.detail is not None else ()
-        return [stage for stage in stages if stage.stage.partition(":")[0] == kind]
+    def steps(self, kind: StepKind) -> list[LiveStep]:
+        """Return the steps of a kind."""
+        steps = self.detail.steps if self.detail is not None else ()
+        return [one for one in steps if one.step.kind is kind]
 
 
 # -- overview
@@ -50,9 +51,9 @@ def overview(shown: Shown, width: int) -> list[Content]:
         lines += failure(shown, width)
     if detail is None:
         return [*lines, READING]
-    lines += _stages(detail.stages, width)
+    lines += _steps(detail.steps, width)
     for warning in detail.warnings:
-        where = f"{stage_name(warning.stage)}: " if warning.stage else ""
+        where = f"{step_name(StepId.parse(warning.stage))}: " if warning.stage else ""
         lines += wrapped(f"{where}{warning.message}", width, "! ", "$warning")
     lines.append(Content())
     lines += _attempts(detail)
@@ -107,36 +108,36 @@ def _told(standing: Standing) -> Iterator[str]:
 def failure(shown: Shown, width: int) -> list[Content]:
     """Tell why a trial failed and what to do."""
     trial = shown.trial
-    where = f"{trial.stage}: " if trial.stage else ""
+    where = f"{trial.step}: " if trial.step else ""
     lines = wrapped(f"{where}{trial.error}", width, f"{GLYPHS['failed']} ", "$error")
     if shown.detail is not None and shown.detail.hint:
         lines += wrapped(shown.detail.hint, width, "hint: ", "")
     return lines
 
 
-def _stages(stages: Sequence[LiveStage], width: int) -> list[Content]:
+def _steps(steps: Sequence[LiveStep], width: int) -> list[Content]:
     """Return the stages, reading down the columns."""
     across = max(1, width // STAGE_WIDTH)
-    rows = math.ceil(len(stages) / across)
+    rows = math.ceil(len(steps) / across)
     column = width // across
     lines = []
     for row in range(rows):
-        cells = [_stage(stage, column - 2) for stage in stages[row::rows]]
+        cells = [_step(one, column - 2) for one in steps[row::rows]]
         lines.append(Content("  ").join(cells))
     return lines
 
 
-def _stage(stage: LiveStage, width: int) -> Content:
+def _step(live: LiveStep, width: int) -> Content:
     """Return one stage: its seconds, or its bar."""
-    glyph = (f"{GLYPHS[stage.state]} ", STYLES[stage.state])
-    if stage.state == "running" and (where := position(stage.done, stage.total)):
-        where = f"{where} {stage.unit}".strip()
-        name = fit(stage_name(stage.stage), min(14, max(6, width - len(where) - 10)))
-        filled, rest = bar(stage.done, stage.total, max(0, width - 4 - len(name) - len(where)))
+    glyph = (f"{GLYPHS[live.state]} ", STYLES[live.state])
+    if live.state == "running" and (where := position(live.done, live.total)):
+        where = f"{where} {live.unit}".strip()
+        name = fit(step_name(live.step), min(14, max(6, width - len(where) - 10)))
+        filled, rest = bar(live.done, live.total, max(0, width - 4 - len(name) - len(where)))
         return Content.assemble((glyph[0] + name + " " + filled, glyph[1]), f"{rest} {where}")
-    right = layout.duration(stage.seconds).plain if stage.seconds is not None else stage.state
-    name = fit(stage_name(stage.stage), width - 2 - max(10, len(right)))
-    style = "" if stage.seconds is not None else STYLES[stage.state]
+    right = layout.duration(live.seconds).plain if live.seconds is not None else live.state
+    name = fit(step_name(live.step), width - 2 - max(10, len(right)))
+    style = "" if live.seconds is not None else STYLES[live.state]
     return Content.assemble(glyph, name, (fit(right, max(10, len(right)), right=True), style))
 
 
@@ -186,8 +187,8 @@ def languages(shown: Shown, width: int) -> list[Content]:
         return [READING]
     measured = {row.language: row for row in shown.detail.languages}
     largest = max(filter(math.isfinite, (row.ppl_ratio or 0.0 for row in measured.values())), default=1.0)
-    stages = {stage.stage.partition(":")[2]: stage for stage in shown.stages("perplexity")}
-    names = list(dict.fromkeys([*stages, *measured]))
+    steps = {str(one.step.subject): one for one in shown.steps(StepKind.PERPLEXITY)}
+    names = list(dict.fromkeys([*steps, *measured]))
     if not names:
         return [Content.styled("the spec asks for no perplexity", "dim")]
     label = max(4, *map(len, names))
@@ -198,7 +199,7 @@ def languages(shown: Shown, width: int) -> list[Content]:
         if name in measured:
             lines.append(_language(measured[name], label, room, max(largest, 1.0)))
         else:
-            lines.append(_waiting(name, stages[name], label, width))
+            lines.append(_waiting(name, steps[name], label, width))
     return lines
 
 
@@ -221,10 +222,10 @@ def _language(row: LanguageResult, label: int, room: int, largest: float) -> Con
     )
 
 
-def _waiting(name: str, stage: LiveStage, label: int, width: int) -> Content:
+def _waiting(name: str, live: LiveStep, label: int, width: int) -> Content:
     """Return the line of a stage without a figure yet."""
-    text = f"{fit(name, label)} {GLYPHS[stage.state]} {stage.state} {position(stage.done, stage.total)}"
-    return Content.styled(fit(text, width).rstrip(), STYLES[stage.state])
+    text = f"{fit(name, label)} {GLYPHS[live.state]} {live.state} {position(live.done, live.total)}"
+    return Content.styled(fit(text, width).rstrip(), STYLES[live.state])
 
 
 # -- tasks
@@ -235,7 +236,7 @@ def tasks(shown: Shown, width: int) -> list[Content]:
     if shown.detail is None:
         return [READING]
     rows = shown.detail.tasks
-    waiting = _unmeasured(shown.stages("task"), rows)
+    waiting = _unmeasured(shown.steps(StepKind.TASK), rows)
     if not rows and not waiting:
         return [Content.styled("the spec asks for no tasks", "dim")]
     longest = max([12, *(len(row.task) + len(_suffix(row)) for row in rows)])
@@ -246,15 +247,15 @@ def tasks(shown: Shown, width: int) -> list[Content]:
     told = [_task(row, label, half, largest) + (_flips(row) if with_flips else "") for row in rows]
     head = _task_head(label, half) + (" flips" if with_flips else "")
     lines = [Content.styled(fit(head, width).rstrip(), "bold"), *told]
-    lines += [_waiting(stage_name(stage.stage), stage, label, width) for stage in waiting]
+    lines += [_waiting(step_name(one.step), one, label, width) for one in waiting]
     if any(row.significant for row in rows):
         lines.append(Content.styled("* unlikely to be chance: paired McNemar test, p < 0.05", "dim"))
     return lines
 
 
-def _unmeasured(stages: Iterable[LiveStage], rows: Sequence[TaskResult]) -> list[LiveStage]:
+def _unmeasured(steps: Iterable[LiveStep], rows: Sequence[TaskResult]) -> list[LiveStep]:
     known = {row.task for row in rows}
-    return [stage for stage in stages if stage.stage.partition(":")[2] not in known and stage.state != "done"]
+    return [one for one in steps if one.step.subject not in known and one.state != "done"]
 
 
 def _task_head(label: int, half: int) -> str:
@@ -264,7 +265,7 @@ def _task_head(label: int, half: int) -> str:
 
 def _suffix(row: TaskResult) -> str:
     """Return what tells the metrics of a task apart."""
-    return "" if row.metric == "acc" else f" {row.metric.removeprefix('acc_')}"
+    return "" if row.main else f" {row.metric.removeprefix('acc_')}"
 
 
 def _task(row: TaskResult, label: int, half: int, largest: float) -> Content:

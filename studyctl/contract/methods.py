@@ -377,6 +377,9 @@ class Method:
     """Rises when the same settings give other weights, so that stored results are not taken for new ones."""
 
 
+PAIR = "prune+quantize"
+"""The row of ``method = [<one that prunes>, <one that quantizes>]``."""
+
 METHODS: dict[str, Method] = {
     "dense": Method(Dense, None),
     "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_stage", version=2),
@@ -394,7 +397,7 @@ METHODS: dict[str, Method] = {
         version=2,
     ),
     "checkpoint": Method(Checkpoint, None),
-    "prune+quantize": Method(
+    PAIR: Method(
         PruneThenQuantize,
         "studyctl.compress.combined:compress_stage",
         prepare="studyctl.compress.combined:prepare_block",
@@ -405,7 +408,16 @@ METHODS: dict[str, Method] = {
 
 def method_of(settings: MethodSettings) -> Method:
     """Return the row of :data:`METHODS` for these settings."""
-    return METHODS[settings.method if isinstance(settings.method, str) else "prune+quantize"]
+    return METHODS[settings.method if isinstance(settings.method, str) else PAIR]
+
+
+def settings_of(value: object) -> object:
+    """Return settings that were dumped as the method's own type; what is none stays as it is, for a validator to refuse."""
+    if not isinstance(value, dict) or "method" not in value:
+        return value
+    method = value["method"]
+    row = METHODS.get(method if isinstance(method, str) else PAIR)
+    return value if row is None else row.settings.model_validate(value)
 
 
 def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:

@@ -1,0 +1,138 @@
+"""What models, texts, tasks and token ids are: found once, when a study is planned, and handed to the workers as they were found.
+
+A key is None where a source could not be looked up; ``unknown`` says why. A local file is named with the hash of the bytes that
+were looked at: whoever reads it later reads these bytes, or fails (:mod:`studyctl.sources.verified`).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Purpose = Literal["calibration", "perplexity"]
+"""What a text is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """A local file and its content."""
+
+    path: Path
+    sha256: str
+    """Hex digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What a model is. Sizes are 0 and ``linears`` empty where they could not be looked up."""
+
+    id: str
+    """As in the spec."""
+    kind: Literal["folder", "hub", "package"]
+    key: str | None
+    """Equal keys mean equal weights, config and tokenizer."""
+    revision: str = "main"
+    """Of a hub model, as in the spec."""
+    commit: str | None = None
+    """Of a hub model."""
+    folder: Path | None = None
+    """Where the files are; None: a hub model that is not downloaded."""
+    file: str | None = None
+    """The GGUF file in ``folder``."""
+    files: tuple[FileIdentity, ...] = ()
+    """Everything that is loaded: weights, config, tokenizer; empty for a hub model, which its commit names."""
+    config: dict[str, Any] = field(default_factory=dict)
+    linears: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the decoder blocks, full name -> ``(out, in)``; empty where the weights are pickle, or packed."""
+    parameters: int = 0
+    weight_bytes: int = 0
+    """As stored."""
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    layers: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    vocab_size: int = 0
+    max_positions: int = 0
+    """0: the config sets no maximum."""
+    tied: bool = False
+    tokenizer: bool = True
+    """Whether there is one among the files; a published checkpoint may come without."""
+    unknown: str = ""
+    note: str = ""
+    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+
+    @property
+    def short_name(self) -> str:
+        """Return the last part of the id, without ``.gguf``."""
+        return short_name(self.id)
+
+
+def short_name(model_id: str) -> str:
+    """Return the last part of a model's id, without ``.gguf``."""
+    return model_id.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class TextIdentity:
+    """What a text is and where it comes from: one file, or one split of a hub dataset."""
+
+    name: str
+    """Of the source in the spec."""
+    purpose: Purpose
+    language: str
+    key: str | None
+    """Equal keys mean equal text."""
+    bytes: int | None = None
+    """UTF-8 bytes of the text; None for a dataset of the hub."""
+    file: FileIdentity | None = None
+    field: str = "text"
+    dataset: str | None = None
+    config: str | None = None
+    split: str = ""
+    commit: str | None = None
+    unknown: str = ""
+    note: str = ""
+    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+
+    def __str__(self) -> str:
+        return f"{self.purpose} text `{self.name}` in {self.language}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIdentity:
+    """What a task is and where its items come from: local files, or a hub dataset."""
+
+    name: str
+    key: str | None
+    """Equal keys mean equal prompts and items."""
+    yaml: Path | None = None
+    """None only where lm-eval is not installed."""
+    files: tuple[FileIdentity, ...] = ()
+    """All local files that it is made of: definitions, Python functions, items."""
+    test: Path | None = None
+    """Items that the spec gives instead of the task's own."""
+    fewshot: Path | None = None
+    """Items that the spec gives for few-shot examples."""
+    output_type: str = ""
+    items: int | None = None
+    """Of a local file of JSON lines; None for other data."""
+    bytes: int | None = None
+    """Of that file."""
+    dataset: str | None = None
+    """Of the hub."""
+    commit: str | None = None
+    unknown: str = ""
+    note: str = ""
+    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdsIdentity:
+    """What a file of calibration token ids is."""
+
+    key: str
+    file: FileIdentity
+    samples: int
+    tokens: int
+    """Of a sample."""

@@ -1,0 +1,122 @@
+"""``plan.json``: what a spec asked for when it was run last, for readers that have no access to the sources.
+
+The plan writes it, the store and the next plan read it: the one form and the one reader are here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from studyctl.contract.steps import Step, StepId, StepKind
+from studyctl.errors import Problem, StudyError
+from studyctl.files import StudyPaths, write_atomic
+
+VERSION = 2
+"""Rises when a reader of this version would misread the file. 1: a step of a text had no windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """An evaluation, or the export, that every trial of a model gets."""
+
+    step: Step
+    parts: dict[str, Any] = field(default_factory=dict)
+    """What its key was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTrial:
+    """A trial that the spec asks for."""
+
+    trial: str
+    model: str
+    method: str
+    variant: str
+    backend: str
+    seed: int | None
+    settings: dict[str, Any]
+    calibration: dict[str, Any] | None
+    weights_key: str | None
+    """None when the sources could not be looked up."""
+    dtype: str
+    bits_per_weight: float | None
+    """Expected; what was measured is in the results."""
+    sparsity: float | None
+    available: bool = True
+    """False when the sources could not be looked up, so that it could not be run."""
+    parts: dict[str, Any] = field(default_factory=dict)
+    """What ``weights_key`` was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Everything that the spec asks for."""
+
+    study: str
+    title: str = ""
+    spec_hash: str = ""
+    at: str | None = None
+    notes: tuple[str, ...] = ()
+    evaluations: Mapping[str, tuple[PlannedStep, ...]] = field(default_factory=dict)
+    """By model."""
+    trials: tuple[PlannedTrial, ...] = ()
+    version: int = VERSION
+
+    def steps(self, trial: PlannedTrial) -> tuple[Step, ...]:
+        """Return the steps of a trial; ``load`` is no result and not among them."""
+        evaluations = tuple(one.step for one in self.evaluations.get(trial.model, ()))
+        if trial.variant == "dense":
+            return evaluations
+        return (Step(StepKind.COMPRESS, key=trial.weights_key), *evaluations)
+
+
+def write_plan(planned: Planned, paths: StudyPaths) -> None:
+    """Write ``plan.json``."""
+    write_atomic(paths.plan, msgspec.json.encode(planned))
+
+
+def read_plan(paths: StudyPaths) -> Planned | None:
+    """Return what was planned last; None where nothing was.
+
+    Raises:
+        StudyError: the file is no plan, or of a later studyctl.
+    """
+    try:
+        content = msgspec.json.decode(paths.plan.read_bytes())
+        version = content["version"]
+        if version > VERSION:
+            raise StudyError(
+                Problem(
+                    f"{paths.plan} was written by a later studyctl (plan version {version}; this one reads {VERSION})",
+                    file=paths.plan,
+                    hint="use that version of studyctl or a later one for this study",
+                )
+            )
+        return msgspec.convert(content if version == VERSION else _upgraded(content), Planned)
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError) as error:
+        hint = f"delete it and run `studyctl run {paths.spec}`, which writes it anew; nothing that was measured is lost"
+        raise StudyError(Problem(f"{paths.plan} is no plan ({error})", file=paths.plan, hint=hint)) from error
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a plan of version 1 in the present form."""
+    parts = content.get("stage_parts") or {}
+    evaluations = {
+        model: [
+            {"step": _step(name, key), "parts": parts.get(model, {}).get(name, {})}
+            for name, key in protocol.items()
+            if StepId.parse(name).kind not in (StepKind.LOAD, StepKind.COMPRESS)
+        ]
+        for model, protocol in content["protocols"].items()
+    }
+    kept = ("study", "title", "spec_hash", "at", "notes", "trials", "version")
+    return {name: content[name] for name in kept if name in content} | {"evaluations": evaluations}
+
+
+def _step(name: str, key: str | None) -> dict[str, Any]:
+    kind, subject = StepId.parse(name)
+    return {"kind": kind, "subject": subject, "key": key}

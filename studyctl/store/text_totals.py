@@ -1,0 +1,85 @@
+"""From the windows of a language to its figures: perplexity, bits per byte, and the distance to the dense model.
+
+Sums are exact before they are rounded (``math.fsum``), so that figures do not depend on the order in which batches came.
+Definitions: :mod:`studyctl.evaluate.text`.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from studyctl.contract import kl_counts
+from studyctl.contract.records import AnyRecord, FidelityTotals, TextBatch, TextTotals, Window
+
+P95 = 0.95
+_MOST_NATS = 700.0
+"""``exp`` of more is not finite."""
+
+
+def totals_of(records: Iterable[AnyRecord]) -> Iterator[TextTotals | FidelityTotals]:
+    """Yield the figures of a language from the records of its batches; nothing where a version before 0.2 wrote totals."""
+    records = list(records)
+    windows = [record for record in records if isinstance(record, Window)]
+    batches = [record for record in records if isinstance(record, TextBatch)]
+    if not windows or not batches:
+        return
+    yield text_totals(windows, batches[0])
+    if (distance := fidelity_totals(windows, batches)) is not None:
+        yield distance
+
+
+def text_totals(windows: Sequence[Window], batch: TextBatch) -> TextTotals:
+    """Return the perplexity of a language.
+
+    Args:
+        windows: its windows; at least one.
+        batch: what they have in common.
+    """
+    nll = _total(window.nll_nats for window in windows)
+    tokens = sum(window.tokens for window in windows)
+    size = sum(window.bytes or 0 for window in windows)
+    mean = None if nll is None else nll / tokens
+    return TextTotals(
+        language=batch.language,
+        perplexity=math.exp(mean) if mean is not None and mean < _MOST_NATS else None,
+        bits_per_byte=nll / math.log(2) / size if nll is not None and size else None,
+        nll_nats=nll,
+        tokens=tokens,
+        bytes=size,
+        sequence_length=batch.sequence_length,
+        bos=batch.bos,
+        windows=len(windows),
+    )
+
+
+def fidelity_totals(windows: Sequence[Window], batches: Sequence[TextBatch]) -> FidelityTotals | None:
+    """Return the distance to the dense model in a language; None where it was not measured.
+
+    Args:
+        windows: its windows; at least one.
+        batches: their batches.
+    """
+    kl = _total(window.kl_nats for window in windows)
+    signal = _total(window.signal for window in windows)
+    noise = _total(window.noise for window in windows)
+    agreed = [window.top1 for window in windows if window.top1 is not None]
+    counts = [batch.kl_counts for batch in batches if batch.kl_counts is not None]
+    if not counts and signal is None and not agreed:
+        return None
+    tokens = sum(window.tokens for window in windows)
+    return FidelityTotals(
+        language=batches[0].language,
+        kl_nats=None if kl is None else kl / tokens,
+        kl_p95_nats=kl_counts.quantile(kl_counts.added(counts), P95) if kl is not None else None,
+        top1=sum(agreed) / tokens if len(agreed) == len(windows) else None,
+        snr_db=10 * math.log10(signal / noise) if signal and noise else None,
+        tokens=tokens,
+    )
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    """Return the sum; None if one of the values is not known or not finite."""
+    known = list(values)
+    if any(value is None for value in known):
+        return None
+    total = math.fsum(value for value in known if value is not None)
+    return total if math.isfinite(total) else None

@@ -1,0 +1,49 @@
+"""Journals from before version 0.2, read as if this version had written them.
+
+There a step was called stage and named by a text, a text was one step with totals of its own, and a record's further fields
+stood beside the others.
+"""
+
+from typing import Any
+
+import msgspec
+
+from studyctl.contract.records import AnyRecord, convert
+from studyctl.contract.steps import StepId
+
+_KINDS = {"stage_started": "step_started", "stage_finished": "step_finished", "stage_failed": "step_failed"}
+_EXPORT = (
+    "folder", "format", "packed_bits", "why_plain", "weight_bytes", "stored_bits_per_weight", "model_bits_per_weight",
+)  # fmt: skip
+_KNOWN_OF_WARNING = frozenset({"seq", "at", "kind", "trial", "attempt", "stage", "message", "key"})
+
+
+def upgraded(line: bytes) -> AnyRecord:
+    """Return the record of a line that an earlier version wrote.
+
+    Raises:
+        ValueError: it is none.
+    """
+    values = msgspec.json.decode(line)
+    if not isinstance(values, dict) or not isinstance(values.get("seq"), int) or "kind" not in values:
+        raise ValueError("not a record")
+    values["kind"] = _KINDS.get(values["kind"], values["kind"])
+    if isinstance(values.get("stage"), str):
+        values["step"] = _step(values["stage"], values.get("key"))
+    if values["kind"] == "warning":
+        values["details"] = {name: values[name] for name in values.keys() - _KNOWN_OF_WARNING - {"step"}}
+    if values["kind"] == "step_finished" and "folder" in values:
+        values["exported"] = {name: values[name] for name in _EXPORT if values.get(name) is not None}
+    if values["kind"] == "attempt_started":
+        values.setdefault("schema", 1)
+        values.setdefault("studyctl", "")
+    return convert({name: value for name, value in values.items() if value is not None or name in _NULLS})
+
+
+_NULLS = frozenset({"nll_nats", "value", "perplexity"})
+"""Fields in which ``null`` stands for a figure that is not finite."""
+
+
+def _step(name: str, key: str | None) -> dict[str, Any]:
+    kind, subject = StepId.parse(name)
+    return {"kind": str(kind), "subject": subject, "key": key}
