@@ -4,9 +4,8 @@ Two models, three variants (dense, wanda-0.5, rtn-4bit-g64), three languages, tw
 from a formula here, so that tests can say what the tables must hold.
 """
 
-import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,27 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from studyctl.contract import kl_counts
+from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial, write_plan
+from studyctl.contract.records import (
+    SCHEMA,
+    AttemptFinished,
+    AttemptStarted,
+    Items,
+    Layer,
+    Progress,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+    TaskFigure,
+    TextBatch,
+    Warned,
+    Window,
+)
+from studyctl.contract.steps import Step, StepId, StepKind
+from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
-from studyctl.store.journal import SCHEMA, JournalWriter
+from studyctl.store.journal import JournalWriter
 
 MODELS = ("org/alpha", "org/beta")
 VARIANTS = ("dense", "wanda-0.5", "rtn-4bit-g64")
@@ -25,6 +43,8 @@ ITEMS = 20
 WINDOWS = 4
 TOKENS = 100
 """Scored tokens of a window."""
+BYTES = 2000
+"""Of all windows of a language together."""
 RATIOS = {"dense": 1.0, "wanda-0.5": 1.5, "rtn-4bit-g64": 1.1}
 """Perplexity against dense in English."""
 WORSE = {"en": 1.0, "sw": 1.2, "zh": 1.1}
@@ -49,7 +69,9 @@ BACKENDS = {
 }
 """Who compresses: a variant of another package is called like ours, with ``@`` and its name."""
 KL, SECONDS, MEMORY = 0.1, 2.0, 1000
-"""Of ours: nats in every language, seconds of a stage, bytes of one (and one more for each letter of its name)."""
+"""Of ours: nats in every language, seconds of a step, bytes of one (and one more for each letter of its name)."""
+KL_P95, TOP1, SNR_DB = 0.4, 0.9, 12.0
+"""Of everybody, in every language."""
 
 
 def setting_of(variant: str) -> str:
@@ -77,6 +99,11 @@ def correct(variant: str, item: int) -> int:
     return int((item < 12) != (item in turned))
 
 
+def passage(task: str, item: int) -> str:
+    """Two items each are about one text."""
+    return f"{task}-{item // 2}"
+
+
 def item_table(task: str, variant: str, items: Iterable[int] = range(ITEMS)) -> pa.Table:
     numbers = list(items)
     right = [correct(variant, item) for item in numbers]
@@ -88,9 +115,20 @@ def item_table(task: str, variant: str, items: Iterable[int] = range(ITEMS)) -> 
             "predicted": pa.array([item % 2 if ok else 1 - item % 2 for item, ok in zip(numbers, right, strict=True)], pa.int32()),
             "correct": pa.array([bool(ok) for ok in right]),
             "correct_norm": pa.array([bool(ok) if task == "arc_easy" else None for ok in right], pa.bool_()),
+            "score": pa.array(right, pa.float64()),
+            "passage": [passage(task, item) for item in numbers],
             "loglikelihoods": pa.array([[-1.0, -2.0 - item] for item in numbers], pa.list_(pa.float64())),
         }
     )  # fmt: skip
+
+
+def steps_of(protocol: Mapping[str, str | None]) -> tuple[Step, ...]:
+    """Return the steps that a plan asks for, of their keys by name."""
+    found = ((StepId.parse(name), key) for name, key in protocol.items())
+    return tuple(
+        Step(kind, subject, (0, WINDOWS) if kind is StepKind.PERPLEXITY else None, key)
+        for (kind, subject), key in found
+    )
 
 
 @dataclass
@@ -111,10 +149,14 @@ class FakeStudy:
 
     @property
     def protocol(self) -> dict[str, str]:
-        stages = [f"perplexity:{language}" for language in self.languages] + [
-            f"task:{task}" for task in self.tasks
-        ]
-        return {stage: f"key-of-{stage}" for stage in stages}
+        """Keys of the evaluations by their names."""
+        names = [f"perplexity:{language}" for language in self.languages]
+        names += [f"task:{task}" for task in self.tasks]
+        return {name: f"key-of-{name}" for name in names}
+
+    @property
+    def evaluations(self) -> tuple[Step, ...]:
+        return steps_of(self.protocol)
 
     def weights_key(self, trial: str) -> str:
         return f"weights-of-{trial}"
@@ -140,19 +182,28 @@ class FakeStudy:
             for variant in self.variants
         ]
 
-    def write_plan(self, **changes: Any) -> None:
-        plan = {
-            "version": 1,
-            "study": self.root.name,
-            "title": "A small study",
-            "spec_hash": "spec-1",
-            "at": "2026-01-01T00:00:00.000+00:00",
-            "notes": ["The models of this study do not exist."],
-            "protocols": {model: self.protocol for model in self.models},
-            "trials": self.trials(),
-        }
+    def write_plan(
+        self,
+        title: str = "A small study",
+        trials: list[dict[str, Any]] | None = None,
+        protocols: Mapping[str, Mapping[str, str | None]] | None = None,
+    ) -> None:
+        """Write ``plan.json``; ``protocols`` are keys of evaluations by their names, by model."""
+        protocols = dict.fromkeys(self.models, self.protocol) if protocols is None else protocols
         self.root.mkdir(parents=True, exist_ok=True)
-        self.paths.plan.write_text(json.dumps(plan | changes))
+        planned = Planned(
+            study=self.root.name,
+            title=title,
+            spec_hash="spec-1",
+            at="2026-01-01T00:00:00.000+00:00",
+            notes=("The models of this study do not exist.",),
+            evaluations={
+                model: tuple(PlannedStep(step) for step in steps_of(protocol))
+                for model, protocol in protocols.items()
+            },
+            trials=tuple(PlannedTrial(**one) for one in (self.trials() if trials is None else trials)),
+        )
+        write_plan(planned, self.paths)
 
     def write_all(self) -> "FakeStudy":
         """Plan, and one finished attempt of every trial."""
@@ -167,7 +218,7 @@ class FakeStudy:
 
 
 class FakeAttempt:
-    """One journal: begun on construction, then stage by stage."""
+    """One journal: begun on construction, then step by step. A step is named as people call it: ``perplexity:en``."""
 
     def __init__(self, study: FakeStudy, trial: dict[str, Any], number: int, changes: dict[str, Any]) -> None:
         self.study = study
@@ -192,67 +243,88 @@ class FakeAttempt:
             "weights_key",
             "dtype",
         )
-        self.writer.write("attempt_started", **(started | {name: trial[name] for name in copied} | changes))
+        self.writer.write(AttemptStarted(**(started | {name: trial[name] for name in copied} | changes)))
 
     @property
     def backend(self) -> FakeBackend:
         return BACKENDS[self.trial["backend"]]
 
     @property
-    def stages(self) -> dict[str, str]:
-        compress = {} if self.trial["variant"] == "dense" else {"compress": self.trial["weights_key"]}
-        return {"load": "load"} | compress | self.study.protocol
+    def steps(self) -> dict[str, Step]:
+        """What a worker would do for the trial, by name; all windows of a language are one step."""
+        own = [Step(StepKind.LOAD)]
+        if self.trial["variant"] != "dense":
+            own.append(Step(StepKind.COMPRESS, key=self.trial["weights_key"]))
+        return {str(step): step for step in (*own, *self.study.evaluations)}
 
-    def begin(self, stage: str) -> None:
-        self.writer.write("stage_started", stage=stage, key=self.stages[stage])
-        self.writer.write("progress", stage=stage, done=1, total=2, unit="block", note="")
+    def batch(self, step: str, number: int = 0) -> Step:
+        """Return what is journaled for a step: of a language, a batch of its windows."""
+        return self.steps[step].batches()[number]
 
-    def end(self, stage: str, **changes: Any) -> None:
-        finished: dict[str, Any] = {
-            "stage": stage,
-            "key": self.stages[stage],
-            "weights_key": self.trial["weights_key"],
-            "weights_hash": self.study.weights_hashes.get(self.name, f"hash-of-{self.name}"),
-            "seconds": SECONDS,
-            "peak_memory_bytes": MEMORY + len(stage),
-        }
-        if stage == "compress":
-            finished["seconds"] *= self.backend.seconds
-            finished["peak_memory_bytes"] = int(finished["peak_memory_bytes"] * self.backend.memory)
-            finished |= {name: self.trial[name] for name in ("bits_per_weight", "sparsity")}
-        self.writer.write("stage_finished", **(finished | changes))
+    def begin(self, step: str, batch: int = 0) -> None:
+        self.writer.write(StepStarted(step=self.batch(step, batch)))
+        self.progress(step, 1, 2, "block")
 
-    def run(self, stage: str) -> None:
-        self.begin(stage)
-        kind, _, what = stage.partition(":")
-        if kind == "compress":
-            self._layers()
-        elif kind == "perplexity":
-            self._perplexity(stage, what)
-        elif kind == "task":
-            self._task(stage, what)
-        self.end(stage)
+    def progress(self, step: str, done: float, total: float, unit: str, note: str = "") -> None:
+        self.writer.write(Progress(step=self.batch(step), done=done, total=total, unit=unit, note=note))
 
-    def run_all(self, *stages: str) -> "FakeAttempt":
-        for stage in stages or self.stages:
-            self.run(stage)
+    def warn(self, step: str, message: str, **details: Any) -> None:
+        self.writer.write(Warned(step=self.batch(step), message=message, details=details))
+
+    def end(self, step: str, batch: int = 0) -> None:
+        finished = StepFinished(
+            step=self.batch(step, batch),
+            weights_key=self.trial["weights_key"],
+            weights_hash=self.study.weights_hashes.get(self.name, f"hash-of-{self.name}"),
+            seconds=SECONDS,
+            peak_memory_bytes=MEMORY + len(step),
+        )
+        if step == "compress":
+            finished.seconds = SECONDS * self.backend.seconds
+            finished.peak_memory_bytes = int((MEMORY + len(step)) * self.backend.memory)
+            finished.bits_per_weight = self.trial["bits_per_weight"]
+            finished.sparsity = self.trial["sparsity"]
+        if finished.step.windows is not None:
+            finished.measured = WINDOWS
+        self.writer.write(finished)
+
+    def run(self, step: str) -> None:
+        for batch in range(len(self.steps[step].batches())):
+            self.begin(step, batch)
+            self.record(step, batch)
+            self.end(step, batch)
+
+    def record(self, step: str, batch: int = 0) -> None:
+        """Write what a step finds."""
+        match self.batch(step, batch):
+            case Step(kind=StepKind.COMPRESS):
+                self._layers()
+            case Step(kind=StepKind.PERPLEXITY) as windows:
+                self._perplexity(windows)
+            case Step(kind=StepKind.TASK, subject=str(task)):
+                self._task(task)
+
+    def run_all(self, *steps: str) -> "FakeAttempt":
+        for step in steps or self.steps:
+            self.run(step)
         return self.finish()
 
-    def fail(
-        self, stage: str, error: str = "out of memory at block 3", cause: str = "out_of_memory"
-    ) -> "FakeAttempt":
-        self.writer.write(
-            "stage_failed",
-            stage=stage,
-            key=self.stages[stage],
-            error=error,
-            cause=cause,
-            hint="use fewer samples",
+    def fail_step(
+        self, step: str, error: str = "out of memory at block 3", cause: str = "out_of_memory"
+    ) -> None:
+        failed = StepFailed(
+            step=self.batch(step), error=error, cause=FailureCause(cause), hint="use fewer samples"
         )
+        self.writer.write(failed)
+
+    def fail(
+        self, step: str, error: str = "out of memory at block 3", cause: str = "out_of_memory"
+    ) -> "FakeAttempt":
+        self.fail_step(step, error, cause)
         return self.finish("stopped" if cause == "stopped" else "failed", error=error)
 
     def finish(self, state: str = "done", error: str | None = None) -> "FakeAttempt":
-        self.writer.write("attempt_finished", state=state, seconds=20.0, peak_memory_bytes=2000, error=error)
+        self.writer.write(AttemptFinished(state=state, seconds=20.0, peak_memory_bytes=2000, error=error))
         self.writer.close()
         return self
 
@@ -260,48 +332,66 @@ class FakeAttempt:
         for block in range(2):
             for linear in ("self_attn.q_proj", "mlp.down_proj"):
                 self.writer.write(
-                    "layer", stage="compress", block=block, linear=linear, relative_error=0.01 * (block + 1),
-                    sparsity=self.trial["sparsity"], bits_per_weight=self.trial["bits_per_weight"], weights=64, seconds=0.5,
+                    Layer(
+                        block=block, linear=linear, relative_error=0.01 * (block + 1), sparsity=self.trial["sparsity"],
+                        bits_per_weight=self.trial["bits_per_weight"], weights=64, seconds=0.5,
+                    )
                 )  # fmt: skip
-        self.writer.write(
-            "warning", stage="compress", message="damping was raised", linear="mlp.down_proj", damping=0.1
-        )
+        self.warn("compress", "damping was raised", linear="mlp.down_proj", damping=0.1)
 
-    def _perplexity(self, stage: str, language: str) -> None:
+    def _perplexity(self, batch: Step) -> None:
+        language, windows = batch.subject, batch.windows
+        assert language is not None
+        assert windows is not None
         value = (
             perplexity(self.trial["model"], self.trial["variant"], language)
             if language in LANGUAGES
             else 40.0
         )
-        for window in range(WINDOWS):
-            self.writer.write(
-                "window",
-                stage=stage,
+        dense = self.trial["variant"] == "dense"
+        for window in range(*windows):
+            record = Window(
                 language=language,
                 window=window,
+                document=window,
                 nll_nats=math.log(value) * TOKENS,
                 tokens=TOKENS,
+                bytes=BYTES * (window + 1) // WINDOWS - BYTES * window // WINDOWS,
+                characters=4 * TOKENS,
             )
-        nll = math.log(value) * TOKENS * WINDOWS
+            if not dense:
+                record.kl_nats = KL * self.backend.kl * TOKENS
+                record.top1 = round(TOP1 * TOKENS)
+                record.signal, record.noise = 10 ** (SNR_DB / 10), 1.0
+            self.writer.write(record)
+        counts = None if dense else _kl_counts((windows[1] - windows[0]) * TOKENS)
         self.writer.write(
-            "perplexity", stage=stage, language=language, perplexity=value, bits_per_byte=nll / math.log(2) / 2000,
-            nll_nats=nll, tokens=TOKENS * WINDOWS, bytes=2000, sequence_length=TOKENS + 1, bos=False,
-        )  # fmt: skip
-        if self.trial["variant"] != "dense":
-            self.writer.write(
-                "fidelity", stage=stage, language=language, kl_nats=KL * self.backend.kl, kl_p95_nats=0.4, top1=0.9, snr_db=12.0,
-                tokens=TOKENS * WINDOWS,
-            )  # fmt: skip
+            TextBatch(language=language, sequence_length=TOKENS + 1, bos=False, kl_counts=counts)
+        )
 
-    def _task(self, stage: str, task: str) -> None:
+    def _task(self, task: str) -> None:
         for half, items in enumerate((range(ITEMS // 2), range(ITEMS // 2, ITEMS))):
             table = item_table(task, self.trial["variant"], items)
             path = self.study.paths.part(self.name, self.number, f"{task}.{half}")
             pq.write_table(table, path)
-            self.writer.write("item", stage=stage, task=task, part=path.name, rows=table.num_rows)
+            self.writer.write(Items(task=task, part=path.name, rows=table.num_rows))
         right = sum(correct(self.trial["variant"], item) for item in range(ITEMS))
         metrics = ("acc", "acc_norm") if task == "arc_easy" else ("acc",)
         for metric in metrics:
+            main = metric == "acc"
             self.writer.write(
-                "task", stage=stage, task=task, metric=metric, value=right / ITEMS, stderr=0.1, items=ITEMS
-            )
+                TaskFigure(
+                    task=task, metric=metric, value=right / ITEMS, stderr=0.1, items=ITEMS, main=main, averaged=main,
+                    shots=0, limit=0,
+                )
+            )  # fmt: skip
+
+
+def _kl_counts(tokens: int) -> dict[int, int]:
+    """Return the KL of tokens of which a tenth is at the 95th percentile, and the others are below it."""
+    high, low = _kl_bin(KL_P95), _kl_bin(KL_P95 / 10)
+    return {low: tokens - tokens // 10, high: tokens // 10}
+
+
+def _kl_bin(value: float) -> int:
+    return math.ceil(math.log(value / kl_counts.LOWEST, kl_counts.RATIO))
