@@ -51,16 +51,16 @@ def _of_this_version(
 ) -> duckdb.DuckDBPyConnection:
     """Return a reader with the tables of this version; nothing is written into the study."""
     try:
-        found = connection.execute("SELECT schema_version, published_at FROM about").fetchone()
+        found = connection.execute("SELECT schema_version, published_at FROM about").fetchall()
     except duckdb.Error:  # of another program
         return connection
-    if found is None or found[0] >= VERSION or not paths.journal.is_dir():
+    if not found or found[0][0] >= VERSION or not paths.journal.is_dir():
         return connection
     connection.close()
     from studyctl.store.publish import publish_in_memory  # with pyarrow, which takes time to import
 
     stored = read_stored(paths)
-    current = publish_in_memory(paths, read_planned(paths, stored), stored, frozenset(), at=found[1])
+    current = publish_in_memory(paths, read_planned(paths, stored), stored, frozenset(), at=found[0][1])
     _shut(current, external_access=external_access)
     return current
 
