@@ -187,10 +187,10 @@ WINDOWS = _results(
     "one row a window of a language's text",
     ("language", "VARCHAR", "language of the text"),
     ("window", "INTEGER", "number of the window in the text, from 0"),
-    ("place", "INTEGER", "place in the order in which windows are taken, from 0"),
-    ("document", "INTEGER", "document of the text in which it begins, from 0"),
     ("nll_nats", "DOUBLE", "negative log-likelihood, summed over its scored tokens"),
     ("tokens", "INTEGER", "scored tokens"),
+    ("place", "INTEGER", "place in the order in which windows are taken, from 0"),
+    ("document", "INTEGER", "document of the text in which it begins, from 0"),
     ("bytes", "INTEGER", "UTF-8 bytes of these tokens"),
     ("characters", "INTEGER", "characters of these tokens"),
     ("kl_nats", "DOUBLE", "KL(dense || compressed), summed over its scored tokens"),
@@ -238,13 +238,13 @@ ITEMS = _results(
         "TINYINT",
         "1 if right by log-likelihood a byte (acc_norm), else 0; NULL where the task has no acc_norm",
     ),
+    ("loglikelihoods", "DOUBLE[]", "of the choices in their order, in nats"),
     ("score", "DOUBLE", "value of the task's main metric; NULL where items have none"),
     (
         "passage",
         "VARCHAR",
         "names the text that the item is about: items of one passage are no independent draws",
     ),
-    ("loglikelihoods", "DOUBLE[]", "of the choices in their order, in nats"),
 )
 TASK_FLIPS = _results(
     "task_flips",
