@@ -97,7 +97,7 @@ def read_plan(paths: StudyPaths) -> Planned | None:
         return msgspec.convert(content if version == VERSION else _upgraded(content), Planned)
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         hint = f"delete it and run `studyctl run {paths.spec}`, which writes it anew; nothing that was measured is lost"
         raise StudyError(Problem(f"{paths.plan} is no plan ({error})", file=paths.plan, hint=hint)) from error
 
