@@ -61,15 +61,15 @@ def test_ratios_are_held_against_ours(study: FakeStudy) -> None:
     )
 
 
-def test_figures_are_those_of_the_leaderboard_and_of_the_compress_stage(study: FakeStudy) -> None:
+def test_figures_are_those_of_the_leaderboard_and_of_the_compress_step(study: FakeStudy) -> None:
     rows = by_backend(study.write_all())
     with results.open(study.paths) as found:
         standings = {row.trial_id: row for row in found.leaderboard()}
         peaks = {
-            row.trial_id: stage.peak_memory_bytes
+            row.trial_id: step.peak_memory_bytes
             for row in rows.values()
-            for stage in found.stages(row.trial_id)
-            if stage.stage == "compress"
+            for step in found.steps(row.trial_id)
+            if step.kind == "compress"
         }
     shared = (
         "kl_nats", "ppl_ratio", "acc_change", "bits_per_weight", "sparsity", "compress_seconds", "seed", "state", "method",

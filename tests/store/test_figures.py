@@ -7,7 +7,7 @@ import pytest
 
 from studyctl.store.figures import read_figures
 from studyctl.store.index import read_stored
-from tests.store.builder import MODELS, FakeStudy, trial_name
+from tests.store.builder import MODELS, FakeStudy, steps_of, trial_name
 
 DENSE, WANDA = (trial_name(MODELS[0], variant) for variant in ("dense", "wanda-0.5"))
 
@@ -21,7 +21,7 @@ def study(tmp_path: Path) -> FakeStudy:
 
 def test_perplexity_stands_beside_dense(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
-    figures = read_figures(stored, study.weights_key(WANDA), study.weights_key(DENSE), study.protocol)
+    figures = read_figures(stored, study.weights_key(WANDA), study.weights_key(DENSE), study.evaluations)
     assert [one.language for one in figures.languages] == ["en", "sw", "zh"]
     ratios = [one.ratio for one in figures.languages]
     assert all(
@@ -32,7 +32,7 @@ def test_perplexity_stands_beside_dense(study: FakeStudy) -> None:
 
 def test_tasks_stand_beside_dense(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
-    figures = read_figures(stored, study.weights_key(WANDA), study.weights_key(DENSE), study.protocol)
+    figures = read_figures(stored, study.weights_key(WANDA), study.weights_key(DENSE), study.evaluations)
     accuracy = {one.task: one for one in figures.tasks if one.metric == "acc"}
     # Of 20 items dense has 12 right; wanda loses 6 of them and wins 1.
     assert (accuracy["boolq"].value, accuracy["boolq"].dense_value) == (7 / 20, 12 / 20)
@@ -41,7 +41,7 @@ def test_tasks_stand_beside_dense(study: FakeStudy) -> None:
 
 def test_dense_is_compared_with_nothing(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
-    figures = read_figures(stored, study.weights_key(DENSE), study.weights_key(DENSE), study.protocol)
+    figures = read_figures(stored, study.weights_key(DENSE), study.weights_key(DENSE), study.evaluations)
     assert len(figures.languages) == 3
     assert all(one.ratio is None for one in figures.languages)
     assert all(one.change is None for one in figures.tasks)
@@ -49,8 +49,8 @@ def test_dense_is_compared_with_nothing(study: FakeStudy) -> None:
 
 def test_only_what_is_asked_for_and_stored_is_told(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
-    asked = {"perplexity:sw": "key-of-perplexity:sw", "perplexity:en": "another protocol"}
+    asked = steps_of({"perplexity:sw": "key-of-perplexity:sw", "perplexity:en": "another protocol"})
     figures = read_figures(stored, study.weights_key(WANDA), study.weights_key(DENSE), asked)
     assert [one.language for one in figures.languages] == ["sw"]
     assert figures.tasks == []
-    assert read_figures(stored, "nothing", None, study.protocol).languages == []
+    assert read_figures(stored, "nothing", None, study.evaluations).languages == []

@@ -1,12 +1,16 @@
 """The index: what counts as stored, and what does not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from studyctl.contract.records import StepFinished, StepStarted
+from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
-from studyctl.store.index import Index, read_stored
-from tests.store.builder import FakeStudy
+from studyctl.store.index import Index, Stored, read_stored
+from tests.store import builder
+from tests.store.builder import FakeAttempt, FakeStudy
 
 TRIAL = "alpha.wanda-0.5"
 WEIGHTS = f"weights-of-{TRIAL}"
@@ -17,39 +21,50 @@ def study(tmp_path: Path) -> FakeStudy:
     return FakeStudy(tmp_path / "small")
 
 
+def keys_of(stored: Stored, weights_key: str = WEIGHTS) -> set[str]:
+    return set(stored.has(weights_key).by_key)
+
+
+def compressed_in(stored: Stored) -> int | None:
+    made = stored.compressed(WEIGHTS)
+    return made and made.attempt
+
+
 def test_no_journals_hold_nothing(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
     assert stored.results == {}
     assert stored.next_attempt(TRIAL) == 1
-    assert stored.has(None) == {}
+    assert not stored.has(None)
 
 
-def test_a_stage_counts_when_it_is_finished(study: FakeStudy) -> None:
+def test_a_step_counts_when_it_is_finished(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.run("load")
     attempt.begin("compress")
-    assert read_stored(study.paths).has(WEIGHTS) == {}
+    assert not read_stored(study.paths).has(WEIGHTS)
     attempt.end("compress")
     stored = read_stored(study.paths)
-    assert stored.has(WEIGHTS).keys() == {WEIGHTS}
-    assert stored.has(WEIGHTS)[WEIGHTS].sparsity == 0.5
+    assert keys_of(stored) == {WEIGHTS}
+    compressed = stored.compressed(WEIGHTS)
+    assert compressed is not None
+    assert compressed.sparsity == 0.5
     assert stored.weights_hash == {WEIGHTS: f"hash-of-{TRIAL}"}
-    assert stored.loads[WEIGHTS].stage == "load"
+    assert stored.loads[WEIGHTS].step == Step(StepKind.LOAD)
 
 
 def test_the_newest_of_two_results_counts(study: FakeStudy) -> None:
     study.attempt(TRIAL, 1).run_all()
     study.attempt(TRIAL, 2).run_all("load", "perplexity:en")
     results = read_stored(study.paths).has(WEIGHTS)
-    assert results["key-of-perplexity:en"].attempt == 2
-    assert results["key-of-perplexity:sw"].attempt == 1
+    latest = {str(step): result.latest.attempt for step in study.evaluations if (result := results.of(step))}
+    assert (latest["perplexity:en"], latest["perplexity:sw"]) == (2, 1)
 
 
 def test_attempt_ten_is_newer_than_attempt_nine(study: FakeStudy) -> None:
     for number in (10, 9):
         study.attempt(TRIAL, number).run_all("load", "compress")
     stored = read_stored(study.paths)
-    assert stored.has(WEIGHTS)[WEIGHTS].attempt == 10
+    assert compressed_in(stored) == 10
     assert [attempt.attempt for attempt in stored.attempts[TRIAL]] == [9, 10]
     assert stored.next_attempt(TRIAL) == 11
 
@@ -58,18 +73,18 @@ def test_results_of_weights_that_were_not_reproduced_do_not_count(study: FakeStu
     study.attempt(TRIAL, 1).run_all()
     study.weights_hashes[TRIAL] = "another"
     study.attempt(TRIAL, 2).run_all("load", "compress", "perplexity:en")
-    assert read_stored(study.paths).has(WEIGHTS).keys() == {WEIGHTS, "key-of-perplexity:en"}
+    assert keys_of(read_stored(study.paths)) == {WEIGHTS, "key-of-perplexity:en"}
 
 
 def test_an_equal_hash_keeps_earlier_results(study: FakeStudy) -> None:
     study.attempt(TRIAL, 1).run_all()
     study.attempt(TRIAL, 2).run_all("load", "compress")
-    assert len(read_stored(study.paths).has(WEIGHTS)) == 6
+    assert len(keys_of(read_stored(study.paths))) == 6
 
 
 def test_dense_has_no_compress_and_its_results_count(study: FakeStudy) -> None:
     study.attempt("alpha.dense").run_all()
-    assert len(read_stored(study.paths).has("weights-of-alpha.dense")) == 5
+    assert len(keys_of(read_stored(study.paths), "weights-of-alpha.dense")) == 5
 
 
 def test_a_failure_is_told_with_its_cause(study: FakeStudy) -> None:
@@ -80,7 +95,7 @@ def test_a_failure_is_told_with_its_cause(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
     failure = stored.last_failure(TRIAL)
     assert failure is not None
-    assert (failure.stage, failure.cause, failure.error) == (
+    assert (str(failure.step), failure.cause, failure.error) == (
         "compress",
         "out_of_memory",
         "out of memory at block 3",
@@ -90,10 +105,10 @@ def test_a_failure_is_told_with_its_cause(study: FakeStudy) -> None:
     assert stored.last_failure("alpha.dense") is None
 
 
-def test_a_stage_that_succeeds_at_the_second_try_did_not_fail(study: FakeStudy) -> None:
+def test_a_step_that_succeeds_at_the_second_try_did_not_fail(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.begin("compress")
-    attempt.writer.write("stage_failed", stage="compress", key=WEIGHTS, error="x", cause="error", hint="")
+    attempt.fail_step("compress", "x", "error")
     attempt.run("compress")
     assert read_stored(study.paths).last_failure(TRIAL) is None
 
@@ -101,7 +116,7 @@ def test_a_stage_that_succeeds_at_the_second_try_did_not_fail(study: FakeStudy) 
 def test_an_attempt_without_an_end_is_unfinished(study: FakeStudy) -> None:
     study.attempt(TRIAL).begin("compress")
     (attempt,) = read_stored(study.paths).unfinished
-    assert (attempt.trial, attempt.attempt, attempt.open_stage) == (TRIAL, 1, "compress")
+    assert (attempt.trial, attempt.attempt, str(attempt.open_step)) == (TRIAL, 1, "compress")
 
 
 def test_a_journal_without_a_whole_record_still_takes_its_number(study: FakeStudy) -> None:
@@ -120,30 +135,28 @@ def test_other_files_in_the_folder_are_left_alone(study: FakeStudy) -> None:
     assert read_stored(study.paths).attempts.keys() == {TRIAL}
 
 
-def test_a_message_about_stages_is_no_stage(study: FakeStudy) -> None:
+def test_a_message_about_steps_is_no_step(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.begin("compress")
-    attempt.writer.write(
-        "warning", stage="compress", message='kind "stage_finished" or "attempt_finished"', **{"stage_x": 1}
-    )
-    assert read_stored(study.paths).has(WEIGHTS) == {}
+    attempt.warn("compress", 'kind "step_finished" or "attempt_finished"', kind="step_finished", step_x=1)
+    assert not read_stored(study.paths).has(WEIGHTS)
 
 
-def test_a_damaged_stage_line_names_file_and_line(study: FakeStudy) -> None:
+def test_a_damaged_step_line_names_file_and_line(study: FakeStudy) -> None:
     path = study.attempt(TRIAL).run_all().path
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([lines[0], b'"stage_finished" }\n', *lines[1:]]))
+    path.write_bytes(b"".join([lines[0], b'"step_finished" }\n', *lines[1:]]))
     with pytest.raises(StudyError, match="line 2 of alpha"):
         read_stored(study.paths)
 
 
-def test_a_torn_stage_finished_is_not_acknowledged(study: FakeStudy) -> None:
+def test_a_torn_step_finished_is_not_acknowledged(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.run("compress")
     data = attempt.path.read_bytes()
     for cut in range(1, 60):
         attempt.path.write_bytes(data[:-cut])
-        assert read_stored(study.paths).has(WEIGHTS) == {}
+        assert not read_stored(study.paths).has(WEIGHTS)
 
 
 class TestGrowing:
@@ -152,10 +165,10 @@ class TestGrowing:
     def test_every_step_of_an_attempt(self, study: FakeStudy) -> None:
         index = Index(study.paths)
         attempt = study.attempt(TRIAL)
-        for stage in attempt.stages:
-            attempt.begin(stage)
+        for step in attempt.steps:
+            attempt.begin(step)
             assert index.refresh() == read_stored(study.paths)
-            attempt.end(stage)
+            attempt.end(step)
             assert index.refresh() == read_stored(study.paths)
         attempt.finish()
         assert index.refresh() == read_stored(study.paths)
@@ -165,7 +178,7 @@ class TestGrowing:
         attempt = study.attempt(TRIAL)
         attempt.begin("compress")
         before = index.refresh()
-        attempt.writer.write("progress", stage="compress", done=1, total=2, unit="block", note="")
+        attempt.progress("compress", 1, 2, "block")
         assert index.refresh() is before
 
     def test_a_line_that_was_not_finished_counts_once_it_is(self, study: FakeStudy) -> None:
@@ -174,33 +187,33 @@ class TestGrowing:
         data = attempt.path.read_bytes()
         attempt.path.write_bytes(data[:-20])
         index = Index(study.paths)
-        assert index.refresh().has(WEIGHTS) == {}
+        assert not index.refresh().has(WEIGHTS)
         attempt.path.write_bytes(data)
-        assert index.refresh().has(WEIGHTS).keys() == {WEIGHTS}
+        assert keys_of(index.refresh()) == {WEIGHTS}
 
     def test_a_journal_that_was_moved_away_is_forgotten(self, study: FakeStudy) -> None:
         index = Index(study.paths)
         path = study.attempt(TRIAL).run_all().path
         assert index.refresh().has(WEIGHTS)
         path.rename(path.with_suffix(".bad"))
-        assert index.refresh().has(WEIGHTS) == {}
+        assert not index.refresh().has(WEIGHTS)
 
 
 def test_a_clock_that_was_set_back_does_not_revive_an_old_result(study: FakeStudy) -> None:
     study.attempt(TRIAL, 1).run_all("compress")
     newer = study.attempt(TRIAL, 2).run_all("compress").path
     newer.write_text(newer.read_text().replace('"at":"20', '"at":"19'))
-    assert read_stored(study.paths).has(WEIGHTS)[WEIGHTS].attempt == 2
+    assert compressed_in(read_stored(study.paths)) == 2
 
 
-def test_stretches_of_a_journal_begin_and_end_with_their_stage(study: FakeStudy) -> None:
+def test_stretches_of_a_journal_begin_and_end_with_their_step(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL).run_all()
     data = attempt.path.read_bytes()
-    for stage in read_stored(study.paths).attempts[TRIAL][0].stages:
-        stretch = data[stage.begin : stage.end].splitlines()
-        assert b'"kind":"stage_started"' in stretch[0]
-        assert b'"kind":"stage_finished"' in stretch[-1]
-        assert data[stage.end - 1 : stage.end] == b"\n"
+    for step in read_stored(study.paths).attempts[TRIAL][0].steps:
+        stretch = data[step.begin : step.end].splitlines()
+        assert b'"kind":"step_started"' in stretch[0]
+        assert b'"kind":"step_finished"' in stretch[-1]
+        assert data[step.end - 1 : step.end] == b"\n"
 
 
 @pytest.mark.parametrize("line", [1, 2, 5])
@@ -220,7 +233,7 @@ def test_a_tail_that_is_no_record_is_skipped(study: FakeStudy) -> None:
     path = study.paths.attempt_journal(TRIAL, 1)
     with path.open("ab") as journal:
         journal.write(b"\0\0\0\n")
-    assert read_stored(study.paths).has(WEIGHTS).keys() == {WEIGHTS}
+    assert keys_of(read_stored(study.paths)) == {WEIGHTS}
 
 
 def test_what_was_read_before_a_damaged_journal_is_not_lost(study: FakeStudy) -> None:
@@ -235,3 +248,54 @@ def test_what_was_read_before_a_damaged_journal_is_not_lost(study: FakeStudy) ->
         index.refresh()
     damaged.path.write_bytes(good)
     assert index.refresh() == read_stored(study.paths)
+
+
+class TestBatches:
+    """The windows of a language are stored batch by batch."""
+
+    @pytest.fixture
+    def attempt(self, study: FakeStudy, monkeypatch: pytest.MonkeyPatch) -> FakeAttempt:
+        monkeypatch.setattr(builder, "WINDOWS", 20)
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        return attempt
+
+    @staticmethod
+    def run(attempt: FakeAttempt, *batches: int) -> None:
+        for batch in batches:
+            attempt.begin("perplexity:en", batch)
+            attempt.end("perplexity:en", batch)
+
+    def test_a_language_is_done_when_all_its_batches_are(
+        self, study: FakeStudy, attempt: FakeAttempt
+    ) -> None:
+        english = study.evaluations[0]
+        self.run(attempt, 0, 2)
+        results = read_stored(study.paths).has(WEIGHTS)
+        assert results.spans(english) == ((0, 8), (16, 20))
+        assert results.of(english) is None
+        self.run(attempt, 1)
+        found = read_stored(study.paths).has(WEIGHTS).of(english)
+        assert found is not None
+        assert [part.step.windows for part in found.parts] == [(0, 8), (8, 16), (16, 20)]
+        assert (found.seconds, found.latest.step.windows) == (6.0, (8, 16))
+
+    @pytest.mark.parametrize(("asked", "there"), [(8, True), (16, True), (20, True), (12, False), (24, False)])
+    def test_other_numbers_of_windows_need_their_own_batches(
+        self, study: FakeStudy, attempt: FakeAttempt, asked: int, there: bool
+    ) -> None:
+        self.run(attempt, 0, 1, 2)
+        step = replace(study.evaluations[0], windows=(0, asked))
+        assert read_stored(study.paths).has(WEIGHTS).has(step) == there
+
+    def test_a_text_that_ends_early_is_done_at_its_end(self, study: FakeStudy, attempt: FakeAttempt) -> None:
+        english = study.evaluations[0]
+        for windows in ((0, 8), (8, 11)):
+            attempt.writer.write(StepStarted(step=replace(english, windows=windows)))
+            finished = StepFinished(
+                step=replace(english, windows=windows), weights_hash=f"hash-of-{TRIAL}", available=11
+            )
+            attempt.writer.write(finished)
+        found = read_stored(study.paths).has(WEIGHTS).of(english)
+        assert found is not None
+        assert [part.step.windows for part in found.parts] == [(0, 8), (8, 11)]

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studyctl.contract.records import (
+    SCHEMA,
+    AnyRecord,
+    AttemptFinished,
+    AttemptStarted,
+    Items,
+    Layer,
+    Progress,
+    Record,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+    TaskFigure,
+    TextBatch,
+    Warned,
+    Window,
+    encode,
+)
+from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
-from studyctl.store.journal import SCHEMA, JournalTail, JournalWriter, encode, parse, read_journal
+from studyctl.store.journal import JournalTail, JournalWriter, parse, read_journal
+
+LOAD = Step(StepKind.LOAD)
 
 
 def begin(path: Path, **fields: Any) -> JournalWriter:
     writer = JournalWriter(path)
-    started = {"schema": SCHEMA, "trial": "alpha.dense", "attempt": 1}
-    writer.write("attempt_started", **(started | fields))
+    started = {
+        "schema": SCHEMA, "trial": "alpha.dense", "attempt": 1, "studyctl": "0.2.0", "model": "org/alpha", "method": "dense",
+        "variant": "dense", "weights_key": "w",
+    }  # fmt: skip
+    writer.write(AttemptStarted(**(started | fields)))
     return writer
+
+
+def progress(done: int = 1, **fields: Any) -> Progress:
+    return Progress(step=LOAD, done=done, total=2, unit="block", **fields)
+
+
+def warning(message: str, **fields: Any) -> Warned:
+    return Warned(step=LOAD, message=message, **fields)
+
+
+def kinds(records: Iterable[AnyRecord]) -> list[type[Record]]:
+    return [type(record) for record in records]
 
 
 @pytest.fixture
@@ -30,52 +67,58 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_record_carries_number_time_kind_and_attempt(path: Path) -> None:
     with begin(path) as writer:
-        returned = writer.write("stage_started", stage="load", key="k")
+        written = StepStarted(step=LOAD)
+        writer.write(written)
     records = list(read_journal(path))
-    assert records[1] == returned
-    assert list(records[1]) == ["seq", "at", "kind", "trial", "attempt", "stage", "key"]
-    assert [record["seq"] for record in records] == [0, 1]
-    assert records[1]["trial"] == "alpha.dense"
-    assert records[1]["at"].endswith("+00:00")
+    assert records[1] == written
+    line = json.loads(path.read_bytes().splitlines()[1])
+    assert next(iter(line.items())) == ("kind", "step_started")
+    assert line.keys() == {"kind", "seq", "at", "trial", "attempt", "step"}
+    assert [record.seq for record in records] == [0, 1]
+    assert (records[1].trial, records[1].attempt) == ("alpha.dense", 1)
+    assert records[1].at.endswith("+00:00")
 
 
 def test_nan_and_infinity_are_written_as_null(path: Path) -> None:
     with begin(path) as writer:
-        writer.write(
-            "layer",
-            relative_error=math.nan,
-            nested={"values": [math.inf, 1.5]},
-            count=np.int64(3),
-            half=np.float32(0.5),
-        )
-    *_, layer = read_journal(path)
-    assert layer["relative_error"] is None
-    assert layer["nested"] == {"values": [None, 1.5]}
-    assert (layer["count"], layer["half"]) == (3, 0.5)
+        writer.write(Layer(block=0, linear="x", relative_error=math.nan))
+        details = {"values": [math.inf, 1.5], "count": np.int64(3), "half": np.float32(0.5), "path": Path("a")}
+        writer.write(warning("", details=details))
+    *_, layer, warned = read_journal(path)
+    assert isinstance(layer, Layer)
+    assert layer.relative_error is None
+    assert isinstance(warned, Warned)
+    assert warned.details == {"values": [None, 1.5], "count": 3, "half": 0.5, "path": "a"}
     assert "NaN" not in path.read_text()
 
 
 def test_what_json_cannot_say_is_a_mistake_of_the_caller(path: Path) -> None:
     with begin(path) as writer, pytest.raises(TypeError, match="object"):
-        writer.write("layer", value=object())
+        writer.write(warning("", details={"value": object()}))
 
 
 @given(
     st.dictionaries(
         st.text(),
-        st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()),
+        st.one_of(st.text(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False), st.booleans()),
     )
 )
 def test_any_text_survives_a_round_trip(fields: dict[str, object]) -> None:
-    record = {"seq": 0, "kind": "warning", "fields": fields}
+    record = warning("", seq=0, details=fields)
     line = encode(record)
     assert line.count(b"\n") == 1
     assert parse(line, Path("x.jsonl")) == ([record], len(line))
 
 
-WHOLE = encode({"seq": 0, "kind": "progress", "note": "überall"}) + encode(
-    {"seq": 1, "kind": "warning", "message": "日本"}
-)
+def test_a_file_name_that_is_no_text_is_written_with_its_bytes_spelt_out(path: Path) -> None:
+    with begin(path) as writer:
+        writer.write(warning("b\udc80d", details={"files": ["\udcff"]}))
+    *_, warned = read_journal(path)
+    assert isinstance(warned, Warned)
+    assert (warned.message, warned.details) == ("b\\udc80d", {"files": ["\\udcff"]})
+
+
+WHOLE = encode(progress(seq=0, note="überall")) + encode(warning("日本", seq=1))
 
 
 @given(st.integers(0, len(WHOLE)))
@@ -88,11 +131,11 @@ def test_a_journal_cut_anywhere_reads_as_its_whole_records(length: int) -> None:
 @pytest.mark.parametrize(
     "tail",
     [
-        pytest.param(b'{"seq":9,"kind":"pro', id="cut short"),
-        pytest.param('{"seq":9,"note":"日'.encode()[:-1], id="cut inside a character"),
+        pytest.param(b'{"kind":"progress","seq":9,"no', id="cut short"),
+        pytest.param('{"kind":"progress","seq":9,"note":"日'.encode()[:-1], id="cut inside a character"),
         pytest.param(b"\0" * 4096, id="zero bytes after a power cut"),
         pytest.param(b'\0\0\0\0ge"}\n', id="zero bytes and the end of a line"),
-        pytest.param(b'{"seq":9,"kind":"pro\0\0\0\0', id="cut short, then zero bytes"),
+        pytest.param(b'{"kind":"progress","seq":9,"no\0\0\0\0', id="cut short, then zero bytes"),
     ],
 )
 def test_what_a_crash_leaves_behind_is_skipped_and_cut_off_before_anything_follows(
@@ -101,22 +144,17 @@ def test_what_a_crash_leaves_behind_is_skipped_and_cut_off_before_anything_follo
     begin(path).close()
     with path.open("ab") as file:
         file.write(tail)
-    assert [record["kind"] for record in read_journal(path)] == ["attempt_started"]
-    assert [record["kind"] for record in JournalTail(path).new_records()] == ["attempt_started"]
+    assert kinds(read_journal(path)) == [AttemptStarted]
+    assert kinds(JournalTail(path).new_records()) == [AttemptStarted]
     with JournalWriter(path) as writer:
-        writer.write("attempt_finished", state="failed")
+        writer.write(AttemptFinished(state="failed"))
     *_, last = read_journal(path)
-    assert (last["kind"], last["seq"], last["trial"], last["attempt"]) == (
-        "attempt_finished",
-        1,
-        "alpha.dense",
-        1,
-    )
+    assert (type(last), last.seq, last.trial, last.attempt) == (AttemptFinished, 1, "alpha.dense", 1)
 
 
 def test_damage_in_the_middle_names_file_and_line(path: Path) -> None:
     with begin(path) as writer:
-        writer.write("progress", done=1)
+        writer.write(progress())
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"not json\n" + lines[1])
     with pytest.raises(StudyError) as caught:
@@ -128,9 +166,9 @@ def test_damage_in_the_middle_names_file_and_line(path: Path) -> None:
 
 def test_a_later_schema_is_refused(path: Path) -> None:
     begin(path, schema=SCHEMA + 1, studyctl="9.0").close()
-    with pytest.raises(StudyError, match=r"written by studyctl 9\.0 .*schema 2.*reads schema 1"):
+    with pytest.raises(StudyError, match=r"written by studyctl 9\.0 .*schema 3.*reads schema 2"):
         list(read_journal(path))
-    with pytest.raises(StudyError, match="schema 2"):
+    with pytest.raises(StudyError, match="schema 3"):
         JournalTail(path).new_records()
 
 
@@ -146,10 +184,10 @@ def test_a_full_disk_leaves_whole_records_only(path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "write", short_write)
     with pytest.raises(StudyError, match="No space left on device") as caught:
-        writer.write("perplexity", language="en", perplexity=12.5)
+        writer.write(TextBatch(language="en", sequence_length=32, bos=False))
     assert "free some space and run again" in caught.value.problems[0].hint
     monkeypatch.undo()
-    writer.write("warning", message="there is room again")
+    writer.write(warning("there is room again"))
     writer.close()
     lines = path.read_bytes().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["attempt_started", "warning"]
@@ -166,11 +204,23 @@ def test_results_are_synced_and_progress_is_not(path: Path, monkeypatch: pytest.
     monkeypatch.setattr("studyctl.store.journal._sync", synced.append)
     with begin(path) as writer:
         assert len(synced) == 1
-        for kind in ("progress", "layer", "window"):
-            writer.write(kind)
+        for record in (
+            progress(),
+            Layer(block=0, linear="x"),
+            Window(language="en", window=0, nll_nats=1.0, tokens=1),
+        ):
+            writer.write(record)
         assert len(synced) == 1
-        for kind in ("perplexity", "fidelity", "task", "item", "warning", "stage_finished", "stage_failed"):
-            writer.write(kind)
+        for record in (
+            TextBatch(language="en", sequence_length=32, bos=False),
+            TaskFigure(task="boolq", metric="acc", value=0.5),
+            Items(task="boolq", part="x", rows=1),
+            warning("x"),
+            StepStarted(step=LOAD),
+            StepFinished(step=LOAD),
+            StepFailed(step=LOAD, error="x"),
+        ):
+            writer.write(record)
         assert len(synced) == 8
 
 
@@ -179,35 +229,35 @@ class TestTail:
         tail = JournalTail(path)
         assert tail.new_records() == []
         begin(path).close()
-        assert [record["kind"] for record in tail.new_records()] == ["attempt_started"]
+        assert kinds(tail.new_records()) == [AttemptStarted]
 
     def test_each_record_comes_once(self, path: Path) -> None:
         tail = JournalTail(path)
         with begin(path) as writer:
             tail.new_records()
             assert tail.new_records() == []
-            writer.write("progress", done=1)
-            writer.write("progress", done=2)
-            assert [record["done"] for record in tail.new_records()] == [1, 2]
+            writer.write(progress(1))
+            writer.write(progress(2))
+            assert [record.done for record in tail.new_records() if isinstance(record, Progress)] == [1, 2]
 
     def test_an_unfinished_line_waits_until_it_is_whole(self, path: Path) -> None:
         begin(path).close()
         tail = JournalTail(path)
         tail.new_records()
-        line = encode({"seq": 1, "kind": "progress", "note": "日本"})
+        line = encode(progress(seq=1, note="日本"))
         for length in range(1, len(line)):
             with path.open("ab") as file:
                 file.write(line[length - 1 : length])
             assert tail.new_records() == []
         with path.open("ab") as file:
             file.write(line[-1:])
-        assert [record["note"] for record in tail.new_records()] == ["日本"]
+        assert tail.new_records() == [progress(seq=1, note="日本")]
 
     def test_damage_is_counted_from_the_beginning_of_the_file(self, path: Path) -> None:
         begin(path).close()
         tail = JournalTail(path)
         tail.new_records()
         with path.open("ab") as file:
-            file.write(b"not json\n" + encode({"seq": 1, "kind": "progress"}))
+            file.write(b"not json\n" + encode(progress(seq=1)))
         with pytest.raises(StudyError, match="line 2 of"):
             tail.new_records()

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from studyctl.contract.steps import StepId, StepKind
 from studyctl.store.live import Live, LiveTrial
 from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
 from tests.tui.studies import write_runner
 
 TRIAL = "alpha.wanda-0.5"
+COMPRESS = StepId(StepKind.COMPRESS)
 
 
 @pytest.fixture
@@ -29,18 +31,18 @@ def test_a_trial_from_pending_to_done(study: FakeStudy) -> None:
     live = Live(study.paths)
     assert trial(live).state == "pending"
     attempt = study.attempt(TRIAL)
-    assert (trial(live, TRIAL).state, trial(live, TRIAL).stage) == ("running", None)
+    assert (trial(live, TRIAL).state, trial(live, TRIAL).step) == ("running", None)
     attempt.begin("compress")
     seen = trial(live, TRIAL)
-    assert (seen.stage, seen.done, seen.total, seen.unit, seen.stages_done) == ("compress", 1, 2, "block", 0)
-    attempt.writer.write("progress", stage="compress", done=2, total=2, unit="block", note="mlp.down_proj")
+    assert (seen.step, seen.done, seen.total, seen.unit, seen.steps_done) == (COMPRESS, 1, 2, "block", 0)
+    attempt.progress("compress", 2, 2, "block", "mlp.down_proj")
     assert (trial(live, TRIAL).done, trial(live, TRIAL).note) == (2, "mlp.down_proj")
     attempt.end("compress")
-    assert (trial(live, TRIAL).done, trial(live, TRIAL).stages_done) == (None, 1)
-    for stage in study.protocol:
-        attempt.run(stage)
+    assert (trial(live, TRIAL).done, trial(live, TRIAL).steps_done) == (None, 1)
+    for step in study.protocol:
+        attempt.run(step)
     attempt.finish()
-    assert (trial(live).state, trial(live).stages_done) == ("done", 6)
+    assert (trial(live).state, trial(live).steps_done) == ("done", 6)
 
 
 def test_a_killed_attempt_is_stopped_once_its_runner_is_gone(study: FakeStudy) -> None:
@@ -55,7 +57,7 @@ def test_a_failure_says_where_and_why(study: FakeStudy) -> None:
     attempt.begin("compress")
     attempt.fail("compress")
     seen = trial(Live(study.paths))
-    assert (seen.state, seen.stage, seen.error) == ("failed", "compress", "out of memory at block 3")
+    assert (seen.state, seen.step, seen.error) == ("failed", COMPRESS, "out of memory at block 3")
 
 
 def test_a_retry_starts_with_its_own_progress(study: FakeStudy) -> None:
@@ -86,7 +88,7 @@ def test_what_did_not_change_is_the_same_object(study: FakeStudy) -> None:
     attempt.begin("compress")
     trial(live, TRIAL)
     before = {one.trial: one for one in live.refresh().trials}
-    attempt.writer.write("progress", stage="compress", done=2, total=2, unit="block", note="")
+    attempt.progress("compress", 2, 2, "block")
     after = {one.trial: one for one in live.refresh().trials}
     assert [name for name in before if before[name] is not after[name]] == [TRIAL]
 
@@ -98,7 +100,7 @@ def test_only_journals_of_running_attempts_are_looked_at(study: FakeStudy) -> No
     trial(live, TRIAL)
     other.path.write_bytes(b"")  # would be an error, or a change, if anybody looked
     attempt.begin("compress")
-    assert trial(live, TRIAL).stage == "compress"
+    assert trial(live, TRIAL).step == COMPRESS
     states = {one.trial: one.state for one in live.refresh().trials}
     assert states["alpha.rtn-4bit-g64"] == "done"
 
@@ -108,18 +110,18 @@ def test_figures_appear_before_they_are_published(study: FakeStudy) -> None:
     study.attempt("alpha.dense").run_all()
     publish(study.paths)
     attempt = study.attempt(TRIAL)
-    for stage in ("load", "compress", "perplexity:en"):
-        attempt.run(stage)
+    for step in ("load", "compress", "perplexity:en"):
+        attempt.run(step)
     attempt.begin("perplexity:sw")
     trial(live, TRIAL)
     assert live.standings()[TRIAL].ppl_ratio == pytest.approx(1.5)
     assert live.standings()["alpha.dense"].state == "done"
     detail = live.trial(TRIAL)
     assert [(row.language, row.ppl_ratio) for row in detail.languages] == [("en", pytest.approx(1.5))]
-    stages = {stage.stage: stage for stage in detail.stages}
-    assert (stages["compress"].state, stages["compress"].seconds) == ("done", 2.0)
-    assert (stages["perplexity:sw"].state, stages["perplexity:sw"].done) == ("running", 1)
-    assert stages["task:boolq"].state == "pending"
+    steps = {str(step.step): step for step in detail.steps}
+    assert (steps["compress"].state, steps["compress"].seconds) == ("done", 2.0)
+    assert (steps["perplexity:sw"].state, steps["perplexity:sw"].done) == ("running", 1)
+    assert steps["task:boolq"].state == "pending"
 
 
 def test_layers_of_a_running_compression(study: FakeStudy) -> None:
@@ -169,11 +171,11 @@ def test_details_are_read_again_only_when_something_was_measured_or_warned_of(
     attempt.begin("compress")
     trial(live, TRIAL)
     first = live.trial(TRIAL)
-    attempt.writer.write("progress", stage="compress", done=2, total=2, unit="block", note="")
+    attempt.progress("compress", 2, 2, "block")
     live.refresh()
     assert live.trial(TRIAL).trial.done == 2
     assert read == [TRIAL]
-    attempt.writer.write("warning", stage="compress", message="damping was raised")
+    attempt.warn("compress", "damping was raised")
     live.refresh()
     assert len(live.trial(TRIAL).warnings) == len(first.warnings) + 1
     assert read == [TRIAL, TRIAL]

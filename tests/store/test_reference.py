@@ -39,6 +39,7 @@ def test_every_table_view_and_column_has_a_comment(empty: duckdb.DuckDBPyConnect
         ("tasks", "task metric value stderr items"),
         ("items", "task item gold predicted correct correct_norm loglikelihoods"),
         ("layers", "block linear relative_error sparsity bits_per_weight seconds"),
+        ("steps", "step kind subject state seconds"),
         ("stages", "stage state seconds"),
         ("trials", "state bits_per_weight sparsity compress_seconds total_seconds peak_memory_bytes error"),
         ("attempts", "attempt state"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from studyctl.contract.records import SCHEMA
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store import studies as store
@@ -91,12 +92,16 @@ def damage_plan(paths: StudyPaths) -> None:
 
 def reshape_plan(paths: StudyPaths) -> None:
     plan = json.loads(paths.plan.read_text())
-    paths.plan.write_text(json.dumps(plan | {"protocols": [1, 2]}))
+    paths.plan.write_text(json.dumps(plan | {"evaluations": [1, 2]}))
+
+
+def reshape_plan_of_version_1(paths: StudyPaths) -> None:
+    paths.plan.write_text(json.dumps({"version": 1, "study": "b", "protocols": [1, 2], "trials": []}))
 
 
 def write_as_a_later_version(paths: StudyPaths) -> None:
     journal = paths.attempt_journal("alpha.dense", 1)
-    journal.write_text(journal.read_text().replace('"schema":1', '"schema":99'))
+    journal.write_text(journal.read_text().replace(f'"schema":{SCHEMA}', '"schema":99'))
 
 
 def damage_runner(paths: StudyPaths) -> None:
@@ -106,8 +111,9 @@ def damage_runner(paths: StudyPaths) -> None:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (damage_plan, "is no JSON"),
-        (reshape_plan, "cannot be read"),
+        (damage_plan, "is no plan"),
+        (reshape_plan, "is no plan"),
+        (reshape_plan_of_version_1, "is no plan"),
         (write_as_a_later_version, "journal schema 99"),
         (damage_runner, "is damaged"),
     ],
@@ -130,7 +136,7 @@ def test_a_journal_that_is_mended_in_place_is_read_again(runs: Path) -> None:
     study = finished(runs / "a")
     journal = study.paths.attempt_journal("alpha.dense", 1)
     whole = journal.read_text()
-    journal.write_text(whole.replace('"schema":1', '"schema":99'))
+    journal.write_text(whole.replace(f'"schema":{SCHEMA}', '"schema":99'))
     studies = StudyList()
     assert [row.state for row in studies.rows()] == ["unreadable"]
     journal.write_text(whole)
