@@ -280,7 +280,9 @@ class TestBatches:
         assert [part.step.windows for part in found.parts] == [(0, 8), (8, 16), (16, 20)]
         assert (found.seconds, found.latest.step.windows) == (6.0, (8, 16))
 
-    @pytest.mark.parametrize(("asked", "there"), [(8, True), (16, True), (20, True), (12, False), (24, False)])
+    @pytest.mark.parametrize(
+        ("asked", "there"), [(8, True), (16, True), (20, True), (12, False), (24, False)]
+    )
     def test_other_numbers_of_windows_need_their_own_batches(
         self, study: FakeStudy, attempt: FakeAttempt, asked: int, there: bool
     ) -> None:

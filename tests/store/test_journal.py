@@ -82,7 +82,12 @@ def test_a_record_carries_number_time_kind_and_attempt(path: Path) -> None:
 def test_nan_and_infinity_are_written_as_null(path: Path) -> None:
     with begin(path) as writer:
         writer.write(Layer(block=0, linear="x", relative_error=math.nan))
-        details = {"values": [math.inf, 1.5], "count": np.int64(3), "half": np.float32(0.5), "path": Path("a")}
+        details = {
+            "values": [math.inf, 1.5],
+            "count": np.int64(3),
+            "half": np.float32(0.5),
+            "path": Path("a"),
+        }
         writer.write(warning("", details=details))
     *_, layer, warned = read_journal(path)
     assert isinstance(layer, Layer)
@@ -100,7 +105,12 @@ def test_what_json_cannot_say_is_a_mistake_of_the_caller(path: Path) -> None:
 @given(
     st.dictionaries(
         st.text(),
-        st.one_of(st.text(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False), st.booleans()),
+        st.one_of(
+            st.text(),
+            st.integers(-(2**63), 2**64 - 1),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.booleans(),
+        ),
     )
 )
 def test_any_text_survives_a_round_trip(fields: dict[str, object]) -> None:

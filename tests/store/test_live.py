@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from studyctl.contract.records import StepStarted
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.store.live import Live, LiveTrial
 from studyctl.store.publish import publish
+from tests.store import builder
 from tests.store.builder import FakeStudy
 from tests.tui.studies import write_runner
 
@@ -179,3 +181,23 @@ def test_details_are_read_again_only_when_something_was_measured_or_warned_of(
     live.refresh()
     assert len(live.trial(TRIAL).warnings) == len(first.warnings) + 1
     assert read == [TRIAL, TRIAL]
+
+
+def test_progress_in_a_language_goes_on_from_batch_to_batch(
+    study: FakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "WINDOWS", 10)
+    study.write_plan()
+    live = Live(study.paths)
+    attempt = study.attempt(TRIAL)
+    attempt.run("compress")
+    attempt.begin("perplexity:en")
+    attempt.progress("perplexity:en", 8, 10, "window")
+    attempt.end("perplexity:en")
+    attempt.writer.write(StepStarted(step=attempt.batch("perplexity:en", 1)))
+    seen = trial(live, TRIAL)
+    assert (str(seen.step), seen.done, seen.total, seen.steps_done) == ("perplexity:en", 8, 10, 1)
+    attempt.end("perplexity:en", 1)
+    attempt.begin("perplexity:sw")
+    seen = trial(live, TRIAL)
+    assert (str(seen.step), seen.done, seen.steps_done) == ("perplexity:sw", 1, 2)

@@ -15,13 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studyctl.contract.records import TextBatch, Window
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store import results
 from studyctl.store.index import Index
 from studyctl.store.publish import mcnemar_p, publish
 from studyctl.store.query import open_reader
-from tests.store.builder import ITEMS, TOKENS, WINDOWS, FakeStudy, perplexity
+from tests.store import builder
+from tests.store.builder import ITEMS, TOKENS, WINDOWS, FakeAttempt, FakeStudy, perplexity
 
 TRIAL = "alpha.wanda-0.5"
 Rows = list[tuple[Any, ...]]
@@ -54,9 +56,9 @@ class TestTables:
             for (name,) in ask("SELECT table_name FROM duckdb_tables()")
         }
         assert counts == {
-            "trials": 6, "attempts": 6, "stages": 6 * 6 + 4, "layers": 4 * 4, "perplexity": 18, "windows": 18 * WINDOWS,
+            "trials": 6, "attempts": 6, "steps": 6 * 6 + 4, "layers": 4 * 4, "perplexity": 18, "windows": 18 * WINDOWS,
             "fidelity": 12, "tasks": 18, "items": 6 * 2 * ITEMS, "task_flips": 4 * 3,
-            "intervals": 4 * (3 + 2), "warnings": 4, "about": 1,
+            "intervals": 4 * (3 + 1), "warnings": 4, "about": 1,
         }  # fmt: skip
         assert published.rows == sum(counts.values())
 
@@ -71,17 +73,32 @@ class TestTables:
                 "wanda",
                 "wanda-0.5",
                 "sw",
-                value,
-                nll / math.log(2) / 2000,
-                nll,
+                pytest.approx(value, rel=1e-12),
+                pytest.approx(nll / math.log(2) / 2000, rel=1e-12),
+                pytest.approx(nll, rel=1e-12),
                 400,
                 2000,
                 101,
                 False,
+                4,
             )
         ]
         assert ask(f"FROM items WHERE trial_id = '{TRIAL}' AND task = 'arc_easy' AND item = 12") == [
-            (TRIAL, "org/alpha", "wanda", "wanda-0.5", "arc_easy", 12, 0, 0, 1, 1, [-1.0, -14.0])
+            (
+                TRIAL,
+                "org/alpha",
+                "wanda",
+                "wanda-0.5",
+                "arc_easy",
+                12,
+                0,
+                0,
+                1,
+                1,
+                [-1.0, -14.0],
+                1.0,
+                "arc_easy-6",
+            )
         ]
         assert ask(
             f"SELECT correct_norm FROM items WHERE trial_id = '{TRIAL}' AND task = 'boolq' AND item = 12"
@@ -140,13 +157,24 @@ class TestTables:
         publish(study.paths)
         assert ask("SELECT DISTINCT backend_version FROM trials") == [(None,)]
 
-    def test_total_seconds_is_the_sum_over_the_stages(
+    def test_steps_have_a_view_with_their_name_of_before(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        publish(study.write_all().paths)
+        columns = "trial_id, state, seconds, peak_memory_bytes, attempt, finished_at, key, weights_hash"
+        assert ask(f"SELECT stage, {columns} FROM stages") == ask(f"SELECT step, {columns} FROM steps")
+        assert ask(f"SELECT step, kind, subject FROM steps WHERE trial_id = '{TRIAL}'")[1:3] == [
+            ("compress", "compress", None),
+            ("perplexity:en", "perplexity", "en"),
+        ]
+
+    def test_total_seconds_is_the_sum_over_the_steps(
         self, study: FakeStudy, ask: Callable[[str], Rows]
     ) -> None:
         publish(study.write_all().paths)
         assert (
             ask(
-                "SELECT t.trial_id FROM trials t JOIN (SELECT trial_id, sum(seconds) AS seconds FROM stages GROUP BY ALL) s "
+                "SELECT t.trial_id FROM trials t JOIN (SELECT trial_id, sum(seconds) AS seconds FROM steps GROUP BY ALL) s "
                 "USING (trial_id) WHERE t.total_seconds <> s.seconds"
             )
             == []
@@ -156,30 +184,28 @@ class TestTables:
         study.write_plan()
         attempt = study.attempt(TRIAL)
         attempt.begin("perplexity:en")
-        attempt.writer.write(
-            "perplexity",
-            stage="perplexity:en",
-            language="en",
-            perplexity=math.inf,
-            nll_nats=math.nan,
-            tokens=1,
-        )
+        for window, nll in enumerate((1.0, math.nan)):
+            attempt.writer.write(Window(language="en", window=window, nll_nats=nll, tokens=1, bytes=3))
+        attempt.writer.write(TextBatch(language="en", sequence_length=2, bos=False))
         attempt.end("perplexity:en")
         publish(study.paths)
-        assert ask("SELECT perplexity, nll_nats, bytes, tokens FROM perplexity") == [(None, None, None, 1)]
+        assert ask("SELECT nll_nats FROM windows ORDER BY place") == [(1.0,), (None,)]
+        assert ask("SELECT perplexity, bits_per_byte, nll_nats, bytes, tokens FROM perplexity") == [
+            (None, None, None, 6, 2)
+        ]
 
 
 class TestCurrent:
     """Only what the plan asks for now, measured on the weights that there are now."""
 
-    def test_a_stage_that_was_not_finished_has_no_rows(
+    def test_a_step_that_was_not_finished_has_no_rows(
         self, study: FakeStudy, ask: Callable[[str], Rows]
     ) -> None:
         study.write_plan()
         attempt = study.attempt(TRIAL)
         attempt.run("compress")
         attempt.begin("perplexity:en")
-        attempt._perplexity("perplexity:en", "en")
+        attempt.record("perplexity:en")
         publish(study.paths)
         assert ask("FROM perplexity") == []
         assert len(ask("FROM layers")) == 4
@@ -190,13 +216,8 @@ class TestCurrent:
         study.write_plan()
         attempt = study.attempt(TRIAL)
         attempt.begin("perplexity:en")
-        attempt._perplexity("perplexity:en", "en")
-        attempt.writer.write(
-            "warning",
-            stage="perplexity:en",
-            message="out of memory; retried with 512 tokens a batch",
-            batch_tokens=512,
-        )
+        attempt.record("perplexity:en")
+        attempt.warn("perplexity:en", "out of memory; retried with 512 tokens a batch", batch_tokens=512)
         attempt.run("perplexity:en")
         publish(study.paths)
         assert len(ask("FROM perplexity")) == 1
@@ -212,8 +233,8 @@ class TestCurrent:
         publish(study.paths)
         assert len(ask("FROM perplexity")) == 3
         assert ask(
-            "SELECT attempt FROM stages WHERE attempt IS NOT NULL AND stage IN "
-            "('load', 'perplexity:en', 'perplexity:sw') ORDER BY stage"
+            "SELECT attempt FROM steps WHERE attempt IS NOT NULL AND step IN "
+            "('load', 'perplexity:en', 'perplexity:sw') ORDER BY step"
         ) == [(2,), (2,), (1,)]
 
     def test_another_protocol_leaves_results_out(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
@@ -291,6 +312,74 @@ class TestCurrent:
         assert ask("SELECT DISTINCT state, available FROM trials") == [("pending", False)]
 
 
+class TestBatches:
+    """The figures of a language are those of all its windows."""
+
+    @pytest.fixture(autouse=True)
+    def _windows(self, monkeypatch: pytest.MonkeyPatch, study: FakeStudy) -> None:
+        monkeypatch.setattr(builder, "WINDOWS", 10)
+        study.write_plan()
+
+    def run(self, attempt: FakeAttempt, batch: int) -> None:
+        """Windows 0 to 9 lose 0 to 9 nats; a batch tells of its own ones only."""
+        attempt.begin("perplexity:en", batch)
+        numbers = range(8) if batch == 0 else range(8, 10)
+        for number in numbers:
+            window = Window(
+                language="en", window=90 - number, nll_nats=float(number), tokens=10, bytes=7, kl_nats=number / 10,
+                top1=number, signal=20.0, noise=number / 45,
+            )  # fmt: skip
+            attempt.writer.write(window)
+        # 94 of 100 tokens are in the lowest bin and 6 near 1 nat; all of these are in the second batch.
+        counts = {0: 80} if batch == 0 else {0: 14, 470: 6}
+        attempt.writer.write(TextBatch(language="en", sequence_length=11, bos=True, kl_counts=counts))
+        attempt.end("perplexity:en", batch)
+
+    def test_batches_add_up(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        self.run(attempt, 1)
+        self.run(attempt, 0)
+        publish(study.paths)
+        assert ask(
+            "SELECT perplexity, bits_per_byte, nll_nats, tokens, bytes, bos, windows FROM perplexity"
+        ) == [(pytest.approx(math.exp(0.45)), pytest.approx(45 / math.log(2) / 70), 45.0, 100, 70, True, 10)]
+        assert ask("SELECT kl_nats, top1, snr_db, tokens FROM fidelity") == [
+            (pytest.approx(0.045), 0.45, pytest.approx(10 * math.log10(200)), 100)
+        ]
+        ((p95,),) = ask("SELECT kl_p95_nats FROM fidelity")
+        assert p95 == pytest.approx(1e-8 * 1.04**469.5)
+        assert ask('SELECT place, "window" FROM windows ORDER BY place') == [
+            (place, 90 - place) for place in range(10)
+        ]
+        assert ask("SELECT state, seconds FROM steps WHERE step = 'perplexity:en' AND state = 'done'") == [
+            ("done", 4.0)
+        ]
+
+    def test_a_language_that_lacks_a_batch_has_no_figures(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.run("compress")
+        self.run(attempt, 1)
+        publish(study.paths)
+        assert ask("FROM perplexity") == ask("FROM windows") == []
+        assert ask(f"SELECT state FROM steps WHERE trial_id = '{TRIAL}' AND step = 'perplexity:en'") == [
+            ("pending",)
+        ]
+
+    def test_a_batch_that_is_measured_again_replaces_itself_only(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        first = study.attempt(TRIAL, 1)
+        for batch in (0, 1):
+            self.run(first, batch)
+        self.run(study.attempt(TRIAL, 2), 1)
+        publish(study.paths)
+        assert ask("SELECT nll_nats, windows FROM perplexity") == [(45.0, 10)]
+        assert len(ask("FROM windows")) == 10
+
+
 class TestStates:
     @pytest.fixture(autouse=True)
     def _planned(self, study: FakeStudy) -> None:
@@ -299,7 +388,7 @@ class TestStates:
     def test_pending_before_anything_ran(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
         publish(study.paths)
         assert state_of(ask) == "pending"
-        assert ask(f"SELECT DISTINCT state FROM stages WHERE trial_id = '{TRIAL}'") == [("pending",)]
+        assert ask(f"SELECT DISTINCT state FROM steps WHERE trial_id = '{TRIAL}'") == [("pending",)]
 
     def test_running_while_a_runner_is_at_it(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
         attempt = study.attempt(TRIAL)
@@ -310,7 +399,7 @@ class TestStates:
             ("running", "perplexity:en", 1)
         ]
         assert ask(
-            f"SELECT stage, state FROM stages WHERE trial_id = '{TRIAL}' AND state <> 'pending' ORDER BY ALL"
+            f"SELECT step, state FROM steps WHERE trial_id = '{TRIAL}' AND state <> 'pending' ORDER BY ALL"
         ) == [
             ("compress", "done"),
             ("perplexity:en", "running"),
@@ -333,7 +422,7 @@ class TestStates:
         assert state_of(ask) == "stopped"
         assert ask("FROM failures") == []
 
-    def test_failed_with_stage_error_cause_and_hint(
+    def test_failed_with_step_error_cause_and_hint(
         self, study: FakeStudy, ask: Callable[[str], Rows]
     ) -> None:
         attempt = study.attempt(TRIAL)
@@ -350,14 +439,7 @@ class TestStates:
         attempt = study.attempt(TRIAL)
         attempt.run("compress")
         attempt.begin("perplexity:en")
-        attempt.writer.write(
-            "stage_failed",
-            stage="perplexity:en",
-            key="key-of-perplexity:en",
-            error="too short",
-            cause="error",
-            hint="",
-        )
+        attempt.fail_step("perplexity:en", "too short", "error")
         attempt.run("perplexity:sw")
         attempt.finish("failed", "perplexity:en: too short")
         publish(study.paths)
@@ -427,6 +509,16 @@ class TestParts:
         ]
         assert state_of(ask) == "done"
 
+    def test_parts_of_before_version_0_2_have_no_score_and_no_passage(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_all()
+        path = study.paths.part(TRIAL, 1, "boolq.1")
+        pq.write_table(pq.read_table(path).drop(["score", "passage"]), path)
+        publish(study.paths)
+        assert ask("SELECT count(*), count(score), count(passage) FROM items") == [(240, 230, 230)]
+        assert ask("FROM warnings WHERE message LIKE 'item%'") == []
+
     def test_values_of_another_type(self, study: FakeStudy, ask: Callable[[str], Rows]) -> None:
         study.write_all()
         path = study.paths.part(TRIAL, 1, "boolq.1")
@@ -457,10 +549,11 @@ class TestFile:
     def test_a_plan_that_is_none(self, study: FakeStudy) -> None:
         study.write_all()
         for content, reason in (
-            ("{", "is no JSON"),
+            ("{", "is no plan"),
             ("[]", "is no plan"),
-            ('{"version": 1}', "misses something"),
-            ('{"version": 2}', "later studyctl"),
+            ('{"version": 1}', "is no plan .*'protocols'"),
+            ('{"version": 2}', "is no plan .*`study`"),
+            ('{"version": 3}', "later studyctl"),
         ):
             study.paths.plan.write_text(content)
             with pytest.raises(StudyError, match=reason):
@@ -502,8 +595,8 @@ class TestFile:
         study.write_plan()
         index = Index(study.paths)
         attempt = study.attempt(TRIAL)
-        for stage in attempt.stages:
-            attempt.run(stage)
+        for step in attempt.steps:
+            attempt.run(step)
             publish(study.paths, index=index)
         assert ask(f"SELECT stages_done FROM trials WHERE trial_id = '{TRIAL}'") == [(6,)]
 

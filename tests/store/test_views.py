@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from studyctl.contract.records import TextBatch, TextTotals, Window
 from studyctl.store import results
 from studyctl.store.publish import create_schema, publish
 from studyctl.store.query import open_reader
@@ -77,7 +78,7 @@ def test_pareto_keeps_what_nothing_beats(published: Callable[[str], Rows]) -> No
     ]
 
 
-def test_progress_counts_trials_and_stages(published: Callable[[str], Rows]) -> None:
+def test_progress_counts_trials_and_steps(published: Callable[[str], Rows]) -> None:
     assert published("SELECT model, trials, done, stages, stages_done FROM progress") == [
         ("org/alpha", 3, 3, 17, 17),
         ("org/beta", 3, 3, 17, 17),
@@ -88,10 +89,11 @@ def test_a_language_that_is_not_finite_spoils_the_mean_instead_of_dropping_out(s
     study.write_plan()
     study.attempt("alpha.dense").run_all()
     attempt = study.attempt("alpha.wanda-0.5")
-    attempt.run_all(*(stage for stage in attempt.stages if stage != "perplexity:sw"))
+    attempt.run_all(*(step for step in attempt.steps if step != "perplexity:sw"))
     broken = study.attempt("alpha.wanda-0.5", 2)
     broken.begin("perplexity:sw")
-    broken.writer.write("perplexity", stage="perplexity:sw", language="sw", perplexity=math.nan, tokens=400)
+    broken.writer.write(Window(language="sw", window=0, nll_nats=math.nan, tokens=400))
+    broken.writer.write(TextBatch(language="sw", sequence_length=401, bos=False))
     broken.end("perplexity:sw")
     publish(study.paths)
     assert ask(
@@ -107,7 +109,7 @@ def test_no_perplexity_breaks_a_view(study: FakeStudy, value: float) -> None:
         attempt = study.attempt(trial)
         attempt.begin("perplexity:en")
         written = 1.0 if trial == "alpha.dense" else value
-        attempt.writer.write("perplexity", stage="perplexity:en", language="en", perplexity=written)
+        attempt.writer.write(TextTotals(language="en", perplexity=written))
         attempt.end("perplexity:en")
     publish(study.paths)
     for view in (
@@ -163,11 +165,20 @@ def put_trials(tables: duckdb.DuckDBPyConnection, *variants: str) -> None:
         )
 
 
-def put_tasks(tables: duckdb.DuckDBPyConnection, task: str, **values: float | None) -> None:
+def put_tasks(
+    tables: duckdb.DuckDBPyConnection,
+    task: str,
+    metric: str = "acc",
+    *,
+    main: bool = True,
+    averaged: bool = True,
+    **values: float | None,
+) -> None:
     for variant, value in values.items():
         tables.execute(
-            "INSERT INTO tasks (trial_id, model, method, variant, task, metric, value) VALUES (?, 'm', 'x', ?, ?, 'acc', ?)",
-            [f"m.{variant}", variant, task, value],
+            "INSERT INTO tasks (trial_id, model, method, variant, task, metric, value, main, averaged) "
+            "VALUES (?, 'm', 'x', ?, ?, ?, ?, ?, ?)",
+            [f"m.{variant}", variant, task, metric, value, main, averaged],
         )
 
 
@@ -201,6 +212,18 @@ def test_ranks_put_the_best_first_whichever_way_a_metric_runs(tables: duckdb.Duc
     assert ranked(tables, "ppl_ratio") == [("b", 1, 1, 3), ("c", 2, 1, 3), ("a", 3, 1, 3)]
     assert ranked(tables, "task:boolq") == [("a", 1, 1, 3), ("c", 2, 1, 3), ("b", 3, 1, 3)]
     assert ranked(tables, "acc_change") == ranked(tables, "task:boolq")
+
+
+def test_means_and_ranks_are_of_main_metrics_that_are_fractions(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a")
+    put_tasks(tables, "boolq", dense=0.7, a=0.6)
+    put_tasks(tables, "boolq", "acc_norm", main=False, averaged=False, dense=0.1, a=0.9)
+    put_tasks(tables, "squad", "f1", dense=0.5, a=0.2)
+    put_tasks(tables, "wikitext", "word_perplexity", averaged=False, dense=20.0, a=30.0)
+    found = tables.execute("SELECT acc, acc_change, tasks FROM leaderboard WHERE variant = 'a'").fetchall()
+    assert found == [(pytest.approx(0.4), pytest.approx(-0.2), 2)]
+    ranks = tables.execute("SELECT DISTINCT metric FROM ranks ORDER BY ALL").fetchall()
+    assert ranks == [("acc_change",), ("task:boolq",), ("task:squad",)]
 
 
 def test_trials_that_tie_share_a_rank(tables: duckdb.DuckDBPyConnection) -> None:
