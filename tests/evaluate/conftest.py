@@ -20,6 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from studyctl.contract.records import Record
+
 SIZES = {
     "vocab_size": 258,
     "hidden_size": 32,
@@ -116,7 +118,7 @@ class Recorder:
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         self.progressed.append((done, total, unit))
 
-    def record(self, kind: str, **fields: object) -> None:
+    def record(self, record: Record) -> None:
         raise AssertionError("scores are returned, not recorded")
 
     def warning(self, message: str, **fields: object) -> None:

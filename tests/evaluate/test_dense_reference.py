@@ -11,9 +11,9 @@ from studyctl.errors import StepError
 from studyctl.evaluate import reference as module
 from studyctl.evaluate.head import Head, open_head
 from studyctl.evaluate.reference import keep_reference, open_reference
-from studyctl.evaluate.windows import Windows
+from tests.evaluate.windows_made import windows_of
 
-WINDOWS = Windows(np.arange(12, dtype=np.int32).reshape(3, 4), bytes=12, bos=False)
+WINDOWS = windows_of(np.arange(12).reshape(3, 4))
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -25,19 +25,16 @@ def head(dtype: torch.dtype = torch.float32) -> Head:
     return Head(torch.arange(40.0).reshape(5, 8).to(dtype), None, scale=0.5, softcap=30.0)
 
 
-def write(path: Path, states: torch.Tensor, batches: list[int]) -> Path:
-    with keep_reference(path, WINDOWS, head(states.dtype)) as writer:
-        for batch in states.split(batches):
-            writer.append(batch)
+def write(path: Path, states: torch.Tensor) -> Path:
+    keep_reference(path, states, WINDOWS, head(states.dtype))
     return path
 
 
 def test_what_was_kept_is_read_bit_by_bit(tmp_path: Path, states: torch.Tensor) -> None:
-    opened = open_reference(write(tmp_path / "sub" / "ar.safetensors", states, [2, 1]))
+    opened = open_reference(write(tmp_path / "sub" / "ar.safetensors", states))
     assert opened is not None
-    assert opened.rows(0, 3).dtype == states.dtype
-    assert torch.equal(opened.rows(0, 3), states)
-    assert torch.equal(opened.rows(1, 2), states[1:2])
+    assert opened.states.dtype == states.dtype
+    assert torch.equal(opened.states, states)
     assert opened.windows == module.fingerprint(WINDOWS)
 
 
@@ -45,12 +42,12 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     states = torch.randn(3, 3, 8)
-    assert torch.equal(load_file(write(tmp_path / "x", states, [3]))["hidden"], states)
+    assert torch.equal(load_file(write(tmp_path / "x", states))["hidden"], states)
 
 
 def test_the_head_is_kept_once_for_all_texts(tmp_path: Path) -> None:
     for name in ("ar", "de"):
-        write(tmp_path / name, torch.randn(3, 3, 8), [3])
+        write(tmp_path / name, torch.randn(3, 3, 8))
     assert len(list(tmp_path.glob("head-*"))) == 1
     opened = open_reference(tmp_path / "de")
     assert opened is not None
@@ -64,8 +61,7 @@ def test_a_bias_is_kept(tmp_path: Path, tiny: Callable[..., Any]) -> None:
     model.lm_head.bias = torch.nn.Parameter(torch.arange(258.0))
     with torch.no_grad():
         biased = open_head(model, torch.arange(9)).head
-    with keep_reference(tmp_path / "x", WINDOWS, biased) as writer:
-        writer.append(torch.zeros(3, 3, 32))
+    keep_reference(tmp_path / "x", torch.zeros(3, 3, 32), WINDOWS, biased)
     opened = open_reference(tmp_path / "x")
     assert opened is not None
     assert torch.equal(opened.load_head().bias, torch.arange(258.0))
@@ -77,7 +73,7 @@ def test_missing_is_none(tmp_path: Path) -> None:
 
 
 def test_cut_short_anywhere_is_none(tmp_path: Path) -> None:
-    path = write(tmp_path / "x", torch.randn(3, 3, 8), [3])
+    path = write(tmp_path / "x", torch.randn(3, 3, 8))
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
@@ -87,7 +83,7 @@ def test_cut_short_anywhere_is_none(tmp_path: Path) -> None:
 
 
 def test_one_wrong_byte_anywhere_is_none(tmp_path: Path) -> None:
-    path = write(tmp_path / "x", torch.randn(3, 3, 8), [3])
+    path = write(tmp_path / "x", torch.randn(3, 3, 8))
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -95,13 +91,13 @@ def test_one_wrong_byte_anywhere_is_none(tmp_path: Path) -> None:
 
 
 def test_without_its_head_it_is_none(tmp_path: Path) -> None:
-    path = write(tmp_path / "x", torch.randn(3, 3, 8), [3])
+    path = write(tmp_path / "x", torch.randn(3, 3, 8))
     next(tmp_path.glob("head-*")).unlink()
     assert open_reference(path) is None
 
 
 def test_a_damaged_head_is_never_used(tmp_path: Path) -> None:
-    opened = open_reference(write(tmp_path / "x", torch.randn(3, 3, 8), [3]))
+    opened = open_reference(write(tmp_path / "x", torch.randn(3, 3, 8)))
     assert opened is not None
     stored = next(tmp_path.glob("head-*"))
     whole = stored.read_bytes()
@@ -118,41 +114,39 @@ def test_a_damaged_head_is_never_used(tmp_path: Path) -> None:
         assert loaded.fingerprint() == head().fingerprint(), place
 
 
-def test_what_fails_halfway_leaves_the_old_file(tmp_path: Path) -> None:
+def test_what_fails_halfway_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = torch.randn(3, 3, 8)
-    path = write(tmp_path / "x", old, [3])
+    path = write(tmp_path / "x", old)
 
-    def fail_after_one_batch() -> None:
-        with keep_reference(path, WINDOWS, head()) as writer:
-            writer.append(torch.zeros(1, 3, 8))
-            raise RuntimeError
+    def fail_after_a_half(file: Path, data: bytes) -> None:
+        with file.open("wb") as opened:
+            opened.write(data[: len(data) // 2])
+        raise RuntimeError
 
-    with pytest.raises(RuntimeError):
-        fail_after_one_batch()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", fail_after_a_half)
+        with pytest.raises(RuntimeError):
+            write(path, old + 1)
     opened = open_reference(path)
     assert opened is not None
-    assert torch.equal(opened.rows(0, 3), old)
+    assert torch.equal(opened.states, old)
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_fewer_windows_than_announced_are_no_reference(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="announced"):
-        write(tmp_path / "x", torch.randn(2, 3, 8), [2])
-    assert not (tmp_path / "x").exists()
 
 
 def test_a_reader_keeps_what_it_opened(tmp_path: Path) -> None:
     old = torch.randn(3, 3, 8)
-    opened = open_reference(write(tmp_path / "x", old, [3]))
-    write(tmp_path / "x", old + 1, [3])
+    opened = open_reference(write(tmp_path / "x", old))
+    write(tmp_path / "x", old + 1)
     assert opened is not None
-    assert torch.equal(opened.rows(0, 3), old)
+    assert torch.equal(opened.states, old)
 
 
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", ["save_file", "write_atomic"], ids=["head", "states"])
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, fails, full)
     with pytest.raises(StepError, match="no space left for the dense reference"):
-        write(tmp_path / "x", torch.randn(3, 3, 8), [3])
+        write(tmp_path / "x", torch.randn(3, 3, 8))
+    assert not (tmp_path / "x").exists()

@@ -1,7 +1,8 @@
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -459,3 +460,28 @@ def test_a_changed_local_file_of_the_same_name_and_time_is_read_again(
         os.utime(test, (1_000_000_000, 1_000_000_000))
         results.append(score(tiny(), tokenizer, request_of("rte", test)).items["loglikelihoods"].to_pylist())
     assert results[0] != results[1]
+
+
+def test_definition_and_items_are_read_where_the_caller_watches_the_files(
+    tiny: Callable[..., Any], tokenizer: Any, tmp_path: Path, recorder: Any
+) -> None:
+    test = write(tmp_path / "test.jsonl", ITEMS["rte"])
+    answered: list[int] = []
+
+    @contextmanager
+    def reading() -> Iterator[None]:
+        yield
+        answered.append(len(recorder.progressed))
+        test.unlink()
+
+    score_task(
+        tiny(),
+        tokenizer,
+        request_of("rte", test),
+        batch_tokens=512,
+        reporter=recorder,
+        finished=NothingFinished(),
+        reading=reading(),
+    )
+    assert answered == [0]
+    assert recorder.progressed

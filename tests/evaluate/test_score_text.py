@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,33 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from studyctl.contract.job import FidelityMetric
+from studyctl.contract.kl_counts import RATIO
+from studyctl.contract.records import FidelityTotals, TextBatch, TextTotals, Window
+from studyctl.contract.steps import ALL_WINDOWS
 from studyctl.errors import StepError
 from studyctl.evaluate import text
-from studyctl.evaluate.finished import NothingFinished
 from studyctl.evaluate.reference import DenseReference, open_reference
-from studyctl.evaluate.text import TextScores, score_text
+from studyctl.evaluate.text import BatchScores, score_windows
 from studyctl.evaluate.windows import TokenizedText, Windows, cut_windows
 from studyctl.reporter import SilentReporter
 from studyctl.run.memory import peak_bytes, reset_peak
+from studyctl.store.text_totals import fidelity_totals, text_totals
+from tests.evaluate.windows_made import windows_of
 
-ALL = ("kl", "top1", "snr")
+ALL: tuple[FidelityMetric, ...] = ("kl", "top1", "snr")
+SUMS = ("nll_nats", "kl_nats", "top1", "signal", "noise")
 IDS = np.random.default_rng(0).integers(0, 258, (5, 24)).astype(np.int32)
-WINDOWS = Windows(IDS, bytes=240, bos=False)
+WINDOWS = windows_of(IDS, bytes_each=2)
 
 
-def score(model: Any, windows: Windows = WINDOWS, **options: Any) -> TextScores:
+def score(model: Any, windows: Windows = WINDOWS, **options: Any) -> BatchScores:
     given = {
-        "reference": None,
-        "keep": None,
         "metrics": ALL,
         "batch_tokens": 60,
         "reporter": SilentReporter(),
-        "finished": NothingFinished(),
     } | options
-    return score_text(model, windows, **given)
+    return score_windows(model, windows, **given)
 
 
 def keep(model: Any, path: Path, windows: Windows = WINDOWS) -> DenseReference:
@@ -43,10 +47,36 @@ def keep(model: Any, path: Path, windows: Windows = WINDOWS) -> DenseReference:
     return reference
 
 
+def figures(scores: BatchScores, windows: Windows = WINDOWS) -> tuple[TextTotals, FidelityTotals | None]:
+    """Return what is shown of scores."""
+    records = [
+        Window(
+            language="xx",
+            window=int(windows.numbers[place]),
+            tokens=windows.scored_tokens,
+            bytes=int(windows.bytes[place]),
+            **{
+                name: None if (sums := getattr(scores, name)) is None else sums[place].item() for name in SUMS
+            },
+        )
+        for place in range(len(windows))
+    ]
+    batch = TextBatch(
+        language="xx", sequence_length=windows.ids.shape[1], bos=windows.bos, kl_counts=scores.kl_counts
+    )
+    return text_totals(records, batch), fidelity_totals(records, [batch])
+
+
+def fidelity_of(scores: BatchScores, windows: Windows = WINDOWS) -> FidelityTotals:
+    fidelity = figures(scores, windows)[1]
+    assert fidelity is not None
+    return fidelity
+
+
 class TestByHand:
     """A vocabulary of two: the distribution after token 0, and the one after token 1."""
 
-    WINDOWS = Windows(np.array([[0, 0, 1], [1, 0, 0]], np.int32), bytes=12, bos=False)
+    WINDOWS = windows_of(np.array([[0, 0, 1], [1, 0, 0]]), bytes_each=2)
     DENSE = ((math.log(0.5), math.log(0.5)), (math.log(0.8), math.log(0.2)))
     OTHER = ((math.log(0.25), math.log(0.75)), (math.log(0.8), math.log(0.2)))
 
@@ -54,47 +84,78 @@ class TestByHand:
         scores = score(table_model(self.DENSE), self.WINDOWS)
         # 0 -> 0, 0 -> 1 and 1 -> 0, 0 -> 0
         expected = [-2 * math.log(0.5), -math.log(0.8) - math.log(0.5)]
-        assert scores.window_nll == pytest.approx(expected, rel=1e-6)
-        assert scores.nll_nats == pytest.approx(sum(expected), rel=1e-6)
-        assert scores.tokens == 4
-        assert scores.perplexity == pytest.approx((0.5**3 * 0.8) ** (-1 / 4), rel=1e-6)
-        assert scores.bytes == 12 * 4 // 6
-        assert scores.bits_per_byte == pytest.approx((3 + math.log2(1 / 0.8)) / 8, rel=1e-6)
-        assert scores.fidelity is None
+        assert scores.nll_nats == pytest.approx(expected, rel=1e-6)
+        total, fidelity = figures(scores, self.WINDOWS)
+        assert total.nll_nats == pytest.approx(sum(expected), rel=1e-6)
+        assert total.tokens == 4
+        assert total.perplexity == pytest.approx((0.5**3 * 0.8) ** (-1 / 4), rel=1e-6)
+        assert total.bytes == 12 * 4 // 6
+        assert total.bits_per_byte == pytest.approx((3 + math.log2(1 / 0.8)) / 8, rel=1e-6)
+        assert fidelity is None
 
     def test_fidelity(self, table_model: Callable[..., Any], tmp_path: Path) -> None:
         reference = keep(table_model(self.DENSE), tmp_path / "dense", self.WINDOWS)
-        fidelity = score(table_model(self.OTHER), self.WINDOWS, reference=reference).fidelity
-        assert fidelity is not None
-        kl = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(
-            0.5 / 0.75
-        )  # after token 0, at three of four positions
-        assert fidelity.kl_nats == pytest.approx(kl * 3 / 4, rel=1e-5)
-        assert fidelity.kl_p95_nats == pytest.approx(kl, rel=1e-5)
+        scores = score(table_model(self.OTHER), self.WINDOWS, reference=reference)
+        # After token 0, which is what two positions of the first window and one of the second follow.
+        kl = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+        assert scores.kl_nats == pytest.approx([2 * kl, kl], rel=1e-5)
         # After token 0 dense ties, which counts for the first, and the other prefers the second.
-        assert fidelity.top1 == 1 / 4
+        assert scores.top1 is not None
+        assert scores.top1.tolist() == [0, 1]
         signal = 2 * (math.log(0.8 / 0.2) / 2) ** 2  # after token 0 both dense logits are equal
-        noise = 3 * 2 * (math.log(0.75 / 0.25) / 2) ** 2
-        assert fidelity.snr_db == pytest.approx(10 * math.log10(signal / noise), rel=1e-5)
+        noise = 2 * (math.log(0.75 / 0.25) / 2) ** 2
+        assert scores.signal == pytest.approx([0, signal], rel=1e-5)
+        assert scores.noise == pytest.approx([2 * noise, noise], rel=1e-5)
+        assert sorted((scores.kl_counts or {}).values()) == [1, 3]
+
+        fidelity = fidelity_of(scores, self.WINDOWS)
+        assert fidelity.kl_nats == pytest.approx(kl * 3 / 4, rel=1e-5)
+        assert fidelity.kl_p95_nats == pytest.approx(kl, rel=0.02)
+        assert fidelity.top1 == 1 / 4
+        assert fidelity.snr_db == pytest.approx(10 * math.log10(signal / (3 * noise)), rel=1e-5)
         assert fidelity.tokens == 4
 
 
+@dataclass
+class Full:
+    """Sums of each window, and the KL of each token, from the logits of all windows at once."""
+
+    nll_nats: np.ndarray
+    kl_nats: np.ndarray
+    top1: np.ndarray
+    signal: np.ndarray
+    noise: np.ndarray
+    kl: np.ndarray
+
+    def fidelity(self) -> dict[str, float]:
+        return {
+            "kl_nats": float(self.kl.mean()),
+            "top1": self.top1.sum() / self.kl.size,
+            "snr_db": float(10 * np.log10(self.signal.sum() / self.noise.sum())),
+            "tokens": self.kl.size,
+        }
+
+
 @torch.no_grad()
-def by_full_logits(model: Any, dense: Any, windows: Windows) -> tuple[np.ndarray, dict[str, float]]:
-    """Compute the same with the logits of all windows at once, in fp64 from the models' own logits."""
+def by_full_logits(model: Any, dense: Any, windows: Windows = WINDOWS) -> Full:
+    """Compute the same in fp64 from the models' own logits."""
     ids = torch.from_numpy(windows.ids).long()
     q, p = (one(ids).logits[:, :-1].double() for one in (model, dense))
     log_q, log_p = q.log_softmax(-1), p.log_softmax(-1)
     nll = -log_q.gather(-1, ids[:, 1:, None])[..., 0].sum(1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).flatten()
-    noise = p - q
-    energies = [((x - x.mean(-1, keepdim=True)) ** 2).sum() for x in (p, noise)]
-    return nll.numpy(), {
-        "kl_nats": float(kl.mean()),
-        "kl_p95_nats": float(np.quantile(kl.numpy(), 0.95)),
-        "top1": float((p.argmax(-1) == q.argmax(-1)).double().mean()),
-        "snr_db": float(10 * torch.log10(energies[0] / energies[1])),
-    }
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    energies = [((x - x.mean(-1, keepdim=True)) ** 2).sum((1, 2)) for x in (p, p - q)]
+    same = (p.argmax(-1) == q.argmax(-1)).sum(1)
+    return Full(*(one.numpy() for one in (nll, kl.sum(1), same, *energies, kl)))
+
+
+def assert_fidelity(scores: BatchScores, expected: Full, rel: float) -> None:
+    found = fidelity_of(scores)
+    assert {name: getattr(found, name) for name in expected.fidelity()} == pytest.approx(
+        expected.fidelity(), rel=rel
+    )
+    p95 = np.quantile(expected.kl, 0.95, method="lower")
+    assert found.kl_p95_nats == pytest.approx(p95, rel=0.02 + rel)
 
 
 def perturbed(model: Any, amount: float = 0.05) -> Any:
@@ -110,11 +171,12 @@ def perturbed(model: Any, amount: float = 0.05) -> Any:
 def test_scores_are_those_of_the_full_logits(tiny: Callable[..., Any], family: str, tmp_path: Path) -> None:
     dense, model = tiny(family), perturbed(tiny(family))
     scores = score(model, reference=keep(dense, tmp_path / "dense"))
-    nll, expected = by_full_logits(model, dense, WINDOWS)
-    np.testing.assert_allclose(scores.window_nll, nll, rtol=1e-6)
-    assert scores.fidelity is not None
-    assert vars(scores.fidelity) == pytest.approx(expected | {"tokens": 5 * 23}, rel=1e-4)
-    assert 1e-3 < expected["kl_nats"] < 1
+    expected = by_full_logits(model, dense)
+    np.testing.assert_allclose(scores.nll_nats, expected.nll_nats, rtol=1e-6)
+    for name in SUMS:
+        np.testing.assert_allclose(getattr(scores, name), getattr(expected, name), rtol=1e-4, err_msg=name)
+    assert_fidelity(scores, expected, rel=1e-4)
+    assert 1e-3 < expected.fidelity()["kl_nats"] < 1
 
 
 def test_another_head_than_the_dense_models_is_taken_into_account(
@@ -123,11 +185,8 @@ def test_another_head_than_the_dense_models_is_taken_into_account(
     dense, model = tiny("llama"), tiny("llama")
     with torch.no_grad():
         model.lm_head.weight *= 1.3
-    fidelity = score(model, reference=keep(dense, tmp_path / "dense")).fidelity
-    assert fidelity is not None
-    assert vars(fidelity) == pytest.approx(
-        by_full_logits(model, dense, WINDOWS)[1] | {"tokens": 5 * 23}, rel=2e-5
-    )
+    scores = score(model, reference=keep(dense, tmp_path / "dense"))
+    assert_fidelity(scores, by_full_logits(model, dense), rel=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -136,8 +195,7 @@ def test_a_model_is_at_no_distance_from_itself(
     tiny: Callable[..., Any], family: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     model = tiny(family, dtype=dtype)
-    fidelity = score(model, reference=keep(model, tmp_path / "dense")).fidelity
-    assert fidelity is not None
+    fidelity = fidelity_of(score(model, reference=keep(model, tmp_path / "dense")))
     assert (fidelity.kl_nats, fidelity.kl_p95_nats, fidelity.top1, fidelity.snr_db) == (0.0, 0.0, 1.0, None)
 
 
@@ -150,33 +208,39 @@ def test_chunks_and_batches_do_not_change_scores(
     expected = score(model, reference=reference)
     monkeypatch.setattr(text, "chunk_tokens", lambda vocabulary, device: chunk)
     scores = score(model, reference=reference, batch_tokens=batch_tokens)
-    np.testing.assert_allclose(scores.window_nll, expected.window_nll, rtol=1e-6)
-    assert scores.fidelity is not None
-    assert expected.fidelity is not None
-    assert vars(scores.fidelity) == pytest.approx(vars(expected.fidelity), rel=1e-6, abs=1e-6)
+    np.testing.assert_allclose(scores.nll_nats, expected.nll_nats, rtol=1e-6)
+    for name in ("kl_nats", "top1", "snr_db", "tokens"):
+        found, other = (getattr(fidelity_of(one), name) for one in (scores, expected))
+        assert found == pytest.approx(other, rel=1e-6, abs=1e-6), name
+    p95, other = (fidelity_of(one).kl_p95_nats for one in (scores, expected))
+    assert p95 == pytest.approx(other, rel=RATIO - 1 + 1e-6), (
+        "a token on the edge of a bin may be in the next one"
+    )
 
 
 def test_the_same_run_gives_the_same_bits(tiny: Callable[..., Any], tmp_path: Path) -> None:
     reference, model = keep(tiny("llama"), tmp_path / "dense"), perturbed(tiny("llama"))
     first, second = (score(model, reference=reference) for _ in range(2))
-    assert first.window_nll.tobytes() == second.window_nll.tobytes()
-    assert first.fidelity == second.fidelity
+    for name in SUMS:
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes(), name
+    assert first.kl_counts == second.kl_counts
 
 
 def test_only_the_metrics_that_are_asked_for_are_there(tiny: Callable[..., Any], tmp_path: Path) -> None:
-    fidelity = score(
-        perturbed(tiny()), reference=keep(tiny(), tmp_path / "dense"), metrics=("top1",)
-    ).fidelity
-    assert fidelity is not None
+    scores = score(perturbed(tiny()), reference=keep(tiny(), tmp_path / "dense"), metrics=("top1",))
+    assert (scores.kl_nats, scores.kl_counts, scores.signal, scores.noise) == (None, None, None, None)
+    fidelity = fidelity_of(scores)
     assert fidelity.top1 is not None
     assert (fidelity.kl_nats, fidelity.kl_p95_nats, fidelity.snr_db) == (None, None, None)
 
 
 def test_a_bos_is_context_only(tiny: Callable[..., Any]) -> None:
-    tokens = TokenizedText(IDS.ravel(), np.arange(1, IDS.size + 1))
-    scores = score(tiny(), cut_windows(tokens, 21, 0, 256))
-    assert scores.tokens == IDS.size
-    assert scores.bytes == IDS.size
+    ends = np.arange(1, IDS.size + 1)
+    tokens = TokenizedText(IDS.ravel(), ends, ends, np.zeros(1, np.int64))
+    windows = cut_windows(tokens, 21, ALL_WINDOWS, 256)
+    total, _ = figures(score(tiny(), windows), windows)
+    assert total.tokens == IDS.size
+    assert total.bytes == IDS.size
 
 
 class LargestTensor(TorchDispatchMode):
@@ -213,7 +277,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, monkeypatch: pytest.
         vocab_size=49_152, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     model = LlamaForCausalLM(config).eval()
-    windows = Windows(np.random.default_rng(0).integers(0, 49_152, (16, 512)).astype(np.int32), 8192, False)
+    windows = windows_of(np.random.default_rng(0).integers(0, 49_152, (16, 512)))
     reference = keep(model, tmp_path / "dense", windows)
     reset_peak()
     before = peak_bytes()
@@ -227,17 +291,23 @@ def test_a_chunk_is_bounded_by_its_logits(vocabulary: int, tokens: int) -> None:
     assert text.chunk_tokens(vocabulary, "cpu") == tokens
 
 
-def test_progress_is_told_after_every_batch(tiny: Callable[..., Any], recorder: Any) -> None:
-    score(tiny(), reporter=recorder)
-    assert recorder.progressed == [(2, 5, "window"), (4, 5, "window"), (5, 5, "window")]
+def test_progress_is_told_after_every_forward_pass(tiny: Callable[..., Any]) -> None:
+    done: list[int] = []
+    score(tiny(), done=done.append)
+    assert done == [2, 4, 5]
 
 
-def test_a_stop_between_batches_leaves_no_reference(
+def test_a_stop_between_forward_passes_leaves_no_reference(
     tiny: Callable[..., Any], recorder: Any, tmp_path: Path
 ) -> None:
     recorder.stop_after = 1
+
+    def done(windows: int) -> None:
+        recorder.progress(windows, 5, "window")
+
     with pytest.raises(KeyboardInterrupt):
-        score(tiny(), keep=tmp_path / "dense", reporter=recorder)
+        score(tiny(), keep=tmp_path / "dense", reporter=recorder, done=done)
+    assert recorder.progressed == [(2, 5, "window")]
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("head-")]
 
 
@@ -245,9 +315,11 @@ def test_logits_that_are_not_finite_are_an_error(tiny: Callable[..., Any], tmp_p
     model = tiny()
     with torch.no_grad():
         model.model.embed_tokens.weight[IDS[3, 5]] = math.nan
-    windows = Windows(np.where(IDS[3, 5] == IDS, 0, IDS), 240, False)
+    windows = windows_of(np.where(IDS[3, 5] == IDS, 0, IDS))
     windows.ids[3, 5] = IDS[3, 5]
-    with pytest.raises(StepError, match="not finite in window 3"):
+    # The place of the window in the text, not in the batch.
+    windows = replace(windows, numbers=np.array([40, 10, 30, 20, 0]))
+    with pytest.raises(StepError, match="not finite in window 20"):
         score(model, windows, keep=tmp_path / "dense")
     assert open_reference(tmp_path / "dense") is None
 
@@ -255,11 +327,11 @@ def test_logits_that_are_not_finite_are_an_error(tiny: Callable[..., Any], tmp_p
 def test_a_reference_of_other_tokens_is_refused(tiny: Callable[..., Any], tmp_path: Path) -> None:
     reference = keep(tiny(), tmp_path / "dense")
     with pytest.raises(StepError, match="made with other tokens"):
-        score(tiny(), Windows(IDS[::-1].copy(), 240, False), reference=reference)
+        score(tiny(), windows_of(IDS[::-1]), reference=reference)
 
 
 def test_vocabularies_of_different_size_are_refused(table_model: Callable[..., Any], tmp_path: Path) -> None:
-    windows = Windows(np.array([[0, 1, 0]], np.int32), 3, False)
+    windows = windows_of(np.array([[0, 1, 0]]))
     reference = keep(table_model([[0.0, 1.0], [1.0, 0.0]]), tmp_path / "dense", windows)
     with pytest.raises(StepError, match="3 logits a token, its dense model 2"):
         score(table_model([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), windows, reference=reference)
@@ -270,7 +342,8 @@ def tokenized(tokenizer: Any, path: Path) -> TokenizedText:
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     bytes_before = np.concatenate([[0], np.cumsum([len(character.encode()) for character in whole])])
     ends = np.array([end for _, end in encoded["offset_mapping"]])
-    return TokenizedText(np.array(encoded["input_ids"], np.int32), bytes_before[ends])
+    ids = np.array(encoded["input_ids"], np.int32)
+    return TokenizedText(ids, bytes_before[ends], ends, np.zeros(1, np.int64))
 
 
 @pytest.mark.real
@@ -286,6 +359,7 @@ def test_a_trained_models_perplexity_is_the_one_that_its_makers_measured(
     folder = real / "models" / name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     read = tokenized(AutoTokenizer.from_pretrained(folder), real / "corpus" / language / "test.jsonl")
-    scores = score(model, cut_windows(read, 512, 0, None), batch_tokens=4096)
-    assert scores.perplexity == pytest.approx(perplexity, rel=1e-3)
-    assert scores.bits_per_byte == pytest.approx(bits_per_byte, rel=1e-3)
+    windows = cut_windows(read, 512, ALL_WINDOWS, None)
+    total, _ = figures(score(model, windows, batch_tokens=4096), windows)
+    assert total.perplexity == pytest.approx(perplexity, rel=1e-3)
+    assert total.bits_per_byte == pytest.approx(bits_per_byte, rel=1e-3)

@@ -6,7 +6,7 @@ import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from studyctl.errors import Problem, StepError
+from studyctl.errors import Problem, ProblemCode, StepError
 from studyctl.evaluate import task_data
 from studyctl.evaluate.task_data import TaskRequest, load_task
 
@@ -160,6 +160,18 @@ class TestDefinitions:
             "Why?",
             "How?",
         ]
+
+    def test_a_file_that_matches_a_pattern_since_the_plan_is_an_error(self, tmp_path: Path) -> None:
+        planned = lines(tmp_path / "x1.jsonl", {"question": "Why?", "answer": "So"})
+        definition = lines(
+            tmp_path / "own.yaml", self.OWN + "dataset_kwargs: {data_files: {test: 'x*.jsonl'}}"
+        )
+        request = request_of(definition, None, files=frozenset({definition, planned}))
+        assert len(load_task(request).eval_docs) == 1
+        added = lines(tmp_path / "x2.jsonl", {"question": "How?", "answer": "So"})
+        problem = problem_of(request)
+        assert problem.what == f"task `task` changed since the study was planned: {added} was added"
+        assert problem.code is ProblemCode.CHANGED
 
     def test_a_missing_data_file(self, tmp_path: Path) -> None:
         definition = lines(tmp_path / "own.yaml", self.OWN + "dataset_kwargs: {data_files: {test: x.jsonl}}")
