@@ -121,7 +121,8 @@ class _Watch:
         self._old = set(self._paths.journal.glob("*.jsonl")) - running
         for path in running:
             self._tails[path] = JournalTail(path)
-            self._tails[path].new_records()
+            for record in self._tails[path].new_records():
+                self._lines.of(record)  # of a text that is being measured, the batches so far
         for trial in snapshot.trials:
             if trial.state == "running" and trial.step is not None:
                 self._told[trial.trial] = self._clock()
