@@ -9,17 +9,29 @@ import yaml
 
 from studyctl.compress.export import Exported
 from studyctl.compress.packing import Packing
+from studyctl.contract.identity import FileIdentity, ModelIdentity, TextIdentity
+from studyctl.contract.job import CalibrationData, Job
 from studyctl.report.card import CardFacts, model_card
-from studyctl.run.protocol import Job
-from studyctl.contract.identity import ModelIdentity
-from studyctl.spec.models import Calibration, Evaluation, Model
 from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
 
 FIGURES = Figures(
     [LanguageFigures("en", 22.0, 20.0, 0.0312, 0.91), LanguageFigures("sw", None, 200.0, None, None)],
     [TaskFigures("boolq", "acc", 0.61, 0.01, 0.63)],
 )
-GPTQ = {"method": "gptq", "bits": 3, "group_size": 64, "symmetric": False, "act_order": True}
+GPTQ = {
+    "method": "gptq", "bits": 3, "group_size": 64, "symmetric": False, "act_order": True, "static_groups": False,
+    "block_size": 128, "damping": 0.01, "order": "stage", "propagate": "compressed",
+}  # fmt: skip
+CALIBRATION = CalibrationData(
+    samples=128,
+    sequence_length=2048,
+    texts=tuple(
+        TextIdentity(
+            "c4", "calibration", language, "t", file=FileIdentity(Path("/somewhere/c4", language), "0" * 64)
+        )
+        for language in ("en", "sw")
+    ),
+)
 PACKING = Packing(4, 64, symmetric=False, indexed=True)
 
 
@@ -33,13 +45,12 @@ def facts(
     sparsity: float = 0.0,
     base: ModelIdentity | None = None,
 ) -> CardFacts:
-    calibration = Calibration(source="c4", languages=("en", "sw"), samples=128, sequence_length=2048)
     job = Job(
-        root=Path("/somewhere/runs/mine"), base=Path("/somewhere"), trial="Small-gptq-3bit-g64", attempt=1,
-        model=Model(id="org/Small", revision="v2"), model_key="k", method=settings["method"], variant="gptq-3bit-g64",
-        backend="studyctl", settings=settings, calibration=calibration, seed=7, weights_key="w", dense_key="d",
-        weights_hash="h", stages=[], evaluations=[], text={}, evaluation=Evaluation(), device="cpu", dtype=dtype,
-        threads=1, batch_tokens=1,
+        root=Path("/somewhere/runs/mine"), trial="Small-gptq-3bit-g64", attempt=1,
+        model=ModelIdentity(id="org/Small", kind="hub", key="k", revision="v2"), method=settings["method"],
+        variant="gptq-3bit-g64", backend="studyctl", settings=settings, calibration=CALIBRATION,
+        asked_calibration={"source": "c4"}, seed=7, weights_key="w", dense_key="d", weights_hash="h", steps=(), evaluations=(),
+        device="cpu", dtype=dtype, threads=1, batch_tokens=1,
     )  # fmt: skip
     exported = Exported(
         folder=Path("/somewhere/else"), format="pack-quantized" if packing else "safetensors", dtype=dtype,
@@ -72,7 +83,8 @@ def test_the_header_is_what_hubs_read() -> None:
         "# Small: gptq-3bit-g64",
         "| base model | `org/Small`, commit `c0ffee` |",
         "| revision | `v2` |",
-        "| settings | `bits = 3`, `group_size = 64`, `symmetric = false`, `act_order = true` |",
+        "| settings | `bits = 3`, `group_size = 64`, `symmetric = false`, `act_order = true`, `static_groups = false`, "
+        "`block_size = 128`, `damping = 0.01`, `order = stage`, `propagate = compressed` |",
         "| calibration | `c4`, en, sw: 128 windows of 2048 tokens |",
         "| seed | 7 |",
         "| study, trial | mine, `Small-gptq-3bit-g64` |",
@@ -104,6 +116,7 @@ def test_programs_find_the_same() -> None:
     assert about["weights_key"] == "w"
     assert about["weights_hash"] == "f00d"
     assert about["settings"] == GPTQ
+    assert about["calibration"] == {"source": "c4"}
     assert about["export"]["packing"] == {"bits": 4, "group_size": 64, "symmetric": False, "indexed": True}
     assert about["figures"]["tasks"] == [
         {"task": "boolq", "metric": "acc", "value": 0.61, "stderr": 0.01, "dense_value": 0.63}

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from studyctl.errors import StudyError
 from studyctl.report.watch import PROGRESS_SECONDS, watch_plainly
+from tests.store import builder
 from tests.store.builder import FakeAttempt, FakeStudy
 from tests.tui import studies
 
@@ -73,8 +74,8 @@ def test_a_runner_that_died_is_told_of(tmp_path: Path) -> None:
 
 def test_what_runs_and_what_ends_until_the_runner_is_gone(study: FakeStudy, attempt: FakeAttempt) -> None:
     def end() -> None:
-        for stage in study.protocol:
-            attempt.run(stage)
+        for step in study.protocol:
+            attempt.run(step)
         attempt.finish()
         studies.write_runner(study, [], seconds_left=60)
 
@@ -122,9 +123,9 @@ def test_what_was_written_last_is_printed_although_the_runner_is_gone(
     assert f"  {studies.TRIAL}  compress  2.0 s" in watched(study, end)
 
 
-def test_a_long_stage_is_told_of_once_a_minute(study: FakeStudy, attempt: FakeAttempt) -> None:
+def test_a_long_step_is_told_of_once_a_minute(study: FakeStudy, attempt: FakeAttempt) -> None:
     def progress() -> None:
-        attempt.writer.write("progress", stage="compress", done=2, total=2, unit="block", note="mlp")
+        attempt.progress("compress", 2, 2, "block", "mlp")
 
     def nothing() -> None:
         pass
@@ -134,9 +135,26 @@ def test_a_long_stage_is_told_of_once_a_minute(study: FakeStudy, attempt: FakeAt
     assert lines.count(f"  {studies.TRIAL}  compress  block 2/2  mlp") == 2
 
 
+def test_a_language_is_told_of_once_with_the_time_of_all_its_batches(
+    study: FakeStudy, attempt: FakeAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "WINDOWS", 20)
+    attempt.end("compress")
+    attempt.begin("perplexity:en")
+    attempt.end("perplexity:en")  # before anybody watched
+
+    def go_on() -> None:
+        for batch in (1, 2):
+            attempt.begin("perplexity:en", batch)
+            attempt.end("perplexity:en", batch)
+
+    lines = watched(study, go_on, study.paths.runner.unlink)
+    assert [line for line in lines if "perplexity:en" in line] == [f"  {studies.TRIAL}  perplexity:en  6.0 s"]
+
+
 def test_warnings_are_printed_as_they_are(study: FakeStudy, attempt: FakeAttempt) -> None:
     def warn() -> None:
-        attempt.writer.write("warning", stage="compress", message="[bold]damping[/] was raised " + "x" * 60)
+        attempt.warn("compress", "[bold]damping[/] was raised " + "x" * 60)
 
     lines = watched(study, warn, study.paths.runner.unlink)
     assert f"! {studies.TRIAL}  compress: [bold]damping[/] was raised {'x' * 60}" in lines
