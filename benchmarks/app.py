@@ -14,6 +14,7 @@ import psutil
 from benchmarks.terminal import Terminal
 from benchmarks.timing import command_seconds, in_turns, print_table
 from benchmarks.watched import eight_running, large_study
+from studyctl.contract.steps import StepId, StepKind
 from studyctl.files import StudyPaths
 from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
@@ -106,7 +107,12 @@ def _changed(view: View, step: int) -> View:
     trials = list(view.snapshot.trials)
     for place in [*range(CHANGED // 2), *range(5000, 5000 + CHANGED // 2)]:
         trials[place] = replace(
-            trials[place], state="running", stage="compress", done=step % 30, total=30, unit="block"
+            trials[place],
+            state="running",
+            step=StepId(StepKind.COMPRESS),
+            done=step % 30,
+            total=30,
+            unit="block",
         )
     return replace(view, snapshot=replace(view.snapshot, trials=tuple(trials)))
 

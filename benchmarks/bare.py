@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from studyctl.contract.job import Job
+from studyctl.contract.records import Record
+from studyctl.contract.steps import StepKind
 from studyctl.reporter import SilentReporter
 from studyctl.run.engine import Engine
-from studyctl.run.protocol import Job
 from studyctl.run.recorder import Recorder
 
 
@@ -20,18 +22,21 @@ class Nobody(SilentReporter, Recorder):
     def __init__(self) -> None:
         """Have no journal and no runner."""
 
+    def record(self, record: Record) -> None:
+        """Throw it away."""
+
 
 def run(job: Job, engine: Engine) -> None:
-    """Do a job's stages in the order in which an attempt does them."""
+    """Do a job's steps in the order in which an attempt does them."""
     nobody = Nobody()
     engine.load(job, nobody)
-    for order in engine.orders(job):
-        if order.name == "compress":
-            engine.compress(job, nobody)
-        elif order.name.startswith("perplexity:"):
-            engine.perplexity(job, order, nobody)
+    for step in engine.steps(job, nobody):
+        if step.kind is StepKind.COMPRESS:
+            engine.compress(job, step, nobody)
+        elif step.kind is StepKind.PERPLEXITY:
+            engine.perplexity(job, step, nobody)
         else:
-            engine.task(job, order, nobody)
+            engine.task(job, step, nobody)
     engine.forget_weights(job)
 
 

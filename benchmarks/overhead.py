@@ -15,12 +15,11 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from benchmarks.timing import command_seconds, in_turns, print_table
+from studyctl.contract.job import Job
 from studyctl.files import StudyPaths
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import make_plan
-from studyctl.plan.saved import SavedPlan
 from studyctl.run.jobs import make_job
-from studyctl.run.protocol import Job
 from studyctl.run.schedule import choose
 from studyctl.spec.loading import load_spec
 from studyctl.store.index import Stored
@@ -50,7 +49,7 @@ def main() -> None:
     bare = timings["bare"].median
     print_table(
         (
-            f"{len(jobs)} trials, {sum(len(job.stages) for job in jobs)} stages",
+            f"{len(jobs)} trials, {sum(len(job.steps) for job in jobs)} stages",
             "median (quartiles)",
             "more",
             "ratio",
@@ -78,7 +77,7 @@ def _jobs(spec: Path, root: Path) -> list[Job]:
     with patch.dict("os.environ", STUDYCTL_CACHE=str(spec.parent / "cache")):
         plan = make_plan(load_spec(spec))
     plan.raise_errors()
-    todo = {entry.trial.id: entry for entry in compare(plan, Stored(), SavedPlan()).todo}
+    todo = {entry.trial.id: entry for entry in compare(plan, Stored(), None).todo}
     dense = next(trial.weights_key for trial in plan.trials if trial.is_dense)
     jobs = []
     while (entry := choose(todo, [], None)) is not None:

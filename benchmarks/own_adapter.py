@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM  # by name only: no model is imported yet
 
-from studyctl.contract.methods import METHODS
 from studyctl.compress.walker import compress as walk
 from studyctl.contract.limits import block_batch_tokens
+from studyctl.contract.methods import METHODS
 from studyctl.reporter import SilentReporter
 from studyctl.run.memory import keep_freed_memory
 from studyctl.sources.lean_transformers import import_models

@@ -25,17 +25,16 @@ from studyctl.backends.catalog import BACKENDS, effective, refusals, runs_on
 from studyctl.backends.environments import environment
 from studyctl.backends.exchange import call_driver
 from studyctl.backends.tiny_model import write_tokenizer
-from studyctl.contract.methods import METHODS, MethodSettings
 from studyctl.contract.limits import batch_tokens
-from studyctl.evaluate.finished import NothingFinished
+from studyctl.contract.methods import METHODS, MethodSettings
 from studyctl.evaluate.reference import open_reference
-from studyctl.evaluate.text import score_text
-from studyctl.evaluate.windows import Windows, cut_windows
+from studyctl.evaluate.text import BatchScores, score_windows
+from studyctl.evaluate.windows import Windows
 from studyctl.reporter import SilentReporter
 from studyctl.run.elsewhere import expected_nll, hand_over
 from studyctl.sources.identity import identify_model, identify_text
-from studyctl.sources.models import LoadedModel, load_model
-from studyctl.sources.tokens import tokenized_text
+from studyctl.sources.models import LoadedModel, bos_id, load_model
+from studyctl.sources.tokens import perplexity_windows
 from studyctl.spec.models import BUNDLED_LANGUAGES, Model
 
 THREADS = 2
@@ -199,15 +198,16 @@ def _call(
 def _windows(loaded: LoadedModel) -> Iterator[Windows]:
     for language in BUNDLED_LANGUAGES:
         identity = identify_text("pocket", None, "perplexity", language, Path.cwd())
-        needed = WINDOWS * WINDOW_TOKENS
-        text = tokenized_text(identity, loaded.tokenizer, needed=needed, reporter=SilentReporter())
-        yield cut_windows(text, WINDOW_TOKENS, WINDOWS, loaded.bos_for("auto"))
+        bos = bos_id(loaded.tokenizer, "auto", loaded.identity.id)
+        yield perplexity_windows(
+            identity, loaded.tokenizer, sequence_length=WINDOW_TOKENS, count=WINDOWS, bos_id=bos
+        )
 
 
 def _score(
     model: torch.nn.Module, windows: Windows, *, keep: Path | None = None, against: Path | None = None
-) -> Any:
-    return score_text(
+) -> BatchScores:
+    return score_windows(
         model,
         windows,
         reference=open_reference(against) if against else None,
@@ -215,7 +215,6 @@ def _score(
         metrics=("kl",),
         batch_tokens=batch_tokens("cpu"),
         reporter=SilentReporter(),
-        finished=NothingFinished(),
     )
 
 
@@ -228,8 +227,9 @@ def _kl(
         for name, value in weights.items():
             if name in own:
                 own[name].copy_(value)
-    scores = [
-        _score(model, one, against=folder / f"{index}.safetensors").fidelity.kl_nats
-        for index, one in enumerate(windows)
-    ]
-    return float(sum(scores) / len(scores))
+    means = []
+    for index, one in enumerate(windows):
+        kl = _score(model, one, against=folder / f"{index}.safetensors").kl_nats
+        assert kl is not None  # it was asked for
+        means.append(kl.sum() / (len(one) * one.scored_tokens))
+    return float(sum(means) / len(means))

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from studyctl.compress import walker
 from studyctl.compress.activations import Activations
-from studyctl.contract.methods import MethodSettings, method_of
 from studyctl.compress.statistics import Accumulator
+from studyctl.contract.methods import MethodSettings, method_of
 
 PASSES = "forward passes"
 STATISTICS = "statistics"

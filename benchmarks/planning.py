@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from benchmarks.timing import Timing, print_table
+from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import SavedPlan
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import Stored, StoredStage
+from studyctl.store.index import Results, Stored, StoredResult, StoredStep
 
 MODELS = 10
 VARIANTS = 10_000
@@ -100,12 +100,12 @@ def plan_steps(spec: Path) -> dict[str, float]:
         loaded = time.perf_counter()
         plan = make_plan(document)
         planned = time.perf_counter()
-        nothing = compare(plan, Stored(), SavedPlan())
+        nothing = compare(plan, Stored(), None)
         compared = time.perf_counter()
     plan.raise_errors()
     everything = _everything(plan, StudyPaths(spec.parent / "runs"))
     begun_again = time.perf_counter()
-    rest = compare(plan, everything, SavedPlan())
+    rest = compare(plan, everything, None)
     ended = time.perf_counter()
     if (len(nothing.todo), len(rest.todo)) != (len(plan.trials), 0):
         raise RuntimeError("the plan is not what this benchmark means to measure")
@@ -116,16 +116,24 @@ def plan_steps(spec: Path) -> dict[str, float]:
 
 def _everything(plan: StudyPlan, paths: StudyPaths) -> Stored:
     """Return what is stored when all is done; the trials share their results, since only keys are looked at."""
-    journal = paths.attempt_journal("any", 1)
-    result = StoredStage(
-        trial="any", attempt=1, stage="", key="", weights_key="", weights_hash="", seconds=1.0, peak_memory_bytes=1,
-        bits_per_weight=None, sparsity=None, at="", journal=journal, begin=0, end=0,
+    stored = StoredStep(
+        trial="any", attempt=1, step=Step(StepKind.COMPRESS), weights_key="", weights_hash="", seconds=1.0,
+        peak_memory_bytes=1, bits_per_weight=None, sparsity=None, available=None, at="",
+        journal=paths.attempt_journal("any", 1), begin=0, end=0,
     )  # fmt: skip
+    weights = StoredResult({None: stored}, frozenset({None}), None)
+    texts = {
+        step.key or "": StoredResult(
+            dict.fromkeys(step.spans(), stored), frozenset(step.spans()), available=None
+        )
+        for model in plan.models
+        for step in model.steps
+    }
     results = {}
     for trial in plan.trials:
         assert trial.weights_key is not None
-        keys = [trial.weights_key, *(stage.key or "" for stage in trial.model.stages)]
-        results[trial.weights_key] = dict.fromkeys(keys, result)
+        keys = [step.key or "" for step in trial.model.steps]
+        results[trial.weights_key] = Results({trial.weights_key: weights} | {key: texts[key] for key in keys})
     return Stored(results=results)
 
 

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import duckdb
 
 from benchmarks.timing import Timing, in_turns, print_table, timed
+from studyctl.contract.records import Items, TaskFigure
 from studyctl.files import StudyPaths
 from studyctl.store.parts import write_items
 from studyctl.store.publish import create_schema, publish
@@ -71,10 +72,8 @@ def _record(study: FakeStudy) -> int:
             part = write_items(
                 study.paths, attempt.name, attempt.number, task, tables[task, trial["variant"]]
             )
-            attempt.writer.write("item", stage=stage, task=task, part=part.name, rows=count)
-            attempt.writer.write(
-                "task", stage=stage, task=task, metric="acc", value=0.5, stderr=0.1, items=count
-            )
+            attempt.writer.write(Items(task=task, part=part.name, rows=count))
+            attempt.writer.write(TaskFigure(task=task, metric="acc", value=0.5, stderr=0.1, items=count))
             attempt.end(stage)
         attempt.finish()
     return count * TASKS * len(trials)

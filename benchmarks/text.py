@@ -91,15 +91,15 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from studyctl.evaluate.finished import NothingFinished
     from studyctl.evaluate.reference import open_reference
-    from studyctl.evaluate.text import score_text
+    from studyctl.evaluate.text import score_windows
     from studyctl.evaluate.windows import Windows
     from studyctl.reporter import SilentReporter
     from studyctl.run.memory import peak_bytes, reset_peak
 
     ids = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (WINDOWS, TOKENS)).astype(np.int32)
-    windows = Windows(ids, bytes=4 * ids.size, bos=False)
+    sizes = np.full(WINDOWS, 4 * (TOKENS - 1))
+    windows = Windows(ids, np.arange(WINDOWS), sizes, sizes, np.zeros(WINDOWS, np.int64), bos=False)
     dense, other = _models()
     reset_peak()
     before = peak_bytes()
@@ -107,7 +107,7 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
     if kind == "plain":
         figures = _plainly(dense, other, torch.from_numpy(ids).long())
     else:
-        scores = score_text(
+        scores = score_windows(
             dense if kind == "dense" else other,
             windows,
             reference=open_reference(folder / "dense") if kind == "ours" else None,
@@ -115,11 +115,11 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
             metrics=("kl", "top1"),
             batch_tokens=TOKENS,
             reporter=SilentReporter(),
-            finished=NothingFinished(),
         )
-        figures = {"perplexity": scores.perplexity}
-        if (fidelity := scores.fidelity) is not None:
-            figures |= {"kl": fidelity.kl_nats or 0.0, "top1": fidelity.top1 or 0.0}
+        tokens = len(windows) * windows.scored_tokens
+        figures = {"perplexity": math.exp(scores.nll_nats.sum() / tokens)}
+        if scores.kl_nats is not None and scores.top1 is not None:
+            figures |= {"kl": scores.kl_nats.sum() / tokens, "top1": scores.top1.sum() / tokens}
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "peak": peak_bytes() - before, **figures}
 

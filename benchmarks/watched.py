@@ -1,6 +1,5 @@
 """Studies for the benchmarks of the terminal app: ten thousand trials, and eight that run at once."""
 
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
+from studyctl.contract.records import Items, Layer, Progress, TaskFigure
+from studyctl.contract.steps import Step, StepKind
 from studyctl.store import journal
 from studyctl.store.parts import write_items
 from studyctl.store.publish import publish
@@ -50,8 +51,8 @@ def _write(study: FakeStudy, trial: dict[str, Any], tables: dict[tuple[str, str]
             continue
         attempt.begin(stage)
         part = write_items(study.paths, attempt.name, 1, task, tables[task, trial["variant"]])
-        attempt.writer.write("item", stage=stage, task=task, part=part.name, rows=ITEMS)
-        attempt.writer.write("task", stage=stage, task=task, metric="acc", value=0.5, stderr=0.1, items=ITEMS)
+        attempt.writer.write(Items(task=task, part=part.name, rows=ITEMS))
+        attempt.writer.write(TaskFigure(task=task, metric="acc", value=0.5, stderr=0.1, items=ITEMS))
         attempt.end(stage)
     attempt.finish()
 
@@ -73,16 +74,16 @@ def eight_running(root: Path) -> Iterator[FakeStudy]:
     done = threading.Event()
 
     def work() -> None:
-        step = 0
+        step, compress = 0, Step(StepKind.COMPRESS)
         while not done.wait(WRITE_SECONDS):
             step += 1
             for attempt in attempts:
                 block = step % 30
                 attempt.writer.write(
-                    "progress", stage="compress", done=block, total=30, unit="block", note="mlp.down_proj"
+                    Progress(step=compress, done=block, total=30, unit="block", note="mlp.down_proj")
                 )
                 if step % 4 == 0:
-                    attempt.writer.write("layer", **_layer(block))
+                    attempt.writer.write(_layer(block))
             if step % 4 == 0:
                 write_runner(study, names, seconds_left=max(0.0, 720.0 - step))
 
@@ -95,6 +96,13 @@ def eight_running(root: Path) -> Iterator[FakeStudy]:
         thread.join()
 
 
-def _layer(block: int) -> dict[str, object]:
-    values = '{"linear": "mlp.down_proj", "relative_error": 0.02, "sparsity": 0.5, "bits_per_weight": 9.0}'
-    return {**json.loads(values), "stage": "compress", "block": block, "weights": 64, "seconds": 0.5}
+def _layer(block: int) -> Layer:
+    return Layer(
+        block=block,
+        linear="mlp.down_proj",
+        relative_error=0.02,
+        sparsity=0.5,
+        bits_per_weight=9.0,
+        weights=64,
+        seconds=0.5,
+    )

@@ -3,4 +3,4 @@
 A study spec is data; ``studyctl run`` brings the stored results up to date with it.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

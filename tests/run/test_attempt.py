@@ -1,4 +1,4 @@
-"""One attempt: every stage journaled, each kept apart from the failures of the others."""
+"""One attempt: every step journaled, each kept apart from the failures of the others."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -7,13 +7,23 @@ from typing import Any
 
 import pytest
 
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import Job
+from studyctl.contract.methods import Wanda
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptFinished,
+    Record,
+    StepFailed,
+    StepFinished,
+    Warned,
+)
+from studyctl.contract.steps import Step, StepId
 from studyctl.errors import StepError
 from studyctl.files import StudyPaths
 from studyctl.run.attempt import Attempt
 from studyctl.run.engine import Engine
-from studyctl.run.protocol import Job, StageOrder
 from studyctl.run.recorder import CannotWriteError, StopRequested
-from studyctl.spec.models import Evaluation, Model
 from studyctl.store.index import read_stored
 from studyctl.store.journal import read_journal
 
@@ -23,51 +33,53 @@ OUT_OF_MEMORY = RuntimeError(
 Work = Callable[[], None]
 
 
+def step_of(name: str, key: str | None = None) -> Step:
+    kind, subject = StepId.parse(name)
+    return Step(kind, subject, key=f"key {name}" if key is None else key)
+
+
 class FakeChannel:
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.told: list[Record] = []
         self.stop: str | None = None
 
-    def tell(self, record: dict[str, Any]) -> None:
+    def tell(self, record: Record) -> None:
         self.told.append(record)
 
 
 class FakeEngine:
-    """Does what a test says at each stage, in turn."""
+    """Does what a test says at each step, in turn."""
 
     weights_hash = "hash"
 
     def __init__(self, **steps: list[Exception | Work | None]) -> None:
-        self.steps = {name.replace("_", ":", 1): list(todo) for name, todo in steps.items()}
+        self.todo = {name.replace("_", ":", 1): list(todo) for name, todo in steps.items()}
         self.batch = 256
         self.forgotten = False
         self.finished: list[str] = []
 
-    def _do(self, stage: str) -> dict[str, object]:
-        step = self.steps.get(stage, [None]).pop(0) if self.steps.get(stage) else None
-        if isinstance(step, Exception):
-            raise step
-        if step is not None:
-            step()
-        return {}
+    def _do(self, step: Step) -> StepFinished:
+        todo = self.todo.get(str(step))
+        act = todo.pop(0) if todo else None
+        if isinstance(act, Exception):
+            raise act
+        if act is not None:
+            act()
+        return StepFinished(step=step)
 
-    def orders(self, job: Job) -> Iterator[StageOrder]:
-        yield from job.stages
+    def steps(self, job: Job, recorder: Any) -> Iterator[Step]:
+        yield from job.steps
 
-    def forget_steps(self, job: Job, order: StageOrder) -> None:
-        self.finished.append(order.name)
+    def forget_chunks(self, job: Job, step: Step) -> None:
+        self.finished.append(str(step))
 
-    def load(self, job: Job, recorder: Any) -> None:
-        self._do("load")
+    def load(self, job: Job, recorder: Any) -> StepFinished:
+        return self._do(step_of("load", key=""))
 
-    def compress(self, job: Job, recorder: Any) -> dict[str, object]:
-        return self._do("compress")
+    def compress(self, job: Job, step: Step, recorder: Any) -> StepFinished:
+        return self._do(step)
 
-    def perplexity(self, job: Job, order: StageOrder, recorder: Any) -> dict[str, object]:
-        return self._do(order.name)
-
-    def task(self, job: Job, order: StageOrder, recorder: Any) -> dict[str, object]:
-        return self._do(order.name)
+    perplexity = task = compress
 
     def batch_tokens(self, job: Job) -> int:
         return self.batch
@@ -81,28 +93,26 @@ class FakeEngine:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    stages = [
-        StageOrder(name=name, key=f"key {name}") for name in ("compress", "perplexity:en", "task:boats")
-    ]
+    steps = tuple(step_of(name) for name in ("compress", "perplexity:en", "task:boats"))
     return Job(
-        root=tmp_path / "x", base=tmp_path, trial="t", attempt=1, model=Model(id="m"), model_key="k", method="wanda",
-        variant="wanda-0.5", backend="studyctl", settings={"method": "wanda", "sparsity": 0.5}, calibration=None, seed=0,
-        weights_key="w", dense_key="d", weights_hash=None, stages=stages, evaluations=stages[1:], text={},
-        evaluation=Evaluation(), device="cpu", dtype="float32", threads=1, batch_tokens=256,
+        root=tmp_path / "x", trial="t", attempt=1, model=ModelIdentity("m", "folder", "k"), method="wanda",
+        variant="wanda-0.5", backend="studyctl", settings=Wanda(sparsity=0.5), calibration=None, seed=0,
+        weights_key="w", dense_key="d", weights_hash=None, steps=steps, evaluations=steps[1:],
+        device="cpu", dtype="float32", threads=1, batch_tokens=256,
     )  # fmt: skip
 
 
-def run(job: Job, engine: FakeEngine, channel: FakeChannel | None = None) -> list[dict[str, Any]]:
+def run(job: Job, engine: FakeEngine, channel: FakeChannel | None = None) -> list[AnyRecord]:
     Attempt(job, engine, channel or FakeChannel()).run()  # type: ignore[arg-type]
     return list(read_journal(StudyPaths(job.root).attempt_journal("t", 1)))
 
 
-def ended(records: list[dict[str, Any]]) -> dict[str, str]:
-    """Return how each stage, and the attempt, ended."""
-    stages = {
-        r["stage"]: r.get("cause", "done") for r in records if r["kind"] in ("stage_finished", "stage_failed")
-    }
-    return stages | {"attempt": records[-1]["state"]}
+def ended(records: list[AnyRecord]) -> dict[str, str]:
+    """Return how each step, and the attempt, ended."""
+    steps = {str(one.step): "done" for one in records if isinstance(one, StepFinished)}
+    steps |= {str(one.step): str(one.cause) for one in records if isinstance(one, StepFailed)}
+    (last,) = (one for one in records if isinstance(one, AttemptFinished))
+    return steps | {"attempt": last.state}
 
 
 def test_all_goes_well(job: Job) -> None:
@@ -115,7 +125,8 @@ def test_all_goes_well(job: Job) -> None:
         "attempt": "done",
     }
     assert engine.forgotten
-    assert set(read_stored(StudyPaths(job.root)).has("w")) == {
+    assert engine.finished == ["task:boats"], "what it would go on from is not needed any more"
+    assert set(read_stored(StudyPaths(job.root)).has("w").by_key) == {
         "key compress",
         "key perplexity:en",
         "key task:boats",
@@ -126,7 +137,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(job: Job) -> None:
     engine = FakeEngine(perplexity_en=[OUT_OF_MEMORY, MemoryError(), None])
     records = run(job, engine)
     assert ended(records)["perplexity:en"] == "done"
-    assert [r["batch_tokens"] for r in records if r["kind"] == "warning"] == [128, 64]
+    assert [r.details["batch_tokens"] for r in records if isinstance(r, Warned)] == [128, 64]
     assert engine.batch == 64
 
 
@@ -179,15 +190,16 @@ def test_a_full_disk_ends_the_worker(job: Job) -> None:
     with pytest.raises(CannotWriteError, match="No space left"):
         run(job, engine)
     last = list(read_journal(StudyPaths(job.root).attempt_journal("t", 1)))[-1]
-    assert (last["kind"], last["state"]) == ("attempt_finished", "failed")
+    assert isinstance(last, AttemptFinished)
+    assert last.state == "failed"
     assert not engine.forgotten
 
 
 def test_the_runner_hears_what_the_journal_holds(job: Job) -> None:
     channel = FakeChannel()
     records = run(job, FakeEngine(), channel)
-    assert [record["kind"] for record in channel.told] == [record["kind"] for record in records]
-    assert {record["trial"] for record in channel.told} == {"t"}
+    assert channel.told == records
+    assert {record.trial for record in channel.told} == {"t"}
 
 
 class TestBatchesThatWereTooLarge:
@@ -199,7 +211,7 @@ class TestBatchesThatWereTooLarge:
 
     def test_of_another_model_or_dtype_say_nothing(self, job: Job) -> None:
         Engine().halve_batch(job)
-        for change in ({"model_key": "other"}, {"dtype": "bfloat16"}):
+        for change in ({"model": ModelIdentity("m", "folder", "other")}, {"dtype": "bfloat16"}):
             assert Engine().batch_tokens(job.model_copy(update=change)) == 256
 
     def test_a_torn_file_is_as_none(self, job: Job) -> None:
@@ -207,24 +219,3 @@ class TestBatchesThatWereTooLarge:
         path = StudyPaths(job.root).batches
         path.write_text(path.read_text()[:-3])
         assert Engine().batch_tokens(job) == 256
-
-
-class TestStepsOfOtherWeights:
-    def test_are_not_taken_up(self, job: Job) -> None:
-        """The dense model of a study has no hash: only its key tells that its files changed."""
-        order = job.stages[1]
-        with Engine()._steps(job, order) as steps:
-            steps.begin("plan")
-            steps.add(0, 1.5)
-        for change, stored in (({}, {0: 1.5}), ({"weights_key": "other"}, {}), ({"device": "cuda:0"}, {})):
-            with Engine()._steps(job.model_copy(update=change), order) as steps:
-                assert steps.begin("plan") == stored
-
-    def test_are_deleted_when_the_stage_is_finished(self, job: Job) -> None:
-        with Engine()._steps(job, job.stages[1]) as steps:
-            steps.begin("plan")
-            steps.add(0, 1.5)
-        Engine().forget_steps(job, job.stages[1])
-        Engine().forget_steps(job, job.stages[1])
-        with Engine()._steps(job, job.stages[1]) as steps:
-            assert steps.begin("plan") == {}

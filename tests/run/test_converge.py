@@ -4,10 +4,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from studyctl.contract.records import StepFinished
+from studyctl.contract.steps import StepKind
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
 from studyctl.run.selection import Selection
 from studyctl.run.start import Started, run_study
+from studyctl.store.journal import read_journal
 from studyctl.store.query import run_sql
 from tests.run.studies import make_model, write_spec
 
@@ -20,14 +23,12 @@ def rows(paths: StudyPaths, query: str) -> list[dict[str, object]]:
 
 
 def finished(paths: StudyPaths) -> list[str]:
-    """Return ``trial stage`` of every stage that was ever finished, but ``load``."""
-    from studyctl.store.journal import read_journal
-
+    """Return ``trial step`` of every step that was ever finished, but ``load``."""
     records = [record for path in sorted(paths.journal.glob("*.jsonl")) for record in read_journal(path)]
     return [
-        f"{r['trial']} {r['stage']}"
-        for r in records
-        if r["kind"] == "stage_finished" and r["stage"] != "load"
+        f"{one.trial} {one.step}"
+        for one in records
+        if isinstance(one, StepFinished) and one.step.kind is not StepKind.LOAD
     ]
 
 

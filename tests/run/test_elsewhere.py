@@ -18,20 +18,20 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from studyctl.backends.exchange import Outcome
+from studyctl.backends.exchange import DriverCause, Outcome
 from studyctl.compress.stored import weights_hash
+from studyctl.contract.job import Job
+from studyctl.contract.records import Progress, StepFailed
+from studyctl.contract.steps import StepKind
 from studyctl.errors import ExitCode, StepError
 from studyctl.files import StudyPaths
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import make_plan
-from studyctl.plan.saved import SavedPlan
 from studyctl.reporter import SilentReporter
 from studyctl.run import elsewhere
 from studyctl.run.cleaning import clean
 from studyctl.run.elsewhere import compress_elsewhere
 from studyctl.run.jobs import make_job
-from studyctl.run.protocol import Job
-from studyctl.sources.identity import identify_model
 from studyctl.sources.models import LoadedModel, load_model
 from studyctl.spec.loading import load_spec
 from studyctl.store.index import Stored
@@ -74,15 +74,14 @@ def job_of(folder: Path, table: str, execution: str = "", model: str = "") -> Jo
     """Return the job of the first variant of another package."""
     plan = make_plan(load_spec(write_study(folder, table, execution, model)))
     plan.raise_errors()
-    comparison = compare(plan, Stored(), SavedPlan())
+    comparison = compare(plan, Stored(), None)
     todo = next(todo for todo in comparison.todo if todo.trial.variant.backend != "studyctl")
     dense = next(trial for trial in plan.trials if trial.is_dense)
     return make_job(StudyPaths(folder / "runs" / "small"), plan, todo, Stored(), "cpu", dense.weights_key)
 
 
 def dense_model(job: Job) -> LoadedModel:
-    identity = identify_model(job.model, job.base)
-    return load_model(identity, dtype=job.dtype, device="cpu", allow_pickle=job.model.allow_pickle)
+    return load_model(job.model, dtype=job.dtype, device="cpu", allow_pickle=job.allow_pickle)
 
 
 @pytest.fixture(autouse=True)
@@ -384,7 +383,7 @@ class TestAFailure:
     ) -> None:  # fmt: skip
         kills = iter([5, 5 + kernel])
         monkeypatch.setattr(elsewhere, "kernel_oom_kills", lambda: next(kills))
-        package.outcome = Outcome(failure=outcome[0], cause=outcome[1])
+        package.outcome = Outcome(failure=outcome[0], cause=DriverCause(outcome[1]))
         job = job_of(workplace, GPTQMODEL)
         error = refused(job)
         (problem,) = error.problems
@@ -485,9 +484,9 @@ class TestAStudy:
         told = [
             record
             for record in read_journal(paths.attempt_journal(THEIRS, 1))
-            if record["kind"] == "progress" and record["stage"] == "compress"
+            if isinstance(record, Progress) and record.step.kind is StepKind.COMPRESS
         ]
-        assert (told[-1]["done"], told[-1]["total"], told[-1]["unit"]) == (2, 2, "block")
+        assert (told[-1].done, told[-1].total, told[-1].unit) == (2, 2, "block")
 
     def test_leaves_no_weights_behind(self, paths: StudyPaths) -> None:
         assert not list((paths.cache / "weights").glob("*"))
@@ -558,11 +557,11 @@ class TestAStudyWithTroubles:
         paths, said = told
         name = "tiny-rtn-8bit-g16_llm-compressor"
         (failure,) = failures(paths, name)
-        assert failure["error"] == "llm-compressor 0.14.0.1: NotImplementedError: no kernel for this shape"
-        assert failure["cause"] == "error"
-        assert failure["permanent"], "the same would fail again"
+        assert failure.error == "llm-compressor 0.14.0.1: NotImplementedError: no kernel for this shape"
+        assert failure.cause == "error"
+        assert failure.permanent, "the same would fail again"
         log = paths.attempt_log(name, 1)
-        assert failure["hint"] == f"all that it printed is in {log.resolve()}"
+        assert failure.hint == f"all that it printed is in {log.resolve()}"
         printed = log.read_text()
         assert "looking for a kernel" in printed
         assert "Traceback" in printed
@@ -570,19 +569,19 @@ class TestAStudyWithTroubles:
 
     def test_tries_a_package_again_that_was_killed(self, told: tuple[StudyPaths, str]) -> None:
         (failure,) = failures(told[0], THEIRS)
-        assert failure["error"] == "gptqmodel 7.6.0: its process was killed by SIGKILL"
-        assert failure["cause"] == "killed"
-        assert not failure["permanent"]
+        assert failure.error == "gptqmodel 7.6.0: its process was killed by SIGKILL"
+        assert failure.cause == "killed"
+        assert not failure.permanent
         attempts = rows(
             told[0], f"select attempt, state from attempts where trial_id = '{THEIRS}' order by attempt"
         )
         assert attempts == [{"attempt": 1, "state": "failed"}, {"attempt": 2, "state": "done"}]
 
 
-def failures(paths: StudyPaths, trial: str) -> list[dict[str, Any]]:
+def failures(paths: StudyPaths, trial: str) -> list[StepFailed]:
     """Return every failure of a trial, over all attempts."""
     records = [r for path in sorted(paths.journal.glob(f"{trial}.*.jsonl")) for r in read_journal(path)]
-    return [record for record in records if record["kind"] == "stage_failed"]
+    return [record for record in records if isinstance(record, StepFailed)]
 
 
 @needs_linux
@@ -612,7 +611,7 @@ class TestAPackageAtWork:
         assert runner.wait(timeout=SECONDS) == ExitCode.STOPPED
         assert has_ended(package)
         (failure,) = failures(paths, THEIRS)
-        assert failure["cause"] == "stopped"
+        assert failure.cause == "stopped"
         assert not list((paths.cache / "weights").glob("*")), "what it was handed is gone"
 
     def test_ends_with_its_runner_and_gc_deletes_what_it_was_handed(

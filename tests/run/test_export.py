@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,18 +16,20 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from studyctl.contract.plan import read_plan
+from studyctl.contract.records import StepFailed, StepFinished
+from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import ExitCode, SpecError
 from studyctl.files import StudyPaths
 from studyctl.plan.compare import compare
 from studyctl.plan.estimate import export_bytes
 from studyctl.plan.planner import make_plan
-from studyctl.plan.saved import load_plan
+from studyctl.reporter import SilentReporter
 from studyctl.run.attempt import Attempt
 from studyctl.run.cleaning import clean
 from studyctl.run.engine import Engine
 from studyctl.run.export import _make_job, export_trial
 from studyctl.run.hold import hold, write_heartbeat
-from studyctl.run.protocol import StageOrder
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
 from studyctl.spec.loading import load_spec
@@ -66,19 +69,19 @@ def paths(workplace: Path) -> StudyPaths:
 
 
 def stages(paths: StudyPaths) -> list[str]:
-    """Return ``trial stage`` of every stage that was ever finished, but ``load``."""
+    """Return ``trial step`` of every step that was ever finished, but ``load``."""
     records = [record for path in sorted(paths.journal.glob("*.jsonl")) for record in read_journal(path)]
     return [
-        f"{r['trial']} {r['stage']}"
-        for r in records
-        if r["kind"] == "stage_finished" and r["stage"] != "load"
+        f"{one.trial} {one.step}"
+        for one in records
+        if isinstance(one, StepFinished) and one.step.kind is not StepKind.LOAD
     ]
 
 
 def to_run(workplace: Path, paths: StudyPaths) -> list[tuple[str, tuple[str, ...]]]:
     plan = make_plan(load_spec(workplace / "small.toml"))
-    todo = compare(plan, read_stored(paths), load_plan(paths)).todo
-    return [(one.trial.id, one.stages) for one in todo]
+    todo = compare(plan, read_stored(paths), read_plan(paths)).todo
+    return [(one.trial.id, tuple(map(str, one.steps))) for one in todo]
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -167,7 +170,7 @@ def test_without_keep_weights_nothing_is_asked_for(workplace: Path, paths: Study
     assert to_run(workplace, paths) == []
     plan = make_plan(load_spec(workplace / "small.toml"))
     assert plan.notes == []
-    assert all("export" not in trial.stage_names for trial in plan.trials)
+    assert all(step.kind is not StepKind.EXPORT for trial in plan.trials for step in trial.steps)
 
 
 # -- studyctl export
@@ -279,10 +282,10 @@ def test_other_weights_than_those_that_were_measured_are_not_exported(
     workplace: Path, paths: StudyPaths
 ) -> None:
     told = attempt(paths, workplace / "out", weights_hash="of another machine")
-    (failed,) = (record for record in told if record["kind"] == "stage_failed")
-    assert failed["stage"] == "compress"
-    assert "this machine makes other weights" in failed["error"]
-    assert "export on the machine that ran the study" in failed["hint"]
+    (failed,) = (record for record in told if isinstance(record, StepFailed))
+    assert failed.step.kind is StepKind.COMPRESS
+    assert "this machine makes other weights" in failed.error
+    assert "export on the machine that ran the study" in failed.hint
     assert not (workplace / "out").exists()
 
 
@@ -290,11 +293,12 @@ def test_other_weights_than_those_that_were_measured_are_not_exported(
 def test_stored_weights_are_used_and_left(workplace: Path, paths: StudyPaths) -> None:
     job = _make_job(paths, RTN, workplace / "first")
     Attempt(job, engine := Engine(), FakeChannel()).run()  # type: ignore[arg-type]
-    engine.compress(job, Attempt(job, engine, FakeChannel()).recorder)  # type: ignore[arg-type]
+    step = Step(StepKind.COMPRESS, key=job.weights_key)
+    engine.compress(job, step, Attempt(job, engine, FakeChannel()).recorder)  # type: ignore[arg-type]
     cached = paths.trial_weights(job.weights_key)
     assert cached.exists()
     told = attempt(paths, workplace / "second")
-    finished = [record["stage"] for record in told if record["kind"] == "stage_finished"]
+    finished = [str(record.step) for record in told if isinstance(record, StepFinished)]
     assert finished == ["load", "export"]
     assert cached.exists(), "a trial in progress may want them"
     assert tensors(workplace / "first").keys() == tensors(workplace / "second").keys()
@@ -304,26 +308,21 @@ def test_stored_weights_are_used_and_left(workplace: Path, paths: StudyPaths) ->
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(workplace: Path, paths: StudyPaths) -> None:
     (workplace / "file").write_text("no folder")
     told = attempt(paths, workplace / "out", export_to=workplace / "file" / "out")
-    (failed,) = (record for record in told if record["kind"] == "stage_failed")
-    assert "cannot be written" in failed["error"]
-    assert "export to another" in failed["hint"]
+    (failed,) = (record for record in told if isinstance(record, StepFailed))
+    assert "cannot be written" in failed.error
+    assert "export to another" in failed.hint
 
 
 def test_an_export_comes_after_evaluations_that_turn_out_to_be_needed() -> None:
-    orders = {
-        name: StageOrder(name=name, key=name) for name in ("compress", "perplexity:en", "export", "task:x")
-    }
-    engine = Engine()
-    engine._after = [orders["task:x"], orders["export"]]
-    job = _fake_job([orders["compress"], orders["perplexity:en"]])
-    assert [order.name for order in engine.orders(job)] == ["compress", "perplexity:en", "task:x", "export"]
-    engine._after = [orders["task:x"]]
-    job = _fake_job([orders["export"], orders["perplexity:en"]])
-    assert [order.name for order in engine.orders(job)] == ["perplexity:en", "task:x", "export"]
-
-
-def _fake_job(orders: list[StageOrder]) -> Any:
-    return type("FakeJob", (), {"stages": orders})
+    compress, export, task = Step(StepKind.COMPRESS), Step(StepKind.EXPORT), Step(StepKind.TASK, "x")
+    engine, recorder = Engine(), SilentReporter()
+    job: Any = SimpleNamespace(steps=(compress, export), evaluations=(export, task))
+    steps = engine.steps(job, recorder)  # type: ignore[arg-type]
+    assert next(steps) == compress
+    engine._again = True  # as `compress` says where the weights turned out different
+    assert list(steps) == [task, export]
+    job = SimpleNamespace(steps=(export, task), evaluations=(export, task))
+    assert list(Engine().steps(job, recorder)) == [task, export]  # type: ignore[arg-type]
 
 
 def test_the_size_of_an_export_is_known_before(workplace: Path, paths: StudyPaths) -> None:

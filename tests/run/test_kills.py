@@ -18,6 +18,8 @@ import psutil
 import pytest
 from rich.console import Console
 
+from studyctl.contract.records import StepFinished
+from studyctl.contract.steps import StepKind
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
 from studyctl.run.selection import Selection
@@ -94,12 +96,12 @@ def check_complete(paths: StudyPaths, expected: Results) -> None:
     """A study that was killed and run again has the same results, and ran nothing twice that was acknowledged."""
     assert results(paths) == expected
     done = Counter(
-        (record["trial"], record["key"])
+        (record.trial, record.step)
         for path in paths.journal.glob("*.jsonl")
         for record in read_journal(path)
-        if record["kind"] == "stage_finished" and record["stage"] != "load"
+        if isinstance(record, StepFinished) and record.step.kind is not StepKind.LOAD
     )
-    assert max(done.values()) == 1, "an acknowledged stage was run twice"
+    assert max(done.values()) == 1, "an acknowledged step was run twice"
 
 
 def test_kills_lose_nothing(workplace: Path, undisturbed: tuple[Results, float]) -> None:

@@ -1,4 +1,4 @@
-"""Finished steps on disk: taken up by the next attempt, of the same weights and the same plan only."""
+"""Finished parts of a task on disk: taken up by the next attempt, of the same weights and the same plan only."""
 
 import os
 import random
@@ -8,15 +8,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from studyctl.evaluate.finished import FinishedSteps, NothingFinished
-from studyctl.evaluate.reference import open_reference
 from studyctl.evaluate.tasks import TaskScores, score_task
-from studyctl.evaluate.text import TextScores, score_text
-from studyctl.evaluate.windows import Windows
 from studyctl.reporter import SilentReporter
 from studyctl.run import finished_steps
 from studyctl.run.finished_steps import StepFile
@@ -25,7 +21,6 @@ from tests.evaluate.conftest import byte_tokenizer
 from tests.evaluate.test_score_task import request_of, write
 
 KILLS = int(os.environ.get("STUDYCTL_KILLS", "12"))
-WINDOWS = Windows(np.random.default_rng(0).integers(0, 61, (40, 12)).astype(np.int32), bytes=480, bos=False)
 
 
 @pytest.fixture(autouse=True)
@@ -138,37 +133,6 @@ def killed_now_and_then(work: Any, moments: random.Random, seconds: float) -> in
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kills += 1
-
-
-def test_a_text_that_is_killed_many_times_ends_with_the_same_bits(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    dense, model = tiny_model("llama"), tiny_model("llama", seed=1)
-
-    def score(scored: Any, steps: Any, **options: Any) -> TextScores:
-        given: dict[str, Any] = {"reference": None, "keep": None, "metrics": ("kl", "top1", "snr")} | options
-        return score_text(
-            scored, WINDOWS, batch_tokens=12, reporter=SilentReporter(), finished=steps, **given
-        )
-
-    def dense_pass() -> None:
-        with StepFile(tmp_path / "dense.jsonl", "") as steps:
-            score(dense, steps, keep=tmp_path / "dense")
-
-    score(dense, NothingFinished(), keep=tmp_path / "undisturbed")
-    begun = time.monotonic()
-    expected = score(model, NothingFinished(), reference=open_reference(tmp_path / "undisturbed"))
-    seconds = time.monotonic() - begun
-    moments = random.Random(3)
-    assert killed_now_and_then(dense_pass, moments, seconds) > 0
-    assert (tmp_path / "dense").read_bytes() == (tmp_path / "undisturbed").read_bytes()
-
-    def fidelity() -> None:
-        with StepFile(tmp_path / "x.jsonl", "") as steps:
-            found = score(model, steps, reference=open_reference(tmp_path / "dense"))
-        assert found.window_nll.tolist() == expected.window_nll.tolist()
-        assert found.fidelity == expected.fidelity
-
-    assert killed_now_and_then(fidelity, moments, seconds) > 0
 
 
 def test_a_task_that_is_killed_many_times_ends_with_the_same_bits(tmp_path: Path) -> None:
