@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from studyctl.contract.identity import FileIdentity
 from studyctl.errors import StudyError
 from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.configs import block_linears, check_decoder, read_sizes
+from studyctl.sources.hashes import content_hash
 from studyctl.sources.safetensors_files import TensorInfo
 from studyctl.spec.models import Model
 from tests.sources.conftest import CONFIG, tensors
@@ -36,6 +38,14 @@ def test_sizes_and_linears_come_from_config_and_headers(folder: Path) -> None:
     assert found.linears["model.layers.0.self_attn.k_proj"] == (4, 8)
     assert found.parameters == sum(array.size for array in tensors().values())
     assert found.weight_bytes == 4 * found.parameters
+
+
+def test_every_file_that_is_loaded_is_named_with_its_content(folder: Path) -> None:
+    found = identify_model(Model(id=str(folder)), folder)
+    assert found.files == tuple(
+        FileIdentity(folder.resolve() / name, content_hash(folder / name))
+        for name in ("config.json", "model.safetensors", "tokenizer.json")
+    )
 
 
 def test_linears_are_in_the_order_of_blocks(folder: Path) -> None:
@@ -139,6 +149,13 @@ def test_shards_are_read_together(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     sharded = identify_model(Model(id=str(folder)), folder)
     assert (sharded.linears, sharded.parameters) == (single.linears, single.parameters)
+    assert [file.path.name for file in sharded.files] == [
+        "config.json",
+        "part0.safetensors",
+        "part1.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    ]
 
 
 def test_pickle_is_refused_with_the_key_that_allows_it(folder: Path) -> None:
@@ -266,6 +283,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_gguf_file_in_a_package_is_read_without_importing_it(package: Path) -> None:
     found = identify_model(Model(id="package:tiny_gguf/tiny.gguf"), Path())
     assert (found.kind, found.folder, found.file) == ("package", package, "tiny.gguf")
+    assert [file.path for file in found.files] == [package / "tiny.gguf"]
     assert (found.hidden_size, found.intermediate_size, found.heads, found.kv_heads) == (32, 64, 4, 2)
     assert (found.vocab_size, found.max_positions, found.tied) == (40, 64, True)
     assert found.linears == {

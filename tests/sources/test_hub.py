@@ -11,10 +11,10 @@ import pytest
 from huggingface_hub import constants, errors
 from safetensors.numpy import save_file
 
+from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources import hub
-from studyctl.contract.identity import ModelIdentity
 from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.published import identify_checkpoint
 from studyctl.sources.text_files import identify_text

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studyctl.errors import StudyError
+from studyctl.errors import ProblemCode, StepError, StudyError
 from studyctl.sources.ids_files import identify_ids, read_ids
 
 
@@ -18,8 +18,8 @@ def test_shape_and_values(tmp_path: Path, dtype: type) -> None:
     path = saved(tmp_path, np.arange(6, dtype=dtype).reshape(2, 3))
     found = identify_ids(path, 6)
     assert (found.samples, found.tokens) == (2, 3)
-    assert read_ids(path).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert read_ids(path).dtype == np.int64
+    assert read_ids(found).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert read_ids(found).dtype == np.int64
 
 
 def test_ids_must_be_in_the_vocabulary(tmp_path: Path) -> None:
@@ -67,6 +67,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_the_key_is_of_the_content(tmp_path: Path) -> None:
     first = identify_ids(saved(tmp_path, np.array([[1]], np.int32)), None).key
     assert identify_ids(saved(tmp_path, np.array([[2]], np.int32)), None).key != first
+
+
+def test_other_ids_than_those_that_were_planned_are_never_read(tmp_path: Path) -> None:
+    found = identify_ids(saved(tmp_path, np.array([[1]], np.int32)), None)
+    saved(tmp_path, np.array([[2]], np.int32))
+    with pytest.raises(
+        StepError, match=r"the token ids `ids\.npy` changed since the study was planned"
+    ) as caught:
+        read_ids(found)
+    assert caught.value.problems[0].code is ProblemCode.CHANGED
 
 
 @pytest.mark.real

@@ -1,5 +1,6 @@
 """Loading models: what is loaded is the model, or loading fails and says why."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from studyctl.errors import StepError, StudyError
+from studyctl.contract.job import Bos
+from studyctl.errors import ProblemCode, StepError, StudyError
 from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.conversion import converted_folder
-from studyctl.sources.models import LoadedModel, check_finite, load_model, load_tokenizer, restore_dense
+from studyctl.sources.models import (
+    LoadedModel,
+    bos_id,
+    check_finite,
+    load_model,
+    load_tokenizer,
+    restore_dense,
+)
 from studyctl.spec.models import Model
 from tests.compress.tiny import FAMILIES, Listener, tiny_model
 from tests.sources.tokenizers_made import byte_level, saved
@@ -165,11 +174,56 @@ def test_restoring_finds_tensors_saved_without_the_models_prefix(tmp_path: Path)
 
 
 def test_restoring_what_the_files_lack_fails(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path)
+    folder = model_folder(tmp_path, tie_word_embeddings=True)
     loaded = load(folder)
-    change(folder, model__layers__0__mlp__up_proj__weight=None)
-    with pytest.raises(StepError, match=r"no tensor named model\.layers\.0\.mlp\.up_proj\.weight"):
-        restore_dense(loaded, ["model.layers.0.mlp.up_proj"])
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    with pytest.raises(StepError, match=r"no tensor named lm_head\.weight"):
+        restore_dense(loaded, ["lm_head"])
+
+
+class TestFilesThatChangedSinceTheyWereIdentified:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return model_folder(tmp_path)
+
+    def refusal(self, act: Callable[[], object]) -> str:
+        with pytest.raises(StepError, match="changed since the study was planned") as caught:
+            act()
+        (problem,) = caught.value.problems
+        assert problem.code is ProblemCode.CHANGED
+        return problem.what
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+    def test_are_not_loaded(self, folder: Path, name: str) -> None:
+        identity = identify_model(Model(id=str(folder)), folder)
+        assert folder / name in [file.path for file in identity.files]
+        (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+        assert self.refusal(lambda: load_model(identity, dtype="float32", device="cpu")).endswith(name)
+
+    def test_are_not_restored_from(self, folder: Path) -> None:
+        loaded = load(folder)
+        linear: Any = loaded.model.get_submodule("model.layers.0.mlp.up_proj")
+        change(folder, model__layers__0__mlp__up_proj__weight=torch.zeros(48, 32))
+        assert linear.weight.any()
+        self.refusal(lambda: restore_dense(loaded, ["model.layers.0.mlp.up_proj"]))
+
+    def test_are_told_rather_than_that_they_cannot_be_read(self, folder: Path) -> None:
+        identity = identify_model(Model(id=str(folder)), folder)
+        (folder / "model.safetensors").unlink()
+        assert "No such file" in self.refusal(lambda: load_model(identity, dtype="float32", device="cpu"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_file_that_is_written_to_does_not_change_the_model_in_memory(tmp_path: Path, dtype: str) -> None:
+    folder = model_folder(tmp_path, dtype=getattr(torch, dtype))
+    loaded = load(folder, dtype)
+    path = folder / "model.safetensors"
+    assert {tensor.dtype for tensor in load_file(path).values()} == {getattr(torch, dtype)}
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    with path.open("r+b") as file:  # the same file, as what maps it sees
+        file.write(b"\xff" * path.stat().st_size)
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_pickle_is_loaded_and_restored_only_where_allowed(tmp_path: Path) -> None:
@@ -189,15 +243,16 @@ def test_pickle_is_loaded_and_restored_only_where_allowed(tmp_path: Path) -> Non
 def test_bos_as_the_tokenizer_does_it(tmp_path: Path) -> None:
     plain = load(model_folder(tmp_path / "plain"))
     adding = load(model_folder(tmp_path / "adding", tokenizer=byte_level(adds_bos=True)))
-    assert [plain.bos_for(setting) for setting in ("auto", "none", "prepend")] == [None, None, 0]
-    assert [adding.bos_for(setting) for setting in ("auto", "none", "prepend")] == [0, None, 0]
+    settings: tuple[Bos, ...] = ("auto", "none", "prepend")
+    assert [bos_id(plain.tokenizer, setting, "it") for setting in settings] == [None, None, 0]
+    assert [bos_id(adding.tokenizer, setting, "it") for setting in settings] == [0, None, 0]
 
 
 def test_there_must_be_a_bos_to_prepend(tmp_path: Path) -> None:
     loaded = load(model_folder(tmp_path, tokenizer=byte_level(bos=None)))
-    assert loaded.bos_for("auto") is None
-    with pytest.raises(StepError, match="no begin-of-sequence token"):
-        loaded.bos_for("prepend")
+    assert bos_id(loaded.tokenizer, "auto", "it") is None
+    with pytest.raises(StepError, match="the tokenizer of it has no begin-of-sequence token"):
+        bos_id(loaded.tokenizer, "prepend", "it")
 
 
 def test_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
@@ -238,7 +293,7 @@ def test_a_gguf_file_is_converted_once_and_keeps_its_values(smollm2: Model, own_
     assert not leftover.exists()
     assert identity.linears == block_linears(loaded.model)
     assert identity.parameters == sum(parameter.numel() for parameter in loaded.model.parameters())
-    assert loaded.bos_for("auto") is None
+    assert bos_id(loaded.tokenizer, "auto", "it") is None
     assert converted_folder(identity, listener) == loaded.folder
     assert sorted(path.name for path in loaded.folder.parent.iterdir()) == [
         identity.key,
@@ -255,8 +310,8 @@ def test_a_gguf_file_is_converted_once_and_keeps_its_values(smollm2: Model, own_
 def test_a_conversion_that_fails_leaves_nothing_behind(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from studyctl.sources import conversion
     from studyctl.contract.identity import ModelIdentity
+    from studyctl.sources import conversion
 
     def fail(source: Path, file: str, target: Path) -> None:
         (target / "half").write_text("of it")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources import hub
 from studyctl.sources import prefetch as prefetching
-from studyctl.contract.identity import ModelIdentity
 from studyctl.sources.prefetch import prefetch
 from studyctl.sources.texts import Documents
 from studyctl.spec.loading import load_spec

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from studyctl.errors import StudyError
 from studyctl.contract.identity import TaskIdentity
+from studyctl.errors import StudyError
+from studyctl.sources.hashes import identify_file
 from studyctl.sources.task_files import identify_task
 from studyctl.sources.task_index import lm_eval_tasks, scan
 from studyctl.spec.models import Tasks
@@ -46,6 +47,9 @@ def test_a_task_of_an_included_folder(tasks: Path) -> None:
     assert found.yaml == tasks / "tasks" / "mine.yaml"
     assert (found.output_type, found.items) == ("multiple_choice", 2)
     assert (found.test, found.fewshot) == (None, None)
+    assert found.files == tuple(
+        identify_file(tasks / "tasks" / name) for name in ("mine.yaml", "helpers.py", "mine.jsonl")
+    )
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "helpers.py", "mine.jsonl"])
@@ -73,6 +77,7 @@ def test_lm_evals_own_task_with_items_of_the_spec(tasks: Path) -> None:
     assert found.yaml.name == "arc_easy.yaml"
     assert (found.test, found.items, found.output_type) == (tasks / "arc.jsonl", 1, "multiple_choice")
     assert found.key is not None
+    assert [file.path.name for file in found.files] == ["arc_easy.yaml", "arc.jsonl"]
 
 
 def test_an_included_folder_comes_before_lm_evals_own(tasks: Path) -> None:
@@ -100,6 +105,7 @@ def test_the_key_changes_with_the_few_shot_file(tasks: Path) -> None:
     keys = {"data": {"openbookqa": {"test": "test.jsonl", "fewshot": "shots.jsonl"}}, "shots": 5}
     before = identify(tasks, "openbookqa", **keys)
     assert before.fewshot == tasks / "shots.jsonl"
+    assert [file.path for file in before.files[-2:]] == [tasks / "test.jsonl", tasks / "shots.jsonl"]
     (tasks / "shots.jsonl").write_text('{"q": 2}\n')
     assert identify(tasks, "openbookqa", **keys).key != before.key
 

@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from studyctl.contract.identity import FileIdentity, TextIdentity
 from studyctl.errors import StudyError
-from studyctl.contract.identity import TextIdentity
+from studyctl.sources.hashes import content_hash
 from studyctl.sources.text_files import documents_of, identify_text
 from studyctl.spec.models import TextSource
 
@@ -15,6 +16,10 @@ SOURCE = TextSource(files={"calibration": "{language}/train.jsonl", "perplexity"
 
 def identify(base: Path, source: TextSource | None = SOURCE, language: str = "en") -> TextIdentity:
     return identify_text("mine", source, "perplexity", language, base)
+
+
+def read_file(path: Path, field: str) -> str:
+    return "\n".join(documents_of(path.read_bytes(), path, field))
 
 
 def refusal(base: Path, source: TextSource = SOURCE, language: str = "en") -> str:
@@ -35,7 +40,8 @@ def test_documents_are_joined_by_newlines_and_counted_in_utf8_bytes(path: Path, 
     assert read_file(path, "text") == "één\ntwo\nlines"
     found = identify(tmp_path)
     assert found.bytes == len("één\ntwo\nlines".encode())
-    assert (found.file, found.language, found.purpose) == (path, "en", "perplexity")
+    assert found.file == FileIdentity(path, content_hash(path))
+    assert (found.language, found.purpose) == ("en", "perplexity")
 
 
 def test_the_key_is_of_content_and_field_not_of_name_or_place(path: Path, tmp_path: Path) -> None:

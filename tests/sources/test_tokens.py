@@ -11,11 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from studyctl.errors import StepError
-from studyctl.sources import texts
 from studyctl.contract.identity import TextIdentity
+from studyctl.contract.job import CalibrationData
+from studyctl.contract.steps import ALL_WINDOWS
+from studyctl.errors import ProblemCode, StepError
+from studyctl.evaluate.windows import SEGMENT, window_order
+from studyctl.sources import texts
 from studyctl.sources.text_files import identify_text
-from studyctl.sources.texts import Documents, read_text
+from studyctl.sources.texts import Documents, read_documents
 from studyctl.sources.tokens import (
     CHOICE,
     FIRST_DOCUMENTS,
@@ -23,12 +26,12 @@ from studyctl.sources.tokens import (
     byte_positions,
     calibration_ids,
     calibration_tokens,
-    perplexity_tokens,
+    perplexity_windows,
     tokenize,
     tokenized_text,
     tokenizer_key,
 )
-from studyctl.spec.models import Calibration, Perplexity, TextSource
+from studyctl.spec.models import TextSource
 from tests.sources.tokenizers_made import TEXT, byte_level, metaspace
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -58,6 +61,7 @@ def test_a_token_ends_where_its_text_ends() -> None:
 def test_a_character_of_several_tokens_ends_with_each_of_them() -> None:
     tokens = tokenize("a漢b", TOKENIZER)
     assert tokens.byte_ends.tolist() == [1, 4, 4, 4, 5]
+    assert tokens.character_ends.tolist() == [1, 2, 2, 2, 3]
 
 
 def test_positions_are_in_the_text_not_in_its_normal_form() -> None:
@@ -68,6 +72,7 @@ def test_positions_are_in_the_text_not_in_its_normal_form() -> None:
 def test_a_mark_put_before_the_text_takes_none_of_it() -> None:
     tokens = tokenize("é at", metaspace())
     assert tokens.byte_ends.tolist()[-4:] == [2, 3, 4, 5]
+    assert tokens.character_ends.tolist()[-4:] == [1, 2, 3, 4]
     assert np.all(np.diff(tokens.byte_ends) >= 0)
 
 
@@ -76,7 +81,9 @@ def test_a_mark_put_before_the_text_takes_none_of_it() -> None:
 def test_the_last_token_ends_with_the_text(text: str) -> None:
     tokens = tokenize(text, TOKENIZER)
     assert tokens.byte_ends[-1] == len(text.encode())
+    assert tokens.character_ends[-1] == len(text)
     assert np.all(np.diff(tokens.byte_ends) >= 0)
+    assert np.all(np.diff(tokens.character_ends) >= 0)
 
 
 def test_an_empty_text_has_no_tokens() -> None:
@@ -108,7 +115,9 @@ def test_a_text_is_tokenised_once_for_each_tokenizer(
     monkeypatch.setattr("studyctl.sources.tokens.tokenize", None)
     again = tokenized_text(text, TOKENIZER)
     assert first.ids.tolist() == again.ids.tolist()
-    assert first.byte_ends.tolist() == again.byte_ends.tolist()
+    for name in ("byte_ends", "character_ends", "document_begins"):
+        assert getattr(first, name).tolist() == getattr(again, name).tolist()
+    assert again.complete
 
 
 def test_a_calibration_text_in_pieces_is_the_same_text(
@@ -119,7 +128,81 @@ def test_a_calibration_text_in_pieces_is_the_same_text(
     tokens = tokenized_text(local(tmp_path, "en", lines), TOKENIZER)
     assert TOKENIZER.decode(tokens.ids.tolist()) == lines
     assert tokens.byte_ends[-1] == len(lines.encode())
+    assert tokens.character_ends[-1] == len(lines)
     assert np.all(np.diff(tokens.byte_ends) >= 0)
+
+
+def test_a_document_begins_where_its_bytes_do(tmp_path: Path) -> None:
+    documents = ["aé", "", "漢漢 cat\nsat", "b"]
+    path = tmp_path / "en.jsonl"
+    path.write_text("".join(json.dumps({"text": one}) + "\n" for one in documents), "utf-8")
+    text = identify_text("mine", TextSource(files="{language}.jsonl"), "perplexity", "en", tmp_path)
+    # Of 3, 0, 14 and 1 bytes, with a newline after each but the last.
+    assert tokenized_text(text, TOKENIZER).document_begins.tolist() == [0, 4, 5, 20]
+
+
+class TestATextThatChangedSinceItWasIdentified:
+    def refusal(self, text: TextIdentity) -> str:
+        with pytest.raises(StepError) as caught:
+            tokenized_text(text, TOKENIZER)
+        (problem,) = caught.value.problems
+        assert problem.code is ProblemCode.CHANGED
+        return problem.what
+
+    def test_is_not_read(self, tmp_path: Path) -> None:
+        text = local(tmp_path, "en", TEXT)
+        local(tmp_path, "en", TEXT + " ")
+        assert self.refusal(text).startswith(
+            f"calibration text `mine` in en changed since the study was planned: {tmp_path / 'en.txt'}"
+        )
+        with pytest.raises(StepError, match="changed since the study was planned"):
+            read_documents(text)
+
+    def test_is_told_even_where_its_tokens_are_in_the_cache(self, tmp_path: Path) -> None:
+        text = local(tmp_path, "en", TEXT)
+        tokenized_text(text, TOKENIZER)
+        local(tmp_path, "en", TEXT + " ")
+        assert "changed since the study was planned" in self.refusal(text)
+        local(tmp_path, "en", TEXT)
+        assert len(tokenized_text(text, TOKENIZER).ids), "what it was before is what was planned"
+
+
+class TestPerplexityWindows:
+    def test_of_a_local_text_are_from_all_of_it(self, tmp_path: Path) -> None:
+        text = local(tmp_path, "en", TEXT * 4)
+        ids = tokenized_text(text, TOKENIZER).ids
+        windows = perplexity_windows(text, TOKENIZER, sequence_length=8, count=3, bos_id=None)
+        there = len(ids) // 8
+        assert windows.available == there
+        assert windows.numbers.tolist() == window_order(there, there)[:3].tolist()
+        assert windows.ids.tolist() == [ids[8 * n : 8 * n + 8].tolist() for n in windows.numbers]
+
+    def test_can_be_all_of_it(self, tmp_path: Path) -> None:
+        text = local(tmp_path, "en", TEXT * 4)
+        windows = perplexity_windows(text, TOKENIZER, sequence_length=8, count=ALL_WINDOWS, bos_id=7)
+        assert len(windows) == windows.available == len(tokenized_text(text, TOKENIZER).ids) // 7
+        assert set(windows.ids[:, 0]) == {7}
+
+    def test_of_a_dataset_are_from_its_first_segment(self, stream: "Stream") -> None:
+        stream.rows = 10**6
+        few, many = (
+            perplexity_windows(HUB, TOKENIZER, sequence_length=8, count=count, bos_id=None)
+            for count in (3, SEGMENT + 3)
+        )
+        assert few.available is None
+        assert few.numbers.tolist() == window_order(SEGMENT, SEGMENT)[:3].tolist()
+        assert many.ids[:3].tolist() == few.ids.tolist()
+        assert sorted(many.numbers[:SEGMENT]) == list(range(SEGMENT))
+        assert SEGMENT * 8 < stream.taken * 10 < 10 * SEGMENT * 8, "not much more than is needed is read"
+
+    def test_of_a_dataset_that_ended_are_known_in_number(self, stream: "Stream") -> None:
+        stream.rows = 70
+        windows = perplexity_windows(HUB, TOKENIZER, sequence_length=8, count=3, bos_id=None)
+        assert windows.available == len(tokenized_text(HUB, TOKENIZER).ids) // 8
+        assert len(windows) == 3
+        every = perplexity_windows(HUB, TOKENIZER, sequence_length=8, count=ALL_WINDOWS, bos_id=None)
+        assert len(every) == windows.available
+        assert every.ids[:3].tolist() == windows.ids.tolist()
 
 
 def test_a_text_that_could_not_be_looked_up() -> None:
@@ -127,7 +210,9 @@ def test_a_text_that_could_not_be_looked_up() -> None:
         tokenized_text(TextIdentity("c4", "perplexity", "en", None, unknown="no connection"), TOKENIZER)
 
 
-CALIBRATION = Calibration(source="mine", languages=("en", "sw"), samples=5, sequence_length=8)
+def calibrate(texts: list[TextIdentity], samples: int = 5, seed: int = 0) -> np.ndarray:
+    calibration = CalibrationData(samples=samples, sequence_length=8, texts=tuple(texts))
+    return calibration_ids(calibration, TOKENIZER, seed=seed)
 
 
 @pytest.fixture
@@ -141,49 +226,43 @@ def windows_of(text: TextIdentity, length: int) -> list[list[int]]:
 
 
 def test_samples_are_windows_of_the_languages_in_turn(languages: list[TextIdentity]) -> None:
-    ids = calibration_ids(CALIBRATION, languages, TOKENIZER, seed=0)
+    ids = calibrate(languages)
     assert (ids.shape, ids.dtype) == ((5, 8), np.int64)
     for number, sample in enumerate(ids.tolist()):
         assert sample in windows_of(languages[number % 2], 8)
 
 
 def test_the_seed_decides(languages: list[TextIdentity]) -> None:
-    draws = [calibration_ids(CALIBRATION, languages, TOKENIZER, seed=seed).tolist() for seed in (0, 0, 1)]
+    draws = [calibrate(languages, seed=seed).tolist() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_no_window_is_taken_twice(languages: list[TextIdentity]) -> None:
     there = len(windows_of(languages[0], 8))
-    every = CALIBRATION.model_copy(update={"languages": ("en",), "samples": there})
-    ids = calibration_ids(every, languages[:1], TOKENIZER, seed=3)
+    ids = calibrate(languages[:1], samples=there, seed=3)
     assert sorted(ids.tolist()) == sorted(windows_of(languages[0], 8))
 
 
 def test_more_samples_begin_with_the_same_windows(languages: list[TextIdentity]) -> None:
-    more = CALIBRATION.model_copy(update={"samples": 9})
-    few, many = (calibration_ids(setting, languages, TOKENIZER, seed=0) for setting in (CALIBRATION, more))
+    few, many = (calibrate(languages, samples) for samples in (5, 9))
     assert many[:5].tolist() == few.tolist()
 
 
 def test_another_language_leaves_a_languages_windows_as_they_were(languages: list[TextIdentity]) -> None:
-    alone = CALIBRATION.model_copy(update={"languages": ("en",), "samples": 3})
-    both = calibration_ids(CALIBRATION, languages, TOKENIZER, seed=0)
-    assert calibration_ids(alone, languages[:1], TOKENIZER, seed=0).tolist() == both[::2].tolist()
+    both = calibrate(languages)
+    assert calibrate(languages[:1], samples=3).tolist() == both[::2].tolist()
 
 
 def test_too_little_text_says_how_many_windows_there_are(languages: list[TextIdentity]) -> None:
     there = len(windows_of(languages[0], 8))
-    many = CALIBRATION.model_copy(update={"samples": 2 * there + 1})
     with pytest.raises(
         StepError, match=rf"`mine` has {there} windows of 8 tokens in en, {there + 1} are wanted"
     ):
-        calibration_ids(many, languages, TOKENIZER, seed=0)
+        calibrate(languages, samples=2 * there + 1)
 
 
 def test_how_many_tokens_are_needed() -> None:
-    assert calibration_tokens(CALIBRATION) == CHOICE * 3 * 8
-    assert perplexity_tokens(Perplexity(windows=12, sequence_length=512)) == 12 * 512
-    assert perplexity_tokens(Perplexity(windows=0)) == 0
+    assert calibration_tokens(5, 8, 2) == CHOICE * 3 * 8
 
 
 class Stream:
@@ -219,6 +298,7 @@ HUB = TextIdentity(
 def test_a_dataset_gives_only_as_many_documents_as_needed(stream: Stream) -> None:
     tokens = tokenized_text(HUB, TOKENIZER, needed=1000)
     assert len(tokens.ids) >= 1000 + MARGIN
+    assert not tokens.complete
     assert stream.taken == FIRST_DOCUMENTS * 2, "doubled once"
 
 
@@ -232,7 +312,7 @@ def test_what_was_taken_needs_no_connection(stream: Stream, monkeypatch: pytest.
     before = tokenized_text(HUB, TOKENIZER, needed=1000).ids
     monkeypatch.setattr(texts, "_stream", None)
     assert tokenized_text(HUB, TOKENIZER, needed=1000).ids.tolist() == before.tolist()
-    assert read_text(HUB, 2) == "document 0 of the cat\ndocument 1 of the cat"
+    assert read_documents(HUB, 2) == ["document 0 of the cat", "document 1 of the cat"]
 
 
 def test_more_is_taken_where_the_first_ended(stream: Stream) -> None:
@@ -245,6 +325,7 @@ def test_a_dataset_that_ends_gives_what_it_has(stream: Stream) -> None:
     stream.rows = 70
     tokens = tokenized_text(HUB, TOKENIZER, needed=100_000)
     assert tokens.byte_ends[-1] == len("\n".join(f"document {number} of the cat" for number in range(70)))
+    assert tokens.complete
     assert Documents(HUB).complete
 
 

@@ -8,12 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from studyctl.contract.job import Bos
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StepError
 from studyctl.sources.identity import identify_checkpoint
 from studyctl.sources.models import LoadedModel, load_tokenizer
-from studyctl.sources.unpacking import linear_bytes, load_checkpoint, stored_bits, unpack, zero_fraction
-from studyctl.spec.models import Model
+from studyctl.sources.unpacking import (
+    ComparedModel,
+    linear_bytes,
+    load_checkpoint,
+    stored_bits,
+    unpack,
+    zero_fraction,
+)
 from tests.compress.tiny import Listener
 from tests.sources.packed import FP8, change_config, int_weights, pack, pack_by_hand, unpacked
 from tests.sources.test_loading import block_linears, model_folder
@@ -29,12 +36,17 @@ def base(tmp_path: Path) -> Path:
 
 
 def load(
-    folder: Path, base: Path, dtype: str = "float32", listener: Listener | None = None, **keys: Any
+    folder: Path,
+    base: Path,
+    dtype: str = "float32",
+    listener: Listener | None = None,
+    *,
+    bos: Bos = "auto",
+    chat_template: bool = False,
 ) -> LoadedModel:
     return load_checkpoint(
         identify_checkpoint(Checkpoint(id=str(folder), of="base"), folder),
-        Model(id="base", **keys),
-        load_tokenizer(base),
+        ComparedModel("base", load_tokenizer(base), bos, chat_template),
         dtype=dtype,
         device="cpu",
         reporter=listener or Listener(),
