@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from studyctl.backends import OWN
+from studyctl.contract.steps import StepId, StepKind
 
 LEAST_GAP = 2.0
 """Places between two metrics from which on a trial is worth a sentence."""
@@ -34,6 +35,11 @@ class Rank(NamedTuple):
     def fifth(self) -> int:
         """Part of the field that it is in: 0 for the best fifth, 4 for the last."""
         return min(4, 5 * (self.rank - 1) // max(1, self.trials - 1))
+
+
+def task_metric(task: str) -> str:
+    """Return what the view ``ranks`` calls the main metric of a task."""
+    return str(StepId(StepKind.TASK, task))
 
 
 class Disagreement(NamedTuple):

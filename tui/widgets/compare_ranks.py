@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterable
 
+from studyctl.contract.steps import StepId
 from studyctl.report.layout import MISSING, ratio
-from studyctl.store.comparison import Gap, Rank, gaps
+from studyctl.store.comparison import Gap, Rank, gaps, task_metric
 from tui.widgets.compare_data import Comparison, Line, labels
 from tui.widgets.compare_scale import Scale
 from tui.widgets.compare_sheets import Cell, Sheet, shared_start
@@ -23,20 +24,20 @@ _AGREEMENT = Scale((0.9, 0.7, 0.4, 0.0))
 
 def name_of(metric: str) -> str:
     """Return how people call a metric."""
-    return NAMES.get(metric, metric.removeprefix("task:"))
+    return NAMES[metric] if metric in NAMES else str(StepId.parse(metric).subject)
 
 
 def short_names(comparison: Comparison) -> dict[str, str]:
     """Return what stands above a column for each metric."""
     shared = shared_start(list(comparison.tasks))
-    tasks = {f"task:{task}": task.removeprefix(shared) for task in comparison.tasks}
+    tasks = {task_metric(task): task.removeprefix(shared) for task in comparison.tasks}
     return NAMES | _SHORT | tasks
 
 
 def metrics_of(comparison: Comparison) -> list[str]:
     """Return the metrics that rank something, tasks in the order of the spec."""
     there = {rank.metric for rank in comparison.ranks}
-    return [metric for metric in (*NAMES, *(f"task:{task}" for task in comparison.tasks)) if metric in there]
+    return [metric for metric in (*NAMES, *map(task_metric, comparison.tasks)) if metric in there]
 
 
 class TauSheet(Sheet):
