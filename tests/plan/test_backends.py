@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from studyctl.backends.catalog import BACKENDS
+from studyctl.contract.plan import read_plan, write_plan
+from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
 from studyctl.plan import trials as trials_module
 from studyctl.plan.backends import missing_here
 from studyctl.plan.compare import compare
-from studyctl.plan.estimate import stage_kind
+from studyctl.plan.estimate import step_kind
 from studyctl.plan.planner import StudyPlan
-from studyctl.plan.saved import SavedPlan, load_plan, save_plan
+from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Trial
 from studyctl.plan.variants import expand_variants
 from studyctl.store.index import Stored
@@ -106,7 +108,7 @@ class TestWhatThisMachineLacks:
             "the environment of backend `llm-compressor` is not there: `studyctl backends sync llm-compressor` makes it "
             "(1.4 GiB with torch for a CPU, 5.0 GiB for a GPU); without it, not run: rtn-8bit-g16@llm-compressor",
         ]
-        comparison = compare(plan, Stored(), SavedPlan("", {}, {}))
+        comparison = compare(plan, Stored(), None)
         assert [trial.id for trial in comparison.unavailable] == [
             "tiny-rtn-8bit-g16_gptqmodel",
             "tiny-rtn-8bit-g16_llm-compressor",
@@ -125,7 +127,7 @@ class TestWhatThisMachineLacks:
         make_environment("gptqmodel")
         plan = plan_of(folder, f'{RTN}\nbackend = "gptqmodel"')
         assert plan.notes == []
-        assert compare(plan, Stored(), SavedPlan("", {}, {})).unavailable == []
+        assert compare(plan, Stored(), None).unavailable == []
 
     def test_an_environment_of_other_versions_or_a_half_one_is_told_as_such(self, folder: Path) -> None:
         about = make_environment("gptqmodel").parent / "synced.json"
@@ -200,7 +202,7 @@ class TestATrial:
         table = 'method = "awq"\ngroup_size = 16\nbackend = ["studyctl", "autoawq", "llm-compressor"]'
         plan = plan_of(folder, table)
         paths = StudyPaths(folder / "runs" / "small")
-        save_plan(plan, paths, "")
+        write_plan(planned_form(plan, ""), paths)
         saved = {row["variant"]: row for row in json.loads(paths.plan.read_text())["trials"]}
         settings = {name: row["settings"] for name, row in saved.items()}
         awq = "awq-4bit-g16"
@@ -214,11 +216,14 @@ class TestATrial:
             f"{awq}@autoawq": ("autoawq", True),
             f"{awq}@llm-compressor": ("llm-compressor", False),
         }
-        assert load_plan(paths).trials.keys() == {trial.id for trial in plan.trials}
+        found = read_plan(paths)
+        assert found is not None
+        assert [trial.trial for trial in found.trials] == [trial.id for trial in plan.trials]
 
     def test_is_estimated_by_what_its_own_package_took(self, folder: Path) -> None:
         plan = plan_of(folder, MANY.replace("bits = 4", "bits = 8"))
-        kinds = {stage_kind(trial, "compress") for trial in plan.trials if trial.variant.method == "rtn"}
-        assert kinds == {"compress rtn", "compress rtn@gptqmodel", "compress rtn@llm-compressor"}
+        compress, perplexity = Step(StepKind.COMPRESS), Step(StepKind.PERPLEXITY, "en", (0, 4))
+        kinds = {step_kind(trial, compress) for trial in plan.trials if trial.variant.method == "rtn"}
+        assert {kind.method for kind in kinds} == {"rtn@studyctl", "rtn@gptqmodel", "rtn@llm-compressor"}
         ours, theirs = (trial_of(plan, f"rtn-8bit-g16{by}") for by in ("", "@gptqmodel"))
-        assert stage_kind(ours, "perplexity:en") == stage_kind(theirs, "perplexity:en")
+        assert step_kind(ours, perplexity) == step_kind(theirs, perplexity)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from studyctl.contract.methods import Checkpoint
-from studyctl.errors import Problem
+from studyctl.contract.plan import write_plan
+from studyctl.errors import Problem, ProblemCode
 from studyctl.files import StudyPaths
 from studyctl.plan.memory import peak_host_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import save_plan
+from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Trial
 from studyctl.spec.loading import load_spec
 from tests.plan.test_planner import underlined
@@ -61,7 +62,7 @@ def test_a_checkpoint_is_a_variant_like_any_other(folder: Path) -> None:
     assert plan.notes == []
     assert plan.is_available(trial.variant)
     assert trial.id == "tiny-checkpoint-tiny-4bit"
-    assert trial.stage_names == ["compress", "perplexity:en", "perplexity:de", "task:boats"]
+    assert [str(step) for step in trial.steps] == ["compress", "perplexity:en", "perplexity:de", "task:boats"]
     assert trial.weights_key is not None
 
 
@@ -113,6 +114,7 @@ def test_a_checkpoint_that_cannot_be_looked_up_is_a_warning(folder: Path) -> Non
     problem = only_problem(plan)
     assert problem.severity == "warning"
     assert "could not look up checkpoint `org/tiny-4bit`: the hub is not asked" in problem.what
+    assert problem.code is ProblemCode.NOT_LOOKED_UP
     assert checkpoint_trial(plan).weights_key is None
 
 
@@ -181,7 +183,7 @@ def test_its_size_is_unknown_until_it_is_measured(folder: Path) -> None:
     plan = planned(folder)
     paths = StudyPaths(folder / "runs" / "small")
     paths.root.mkdir(parents=True)
-    save_plan(plan, paths, "")
+    write_plan(planned_form(plan, ""), paths)
     saved = {trial["method"]: trial for trial in json.loads(paths.plan.read_text())["trials"]}
     assert (saved["checkpoint"]["bits_per_weight"], saved["checkpoint"]["sparsity"]) == (None, None)
     assert saved["checkpoint"]["available"]

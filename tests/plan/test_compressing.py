@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import CalibrationData
 from studyctl.contract.methods import AWQ, GPTQ, RTN, Magnitude, PruneThenQuantize, SparseGPT, Wanda
 from studyctl.plan.compressing import (
     blocks_of,
@@ -12,11 +14,14 @@ from studyctl.plan.compressing import (
     solving_work,
     stored_bytes,
 )
-from studyctl.plan.trials import CalibrationWindows
-from studyctl.contract.identity import ModelIdentity
+
+
+def windows_of(samples: int, tokens: int) -> CalibrationData:
+    return CalibrationData(samples=samples, sequence_length=tokens)
+
 
 HIDDEN, FFN = 1024, 4096
-WINDOWS = CalibrationWindows("text", 4, 512)
+WINDOWS = windows_of(4, 512)
 LLAMA = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
     "self_attn.k_proj": (HIDDEN, HIDDEN),
@@ -57,7 +62,7 @@ def model(
 def held(
     settings: Any,
     identity: ModelIdentity | None = None,
-    windows: CalibrationWindows | None = WINDOWS,
+    windows: CalibrationData | None = WINDOWS,
     batch_tokens: int = 2048,
     width: int = 2,
 ) -> int:
@@ -97,7 +102,7 @@ def test_the_hessians_of_a_block_are_held_at_once_and_those_of_two_stages_with_t
 
 def test_no_more_than_48_mib_are_kept_of_what_goes_into_the_mlps_last_linear() -> None:
     def kept(samples: int) -> int:
-        windows = CalibrationWindows("text", samples, 512)
+        windows = windows_of(samples, 512)
         staged = held(GPTQ(), windows=windows) - held(GPTQ(propagate="dense"), windows=windows)
         return staged + samples * 512 * HIDDEN * 2  # with dense outputs a block's outputs are kept instead
 
@@ -107,7 +112,7 @@ def test_no_more_than_48_mib_are_kept_of_what_goes_into_the_mlps_last_linear() -
 
 @pytest.mark.parametrize(("samples", "is_all_kept"), [(4, True), (4000, False)])
 def test_where_a_block_only_adds_attention_its_room_is_the_mlps(samples: int, *, is_all_kept: bool) -> None:
-    windows = CalibrationWindows("text", samples, 512)
+    windows = windows_of(samples, 512)
     attention = samples * 512 * HIDDEN * 2
     saved = held(GPTQ(), windows=windows) - held(GPTQ(), model(model_type="llama"), windows)
     assert saved == (attention if is_all_kept else 0)  # else more is kept in it
@@ -133,7 +138,7 @@ def test_another_order_of_columns_takes_the_hessian_the_weights_and_the_codes_on
 
 def test_a_pass_leaves_its_tensors_of_less_than_32_mib_in_the_heap_while_stages_are_solved() -> None:
     def more(batch_tokens: int) -> int:
-        many = CalibrationWindows("text", 64, 512)
+        many = windows_of(64, 512)
         settings = GPTQ(act_order=True)
         return held(settings, windows=many, batch_tokens=batch_tokens) - held(settings, windows=many)
 
@@ -173,15 +178,15 @@ def test_awq_copies_the_block_in_fp32_and_pruned_weights_their_dense_ones_as_wel
 
 
 def test_the_outputs_of_a_module_are_recorded_where_they_judge() -> None:
-    large = CalibrationWindows("text", 1000, 512)
+    large = windows_of(1000, 512)
     linear = held(AWQ(), windows=large)
     assert held(AWQ(objective="block"), windows=large) > linear + 1000 * 512 * HIDDEN * 2
-    few = CalibrationWindows("text", 1, 128)  # they are less than the copies that follow
+    few = windows_of(1, 128)  # they are less than the copies that follow
     assert held(AWQ(objective="block"), windows=few) < held(AWQ(), windows=few)
 
 
 def test_where_tokens_are_weighed_gradients_pass_and_a_hessian_of_values_is_held() -> None:
-    few = CalibrationWindows("text", 1, 128)
+    few = windows_of(1, 128)
     more = held(AWQ(), windows=few) - held(AWQ(objective="block"), windows=few)
     assert more == 9 * 128 * HIDDEN * 2 + 4 * HIDDEN**2
 
@@ -193,7 +198,7 @@ def test_without_data_a_linear_at_a_time_is_held() -> None:
 
 
 def test_tokens_that_pass_at_once_are_never_more_than_there_are() -> None:
-    few = CalibrationWindows("text", 1, 128)
+    few = windows_of(1, 128)
     assert compressing_bytes(
         model(), Wanda(sparsity=0.5), few, width=2, batch_tokens=2048
     ) == compressing_bytes(model(), Wanda(sparsity=0.5), few, width=2, batch_tokens=128)
@@ -223,7 +228,7 @@ def test_how_often_tokens_pass(settings: Any, passes: float) -> None:
 
 def test_statistics_grow_with_the_tokens_and_searches_do_not() -> None:
     def work(settings: Any, tokens: int) -> float:
-        return solving_work(model(blocks=1), settings, CalibrationWindows("text", 1, tokens))
+        return solving_work(model(blocks=1), settings, windows_of(1, tokens))
 
     triangle = 3 * HIDDEN * (HIDDEN + 192) + FFN * (FFN + 192)
     for settings in (SparseGPT(sparsity=0.5), GPTQ(), AWQ()):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.plan.trials import CalibrationWindows, PlannedModel, make_trials
+from studyctl.contract.job import CalibrationData
+from studyctl.plan.trials import PlannedModel, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.spec.loading import Document, parse_spec
 from studyctl.spec.models import Model
@@ -68,8 +69,8 @@ def test_a_variant_that_is_asked_for_twice_is_a_problem_at_the_second_table() ->
 
 
 def trial_ids(models: list[str], variants: list[Variant], seeds: tuple[int, ...] = (0,)) -> list[str]:
-    windows = CalibrationWindows("text", 4, 16)
-    calibrations = {variant.calibration: windows for variant in variants if variant.calibration}
+    found = CalibrationData(samples=4, sequence_length=16)
+    calibrations = {variant.calibration: found for variant in variants if variant.calibration}
     planned = [
         PlannedModel(index, Model(id=model), None, "float32", calibrations=calibrations)
         for index, model in enumerate(models)
