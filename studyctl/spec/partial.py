@@ -5,15 +5,16 @@ key always does so: no value of a spec goes on in a line that looks like one.
 """
 
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+from studyctl import toml
 from studyctl.spec.loading import LISTED
 from studyctl.spec.positions import Loc
+from studyctl.toml import TomlError
 
 _NAME = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 _HEADER = re.compile(rf"\s*(\[\[?)\s*([A-Za-z_][\w-]*(?:\s*\.\s*{_NAME})*)\s*\]{{1,2}}\s*(?:#.*)?$")
@@ -238,8 +239,8 @@ def _data(
         ):  # what is behind a value that is closed is typed at the moment
             value, end = f"{value}\n{lines[end]}", end + 1
         try:
-            _put(data, statement.loc, tomllib.loads(f"value = {value}")["value"])
-        except (tomllib.TOMLDecodeError, RecursionError):
+            _put(data, statement.loc, toml.read(f"value = {value}")["value"])
+        except TomlError:
             continue  # it is being typed; what it will be is not known
     return data
 

@@ -1,10 +1,9 @@
 """Where the keys and values of a TOML text are, so that a problem can be shown at its place.
 
-Values come from ``tomllib``; this module reads the same text with tree-sitter and keeps the places only. Places survive
+Values come from the parser; this module reads the same text with tree-sitter and keeps the places only. Places survive
 in texts that are no TOML (yet): what could be read has its place.
 """
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,6 +11,9 @@ from pathlib import Path
 
 import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
+
+from studyctl import toml
+from studyctl.toml import TomlError
 
 Loc = tuple[str | int, ...]
 """A way into the data of a spec, such as ``("compression", 0, "sparsity", 1)``; pydantic's errors have the same form."""
@@ -225,6 +227,6 @@ def _name(node: Node) -> str:
     if node.type == "bare_key":
         return text
     try:
-        return next(iter(tomllib.loads(f"{text} = 0")))
-    except tomllib.TOMLDecodeError:  # the text is no TOML, which is reported where its values are read
+        return next(iter(toml.read(f"{text} = 0")))
+    except TomlError:  # the text is no TOML, which is reported where its values are read
         return text

@@ -1,13 +1,14 @@
 """One text for a spec and what it extends."""
 
-import tomllib
 from collections.abc import MutableMapping
 from typing import Any
 
 import tomlkit
 from tomlkit.items import InlineTable, Item
 
+from studyctl import toml
 from studyctl.spec.extends import Layers, move_paths
+from studyctl.toml import TomlError
 
 
 def merged_text(layers: Layers) -> str:
@@ -38,6 +39,6 @@ def _fill(over: MutableMapping[str, Any], base: MutableMapping[str, Any]) -> Non
 
 def _holds(text: str, data: dict[str, Any]) -> bool:
     try:
-        return tomllib.loads(text) == data
-    except tomllib.TOMLDecodeError:
+        return toml.read(text) == data
+    except TomlError:
         return False

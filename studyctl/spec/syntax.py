@@ -1,17 +1,18 @@
 """Reading TOML: its data, and what is wrong where it cannot be read.
 
-``tomllib`` stops at its first error. To show them all, the line of each is taken out and the rest is read again, as long
+A parser stops at its first error. To show them all, the line of each is taken out and the rest is read again, as long
 as an error stays within its line; keys and tables that are there twice are found by their places.
 """
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from studyctl import toml
 from studyctl.errors import Problem
 from studyctl.spec.positions import Located, Place, Repeated, Span, locate
+from studyctl.toml import Fault, TomlError
 
 MOST_ERRORS = 20
 NOT_CLOSED = "a list is not closed: `]` or `,` is missing before this"
@@ -26,41 +27,26 @@ class Toml:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Error:
-    message: str
-    line: int | None
-    """None: the end of the text came too early."""
-    column: int
-
-    @property
-    def spans_lines(self) -> bool:
-        return self.line is None or self.message.startswith("Unclosed")
-
-
 def read_toml(text: str, file: Path) -> Toml:
     """Return the data of a TOML text with places, or its problems (and then no data)."""
     try:
         located = locate(text, file)
-        return Toml(tomllib.loads(text), located, ())
-    except tomllib.TOMLDecodeError as error:
-        return Toml({}, located, tuple(_problems(text, file, located, _read_error(error))))
-    except RecursionError:
-        return Toml({}, Located(Place(), (), ()), (Problem("lists are nested too deeply", file, 1, 1),))
+        return Toml(toml.read(text), located, ())
+    except TomlError as error:
+        if error.fault is not Fault.TOO_DEEP:
+            return Toml({}, located, tuple(_problems(text, file, located, error)))
+    except RecursionError:  # of the places
+        pass
+    return Toml({}, Located(Place(), (), ()), (Problem("lists are nested too deeply", file, 1, 1),))
 
 
-def _read_error(error: tomllib.TOMLDecodeError) -> _Error:
-    # Its attributes for this came with Python 3.14; the text has been the same since 3.11.
-    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
-    if found is None:
-        return _Error(str(error), 1, 1)
-    message, line, column = found.groups()
-    return _Error(message, int(line) if line else None, int(column or 1))
+def _spans_lines(error: TomlError) -> bool:
+    return error.line is None or error.fault in (Fault.LIST_NOT_CLOSED, Fault.INLINE_TABLE_NOT_CLOSED)
 
 
-def _problems(text: str, file: Path, located: Located, first: _Error) -> list[Problem]:
+def _problems(text: str, file: Path, located: Located, first: TomlError) -> list[Problem]:
     errors, repaired = _errors(text, first)
-    # What is there twice is told with both places; tomllib would stop at the first of them.
+    # What is there twice is told with both places; the parser would stop at the first of them.
     found = [_repeated(item) for item in locate(repaired, file).repeated]
     found += [
         _worded(error, text, file, located) for error in errors if not (found and _is_repetition(error))
@@ -68,17 +54,17 @@ def _problems(text: str, file: Path, located: Located, first: _Error) -> list[Pr
     return sorted(found, key=lambda problem: (problem.line or 0, problem.column or 0))
 
 
-def _is_repetition(error: _Error) -> bool:
-    return error.message.startswith(("Cannot overwrite", "Cannot declare", "Duplicate"))
+def _is_repetition(error: TomlError) -> bool:
+    return error.fault in (Fault.TWICE, Fault.KEY_OF_VALUE)
 
 
-def _errors(text: str, error: _Error) -> tuple[list[_Error], str]:
+def _errors(text: str, error: TomlError) -> tuple[list[TomlError], str]:
     """Return the errors that can be told apart, and the text without the lines that are no TOML."""
     lines = text.replace("\r\n", "\n").split("\n")
-    repaired, found = list(lines), list[_Error]()
+    repaired, found = list(lines), list[TomlError]()
     while len(found) < MOST_ERRORS:
         found.append(error)
-        if error.line is None or error.spans_lines or _in_open_list(error, lines):
+        if error.line is None or _spans_lines(error) or _in_open_list(error, lines):
             break
         # A header is replaced, so that the keys below it do not end up in the table above.
         header = lines[error.line - 1].lstrip().startswith("[")
@@ -86,19 +72,19 @@ def _errors(text: str, error: _Error) -> tuple[list[_Error], str]:
         if not _is_repetition(error):
             repaired[error.line - 1] = lines[error.line - 1]
         try:
-            tomllib.loads("\n".join(lines))
+            toml.read("\n".join(lines))
             break
-        except tomllib.TOMLDecodeError as following:
-            last, error = error.line, _read_error(following)
-        if error.spans_lines or (error.line or 0) <= last:
+        except TomlError as following:
+            last, error = error.line, following
+        if _spans_lines(error) or (error.line or 0) <= last:
             break
     return found, "\n".join(repaired)
 
 
-def _in_open_list(error: _Error, lines: list[str]) -> bool:
+def _in_open_list(error: TomlError, lines: list[str]) -> bool:
     """Return whether a key was met where a list's next item is wanted."""
     rest = lines[(error.line or 1) - 1][error.column - 1 :]
-    return error.message == "Invalid value" and re.match(r"[\w.\"'-]+\s*=", rest) is not None
+    return error.fault is Fault.NO_VALUE and re.match(r"[\w.\"'-]+\s*=", rest) is not None
 
 
 def _repeated(item: Repeated) -> Problem:
@@ -114,23 +100,23 @@ def _repeated(item: Repeated) -> Problem:
     )
 
 
-def _worded(error: _Error, text: str, file: Path, located: Located) -> Problem:
+def _worded(error: TomlError, text: str, file: Path, located: Located) -> Problem:
     lines = text.replace("\r\n", "\n").split("\n")
     place = Span(file, error.line or len(text.rstrip().split("\n")), error.column, 1)
     unclosed = error.line is None and not _is_repetition(error)
-    if (unclosed or error.message.startswith("Illegal character '\\n'")) and located.broken:
+    if (unclosed or error.fault is Fault.LINE_ENDS_IN_TEXT) and located.broken:
         same = [span for span in located.broken if error.line in (None, span.line)]
         return _problem("text in quotes is not closed", _from_quote(same[0] if same else place, text))
     line = lines[place.line - 1]
     if _in_open_list(error, lines):
         return _problem(NOT_CLOSED, place)
-    if "escape" in error.message or "hex value" in error.message or error.message.startswith("Unescaped"):
+    if error.fault is Fault.ESCAPE:
         column = line.rfind("\\", 0, place.column) + 1
         note = "use single quotes: 'C:\\folder'"
         return _problem(
             "a backslash in double quotes starts an escape", Span(file, place.line, column, 1), note
         )
-    what, note, length = _explained(error.message, line, line[place.column - 1 :])
+    what, note, length = _explained(error, line, line[place.column - 1 :])
     return _problem(what, Span(file, place.line, place.column, max(1, length)), note)
 
 
@@ -145,29 +131,30 @@ def _problem(what: str, span: Span, note: str = "") -> Problem:
     return Problem(what, span.file, span.line, span.column, span.length, note=note)
 
 
-def _explained(message: str, line: str, rest: str) -> tuple[str, str, int]:
+def _explained(error: TomlError, line: str, rest: str) -> tuple[str, str, int]:
     """Return what is wrong, a note, and how many characters of ``rest`` to underline."""
     token = re.match(r"[^\s,#\]}]*", rest)
     word = token[0] if token else ""
-    if message == "Invalid value":
-        return _bad_value(line, word)
-    if message.startswith("Expected '=' after a key"):
-        note = "write `=` instead of `:`" if rest.startswith(":") else ""
-        return "a key needs `=` and a value", note, 1
-    if message.startswith("Unclosed array"):
-        return NOT_CLOSED, "", len(word)
-    if message.startswith("Unclosed inline table"):
-        return "a table in braces is not closed: `}` or `,` is missing before this", "", len(word)
-    if message.startswith("Expected newline"):
-        return "the value has ended before this", "", len(word)
-    if message == "Invalid statement":
-        note = "" if word.isascii() else "a key with such letters needs quotes"
-        return "here a key or a table's header is wanted", note, len(word)
-    if message == "Cannot overwrite a value":
-        return "the key before this has another value already", "", 1
-    if message.startswith("Expected ']"):
-        return "the table's header is not closed", "", 1
-    return f"this is not TOML: {message}", "", max(1, len(word))
+    match error.fault:
+        case Fault.NO_VALUE:
+            return _bad_value(line, word)
+        case Fault.NO_EQUALS:
+            note = "write `=` instead of `:`" if rest.startswith(":") else ""
+            return "a key needs `=` and a value", note, 1
+        case Fault.LIST_NOT_CLOSED:
+            return NOT_CLOSED, "", len(word)
+        case Fault.INLINE_TABLE_NOT_CLOSED:
+            return "a table in braces is not closed: `}` or `,` is missing before this", "", len(word)
+        case Fault.MORE_AFTER_VALUE:
+            return "the value has ended before this", "", len(word)
+        case Fault.NO_STATEMENT:
+            note = "" if word.isascii() else "a key with such letters needs quotes"
+            return "here a key or a table's header is wanted", note, len(word)
+        case Fault.KEY_OF_VALUE:
+            return "the key before this has another value already", "", 1
+        case Fault.HEADER_NOT_CLOSED:
+            return "the table's header is not closed", "", 1
+    return f"this is not TOML: {error.message}", "", max(1, len(word))
 
 
 def _bad_value(line: str, word: str) -> tuple[str, str, int]:

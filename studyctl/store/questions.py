@@ -1,9 +1,10 @@
 """Ready queries: the questions that a study is run to answer, and those that its rows raise. They are in ``questions.toml``."""
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+from studyctl import toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ def questions() -> tuple[Question, ...]:
     """Return all of them, the ones that people ask first at the top."""
     text = files("studyctl.store").joinpath("questions.toml").read_text(encoding="utf-8")
     return tuple(
-        Question(row["title"], row["about"], row["sql"].strip()) for row in tomllib.loads(text)["question"]
+        Question(row["title"], row["about"], row["sql"].strip()) for row in toml.read(text)["question"]
     )
 
 
