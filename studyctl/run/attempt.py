@@ -10,7 +10,7 @@ import torch
 from studyctl.contract.job import Job
 from studyctl.contract.limits import device_kind
 from studyctl.contract.records import AttemptFinished, StepFailed, StepFinished, StepStarted
-from studyctl.contract.steps import Step, StepKind
+from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause, Problem, ProblemCode, StudyError
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.files import StudyPaths
@@ -44,15 +44,20 @@ class Attempt:
         torch.set_num_threads(self.job.threads)
         self.recorder.record(describe_attempt(self.job))
         peak = 0
+        failed: set[StepId] = set()
+        """Of these the batches that are left would fail alike."""
         try:
             if self._step(Step(StepKind.LOAD, key="")):
                 for step in self.engine.steps(self.job, self.recorder):
+                    if step.id in failed:
+                        continue
                     if self.channel.stop is not None:
                         self.stopped = True
                         break
-                    done = self._step(step)
+                    if not self._step(step):
+                        failed.add(step.id)
                     peak = max(peak, peak_bytes())
-                    if self.stopped or (not done and step.kind is StepKind.COMPRESS):
+                    if self.stopped or (step.kind is StepKind.COMPRESS and failed):
                         break
         except CannotWriteError as error:
             self.errors.append(str(error))

@@ -18,7 +18,7 @@ from studyctl.contract.records import (
     StepStarted,
     Warned,
 )
-from studyctl.contract.steps import StepKind
+from studyctl.contract.steps import StepId, StepKind
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import Clock
 from studyctl.report.lines import Lines, position_of, progress_line
@@ -151,6 +151,8 @@ class LiveDisplay(PlainDisplay):
         )
         self._total = self._study.add_task("", total=None, note="")
         self._bars: dict[str, TaskID] = {}
+        self._shown: dict[str, StepId] = {}
+        """Step that the bar of a device is about."""
         self._live = Live(Group(self._study, self._steps), console=console, refresh_per_second=4)
 
     def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
@@ -162,6 +164,7 @@ class LiveDisplay(PlainDisplay):
     def started(self, worker: Worker) -> None:
         """Add a bar."""
         if worker.job:
+            self._shown.pop(worker.device, None)
             self._bars[worker.device] = self._steps.add_task(f"{worker.job.trial}  load", total=None, note="")
 
     def record(self, worker: Worker, record: AnyRecord) -> None:
@@ -175,10 +178,11 @@ class LiveDisplay(PlainDisplay):
         if bar is None:
             return
         match record:
-            case StepStarted(step=step) if step.windows is None or step.windows[0] == 0:
+            case StepStarted(step=step) if step.id != self._shown.get(worker.device):
+                self._shown[worker.device] = (
+                    step.id
+                )  # the next batch of a text goes on where the last one was
                 self._steps.reset(bar, total=None, description=f"{record.trial}  {step}", note="")
-            case StepStarted(step=step):  # the next batch of a text goes on where the last one was
-                self._steps.update(bar, description=f"{record.trial}  {step}")
             case Progress():
                 self._steps.update(bar, completed=record.done, total=record.total, note=position_of(record))
             case AttemptFinished():

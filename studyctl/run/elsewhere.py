@@ -29,7 +29,7 @@ from studyctl.files import StudyPaths
 from studyctl.run.exporting import files_beside
 from studyctl.run.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.run.recorder import Recorder
-from studyctl.sources.models import LoadedModel
+from studyctl.sources.models import LoadedModel, planned_files
 from studyctl.sources.safetensors_files import INDEX, weight_files
 from studyctl.sources.unpacking import stored_bits, zero_fraction
 
@@ -74,14 +74,17 @@ def compress_elsewhere(job: Job, loaded: LoadedModel, ids: np.ndarray | None, re
         task = _task(job, loaded, ids, Path(scratch))
         with _room_on_device(loaded):
             killed_before = kernel_oom_kills()
-            outcome = call_driver(
-                there.python,
-                backend.adapter,
-                task,
-                log=log,
-                hear=lambda told: recorder.progress(told["done"], told["total"], told["unit"], told["note"]),
-                meanwhile=recorder.check_stop,
-            )
+            with planned_files(loaded.identity):  # which it reads by links
+                outcome = call_driver(
+                    there.python,
+                    backend.adapter,
+                    task,
+                    log=log,
+                    hear=lambda told: recorder.progress(
+                        told["done"], told["total"], told["unit"], told["note"]
+                    ),
+                    meanwhile=recorder.check_stop,
+                )
         if outcome.failure is not None:
             raise _failure(job, outcome, kernel_oom_kills() > killed_before, log)
         out = Path(task["out"])

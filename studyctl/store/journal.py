@@ -20,6 +20,8 @@ from studyctl.contract.records import (
     Layer,
     Progress,
     Record,
+    StepStarted,
+    TextBatch,
     Window,
     encode,
 )
@@ -32,7 +34,7 @@ RECORDS = (b'{"kind":"', b'{"seq":')
 MARKERS = (b'"kind":"step_', b'"kind":"attempt_', b'"kind":"stage_')
 """What lines about steps and attempts hold; the last in journals from before 0.2."""
 
-UNSYNCED = (Progress, Layer, Window)
+UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch)
 """Kinds without a sync of their own: nothing counts on them before the ``step_finished`` that syncs them as well."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync

@@ -285,7 +285,8 @@ class Live:
         fresh = self._fresh_trials()
         if not fresh:
             return published
-        wanted = tuple((name, id(self._judged[name].status)) for name in fresh)
+        # A batch of windows more of a text that is not done yet changes no figure.
+        wanted = tuple((name, self._judged[name].status.done) for name in fresh)
         if wanted != self._fresh[0]:
             with self._in_memory(fresh) as found:
                 rows = {row.trial_id: row for row in found.leaderboard() if row.trial_id in fresh}

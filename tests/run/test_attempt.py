@@ -18,7 +18,7 @@ from studyctl.contract.records import (
     StepFinished,
     Warned,
 )
-from studyctl.contract.steps import Step, StepId
+from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import StepError
 from studyctl.files import StudyPaths
 from studyctl.run.attempt import Attempt
@@ -219,3 +219,13 @@ class TestBatchesThatWereTooLarge:
         path = StudyPaths(job.root).batches
         path.write_text(path.read_text()[:-3])
         assert Engine().batch_tokens(job) == 256
+
+
+def test_after_a_batch_of_a_text_failed_the_others_of_that_text_are_not_tried(job: Job) -> None:
+    text = Step(StepKind.PERPLEXITY, "en", (0, 24), "key")
+    engine = FakeEngine(perplexity_en=[None, StepError("the text changed"), None])
+    records = run(job.model_copy(update={"steps": (*text.batches(), step_of("task:boats"))}), engine)
+    done = [one.step for one in records if isinstance(one, StepFinished)]
+    assert [str(step) for step in done] == ["load", "perplexity:en", "task:boats"]
+    assert done[1].windows == (0, 8)
+    assert [one.step.windows for one in records if isinstance(one, StepFailed)] == [(8, 16)]
