@@ -7,13 +7,20 @@ from typing import Any
 
 import pytest
 
-from studyctl.plan.compare import Cause, compare
+from studyctl.contract.identity import TextIdentity
+from studyctl.contract.job import CalibrationData
+from studyctl.contract.plan import Planned
+from studyctl.contract.records import SCHEMA, AttemptFinished, AttemptStarted
+from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spans
+from studyctl.errors import FailureCause
+from studyctl.plan.compare import Cause, Todo, compare
 from studyctl.plan.planner import StudyPlan
-from studyctl.plan.saved import SavedPlan
-from studyctl.plan.trials import CalibrationWindows, PlannedModel, Stage, Trial, make_trials
+from studyctl.plan.saved import planned as planned_form
+from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import expand_variants
 from studyctl.spec.loading import parse_spec
-from studyctl.store.index import Attempt, Failure, Stored
+from studyctl.store import index
+from studyctl.store.index import Attempt, Failure, Results, Stored, StoredResult
 
 SPEC = """
 [study]
@@ -33,47 +40,78 @@ sparsity = 0.5
 """
 
 
-def planned(samples: int = 4, windows: int = 8, languages: tuple[str, ...] = ("en", "de")) -> StudyPlan:
+def planned(
+    samples: int = 4,
+    windows: int = 8,
+    languages: tuple[str, ...] = ("en", "de"),
+    length: int = 16,
+    code: int = 1,
+) -> StudyPlan:
     document = parse_spec(SPEC.format(samples=samples), Path("t.toml"))
     variants, _ = expand_variants(document)
     identity: Any = SimpleNamespace(key="weights", linears={}, kind="folder")
-    stages = tuple(
-        Stage(f"perplexity:{language}", f"{language}-{windows}", {"windows": windows, "code": 1})
+    evaluations = tuple(
+        Evaluation(
+            Step(StepKind.PERPLEXITY, language, (0, windows), f"{language} {length} {code}"),
+            {"sequence_length": length, "code": code},
+        )
         for language in languages
     )
-    windows = CalibrationWindows("text", samples, 16)
-    calibrations = {variant.calibration: windows for variant in variants if variant.calibration}
-    model = PlannedModel(0, document.spec.models[0], identity, "float32", stages, calibrations)
+    text = TextIdentity("pocket", "calibration", "en", "text")
+    found = CalibrationData(samples=samples, sequence_length=16, texts=(text,))
+    calibrations = {variant.calibration: found for variant in variants if variant.calibration}
+    model = PlannedModel(0, document.spec.models[0], identity, "float32", evaluations, calibrations)
     trials = make_trials([model], variants, document.spec.study.seeds)
     missing = {variant.name: "its environment" for variant in variants if variant.backend != "studyctl"}
     return StudyPlan(document, [model], variants, trials, ["cpu"], {}, {}, [], [], missing)
 
 
-def saved(plan: StudyPlan) -> SavedPlan:
-    stages = {
-        model.spec.id: {stage.name: dict(stage.parts) for stage in model.stages} for model in plan.models
-    }
-    return SavedPlan("", {trial.id: trial.parts() for trial in plan.trials}, stages)
+def saved(plan: StudyPlan) -> Planned:
+    return planned_form(plan, "")
 
 
-def stored(plan: StudyPlan, *, without: tuple[str, ...] = (), failure: Failure | None = None) -> Stored:
-    """Return a store that has every available result but those of the stages named."""
-    result: Any = SimpleNamespace(seconds=1.0)
+def stored_result(step: Step, available: int | None = None) -> StoredResult:
+    """Return the result of a step, in a part for each batch of its windows."""
+    part: Any = SimpleNamespace(seconds=1.0, at="2026-01-01T00:00:00Z")
+    parts = dict.fromkeys(step.spans(available) or [None], part)
+    return StoredResult(parts, frozenset(parts), available)
+
+
+def stored(
+    plan: StudyPlan,
+    *,
+    without: tuple[str, ...] = (),
+    failure: Failure | None = None,
+    available: int | None = None,
+) -> Stored:
+    """Return a store that has every available result but those of the steps named."""
     found = Stored()
     for trial in plan.trials:
-        keys = {"compress": trial.weights_key} | {stage.name: stage.key for stage in trial.model.stages}
         assert trial.weights_key is not None
-        found.results[trial.weights_key] = {
-            key: result
-            for name, key in keys.items()
-            if name not in without and name in trial.stage_names and key
-        }
-        finished: Any = {"state": "failed" if failure else "done"}
-        failures = (failure,) if failure else ()
-        attempt = Attempt(
-            trial.id, 1, Path("x"), {"weights_key": trial.weights_key}, failures=failures, finished=finished
+        found.results[trial.weights_key] = Results(
+            {
+                step.key: stored_result(step, available)
+                for step in trial.steps
+                if str(step) not in without and step.key
+            }
         )
-        found.attempts[trial.id] = (attempt,)
+        found.attempts[trial.id] = (
+            Attempt(
+                trial.id,
+                1,
+                Path("x"),
+                AttemptStarted(
+                    schema=SCHEMA,
+                    studyctl="0",
+                    model="org/M",
+                    method="",
+                    variant="",
+                    weights_key=trial.weights_key,
+                ),
+                failures=(failure,) if failure else (),
+                finished=AttemptFinished(state="failed" if failure else "done"),
+            ),
+        )
     return found
 
 
@@ -81,20 +119,24 @@ def wanda(plan: StudyPlan) -> Trial:
     return next(trial for trial in plan.trials if trial.variant.name == "wanda-0.5")
 
 
-def reasons(plan: StudyPlan, store: Stored, before: SavedPlan) -> dict[str, str]:
+def steps(todo: Todo) -> tuple[str, ...]:
+    return tuple(map(str, todo.steps))
+
+
+def reasons(plan: StudyPlan, store: Stored, before: Planned | None) -> dict[str, str]:
     return {todo.trial.variant.name: str(todo.reason) for todo in compare(plan, store, before).todo}
 
 
 def test_everything_is_new_at_first() -> None:
     plan = planned()
-    found = compare(plan, Stored(), SavedPlan())
-    assert [(todo.trial.variant.name, todo.stages) for todo in found.todo] == [
+    found = compare(plan, Stored(), None)
+    assert [(todo.trial.variant.name, steps(todo)) for todo in found.todo] == [
         ("dense", ("perplexity:en", "perplexity:de")),
         ("wanda-0.5", ("compress", "perplexity:en", "perplexity:de")),
     ]
     assert {todo.reason.cause for todo in found.todo} == {Cause.NEW}
     assert [trial.variant.name for trial in found.unavailable] == ["sparsegpt-0.5@llm-compressor"]
-    assert (found.stages, found.stages_to_run) == (8, 5)
+    assert (found.steps, found.steps_to_run) == (8, 5)
 
 
 def test_nothing_is_left_when_everything_is_stored() -> None:
@@ -110,21 +152,96 @@ def test_another_calibration_reruns_what_depends_on_it_and_says_so() -> None:
 def test_a_language_more_runs_that_language_only() -> None:
     before, now = planned(), planned(languages=("en", "de", "sw"))
     found = compare(now, stored(before), saved(before))
-    assert {todo.stages for todo in found.todo} == {("perplexity:sw",)}
+    assert {steps(todo) for todo in found.todo} == {("perplexity:sw",)}
     assert {str(todo.reason) for todo in found.todo} == {"new perplexity:sw"}
 
 
 def test_another_protocol_names_the_key() -> None:
-    before, now = planned(windows=8), planned(windows=16)
-    assert reasons(now, stored(before), saved(before))["wanda-0.5"] == "perplexity.windows 8 → 16"
+    before, now = planned(), planned(length=32)
+    found = compare(now, stored(before), saved(before))
+    assert {str(todo.reason) for todo in found.todo} == {"perplexity.sequence_length 16 → 32"}
+    assert {todo.reason.cause for todo in found.todo} == {Cause.PROTOCOL}
 
 
-def test_a_failed_stage_is_run_again() -> None:
+def test_other_code_is_told_as_such() -> None:
+    before, now = planned(), planned(code=2)
+    found = compare(now, stored(before), saved(before))
+    assert {todo.reason.cause for todo in found.todo} == {Cause.CODE}
+
+
+class TestWindows:
+    def test_more_of_them_are_measured_and_named(self) -> None:
+        before, now = planned(windows=8), planned(windows=16)
+        assert reasons(now, stored(before), saved(before)) == dict.fromkeys(
+            ["dense", "wanda-0.5"], "perplexity.windows 8 → 16"
+        )
+        assert {steps(todo) for todo in compare(now, stored(before), saved(before)).todo} == {
+            ("perplexity:en", "perplexity:de")
+        }
+
+    def test_all_of_a_text_are_named_so(self) -> None:
+        before, now = planned(windows=8), planned(windows=ALL_WINDOWS)
+        store = stored(before, available=20)
+        assert set(reasons(now, store, saved(before)).values()) == {"perplexity.windows 8 → all"}
+
+    def test_all_of_a_text_are_not_counted_where_its_end_is_not_known(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def counted(end: int) -> tuple[Span, ...]:
+            assert end < 10**6, "as many batches would not fit into memory"
+            return batch_spans(end)
+
+        monkeypatch.setattr(index, "batch_spans", counted)
+        before, now = planned(windows=8), planned(windows=ALL_WINDOWS)
+        assert set(reasons(now, stored(before), saved(before)).values()) == {"perplexity.windows 8 → all"}
+
+    def test_fewer_of_them_are_there_already(self) -> None:
+        before, now = planned(windows=16), planned(windows=8)
+        assert compare(now, stored(before), saved(before)).todo == []
+
+    def test_fewer_of_them_that_are_no_whole_batch_are_not(self) -> None:
+        before, now = planned(windows=16), planned(windows=12)
+        assert set(reasons(now, stored(before), saved(before)).values()) == {"perplexity.windows 16 → 12"}
+
+    @pytest.mark.parametrize("windows", [20, 128, ALL_WINDOWS])
+    def test_more_than_a_text_has_are_not_missed(self, windows: int) -> None:
+        plan = planned(windows=windows)
+        assert compare(plan, stored(plan, available=20), saved(plan)).todo == []
+
+    def test_a_batch_that_is_missing_makes_its_language_run(self) -> None:
+        plan = planned(windows=24)
+        store = stored(plan)
+        dense = plan.trials[0]
+        assert dense.weights_key is not None
+        (step, _) = dense.steps
+        parts = dict(store.results[dense.weights_key].by_key[step.key or ""].parts)
+        del parts[8, 16]
+        by_key = {
+            **store.results[dense.weights_key].by_key,
+            step.key: StoredResult(parts, frozenset(parts), None),
+        }
+        store.results[dense.weights_key] = Results(by_key)
+        (todo,) = compare(plan, store, saved(plan)).todo
+        assert (todo.trial, todo.steps, str(todo.reason)) == (dense, (step,), "unfinished")
+
+
+def test_results_of_an_earlier_version_run_again_once_and_that_is_said() -> None:
+    now = planned(code=2)
+    before = replace(saved(now), version=1)
+    found = compare(now, stored(planned()), before)
+    assert {str(todo.reason) for todo in found.todo} == {
+        "version 0.1 → 0.2, once: results are addressed otherwise"
+    }
+    assert {todo.reason.cause for todo in found.todo} == {Cause.VERSION}
+
+
+def test_a_failed_step_is_run_again() -> None:
     plan = planned()
-    failure = Failure("perplexity:de", "de-8", "boom", "error", "", "2026-01-01T00:00:00Z")
+    batch = Step(StepKind.PERPLEXITY, "de", (0, 8), "de 16 1")
+    failure = Failure(batch, "boom", FailureCause.ERROR, "", "2026-01-01T00:00:00Z")
     store = stored(plan, without=("perplexity:de",), failure=failure)
     found = compare(plan, store, saved(plan))
-    assert {todo.stages for todo in found.todo} == {("perplexity:de",)}
+    assert {steps(todo) for todo in found.todo} == {("perplexity:de",)}
     assert {str(todo.reason) for todo in found.todo} == {"failed at perplexity:de"}
 
 
@@ -152,7 +269,7 @@ def test_what_could_not_be_looked_up_has_no_key_and_counts_as_missing() -> None:
     unknown = replace(plan.models[0], identity=identity)
     trials = make_trials([unknown], plan.variants, (0,))
     assert {trial.weights_key for trial in trials} == {None}
-    assert len(compare(replace(plan, trials=trials), stored(plan), SavedPlan()).todo) == 2
+    assert len(compare(replace(plan, trials=trials), stored(plan), None).todo) == 2
 
 
 def test_seeds_make_different_weights() -> None:

@@ -1,5 +1,6 @@
 """Whatever would fail after hours is found when planning, at its place."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from studyctl.contract.identity import FileIdentity
+from studyctl.contract.steps import ALL_WINDOWS, Step
 from studyctl.errors import Problem
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.spec.loading import load_spec
@@ -103,3 +106,58 @@ def test_a_text_that_is_too_short_for_a_window(folder: Path) -> None:
     (folder / "text" / "de" / "test.jsonl").write_text('{"text": "kurz"}\n')
     (problem,) = planned(folder).errors
     assert problem.what == "text `mine` in de is too short for a window of 32 tokens: 4 bytes"
+
+
+def steps(plan: StudyPlan) -> dict[str, Step]:
+    return {str(step): step for step in plan.models[0].steps}
+
+
+class TestWindows:
+    def test_more_of_them_keep_the_key(self, folder: Path) -> None:
+        few, more, all_of_it = (
+            steps(planned(folder, ("windows = 4", f"windows = {count}"))) for count in (4, 12, 0)
+        )
+        assert few["perplexity:en"].windows == (0, 4)
+        assert more["perplexity:en"].windows == (0, 12)
+        assert all_of_it["perplexity:en"].windows == (0, ALL_WINDOWS)
+        assert few["perplexity:en"].key == more["perplexity:en"].key == all_of_it["perplexity:en"].key
+        assert few["task:boats"] == more["task:boats"]
+
+    def test_of_another_length_are_others(self, folder: Path) -> None:
+        one = steps(planned(folder))
+        other = steps(planned(folder, ("sequence_length = 32\nwindows", "sequence_length = 16\nwindows")))
+        assert one["perplexity:en"].key != other["perplexity:en"].key
+        assert one["perplexity:en"].key != one["perplexity:de"].key
+
+
+def test_another_main_metric_runs_its_task_again(folder: Path) -> None:
+    data = ("[execution]", '[evaluation.tasks.main]\nboats = "acc"\n\n[execution]')
+    one, other = steps(planned(folder)), steps(planned(folder, data))
+    assert one["task:boats"].key != other["task:boats"].key
+    assert one["perplexity:en"] == other["perplexity:en"]
+
+
+def test_what_was_found_is_what_the_workers_are_handed(folder: Path) -> None:
+    plan = planned(folder)
+    text = folder / "text" / "en" / "test.jsonl"
+    found = plan.texts["mine", "perplexity", "en"]
+    assert found.file == FileIdentity(text, hashlib.sha256(text.read_bytes()).hexdigest())
+    (calibration,) = plan.models[0].calibrations.values()
+    assert calibration is not None
+    assert (calibration.samples, calibration.sequence_length, calibration.ids) == (4, 32, None)
+    assert calibration.texts == (plan.texts["mine", "calibration", "en"],)
+    files = {file.path.name for file in plan.tasks["boats"].files}
+    assert files == {"boats.yaml", "boats.jsonl"}
+
+
+def test_token_ids_are_handed_over_with_their_content(folder: Path) -> None:
+    path = folder / "tiny-ids.npy"
+    np.save(path, np.full((2, 16), 300, np.int32))
+    plan = planned(
+        folder, ('source = "mine"\nlanguages = ["en"]', 'ids = "{model}-ids.npy"\nsource = "mine"')
+    )
+    (calibration,) = plan.models[0].calibrations.values()
+    assert calibration is not None
+    assert (calibration.samples, calibration.sequence_length, calibration.texts) == (2, 16, ())
+    assert calibration.ids is not None
+    assert calibration.ids.file == FileIdentity(path, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -1,0 +1,100 @@
+"""``plan.json``: what was planned is read back as it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from studyctl.contract.plan import VERSION, read_plan, write_plan
+from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+from studyctl.plan.compare import compare
+from studyctl.plan.saved import planned as planned_form
+from studyctl.store.index import Stored
+from tests.plan.test_planner import planned
+
+OLD = Path(__file__).parents[1] / "store" / "recorded" / "version-0.1.0" / "plan.json"
+
+
+@pytest.fixture
+def folder(sources: Path, tmp_path: Path) -> Path:
+    shutil.copytree(sources, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StudyPaths:
+    return StudyPaths(tmp_path / "runs" / "small")
+
+
+def refusal(paths: StudyPaths) -> str:
+    with pytest.raises(StudyError) as caught:
+        read_plan(paths)
+    (problem,) = caught.value.problems
+    assert problem.file == paths.plan
+    return f"{problem.what} | {problem.hint}"
+
+
+def test_what_was_written_is_read(folder: Path, paths: StudyPaths) -> None:
+    plan = planned(folder)
+    write_plan(planned_form(plan, "its text"), paths)
+    found = read_plan(paths)
+    assert found is not None
+    assert (found.version, found.study) == (VERSION, "small")
+    assert [trial.trial for trial in found.trials] == [trial.id for trial in plan.trials]
+    for trial, written in zip(plan.trials, found.trials, strict=True):
+        assert found.steps(written) == trial.steps
+        assert written.parts == json.loads(json.dumps(trial.parts()))
+    write_plan(found, paths)
+    assert read_plan(paths) == found
+
+
+def test_nothing_differs_from_what_was_written(folder: Path, paths: StudyPaths) -> None:
+    plan = planned(folder, ("windows = 4", "windows = 0"))
+    write_plan(planned_form(plan, ""), paths)
+    found = read_plan(paths)
+    for before in (found, planned_form(plan, "")):
+        assert {str(todo.reason) for todo in compare(plan, Stored(), before).todo} == {"new"}
+    assert found is not None
+    assert found.steps(found.trials[0])[0].windows == (0, ALL_WINDOWS)
+
+
+def test_without_a_file_nothing_was_planned(paths: StudyPaths) -> None:
+    assert read_plan(paths) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"version": 2, "study": 1}', '{"version": 1}', "7"]
+)
+def test_what_is_no_plan_is_said(paths: StudyPaths, content: str) -> None:
+    paths.root.mkdir(parents=True)
+    paths.plan.write_text(content)
+    said = refusal(paths)
+    assert f"{paths.plan} is no plan (" in said
+    assert "delete it and run" in said
+    assert "nothing that was measured is lost" in said
+
+
+def test_a_plan_of_a_later_version_is_not_guessed_at(paths: StudyPaths) -> None:
+    paths.root.mkdir(parents=True)
+    paths.plan.write_text(json.dumps({"version": VERSION + 1, "study": "small"}))
+    assert (
+        f"was written by a later studyctl (plan version {VERSION + 1}; this one reads {VERSION})"
+        in refusal(paths)
+    )
+
+
+def test_a_plan_of_version_0_1_is_read(paths: StudyPaths) -> None:
+    paths.root.mkdir(parents=True)
+    shutil.copy(OLD, paths.plan)
+    found = read_plan(paths)
+    assert found is not None
+    assert found.version == 1
+    dense, wanda = found.trials[0], next(trial for trial in found.trials if trial.method == "wanda")
+    assert [str(step) for step in found.steps(dense)] == ["perplexity:en", "perplexity:de", "task:boats"]
+    assert found.steps(wanda)[0] == Step(StepKind.COMPRESS, key=wanda.weights_key)
+    english = found.evaluations["./tiny"][0]
+    assert english.step == Step(StepKind.PERPLEXITY, "en", key="4fba3f8a29e76f9cfc78")
+    assert english.parts["windows"] == 4
