@@ -20,7 +20,8 @@ from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import expand_variants
 from studyctl.spec.loading import parse_spec
 from studyctl.store import index
-from studyctl.store.index import Attempt, Failure, Results, Stored, StoredResult
+from studyctl.store.index import Attempt, Failure, Results, Stored
+from tests.plan.stored import stored_result
 
 SPEC = """
 [study]
@@ -70,13 +71,6 @@ def saved(plan: StudyPlan) -> Planned:
     return planned_form(plan, "")
 
 
-def stored_result(step: Step, available: int | None = None) -> StoredResult:
-    """Return the result of a step, in a part for each batch of its windows."""
-    part: Any = SimpleNamespace(seconds=1.0, at="2026-01-01T00:00:00Z")
-    parts = dict.fromkeys(step.spans(available) or [None], part)
-    return StoredResult(parts, frozenset(parts), available)
-
-
 def stored(
     plan: StudyPlan,
     *,
@@ -90,7 +84,7 @@ def stored(
         assert trial.weights_key is not None
         found.results[trial.weights_key] = Results(
             {
-                step.key: stored_result(step, available)
+                step.key: stored_result(trial, step.batches(available), available=available)
                 for step in trial.steps
                 if str(step) not in without and step.key
             }
@@ -214,13 +208,9 @@ class TestWindows:
         dense = plan.trials[0]
         assert dense.weights_key is not None
         (step, _) = dense.steps
-        parts = dict(store.results[dense.weights_key].by_key[step.key or ""].parts)
-        del parts[8, 16]
-        by_key = {
-            **store.results[dense.weights_key].by_key,
-            step.key: StoredResult(parts, frozenset(parts), None),
-        }
-        store.results[dense.weights_key] = Results(by_key)
+        first, _, last = step.batches()
+        have = store.results[dense.weights_key].by_key
+        store.results[dense.weights_key] = Results({**have, step.key: stored_result(dense, [first, last])})
         (todo,) = compare(plan, store, saved(plan)).todo
         assert (todo.trial, todo.steps, str(todo.reason)) == (dense, (step,), "unfinished")
 

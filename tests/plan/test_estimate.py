@@ -13,7 +13,8 @@ from studyctl.plan.estimate import Clock, Estimate, StepTimes, estimate, usual_r
 from studyctl.plan.memory import peak_host_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import Results, Stored, StoredResult, StoredStep
+from studyctl.store.index import Results, Stored
+from tests.plan.stored import stored_result
 from tests.run.studies import write_spec
 
 WANDA = 'method = "wanda"'
@@ -60,30 +61,11 @@ def dense_took(plan: StudyPlan, seconds: float, batches: int | None = None) -> S
     """
     dense = plan.trials[0]
     assert dense.weights_key is not None
-    found = {}
-    for step in dense.model.steps:
-        if step.kind is not StepKind.PERPLEXITY:
-            continue
-        parts = {
-            batch.windows: StoredStep(
-                trial=dense.id,
-                attempt=1,
-                step=batch,
-                weights_key=dense.weights_key,
-                weights_hash=None,
-                seconds=seconds,
-                peak_memory_bytes=0,
-                bits_per_weight=16.0,
-                sparsity=0.0,
-                available=None,
-                at="",
-                journal=Path(),
-                begin=0,
-                end=0,
-            )
-            for batch in step.batches()[:batches]
-        }
-        found[step.key or ""] = StoredResult(parts, frozenset(parts), None)
+    found = {
+        step.key or "": stored_result(dense, step.batches()[:batches], seconds=seconds)
+        for step in dense.model.steps
+        if step.kind is StepKind.PERPLEXITY and batches != 0
+    }
     return Stored(results={dense.weights_key: Results(found)})
 
 
