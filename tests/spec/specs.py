@@ -87,6 +87,8 @@ include = ["my_tasks/"]
 [evaluation.tasks.data]
 arc_easy = "tasks/arc_easy_test.jsonl"
 openbookqa = { test = "tasks/openbookqa_test.jsonl", fewshot = "tasks/openbookqa_validation.jsonl" }
+[evaluation.tasks.main]
+openbookqa = "acc_norm"
 
 [execution]
 executor = "local"

@@ -67,6 +67,16 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
             "arc_eazy",
         ),
         (
+            '[evaluation.tasks]\nnames = ["arc_easy"]\nmain = { arc_eazy = "acc_norm" }\n',
+            "`names` does not list the task `arc_eazy`",
+            "arc_eazy",
+        ),
+        (
+            '[evaluation.tasks]\nnames = ["arc_easy"]\nmain = { boolq = "acc" }\n',
+            "`names` does not list the task `boolq`",
+            "boolq",
+        ),
+        (
             '[evaluation.tasks]\nnames = ["rte"]\nshots = 2\ndata = { rte = { test = "x.jsonl" } }\n',
             "shots = 2 needs examples for `rte`",
             '{ test = "x.jsonl" }',
@@ -94,6 +104,7 @@ def test_one_thing_is_wrong(tables: str, what: str, underlined: str) -> None:
         '[text.x]\nfiles = { perplexity = "a.txt" }\n' + PERPLEXITY.format("x", '["xx"]'),
         '[[compression]]\nmethod = "checkpoint"\nid = "x"\nof = "Qwen/Qwen2.5-0.5B"\nmodels = ["Qwen/*"]\n',
         '[evaluation.tasks]\nnames = ["rte"]\nshots = 2\ndata = { rte = { test = "x", fewshot = "y" } }\n',
+        '[evaluation.tasks]\nnames = ["rte", "boolq"]\nmain = { boolq = "acc" }\n',
     ],
 )
 def test_nothing_is_wrong(tables: str) -> None:
