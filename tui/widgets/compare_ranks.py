@@ -75,9 +75,9 @@ class TauSheet(Sheet):
 
     def says(self, line: Line, column: str | None) -> str:
         """Return tau with how many variants it is about."""
-        one, name = self._of.get((line.key, column or "")), name_of(line.key)
         if line.key == ANY:
             return "where any two metrics place a variant most differently, below"
+        one, name = self._of.get((line.key, column or "")), name_of(line.key)
         if one is None:
             return f"{name}: where it places variants otherwise than other metrics do, below"
         tau = MISSING if one.kendall_tau is None else f"{one.kendall_tau:+.3f}".replace("-", "−")
