@@ -349,12 +349,14 @@ class FakeAttempt:
             else 40.0
         )
         dense = self.trial["variant"] == "dense"
+        # A ratio on a limit of the app's colours is not to be above it for a rounding.
+        nll = math.log(value if dense else value * (1 - 4e-15)) * TOKENS
         for window in range(*windows):
             record = Window(
                 language=language,
                 window=window,
                 document=window,
-                nll_nats=math.log(value) * TOKENS,
+                nll_nats=nll,
                 tokens=TOKENS,
                 bytes=BYTES * (window + 1) // WINDOWS - BYTES * window // WINDOWS,
                 characters=4 * TOKENS,

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 RECORDED = Path(__file__).parent / "recorded"
 BASE = re.compile(r"^# studyctl: relative paths start at .*\n")
@@ -23,10 +24,14 @@ def record(run: Path, target: Path) -> None:
         shutil.copyfile(part, journals / part.name)
     for journal in (run / "journal").glob("*.jsonl"):
         lines = [json.loads(line) for line in journal.read_text().splitlines()]
-        last = {line.get("stage"): line["seq"] for line in lines if line["kind"] == "progress"}
-        kept = [line for line in lines if line["kind"] != "progress" or last[line["stage"]] == line["seq"]]
+        last = {_step(line): line["seq"] for line in lines if line["kind"] == "progress"}
+        kept = [line for line in lines if line["kind"] != "progress" or last[_step(line)] == line["seq"]]
         text = "".join(json.dumps(_anywhere(line), separators=(",", ":")) + "\n" for line in kept)
         (journals / journal.name).write_text(text)
+
+
+def _step(line: dict[str, Any]) -> tuple[str, str | None]:
+    return line["step"]["kind"], line["step"].get("subject")
 
 
 def _anywhere(line: dict[str, object]) -> dict[str, object]:

@@ -21,7 +21,7 @@ from tui.screens.compare import CompareScreen
 from tui.screens.help import HelpScreen
 from tui.screens.monitor import MonitorScreen
 from tui.themes import SIXTEEN
-from tui.widgets.compare_data import Comparison, Line
+from tui.widgets.compare_data import MAIN, Comparison, Line
 from tui.widgets.compare_figures import TaskSheet, task_measures
 from tui.widgets.compare_grid import CompareGrid, _on_two_lines
 from tui.widgets.compare_plot import RatioTicks, _free
@@ -107,12 +107,12 @@ async def test_tasks_show_the_change_of_accuracy_and_its_mean(finished: FakeStud
 def test_a_change_that_is_hardly_chance_has_a_star() -> None:
     def result(p: float) -> TaskResult:
         return TaskResult(
-            "m.a", "m", "a", "a", "boolq", "acc", 0.4, 0.1, 0.6, -0.2, -0.3, -0.1, 100, 22, 2, p
+            "m.a", "m", "a", "a", "boolq", "acc", True, True, 0.4, 0.1, 0.6, -0.2, -0.3, -0.1, 100, 22, 2, p
         )
 
     for p, star in ((0.049, "*"), (0.05, " ")):
         comparison = Comparison(
-            tasks=("boolq",), scores={("m.a", "boolq", "acc"): result(p)}, trials=(trial("a"),)
+            tasks=("boolq",), scores={("m.a", "boolq", MAIN): result(p)}, trials=(trial("a"),)
         )
         line = Line("m.a", "a", trial("a"))
         sheet = TaskSheet(comparison, [line], task_measures(comparison)[0])

@@ -1,7 +1,6 @@
 """The Monitor: the table of trials, the pages about one of them, and what keys do."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +12,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from studyctl.contract.records import Layer, encode
+from studyctl.contract.steps import StepId, StepKind
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
 from studyctl.run import control
@@ -390,13 +391,13 @@ def _write_layer(study: FakeStudy, block: int) -> None:
     """Append to the journal of the running attempt what a worker appends after a block."""
     path = study.paths.attempt_journal(TRIAL, 1)
     seq = len(path.read_bytes().splitlines())
-    with path.open("a") as journal:
+    with path.open("ab") as journal:
         for number, (linear, error) in enumerate((("self_attn.q_proj", 0.01), ("mlp.down_proj", 0.2))):
-            record = {
-                "seq": seq + number, "at": "2026-01-01T00:00:00.000+00:00", "kind": "layer", "trial": TRIAL, "attempt": 1,
-                "stage": "compress", "block": block, "linear": linear, "relative_error": error,
-            }  # fmt: skip
-            journal.write(json.dumps(record) + "\n")
+            layer = Layer(
+                seq=seq + number, at="2026-01-01T00:00:00.000+00:00", trial=TRIAL, attempt=1, block=block, linear=linear,
+                relative_error=error,
+            )  # fmt: skip
+            journal.write(encode(layer))
 
 
 async def test_l_shows_the_end_of_the_log_and_what_is_printed_later(runs: Path) -> None:
@@ -685,7 +686,7 @@ def _many(count: int = 10_000) -> Iterator[LiveTrial]:
         model, variant = f"org/model-{number // 100}", f"wanda-0.{number % 100}"
         state = "running" if number < 8 else "pending"
         yield LiveTrial(f"model-{number // 100}.{variant}", model, "wanda", variant, state, 15, 0, 0,
-                        "compress" if number < 8 else None, 3.0, 30.0, "block")  # fmt: skip
+                        StepId(StepKind.COMPRESS) if number < 8 else None, 3.0, 30.0, "block")  # fmt: skip
 
 
 async def test_a_tick_draws_only_the_visible_lines_that_changed(
@@ -702,7 +703,7 @@ async def test_a_tick_draws_only_the_visible_lines_that_changed(
         await pilot.pause()
         drawn = _Drawn(table(pilot), monkeypatch)
         for number in (2, 5, 9_000):
-            trials[number] = dataclasses.replace(trials[number], done=4.0, stages_done=1)
+            trials[number] = dataclasses.replace(trials[number], done=4.0, steps_done=1)
         screen.show_view(dataclasses.replace(view, snapshot=Snapshot("small", "", tuple(trials))))
         await pilot.pause()
         assert drawn.lines == {3, 6}
