@@ -5,9 +5,9 @@ was appended since. Where a step's records lie in its journal is remembered, so 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cmp_to_key, lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,7 +19,7 @@ from studyctl.contract.records import (
     StepFinished,
     StepStarted,
 )
-from studyctl.contract.steps import Span, Step, StepKind, batch_spans
+from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, StepKind, batch_spans
 from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
 from studyctl.store.exports import exported_weights
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """A step that was finished, and where its records are."""
+    """A step that was finished, and where its records are; batches of windows that follow each other are one."""
 
     trial: str
     """Trial that ran it; with equal keys the result also counts for another trial."""
@@ -52,57 +52,113 @@ class StoredStep:
     end: int
     """Byte after its ``step_finished`` line."""
 
+    @property
+    def batches(self) -> frozenset[Span | None]:
+        """Return the batches of windows that it is; None stands for what has no windows."""
+        return _batches(self.step.windows)
+
+    def followed_by(self, other: "StoredStep") -> "StoredStep | None":
+        """Return both as one, if the other one is the next batch of the same text in the same attempt."""
+        mine, theirs = self.step.windows, other.step.windows
+        if mine is None or theirs is None or mine[1] != theirs[0] or mine[1] % BATCH_WINDOWS:
+            return None
+        if (self.step.id, self.step.key, self.weights_hash) != (
+            other.step.id,
+            other.step.key,
+            other.weights_hash,
+        ):
+            return None
+        return replace(
+            other,
+            step=Step(other.step.kind, other.step.subject, (mine[0], theirs[1]), other.step.key),
+            begin=self.begin,
+            seconds=(self.seconds or 0.0) + (other.seconds or 0.0),
+            peak_memory_bytes=max(self.peak_memory_bytes or 0, other.peak_memory_bytes or 0) or None,
+        )
+
+
+@lru_cache(maxsize=4096)  # the trials of a study have the same few
+def _batches(windows: Span | None) -> frozenset[Span | None]:
+    if windows is None:
+        return frozenset({None})
+    return frozenset(span for span in batch_spans(windows[1]) if span[0] >= windows[0])
+
+
+class ResultPart(NamedTuple):
+    """What a stored step contributes to a result."""
+
+    stored: StoredStep
+    batches: tuple[Span | None, ...]
+    """In their order."""
+
+    @property
+    def share(self) -> float:
+        """Return which part of the stored step that is."""
+        return len(self.batches) / len(self.stored.batches)
+
 
 class StepResult(NamedTuple):
-    """The result of a step that a plan asks for: one stored step, or one for each batch of windows."""
+    """The result of a step that a plan asks for, which several attempts may have worked at."""
 
-    parts: tuple[StoredStep, ...]
+    parts: tuple[ResultPart, ...]
     """In the order in which windows are taken; at least one."""
 
     @property
     def latest(self) -> StoredStep:
-        """Return the part that was finished last."""
-        return max(self.parts, key=lambda part: part.at)
+        """Return what was finished last."""
+        return max((part.stored for part in self.parts), key=lambda stored: stored.at)
 
     @property
     def seconds(self) -> float | None:
         """Return what all parts took together."""
-        known = [part.seconds for part in self.parts if part.seconds is not None]
+        known = [part.share * part.stored.seconds for part in self.parts if part.stored.seconds is not None]
         return sum(known) if known else None
 
     @property
     def peak_memory_bytes(self) -> int | None:
         """Return the highest peak of a part."""
-        return max((part.peak_memory_bytes for part in self.parts if part.peak_memory_bytes), default=None)
-
-
-@lru_cache(maxsize=4096)  # the trials of a study have the same few sets
-def _covers(there: frozenset[Span | None], end: int) -> bool:
-    return there.issuperset(batch_spans(end))
+        return max((part.stored.peak_memory_bytes or 0 for part in self.parts), default=0) or None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
     """What is stored under one key of some weights."""
 
-    parts: Mapping[Span | None, StoredStep]
-    """By windows; None for what has no windows."""
-    spans: frozenset[Span | None]
+    steps: tuple[StoredStep, ...]
+    """Where batches are there twice, the later one counts."""
+    batches: frozenset[Span | None]
     available: int | None
-    """Windows that the text has, if a part knows."""
+    """Windows that the text has, if a step knows."""
+
+    @classmethod
+    def of_steps(cls, steps: Sequence[StoredStep]) -> "StoredResult":
+        """Return the result that steps make, the one that counts last."""
+        batches = steps[0].batches.union(*(step.batches for step in steps[1:]))
+        available = next((step.available for step in steps if step.available is not None), None)
+        return cls(tuple(steps), batches, available)
 
     def covers(self, step: Step) -> bool:
         """Return whether everything that a step asks for is there."""
-        if step.windows is None or None in self.spans:
+        if step.windows is None or None in self.batches:
             return True
         end = step.windows[1]
-        return _covers(self.spans, end if self.available is None else min(end, self.available))
+        return _covers(self.batches, end if self.available is None else min(end, self.available))
 
     def of(self, step: Step) -> StepResult:
         """Return the result of a step that is covered."""
-        if None in self.spans:
-            return StepResult((self.parts[None],))
-        return StepResult(tuple(self.parts[span] for span in step.spans(self.available)))
+        wanted: tuple[Span | None, ...] = (None,) if None in self.batches else step.spans(self.available)
+        sources: dict[int, list[Span | None]] = {}
+        for span in wanted:
+            place = max(place for place, one in enumerate(self.steps) if span in one.batches)
+            sources.setdefault(place, []).append(span)
+        return StepResult(
+            tuple(ResultPart(self.steps[place], tuple(spans)) for place, spans in sources.items())
+        )
+
+
+@lru_cache(maxsize=4096)  # the trials of a study have the same few sets
+def _covers(there: frozenset[Span | None], end: int) -> bool:
+    return there.issuperset(batch_spans(end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +186,7 @@ class Results:
     def spans(self, step: Step) -> tuple[Span, ...]:
         """Return the batches of windows that are stored of a step, whether they are all of it or not."""
         found = self.by_key.get(step.key) if step.key is not None else None
-        return tuple(sorted(span for span in found.spans if span is not None)) if found is not None else ()
+        return tuple(sorted(span for span in found.batches if span)) if found is not None else ()
 
 
 _NOTHING = Results()
@@ -202,7 +258,7 @@ class Stored:
     def compressed(self, weights_key: str) -> StoredStep | None:
         """Return the step that made these weights."""
         found = self.has(weights_key).by_key.get(weights_key)
-        return found.parts[None] if found is not None else None
+        return found.steps[-1] if found is not None else None
 
     def next_attempt(self, trial: str) -> int:
         """Return the number of the attempt that would be made now; the first is 1."""
@@ -413,7 +469,7 @@ class _Scan:
                 self._failures.pop(step, None)
             case StepFinished():
                 self._open_step = None
-                self._steps.append(self._finished(record, self._started, end))
+                self._append(self._finished(record, self._started, end))
             case StepFailed(step=step):
                 self._open_step = None
                 self._failures[step] = _failure(record)
@@ -422,6 +478,13 @@ class _Scan:
             case _:
                 return False  # the marker was part of something else
         return True
+
+    def _append(self, step: StoredStep) -> None:
+        both = self._steps[-1].followed_by(step) if self._steps else None
+        if both is not None:
+            self._steps[-1] = both
+        else:
+            self._steps.append(step)
 
     def _finished(self, record: StepFinished, started: AttemptStarted, end: int) -> StoredStep:
         return StoredStep(
@@ -467,24 +530,27 @@ def _gather_weights(key: str, steps: list[StoredStep], stored: Stored, paths: St
             compressed = _newer(compressed, one)
         elif one.step.kind is StepKind.LOAD:
             load = _newer(load, one)
-    results: dict[str, dict[Span | None, StoredStep]] = {}
+    results: dict[str, list[StoredStep]] = {}
     for one in steps:
         if one.step.kind is StepKind.EXPORT and exported_weights(paths.exported(one.trial)) != key:
             continue  # the folder was deleted, or holds other weights by now
         if one.step.kind is not StepKind.LOAD and (
             compressed is None or one.weights_hash == compressed.weights_hash
         ):
-            parts = results.setdefault(one.step.key or "", {})
-            parts[one.step.windows] = _newer(parts.get(one.step.windows), one)
-    found = {step_key: _stored_result(parts) for step_key, parts in results.items()}
+            results.setdefault(one.step.key or "", []).append(one)
+    found = {step_key: StoredResult.of_steps(_oldest_first(those)) for step_key, those in results.items()}
     _set(stored.results, key, Results(found) if found else None)
     _set(stored.loads, key, load)
     _set(stored.weights_hash, key, compressed.weights_hash if compressed is not None else None)
 
 
-def _stored_result(parts: dict[Span | None, StoredStep]) -> StoredResult:
-    available = next((part.available for part in parts.values() if part.available is not None), None)
-    return StoredResult(parts, frozenset(parts), available)
+def _oldest_first(steps: list[StoredStep]) -> list[StoredStep]:
+    """Return steps in the order in which they count: attempts of one trial are numbered, others have a clock only."""
+
+    def order(one: StoredStep, other: StoredStep) -> int:
+        return -1 if _newer(one, other) is other else 1
+
+    return sorted(steps, key=cmp_to_key(order))
 
 
 def _set(values: dict[str, T], key: str, value: T | None) -> None:

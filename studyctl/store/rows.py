@@ -18,6 +18,7 @@ from studyctl.contract.records import (
     Items,
     Layer,
     Record,
+    StepFinished,
     StepStarted,
     TaskFigure,
     TextTotals,
@@ -26,7 +27,7 @@ from studyctl.contract.records import (
 )
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.files import StudyPaths
-from studyctl.store.index import Attempt, StepResult, Stored, StoredStep
+from studyctl.store.index import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.journal import decode, parse
 from studyctl.store.planned import TrialStatus, trial_status
 from studyctl.store.text_totals import totals_of
@@ -185,7 +186,7 @@ def _over(
 
 def _load(trial: PlannedTrial, stored: Stored) -> StepResult | None:
     found = stored.loads.get(trial.weights_key) if trial.weights_key is not None else None
-    return StepResult((found,)) if found is not None else None
+    return StepResult((ResultPart(found, (None,)),)) if found is not None else None
 
 
 def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Row:
@@ -241,7 +242,7 @@ def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status:
     for step, result in sorted(status.done.items(), key=_where):
         found = [(part, list(records_of(part))) for part in result.parts]
         for part, records in found:
-            _add_records(rows, paths, trial, part, records)
+            _add_records(rows, paths, trial, part.stored, records)
         if step.kind is StepKind.PERPLEXITY:
             for total in totals_of([record for _, records in found for record in records]):
                 rows.add(_TABLES[type(total)], trial, structs.asdict(total))
@@ -256,21 +257,22 @@ def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status:
 
 def _where(found: tuple[StepId, StepResult]) -> tuple[str, int, int]:
     """Return where in the journals a result begins."""
-    first = found[1].parts[0]
+    first = found[1].parts[0].stored
     return first.trial, first.attempt, first.begin
 
 
 def _add_records(
-    rows: Rows, paths: StudyPaths, trial: PlannedTrial, part: StoredStep, records: list[AnyRecord]
+    rows: Rows, paths: StudyPaths, trial: PlannedTrial, stored: StoredStep, records: list[AnyRecord]
 ) -> None:
-    place = part.step.windows[0] if part.step.windows is not None else 0
-    figures = 0
+    place = figures = 0
     for record in records:
         match record:
+            case StepStarted(step=step) if step.windows is not None:
+                place = step.windows[0]
             case Warned():
                 rows.add("warnings", trial, _warning_row(record))
             case Items():
-                rows.parts.append(Part(paths.journal / record.part, trial, part, record.rows))
+                rows.parts.append(Part(paths.journal / record.part, trial, stored, record.rows))
             case Window():
                 rows.add("windows", trial, structs.asdict(record) | {"place": place})
                 place += 1
@@ -294,13 +296,22 @@ def _warning_row(record: Warned) -> Row:
     }
 
 
-def records_of(step: StoredStep) -> Iterator[AnyRecord]:
-    """Yield the results of a step, without those of a try that ran out of memory and was begun again; and all warnings."""
-    records = _records(step.journal, step.begin, step.end)
-    begun = max((place for place, record in enumerate(records) if isinstance(record, StepStarted)), default=0)
-    for place, record in enumerate(records):
-        if place >= begun or isinstance(record, Warned):
-            yield record
+def records_of(part: ResultPart) -> Iterator[AnyRecord]:
+    """Yield what was recorded of a result, each batch after its ``step_started``.
+
+    Of a try that ran out of memory and was begun again there are the warnings only.
+    """
+    since_begin: list[AnyRecord] = []
+    for record in _records(part.stored.journal, part.stored.begin, part.stored.end):
+        match record:
+            case StepStarted():
+                since_begin = [*(one for one in since_begin if isinstance(one, Warned)), record]
+            case StepFinished(step=step):
+                if step.windows in part.batches:
+                    yield from since_begin
+                since_begin = []
+            case _:
+                since_begin.append(record)
 
 
 def _records(journal: Path, begin: int, end: int | None) -> list[AnyRecord]:

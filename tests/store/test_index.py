@@ -9,6 +9,7 @@ from studyctl.contract.records import StepFinished, StepStarted
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
 from studyctl.store.index import Index, Stored, read_stored
+from studyctl.store.rows import records_of
 from tests.store import builder
 from tests.store.builder import FakeAttempt, FakeStudy
 
@@ -277,7 +278,7 @@ class TestBatches:
         self.run(attempt, 1)
         found = read_stored(study.paths).has(WEIGHTS).of(english)
         assert found is not None
-        assert [part.step.windows for part in found.parts] == [(0, 8), (8, 16), (16, 20)]
+        assert [part.batches for part in found.parts] == [((0, 8),), ((8, 16),), ((16, 20),)]
         assert (found.seconds, found.latest.step.windows) == (6.0, (8, 16))
 
     @pytest.mark.parametrize(
@@ -300,4 +301,20 @@ class TestBatches:
             attempt.writer.write(finished)
         found = read_stored(study.paths).has(WEIGHTS).of(english)
         assert found is not None
-        assert [part.step.windows for part in found.parts] == [(0, 8), (8, 11)]
+        (part,) = found.parts
+        assert part.batches == ((0, 8), (8, 11))
+        assert part.stored.step.windows == (0, 11), (
+            "batches that follow each other are one place of the journal"
+        )
+
+    def test_fewer_windows_take_their_share_of_a_run_of_batches(
+        self, study: FakeStudy, attempt: FakeAttempt
+    ) -> None:
+        self.run(attempt, 0, 1, 2)
+        found = read_stored(study.paths).has(WEIGHTS).of(replace(study.evaluations[0], windows=(0, 16)))
+        assert found is not None
+        (part,) = found.parts
+        assert (part.batches, part.stored.step.windows) == (((0, 8), (8, 16)), (0, 20))
+        assert found.seconds == pytest.approx(2 / 3 * 6.0)
+        begun = [one.step.windows for one in records_of(part) if isinstance(one, StepStarted)]
+        assert begun == [(0, 8), (8, 16)]
