@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,11 +122,9 @@ def _everything(plan: StudyPlan, paths: StudyPaths) -> Stored:
         peak_memory_bytes=1, bits_per_weight=None, sparsity=None, available=None, at="",
         journal=paths.attempt_journal("any", 1), begin=0, end=0,
     )  # fmt: skip
-    weights = StoredResult({None: stored}, frozenset({None}), None)
+    weights = StoredResult.of_steps([stored])
     texts = {
-        step.key or "": StoredResult(
-            dict.fromkeys(step.spans(), stored), frozenset(step.spans()), available=None
-        )
+        step.key or "": StoredResult.of_steps([replace(stored, step=step)])
         for model in plan.models
         for step in model.steps
     }

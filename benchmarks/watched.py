@@ -44,16 +44,16 @@ def large_study(root: Path) -> FakeStudy:
 
 def _write(study: FakeStudy, trial: dict[str, Any], tables: dict[tuple[str, str], pa.Table]) -> None:
     attempt = FakeAttempt(study, trial, 1, {})
-    for stage in attempt.stages:
-        kind, _, task = stage.partition(":")
-        if kind != "task":
-            attempt.run(stage)
+    for name, step in attempt.steps.items():
+        task = step.subject
+        if step.kind is not StepKind.TASK or task is None:
+            attempt.run(name)
             continue
-        attempt.begin(stage)
+        attempt.begin(name)
         part = write_items(study.paths, attempt.name, 1, task, tables[task, trial["variant"]])
         attempt.writer.write(Items(task=task, part=part.name, rows=ITEMS))
         attempt.writer.write(TaskFigure(task=task, metric="acc", value=0.5, stderr=0.1, items=ITEMS))
-        attempt.end(stage)
+        attempt.end(name)
     attempt.finish()
 
 
