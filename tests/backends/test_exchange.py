@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from studyctl.backends import tiny_model
-from studyctl.backends.exchange import Outcome, call_driver, clean_environment
+from studyctl.backends.exchange import DriverCause, Outcome, call_driver, clean_environment
 from tests.backends.fakes import (
     ADAPTER,
     RTN,
@@ -57,7 +57,7 @@ class TestAnImport:
 
     def test_that_raises_fails_in_the_words_of_the_error(self, log: Path) -> None:
         outcome = call(log, "raise ValueError('no such\\n   kernel')")
-        assert (outcome.failure, outcome.cause) == ("ValueError: no such kernel", "error")
+        assert (outcome.failure, outcome.cause) == ("ValueError: no such kernel", DriverCause.ERROR)
         assert "Traceback" in log.read_text()
         assert log.read_text().startswith("of the worker\n")
 
@@ -71,14 +71,14 @@ class TestAnImport:
         ],
     )
     def test_that_lacks_memory_says_so(self, log: Path, raised: str) -> None:
-        assert call(log, f"raise {raised}").cause == "out_of_memory"
+        assert call(log, f"raise {raised}").cause is DriverCause.OUT_OF_MEMORY
 
     def test_that_exits_fails_in_the_packages_last_line(self, log: Path) -> None:
         said = (
             "import sys\nprint('loading')\nprint('this package needs a GPU\\n', file=sys.stderr)\nsys.exit(1)"
         )
         outcome = call(log, said)
-        assert (outcome.failure, outcome.cause) == ("this package needs a GPU", "error")
+        assert (outcome.failure, outcome.cause) == ("this package needs a GPU", DriverCause.ERROR)
         assert "loading\n" in log.read_text()
 
     def test_that_exits_with_words_fails_with_these(self, log: Path) -> None:
@@ -86,21 +86,21 @@ class TestAnImport:
 
     def test_that_exits_without_a_word_fails_with_its_exit_code(self, log: Path) -> None:
         outcome = call(log, "import os\nos._exit(3)")
-        assert (outcome.failure, outcome.cause) == ("its process ended with exit code 3", "error")
+        assert (outcome.failure, outcome.cause) == ("its process ended with exit code 3", DriverCause.ERROR)
 
     @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
     def test_that_is_killed_names_the_signal(self, log: Path, name: str) -> None:
         outcome = call(
             log, f"import os, signal\nprint('so far so good')\nos.kill(os.getpid(), signal.{name})"
         )
-        assert (outcome.failure, outcome.cause) == (f"its process was killed by {name}", "killed")
+        assert (outcome.failure, outcome.cause) == (f"its process was killed by {name}", DriverCause.KILLED)
 
     def test_is_told_what_could_not_be_imported(self, log: Path) -> None:
         outcome = call(log, "import of_a_broken_environment")
-        assert outcome.cause == "not_imported"
+        assert outcome.cause is DriverCause.NOT_IMPORTED
         missing = call(log, "PACKAGES = ('of-a-broken-environment',)")
         assert (missing.failure or "").startswith("PackageNotFoundError")
-        assert missing.cause == "not_imported"
+        assert missing.cause is DriverCause.NOT_IMPORTED
 
     def test_may_print_what_looks_like_a_record(self, log: Path) -> None:
         line = '{"kind": "failed", "error": "not at all", "cause": "error"}'
@@ -252,4 +252,4 @@ class TestATask:
         task = {"network": False, "threads": 1}
         assert call(log, "import os\nos._exit(0)", task).failure == "its process ended without a result"
         outcome = call(log, "import os\nprint('nothing to do', flush=True)\nos._exit(0)", task)
-        assert (outcome.failure, outcome.cause) == ("nothing to do", "error")
+        assert (outcome.failure, outcome.cause) == ("nothing to do", DriverCause.ERROR)

@@ -74,7 +74,7 @@ def both(folder: Path, name: str, table: str) -> tuple[Compressed, Compressed, d
     loaded = dense_model(job)
     dense = {name: linear.weight.clone() for name, linear in block_linears(loaded.model).items()}
     heard = Heard()
-    needed = ids if job.method_settings().needs_data else None
+    needed = ids if job.settings.needs_data else None
     made = compress_elsewhere(job, loaded, needed, heard)  # type: ignore[arg-type]
     assert made.outcome.versions[BACKENDS[name].package] == BACKENDS[name].version
     assert made.outcome.seconds > 0
@@ -82,10 +82,9 @@ def both(folder: Path, name: str, table: str) -> tuple[Compressed, Compressed, d
     if needed is not None:
         assert heard.told, "it tells how far it is"
         assert all(0 <= done <= total == 2 for done, total in heard.told)
-    settings = job.method_settings()
     ours = compress(
         dense_model(job).model,
-        settings,
+        job.settings,
         torch.from_numpy(ids) if needed is not None else None,
         batch_tokens=256,
         reporter=SilentReporter(),

@@ -86,7 +86,7 @@ def test_local_files_need_nothing(base: Path, own_cache: Path) -> None:
     assert not (own_cache / "tokens").exists()
 
 
-def test_datasets_are_taken_as_far_as_every_stage_needs(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_are_taken_as_far_as_every_step_needs(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "resolve", lambda *_: hub.Resolved(COMMIT, ()))
     monkeypatch.setattr("studyctl.sources.texts._stream", lambda text, skip: iter(["some text of it"] * 1000))
     asked: list[tuple[str, str, str]] = []
