@@ -85,6 +85,11 @@ def read_plan(paths: StudyPaths) -> Planned | None:
     """
     try:
         content = msgspec.json.decode(paths.plan.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _unreadable(paths, f"is no JSON ({error})") from error
+    try:
         version = content["version"]
         if version > VERSION:
             raise StudyError(
@@ -95,11 +100,13 @@ def read_plan(paths: StudyPaths) -> Planned | None:
                 )
             )
         return msgspec.convert(content if version == VERSION else _upgraded(content), Planned)
-    except FileNotFoundError:
-        return None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        hint = f"delete it and run `studyctl run {paths.spec}`, which writes it anew; nothing that was measured is lost"
-        raise StudyError(Problem(f"{paths.plan} is no plan ({error})", file=paths.plan, hint=hint)) from error
+        raise _unreadable(paths, f"is no plan ({error})") from error
+
+
+def _unreadable(paths: StudyPaths, why: str) -> StudyError:
+    hint = f"delete it and run `studyctl run {paths.spec}`, which writes it anew; nothing that was measured is lost"
+    return StudyError(Problem(f"{paths.plan} {why}", file=paths.plan, hint=hint))
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
