@@ -549,7 +549,7 @@ class TestFile:
     def test_a_plan_that_is_none(self, study: FakeStudy) -> None:
         study.write_all()
         for content, reason in (
-            ("{", "is no plan"),
+            ("{", "is no JSON"),
             ("[]", "is no plan"),
             ('{"version": 1}', "is no plan .*'protocols'"),
             ('{"version": 2}', "is no plan .*`study`"),

@@ -111,7 +111,7 @@ def damage_runner(paths: StudyPaths) -> None:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (damage_plan, "is no plan"),
+        (damage_plan, "is no JSON"),
         (reshape_plan, "is no plan"),
         (reshape_plan_of_version_1, "is no plan"),
         (write_as_a_later_version, "journal schema 99"),
