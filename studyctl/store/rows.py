@@ -279,7 +279,7 @@ def _add_records(
             case TaskFigure():
                 # Before 0.2 every task was shown by its first metric.
                 main = figures == 0 if record.main is None else record.main
-                averaged = record.averaged or (record.main is None and record.metric in _ACCURACIES)
+                averaged = record.averaged or (record.main is None and main and record.metric in _ACCURACIES)
                 rows.add("tasks", trial, structs.asdict(record) | {"main": main, "averaged": averaged})
                 figures += 1
             case Layer() | TextTotals() | FidelityTotals():

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studyctl.contract.records import TextBatch, Window
+from studyctl.contract.records import TaskFigure, TextBatch, Window
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store import results
@@ -166,6 +166,24 @@ class TestTables:
         assert ask(f"SELECT step, kind, subject FROM steps WHERE trial_id = '{TRIAL}'")[1:3] == [
             ("compress", "compress", None),
             ("perplexity:en", "perplexity", "en"),
+        ]
+
+    def test_a_task_of_before_version_0_2_has_its_first_metric_as_main(
+        self, study: FakeStudy, ask: Callable[[str], Rows]
+    ) -> None:
+        study.write_plan()
+        attempt = study.attempt("alpha.dense")
+        for task, metrics in (("arc_easy", ("acc", "acc_norm")), ("boolq", ("word_perplexity", "acc"))):
+            attempt.begin(f"task:{task}")
+            for metric in metrics:
+                attempt.writer.write(TaskFigure(task=task, metric=metric, value=0.5))
+            attempt.end(f"task:{task}")
+        publish(study.paths)
+        assert ask("SELECT task, metric, main, averaged FROM tasks ORDER BY ALL") == [
+            ("arc_easy", "acc", True, True),
+            ("arc_easy", "acc_norm", False, False),
+            ("boolq", "acc", False, False),
+            ("boolq", "word_perplexity", True, False),
         ]
 
     def test_total_seconds_is_the_sum_over_the_steps(
