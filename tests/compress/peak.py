@@ -17,16 +17,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from studyctl.compress.architectures import block_linears
-from studyctl.contract.methods import METHODS, MethodSettings
 from studyctl.compress.stored import save
 from studyctl.compress.walker import compress
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import CalibrationData
 from studyctl.contract.limits import block_batch_tokens
+from studyctl.contract.methods import MethodSettings, settings_of
 from studyctl.plan.compressing import compressing_bytes
 from studyctl.plan.memory import RUNTIME_BYTES
-from studyctl.plan.trials import CalibrationWindows
 from studyctl.reporter import SilentReporter
 from studyctl.run.memory import keep_freed_memory, peak_bytes, reset_peak
-from studyctl.contract.identity import ModelIdentity
 
 WIDTH = 2
 SMALL = {
@@ -63,7 +63,7 @@ class Case:
     model_type: str
     config: dict[str, Any]
     settings: MethodSettings
-    windows: CalibrationWindows
+    windows: CalibrationData
     batch_tokens: int
 
     def random_model(self, sizes: dict[str, int]) -> PreTrainedModel:
@@ -94,7 +94,7 @@ class Case:
 
     def compress_and_store(self, model: PreTrainedModel) -> None:
         """Do what a worker's stage does."""
-        ids = torch.randint(model.config.vocab_size, (self.windows.samples, self.windows.tokens))
+        ids = torch.randint(model.config.vocab_size, (self.windows.samples, self.windows.sequence_length))
         compressed = compress(
             model, self.settings, ids, batch_tokens=self.batch_tokens, reporter=SilentReporter()
         )
@@ -104,14 +104,13 @@ class Case:
 
 def read_case(given: dict[str, Any]) -> Case:
     """Return the case that a process was started with."""
-    method = given["settings"]["method"]
+    settings = settings_of(given["settings"])
+    assert isinstance(settings, MethodSettings)
     return Case(
         given["model_type"],
         given["config"],
-        METHODS[method if isinstance(method, str) else "prune+quantize"].settings.model_validate(
-            given["settings"]
-        ),
-        CalibrationWindows("random", given["samples"], given["tokens"]),
+        settings,
+        CalibrationData(samples=given["samples"], sequence_length=given["tokens"]),
         block_batch_tokens("cpu"),
     )
 

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from studyctl.compress import awq
-from studyctl.contract import limits
 from studyctl.compress.architectures import FAMILIES, block_linears
 from studyctl.compress.compressed import BlockInput, PreparedBlock, StageInput
 from studyctl.compress.grid import dequantize, grid_between, grid_of, round_to_codes
 from studyctl.compress.rtn import round_to_nearest
-from studyctl.contract.methods import AWQ, RTN
 from studyctl.compress.token_weights import weighted_hessians
 from studyctl.compress.walker import compress
+from studyctl.contract import limits
+from studyctl.contract.methods import AWQ, RTN
 from studyctl.reporter import SilentReporter
 
 from .cases import block_input, correlated, on_its_grid, output_error, random, stage, statistics
@@ -35,9 +35,9 @@ def rounded_with(weight: torch.Tensor, scales: torch.Tensor, settings: AWQ) -> t
 
 def clipped(weight: torch.Tensor, hessian: torch.Tensor, settings: AWQ, dtype: torch.dtype) -> torch.Tensor:
     """The weight within the limits that the search finds."""
-    limits = awq.clip_limits(weight, hessian, settings, dtype)
-    groups = weight.reshape(*limits.shape, -1)
-    return groups.clamp(-limits[..., None], limits[..., None]).reshape(weight.shape)
+    clips = awq.clip_limits(weight, hessian, settings, dtype)
+    groups = weight.reshape(*clips.shape, -1)
+    return groups.clamp(-clips[..., None], clips[..., None]).reshape(weight.shape)
 
 
 def judged(weight: torch.Tensor, rounded: torch.Tensor, hessian: torch.Tensor) -> float:
@@ -207,7 +207,7 @@ class TestTheLossOfLinears:
         weights, x = (random(20, 32), random(7, 32, seed=1)), correlated(200, 32)
         given = (weights, [hessian_per_token(x)] * 2, SETTINGS, torch.float32, candidates(x))
         at_once = awq.linear_losses(*given)
-        monkeypatch.setattr(sizes, "ROW_BLOCK", 3 * 32)
+        monkeypatch.setattr(limits, "ROW_BLOCK", 3 * 32)
         assert awq.linear_losses(*given) == pytest.approx(at_once, rel=1e-5)
 
 
@@ -372,17 +372,17 @@ class TestClipping:
     ) -> None:
         weight, hessian = random(20, 32), hessian_per_token(correlated(100, 32))
         at_once = clipped(weight, hessian, SETTINGS, torch.float32)
-        monkeypatch.setattr(sizes, "ROW_BLOCK", 3 * 32)
+        monkeypatch.setattr(limits, "ROW_BLOCK", 3 * 32)
         assert torch.equal(clipped(weight, hessian, SETTINGS, torch.float32), at_once)
 
     def test_what_is_beyond_the_limits_is_cut_off_before_the_grid_is_laid(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         weight, hessian = random(20, 32), hessian_per_token(correlated(100, 32))
-        limits = awq.clip_limits(weight, hessian, SETTINGS, torch.float32)
+        clips = awq.clip_limits(weight, hessian, SETTINGS, torch.float32)
         cut = round_to_nearest(clipped(weight, hessian, SETTINGS, torch.float32), SETTINGS, torch.float32)
-        monkeypatch.setattr(sizes, "ROW_BLOCK", 3 * 32)  # however many rows are rounded at once
-        by_limits = round_to_nearest(weight, SETTINGS, torch.float32, limits)
+        monkeypatch.setattr(limits, "ROW_BLOCK", 3 * 32)  # however many rows are rounded at once
+        by_limits = round_to_nearest(weight, SETTINGS, torch.float32, clips)
         assert torch.equal(by_limits.weight, cut.weight)
 
     @pytest.mark.parametrize(

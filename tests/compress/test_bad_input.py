@@ -7,6 +7,7 @@ import torch
 
 from studyctl.compress.architectures import block_linears, decoder_blocks
 from studyctl.compress.compressed import Compressed
+from studyctl.compress.walker import compress
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -15,7 +16,6 @@ from studyctl.contract.methods import (
     SparseGPT,
     Wanda,
 )
-from studyctl.compress.walker import compress
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter
 
@@ -69,7 +69,7 @@ def check(model: Any, compressed: Compressed, listener: Listener, *, largest: fl
         elif (sparsity := getattr(settings, "sparsity", None)) is not None:
             assert (linear.weight == 0).double().mean() >= sparsity - 0.05, name
     assert all(torch.isfinite(value).all() for value in compressed.parameters.values())
-    assert all(0 <= record["relative_error"] < 1.5 for record in listener.records)
+    assert all(0 <= record.relative_error < 1.5 for record in listener.records)
     ids = torch.arange(3, 51).reshape(2, 24)
     with torch.no_grad():
         assert torch.isfinite(model(input_ids=ids).logits).all()

@@ -13,8 +13,8 @@ from studyctl.compress.architectures import block_linears
 from studyctl.compress.combined import compress_stage
 from studyctl.compress.compressed import Compressed
 from studyctl.compress.rtn import round_to_nearest
-from studyctl.contract.methods import METHODS, RTN, MethodSettings, PruneThenQuantize, SparseGPT
 from studyctl.compress.walker import compress
+from studyctl.contract.methods import METHODS, RTN, MethodSettings, PruneThenQuantize, SparseGPT
 
 from .cases import correlated, on_its_grid, output_error, random, stage, statistics
 from .tiny import Listener, tiny_model
@@ -111,7 +111,7 @@ def test_gptq_errs_less_after_a_pruner_than_rounding_does(pruner: str, bits: int
     for quantizer in ("gptq", "rtn"):
         listener = Listener()
         walk(tiny_model("llama", num_hidden_layers=1), pair(pruner, quantizer, bits=bits), ids, listener)
-        errors[quantizer] = {record["linear"]: record["relative_error"] for record in listener.records}
+        errors[quantizer] = {record.linear: record.relative_error for record in listener.records}
     assert sum(errors["gptq"].values()) < sum(errors["rtn"].values())
 
 
@@ -147,11 +147,11 @@ def test_errors_are_measured_against_the_dense_weights(
     walk(tiny_model("llama", num_hidden_layers=1), settings.pruning, ids, alone)
     walk(tiny_model("llama", num_hidden_layers=1), settings, ids, both)
     if pruner == "magnitude":  # alone it sees no data, and tells the error of the weight
-        assert all(0.1 < record["relative_error"] < 1 for record in both.records)
+        assert all(0.1 < record.relative_error < 1 for record in both.records)
         return
     for one, other in zip(alone.records, both.records, strict=True):
-        assert one["linear"] == other["linear"]
-        assert other["relative_error"] == pytest.approx(one["relative_error"], rel=0.1)
+        assert one.linear == other.linear
+        assert other.relative_error == pytest.approx(one.relative_error, rel=0.1)
 
 
 @pytest.mark.parametrize("quantizer", ["rtn", "gptq"])

@@ -15,6 +15,7 @@ from studyctl.compress.architectures import block_linears
 from studyctl.compress.compressed import Compressed, CompressedLinear
 from studyctl.compress.export import Exported, export_model, keys_of_older_loaders, verify
 from studyctl.compress.grid import dequantize
+from studyctl.compress.walker import compress
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -24,7 +25,6 @@ from studyctl.contract.methods import (
     PruneThenQuantize,
     SparseGPT,
 )
-from studyctl.compress.walker import compress
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 

@@ -9,6 +9,8 @@ import torch
 
 from studyctl.compress.architectures import block_linears
 from studyctl.compress.compressed import CompressedLinear
+from studyctl.compress.stored import apply, save, weights_hash
+from studyctl.compress.walker import compress
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -19,8 +21,6 @@ from studyctl.contract.methods import (
     SparseGPT,
     Wanda,
 )
-from studyctl.compress.stored import apply, save, weights_hash
-from studyctl.compress.walker import compress
 from studyctl.reporter import SilentReporter
 
 from .cases import on_its_grid

@@ -7,9 +7,9 @@ import torch
 
 from studyctl.compress import finished
 from studyctl.compress.finished import FinishedBlocks
-from studyctl.contract.methods import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
 from studyctl.compress.stored import weights_hash
 from studyctl.compress.walker import compress
+from studyctl.contract.methods import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
 from studyctl.errors import StepError
 
 from .tiny import Listener, tiny_model
@@ -40,7 +40,7 @@ def walk(
 
 
 def layers(listener: Listener) -> list[tuple[object, ...]]:
-    return [(row["linear"], row["relative_error"], row["sparsity"]) for row in listener.records]
+    return [(layer.linear, layer.relative_error, layer.sparsity) for layer in listener.records]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

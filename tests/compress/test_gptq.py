@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from studyctl.compress import gptq, rtn
 from studyctl.compress.compressed import CompressedLinear
-from studyctl.contract.methods import GPTQ, RTN
 from studyctl.compress.statistics import Statistics
+from studyctl.contract.methods import GPTQ, RTN
 
 from .cases import (
     assert_equal_but_for_ties,

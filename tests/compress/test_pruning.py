@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from studyctl.compress import magnitude, wanda
 from studyctl.compress.compressed import StageInput
 from studyctl.compress.masks import TIED, smallest, smallest_of_group, up_to_rank, without, zeros
-from studyctl.contract.methods import Magnitude, Wanda
 from studyctl.compress.statistics import Statistics
+from studyctl.contract.methods import Magnitude, Wanda
 
 
 def by_stable_sort(scores: torch.Tensor, count: int) -> torch.Tensor:

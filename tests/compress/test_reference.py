@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from studyctl.contract.methods import AWQ, GPTQ, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
 from studyctl.compress.walker import compress
+from studyctl.contract.methods import AWQ, GPTQ, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
 from studyctl.reporter import SilentReporter
 from tests.thorough import THOROUGH
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from studyctl.compress import walker
-from studyctl.contract import limits
 from studyctl.compress.architectures import decoder_blocks, known_stages
 from studyctl.compress.replay import replay_of
-from studyctl.contract.methods import GPTQ, SparseGPT, Wanda, WithData
 from studyctl.compress.walker import compress
+from studyctl.contract import limits
+from studyctl.contract.methods import GPTQ, SparseGPT, Wanda, WithData
 from studyctl.reporter import SilentReporter
 
 from .tiny import FAMILIES, tiny_model
@@ -69,7 +69,7 @@ def test_the_same_bits_as_with_whole_passes(
     with monkeypatch.context() as patch:
         patch.setattr(walker, "replay_of", lambda *_, **__: None)
         plain = compressed(tiny_model(family, **changes), settings, ids)
-    monkeypatch.setattr(sizes, "KEPT_BYTES", CHUNK_BYTES)  # of one chunk, or two with attention's room
+    monkeypatch.setattr(limits, "KEPT_BYTES", CHUNK_BYTES)  # of one chunk, or two with attention's room
     replayed = compressed(tiny_model(family, **changes), settings, ids)
     assert replayed.keys() == plain.keys()
     assert all(torch.equal(replayed[name], plain[name]) for name in plain)
@@ -139,7 +139,7 @@ def test_modules_are_as_before(ids: torch.Tensor) -> None:
 def test_a_module_that_ends_in_a_stage_of_one_linear_has_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     def replays(family: str, kept_bytes: int, *, adds_attention: bool = False) -> list[int]:
         """Return of how many of six chunks the end of each stage's module would be known."""
-        monkeypatch.setattr(sizes, "KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr(limits, "KEPT_BYTES", kept_bytes)
         model = tiny_model(family)
         block = decoder_blocks(model)[0]
         found = known_stages(model.config.model_type, block)
@@ -164,7 +164,7 @@ def test_the_mlp_runs_again_only_for_chunks_that_are_not_kept(
 ) -> None:
     model = tiny_model("llama")
     attention = ids.numel() * model.config.hidden_size * 4
-    monkeypatch.setattr(sizes, "KEPT_BYTES", spared * CHUNK_BYTES - attention)
+    monkeypatch.setattr(limits, "KEPT_BYTES", spared * CHUNK_BYTES - attention)
     calls = counted(model, "gate_proj")
     compressed(model, SETTINGS["gptq"], ids)
     chunks = 3

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from studyctl.compress import magnitude, sparsegpt, wanda
 from studyctl.compress.inverse import inverse_root
 from studyctl.compress.masks import smallest_of_group
-from studyctl.contract.methods import Magnitude, SparseGPT, Wanda
 from studyctl.compress.sweep import blocks, pass_on, prune_block
+from studyctl.contract.methods import Magnitude, SparseGPT, Wanda
 
 from .cases import (
     correlated,

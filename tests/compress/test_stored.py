@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from studyctl.compress.architectures import block_linears
+from studyctl.compress.stored import apply, save, weights_hash
+from studyctl.compress.walker import compress
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -18,8 +20,6 @@ from studyctl.contract.methods import (
     SparseGPT,
     Wanda,
 )
-from studyctl.compress.stored import apply, save, weights_hash
-from studyctl.compress.walker import compress
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 

@@ -7,8 +7,8 @@ import torch
 
 from studyctl.compress import awq
 from studyctl.compress.compressed import BlockInput, StageInput
-from studyctl.contract.methods import AWQ
 from studyctl.compress.token_weights import JUDGED_SAMPLES, weighted_hessians
+from studyctl.contract.methods import AWQ
 
 from .cases import block_input, correlated, random, stage, statistics, with_hessian
 from .tiny import Listener, tiny_model

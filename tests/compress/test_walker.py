@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from torch import nn
 from studyctl.compress import awq, gptq, rtn, sparsegpt
 from studyctl.compress.architectures import block_linears, decoder_blocks
 from studyctl.compress.compressed import CompressedLinear, StageInput
+from studyctl.compress.statistics import Accumulator
+from studyctl.compress.walker import compress
+from studyctl.compress.wanda import mask
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -25,9 +29,6 @@ from studyctl.contract.methods import (
     SparseGPT,
     Wanda,
 )
-from studyctl.compress.statistics import Accumulator
-from studyctl.compress.walker import compress
-from studyctl.compress.wanda import mask
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 
@@ -162,11 +163,11 @@ def test_the_same_input_gives_the_same_bits(dtype: torch.dtype, ids: torch.Tenso
 def test_what_is_reported(ids: torch.Tensor, listener: Listener) -> None:
     compressed = walk(tiny_model("llama"), Wanda(sparsity=0.5), ids, reporter=listener)
     assert listener.done == [(1, 3, "block"), (2, 3, "block"), (3, 3, "block")]
-    assert [record["linear"] for record in listener.records if record["block"] == 1] == [
+    assert [record.linear for record in listener.records if record.block == 1] == [
         f"model.layers.1.{name}" for stage in STAGES for name in stage
     ]
     for record in listener.records:
-        assert set(record) == {
+        assert set(msgspec.to_builtins(record)) == {
             *(
                 "kind",
                 "block",
@@ -178,11 +179,10 @@ def test_what_is_reported(ids: torch.Tensor, listener: Listener) -> None:
                 "seconds",
             )
         }
-        assert record["kind"] == "layer"
-        assert record["sparsity"] == 0.5
-        assert record["bits_per_weight"] == 9.0
-        assert 0 < record["relative_error"] < 1
-        assert record["seconds"] > 0
+        assert record.sparsity == 0.5
+        assert record.bits_per_weight == 9.0
+        assert 0 < record.relative_error < 1
+        assert record.seconds > 0
     assert compressed.bits_per_weight == 9.0
 
 
@@ -195,7 +195,7 @@ def test_relative_error_is_that_of_the_output(ids: torch.Tensor, listener: Liste
     walk(model, Wanda(sparsity=0.5), ids, reporter=listener)
     (x,) = inputs.values()
     wanted = (x @ (dense - query.weight).T).norm() / (x @ dense.T).norm()
-    assert listener.records[0]["relative_error"] == pytest.approx(wanted.item(), rel=1e-5)
+    assert listener.records[0].relative_error == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_sizes_are_averaged_over_weights() -> None:
@@ -329,7 +329,7 @@ class TestMethodsThatNeedTheHessian:
             with heard(linears) as inputs:
                 each(input_ids=ids)
             outputs.append([inputs[linear] @ linear.weight.T for linear in linears])
-        told = {record["linear"]: record["relative_error"] for record in listener.records}
+        told = {record.linear: record.relative_error for record in listener.records}
         for name, wanted, mine in zip(names, *outputs, strict=True):
             assert told[name] == pytest.approx(((wanted - mine).norm() / wanted.norm()).item(), rel=1e-3)
 

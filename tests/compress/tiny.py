@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from studyctl.contract.records import Layer, Record
+
 VOCABULARY = 61
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -55,7 +57,7 @@ class Listener:
     """A reporter that remembers what it was told."""
 
     def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Layer] = []
         self.warnings: list[str] = []
         self.done: list[tuple[float, float, str]] = []
         self.stop_after: int | None = None
@@ -63,8 +65,9 @@ class Listener:
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         self.done.append((done, total, unit))
 
-    def record(self, kind: str, **fields: object) -> None:
-        self.records.append({"kind": kind, **fields})
+    def record(self, record: Record) -> None:
+        assert isinstance(record, Layer)
+        self.records.append(record)
 
     def warning(self, message: str, **fields: object) -> None:
         self.warnings.append(message)
