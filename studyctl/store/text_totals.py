@@ -36,7 +36,8 @@ def text_totals(windows: Sequence[Window], batch: TextBatch) -> TextTotals:
     """
     nll = _total(window.nll_nats for window in windows)
     tokens = sum(window.tokens for window in windows)
-    size = sum(window.bytes or 0 for window in windows)
+    known = [window.bytes for window in windows if window.bytes is not None]
+    size = sum(known) if len(known) == len(windows) else None
     mean = None if nll is None else nll / tokens
     return TextTotals(
         language=batch.language,

@@ -1,4 +1,4 @@
-"""Journals from before version 0.2, read as if this version had written them.
+"""Journals of other versions: those from before 0.2 are read as if this version had written them.
 
 There a step was called stage and named by a text, a text was one step with totals of its own, and a record's further fields
 stood beside the others.
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from studyctl.contract.records import AnyRecord, convert
+from studyctl.contract.records import SCHEMA, AnyRecord, AttemptStarted, convert
 from studyctl.contract.steps import StepId
 
 _KINDS = {"stage_started": "step_started", "stage_finished": "step_finished", "stage_failed": "step_failed"}
@@ -27,6 +27,16 @@ def upgraded(line: bytes) -> AnyRecord:
     values = msgspec.json.decode(line)
     if not isinstance(values, dict) or not isinstance(values.get("seq"), int) or "kind" not in values:
         raise ValueError("not a record")
+    if values["kind"] == "attempt_started" and values.get("schema", 0) > SCHEMA:
+        # Of a later version: nobody reads on, and that it is one can be told.
+        return AttemptStarted(
+            schema=values["schema"],
+            studyctl=str(values.get("studyctl", "(unknown)")),
+            model="",
+            method="",
+            variant="",
+            weights_key="",
+        )
     values["kind"] = _KINDS.get(values["kind"], values["kind"])
     if isinstance(values.get("stage"), str):
         values["step"] = _step(values["stage"], values.get("key"))

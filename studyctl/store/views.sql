@@ -193,10 +193,11 @@ COMMENT ON COLUMN progress.total_seconds IS 'time of all current steps together'
 
 CREATE VIEW pareto AS
 WITH measured AS (
-    SELECT trial_id, model, method, variant, bits_per_weight, 'ppl_ratio' AS measure, ppl_ratio AS value, -ppl_ratio AS quality
+    -- Rounded, since means of the same numbers in another order tie.
+    SELECT trial_id, model, method, variant, bits_per_weight, 'ppl_ratio' AS measure, ppl_ratio AS value, -round(ppl_ratio, 12) AS quality
     FROM leaderboard WHERE ppl_ratio IS NOT NULL AND bits_per_weight IS NOT NULL
     UNION ALL
-    SELECT trial_id, model, method, variant, bits_per_weight, 'acc', acc, acc
+    SELECT trial_id, model, method, variant, bits_per_weight, 'acc', acc, round(acc, 12)
     FROM leaderboard WHERE acc IS NOT NULL AND bits_per_weight IS NOT NULL
 )
 SELECT trial_id, model, method, variant, measure, bits_per_weight, value

@@ -271,3 +271,10 @@ class TestTail:
             file.write(b"not json\n" + encode(progress(seq=1)))
         with pytest.raises(StudyError, match="line 2 of"):
             tail.new_records()
+
+
+def test_a_later_version_whose_attempts_begin_otherwise_is_told_as_one(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"kind":"attempt_started","schema":9,"studyctl":"1.7","seq":0,"who":{"host":"x"}}\n')
+    with pytest.raises(StudyError, match=r"was written by studyctl 1\.7 \(journal schema 9\)"):
+        list(read_journal(path))
