@@ -66,13 +66,22 @@ def test_without_a_file_nothing_was_planned(paths: StudyPaths) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"version": 2, "study": 1}', '{"version": 1}', "7"]
+    ("content", "what"),
+    [
+        ("", "is no JSON ("),
+        ("{", "is no JSON ("),
+        ("[]", "is no plan ("),
+        ("{}", "is no plan ("),
+        ("7", "is no plan ("),
+        ('{"version": 2, "study": 1}', "is no plan ("),
+        ('{"version": 1}', "is no plan ("),
+    ],
 )
-def test_what_is_no_plan_is_said(paths: StudyPaths, content: str) -> None:
+def test_what_is_no_plan_is_said(paths: StudyPaths, content: str, what: str) -> None:
     paths.root.mkdir(parents=True)
     paths.plan.write_text(content)
     said = refusal(paths)
-    assert f"{paths.plan} is no plan (" in said
+    assert f"{paths.plan} {what}" in said
     assert "delete it and run" in said
     assert "nothing that was measured is lost" in said
 
