@@ -92,7 +92,8 @@ class StepFinished(Record, tag="step_finished"):
     @property
     def is_last(self) -> bool:
         """Return whether its step is done: but for a batch that others follow it is."""
-        return self.step.windows is None or self.measured is None or self.step.windows[1] >= self.measured
+        windows = self.step.windows
+        return windows is None or (self.measured is not None and windows[1] >= self.measured)
 
 
 class ExportFacts(msgspec.Struct, omit_defaults=True):

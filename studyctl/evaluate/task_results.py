@@ -79,7 +79,7 @@ def collect(
     """
     task._instances = [one for ones in instances.values() for one in ones]
     task.apply_filters()
-    metrics: list[TaskMetric] = []
+    by_filter: dict[str, dict[str, list[Any]]] = {}
     rows: list[dict[str, Any]] = []
     for number, name in enumerate(task._instances[0].filtered_resps):
         values: dict[str, list[Any]] = defaultdict(list)
@@ -90,18 +90,16 @@ def collect(
                 rows.append({"task": request.name, "item": doc_id, **row, "passage": passage_of(doc)})
             for metric, value in found.items():
                 values[metric].append(value)
-        if number == 0:
-            main = _main_metric(request, values)
-            for row, value in zip(rows, values[main], strict=True):
-                row |= {"score": _number(value), "correct": _flag(value)}
-            averaged = _is_averaged(task, main, [row["score"] for row in rows])
-            first = _aggregate(task, values, "")
-            metrics += [
-                replace(one, main=one.metric == main, averaged=one.metric == main and averaged)
-                for one in first
-            ]
-        else:
-            metrics += _aggregate(task, values, f",{name}")
+        by_filter[f",{name}" if number else ""] = values
+    main, scores = _main_metric(task, request, by_filter)
+    for row, value in zip(rows, scores, strict=True):
+        row |= {"score": _number(value), "correct": _flag(value)}
+    averaged = _is_averaged(task, main, [row["score"] for row in rows])
+    metrics = [
+        replace(one, main=one.metric == main, averaged=one.metric == main and averaged)
+        for suffix, values in by_filter.items()
+        for one in _aggregate(task, values, suffix)
+    ]
     return TaskScores(metrics, pa.Table.from_pylist(rows, schema=ITEMS))
 
 
@@ -113,25 +111,34 @@ def passage_of(doc: Mapping[str, Any]) -> str:
     return hashlib.blake2b(named.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
-def _main_metric(request: TaskRequest, values: Mapping[str, list[Any]]) -> str:
-    """Return the metric that the spec names, or lm-eval's first.
+def _main_metric(
+    task: Task, request: TaskRequest, by_filter: Mapping[str, Mapping[str, list[Any]]]
+) -> tuple[str, list[Any]]:
+    """Return the metric that the spec names, or the first of the definition, with its values.
 
     Raises:
         StepError: the task has no such metric.
     """
+    found = {
+        metric + suffix: values for suffix, metrics in by_filter.items() for metric, values in metrics.items()
+    }
     if request.main is None:
-        return next(iter(values))
-    if request.main not in values:
+        listed = [one["metric"] for one in task.config.metric_list or ()]
+        main = next(name for name in (*listed, *found) if name in found)
+    else:
+        main = request.main
+    if main not in found:
         raise StepError(
-            f"task `{request.name}` has no metric `{request.main}`",
-            hint=f"it has {', '.join(f'`{name}`' for name in values)}; see [evaluation.tasks.main]",
+            f"task `{request.name}` has no metric `{main}`",
+            hint=f"it has {', '.join(f'`{name}`' for name in found)}; see [evaluation.tasks.main]",
         )
-    return request.main
+    return main, found[main]
 
 
 def _is_averaged(task: Task, metric: str, scores: list[float | None]) -> bool:
     fractions = all(score is not None and 0 <= score <= 1 for score in scores)
-    return bool(task.higher_is_better().get(metric)) and (fractions or metric in FRACTIONS)
+    name = metric.partition(",")[0]
+    return bool(task.higher_is_better().get(name)) and (fractions or name in FRACTIONS)
 
 
 def _judge(

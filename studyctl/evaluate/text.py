@@ -12,7 +12,7 @@ What is returned are sums by window, of which :mod:`studyctl.store.text_totals` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,28 +50,35 @@ class BatchScores:
     """Tokens by bin of their KL (:mod:`studyctl.contract.kl_counts`)."""
 
 
-@dataclass
 class _Distances:
-    """Distances of some tokens, ``[tokens]`` each; what is not asked for stays empty."""
+    """Distances of some tokens, ``[tokens]`` each; what is not asked for is empty.
 
-    metrics: tuple[FidelityMetric, ...]
-    kl: list[Tensor] = field(default_factory=list)
-    same: list[Tensor] = field(default_factory=list)
-    signal: list[Tensor] = field(default_factory=list)
-    noise: list[Tensor] = field(default_factory=list)
+    Reserved at once: small pieces between the logits would keep their memory from being used again.
+    """
+
+    def __init__(self, metrics: tuple[FidelityMetric, ...], tokens: int, device: torch.device) -> None:
+        self.metrics = metrics
+        self.added = 0
+        kl, top1, snr = (tokens if name in metrics else 0 for name in ("kl", "top1", "snr"))
+        self.kl = torch.empty(kl, device=device)
+        self.same = torch.empty(top1, dtype=torch.bool, device=device)
+        self.signal = torch.empty(snr, dtype=torch.float64, device=device)
+        self.noise = torch.empty(snr, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, log_q: Tensor, dense: Tensor) -> None:
         """Add tokens by their scored and dense logits ``[tokens, vocabulary]``; ``log_q`` is changed."""
+        part = slice(self.added, self.added + len(logits))
+        self.added = part.stop
         if "top1" in self.metrics:
-            self.same.append(logits.argmax(-1) == dense.argmax(-1))
+            self.same[part] = logits.argmax(-1) == dense.argmax(-1)
         if "kl" in self.metrics:
             log_p = functional.log_softmax(dense, dim=-1)
             ratio = torch.sub(log_p, log_q, out=log_q)
             # KL is never negative; rounding may be.
-            self.kl.append(torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0))
+            self.kl[part] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
         if "snr" in self.metrics:
-            self.signal.append(_energy(dense))
-            self.noise.append(_energy(dense - logits))
+            self.signal[part] = _energy(dense)
+            self.noise[part] = _energy(dense - logits)
 
 
 @torch.no_grad()
@@ -110,7 +117,8 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
     rows = max(1, batch_tokens // ids.shape[1])
     nll: list[Tensor] = []
     kept: list[Tensor] = []
-    distances = _Distances(metrics if dense_head is not None else ())
+    tokens = len(ids) * windows.scored_tokens
+    distances = _Distances(metrics if dense_head is not None else (), tokens, decoder.head.weight.device)
     for first in range(0, len(ids), rows):
         reporter.check_stop()
         batch = ids[first : first + rows].to(decoder.device)
@@ -166,15 +174,15 @@ def _score_pass(
 def _summed(nll: Tensor, distances: _Distances, windows: Windows) -> BatchScores:
     """Return the sums of each window, of values of each token."""
 
-    def sums(values: list[Tensor]) -> NDArray[Any] | None:
-        if not values:
+    def sums(values: Tensor) -> NDArray[Any] | None:
+        if not len(values):
             return None
-        by_window = torch.cat(values).view(len(windows), -1)
+        by_window = values.view(len(windows), -1)
         exact = by_window.double() if by_window.is_floating_point() else by_window
         summed: NDArray[Any] = exact.sum(dim=1).cpu().numpy()
         return summed
 
-    total = sums([nll])
+    total = sums(nll)
     assert total is not None
     return BatchScores(
         nll_nats=total,
@@ -182,7 +190,7 @@ def _summed(nll: Tensor, distances: _Distances, windows: Windows) -> BatchScores
         top1=sums(distances.same),
         signal=sums(distances.signal),
         noise=sums(distances.noise),
-        kl_counts=_counts(torch.cat(distances.kl).cpu().numpy()) if distances.kl else None,
+        kl_counts=_counts(distances.kl.cpu().numpy()) if len(distances.kl) else None,
     )
 
 

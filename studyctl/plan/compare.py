@@ -76,25 +76,25 @@ def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Compariso
     steps = 0
     available = {id(variant): plan.is_available(variant) for variant in plan.variants}
     before = _Before(saved)
+    evaluations = {model.index: model.steps for model in plan.models}
     for trial in plan.trials:
-        steps += len(trial.model.evaluations) + (not trial.is_dense)
+        wanted = evaluations[trial.model.index]
+        steps += len(wanted) + (not trial.is_dense)
         if not available[id(trial.variant)]:
             unavailable.append(trial)
             continue
         have = stored.has(trial.weights_key)
-        if missing := missing_steps(trial, have):
+        if missing := missing_steps(trial, wanted, have):
             todo.append(Todo(trial, missing, _reason(trial, missing, stored, before, bool(have))))
     return Comparison(todo, unavailable, steps)
 
 
-def missing_steps(trial: Trial, have: Results) -> tuple[Step, ...]:
+def missing_steps(trial: Trial, evaluations: tuple[Step, ...], have: Results) -> tuple[Step, ...]:
     """Return the steps of a trial that are not stored. Weights are made again only for an evaluation that needs them."""
-    if not have:
-        return trial.steps
-    evaluations = have.missing(trial.model.steps)
+    missing = have.missing(evaluations) if have else evaluations
     if trial.is_dense or trial.weights_key in have.by_key:
-        return evaluations
-    return (Step(StepKind.COMPRESS, key=trial.weights_key), *evaluations)
+        return missing
+    return (Step(StepKind.COMPRESS, key=trial.weights_key), *missing)
 
 
 class _Before:

@@ -368,7 +368,7 @@ class Clock:
         expected = self.expected.get(place)
         if expected is None:
             return
-        part = _part_of(record.step, expected.windows)
+        part = 1.0 if record.is_last else _part_of(record.step, expected.windows)
         estimated = part * (expected.passing + expected.rest)
         self._done[expected.kind].append((record.seconds or 0.0, estimated))
         if part == 1:

@@ -129,10 +129,11 @@ def make_trials(
     drafts: list[tuple[PlannedModel, Variant, int | None, str | None]] = []
     for model in models:
         model_part = model.key
+        texts = {calibration: calibration_key(data) for calibration, data in model.calibrations.items()}
         for variant, part in zip(variants, hashed, strict=True):
             if not variant.applies_to(model.spec.id):
                 continue
-            text = _looked_up_part(model, variant)
+            text = _looked_up_part(model, variant, texts)
             for seed in seeds if _draws(variant) else [None]:
                 key = None if model_part is None or text is None else _join(model_part, part, text, str(seed))
                 drafts.append((model, variant, seed, key))
@@ -154,12 +155,14 @@ def _variant_part(variant: Variant) -> str:
     return digest([variant.settings.model_dump(mode="json"), variant.backend, windows, _version(variant)])
 
 
-def _looked_up_part(model: PlannedModel, variant: Variant) -> str | None:
+def _looked_up_part(
+    model: PlannedModel, variant: Variant, texts: Mapping[Calibration, str | None]
+) -> str | None:
     """Return the key of what a variant needs beside the model; None if it could not be looked up."""
     if isinstance(variant.settings, Checkpoint):
         found = model.checkpoints.get(variant.settings)
         return found.key if found else None
-    return calibration_key(model.calibrations[variant.calibration]) if variant.calibration else ""
+    return texts[variant.calibration] if variant.calibration else ""
 
 
 def calibration_key(calibration: CalibrationData | None) -> str | None:

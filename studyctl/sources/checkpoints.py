@@ -13,6 +13,7 @@ from studyctl.sources.hashes import identify_file
 from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
 from studyctl.sources.safetensors_files import (
     INDEX,
+    PICKLE_INDEX,
     TensorInfo,
     check_pickle,
     read_headers,
@@ -64,7 +65,7 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
     weights = weight_files(folder, allow_pickle=model.allow_pickle)
     has_tokenizer = _find_tokenizer({path.name for path in folder.iterdir()}, model.id, needs_tokenizer)
     tensors = read_headers(path for path in weights if path.suffix == ".safetensors")
-    names = ["config.json", *(path.name for path in weights), *_files_beside(folder)]
+    names = loaded_files(folder, allow_pickle=model.allow_pickle)
     files = tuple(identify_file(folder.resolve() / name) for name in names)
     return ModelIdentity(
         id=model.id,
@@ -195,6 +196,12 @@ def _find_tokenizer(names: set[str], where: str, needed: bool) -> bool:
     return found
 
 
-def _files_beside(folder: Path) -> list[str]:
-    """Return what is loaded beside config and weights: the tokenizer, and which tensor is in which file."""
-    return [name for name in (INDEX, *TOKENIZER_FILES) if (folder / name).is_file()]
+def loaded_files(folder: Path, *, allow_pickle: bool) -> list[str]:
+    """Return the names of all files of a model folder that are loaded: config, weights and their index, tokenizer.
+
+    Raises:
+        StudyError: weights are missing.
+    """
+    weights = [path.name for path in weight_files(folder, allow_pickle=allow_pickle)]
+    beside = (INDEX, PICKLE_INDEX, *TOKENIZER_FILES)
+    return ["config.json", *weights, *(name for name in beside if (folder / name).is_file())]

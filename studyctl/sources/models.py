@@ -1,7 +1,7 @@
 """Loading a model and its tokenizer for a worker, and checking that what was loaded is the model."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +15,11 @@ from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import Bos
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter, SilentReporter
+from studyctl.sources.checkpoints import loaded_files
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.dtypes import resolve_dtype
 from studyctl.sources.safetensors_files import weight_files
-from studyctl.sources.verified import unchanged
+from studyctl.sources.verified import changed, unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +123,26 @@ def load_model(
     return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle)
 
 
-def planned_files(identity: ModelIdentity) -> AbstractContextManager[None]:
-    """Return a context in which the model's files are read: what is read are the bytes that were planned.
+@contextmanager
+def planned_files(identity: ModelIdentity) -> Iterator[None]:
+    """Enter a context in which the model's files are read: what is read are the bytes that were planned.
 
     Raises:
-        StepError: one of them changed.
+        StepError: one of them changed, or one more is there that would be loaded.
     """
-    return unchanged(identity.files, f"model `{identity.id}`")
+    with unchanged(identity.files, f"model `{identity.id}`"):
+        _check_added(identity)
+        yield
+    _check_added(identity)
+
+
+def _check_added(identity: ModelIdentity) -> None:
+    if identity.kind != "folder" or identity.folder is None:
+        return
+    planned = {file.path.name for file in identity.files}
+    for name in loaded_files(identity.folder, allow_pickle=True):
+        if name not in planned:
+            raise changed(f"model `{identity.id}`", identity.folder / name, "added")
 
 
 def make_ready(model: nn.Module, name: str, device: str) -> None:

@@ -202,7 +202,7 @@ def _names_at(partial: Partial, loc: Loc) -> list[str]:
     """Return what the keys of a table of the user's own names may be."""
     options = [get_args(option.type) for option in types_at(loc, partial.data) if option.origin is dict]
     words = [word for names, _ in options for word in choices_of(tuple(options_in(names)))]
-    if not words and loc[-2:] == ("tasks", "data"):
+    if not words and loc[-2:] in (("tasks", "data"), ("tasks", "main")):
         words = list(words_of(_at(partial.data, (*loc[:-1], "names"))))
     elif not words and loc[-1] == "config":
         words = list(_languages_used(partial.data))

@@ -351,7 +351,11 @@ class Perplexity(Table):
     languages: Annotated[Languages, Field(description="languages to measure")] = ("en",)
     sequence_length: Annotated[SequenceLength, Field(description="tokens of a window, a BOS included")] = 2048
     windows: Annotated[
-        int, Field(ge=0, description="n of each language, drawn from all of the text; 0: all of the text")
+        int,
+        Field(
+            ge=0,
+            description="n of each language, drawn from all of the text (of a hub dataset from 256 windows after the other); 0: all of the text",
+        ),
     ] = 128
 
     @field_validator("languages")

@@ -111,7 +111,7 @@ def _worded(error: TomlError, text: str, file: Path, located: Located) -> Proble
     if _in_open_list(error, lines):
         return _problem(NOT_CLOSED, place)
     if error.fault is Fault.ESCAPE:
-        column = line.rfind("\\", 0, place.column) + 1
+        column = max(1, line.rfind("\\", 0, place.column) + 1)
         note = "use single quotes: 'C:\\folder'"
         return _problem(
             "a backslash in double quotes starts an escape", Span(file, place.line, column, 1), note

@@ -28,7 +28,8 @@ from studyctl.plan.memory import RUNTIME_BYTES
 from studyctl.reporter import SilentReporter
 from studyctl.run.memory import keep_freed_memory, peak_bytes, reset_peak
 
-WIDTH = 2
+WIDTHS = {"bfloat16": 2, "float32": 4}
+"""Bytes of a number."""
 SMALL = {
     "hidden_size": 128,
     "intermediate_size": 128,
@@ -65,11 +66,12 @@ class Case:
     settings: MethodSettings
     windows: CalibrationData
     batch_tokens: int
+    dtype: str = "bfloat16"
 
     def random_model(self, sizes: dict[str, int]) -> PreTrainedModel:
         """Return a model with other sizes than the case's where they are given."""
         config = AutoConfig.for_model(self.model_type, **self.config | sizes)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))
 
     def foretold(self, model: PreTrainedModel) -> int:
         """Return what the plan says that compressing takes beside the weights."""
@@ -89,7 +91,7 @@ class Case:
             kv_heads=config.num_key_value_heads,
         )
         return compressing_bytes(
-            identity, self.settings, self.windows, width=WIDTH, batch_tokens=self.batch_tokens
+            identity, self.settings, self.windows, width=WIDTHS[self.dtype], batch_tokens=self.batch_tokens
         )
 
     def compress_and_store(self, model: PreTrainedModel) -> None:
@@ -112,6 +114,7 @@ def read_case(given: dict[str, Any]) -> Case:
         settings,
         CalibrationData(samples=given["samples"], sequence_length=given["tokens"]),
         block_batch_tokens("cpu"),
+        given.get("dtype", "bfloat16"),
     )
 
 
@@ -123,7 +126,7 @@ def peaks(case: Case) -> dict[str, float]:
     del small
 
     model = case.random_model({})
-    weights = sum(parameter.numel() for parameter in model.parameters()) * WIDTH
+    weights = sum(parameter.numel() for parameter in model.parameters()) * WIDTHS[case.dtype]
     reset_peak()
     before, begun = peak_bytes(), time.perf_counter()
     case.compress_and_store(model)

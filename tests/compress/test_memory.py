@@ -40,6 +40,7 @@ def test_the_peak_is_what_was_foretold(settings: dict[str, Any]) -> None:
         "samples": 2,
         "tokens": 256,
         "threads": 1,
+        "dtype": "float32",  # what products of bfloat16 pack differs between processors
     }
     found = measure(case)
     assert found["peak"] == pytest.approx(found["peak_foretold"], rel=0.25)
