@@ -160,9 +160,9 @@ class StudyPaths:
         """Tokens of a forward pass that models were found to bear."""
         return self.cache / "batches.json"
 
-    def finished_steps(self, trial: str, key: str) -> Path:
-        """The finished steps of an evaluation in progress."""
-        return self.cache / "steps" / f"{trial}.{key}.jsonl"
+    def finished_chunks(self, trial: str, key: str) -> Path:
+        """The finished chunks of a task in progress."""
+        return self.cache / "chunks" / f"{trial}.{key}.jsonl"
 
     def dense_reference(self, key: str) -> Path:
         """The final hidden states of the dense model on one text."""

@@ -208,11 +208,11 @@ class Items(Record, tag="item"):
     rows: int
 
 
-class FinishedChunks(Record, tag="steps"):
+class ChunkResults(Record, tag="chunks"):
     """Parts of a task that are done while the task is not; in a file of their own, not in a journal."""
 
     plan: str
-    steps: dict[int, Any]
+    chunks: dict[int, Any]
     seconds: float
 
 
@@ -255,7 +255,7 @@ class WorkerFatal(Record, tag="worker_fatal"):
 
 AnyRecord: TypeAlias = (
     AttemptStarted | AttemptFinished | StepStarted | StepFinished | StepFailed | Progress | Warned | Layer | Window
-    | TextBatch | TaskFigure | Items | FinishedChunks | TextTotals | FidelityTotals | WorkerReady | WorkerFatal
+    | TextBatch | TaskFigure | Items | ChunkResults | TextTotals | FidelityTotals | WorkerReady | WorkerFatal
 )  # fmt: skip
 
 _DECODER: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)

@@ -1,4 +1,4 @@
-"""What a stage keeps of its finished steps, so that one that is killed goes on from there."""
+"""What a task keeps of its finished chunks, so that one that is killed goes on from there."""
 
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -8,18 +8,18 @@ import torch
 LIBRARIES = ("studyctl", "torch", "transformers", "lm-eval")
 
 
-class FinishedSteps(Protocol):
-    """Results of the numbered steps of one stage. They are JSON values, so that a process can leave them to the next one."""
+class FinishedChunks(Protocol):
+    """Results of the numbered chunks of one task. They are JSON values, so that a process can leave them to the next one."""
 
     def begin(self, plan: str) -> dict[int, Any]:
-        """Return the results of steps that an earlier attempt finished under the same plan.
+        """Return the results of chunks that an earlier attempt finished under the same plan.
 
         Args:
-            plan: Names everything that the steps are cut from: with another plan there is nothing to go on from.
+            plan: Names everything that the chunks are cut from: with another plan there is nothing to go on from.
         """
 
-    def add(self, step: int, result: Any) -> None:
-        """Keep the result of a step."""
+    def add(self, chunk: int, result: Any) -> None:
+        """Keep the result of a chunk."""
 
 
 class NothingFinished:
@@ -29,7 +29,7 @@ class NothingFinished:
         """Return nothing."""
         return {}
 
-    def add(self, step: int, result: Any) -> None:
+    def add(self, chunk: int, result: Any) -> None:
         """Forget it."""
 
 

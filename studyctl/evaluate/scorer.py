@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 
 from studyctl.contract.limits import scored_tokens
 from studyctl.errors import StepError
-from studyctl.evaluate.finished import FinishedSteps, computed_by
+from studyctl.evaluate.finished import FinishedChunks, computed_by
 from studyctl.evaluate.head import not_finite
 from studyctl.evaluate.packed import Answer, open_packed
 from studyctl.evaluate.trees import Prompt
@@ -32,7 +32,7 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
 @dataclass(frozen=True)
-class Step:
+class Chunk:
     """Requests that are answered together."""
 
     requests: list[int]
@@ -54,7 +54,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         bos: Bos,
         batch_tokens: int,
         reporter: Reporter,
-        finished: FinishedSteps,
+        finished: FinishedChunks,
     ) -> None:
         add_bos = {"auto": None, "none": False, "prepend": True}[bos]
         super().__init__(
@@ -81,10 +81,12 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate in batches, longest context first."""
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
-        steps = list(self._generating(requests, lengths))
-        return self._in_steps("generate", (request.args for request in requests), steps, [""] * len(requests))
+        chunks = list(self._generating(requests, lengths))
+        return self._in_chunks(
+            "generate", (request.args for request in requests), chunks, [""] * len(requests)
+        )
 
-    def _generating(self, requests: list[Instance], lengths: list[int]) -> Iterator[Step]:
+    def _generating(self, requests: list[Instance], lengths: list[int]) -> Iterator[Chunk]:
         order = sorted(range(len(requests)), key=lambda i: -lengths[i])
         while order:
             room = requests[order[0]].args[1].get("max_gen_toks", self.max_gen_toks)
@@ -100,7 +102,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 )
                 return texts
 
-            yield Step(taken, generate)
+            yield Chunk(taken, generate)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
@@ -115,20 +117,20 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         scorer = open_packed(self.model, list(asked.values()))
         if isinstance(scorer, str):
             self._tell_plain(scorer)
-            kind, steps = "plain", list(self._plainly(requests, asked))
+            kind, chunks = "plain", list(self._plainly(requests, asked))
         else:
             numbers = list(asked)
-            kind, steps = (
+            kind, chunks = (
                 "trees",
                 [
-                    Step([numbers[prompt] for prompt in chunk.prompts], partial(scorer.score, chunk))
-                    for chunk in scorer.chunks(list(asked.values()), self._batch_tokens)
+                    Chunk([numbers[prompt] for prompt in row.prompts], partial(scorer.score, row))
+                    for row in scorer.chunks(list(asked.values()), self._batch_tokens)
                 ],
             )
         prompts = ((*prompt.tokens, -1, *prompt.targets) for prompt in asked.values())
-        return self._in_steps(kind, prompts, steps, answers)
+        return self._in_chunks(kind, prompts, chunks, answers)
 
-    def _plainly(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Step]:
+    def _plainly(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Chunk]:
         """Yield batches of ordinary rows; requests that share all but their last token share a row, as in HFLM."""
         rows: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in asked.items():
@@ -147,26 +149,26 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 self.batch_size_per_gpu = ROLLING_WINDOWS
                 return scored
 
-            yield Step(indices, score)
+            yield Chunk(indices, score)
 
-    def _in_steps(
-        self, kind: str, asked: Iterable[Sequence[Any]], steps: list[Step], answers: list[Any]
+    def _in_chunks(
+        self, kind: str, asked: Iterable[Sequence[Any]], chunks: list[Chunk], answers: list[Any]
     ) -> list[Any]:
-        """Fill in the answers, step by step, but for the steps that an earlier attempt finished."""
+        """Fill in the answers, chunk by chunk, but for the chunks that an earlier attempt finished."""
         how = f"{kind} {self.model.dtype} {self.max_length} {computed_by()}"
-        plan = _fingerprint(how, asked, [step.requests for step in steps])
+        plan = _fingerprint(how, asked, [chunk.requests for chunk in chunks])
         stored = self._finished.begin(plan)
-        for number, step in enumerate(steps):
+        for number, chunk in enumerate(chunks):
             if number in stored:
                 found = [tuple(answer) if isinstance(answer, list) else answer for answer in stored[number]]
             else:
                 self._reporter.check_stop()
-                found = list(step.answer())
+                found = list(chunk.answer())
                 _check_finite(found)
                 self._finished.add(number, found)
-            for request, answer in zip(step.requests, found, strict=True):
+            for request, answer in zip(chunk.requests, found, strict=True):
                 answers[request] = answer
-            self._advance(len(step.requests))
+            self._advance(len(chunk.requests))
         return answers
 
     def _advance(self, requests: int) -> None:
@@ -206,10 +208,10 @@ def _prompt(request: Encoded, longest: int) -> Prompt:
     return Prompt(tokens, tuple(continuation))
 
 
-def _fingerprint(how: str, asked: Iterable[Sequence[Any]], steps: list[list[int]]) -> str:
+def _fingerprint(how: str, asked: Iterable[Sequence[Any]], chunks: list[list[int]]) -> str:
     """Name everything that answers are computed from beside the weights: requests, how they are cut, and by what."""
     state = hashlib.blake2b(how.encode(), digest_size=16)
-    for part in chain(asked, steps):
+    for part in chain(asked, chunks):
         state.update(json.dumps(part, default=repr).encode())
     return state.hexdigest()
 

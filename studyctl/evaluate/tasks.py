@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
 from studyctl.errors import StepError
-from studyctl.evaluate.finished import FinishedSteps
+from studyctl.evaluate.finished import FinishedChunks
 from studyctl.evaluate.scorer import Scorer
 from studyctl.evaluate.task_data import MISFITS, TaskRequest, load_task, misfit
 from studyctl.evaluate.task_results import TaskMetric, TaskScores, collect
@@ -39,7 +39,7 @@ def score_task(
     *,
     batch_tokens: int,
     reporter: Reporter,
-    finished: FinishedSteps,
+    finished: FinishedChunks,
     reading: AbstractContextManager[None] | None = None,
 ) -> TaskScores:
     """Score a task.

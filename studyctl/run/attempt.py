@@ -44,10 +44,9 @@ class Attempt:
         torch.set_num_threads(self.job.threads)
         self.recorder.record(describe_attempt(self.job))
         peak = 0
-        failed: set[StepId] = set()
-        """Of these the batches that are left would fail alike."""
+        failed: set[StepId] = set()  # the batches of a text that are left would fail alike
         try:
-            if self._step(Step(StepKind.LOAD, key="")):
+            if self._step(Step(StepKind.LOAD)):
                 for step in self.engine.steps(self.job, self.recorder):
                     if step.id in failed:
                         continue

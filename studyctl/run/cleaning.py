@@ -13,7 +13,7 @@ from studyctl.units import bytes_text
 _WHAT = {
     "dense": "dense references: made again when a fidelity needs them",
     "weights": "weights of unfinished trials: compressed again when a stage needs them",
-    "steps": "steps of unfinished evaluations: measured again when these go on",
+    "chunks": "finished parts of unfinished tasks: scored again when these go on",
 }
 
 

@@ -28,9 +28,9 @@ from studyctl.evaluate.reference import DenseReference, open_reference
 from studyctl.evaluate.text import BatchScores, score_windows
 from studyctl.evaluate.windows import Windows
 from studyctl.files import StudyPaths, write_atomic
+from studyctl.run.chunk_file import ChunkFile
 from studyctl.run.elsewhere import compress_elsewhere
 from studyctl.run.exporting import export_weights, refuse_other_weights
-from studyctl.run.finished_steps import StepFile
 from studyctl.run.published import describe_weights, load_base_tokenizer, load_published
 from studyctl.run.recorder import Recorder
 from studyctl.sources.ids_files import read_ids
@@ -357,7 +357,7 @@ class Engine:
         # The dense model has no hash of its weights; its key names the files that they come from.
         weights = f"{job.weights_key} {self.weights_hash} {device_kind(job.device)}"
         begun = time.perf_counter()
-        with StepFile(self._chunks_path(job, step), weights) as finished:
+        with ChunkFile(self._chunks_path(job, step), weights) as finished:
             scores = score_task(
                 self._model(),
                 self.loaded.tokenizer,
@@ -377,7 +377,7 @@ class Engine:
         return StepFinished(step=step, seconds=seconds)
 
     def _chunks_path(self, job: Job, step: Step) -> Path:
-        return StudyPaths(job.root).finished_steps(job.trial, step.key or "")
+        return StudyPaths(job.root).finished_chunks(job.trial, step.key or "")
 
     def forget_chunks(self, job: Job, step: Step) -> None:
         """Delete what would be needed to go on with a task that is finished now."""

@@ -33,9 +33,9 @@ OUT_OF_MEMORY = RuntimeError(
 Work = Callable[[], None]
 
 
-def step_of(name: str, key: str | None = None) -> Step:
+def step_of(name: str) -> Step:
     kind, subject = StepId.parse(name)
-    return Step(kind, subject, key=f"key {name}" if key is None else key)
+    return Step(kind, subject, key=f"key {name}")
 
 
 class FakeChannel:
@@ -74,7 +74,7 @@ class FakeEngine:
         self.finished.append(str(step))
 
     def load(self, job: Job, recorder: Any) -> StepFinished:
-        return self._do(step_of("load", key=""))
+        return self._do(Step(StepKind.LOAD))
 
     def compress(self, job: Job, step: Step, recorder: Any) -> StepFinished:
         return self._do(step)

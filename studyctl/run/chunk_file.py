@@ -1,4 +1,4 @@
-"""Parts of a task that are done while the task is not, on disk, so that an attempt goes on where a killed one was.
+"""Chunks of a task that are done while the task is not, on disk, so that an attempt goes on where a killed one was.
 
 They are no results: what a task gave is in its journal when it ends, and this file is deleted then. Torn or lost, it costs the
 work of a task.
@@ -10,17 +10,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from studyctl.contract.records import FinishedChunks
+from studyctl.contract.records import ChunkResults
 from studyctl.errors import StudyError
 from studyctl.run.recorder import CannotWriteError
 from studyctl.store.journal import JournalWriter, read_journal
 
 SAVE_SECONDS = 2.0
-"""How much work a kill may cost, a part aside that takes longer."""
+"""How much work a kill may cost, a chunk aside that takes longer."""
 
 
-class StepFile:
-    """The parts of one task; what is not on disk yet is written when the context is left."""
+class ChunkFile:
+    """The chunks of one task; what is not on disk yet is written when the context is left."""
 
     def __init__(self, path: Path, weights: str) -> None:
         self._path = path
@@ -30,7 +30,7 @@ class StepFile:
         self._since = time.monotonic()
         self._file: JournalWriter | None = None
         self.seconds_before = 0.0
-        """What the parts took that were taken up."""
+        """What the chunks took that were taken up."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +43,7 @@ class StepFile:
                 self._file.close()
 
     def begin(self, plan: str) -> dict[int, Any]:
-        """Return the results of parts that are stored for the same plan and the same weights."""
+        """Return the results of chunks that are stored for the same plan and the same weights."""
         self._save()
         self._plan = f"{self._weights} {plan}"
         self._since = time.monotonic()
@@ -54,12 +54,12 @@ class StepFile:
         except StudyError:  # damaged in the middle
             self._path.unlink()
             return {}
-        stored = [one for one in records if isinstance(one, FinishedChunks) and one.plan == self._plan]
+        stored = [one for one in records if isinstance(one, ChunkResults) and one.plan == self._plan]
         self.seconds_before += sum(record.seconds for record in stored)
-        return {step: result for record in stored for step, result in record.steps.items()}
+        return {number: result for record in stored for number, result in record.chunks.items()}
 
-    def add(self, step: int, result: Any) -> None:
-        """Keep the result of a part; it is on disk when some seconds of work are together.
+    def add(self, chunk: int, result: Any) -> None:
+        """Keep the result of a chunk; it is on disk when some seconds of work are together.
 
         A result that is not finite is no JSON, and is computed again.
 
@@ -68,7 +68,7 @@ class StepFile:
         """
         with suppress(ValueError):
             json.dumps(result, allow_nan=False)
-            self._unsaved[step] = result
+            self._unsaved[chunk] = result
         if time.monotonic() - self._since >= SAVE_SECONDS:
             self._save()
 
@@ -79,7 +79,7 @@ class StepFile:
             if self._file is None:
                 self._file = JournalWriter(self._path)
             seconds = time.monotonic() - self._since
-            self._file.write(FinishedChunks(plan=self._plan, steps=self._unsaved, seconds=seconds))
+            self._file.write(ChunkResults(plan=self._plan, chunks=self._unsaved, seconds=seconds))
         except StudyError as error:
             raise CannotWriteError(str(error)) from error
         self._unsaved, self._since = {}, time.monotonic()
