@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 Purpose = Literal["calibration", "perplexity"]
 """What a text is for."""
+Bos = Literal["auto", "none", "prepend"]
+"""Begin-of-sequence token before windows and contexts; auto: as the model's tokenizer does by default."""
+FidelityMetric = Literal["kl", "top1", "snr"]
+"""A distance to the dense model."""
 
 
 @dataclass(frozen=True, slots=True)

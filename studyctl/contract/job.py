@@ -5,16 +5,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
-from studyctl.contract.identity import IdsIdentity, ModelIdentity, TaskIdentity, TextIdentity
+from studyctl.contract.identity import (
+    Bos,
+    FidelityMetric,
+    IdsIdentity,
+    ModelIdentity,
+    TaskIdentity,
+    TextIdentity,
+)
 from studyctl.contract.methods import MethodSettings, settings_of
 from studyctl.contract.steps import Span, Step, StepKind
 
-Bos = Literal["auto", "none", "prepend"]
-FidelityMetric = Literal["kl", "top1", "snr"]
-
 
 class _Handed(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class StopRequest(_Handed):

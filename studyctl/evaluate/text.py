@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from studyctl.contract import kl_counts
-from studyctl.contract.job import FidelityMetric
+from studyctl.contract.identity import FidelityMetric
 from studyctl.contract.limits import chunk_tokens
 from studyctl.errors import StepError
 from studyctl.evaluate.head import Decoder, Head, not_finite, open_head

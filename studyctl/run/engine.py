@@ -18,8 +18,8 @@ from studyctl.compress.architectures import changeable_modules
 from studyctl.compress.finished import FinishedBlocks
 from studyctl.compress.stored import apply, save, weights_hash
 from studyctl.compress.walker import compress
-from studyctl.contract.identity import TextIdentity
-from studyctl.contract.job import Bos, CalibrationData, Job
+from studyctl.contract.identity import Bos, TextIdentity
+from studyctl.contract.job import CalibrationData, Job
 from studyctl.contract.limits import block_batch_tokens, device_kind
 from studyctl.contract.records import Items, StepFinished, TaskFigure, TextBatch, Window
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind

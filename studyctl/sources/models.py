@@ -11,8 +11,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from studyctl.contract.identity import ModelIdentity
-from studyctl.contract.job import Bos
+from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter, SilentReporter
 from studyctl.sources.checkpoints import loaded_files

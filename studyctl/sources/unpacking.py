@@ -10,8 +10,7 @@ from torch import nn
 
 from studyctl.compress.architectures import block_linears
 from studyctl.compress.masks import zeros
-from studyctl.contract.identity import ModelIdentity
-from studyctl.contract.job import Bos
+from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter
 from studyctl.sources.models import (

@@ -24,8 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from studyctl.contract.identity import Purpose, short_name
-from studyctl.contract.job import Bos, FidelityMetric
+from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from studyctl.contract.job import FidelityMetric
+from studyctl.contract.identity import FidelityMetric
 from studyctl.contract.kl_counts import RATIO
 from studyctl.contract.records import FidelityTotals, TextBatch, TextTotals, Window
 from studyctl.contract.steps import ALL_WINDOWS

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from studyctl.contract.job import Bos
+from studyctl.contract.identity import Bos
 from studyctl.errors import ProblemCode, StepError, StudyError
 from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.conversion import converted_folder

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from studyctl.contract.job import Bos
+from studyctl.contract.identity import Bos
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StepError
 from studyctl.sources.identity import identify_checkpoint
