@@ -17,10 +17,10 @@ from benchmarks.watched import eight_running, large_study
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.files import StudyPaths
 from studyctl.store.publish import publish
+from studyctl_tui.app import StudyApp
+from studyctl_tui.shared.view import View, Watcher
+from studyctl_tui.sql.screen import SqlScreen
 from tests.store.builder import FakeStudy
-from tui.app import StudyApp
-from tui.screens.sql import SqlScreen
-from tui.view import View, Watcher
 
 COLUMNS, ROWS = 160, 50
 ROUNDS = 5

@@ -12,8 +12,8 @@ from studyctl.contract.job import Job
 from studyctl.contract.records import Record
 from studyctl.contract.steps import StepKind
 from studyctl.reporter import SilentReporter
-from studyctl.run.engine import Engine
-from studyctl.run.recorder import Recorder
+from studyctl.work.engine import Engine
+from studyctl.work.recorder import Recorder
 
 
 class Nobody(SilentReporter, Recorder):

@@ -156,8 +156,8 @@ def _rows(case: Case) -> Iterator[tuple[str, ...]]:
 
 def _row(case: Case, settings: "MethodSettings") -> tuple[str, ...]:
     from benchmarks.phases import PASSES, SOLVING, STATISTICS, Operations, product_rate, watched
-    from studyctl.compress.stored import save
-    from studyctl.compress.walker import compress
+    from studyctl.compress.walk.walker import compress
+    from studyctl.compress.weights.stored import save
     from studyctl.reporter import SilentReporter
 
     before = product_rate()

@@ -9,12 +9,18 @@ import torch
 
 from benchmarks.phases import SOLVING, watched
 from benchmarks.timing import in_turns, print_table, timed
-from studyctl.compress import gptq, sparsegpt
-from studyctl.compress.compressed import StageInput
-from studyctl.compress.statistics import Accumulator
-from studyctl.compress.sweep import prune_block, prune_block_plainly, quantize_block, quantize_block_plainly
-from studyctl.compress.walker import compress
-from studyctl.compress.wanda import mask
+from studyctl.compress.prune import sparsegpt
+from studyctl.compress.prune.wanda import mask
+from studyctl.compress.quantize import gptq
+from studyctl.compress.sweep.columns import (
+    prune_block,
+    prune_block_plainly,
+    quantize_block,
+    quantize_block_plainly,
+)
+from studyctl.compress.walk.statistics import Accumulator
+from studyctl.compress.walk.walker import compress
+from studyctl.compress.weights.compressed import StageInput
 from studyctl.contract.methods import AWQ, GPTQ, SparseGPT, Wanda
 from studyctl.reporter import SilentReporter
 

@@ -17,12 +17,12 @@ from unittest.mock import patch
 from benchmarks.timing import command_seconds, in_turns, print_table
 from studyctl.contract.job import Job
 from studyctl.files import StudyPaths
+from studyctl.journal.stored import Stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import make_plan
 from studyctl.run.jobs import make_job
 from studyctl.run.schedule import choose
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import Stored
 
 LAYERS = 10
 """Of 1.8 M parameters."""

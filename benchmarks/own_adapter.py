@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM  # by name only: no model is imported yet
 
-from studyctl.compress.walker import compress as walk
+from studyctl.compress.walk.walker import compress as walk
 from studyctl.contract.limits import block_batch_tokens
 from studyctl.contract.methods import METHODS
 from studyctl.reporter import SilentReporter
-from studyctl.run.memory import keep_freed_memory
 from studyctl.sources.lean_transformers import import_models
+from studyctl.work.memory import keep_freed_memory
 
 PACKAGES = ("studyctl", "transformers", "torch")
 COMPILED = ("sparsegpt", "gptq", "awq")
@@ -40,7 +40,7 @@ def _import_kernels() -> None:
     """Import them before the clock starts, as the packages import what they need; most of numba waits for the first call."""
     from numba.core.registry import cpu_target
 
-    from studyctl.compress import kernels  # noqa: F401
+    from studyctl.compress.sweep import kernels  # noqa: F401
 
     cpu_target.typing_context.refresh()
     cpu_target.target_context.refresh()

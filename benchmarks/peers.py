@@ -27,15 +27,15 @@ from studyctl.backends.exchange import call_driver
 from studyctl.backends.tiny_model import write_tokenizer
 from studyctl.contract.limits import batch_tokens
 from studyctl.contract.methods import METHODS, MethodSettings
-from studyctl.evaluate.reference import open_reference
-from studyctl.evaluate.text import BatchScores, score_windows
-from studyctl.evaluate.windows import Windows
+from studyctl.evaluate.text.reference import open_reference
+from studyctl.evaluate.text.score import BatchScores, score_windows
+from studyctl.evaluate.text.windows import Windows
 from studyctl.reporter import SilentReporter
-from studyctl.run.elsewhere import expected_nll, hand_over
 from studyctl.sources.identity import identify_model, identify_text
 from studyctl.sources.models import LoadedModel, bos_id, load_model
 from studyctl.sources.tokens import perplexity_windows
 from studyctl.spec.models import BUNDLED_LANGUAGES, Model
+from studyctl.work.backend import expected_nll, hand_over
 
 THREADS = 2
 WINDOW_TOKENS = 128

@@ -15,9 +15,9 @@ from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from studyctl.compress import walker
-from studyctl.compress.activations import Activations
-from studyctl.compress.statistics import Accumulator
+from studyctl.compress.walk import walker
+from studyctl.compress.walk.activations import Activations
+from studyctl.compress.walk.statistics import Accumulator
 from studyctl.contract.methods import MethodSettings, method_of
 
 PASSES = "forward passes"

@@ -16,10 +16,10 @@ from unittest.mock import patch
 from benchmarks.timing import Timing, print_table
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
+from studyctl.journal.stored import Results, Stored, StoredResult, StoredStep
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import Results, Stored, StoredResult, StoredStep
 
 MODELS = 10
 VARIANTS = 10_000

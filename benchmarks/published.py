@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from studyctl.compress.activations import record_activations
-from studyctl.compress.architectures import decoder_blocks
+from studyctl.compress.walk.activations import record_activations
+from studyctl.compress.walk.architectures import decoder_blocks
 from studyctl.reporter import SilentReporter
 
 BLOCK = 128

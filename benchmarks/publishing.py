@@ -9,7 +9,7 @@ import duckdb
 from benchmarks.timing import Timing, in_turns, print_table, timed
 from studyctl.contract.records import Items, TaskFigure
 from studyctl.files import StudyPaths
-from studyctl.store.parts import write_items
+from studyctl.journal.parts import write_items
 from studyctl.store.publish import create_schema, publish
 from studyctl.store.schema import ITEMS
 from tests.store.builder import FakeStudy, item_table

@@ -18,9 +18,9 @@ from benchmarks import published
 from benchmarks.estimates import REAL, STUDYCTL
 from benchmarks.tasks import MODEL as SMOLLM2
 from benchmarks.timing import command_seconds, print_table
-from studyctl.compress.export import copy_beside
+from studyctl.export.folder import copy_beside
+from studyctl.export.trial import files_beside
 from studyctl.files import StudyPaths
-from studyctl.run.exporting import files_beside
 from studyctl.sources.identity import identify_model
 from studyctl.sources.models import load_model
 from studyctl.spec.models import Model

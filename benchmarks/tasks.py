@@ -11,11 +11,11 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.estimates import REAL
 from benchmarks.timing import Timing, in_turns, print_table, timed
 from studyctl.contract.limits import batch_tokens
-from studyctl.evaluate.finished import NothingFinished
-from studyctl.evaluate.packed import Answer, PackedScorer, open_packed
-from studyctl.evaluate.scorer import Encoded, Scorer, _prompt
-from studyctl.evaluate.task_data import TaskRequest, load_task
-from studyctl.evaluate.tasks import _ask, _quiet, _set_shots
+from studyctl.evaluate.tasks.data import TaskRequest, load_task
+from studyctl.evaluate.tasks.finished import NothingFinished
+from studyctl.evaluate.tasks.packed import Answer, PackedScorer, open_packed
+from studyctl.evaluate.tasks.score import _ask, _quiet, _set_shots
+from studyctl.evaluate.tasks.scorer import Encoded, Scorer, _prompt
 from studyctl.reporter import SilentReporter
 from studyctl.sources.identity import identify_model
 from studyctl.sources.models import LoadedModel, load_model

@@ -91,11 +91,11 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from studyctl.evaluate.reference import open_reference
-    from studyctl.evaluate.text import score_windows
-    from studyctl.evaluate.windows import Windows
+    from studyctl.evaluate.text.reference import open_reference
+    from studyctl.evaluate.text.score import score_windows
+    from studyctl.evaluate.text.windows import Windows
     from studyctl.reporter import SilentReporter
-    from studyctl.run.memory import peak_bytes, reset_peak
+    from studyctl.work.memory import peak_bytes, reset_peak
 
     ids = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (WINDOWS, TOKENS)).astype(np.int32)
     sizes = np.full(WINDOWS, 4 * (TOKENS - 1))

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from studyctl.contract.records import Items, Layer, Progress, TaskFigure
 from studyctl.contract.steps import Step, StepKind
-from studyctl.store import journal
-from studyctl.store.parts import write_items
+from studyctl.journal import files as journal
+from studyctl.journal.parts import write_items
 from studyctl.store.publish import publish
 from tests.store.builder import VARIANTS, FakeAttempt, FakeStudy, item_table
 from tests.tui.studies import write_runner

@@ -12,8 +12,8 @@ from studyctl.files import StudyPaths
 from studyctl.run import start
 from studyctl.run.selection import Selection
 from studyctl.run.start import Started
+from studyctl_tui.app import StudyApp
 from tests.tui import studies
-from tui.app import StudyApp
 
 
 @dataclass

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from studyctl.compress import awq, gptq, magnitude, sparsegpt, wanda
-from studyctl.compress.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput
-from studyctl.compress.rtn import round_to_nearest
+from studyctl.compress.prune import magnitude, sparsegpt, wanda
+from studyctl.compress.quantize import awq, gptq
+from studyctl.compress.quantize.rtn import round_to_nearest
+from studyctl.compress.weights.compressed import BlockInput, CompressedLinear, PreparedBlock, StageInput
 from studyctl.contract.methods import AWQ, GPTQ, Magnitude, PruneThenQuantize, SparseGPT, Wanda
 
 

@@ -354,7 +354,7 @@ class Checkpoint(MethodSettings):
 
 
 StatisticName = Literal["norm", "mean_abs", "hessian"]
-"""A statistic of a stage's input over the calibration tokens; see ``studyctl.compress.statistics``."""
+"""A statistic of a stage's input over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
 
 WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize
 """Settings of the methods that look at calibration activations: they have ``order`` and ``propagate``."""
@@ -382,18 +382,18 @@ PAIR = "prune+quantize"
 
 METHODS: dict[str, Method] = {
     "dense": Method(Dense, None),
-    "magnitude": Method(Magnitude, "studyctl.compress.magnitude:compress_stage", version=2),
-    "wanda": Method(Wanda, "studyctl.compress.wanda:compress_stage", frozenset({"norm"})),
-    "rtn": Method(RTN, "studyctl.compress.rtn:compress_stage"),
+    "magnitude": Method(Magnitude, "studyctl.compress.prune.magnitude:compress_stage", version=2),
+    "wanda": Method(Wanda, "studyctl.compress.prune.wanda:compress_stage", frozenset({"norm"})),
+    "rtn": Method(RTN, "studyctl.compress.quantize.rtn:compress_stage"),
     "sparsegpt": Method(
-        SparseGPT, "studyctl.compress.sparsegpt:compress_stage", frozenset({"hessian"}), version=2
+        SparseGPT, "studyctl.compress.prune.sparsegpt:compress_stage", frozenset({"hessian"}), version=2
     ),
-    "gptq": Method(GPTQ, "studyctl.compress.gptq:compress_stage", frozenset({"hessian"}), version=2),
+    "gptq": Method(GPTQ, "studyctl.compress.quantize.gptq:compress_stage", frozenset({"hessian"}), version=2),
     "awq": Method(
         AWQ,
-        "studyctl.compress.awq:compress_stage",
+        "studyctl.compress.quantize.awq:compress_stage",
         frozenset({"mean_abs", "hessian"}),
-        prepare="studyctl.compress.awq:scale_block",
+        prepare="studyctl.compress.quantize.awq:scale_block",
         version=2,
     ),
     "checkpoint": Method(Checkpoint, None),

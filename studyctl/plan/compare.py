@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from studyctl.contract.plan import VERSION, Planned
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
+from studyctl.journal.stored import Results, Stored
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
-from studyctl.store.index import Results, Stored
 
 
 class Cause(StrEnum):

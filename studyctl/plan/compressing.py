@@ -204,7 +204,7 @@ def _walking_bytes(
 def _kept_inputs(
     identity: ModelIdentity, settings: WithData, blocks: Collection[Block], each: int, hidden: int
 ) -> int:
-    """Return bytes of what is kept of the inputs of last linears, or made of them: ``studyctl.compress.replay``.
+    """Return bytes of what is kept of the inputs of last linears, or made of them: ``studyctl.compress.walk.replay``.
 
     Args:
         identity: of the model.
@@ -238,7 +238,7 @@ def _attention_gradients(identity: ModelIdentity, settings: WithData, tokens: in
 
 
 def _weighs_tokens(settings: WithData) -> bool:
-    """Return whether AWQ counts attention's tokens by what they do: ``studyctl.compress.token_weights``."""
+    """Return whether AWQ counts attention's tokens by what they do: ``studyctl.compress.quantize.token_weights``."""
     return "awq" in _parts(settings) and getattr(settings, "objective", "") == "linear"
 
 

@@ -15,13 +15,13 @@ from studyctl.contract.job import CalibrationData
 from studyctl.contract.methods import Quantization
 from studyctl.contract.records import Record, StepFinished
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepId, StepKind
+from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Comparison
 from studyctl.plan.compressing import forward_passes, solving_work, stored_bytes
 from studyctl.plan.memory import peak_device_bytes, peak_host_bytes
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.speed import FORWARD_EFFICIENCY, forward_rate
 from studyctl.plan.trials import PlannedModel, Trial
-from studyctl.store.index import Stored
 
 TOKENIZING_SECONDS = 0.3
 """Reading a language's text and tokenizing it, which the first trial of a model does for all."""

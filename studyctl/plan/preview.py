@@ -9,11 +9,11 @@ import psutil
 from studyctl.contract.plan import read_plan
 from studyctl.errors import Problem
 from studyctl.files import StudyPaths, runs_folder
+from studyctl.journal.index import read_stored
 from studyctl.plan.compare import Comparison, compare
 from studyctl.plan.estimate import Estimate, estimate
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.spec.loading import Document
-from studyctl.store.index import read_stored
 from studyctl.units import bytes_text
 
 

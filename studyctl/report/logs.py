@@ -9,9 +9,9 @@ from rich.text import Text
 from studyctl.contract.records import AnyRecord, Progress
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
+from studyctl.journal.files import JournalTail
 from studyctl.report.lines import Lines, progress_line
 from studyctl.store.holder import living_runner
-from studyctl.store.journal import JournalTail
 
 FOLLOW_SECONDS = 0.5
 

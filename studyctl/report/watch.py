@@ -17,8 +17,8 @@ from studyctl.contract.records import (
     StepFinished,
 )
 from studyctl.files import StudyPaths
+from studyctl.journal.files import JournalTail
 from studyctl.report.lines import Lines, progress_line
-from studyctl.store.journal import JournalTail
 from studyctl.store.live import Live, Snapshot
 from studyctl.units import duration_text
 

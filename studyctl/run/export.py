@@ -33,6 +33,8 @@ from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import ExitCode, Problem, SpecError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.folders import remove_leftovers
+from studyctl.journal.index import read_stored
+from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Cause, Reason, Todo, what_changed
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.trials import Trial
@@ -42,7 +44,6 @@ from studyctl.run.workers import Event, Worker, start_worker
 from studyctl.signals import how_it_ended
 from studyctl.spec.loading import load_spec
 from studyctl.store.holder import living_runner
-from studyctl.store.index import Stored, read_stored
 from studyctl.store.studies import find_trial
 from studyctl.units import bytes_text
 

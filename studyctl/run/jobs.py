@@ -7,10 +7,10 @@ from studyctl.contract.limits import batch_tokens
 from studyctl.contract.steps import StepKind
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
+from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Todo
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
-from studyctl.store.index import Stored
 
 
 def make_job(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from studyctl.files import StudyPaths
-from studyctl.store.index import Index
+from studyctl.journal.index import Index
 from studyctl.store.publish import Published, publish
 
 LEAST_PAUSE_SECONDS = 5.0

@@ -18,17 +18,18 @@ from studyctl.contract.records import (
 from studyctl.contract.steps import Step
 from studyctl.errors import FailureCause, ProblemCode, SpecError, StudyError
 from studyctl.files import StudyPaths, write_atomic
+from studyctl.journal.files import JournalWriter
+from studyctl.journal.index import Index
+from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Comparison, Todo, compare
 from studyctl.plan.estimate import Clock
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import planned
 from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
-from studyctl.run.description import describe_attempt
 from studyctl.run.display import Display
 from studyctl.run.hold import write_heartbeat
 from studyctl.run.jobs import make_job
-from studyctl.run.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.run.outcome import Outcome
 from studyctl.run.publisher import Publisher
 from studyctl.run.schedule import choose
@@ -36,8 +37,8 @@ from studyctl.run.selection import Selection
 from studyctl.run.workers import Event, Worker, start_worker
 from studyctl.signals import how_it_ended
 from studyctl.spec.loading import load_spec, self_contained
-from studyctl.store.index import Index, Stored
-from studyctl.store.journal import JournalWriter
+from studyctl.work.description import describe_attempt
+from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 
 HEARTBEAT_SECONDS = 2.0
 TICK_SECONDS = 0.25

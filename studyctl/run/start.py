@@ -16,6 +16,7 @@ from rich.console import Console
 from studyctl.contract.plan import read_plan
 from studyctl.errors import ExitCode, HeldError, StudyError
 from studyctl.files import StudyPaths, digest, runs_folder
+from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.run.control import Request, send
@@ -27,7 +28,6 @@ from studyctl.run.runner import Runner, check_looked_up
 from studyctl.run.selection import Selection
 from studyctl.spec.loading import Document, load_spec, self_contained
 from studyctl.store.holder import living_runner
-from studyctl.store.index import read_stored
 from studyctl.store.publish import publish
 
 DETACH_SECONDS = 30.0

@@ -93,7 +93,7 @@ def start_worker(device: str, log: Path, events: "queue.Queue[Event]") -> Worker
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as printed:
         process = subprocess.Popen(
-            [sys.executable, "-m", "studyctl.run.worker"],
+            [sys.executable, "-m", "studyctl.work.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,

@@ -7,8 +7,8 @@ from typing import Any
 from studyctl.contract.identity import Purpose
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import Problem, StepError, StudyError
-from studyctl.evaluate.task_data import TaskRequest, load_task
-from studyctl.evaluate.windows import needed_tokens
+from studyctl.evaluate.tasks.data import TaskRequest, load_task
+from studyctl.evaluate.text.windows import needed_tokens
 from studyctl.reporter import Reporter
 from studyctl.sources.identity import identify_checkpoint, identify_model, identify_task, identify_text
 from studyctl.sources.models import load_tokenizer, model_folder

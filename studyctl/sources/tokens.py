@@ -13,7 +13,7 @@ from studyctl.contract.identity import TextIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.steps import ALL_WINDOWS
 from studyctl.errors import StepError
-from studyctl.evaluate.windows import SEGMENT, TokenizedText, Windows, cut_windows, needed_tokens
+from studyctl.evaluate.text.windows import SEGMENT, TokenizedText, Windows, cut_windows, needed_tokens
 from studyctl.files import atomic_path, cache_folder, digest
 from studyctl.reporter import Reporter, SilentReporter
 from studyctl.sources.texts import Documents, read_documents

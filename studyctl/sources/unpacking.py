@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from studyctl.compress.architectures import block_linears
-from studyctl.compress.masks import zeros
+from studyctl.compress.prune.masks import zeros
+from studyctl.compress.walk.architectures import block_linears
 from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter

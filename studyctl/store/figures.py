@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from studyctl.contract.records import AnyRecord, FidelityTotals, TaskFigure, TextTotals
 from studyctl.contract.steps import Step
-from studyctl.store.index import Results, Stored
+from studyctl.journal.stored import Results, Stored
 from studyctl.store.rows import records_of
 from studyctl.store.text_totals import totals_of
 

@@ -19,10 +19,11 @@ from studyctl.contract.records import (
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.errors import FailureCause, StudyError
 from studyctl.files import StudyPaths
+from studyctl.journal.files import JournalTail
+from studyctl.journal.index import Index
+from studyctl.journal.stored import Attempt, Stored
 from studyctl.store import results
 from studyctl.store.holder import Holder, living_runner, read_holder
-from studyctl.store.index import Attempt, Index, Stored
-from studyctl.store.journal import JournalTail
 from studyctl.store.planned import TrialStatus, read_planned, trial_status
 from studyctl.store.results import (
     Finding,

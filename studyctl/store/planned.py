@@ -7,7 +7,7 @@ from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial, read_plan
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
-from studyctl.store.index import Attempt, Failure, StepResult, Stored
+from studyctl.journal.stored import Attempt, Failure, StepResult, Stored
 
 
 @dataclass(frozen=True, slots=True)

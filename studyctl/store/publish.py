@@ -21,7 +21,8 @@ import studyctl
 from studyctl.contract.plan import Planned
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, atomic_path
-from studyctl.store.index import Index, Stored
+from studyctl.journal.index import Index
+from studyctl.journal.stored import Stored
 from studyctl.store.intervals import intervals
 from studyctl.store.planned import read_planned
 from studyctl.store.rows import Part, Rows, collect, timestamp

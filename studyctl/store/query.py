@@ -13,7 +13,7 @@ import duckdb
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.index import read_stored
+from studyctl.journal.index import read_stored
 from studyctl.store.planned import read_planned
 from studyctl.store.schema import VERSION
 

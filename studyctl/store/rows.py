@@ -27,8 +27,8 @@ from studyctl.contract.records import (
 )
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.files import StudyPaths
-from studyctl.store.index import Attempt, ResultPart, StepResult, Stored, StoredStep
-from studyctl.store.journal import decode, parse
+from studyctl.journal.files import decode, parse
+from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
 from studyctl.store.text_totals import totals_of
 

@@ -1,7 +1,7 @@
 """From the windows of a language to its figures: perplexity, bits per byte, and the distance to the dense model.
 
 Sums are exact before they are rounded (``math.fsum``), so that figures do not depend on the order in which batches came.
-Definitions: :mod:`studyctl.evaluate.text`.
+Definitions: :mod:`studyctl.evaluate.text.score`.
 """
 
 import math

@@ -13,14 +13,14 @@ from studyctl.backends import tiny_model
 from studyctl.backends.catalog import BACKENDS
 from studyctl.backends.environments import environment
 from studyctl.backends.exchange import call_driver
-from studyctl.compress.architectures import block_linears
-from studyctl.compress.compressed import Compressed
-from studyctl.compress.walker import compress
+from studyctl.compress.walk.architectures import block_linears
+from studyctl.compress.walk.walker import compress
+from studyctl.compress.weights.compressed import Compressed
 from studyctl.files import StudyPaths, cache_folder
 from studyctl.reporter import SilentReporter
-from studyctl.run.elsewhere import compress_elsewhere
-from tests.run.test_elsewhere import dense_model, job_of
+from studyctl.work.backend import compress_elsewhere
 from tests.thorough import THOROUGH
+from tests.work.test_backend import dense_model, job_of
 
 pytestmark = [pytest.mark.backends, pytest.mark.slow]
 REAL_CACHE = cache_folder()

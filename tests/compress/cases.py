@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from hypothesis import settings
 
-from studyctl.compress.activations import record_activations
-from studyctl.compress.architectures import decoder_blocks, known_stages
-from studyctl.compress.compressed import BlockInput, CompressedLinear, StageInput
-from studyctl.compress.grid import dequantize
-from studyctl.compress.statistics import Accumulator, Statistics
+from studyctl.compress.quantize.grid import dequantize
+from studyctl.compress.walk.activations import record_activations
+from studyctl.compress.walk.architectures import decoder_blocks, known_stages
+from studyctl.compress.walk.statistics import Accumulator, Statistics
+from studyctl.compress.weights.compressed import BlockInput, CompressedLinear, StageInput
 from studyctl.reporter import Reporter, SilentReporter
 
 quick: Callable[[Any], Any] = settings(max_examples=25, deadline=None)

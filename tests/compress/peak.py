@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from studyctl.compress.architectures import block_linears
-from studyctl.compress.stored import save
-from studyctl.compress.walker import compress
+from studyctl.compress.walk.architectures import block_linears
+from studyctl.compress.walk.walker import compress
+from studyctl.compress.weights.stored import save
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.limits import block_batch_tokens
@@ -26,7 +26,7 @@ from studyctl.contract.methods import MethodSettings, settings_of
 from studyctl.plan.compressing import compressing_bytes
 from studyctl.plan.memory import RUNTIME_BYTES
 from studyctl.reporter import SilentReporter
-from studyctl.run.memory import keep_freed_memory, peak_bytes, reset_peak
+from studyctl.work.memory import keep_freed_memory, peak_bytes, reset_peak
 
 WIDTHS = {"bfloat16": 2, "float32": 4}
 """Bytes of a number."""

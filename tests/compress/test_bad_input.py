@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from studyctl.compress.architectures import block_linears, decoder_blocks
-from studyctl.compress.compressed import Compressed
-from studyctl.compress.walker import compress
+from studyctl.compress.walk.architectures import block_linears, decoder_blocks
+from studyctl.compress.walk.walker import compress
+from studyctl.compress.weights.compressed import Compressed
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -280,7 +280,7 @@ class TestErrorsNameTheLinear:
     def test_a_hessian_that_nothing_makes_invertible(
         self, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("studyctl.compress.inverse._root", lambda _: None)
+        monkeypatch.setattr("studyctl.compress.sweep.inverse._root", lambda _: None)
         for settings in (METHODS["sparsegpt"], METHODS["gptq"], METHODS["sparsegpt+gptq"]):
             with pytest.raises(StepError, match=rf"the Hessian of {LINEAR}, {LINEAR}, {LINEAR} cannot be"):
                 walk(two_blocks(), settings, ids)

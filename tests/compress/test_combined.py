@@ -8,12 +8,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from studyctl.compress import sparsegpt
-from studyctl.compress.architectures import block_linears
 from studyctl.compress.combined import compress_stage
-from studyctl.compress.compressed import Compressed
-from studyctl.compress.rtn import round_to_nearest
-from studyctl.compress.walker import compress
+from studyctl.compress.prune import sparsegpt
+from studyctl.compress.quantize.rtn import round_to_nearest
+from studyctl.compress.walk.architectures import block_linears
+from studyctl.compress.walk.walker import compress
+from studyctl.compress.weights.compressed import Compressed
 from studyctl.contract.methods import METHODS, RTN, MethodSettings, PruneThenQuantize, SparseGPT
 
 from .cases import correlated, on_its_grid, output_error, random, stage, statistics

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from studyctl.compress.walker import compress
+from studyctl.compress.walk.walker import compress
 from studyctl.contract.methods import AWQ, GPTQ, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
 from studyctl.reporter import SilentReporter
 from tests.thorough import THOROUGH

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from studyctl.evaluate.windows import Windows
+from studyctl.evaluate.text.windows import Windows
 
 
 def windows_of(ids: np.ndarray, bytes_each: int = 1) -> Windows:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from studyctl.contract.steps import Step
+from studyctl.journal.stored import StoredResult, StoredStep
 from studyctl.plan.trials import Trial
-from studyctl.store.index import StoredResult, StoredStep
 
 
 def stored_result(

@@ -11,6 +11,7 @@ from studyctl.backends.catalog import BACKENDS
 from studyctl.contract.plan import read_plan, write_plan
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
+from studyctl.journal.stored import Stored
 from studyctl.plan import trials as trials_module
 from studyctl.plan.backends import missing_here
 from studyctl.plan.compare import compare
@@ -19,7 +20,6 @@ from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Trial
 from studyctl.plan.variants import expand_variants
-from studyctl.store.index import Stored
 from tests.backends.fakes import make_environment
 from tests.plan.test_planner import planned, underlined
 from tests.plan.test_variants import document, names

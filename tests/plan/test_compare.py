@@ -13,14 +13,14 @@ from studyctl.contract.plan import Planned
 from studyctl.contract.records import SCHEMA, AttemptFinished, AttemptStarted
 from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spans
 from studyctl.errors import FailureCause
+from studyctl.journal import index
+from studyctl.journal.stored import Attempt, Failure, Results, Stored
 from studyctl.plan.compare import Cause, Todo, compare
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import expand_variants
 from studyctl.spec.loading import parse_spec
-from studyctl.store import index
-from studyctl.store.index import Attempt, Failure, Results, Stored
 from tests.plan.stored import stored_result
 
 SPEC = """

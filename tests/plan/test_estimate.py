@@ -7,13 +7,13 @@ import pytest
 
 from studyctl.contract.records import Progress, StepFinished
 from studyctl.contract.steps import Step, StepId, StepKind
+from studyctl.journal.stored import Results, Stored
 from studyctl.plan import estimate as module
 from studyctl.plan.compare import compare
 from studyctl.plan.estimate import Clock, Estimate, StepTimes, estimate, usual_ratio
 from studyctl.plan.memory import peak_host_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import Results, Stored
 from tests.plan.stored import stored_result
 from tests.run.studies import write_spec
 

@@ -10,12 +10,12 @@ from studyctl.contract.plan import VERSION, read_plan, write_plan
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
+from studyctl.journal.stored import Stored
 from studyctl.plan.compare import compare
 from studyctl.plan.saved import planned as planned_form
-from studyctl.store.index import Stored
 from tests.plan.test_planner import planned
 
-OLD = Path(__file__).parents[1] / "store" / "recorded" / "version-0.1.0" / "plan.json"
+OLD = Path(__file__).parents[1] / "journal" / "recorded" / "version-0.1.0" / "plan.json"
 
 
 @pytest.fixture

@@ -20,18 +20,19 @@ from studyctl.contract.records import AnyRecord, Record, StepFailed, StepFinishe
 from studyctl.contract.steps import StepKind
 from studyctl.errors import ExitCode, ProblemCode
 from studyctl.files import StudyPaths
+from studyctl.journal.files import read_journal
+from studyctl.journal.index import read_stored
+from studyctl.journal.stored import Stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.run.attempt import Attempt
-from studyctl.run.engine import Engine
 from studyctl.run.jobs import make_job
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import Stored, read_stored
-from studyctl.store.journal import read_journal
 from studyctl.store.publish import publish
 from studyctl.store.query import run_sql
+from studyctl.work.attempt import Attempt
+from studyctl.work.engine import Engine
 from tests.run.studies import SPEC
 
 Change = Callable[[Path], None]

@@ -21,23 +21,23 @@ from studyctl.contract.records import StepFailed, StepFinished
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import ExitCode, SpecError
 from studyctl.files import StudyPaths
+from studyctl.journal.files import read_journal
+from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.estimate import export_bytes
 from studyctl.plan.planner import make_plan
 from studyctl.reporter import SilentReporter
-from studyctl.run.attempt import Attempt
 from studyctl.run.cleaning import clean
-from studyctl.run.engine import Engine
 from studyctl.run.export import _make_job, export_trial
 from studyctl.run.hold import hold, write_heartbeat
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
 from studyctl.spec.loading import load_spec
-from studyctl.store.index import read_stored
-from studyctl.store.journal import read_journal
 from studyctl.store.query import run_sql
+from studyctl.work.attempt import Attempt
+from studyctl.work.engine import Engine
 from tests.run.studies import write_spec
-from tests.run.test_attempt import FakeChannel
+from tests.work.test_attempt import FakeChannel
 
 RTN, WANDA, DENSE = "tiny-rtn-4bit-g16", "tiny-wanda-0.5", "tiny-dense"
 KEEP = "keep_weights = true"

@@ -22,9 +22,9 @@ from studyctl.contract.records import StepFinished
 from studyctl.contract.steps import StepKind
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
+from studyctl.journal.files import read_journal
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
-from studyctl.store.journal import read_journal
 from studyctl.store.query import run_sql
 from tests.run.studies import write_spec
 

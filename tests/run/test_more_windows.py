@@ -12,11 +12,11 @@ from studyctl.contract.records import StepFinished
 from studyctl.contract.steps import Span, StepKind
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
+from studyctl.journal.files import read_journal
 from studyctl.plan.preview import preview
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
 from studyctl.spec.loading import load_spec
-from studyctl.store.journal import read_journal
 from studyctl.store.query import run_sql
 from tests.run.studies import text, write_spec
 

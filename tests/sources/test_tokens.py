@@ -15,7 +15,7 @@ from studyctl.contract.identity import TextIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.steps import ALL_WINDOWS
 from studyctl.errors import ProblemCode, StepError
-from studyctl.evaluate.windows import SEGMENT, window_order
+from studyctl.evaluate.text.windows import SEGMENT, window_order
 from studyctl.sources import texts
 from studyctl.sources.text_files import identify_text
 from studyctl.sources.texts import Documents, read_documents

@@ -33,7 +33,7 @@ from studyctl.contract.records import (
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
-from studyctl.store.journal import JournalWriter
+from studyctl.journal.files import JournalWriter
 
 MODELS = ("org/alpha", "org/beta")
 VARIANTS = ("dense", "wanda-0.5", "rtn-4bit-g64")

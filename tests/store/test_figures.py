@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from studyctl.journal.index import read_stored
 from studyctl.store.figures import read_figures
-from studyctl.store.index import read_stored
 from tests.store.builder import MODELS, FakeStudy, steps_of, trial_name
 
 DENSE, WANDA = (trial_name(MODELS[0], variant) for variant in ("dense", "wanda-0.5"))

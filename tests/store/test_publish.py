@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from studyctl.contract.records import TaskFigure, TextBatch, Window
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
+from studyctl.journal.index import Index
 from studyctl.store import results
-from studyctl.store.index import Index
 from studyctl.store.publish import mcnemar_p, publish
 from studyctl.store.query import open_reader
 from tests.store import builder

@@ -8,7 +8,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.worker import WorkerCancelled
 
-from tui.app import StudyApp
+from studyctl_tui.app import StudyApp
 
 
 async def settle(pilot: Pilot[str]) -> StudyApp:

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from studyctl_tui.app import StudyApp
 from tests.tui import studies
 from tests.tui.app import settle
-from tui.app import StudyApp
 
 PICTURE = Path(__file__).parents[2] / "docs" / "app.svg"
 SIZE = (110, 32)

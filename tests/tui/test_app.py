@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from textual.widgets import Static
 
+from studyctl_tui.app import SCREENS, StudyApp
+from studyctl_tui.shared.help import HelpScreen
+from studyctl_tui.shared.too_small import TooSmallScreen
 from tests.tui import studies
 from tests.tui.app import settle
-from tui.app import SCREENS, StudyApp
-from tui.screens.help import HelpScreen
-from tui.screens.too_small import TooSmallScreen
 
 
 @pytest.mark.parametrize(("number", "name"), enumerate(SCREENS, 1))
@@ -69,7 +69,7 @@ async def test_a_small_terminal_is_told_what_is_needed_until_it_is_larger(runs: 
 
 def test_the_app_never_imports_torch() -> None:
     code = (
-        "import sys; from tui.app import SCREENS, screen_type; [screen_type(name) for name in SCREENS]; "
+        "import sys; from studyctl_tui.app import SCREENS, screen_type; [screen_type(name) for name in SCREENS]; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'lm_eval')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,22 +12,22 @@ from studyctl.store import results
 from studyctl.store.comparison import Rank
 from studyctl.store.publish import publish
 from studyctl.store.results import Standing, TaskResult
+from studyctl_tui.app import StudyApp
+from studyctl_tui.compare.data import MAIN, Comparison, Line
+from studyctl_tui.compare.figures import TaskSheet, task_measures
+from studyctl_tui.compare.grid import CompareGrid, _on_two_lines
+from studyctl_tui.compare.plot import RatioTicks, _free
+from studyctl_tui.compare.ranks import place
+from studyctl_tui.compare.scale import Scale
+from studyctl_tui.compare.screen import CompareScreen
+from studyctl_tui.monitor.screen import MonitorScreen
+from studyctl_tui.shared.help import HelpScreen
+from studyctl_tui.shared.variant_names import shortened
+from studyctl_tui.themes import SIXTEEN
 from tests.store import builder
 from tests.store.builder import FakeStudy
 from tests.tui import studies
 from tests.tui.app import settle, until
-from tui.app import StudyApp
-from tui.screens.compare import CompareScreen
-from tui.screens.help import HelpScreen
-from tui.screens.monitor import MonitorScreen
-from tui.themes import SIXTEEN
-from tui.widgets.compare_data import MAIN, Comparison, Line
-from tui.widgets.compare_figures import TaskSheet, task_measures
-from tui.widgets.compare_grid import CompareGrid, _on_two_lines
-from tui.widgets.compare_plot import RatioTicks, _free
-from tui.widgets.compare_ranks import place
-from tui.widgets.compare_scale import Scale
-from tui.widgets.variant_names import shortened
 
 SMALL, LARGE = (80, 24), (160, 50)
 

@@ -20,23 +20,23 @@ from studyctl.run import control
 from studyctl.store.live import LiveTrial, Snapshot
 from studyctl.store.publish import publish
 from studyctl.store.results import Finding, LanguageResult, LayerResult
+from studyctl_tui.app import StudyApp
+from studyctl_tui.compare.screen import CompareScreen
+from studyctl_tui.monitor.cells import columns_for, gap_of, header, line, position, short_variant, widths
+from studyctl_tui.monitor.detail import PAGES
+from studyctl_tui.monitor.dialogs import CauseScreen, StopScreen
+from studyctl_tui.monitor.layers import layers
+from studyctl_tui.monitor.lines import LinesView
+from studyctl_tui.monitor.list import TrialList
+from studyctl_tui.monitor.log import MOST_BYTES, log_lines, read_tail
+from studyctl_tui.monitor.pages import Shown, languages, overview, tasks
+from studyctl_tui.monitor.screen import MonitorScreen
+from studyctl_tui.monitor.table import TrialsTable
+from studyctl_tui.shared.view import View, Watcher
+from studyctl_tui.spec.screen import SpecScreen
+from studyctl_tui.sql.screen import SqlScreen
 from tests.store.builder import FakeStudy
 from tests.tui import studies
-from tui.app import StudyApp
-from tui.screens.compare import CompareScreen
-from tui.screens.monitor import MonitorScreen
-from tui.screens.spec import SpecScreen
-from tui.screens.sql import SqlScreen
-from tui.view import View, Watcher
-from tui.widgets.trial_cells import columns_for, gap_of, header, line, position, short_variant, widths
-from tui.widgets.trial_detail import PAGES
-from tui.widgets.trial_dialogs import CauseScreen, StopScreen
-from tui.widgets.trial_layers import layers
-from tui.widgets.trial_lines import LinesView
-from tui.widgets.trial_list import TrialList
-from tui.widgets.trial_log import MOST_BYTES, log_lines, read_tail
-from tui.widgets.trial_pages import Shown, languages, overview, tasks
-from tui.widgets.trials_table import TrialsTable
 
 TRIAL = studies.TRIAL
 SMALL, LARGE = (80, 24), (160, 50)
@@ -848,7 +848,7 @@ def test_a_warning_is_wrapped_and_never_markup(runs: Path) -> None:
 
 def test_the_time_of_a_dead_runner_is_absolute(runs: Path) -> None:
     from studyctl.store.holder import Holder
-    from tui.widgets.trial_banner import banner
+    from studyctl_tui.monitor.banner import banner
 
     beat = datetime(2026, 1, 1, 12, tzinfo=UTC)
     holder = Holder("node1", 42, 0.0, beat, beat, ())

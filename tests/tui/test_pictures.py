@@ -11,11 +11,11 @@ from textual.pilot import Pilot
 from textual.widgets import TextArea
 
 from studyctl.files import StudyPaths
+from studyctl_tui.app import StudyApp
+from studyctl_tui.spec.problems import ProblemList
+from studyctl_tui.sql.result import ResultPane
 from tests.tui import studies
 from tests.tui.app import settle, until
-from tui.app import StudyApp
-from tui.widgets.spec_problems import ProblemList
-from tui.widgets.sql_result import ResultPane
 
 SIZES = [pytest.param((80, 24), id="80x24"), pytest.param((160, 50), id="160x50")]
 

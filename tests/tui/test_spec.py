@@ -16,14 +16,16 @@ from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
 from studyctl.spec.bundled import bundled_folder
 from studyctl.spec.editing import save
+from studyctl_tui.app import StudyApp
+from studyctl_tui.spec import file as spec_file
+from studyctl_tui.spec import panes as spec_panes
+from studyctl_tui.spec import run as spec_run
+from studyctl_tui.spec.bars import Banner, FileBar, KeyHelp
+from studyctl_tui.spec.dialogs import ChoiceScreen, InputScreen
+from studyctl_tui.spec.plan import PlanPane
+from studyctl_tui.spec.problems import ProblemList
+from studyctl_tui.spec.screen import SpecScreen
 from tests.tui import studies
-from tui.app import StudyApp
-from tui.screens.spec import SpecScreen
-from tui.widgets import spec_file, spec_panes, spec_run
-from tui.widgets.spec_bars import Banner, FileBar, KeyHelp
-from tui.widgets.spec_dialogs import ChoiceScreen, InputScreen
-from tui.widgets.spec_plan import PlanPane
-from tui.widgets.spec_problems import ProblemList
 
 GOOD = """\
 # what we want to know

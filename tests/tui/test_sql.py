@@ -17,18 +17,18 @@ from textual.worker import WorkerCancelled
 from studyctl.store.history import recall, remember
 from studyctl.store.publish import publish
 from studyctl.store.questions import questions
+from studyctl_tui.app import StudyApp
+from studyctl_tui.sql.cells import Rows, cell_text
+from studyctl_tui.sql.editor import SqlEditor
+from studyctl_tui.sql.export import WRITERS, ExportDialog
+from studyctl_tui.sql.pick import PickDialog
+from studyctl_tui.sql.plot import PlotDialog, bars, plottable
+from studyctl_tui.sql.result import ResultPane, ResultTable
+from studyctl_tui.sql.screen import SqlScreen
+from studyctl_tui.sql.status import QueryLine
+from studyctl_tui.sql.tree import Catalog, CatalogPane, quoted
 from tests.store.builder import FakeStudy
 from tests.tui import studies
-from tui.app import StudyApp
-from tui.screens.sql import SqlScreen
-from tui.widgets.sql_cells import Rows, cell_text
-from tui.widgets.sql_editor import SqlEditor
-from tui.widgets.sql_export import WRITERS, ExportDialog
-from tui.widgets.sql_pick import PickDialog
-from tui.widgets.sql_plot import PlotDialog, bars, plottable
-from tui.widgets.sql_result import ResultPane, ResultTable
-from tui.widgets.sql_status import QueryLine
-from tui.widgets.sql_tree import Catalog, CatalogPane, quoted
 
 ENDLESS = "SELECT count(*) FROM range(10_000_000) a, range(10_000_000) b WHERE a.range * b.range = -1"
 

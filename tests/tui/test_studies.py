@@ -14,15 +14,15 @@ from textual.widgets import Input, OptionList, Static
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.studies import StudyList, StudyRow
+from studyctl_tui.app import StudyApp
+from studyctl_tui.shared import runs as runs_screen
+from studyctl_tui.shared.dialogs import Ask
+from studyctl_tui.studies import screen as screen
+from studyctl_tui.studies.screen import StudiesScreen
+from studyctl_tui.studies.start import ChooseSpec, PlanDialog
+from studyctl_tui.studies.table import StudiesTable, age_text, bar_text, sorted_rows
 from tests.tui import studies
 from tests.tui.app import settle, until
-from tui.app import StudyApp
-from tui.screens import runs as runs_screen
-from tui.screens import studies as screen
-from tui.screens.dialogs import Ask
-from tui.screens.start import ChooseSpec, PlanDialog
-from tui.screens.studies import StudiesScreen
-from tui.widgets.studies_table import StudiesTable, age_text, bar_text, sorted_rows
 
 SPEC = '[study]\nname = "{name}"\n\n[[models]]\nid = "./nowhere"\n'
 SMALL, LARGE = (80, 24), (160, 50)

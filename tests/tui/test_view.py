@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from studyctl.store import live
+from studyctl_tui.app import StudyApp
+from studyctl_tui.shared.view import Watcher
 from tests.tui import studies
 from tests.tui.app import settle
-from tui.app import StudyApp
-from tui.view import Watcher
 
 
 def test_what_was_published_is_seen_first_the_first_trials_then_all(

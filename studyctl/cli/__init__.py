@@ -1,0 +1,70 @@
+"""The commands. Data goes to stdout, everything else to stderr; every error ends with what to do.
+
+Nothing heavy is imported at module level: ``studyctl --help`` must not wait for anything.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from studyctl.cli import backends, results, runs, specs
+from studyctl.cli.arguments import print_json, stderr, stdout
+from studyctl.errors import ExitCode, StudyError
+
+app = typer.Typer(
+    name="studyctl",
+    help="Measure what pruning and quantizing small language models costs, per language and per task.",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (specs, runs, results):
+    app.add_typer(group.commands)
+app.add_typer(results.db, name="db")
+app.add_typer(backends.commands, name="backends")
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Explain what is here."""
+    if version:
+        from studyctl import __version__
+
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        from studyctl.report.studies import welcome
+
+        welcome(stdout())
+
+
+@contextmanager
+def _errors_drawn() -> Iterator[None]:
+    """Draw what a user can cause; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except StudyError as error:
+        from studyctl.report.problems import as_json, draw
+
+        if "--json" in sys.argv:
+            print_json({"problems": as_json(error.problems)})
+        else:
+            draw(error.problems, stderr())
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(ExitCode.STOPPED) from None
+    except BrokenPipeError:
+        # `studyctl sql ... | head` closed our stdout: not an error, and Python must not complain when it flushes at exit.
+        sys.stderr.close()
+        raise SystemExit(ExitCode.DONE) from None
+
+
+def main(run_app: Callable[[], None] = app) -> None:
+    """Run the command line."""
+    with _errors_drawn():
+        run_app()

@@ -1,0 +1,104 @@
+"""Arguments that several commands take, with their completion, and where output goes."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from studyctl.files import StudyPaths
+
+
+def complete_studies(incomplete: str) -> Iterator[str]:
+    """Complete the name of a study."""
+    from studyctl.store.studies import study_names
+
+    return (name for name in study_names() if name.startswith(incomplete))
+
+
+def complete_trials(context: typer.Context, incomplete: str) -> Iterator[str]:
+    """Complete the name of a trial of the study that is named already."""
+    from studyctl.store.studies import find_study, trial_names
+
+    names = trial_names(find_study(context.params["study"])) if context.params.get("study") else []
+    return (name for name in names if name.startswith(incomplete))
+
+
+def complete_specs(incomplete: str) -> Iterator[str]:
+    """Complete the path or name of a spec."""
+    from studyctl.spec.bundled import bundled_names
+    from studyctl.spec.nearby import specs_below
+
+    yield from (name for path in specs_below(Path()) if (name := str(path)).startswith(incomplete))
+    yield from (name for name in bundled_names() if name.startswith(incomplete))
+
+
+def complete_backends(incomplete: str) -> Iterator[str]:
+    """Complete the name of a backend."""
+    from studyctl.backends.catalog import BACKENDS
+
+    return (name for name in BACKENDS if name.startswith(incomplete))
+
+
+SpecArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC",
+        help="A spec file, or the name of one that ships: pocket, paper ...",
+        autocompletion=complete_specs,
+    ),
+]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="A name under runs/, or a study's folder.", autocompletion=complete_studies
+    ),
+]
+TrialArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="[TRIAL]", help="A trial, or the beginning of its name.", autocompletion=complete_trials
+    ),
+]
+BackendsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME]...",
+        help="autoawq, auto-gptq, gptqmodel, llm-compressor",
+        autocompletion=complete_backends,
+    ),
+]
+BackendNames = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_backends)]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it; without it only what would be done is shown.")]
+
+
+def study_paths(study: str) -> "StudyPaths":
+    """Return the files of the study that an argument names."""
+    from studyctl.store.studies import find_study
+
+    return find_study(study)
+
+
+def stderr() -> "Console":
+    """Return the console for everything but data."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> "Console":
+    """Return the console for data."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

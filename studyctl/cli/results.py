@@ -1,0 +1,99 @@
+"""Commands that read what was measured, and the weights that it was measured on."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studyctl.cli.arguments import (
+    JsonOption,
+    StudyArgument,
+    complete_trials,
+    print_json,
+    stderr,
+    stdout,
+    study_paths,
+)
+from studyctl.cli.terminal import need_terminal, open_app
+from studyctl.errors import StudyError
+
+commands = typer.Typer()
+db = typer.Typer(help="The results database.", no_args_is_help=True)
+
+
+class Format(StrEnum):
+    """How ``studyctl sql`` prints a result."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+@commands.command()
+def show(study: StudyArgument, as_json: JsonOption = False) -> None:
+    """Show a study's results: leaderboard, languages, tasks, failures."""
+    from studyctl.report import show as report
+    from studyctl.store import results as store
+
+    with store.open(study_paths(study)) as results:
+        if as_json:
+            print_json(report.as_json(results))
+        else:
+            report.show(results, stdout())
+
+
+@commands.command()
+def sql(
+    study: StudyArgument,
+    query: Annotated[str, typer.Argument(help="Without one: a prompt.")] = "",
+    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.TABLE,
+    external: Annotated[
+        bool, typer.Option("--external", help="Let the query read and write other files.")
+    ] = False,
+    tui: Annotated[bool, typer.Option("--tui", help="Open the query editor of the terminal app.")] = False,
+) -> None:
+    """Ask the results a question in SQL."""
+    from studyctl.report.sql import answer, prompt
+
+    paths = study_paths(study)
+    if tui:
+        if query or external or output is not Format.TABLE:
+            raise StudyError(
+                "`--tui` opens an editor: it takes a study and nothing else", hint="leave one out"
+            )
+        need_terminal("`--tui`", f"`studyctl sql {study} QUERY` prints an answer")
+        open_app("sql", study=paths)
+        return
+    if query:
+        answer(paths, query, str(output), external_access=external)
+    else:
+        prompt(paths, str(output), external_access=external)
+
+
+@commands.command()
+def export(
+    study: StudyArgument,
+    trial: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRIAL", help="A trial, or the beginning of its name.", autocompletion=complete_trials
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; missing or empty.")],
+) -> None:
+    """Write a trial's weights as a folder that transformers and vLLM load, with a model card."""
+    from studyctl.run.export import export_trial
+
+    exported = export_trial(study_paths(study), trial, folder, stderr())
+    stderr().print(exported.message, soft_wrap=True, markup=False)
+    typer.echo(str(exported.folder))
+
+
+@db.command("rebuild")
+def db_rebuild(study: StudyArgument) -> None:
+    """Build the database anew from the journals."""
+    from studyctl.run.start import rebuild
+
+    stderr().print(rebuild(study_paths(study)))

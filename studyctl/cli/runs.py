@@ -1,0 +1,158 @@
+"""Commands that run studies, watch them and clean up after them."""
+
+from typing import Annotated
+
+import typer
+
+from studyctl.cli.arguments import (
+    JsonOption,
+    SpecArgument,
+    StudyArgument,
+    TrialArgument,
+    YesOption,
+    complete_studies,
+    print_json,
+    stderr,
+    stdout,
+    study_paths,
+)
+from studyctl.cli.terminal import need_terminal, on_a_terminal, open_app
+
+commands = typer.Typer()
+
+
+@commands.command()
+def run(
+    spec: SpecArgument,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only variants or trials of this pattern, such as 'awq*'. May be given several times."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only models of this pattern. May be given several times.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; outlives the shell.")
+    ] = False,
+    tui: Annotated[
+        bool, typer.Option("--tui", help="Run in the background and watch it in the terminal app.")
+    ] = False,
+) -> None:
+    """Bring the stored results up to date with a spec."""
+    from studyctl.report.run import report_run
+    from studyctl.run.selection import Selection
+    from studyctl.run.start import run_study
+    from studyctl.spec.bundled import spec_path
+
+    if tui:
+        need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` looks in")
+    selection = Selection(tuple(only or ()), tuple(model or ()))
+    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui)
+    if tui:
+        stderr().print(started.message, soft_wrap=True, markup=False)
+        open_app("monitor", study=started.paths)
+        return
+    report_run(started.paths, started.message, stdout(), stderr(), with_results=started.outcome is not None)
+    raise typer.Exit(started.code)
+
+
+@commands.command()
+def watch(
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="[STUDY]", help="Without one: every study under runs/.", autocompletion=complete_studies
+        ),
+    ] = "",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines of what happens, as without a terminal.")
+    ] = False,
+) -> None:
+    """Watch studies in the terminal app; it is not the run, so leaving it changes nothing."""
+    paths = study_paths(study) if study else None
+    if not plain and on_a_terminal():
+        open_app("monitor" if paths else "studies", study=paths)
+    elif paths is not None:
+        from studyctl.report.watch import watch_plainly
+
+        watch_plainly(paths, stdout())
+    else:
+        from studyctl.report.studies import draw_studies
+        from studyctl.store.studies import study_rows
+
+        draw_studies(study_rows(), stdout())
+
+
+@commands.command()
+def stop(
+    study: StudyArgument,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the running stages.")] = False,
+) -> None:
+    """Stop a study after its running stages; what was measured is stored."""
+    from studyctl.run.control import ask_to_stop
+
+    stderr().print(ask_to_stop(study_paths(study), "now" if now else "after_stage"))
+
+
+@commands.command()
+def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
+    """Try failed trials again: all of them, or one."""
+    from studyctl.report.run import report_run
+    from studyctl.run.control import ask_to_retry
+    from studyctl.run.selection import Selection
+    from studyctl.run.start import run_study
+    from studyctl.store.studies import find_trial
+
+    paths = study_paths(study)
+    name = find_trial(paths, trial) if trial else ""
+    if (asked := ask_to_retry(paths, name)) is not None:
+        stderr().print(asked)
+        return
+    started = run_study(paths.spec, Selection((name,) if name else ()), stderr(), root=paths)
+    report_run(paths, started.message, stdout(), stderr(), with_results=True)
+    raise typer.Exit(started.code)
+
+
+@commands.command()
+def logs(
+    study: StudyArgument,
+    trial: TrialArgument = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+) -> None:
+    """Print what happened in a study or trial, and what its libraries printed."""
+    from studyctl.report.logs import print_logs
+    from studyctl.store.studies import find_trial
+
+    paths = study_paths(study)
+    print_logs(paths, find_trial(paths, trial) if trial else None, stdout(), follow=follow)
+
+
+@commands.command("list")
+def list_studies(as_json: JsonOption = False) -> None:
+    """List the studies under runs/: state, progress, host, last sign of life."""
+    from studyctl.report.studies import draw_studies
+    from studyctl.store.studies import study_rows
+
+    rows = study_rows()
+    if as_json:
+        print_json([row.as_dict() for row in rows])
+    else:
+        draw_studies(rows, stdout())
+
+
+@commands.command()
+def gc(study: StudyArgument, yes: YesOption = False) -> None:
+    """Show what can be deleted from a study without losing a result; --yes deletes it."""
+    from studyctl.run.cleaning import clean
+
+    clean(study_paths(study), stdout(), yes=yes)
+
+
+@commands.command()
+def rm(study: StudyArgument, yes: YesOption = False) -> None:
+    """Delete a study with its results; asks for --yes."""
+    from studyctl.run.cleaning import remove
+
+    remove(study_paths(study), stdout(), yes=yes)

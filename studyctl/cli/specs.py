@@ -1,0 +1,83 @@
+"""Commands about a spec."""
+
+from typing import Annotated
+
+import typer
+
+from studyctl.cli.arguments import JsonOption, SpecArgument, print_json, stderr, stdout
+from studyctl.cli.terminal import need_terminal, open_app
+from studyctl.errors import ExitCode, StudyError
+
+commands = typer.Typer()
+
+
+@commands.command()
+def validate(spec: SpecArgument, as_json: JsonOption = False) -> None:
+    """Check a spec by itself: keys, types, bounds, names."""
+    from studyctl.spec.bundled import spec_path
+    from studyctl.spec.loading import load_spec
+
+    document = load_spec(spec_path(spec))
+    if as_json:
+        print_json({"valid": True, "study": document.spec.study.name})
+    else:
+        typer.echo(f"{document.path}: valid", err=True)
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON schema of a spec, for editors."""
+    from studyctl.spec.schema import json_schema
+
+    print_json(json_schema())
+
+
+@commands.command()
+def plan(
+    spec: SpecArgument,
+    as_json: JsonOption = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Too little disk or memory is an error.")] = False,
+) -> None:
+    """Show what a spec asks for, what is stored already, what would run and why, and what that takes."""
+    from studyctl.plan.preview import preview
+    from studyctl.report.plan import draw_plan, plan_as_json
+    from studyctl.spec.bundled import spec_path
+    from studyctl.spec.loading import load_spec
+
+    shown = preview(load_spec(spec_path(spec)), strict=strict)
+    if as_json:
+        print_json(plan_as_json(shown))
+    else:
+        draw_plan(shown, stdout(), stderr())
+    if shown.errors:
+        raise typer.Exit(ExitCode.BAD_SPEC)
+
+
+@commands.command()
+def edit(spec: SpecArgument) -> None:
+    """Write or change a spec, with its problems and what it would run beside it."""
+    from studyctl.spec.bundled import spec_path
+
+    path = spec_path(spec)
+    if path.suffix != ".toml" and not path.is_file():
+        raise StudyError(
+            f"{path} is not there",
+            hint=f"a name that ends in .toml begins a new spec: `studyctl edit {path}.toml`",
+        )
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder", hint="name the spec in it")
+    need_terminal("`studyctl edit`", f"any editor will do; `studyctl plan {spec}` says what is wrong with it")
+    open_app("spec", spec=path)
+
+
+@commands.command()
+def prefetch(spec: SpecArgument) -> None:
+    """Download and convert everything a spec needs, for machines without a network."""
+    from studyctl.report.lines import ConsoleReporter
+    from studyctl.sources.prefetch import prefetch as fetch
+    from studyctl.spec.bundled import spec_path
+    from studyctl.spec.loading import load_spec
+
+    console = stderr()
+    fetch(load_spec(spec_path(spec)), ConsoleReporter(console))
+    console.print("everything is here")

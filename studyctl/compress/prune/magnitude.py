@@ -1,0 +1,24 @@
+"""Magnitude pruning: the smallest weights of each linear go. Needs no data."""
+
+import torch
+
+from studyctl.compress.prune.masks import smallest_of_group, up_to_rank, without
+from studyctl.compress.weights.compressed import CompressedLinear, StageInput
+from studyctl.contract.methods import Magnitude
+
+
+def compress_stage(stage: StageInput, settings: Magnitude) -> list[CompressedLinear]:
+    """Prune each linear of the stage."""
+    return [CompressedLinear(without(weight, mask(weight, settings))) for weight in stage.weights]
+
+
+def mask(weight: torch.Tensor, settings: Magnitude) -> torch.Tensor:
+    """Return which weights ``[out, in]`` go.
+
+    With a ``sparsity`` s these are the smallest of the linear up to the rank ``int(out · in · s)``, and what ties with it:
+    see :func:`~studyctl.compress.prune.masks.up_to_rank`.
+    """
+    scores = weight.abs().float()
+    if settings.group is not None:
+        return smallest_of_group(scores, *settings.group)
+    return up_to_rank(scores, int(weight.numel() * settings.target_sparsity))

@@ -1,0 +1,329 @@
+"""AWQ: scales input channels up before rounding, by how active they are, then clips weight ranges (Lin et al. 2024).
+
+``Q(W · s) / s`` errs less than ``Q(W)`` where the channels that matter get a larger share of the grid: ``s = x̄^α`` with the
+α that makes the smallest output error. The scale is folded into what precedes the stage. Then every group of weights may
+give up its extremes for a finer grid.
+
+With ``objective = "linear"`` no forward pass is needed to judge a candidate: the mean squared output error of a linear
+whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, and that of a group of its inputs likewise from the
+group's part of H. With ``objective = "block"`` the whole attention or MLP is run for every candidate, as in the paper's code.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from studyctl.compress.quantize.folding import fold
+from studyctl.compress.quantize.module_objective import module_losses
+from studyctl.compress.quantize.rtn import round_to_nearest
+from studyctl.compress.quantize.token_weights import weighted_hessians
+from studyctl.compress.quantize.trial_rounding import change
+from studyctl.compress.walk.architectures import Absorber
+from studyctl.compress.walk.statistics import Statistics
+from studyctl.compress.weights.compressed import (
+    BlockInput,
+    CompressedLinear,
+    PreparedBlock,
+    StageInput,
+    stacked,
+)
+from studyctl.contract.limits import row_parts
+from studyctl.contract.methods import AWQ, Quantization
+
+CLIP_STEPS = 20
+"""Weight ranges are tried in steps of a twentieth of the largest weight: ten of them, down to 0.55 of it."""
+QUADRATIC_TILE = 256
+"""Columns of H that are multiplied at once; smaller tiles leave out more of it, and multiply more slowly."""
+
+
+def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
+    """Scale the stages of a block and fold the scales into what precedes them.
+
+    All scales are chosen for the block as it is; then they are folded. Weights become fp32, so that nothing is
+    rounded before it is quantized.
+    """
+    judged = [_judged(block, stage, settings) for stage in block.stages]
+    chosen = [
+        None if absorber is None else _search_scales(block, stage, absorber, settings)
+        for stage, absorber in zip(judged, block.absorbers, strict=True)
+    ]
+    hessians = [_of_clipped(stage) for stage in judged]
+    del judged
+    _say_what_is_clipped_only(block)
+    weights = _as_float(block, [stage.weights for stage in block.stages])
+    dense = _as_float(block, [stage.dense or () for stage in block.stages])
+    parameters: dict[str, torch.Tensor] = {}
+    taken: list[torch.Tensor | None] = []
+    for absorber, scales in zip(block.absorbers, chosen, strict=True):
+        if absorber is None or scales is None:
+            taken.append(None)
+            continue
+        taken.append(fold(block.block, absorber, scales, weights, parameters))
+        if dense:
+            fold(block.block, absorber, scales, dense, {})
+    stages = []
+    for stage, own, scales in zip(block.stages, hessians, taken, strict=True):
+        if scales is not None:
+            for scaled in (weights, dense) if dense else (weights,):
+                for name in stage.names:
+                    scaled[name] *= scales
+        stages.append(
+            replace(
+                stage,
+                weights=tuple(weights[name] for name in stage.names),
+                dense=tuple(dense[name] for name in stage.names) if dense else None,
+                statistics=_scaled(stage.statistics, scales),
+                hessians=own and tuple(_scaled_hessian(hessian, scales) for hessian in own),
+            )
+        )
+    return PreparedBlock(tuple(stages), parameters)
+
+
+def compress_stage(stage: StageInput, settings: AWQ) -> list[CompressedLinear]:
+    """Clip and round the linears of a stage that :func:`scale_block` has prepared."""
+    results = []
+    for index, (name, weight) in enumerate(zip(stage.names, stage.weights, strict=True)):
+        limits = None
+        if settings.clip and not _makes_queries_or_keys(name):
+            limits = clip_limits(weight, stage.hessian(index), settings, stage.dtype)
+        results.append(round_to_nearest(weight, settings, stage.dtype, limits))
+    return results
+
+
+# -- scales
+
+
+def scales_of(mean_abs: torch.Tensor, ratio: float, weight_mean: torch.Tensor | None = None) -> torch.Tensor:
+    """Return ``s = x̄^α``, scaled so that ``max(s) · min(s) = 1``; with ``weight_mean`` ``x̄^α / w̄^(1−α)``.
+
+    Args:
+        mean_abs: x̄, mean |x| of every input channel, ``[in]``.
+        ratio: α.
+        weight_mean: w̄, see :func:`weight_means`.
+    """
+    scales = mean_abs.pow(ratio)
+    if weight_mean is not None:
+        scales = scales / (weight_mean.pow(1 - ratio) + 1e-4)
+    scales = scales.clamp(min=1e-4)
+    return scales / (scales.max() * scales.min()).sqrt()
+
+
+def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Tensor:
+    """Return the mean over rows of |w| as a fraction of its group's largest, ``[in]`` (AutoAWQ's weight term)."""
+    sizes = stacked(weights).abs_()
+    groups = sizes.reshape(len(sizes), -1, group_size or sizes.shape[1])
+    return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(sizes.shape).mean(0)
+
+
+def _judged(block: BlockInput, stage: StageInput, settings: AWQ) -> StageInput:
+    """Return the stage with what its linears are judged by: in attention, which few tokens decide, not all tokens count alike."""
+    if settings.objective == "linear" and any(map(_makes_queries_or_keys, stage.names)):
+        return replace(stage, hessians=weighted_hessians(block, stage))
+    return stage
+
+
+def _of_clipped(stage: StageInput) -> tuple[torch.Tensor | None, ...] | None:
+    """Return the stage's own Hessians that are still needed when its scale is found."""
+    if stage.hessians is None:
+        return None
+    return tuple(
+        None if _makes_queries_or_keys(name) else hessian
+        for name, hessian in zip(stage.names, stage.hessians, strict=True)
+    )
+
+
+def _search_scales(block: BlockInput, stage: StageInput, absorber: Absorber, settings: AWQ) -> torch.Tensor:
+    """Return the scales, ``[in]``, with the smallest error of every other exponent and those beside the best of these.
+
+    The error changes smoothly with the exponent, so the rest are hardly ever better, and then by fractions of a percent.
+    """
+    assert stage.statistics is not None
+    assert stage.statistics.mean_abs is not None
+    means = weight_means(stage.weights, settings.group_size) if settings.weight_term else None
+    candidates = [
+        scales_of(stage.statistics.mean_abs, index / settings.ratios, means)
+        for index in range(settings.ratios)
+    ]
+    losses: dict[int, float] = {}
+
+    def best_with(indices: list[int]) -> int:
+        tried = [candidates[index] for index in indices]
+        losses.update(zip(indices, _losses(block, stage, absorber, settings, tried), strict=True))
+        return min(losses, key=lambda index: (losses[index], index))
+
+    best = best_with(list(range(0, len(candidates), 2)))
+    beside = [index for index in (best - 1, best + 1) if 0 <= index < len(candidates)]
+    return candidates[best_with(beside) if beside else best]
+
+
+def _losses(
+    block: BlockInput,
+    stage: StageInput,
+    absorber: Absorber,
+    settings: AWQ,
+    candidates: list[torch.Tensor],
+) -> list[float]:
+    # A stage behind a linear is the last of its module, whose output is its own: the two objectives are one there.
+    is_last = isinstance(block.block.module.get_submodule(absorber.module), nn.Linear)
+    if settings.objective == "block" and not is_last:
+        return module_losses(
+            block,
+            stage,
+            candidates,
+            lambda weight, scales: (
+                weight + change(_grouped(weight, settings), settings, stage.dtype, scales=scales).flatten(1)
+            ),
+        )
+    hessians = [stage.hessian(index) for index in range(len(stage.weights))]
+    return linear_losses(stage.weights, hessians, settings, stage.dtype, candidates)
+
+
+def linear_losses(
+    weights: tuple[torch.Tensor, ...],
+    hessians: Sequence[torch.Tensor],
+    settings: Quantization,
+    dtype: torch.dtype,
+    candidates: list[torch.Tensor],
+) -> list[float]:
+    """Return for each scale the mean over samples of the squared output errors of the linears, summed over tokens and outputs.
+
+    Args:
+        weights: each ``[out, in]``.
+        hessians: H = 2/n · X Xᵀ of each, ``[in, in]``.
+        settings: of the grid.
+        dtype: in which the grid's scales are stored.
+        candidates: scales, each ``[in]``.
+    """
+    losses = torch.zeros(len(candidates), dtype=torch.float64)
+    for weight, hessian in zip(weights, hessians, strict=True):
+        halves = _half(hessian)
+        for rows in _row_blocks(weight):
+            groups = _grouped(rows, settings)
+            out = torch.empty_like(groups)
+            for index, scales in enumerate(candidates):
+                changes = change(groups, settings, dtype, scales=scales, out=out)
+                losses[index] += _squares(changes.flatten(1), halves) / 2
+    return losses.tolist()
+
+
+def _half(hessian: torch.Tensor) -> list[torch.Tensor]:
+    """Return H without what lies above its diagonal tiles, what lies below counted twice: columns of a tile each."""
+    parts = []
+    for start in range(0, len(hessian), QUADRATIC_TILE):
+        part = hessian[start:, start : start + QUADRATIC_TILE].clone()
+        part[part.shape[1] :] *= 2
+        parts.append(part)
+    return parts
+
+
+def _squares(changes: torch.Tensor, halves: list[torch.Tensor]) -> float:
+    """Return ``tr(D H Dᵀ)`` of changes D ``[rows, in]`` with half the products, since H is symmetric."""
+    total, start = 0.0, 0
+    for half in halves:
+        tile = changes[:, start : start + half.shape[1]]
+        total += float((changes[:, start:] @ half).mul_(tile).sum())
+        start += half.shape[1]
+    return total
+
+
+def _row_blocks(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield from (weight[part].float() for part in row_parts(*weight.shape))
+
+
+def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
+    """Return ``[rows, groups, group]``."""
+    return weight.reshape(len(weight), -1, settings.group_size or weight.shape[1])
+
+
+# -- clipping
+
+
+def clip_limits(
+    weight: torch.Tensor, hessian: torch.Tensor, settings: Quantization, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return for every group the limit of magnitudes that makes its part of the output err least, fp32 ``[out, groups]``.
+
+    Ten limits from the group's largest |w| down to 0.55 of it are tried, each row and group by itself.
+
+    Args:
+        weight: ``[out, in]``, scaled.
+        hessian: H of the scaled inputs, ``[in, in]``: only the groups' own parts are used.
+        settings: of the grid.
+        dtype: in which the grid's scales are stored.
+    """
+    inputs = weight.shape[1]
+    size = settings.group_size or inputs
+    parts = hessian.reshape(inputs // size, size, inputs // size, size)
+    grams = parts.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [groups, group, group]
+    return torch.cat(
+        [_best_limits(_grouped(rows, settings), grams, settings, dtype) for rows in _row_blocks(weight)]
+    )
+
+
+def _best_limits(
+    groups: torch.Tensor, grams: torch.Tensor, settings: Quantization, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a limit for each of the groups ``[rows, groups, group]``, as ``[rows, groups]``."""
+    changes = groups.new_empty(groups.shape[1], len(groups), groups.shape[2])  # a group's rows side by side
+    best = groups.new_ones(groups.shape[1], len(groups))
+    least = torch.full_like(best, torch.inf)
+    for step in range(CLIP_STEPS // 2):
+        kept = 1 - step / CLIP_STEPS
+        change(groups, settings, dtype, kept_range=kept, out=changes.transpose(0, 1))
+        error = (changes @ grams).mul_(changes).sum(-1)
+        better = error < least
+        best.masked_fill_(better, kept)
+        least = torch.minimum(error, least)
+    return groups.abs().amax(-1) * best.T
+
+
+def _makes_queries_or_keys(name: str) -> bool:
+    """Return whether a linear's output goes into a product of queries and keys, which clipping would shift."""
+    own = name.rpartition(".")[2]
+    return own.startswith(("q_", "k_", "qkv", "Wqkv")) or "query" in own or "key" in own
+
+
+# -- what goes with the scales
+
+
+def _as_float(block: BlockInput, parts: list[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
+    """Return copies in fp32 by full name; empty if there are none."""
+    return {
+        name: weight.to(torch.float32, copy=True)
+        for stage, weights in zip(block.stages, parts, strict=True)
+        for name, weight in zip(stage.names, weights, strict=False)
+    }
+
+
+def _scaled(statistics: Statistics | None, scales: torch.Tensor | None) -> Statistics | None:
+    """Return the statistics of ``x / s``; the Hessian is changed in place, because it is large."""
+    if statistics is None or scales is None:
+        return statistics
+    hessian, mean_abs, norm = statistics.hessian, statistics.mean_abs, statistics.norm
+    return replace(
+        statistics,
+        sample=statistics.sample.float() / scales,
+        norm=None if norm is None else norm / scales,
+        mean_abs=None if mean_abs is None else mean_abs / scales,
+        hessian=_scaled_hessian(hessian, scales),
+    )
+
+
+def _scaled_hessian(hessian: torch.Tensor | None, scales: torch.Tensor | None) -> torch.Tensor | None:
+    if hessian is None or scales is None:
+        return hessian
+    return hessian.div_(scales).div_(scales[:, None])
+
+
+def _say_what_is_clipped_only(block: BlockInput) -> None:
+    """Blocks are alike, so the first one speaks for all."""
+    if block.block.index > 0:
+        return
+    for stage, absorber in zip(block.stages, block.absorbers, strict=True):
+        if absorber is None:
+            names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in stage.names)
+            block.reporter.warning(
+                f"nothing before {names} can take over a scale exactly: there awq only clips ranges, in every block"
+            )

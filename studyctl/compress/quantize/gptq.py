@@ -1,0 +1,109 @@
+"""GPTQ: rounds column by column and compensates in the columns that follow (Frantar et al. 2023).
+
+All linears of a stage share one factorisation and one sweep. Grids follow the published code: that of a group is taken
+from the weights as they are when the sweep enters the block of columns in which the group begins; with
+``static_groups`` from the weights before the sweep. With ``act_order`` columns are swept in order of falling H_jj, and
+groups are of columns that are neighbours in that order, unless they are static.
+"""
+
+import torch
+
+from studyctl.compress.quantize.grid import Grid, dequantize, grid_of
+from studyctl.compress.sweep.columns import blocks, pass_on, quantize_block
+from studyctl.compress.sweep.inverse import InverseRoot, stage_inverse
+from studyctl.compress.weights.compressed import CompressedLinear, StageInput, stacked
+from studyctl.contract.methods import GPTQ
+
+
+def compress_stage(stage: StageInput, settings: GPTQ) -> list[CompressedLinear]:
+    """Quantize the linears of the stage."""
+    return quantize_stage(stage, settings, frozen=None)
+
+
+def quantize_stage(stage: StageInput, settings: GPTQ, frozen: torch.Tensor | None) -> list[CompressedLinear]:
+    """Quantize the linears of the stage.
+
+    Args:
+        stage: what the walker gives.
+        settings: of the method.
+        frozen: bool ``[out of all linears, in]``: weights that are to be 0; None: none.
+    """
+    statistics = stage.statistics
+    assert statistics is not None
+    assert statistics.hessian is not None
+    order = None
+    if settings.act_order:
+        order = statistics.hessian.diagonal().argsort(descending=True, stable=True)
+    inverse = stage_inverse(stage, settings.damping, order)
+    weights = stacked(stage.weights)
+    codes, grid, groups = quantize(weights, inverse, settings, stage.dtype, order, frozen)
+    rows = [len(weight) for weight in stage.weights]
+    parts = zip(*(torch.split(part, rows) for part in (codes, *grid)), strict=True)
+    return [
+        CompressedLinear(dequantize(codes, scales, zeros, groups), codes, scales, zeros, groups)
+        for codes, scales, zeros in parts
+    ]
+
+
+def quantize(
+    weights: torch.Tensor,
+    inverse: InverseRoot,
+    settings: GPTQ,
+    dtype: torch.dtype,
+    order: torch.Tensor | None = None,
+    frozen: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, Grid, torch.Tensor | None]:
+    """Quantize stacked weights.
+
+    Args:
+        weights: ``[out, in]``, fp32; changed.
+        inverse: of the Hessian of their inputs, in sweep order.
+        settings: of the method.
+        dtype: in which scales are stored.
+        order: the column that is swept at each step, ``[in]``; None: from left to right.
+        frozen: bool ``[out, in]``: weights that are to be 0; None: none.
+
+    Returns:
+        Codes ``[out, in]``, the grids ``[out, groups]``, and the group of every input, ``[in]``, if groups are not
+        consecutive inputs.
+    """
+    columns, top = weights.shape[1], 2**settings.bits - 1
+    size = settings.group_size or columns
+    column_group = torch.arange(columns, device=weights.device) // size  # of every step of the sweep
+    scales = weights.new_empty(len(weights), -(-columns // size))
+    zeros = torch.empty_like(scales)
+    is_static = settings.static_groups or size == columns
+
+    def set_grids(first: int, values: torch.Tensor) -> None:
+        grids = grid_of(
+            values.reshape(len(values), -1, size), settings.bits, symmetric=settings.symmetric, dtype=dtype
+        )
+        last = first + grids.scales.shape[1]
+        scales[:, first:last], zeros[:, first:last] = grids.scales, grids.zeros
+
+    # Weights that go do not widen a grid.
+    weights[:, inverse.dead if order is None else inverse.dead[order.argsort()]] = 0
+    if is_static:
+        set_grids(0, weights)
+    if order is not None:
+        weights = weights[:, order]
+        frozen = None if frozen is None else frozen[:, order]
+        column_group = order // size if is_static else column_group
+    codes = torch.empty_like(weights, dtype=torch.uint8)
+    for block in blocks(columns, settings.block_size):
+        first = -(-block.start // size)
+        last = -(-block.stop // size)
+        if not is_static and last > first:  # groups that begin in this block
+            set_grids(first, weights[:, first * size : last * size])
+        fixed = None if frozen is None else frozen[:, block]
+        part = quantize_block(
+            weights[:, block], inverse.root[block, block], scales, zeros, column_group[block], top, fixed
+        )
+        codes[:, block] = part[0]
+        pass_on(weights, part[1], inverse.root, block)
+    groups = None
+    if order is not None:
+        codes = codes[:, order.argsort()]
+        if not is_static:
+            groups = column_group[order.argsort()].to(torch.int32)
+    return codes, Grid(scales.to(dtype), zeros.to(torch.uint8)), groups

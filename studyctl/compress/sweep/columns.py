@@ -1,0 +1,177 @@
+"""The column sweeps that SparseGPT and GPTQ share: a column is pruned or rounded, and its error is taken from the rest.
+
+``U`` is the root of the inverse Hessian (:mod:`studyctl.compress.sweep.inverse`). A column ``w_i`` that becomes ``q_i`` leaves the
+error ``e_i = (w_i − q_i) / U_ii``, and every later column changes by ``−e_i U_ij``. Within a block of columns that happens
+one by one; all columns after the block change at once, by a matrix product.
+
+The functions here are the definition, in plain torch. On a CPU compiled kernels do the same arithmetic.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from studyctl.compress.prune.masks import smallest_of_group
+
+
+def blocks(columns: int, size: int) -> Iterator[slice]:
+    """Yield the blocks of a sweep from left to right."""
+    for start in range(0, columns, size):
+        yield slice(start, min(start + size, columns))
+
+
+def pass_on(weights: torch.Tensor, errors: torch.Tensor, root: torch.Tensor, block: slice) -> None:
+    """Take the errors of a block from all columns after it, in place.
+
+    Args:
+        weights: ``[out, in]``.
+        errors: e, ``[out, block]``.
+        root: U, ``[in, in]``.
+        block: the columns that are done.
+    """
+    if block.stop < weights.shape[1]:
+        # In place: the product by itself would be as large as the weights, and writing it takes as long as computing it. With up
+        # to 192 columns a block the bits were those of the published code's difference where they were compared.
+        weights[:, block.stop :].addmm_(errors, root[block, block.stop :], alpha=-1)
+
+
+def quantize_block(
+    weights: torch.Tensor,
+    root: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor,
+    groups: torch.Tensor,
+    top: int,
+    frozen: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round a block of columns to their grids, one after the other.
+
+    Args:
+        weights: ``[out, block]``, fp32; stays as it is.
+        root: the block's part of U, ``[block, block]``.
+        scales: ``[out, groups]``, fp32.
+        zeros: ``[out, groups]``, fp32.
+        groups: the group of every column, int64 ``[block]``.
+        top: the highest code.
+        frozen: bool ``[out, block]``: weights that are to be 0; None: none.
+
+    Returns:
+        Codes (uint8) and errors (fp32), both ``[out, block]``.
+    """
+    if weights.device.type == "cpu":
+        return _quantize_on_cpu(weights, root, scales, zeros, groups, top, frozen)
+    return quantize_block_plainly(weights, root, scales, zeros, groups, top, frozen)
+
+
+def quantize_block_plainly(
+    weights: torch.Tensor,
+    root: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor,
+    groups: torch.Tensor,
+    top: int,
+    frozen: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do what :func:`quantize_block` says, in plain torch."""
+    weights = weights.clone()
+    codes = torch.empty_like(weights, dtype=torch.uint8)
+    errors = torch.empty_like(weights)
+    for column in range(weights.shape[1]):
+        scale, zero = scales[:, groups[column]], zeros[:, groups[column]]
+        code = (weights[:, column] / scale).round_().add_(zero).clamp_(0, top)
+        if frozen is not None:
+            code = torch.where(frozen[:, column], zero, code)
+        error = (weights[:, column] - (code - zero) * scale) / root[column, column]
+        weights[:, column + 1 :] -= error[:, None] * root[column, column + 1 :]
+        codes[:, column], errors[:, column] = code.to(torch.uint8), error
+    return codes, errors
+
+
+def prune_block(
+    weights: torch.Tensor, root: torch.Tensor, mask: torch.Tensor | None, group: tuple[int, int] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prune a block of columns, one after the other.
+
+    Args:
+        weights: ``[out, block]``, fp32; stays as it is.
+        root: the block's part of U, ``[block, block]``.
+        mask: bool ``[out, block]``, what goes; None with a ``group``.
+        group: ``(n, m)``: of every m columns the n with the largest ``w² / U_jj²`` stay, by their values when the sweep
+            arrives at them.
+
+    Returns:
+        The pruned weights and the errors, both ``[out, block]``, fp32.
+    """
+    if weights.device.type == "cpu":
+        return _prune_on_cpu(weights, root, mask, group)
+    return prune_block_plainly(weights, root, mask, group)
+
+
+def prune_block_plainly(
+    weights: torch.Tensor, root: torch.Tensor, mask: torch.Tensor | None, group: tuple[int, int] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do what :func:`prune_block` says, in plain torch."""
+    weights = weights.clone()
+    errors = torch.zeros_like(weights)
+    gone = torch.zeros_like(weights, dtype=torch.bool) if mask is None else mask
+    for column in range(weights.shape[1]):
+        if group is not None and column % group[1] == 0:
+            columns = slice(column, column + group[1])
+            scores = weights[:, columns].square() / root.diagonal()[columns].square()
+            gone[:, columns] = smallest_of_group(scores, *group)
+        error = torch.where(gone[:, column], weights[:, column], 0) / root[column, column]
+        weights[:, column + 1 :] -= error[:, None] * root[column, column + 1 :]
+        weights[:, column].masked_fill_(gone[:, column], 0)
+        errors[:, column] = error
+    return weights, errors
+
+
+def _quantize_on_cpu(
+    weights: torch.Tensor,
+    root: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor,
+    groups: torch.Tensor,
+    top: int,
+    frozen: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from studyctl.compress.sweep import (
+        kernels,  # numba takes half a second to import; most methods do without
+    )
+
+    codes, errors = torch.empty_like(weights, dtype=torch.uint8), torch.empty_like(weights)
+    fixed = torch.empty(0, weights.shape[1], dtype=torch.bool) if frozen is None else frozen
+    given = [part.contiguous().numpy() for part in (weights, root, scales, zeros, groups)]
+    rest = [fixed.contiguous().numpy(), codes.numpy(), errors.numpy()]
+    in_threads(kernels.quantize_rows, len(weights), kernels.TILE, *given, np.float32(top), *rest)
+    return codes, errors
+
+
+def _prune_on_cpu(
+    weights: torch.Tensor, root: torch.Tensor, mask: torch.Tensor | None, group: tuple[int, int] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from studyctl.compress.sweep import kernels
+
+    pruned, errors = torch.empty_like(weights), torch.empty_like(weights)
+    gone = torch.zeros_like(weights, dtype=torch.bool) if mask is None else mask
+    kept, size = group or (0, 0)
+    given = [weights.contiguous().numpy(), root.contiguous().numpy(), gone.contiguous().numpy()]
+    in_threads(
+        kernels.prune_rows, len(weights), kernels.TILE, *given, kept, size, pruned.numpy(), errors.numpy()
+    )
+    return pruned, errors
+
+
+def in_threads(kernel: Callable[..., None], rows: int, tile: int, *args: Any) -> None:
+    """Run a kernel on all rows, as many threads as torch uses, each with whole tiles of rows."""
+    tiles = -(-rows // tile)
+    share = -(-tiles // min(torch.get_num_threads(), tiles)) * tile
+    spans = [(first, min(first + share, rows)) for first in range(0, rows, share)]
+    if len(spans) == 1:
+        kernel(*args, *spans[0])
+        return
+    with ThreadPoolExecutor(len(spans)) as threads:
+        list(threads.map(lambda span: kernel(*args, *span), spans))

@@ -1,0 +1,134 @@
+"""The inverse of a damped Hessian, as the factor that the column sweeps of SparseGPT and GPTQ need."""
+
+from dataclasses import dataclass
+
+import torch
+
+from studyctl.compress.sweep.columns import blocks
+from studyctl.compress.walk.statistics import is_finite
+from studyctl.compress.weights.compressed import StageInput
+from studyctl.errors import StepError
+
+TRIES = 6
+"""How often damping is raised tenfold before a Hessian is given up."""
+PANEL = 128
+"""Columns that are inverted at once."""
+REVERSED_AT_ONCE = 1 << 18
+"""Elements."""
+
+
+@dataclass(frozen=True)
+class InverseRoot:
+    """U with ``(H + λI)⁻¹ = Uᵀ U``, as both papers' code has it, and what it took to get it."""
+
+    root: torch.Tensor
+    """U, ``[in, in]``, fp32, upper triangular."""
+    dead: torch.Tensor
+    """bool ``[in]``: inputs that are 0 for every token (``H_jj = 0``)."""
+    damping: float
+    """Fraction of the mean of diag H that was added to it: more than was asked for where H needed it."""
+
+
+def stage_inverse(stage: StageInput, damping: float, order: torch.Tensor | None = None) -> InverseRoot:
+    """Return the inverse of a stage's damped Hessian; say so where it took more damping than was asked for.
+
+    Args:
+        stage: with its Hessian, which stays as it is.
+        damping: see :func:`inverse_root`.
+        order: an order of the inputs, ``[in]``; the result is in that order.
+    """
+    assert stage.statistics is not None
+    assert stage.statistics.hessian is not None
+    hessian = stage.statistics.hessian
+    if order is not None:
+        hessian = hessian[order[:, None], order]
+    # The diagonal is changed and put back: a copy of all would be as large as what is made of it.
+    diagonal = hessian.diagonal().clone()
+    try:
+        inverse = inverse_root(hessian, damping, stage.names)
+    finally:
+        hessian.diagonal().copy_(diagonal)
+    if inverse.damping > damping:
+        stage.reporter.warning(
+            f"the Hessian of `{stage.names[0]}` is singular with damping {damping:g}: {inverse.damping:g} was used"
+        )
+    return inverse
+
+
+def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) -> InverseRoot:
+    """Factor the inverse of ``H + λI``, ``λ = damping · mean(diag H)``; a dead input's H_jj counts as 1.
+
+    H is factored from its last input to its first, ``H + λI = A Aᵀ`` with A upper triangular, and ``U = A⁻¹``. The papers' code
+    factors H, inverts it and factors the inverse: more work, and more rounding where H is nearly singular. If fp32 cannot
+    factor H, fp64 tries the same damping, and then ten times as much, until it can.
+
+    Args:
+        hessian: H, ``[in, in]``, symmetric, fp32; its diagonal is changed.
+        damping: as asked for.
+        names: of the linears, for the error.
+
+    Raises:
+        StepError: no damping makes it invertible.
+    """
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1.0
+    mean = hessian.diag().mean()  # of a copy side by side, in fp32: summed in the order of the papers' code
+    diagonal += damping * mean
+    root = _root(hessian)
+    added = damping
+    if root is None:
+        matrix = hessian.double()
+        for _ in range(TRIES):
+            root = _root(matrix)
+            if root is not None:
+                break
+            matrix.diagonal().add_(9 * added * mean.double())
+            added *= 10
+    if root is None:
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise StepError(
+            f"the Hessian of {listed} cannot be inverted, even with damping {added / 10:g}",
+            hint="calibrate with more text, or in another dtype: activations may overflow",
+        )
+    return InverseRoot(root, dead, added)
+
+
+def _root(matrix: torch.Tensor) -> torch.Tensor | None:
+    """Return U, or None if the matrix is not positive definite in its precision."""
+    # All in the memory of one copy: of a wide MLP's last linear that is a quarter of a gigabyte. It is symmetric, so its
+    # transpose is the same in the order of LAPACK.
+    factor = matrix.flip(0, 1).mT
+    failed = factor.new_empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))
+    if failed:
+        return None
+    _invert(factor)
+    _reverse(factor.mT)
+    # Subnormal pivots pass the factorisation and overflow in the inverse.
+    # LAPACK's columns lie side by side: read as rows, or the extremes are taken of a copy.
+    return factor.float() if is_finite(factor.mT) else None
+
+
+def _invert(factor: torch.Tensor) -> None:
+    """Invert a lower triangular matrix in place, ``PANEL`` columns at a time from the last to the first.
+
+    ``[[L, 0], [C, R]]⁻¹ = [[L⁻¹, 0], [−R⁻¹ C L⁻¹, R⁻¹]]``
+    """
+    columns = len(factor)
+    eye = torch.eye(PANEL, dtype=factor.dtype, device=factor.device)
+    for panel in reversed(list(blocks(columns, PANEL))):
+        corner, later = factor[panel, panel], slice(panel.stop, columns)
+        inverse = torch.linalg.solve_triangular(corner, eye[: len(corner), : len(corner)], upper=False)
+        factor[later, panel] = factor[later, later] @ factor[later, panel] @ -inverse
+        factor[panel, panel] = inverse
+
+
+def _reverse(matrix: torch.Tensor) -> None:
+    """Put the last row and column of a contiguous matrix first and so on, in place."""
+    flat = matrix.view(-1)
+    for part in blocks(len(flat) // 2, REVERSED_AT_ONCE):
+        head, tail = flat[part], flat[len(flat) - part.stop : len(flat) - part.start]
+        kept = head.flip(0)
+        head.copy_(tail.flip(0))
+        tail.copy_(kept)

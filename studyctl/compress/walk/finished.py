@@ -1,0 +1,91 @@
+"""Blocks that are done, kept on disk while a walk goes on, so that one that is killed goes on from there.
+
+Only walks that take minutes write anything: a block's weights are cheaper to make again than to keep. Statistics and
+activations are not kept, since they are larger than the weights: to go on, the calibration tokens pass once through the
+blocks that are done.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from studyctl.compress.weights.compressed import Compressed, CompressedLinear
+from studyctl.compress.weights.stored import apply, save
+from studyctl.contract.methods import MethodSettings
+from studyctl.contract.records import Layer
+from studyctl.errors import StepError
+
+SAVE_SECONDS = 60.0
+"""How much work a kill may cost."""
+
+
+@dataclass
+class BlockResults:
+    """What became of a block, or of several."""
+
+    linears: dict[str, CompressedLinear] = field(default_factory=dict)
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    layers: list[Layer] = field(default_factory=list)
+    """What was recorded of each linear."""
+
+    def add(self, other: "BlockResults") -> None:
+        """Take over what became of other blocks."""
+        self.linears |= other.linears
+        self.parameters |= other.parameters
+        self.layers += other.layers
+
+
+class FinishedBlocks:
+    """The blocks of one walk, in files of consecutive ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._unsaved = BlockResults()
+        self._first = 0
+        self._since = time.monotonic()
+
+    def spans(self) -> Iterator[tuple[range, Path]]:
+        """Yield the indices of consecutive finished blocks from the first on, and their file."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            first, last = (int(part) for part in path.stem.split("-"))
+            if first != self._first:
+                return
+            self._first = last + 1
+            yield range(first, last + 1), path
+
+    def put_into(self, model: nn.Module, path: Path) -> BlockResults:
+        """Give blocks of the model the weights of a file.
+
+        Raises:
+            StepError: the file cannot be used; all are deleted, so that the next walk begins anew.
+        """
+        try:
+            stored = apply(model, path)
+        except StepError:
+            self.clear()
+            raise
+        with safe_open(path, framework="pt") as file:
+            layers = msgspec.json.decode(file.metadata()["layers"], type=list[Layer])
+        return BlockResults(stored.linears, stored.parameters, layers)
+
+    def add(self, index: int, results: BlockResults, settings: MethodSettings) -> None:
+        """Take note of a block that is done; write what is new if that was enough work."""
+        self._unsaved.add(results)
+        if time.monotonic() - self._since < SAVE_SECONDS:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = Compressed(settings, self._unsaved.linears, 0.0, 0.0, self._unsaved.parameters)
+        path = self.folder / f"{self._first:05d}-{index:05d}.safetensors"
+        save(path, part, {"layers": msgspec.json.encode(self._unsaved.layers).decode()})
+        self._unsaved, self._first, self._since = BlockResults(), index + 1, time.monotonic()
+
+    def clear(self) -> None:
+        """Delete all files: the whole model is stored now, or they are of no use."""
+        shutil.rmtree(self.folder, ignore_errors=True)

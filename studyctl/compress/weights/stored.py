@@ -1,0 +1,195 @@
+"""Compressed weights on disk, and the hash that names them.
+
+A linear on a grid is stored as codes, scales and zeros and comes back through the same ``grid.dequantize`` that made the
+weight that was evaluated; any other linear is stored as its weight. So what is applied is bit for bit what was saved.
+Codes of up to four bits are stored two to a byte.
+The files are a cache of trials in progress, not an export.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from studyctl.compress.quantize.grid import codes_come_back, dequantize, paired, unpaired
+from studyctl.compress.walk.architectures import block_linears, block_parameters
+from studyctl.compress.weights.compressed import Compressed, CompressedLinear
+from studyctl.contract.methods import MethodSettings, Quantization, settings_of
+from studyctl.errors import StepError
+from studyctl.files import atomic_path
+
+FORMAT = "studyctl-weights-3"
+PARAMETER = "parameter:"
+"""Before the name of a parameter that is no linear's weight."""
+PAIRS = "code_pairs"
+"""The part of a linear that holds its codes two to a byte (:func:`~studyctl.compress.quantize.grid.paired`)."""
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write the compressed linears to a safetensors file, and what more there is to its metadata; a crash leaves no half of it.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, linear in compressed.linears.items():
+        parts = _stored_parts(linear, compressed.settings)
+        tensors |= {f"{name}.{part}": value for part, value in parts.items()}
+    tensors |= {f"{PARAMETER}{name}": value for name, value in compressed.parameters.items()}
+    about = {
+        **more,
+        "format": FORMAT,
+        "settings": compressed.settings.model_dump_json(),
+        "bits_per_weight": repr(compressed.bits_per_weight),
+        "sparsity": repr(compressed.sparsity),
+        "weights_hash": _hash(_changed(compressed.linears, compressed.parameters)),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=about)
+
+
+def _stored_parts(linear: CompressedLinear, settings: MethodSettings) -> dict[str, torch.Tensor]:
+    if linear.scales is None or linear.zeros is None:
+        return {"weight": linear.weight}
+    assert isinstance(settings, Quantization)  # only that makes grids
+    codes = linear.all_codes()
+    parts = {PAIRS: paired(codes)} if settings.bits <= 4 else {"codes": codes}
+    parts |= {"scales": linear.scales, "zeros": linear.zeros}
+    if linear.groups is not None:  # linears of a stage share them, and the format has no shared memory
+        parts["groups"] = linear.groups.clone()
+    return parts
+
+
+@torch.no_grad()
+def apply(model: nn.Module, path: Path) -> Compressed:
+    """Put saved linears into the model, in place, and return what :func:`save` was given.
+
+    Raises:
+        StepError: the file is missing, incomplete or of another model, and the model is as it was; or its content is
+            not what was saved, and the model has to be loaded again.
+    """
+    linears, others = block_linears(model), block_parameters(model)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            names = list(file.keys())
+            stored = _parts_by_linear(names)
+            _check_fit(path, file, about, stored, linears)
+            absorbed = [key.removeprefix(PARAMETER) for key in names if key.startswith(PARAMETER)]
+            if unknown := sorted(set(absorbed) - set(others)):
+                raise _unusable(path, f"this model has no parameter `{unknown[0]}`")
+            settings = _settings(about["settings"])
+            applied = {
+                name: _read_into(linears[name], file, name, stored[name], settings)
+                for name in linears
+                if name in stored
+            }
+            for name in absorbed:
+                others[name].data.copy_(file.get_tensor(f"{PARAMETER}{name}"))
+    except (OSError, SafetensorError) as error:
+        raise _unusable(path, str(error)) from error
+    parameters = {name: others[name].data for name in absorbed}
+    if _hash(_changed(applied, parameters)) != about["weights_hash"]:
+        raise _unusable(path, "its content has changed since it was written")
+    bits_per_weight, sparsity = float(about["bits_per_weight"]), float(about["sparsity"])
+    return Compressed(settings, applied, bits_per_weight, sparsity, parameters)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return 64 hex digits that name every parameter of the decoder blocks: their names, dtypes, shapes and bits."""
+    return _hash({name: parameter.data for name, parameter in block_parameters(model).items()})
+
+
+def _changed(
+    linears: dict[str, CompressedLinear], parameters: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    # A file gives its parameters back by name, not in the order in which they were put into it.
+    return {name: linear.weight for name, linear in linears.items()} | dict(sorted(parameters.items()))
+
+
+def _hash(weights: dict[str, torch.Tensor]) -> str:
+    """Hash each weight by itself, in threads, and then the hashes, in the order of the names given.
+
+    SHA-256 because processors compute it: of hashlib's functions it is the fastest, twice BLAKE2b.
+    """
+
+    def one(item: tuple[str, torch.Tensor]) -> bytes:
+        name, weight = item
+        content = weight.detach().cpu().contiguous().view(torch.uint8).numpy().data
+        about = f"{name} {weight.dtype} {tuple(weight.shape)} ".encode()
+        return about + hashlib.sha256(content).digest()
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        return hashlib.sha256(b"".join(threads.map(one, weights.items()))).hexdigest()
+
+
+def _parts_by_linear(keys: list[str]) -> dict[str, set[str]]:
+    parts: dict[str, set[str]] = {}
+    for key in keys:
+        if key.startswith(PARAMETER):
+            continue
+        name, _, part = key.rpartition(".")
+        parts.setdefault(name, set()).add(part)
+    return parts
+
+
+def _check_fit(
+    path: Path, file: Any, about: dict[str, str], stored: dict[str, set[str]], linears: dict[str, nn.Linear]
+) -> None:
+    """Refuse a file of another version or another model."""
+    if about.get("format") != FORMAT:
+        raise _unusable(path, "it is not a weights file of this version")
+    if unknown := sorted(set(stored) - set(linears)):
+        raise _unusable(path, f"this model has no linear `{unknown[0]}`")
+    for name, parts in stored.items():
+        weight = linears[name].weight
+        matrix = next(part for part in ("weight", "codes", PAIRS) if part in parts)
+        out, inputs = file.get_slice(f"{name}.{matrix}").get_shape()
+        paired = matrix == PAIRS
+        if [out, inputs] != [len(weight), -(-weight.shape[1] // 2) if paired else weight.shape[1]]:
+            there = [out, 2 * inputs if paired else inputs]
+            raise _unusable(path, f"`{name}` is {there} there and {list(weight.shape)} in this model")
+        values = file.get_slice(f"{name}.{'weight' if 'weight' in parts else 'scales'}")
+        if _DTYPES.get(values.get_dtype()) != weight.dtype:
+            raise _unusable(
+                path, f"`{name}` was made for {values.get_dtype()} and this model is {weight.dtype}"
+            )
+
+
+def _read_into(
+    linear: nn.Linear, file: Any, name: str, parts: set[str], settings: MethodSettings
+) -> CompressedLinear:
+    weight = linear.weight.data
+    if "weight" in parts:
+        weight.copy_(file.get_tensor(f"{name}.weight"))
+        return CompressedLinear(weight)
+    assert isinstance(settings, Quantization)  # only that makes grids
+    stored = {part: file.get_tensor(f"{name}.{part}").to(weight.device) for part in parts}
+    if PAIRS in parts:
+        stored["codes"] = unpaired(stored.pop(PAIRS), weight.shape[1])
+    weight.copy_(dequantize(**stored))
+    if codes_come_back(settings.bits, weight.dtype):
+        del stored["codes"]
+    return CompressedLinear(weight, **stored)
+
+
+def _settings(text: str) -> MethodSettings:
+    settings = settings_of(json.loads(text))
+    assert isinstance(settings, MethodSettings)
+    return settings
+
+
+def _unusable(path: Path, why: str) -> StepError:
+    return StepError(
+        f"stored weights `{path}` cannot be used: {why}", hint="delete the file; they are then made again"
+    )

@@ -1,0 +1,119 @@
+"""Trees side by side in one row of tokens: what one forward pass reads.
+
+The row has no padding for the linear layers, or little: trees of (nearly) the same size are neighbours and form a group, in
+which attention runs over all of them at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from studyctl.evaluate.tasks.trees import Ids, Prompt, Tree
+
+PADDING = {"cpu": 0.0, "cuda": 0.1}
+"""Part of a group that may be padding: a GPU is better off with a few large products than with many small ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbouring trees of one width."""
+
+    start: int
+    """First token in the row."""
+    trees: int
+    width: int
+    """Tokens of each tree, padding included."""
+    is_chain: bool
+    """Whether none of the trees branches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one forward pass reads, and what is taken from it."""
+
+    ids: Ids
+    """``[tokens]``"""
+    positions: Ids
+    """``[tokens]``: depth in its tree."""
+    ends: Ids
+    """``[tokens]``: index in its tree after the last token below it."""
+    groups: tuple[Group, ...]
+    prompts: Ids
+    """``[prompts]``: their numbers."""
+    rows: Ids
+    """``[targets]``: tokens whose logits are wanted, in rising order."""
+    targets: Ids
+    """``[targets]``: the token to follow."""
+    owners: Ids
+    """``[targets]``: which of ``prompts`` asks."""
+
+
+def pack(prompts: Sequence[Prompt], trees: Sequence[Tree], budget: int, device: str) -> list[Chunk]:
+    """Put trees into chunks of about the same size; a pure function of its arguments.
+
+    Args:
+        prompts: What the trees were built from.
+        trees: The largest first.
+        budget: Tokens of a forward pass; at least one tree is taken.
+        device: ``cpu`` or ``cuda``.
+    """
+    tokens = sum(tree.size for tree in trees)
+    fair = -(-tokens // max(1, -(-tokens // budget)))
+    return [_chunk(prompts, taken) for taken in _shares(trees, fair, budget, PADDING[device])]
+
+
+def _shares(
+    trees: Sequence[Tree], fair: int, budget: int, padding: float
+) -> Iterator[list[tuple[Tree, int]]]:
+    """Yield the trees of each chunk with their widths."""
+    taken: list[tuple[Tree, int]] = []
+    filled = 0
+    width = 0
+    for tree in trees:
+        if not (1 - padding) * width <= tree.size <= width:
+            width = tree.size
+        if taken and (filled + width > budget or filled >= fair):
+            yield taken
+            taken, filled, width = [], 0, tree.size
+        taken.append((tree, width))
+        filled += width
+    if taken:
+        yield taken
+
+
+def _chunk(prompts: Sequence[Prompt], taken: list[tuple[Tree, int]]) -> Chunk:
+    total = sum(width for _, width in taken)
+    ids, positions = np.zeros(total, np.int64), np.zeros(total, np.int64)
+    ends = np.concatenate([np.arange(1, width + 1) for _, width in taken])  # padding sees itself
+    groups: list[Group] = []
+    rows, targets, owners = [], [], []
+    numbers: list[int] = []
+    start = 0
+    for tree, width in taken:
+        stop = start + tree.size
+        ids[start:stop], positions[start:stop], ends[start:stop] = tree.tokens, tree.depths, tree.ends
+        chain = tree.is_chain and tree.size == width
+        if groups and groups[-1].width == width:
+            last = groups.pop()
+            groups.append(Group(last.start, last.trees + 1, width, last.is_chain and chain))
+        else:
+            groups.append(Group(start, 1, width, chain))
+        for number, scored in zip(tree.prompts, tree.scored, strict=True):
+            rows.append(start + scored)
+            targets.append(np.asarray(prompts[number].targets, np.int64))
+            owners.append(np.full(len(scored), len(numbers)))
+            numbers.append(number)
+        start += width
+    row = np.concatenate(rows)
+    order = np.argsort(row, kind="stable")
+    return Chunk(
+        ids,
+        positions,
+        ends,
+        tuple(groups),
+        np.asarray(numbers),
+        row[order],
+        np.concatenate(targets)[order],
+        np.concatenate(owners)[order],
+    )

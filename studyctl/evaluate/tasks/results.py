@@ -1,0 +1,197 @@
+"""What lm-eval makes of a model's answers: aggregated metrics, and a row for every item."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import Task
+
+from studyctl.errors import Problem, StepError
+from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, misfit
+from studyctl.evaluate.tasks.statistics import standard_error
+
+_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("task", pa.string()),
+    ("item", pa.int32()),
+    ("gold", pa.int32()),
+    ("predicted", pa.int32()),
+    ("correct", pa.bool_()),
+    ("correct_norm", pa.bool_()),
+    ("score", pa.float64()),
+    ("passage", pa.string()),
+    ("loglikelihoods", pa.list_(pa.float64())),
+]
+ITEMS = pa.schema(_COLUMNS)
+"""``item`` is lm-eval's ``doc_id``, ``gold`` the first right choice, ``predicted`` the likeliest one. ``score`` is the item's value
+of the task's main metric, ``correct`` whether that is 1, and ``correct_norm`` goes with ``acc_norm``: null where there is none, or
+it is no number, or none of 0 and 1. ``passage`` names the text that an item is about; items of one passage are no independent
+draws. ``loglikelihoods`` are in the order of the choices, in nats; empty where answers are generated."""
+PASSAGES = ("passage", "article", "context", "paragraph", "page", "premise", "story", "support", "sentence1")
+"""Fields of items that hold the text that several of them ask about, in lm-eval's tasks."""
+FRACTIONS = frozenset({"f1", "mcc", "acc_all"})
+"""Metrics of a whole task that are accuracies of a kind, though no item has a value of its own."""
+
+
+@dataclass(frozen=True)
+class TaskMetric:
+    """An aggregated figure of a task."""
+
+    metric: str
+    """lm-eval's name without its filter; where a task has several filters, all but the first are named ``metric,filter``."""
+    value: float
+    stderr: float | None
+    items: int
+    main: bool = False
+    """Whether it is the one that tables and means show."""
+    averaged: bool = False
+    """Whether means over tasks can be taken of it: a fraction, and more is better."""
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What a model reaches in a task."""
+
+    metrics: list[TaskMetric]
+    items: pa.Table
+    """Schema :data:`ITEMS`."""
+
+
+def collect(
+    task: Task, docs: list[tuple[int, Any]], instances: Mapping[int, list[Instance]], request: TaskRequest
+) -> TaskScores:
+    """Return the scores of answered requests.
+
+    Args:
+        task: lm-eval's task.
+        docs: items with their ``doc_id``.
+        instances: the requests of each item, with the model's answers.
+        request: what was asked for.
+
+    Raises:
+        StepError: an item's right answer is not among its choices, or the task cannot judge it.
+    """
+    task._instances = [one for ones in instances.values() for one in ones]
+    task.apply_filters()
+    by_filter: dict[str, dict[str, list[Any]]] = {}
+    rows: list[dict[str, Any]] = []
+    for number, name in enumerate(task._instances[0].filtered_resps):
+        values: dict[str, list[Any]] = defaultdict(list)
+        for doc_id, doc in docs:
+            answers = [one.filtered_resps[name] for one in instances[doc_id]]
+            found, row = _judge(task, request, doc_id, doc, answers)
+            if number == 0:
+                rows.append({"task": request.name, "item": doc_id, **row, "passage": passage_of(doc)})
+            for metric, value in found.items():
+                values[metric].append(value)
+        by_filter[f",{name}" if number else ""] = values
+    main, scores = _main_metric(task, request, by_filter)
+    for row, value in zip(rows, scores, strict=True):
+        row |= {"score": _number(value), "correct": _flag(value)}
+    averaged = _is_averaged(task, main, [row["score"] for row in rows])
+    metrics = [
+        replace(one, main=one.metric == main, averaged=one.metric == main and averaged)
+        for suffix, values in by_filter.items()
+        for one in _aggregate(task, values, suffix)
+    ]
+    return TaskScores(metrics, pa.Table.from_pylist(rows, schema=ITEMS))
+
+
+def passage_of(doc: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that name the text that an item is about; that of an item with none of its own is the item."""
+    texts = (doc.get(name) for name in PASSAGES)
+    text = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    named = " ".join(text.split()) if text is not None else json.dumps(doc, sort_keys=True, default=repr)
+    return hashlib.blake2b(named.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def _main_metric(
+    task: Task, request: TaskRequest, by_filter: Mapping[str, Mapping[str, list[Any]]]
+) -> tuple[str, list[Any]]:
+    """Return the metric that the spec names, or the first of the definition, with its values.
+
+    Raises:
+        StepError: the task has no such metric.
+    """
+    found = {
+        metric + suffix: values for suffix, metrics in by_filter.items() for metric, values in metrics.items()
+    }
+    if request.main is None:
+        listed = [one["metric"] for one in task.config.metric_list or ()]
+        main = next(name for name in (*listed, *found) if name in found)
+    else:
+        main = request.main
+    if main not in found:
+        raise StepError(
+            f"task `{request.name}` has no metric `{main}`",
+            hint=f"it has {', '.join(f'`{name}`' for name in found)}; see [evaluation.tasks.main]",
+        )
+    return main, found[main]
+
+
+def _is_averaged(task: Task, metric: str, scores: list[float | None]) -> bool:
+    fractions = all(score is not None and 0 <= score <= 1 for score in scores)
+    name = metric.partition(",")[0]
+    return bool(task.higher_is_better().get(name)) and (fractions or name in FRACTIONS)
+
+
+def _judge(
+    task: Task, request: TaskRequest, doc_id: int, doc: Mapping[str, Any], answers: list[Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an item's metrics by lm-eval, and its row."""
+    try:
+        choices, golds = _choices(task, doc)
+        if choices and not any(0 <= gold < len(choices) for gold in golds):
+            hint = f"the choices are {choices}"
+            what = f"the right answer of item {doc_id} of {request.where} is not among its {len(choices)} choices"
+            raise StepError(Problem(what, file=request.test, hint=hint))
+        found = task.process_results(doc, answers)
+    except MISFITS as error:
+        raise misfit(request, doc_id, doc, error, task.config.to_dict(keep_callable=True)) from error
+    scored = task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood")
+    likelihoods = [float(answer[0]) for answer in answers] if scored else []
+    if choices:  # acc_mutual_info asks for the choices without their context as well
+        likelihoods = likelihoods[: len(choices)]
+    row = {
+        "gold": golds[0] if golds else None,
+        "predicted": int(np.argmax(likelihoods)) if choices else None,
+        "correct_norm": _flag(found.get("acc_norm")),
+        "loglikelihoods": likelihoods,
+    }
+    return found, row
+
+
+def _choices(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    """Return the choices of an item and the indices of the right ones, as lm-eval finds them; empty where there are none."""
+    if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results):
+        return [], []
+    choices: list[str] = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    if isinstance(gold, str):
+        return choices, [choices.index(gold)] if gold in choices else []
+    return choices, [int(index) for index in (gold if isinstance(gold, list) else [gold])]
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float | np.number) else None
+
+
+def _flag(value: Any) -> bool | None:
+    """Return a value as right or wrong, if it is one of these."""
+    number = _number(value)
+    return bool(number) if number in (0.0, 1.0) else None
+
+
+def _aggregate(task: Task, values: Mapping[str, list[Any]], suffix: str) -> list[TaskMetric]:
+    metrics = []
+    for metric, collected in values.items():
+        aggregate = task.aggregation().get(metric, mean)
+        error = standard_error(aggregate, collected)
+        metrics.append(TaskMetric(metric + suffix, float(aggregate(collected)), error, len(collected)))
+    return metrics

@@ -1,0 +1,239 @@
+"""lm-eval's scorer for ``transformers`` models, answering from as few tokens as it can and telling how far it is."""
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from studyctl.contract.limits import scored_tokens
+from studyctl.errors import StepError
+from studyctl.evaluate.tasks.finished import FinishedChunks, computed_by
+from studyctl.evaluate.tasks.packed import Answer, open_packed
+from studyctl.evaluate.tasks.trees import Prompt
+from studyctl.evaluate.text.head import not_finite
+from studyctl.reporter import Reporter
+
+GENERATION_SEED = 1234
+ROLLING_WINDOWS = 256
+"""Windows that HFLM hands over at a time for tasks of rolling log-likelihood."""
+
+Bos = Literal["auto", "none", "prepend"]
+Encoded = tuple[tuple[str, str], list[int], list[int]]
+"""Context and continuation as text, then as ids."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Requests that are answered together."""
+
+    requests: list[int]
+    """Their numbers."""
+    answer: Callable[[], Sequence[Any]]
+
+
+class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """HFLM that reads what prompts share once, and computes logits only where they are asked for.
+
+    Prompts, their split into context and continuation, and how they are cut are HFLM's own. Log-likelihoods come from an
+    fp32 log-softmax. A model that cannot take prompts in trees is asked in batches of ordinary rows, longest first.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        bos: Bos,
+        batch_tokens: int,
+        reporter: Reporter,
+        finished: FinishedChunks,
+    ) -> None:
+        add_bos = {"auto": None, "none": False, "prepend": True}[bos]
+        super().__init__(
+            pretrained=model,
+            tokenizer=_prepared(tokenizer, bos),
+            batch_size=ROLLING_WINDOWS,
+            add_bos_token=add_bos,
+            softmax_dtype="float32",
+        )
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        self._batch_tokens = batch_tokens
+        self._plain_tokens = scored_tokens(vocabulary, self.device.type, batch_tokens)
+        self._reporter = reporter
+        self._finished = finished
+        self._done = self._total = 0
+        self._told = False
+
+    def run(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
+        """Answer requests of one kind (``loglikelihood``, ``generate_until``, ...), in their order."""
+        self._done, self._total = 0, len(requests)
+        answers: list[Any] = getattr(self, kind)(list(requests), disable_tqdm=True)
+        return answers
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Generate in batches, longest context first."""
+        lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+        chunks = list(self._generating(requests, lengths))
+        return self._in_chunks(
+            "generate", (request.args for request in requests), chunks, [""] * len(requests)
+        )
+
+    def _generating(self, requests: list[Instance], lengths: list[int]) -> Iterator[Chunk]:
+        order = sorted(range(len(requests)), key=lambda i: -lengths[i])
+        while order:
+            room = requests[order[0]].args[1].get("max_gen_toks", self.max_gen_toks)
+            rows = max(1, self._plain_tokens // (lengths[order[0]] + room))
+            taken, order = order[:rows], order[rows:]
+
+            def generate(taken: list[int] = taken, rows: int = rows) -> list[str]:
+                self.batch_size_per_gpu = rows
+                # What is drawn does not depend on which batches were done before.
+                torch.manual_seed(GENERATION_SEED + taken[0])
+                texts: list[str] = super(Scorer, self).generate_until(
+                    [requests[i] for i in taken], disable_tqdm=True
+                )
+                return texts
+
+            yield Chunk(taken, generate)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[Answer]:
+        self._warn_of(requests)
+        answers: list[Answer] = [(0.0, True)] * len(requests)  # what no token is asked for is certain
+        asked = {
+            i: _prompt(request, self.max_length) for i, request in enumerate(requests) if len(request[2])
+        }
+        if not asked:
+            return answers
+        scorer = open_packed(self.model, list(asked.values()))
+        if isinstance(scorer, str):
+            self._tell_plain(scorer)
+            kind, chunks = "plain", list(self._plainly(requests, asked))
+        else:
+            numbers = list(asked)
+            kind, chunks = (
+                "trees",
+                [
+                    Chunk([numbers[prompt] for prompt in row.prompts], partial(scorer.score, row))
+                    for row in scorer.chunks(list(asked.values()), self._batch_tokens)
+                ],
+            )
+        prompts = ((*prompt.tokens, -1, *prompt.targets) for prompt in asked.values())
+        return self._in_chunks(kind, prompts, chunks, answers)
+
+    def _plainly(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Chunk]:
+        """Yield batches of ordinary rows; requests that share all but their last token share a row, as in HFLM."""
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for index, prompt in asked.items():
+            rows.setdefault(prompt.tokens, []).append(index)
+        order = sorted(rows, key=lambda tokens: (-len(tokens), tokens))
+        while order:
+            size = max(1, self._plain_tokens // len(order[0]))
+            taken, order = order[:size], order[size:]
+            indices = [index for tokens in taken for index in rows[tokens]]
+
+            def score(indices: list[int] = indices, size: int = size) -> list[Answer]:
+                self.batch_size_per_gpu = size
+                scored: list[Answer] = super(Scorer, self)._loglikelihood_tokens(
+                    [requests[i] for i in indices], disable_tqdm=True
+                )
+                self.batch_size_per_gpu = ROLLING_WINDOWS
+                return scored
+
+            yield Chunk(indices, score)
+
+    def _in_chunks(
+        self, kind: str, asked: Iterable[Sequence[Any]], chunks: list[Chunk], answers: list[Any]
+    ) -> list[Any]:
+        """Fill in the answers, chunk by chunk, but for the chunks that an earlier attempt finished."""
+        how = f"{kind} {self.model.dtype} {self.max_length} {computed_by()}"
+        plan = _fingerprint(how, asked, [chunk.requests for chunk in chunks])
+        stored = self._finished.begin(plan)
+        for number, chunk in enumerate(chunks):
+            if number in stored:
+                found = [tuple(answer) if isinstance(answer, list) else answer for answer in stored[number]]
+            else:
+                self._reporter.check_stop()
+                found = list(chunk.answer())
+                _check_finite(found)
+                self._finished.add(number, found)
+            for request, answer in zip(chunk.requests, found, strict=True):
+                answers[request] = answer
+            self._advance(len(chunk.requests))
+        return answers
+
+    def _advance(self, requests: int) -> None:
+        # A rolling request is several windows; the bar stays at its end for those that are left.
+        self._done = min(self._done + requests, self._total)
+        self._reporter.progress(self._done, self._total, "request")
+
+    def _warn_of(self, requests: Sequence[Encoded]) -> None:
+        cut = sum(len(context) + len(target) > self.max_length + 1 for _, context, target in requests)
+        if cut:
+            self._reporter.warning(
+                f"{cut} of {self._total} prompts are longer than the {self.max_length} tokens of the model:"
+                " their beginning is cut off"
+            )
+        if empty := sum(not target for _, _, target in requests):
+            self._reporter.warning(f"{empty} of {self._total} answers have no tokens: they count as certain")
+
+    def _tell_plain(self, reason: str) -> None:
+        if not self._told:
+            self._told = True
+            self._reporter.warning(
+                f"{type(self.model).__name__} cannot read prompts in trees ({reason}): the task is scored in plain"
+                " batches, which takes longer"
+            )
+
+
+def _prompt(request: Encoded, longest: int) -> Prompt:
+    """Return what the model reads, cut from the left as HFLM cuts it."""
+    _, context, continuation = request
+    if len(continuation) > longest:
+        raise StepError(
+            f"an answer has {len(continuation)} tokens, more than the {longest} that the model reads"
+        )
+    tokens = (*context, *continuation)[-(longest + 1) :][:-1]
+    if len(tokens) < len(continuation):
+        raise StepError(f"there is no token before the answer {request[0][1]!r} to predict it from")
+    return Prompt(tokens, tuple(continuation))
+
+
+def _fingerprint(how: str, asked: Iterable[Sequence[Any]], chunks: list[list[int]]) -> str:
+    """Name everything that answers are computed from beside the weights: requests, how they are cut, and by what."""
+    state = hashlib.blake2b(how.encode(), digest_size=16)
+    for part in chain(asked, chunks):
+        state.update(json.dumps(part, default=repr).encode())
+    return state.hexdigest()
+
+
+def _check_finite(answers: Sequence[Any]) -> None:
+    if any(isinstance(answer, tuple) and math.isnan(answer[0]) for answer in answers):
+        raise not_finite()
+
+
+def _prepared(tokenizer: Any, bos: Bos) -> Any:
+    """Return a copy of a tokenizer, as HFLM changes it, that adds a BOS if that is asked for."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if bos == "prepend":
+        if tokenizer.bos_token_id is None:
+            raise StepError(
+                "the tokenizer has no BOS token to prepend",
+                hint='set `bos = "none"` or "auto" for this model',
+            )
+        tokenizer.add_bos_token = True
+        if tokenizer.encode("a")[:1] != [tokenizer.bos_token_id]:
+            raise StepError(
+                f"{type(tokenizer).__name__} cannot be made to prepend its BOS token",
+                hint='set `bos = "auto"`',
+            )
+    return tokenizer

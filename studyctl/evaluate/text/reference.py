@@ -1,0 +1,133 @@
+"""The dense model's answer to a batch of windows, kept on disk: final hidden states instead of logits.
+
+Layout beside each other in one folder::
+
+    <name>.safetensors           tensor ``hidden`` [windows, length - 1, hidden], in the dtype of the model; one a batch
+    head-<fingerprint>.safetensors   what turns them into logits, once for all texts of a model
+
+The last position of a window predicts nothing that is scored, so it is not kept. A checksum of the states is kept in the
+header; a file that does not have it is no reference.
+"""
+
+import errno
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from studyctl.errors import StepError
+from studyctl.evaluate.text.head import Head
+from studyctl.evaluate.text.windows import Windows
+from studyctl.files import atomic_path, write_atomic
+
+
+@dataclass(frozen=True)
+class DenseReference:
+    """Final hidden states of the dense model."""
+
+    path: Path
+    windows: str
+    """Fingerprint of the token ids."""
+    head: str
+    """Fingerprint of the head that turns the hidden states into logits."""
+    states: Tensor
+    """``[windows, length - 1, hidden]``"""
+
+    def load_head(self) -> Head:
+        """Return the dense model's head.
+
+        Raises:
+            StepError: the file that holds it is not what it was.
+        """
+        path = _head_path(self.path, self.head)
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+                follows = json.loads(file.metadata()["follows"])
+            head = Head(stored["weight"], stored.get("bias"), **follows)
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise _broken_head(path) from error
+        if head.fingerprint() != self.head:
+            raise _broken_head(path)
+        return head
+
+
+def open_reference(path: Path) -> DenseReference | None:
+    """Read what :func:`keep_reference` wrote, or return None if it is missing, torn or corrupt."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            # Not mapped: the pages of a mapped file count as memory of the process.
+            states = file.get_tensor("hidden").clone()
+        windows, head = metadata["windows"], metadata["head"]
+        whole = _checksum(states, windows, head) == metadata["checksum"]
+        there = whole and _head_path(path, head).is_file()
+        return DenseReference(path, windows, head, states) if there else None
+    except (OSError, SafetensorError, LookupError, TypeError):
+        return None
+
+
+def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> None:
+    """Write the hidden states of a batch; if anything fails, there is no file.
+
+    Args:
+        path: File of the reference.
+        states: ``[windows, length - 1, hidden]``
+        windows: What the states belong to.
+        head: What turns them into logits.
+
+    Raises:
+        StepError: the disk is full.
+        OSError: the folder cannot be written.
+    """
+    states = states.contiguous()
+    of_windows, of_head = fingerprint(windows), head.fingerprint()
+    about = {"windows": of_windows, "head": of_head, "checksum": _checksum(states, of_windows, of_head)}
+    try:
+        _keep_head(_head_path(path, of_head), head)
+        write_atomic(path, save({"hidden": states}, about))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StepError(
+                f"no space left for the dense reference {path}",
+                hint="free some disk space, or score fewer windows",
+            ) from error
+        raise
+
+
+def _checksum(states: Tensor, windows: str, head: str) -> str:
+    state = hashlib.blake2b(f"{windows} {head} {states.dtype} {tuple(states.shape)}".encode(), digest_size=16)
+    state.update(states.view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def fingerprint(windows: Windows) -> str:
+    """Return 32 hex digits that name the token ids."""
+    shape = str(windows.ids.shape).encode()
+    return hashlib.blake2b(shape + windows.ids.tobytes(), digest_size=16).hexdigest()
+
+
+def _head_path(reference: Path, head: str) -> Path:
+    return reference.with_name(f"head-{head}.safetensors")
+
+
+def _keep_head(path: Path, head: Head) -> None:
+    if path.exists():
+        return
+    tensors = {"weight": head.weight.cpu().contiguous()}
+    if head.bias is not None:
+        tensors["bias"] = head.bias.cpu().contiguous()
+    follows = json.dumps({"scale": head.scale, "softcap": head.softcap})
+    with atomic_path(path) as temporary:  # a large vocabulary's is not copied once more in memory
+        save_file(tensors, temporary, {"follows": follows})
+
+
+def _broken_head(path: Path) -> StepError:
+    return StepError(
+        f"the dense model's head in {path} is torn or corrupt", hint="delete this file and run again"
+    )

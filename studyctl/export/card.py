@@ -1,0 +1,237 @@
+"""The model card of an exported folder: what it is, what it was made with, what was measured, and how to load it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from studyctl.backends import OWN
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import Job
+from studyctl.contract.methods import Pruning, Quantization
+from studyctl.report.layout import MISSING, change, fixed, ratio
+from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
+from studyctl.units import bytes_text
+
+if TYPE_CHECKING:
+    from studyctl.compress.weights.packing import Packing
+    from studyctl.export.folder import Exported
+
+PACKAGES = ("studyctl", "torch", "transformers", "compressed-tensors")
+"""Whose versions a card names."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """Everything that a card tells."""
+
+    job: Job
+    """The trial."""
+    base: ModelIdentity
+    """What was compressed; of a published checkpoint: the checkpoint."""
+    exported: "Exported"
+    weights_hash: str
+    bits_per_weight: float | None
+    """Of the blocks' linears, by the settings; None where it is not known."""
+    sparsity: float | None
+    figures: Figures
+    versions: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for programs, JSON-serialisable."""
+        job, exported = self.job, self.exported
+        taken = {"trial", "method", "variant", "backend", "seed", "settings", "weights_key"}
+        return {
+            "version": 1,
+            "study": job.root.name,
+            "model": {"id": self.base.id, "commit": self.base.commit, "key": self.base.key},
+            **job.model_dump(mode="json", include=taken),
+            "calibration": job.asked_calibration,
+            "weights_hash": self.weights_hash,
+            "bits_per_weight": self.bits_per_weight,
+            "sparsity": self.sparsity,
+            "export": {key: value for key, value in asdict(exported).items() if key != "folder"},
+            "figures": asdict(self.figures),
+            "versions": dict(self.versions),
+        }
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the text of ``README.md``, with the header that model hubs read."""
+    sections = [
+        "\n".join(_header(facts)),
+        f"# {facts.job.model.short_name}: {facts.job.variant}",
+        _summary(facts),
+        "\n".join(_loading(facts.exported)),
+        "## What it is\n\n" + _table(("", ""), list(_identity(facts))),
+        "## Size\n\n" + "\n".join(_size(facts)),
+        "## Measured\n\n" + "\n\n".join(_measured(facts.figures)),
+        "## Made with\n\n"
+        + _table(("package", "version"), [[name, version] for name, version in facts.versions.items()]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _header(facts: CardFacts) -> Iterator[str]:
+    yield "---"
+    if facts.base.kind == "hub":
+        yield f"base_model: {facts.base.id}"
+    yield "library_name: transformers"
+    yield "pipeline_tag: text-generation"
+    yield "tags:"
+    tags = ["studyctl", *facts.job.method.split("+")]
+    yield from (f"- {tag}" for tag in tags + (["compressed-tensors"] if facts.exported.packing else []))
+    yield "---"
+
+
+def _summary(facts: CardFacts) -> str:
+    if facts.job.is_dense:
+        return (
+            f"The weights of `{facts.base.id}` as they are: the dense model that variants are compared with."
+        )
+    if facts.job.is_checkpoint:
+        return f"The published checkpoint `{facts.base.id}`, its weights as they are computed with."
+    return (
+        f"`{facts.base.id}`, compressed by `{facts.job.method}`. The licence is that of the base model. The folder was "
+        "read back with plain transformers and compared: these are the weights that were measured, bit for bit."
+    )
+
+
+def _loading(exported: "Exported") -> Iterator[str]:
+    yield "## Load\n"
+    yield "```python"
+    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    yield 'model = AutoModelForCausalLM.from_pretrained("this/folder", dtype="auto")'
+    yield 'tokenizer = AutoTokenizer.from_pretrained("this/folder")'
+    yield "```\n"
+    packing = exported.packing
+    if packing is None:
+        yield "Plain safetensors: any version of transformers or vLLM that knows the architecture."
+        return
+    kind = "symmetric" if packing.symmetric else "asymmetric"
+    order = ", groups in the order of activations" if packing.indexed else ""
+    yield f"- transformers: `pack-quantized`, {kind}{order}, is read by compressed-tensors {_readers(packing)}."
+    yield f"- Load it as `{exported.dtype}`, in which it was packed: at another dtype products are rounded otherwise."
+    unfit = _unfit_for_vllm(exported, packing)
+    known = f" By its sources it has no kernel for {' and '.join(unfit)}." if unfit else ""
+    yield f"- vLLM: the layout is the one that its `compressed-tensors` loader reads; not tried with this folder.{known}"
+
+
+def _readers(packing: "Packing") -> str:
+    """Return the versions of compressed-tensors that load this, of those that were tried (0.9.3 to 0.20.0)."""
+    if not packing.symmetric:
+        return "0.15.0.1 to 0.17.1 with transformers 5"
+    newest = "0.18.0" if packing.indexed else "0.20.0"
+    return f"0.9.3 to {newest} with transformers 4.51 to 5"
+
+
+def _unfit_for_vllm(exported: "Exported", packing: "Packing") -> list[str]:
+    unfit = []
+    if packing.group_size not in (0, 32, 64, 128):
+        unfit.append(f"groups of {packing.group_size} (32, 64, 128 or a whole channel)")
+    if packing.bits == 8 and not packing.symmetric:
+        unfit.append("zero points at 8 bits (symmetric, or 4 bits)")
+    if exported.dtype == "float32":
+        unfit.append("float32 (16 bits)")
+    return unfit
+
+
+def _identity(facts: CardFacts) -> Iterator[Sequence[str]]:
+    job, base = facts.job, facts.base
+    yield (
+        "checkpoint" if job.is_checkpoint else "base model",
+        f"`{base.id}`" + (f", commit `{base.commit}`" if base.commit else ""),
+    )
+    if base.kind == "hub":
+        yield "revision", f"`{job.model.revision}`"
+    if base.commit is None and base.key is not None:
+        yield "contents", f"`{base.key}` (hash of weights, config and tokenizer)"
+    yield "variant", f"`{job.variant}`"
+    yield "method", f"`{job.method}`" + (f" by {job.backend}" if job.backend != OWN else "")
+    settings = {key: value for key, value in job.settings if key != "method" and value is not None}
+    if settings:
+        yield "settings", ", ".join(f"`{key} = {_plain(value)}`" for key, value in settings.items())
+    yield "calibration", _calibration(job)
+    if job.seed is not None:
+        yield "seed", str(job.seed)
+    yield "study, trial", f"{job.root.name}, `{job.trial}`"
+    yield "weights", f"`{facts.weights_hash}` (SHA-256 of the decoder blocks' parameters)"
+
+
+def _calibration(job: Job) -> str:
+    calibration = job.calibration
+    if calibration is None:
+        return "none: no data is looked at"
+    if calibration.ids is not None:
+        return f"token ids of `{calibration.ids.file.path.name}`"
+    windows = f"{calibration.samples} windows of {calibration.sequence_length} tokens"
+    languages = ", ".join(text.language for text in calibration.texts)
+    return f"`{calibration.texts[0].name}`, {languages}: {windows}"
+
+
+def _size(facts: CardFacts) -> Iterator[str]:
+    exported, job = facts.exported, facts.job
+    rows = [
+        ["by the settings, linears of the blocks", _bits(facts.bits_per_weight)],
+        ["as stored, linears of the blocks", _bits(exported.block_bits_per_weight)],
+        ["as stored, whole model", _bits(exported.model_bits_per_weight)],
+    ]
+    yield _table(("bits per weight", ""), rows)
+    files = "1 file" if exported.weight_files == 1 else f"{exported.weight_files} files"
+    how = f"codes packed at {exported.packing.bits} bits, scales in" if exported.packing else "in"
+    yield f"\n{bytes_text(exported.weight_bytes)} in {files}, {how} {exported.dtype}."
+    bits = job.settings.bits if isinstance(job.settings, Quantization) else None
+    if exported.packing is not None and bits != exported.packing.bits:
+        yield f"Codes of {bits} bits are stored at {exported.packing.bits}, the next width that loaders take."
+    if exported.why_plain:
+        yield f"The weights lie on a grid and are stored plain all the same: {exported.why_plain}."
+    if facts.sparsity and exported.packing is None and isinstance(job.settings, Pruning):
+        yield _sparse(facts.sparsity, job.settings.pattern)
+
+
+def _sparse(sparsity: float, pattern: str | None) -> str:
+    zeros = f"{100 * sparsity:.1f} % of the blocks' weights are zero and stored all the same:"
+    if pattern:
+        return (
+            f"{zeros} the file is as large as the dense one; only kernels for {pattern} sparsity are faster."
+        )
+    return f"{zeros} unstructured pruning makes neither the file smaller nor, without a kernel for it, the model faster."
+
+
+def _measured(figures: Figures) -> Iterator[str]:
+    if figures.languages:
+        head = ("language", "perplexity", "to dense", "KL to dense (nats a token)", "top-1 agreement")
+        yield _table(head, [_language_row(one) for one in figures.languages])
+    if figures.tasks:
+        head = ("task", "metric", "value", "standard error", "change to dense")
+        yield _table(head, [_task_row(one) for one in figures.tasks])
+    if not figures.languages and not figures.tasks:
+        yield "Nothing was measured of this variant yet."
+
+
+def _language_row(one: LanguageFigures) -> list[str]:
+    kl = MISSING if one.kl_nats is None else f"{one.kl_nats:.3g}"
+    return [
+        one.language,
+        ratio(one.perplexity).plain,
+        ratio(one.ratio, "×").plain,
+        kl,
+        fixed(one.top1, 3).plain,
+    ]
+
+
+def _task_row(one: TaskFigures) -> list[str]:
+    cells = [fixed(one.value, 3), fixed(one.stderr, 3), change(one.change)]
+    return [one.task, one.metric, *(cell.plain for cell in cells)]
+
+
+def _bits(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

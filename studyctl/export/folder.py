@@ -1,0 +1,296 @@
+"""A compressed model as a Hugging Face folder: written beside its place, read back, compared, and only then there.
+
+Quantized linears are packed (:mod:`studyctl.compress.weights.packing`), all else is plain safetensors in the model's dtype. The
+folder is loaded by plain transformers before it counts: every parameter and buffer must come back bit for bit, and the
+logits with them.
+"""
+
+import gc
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+
+from studyctl.compress.walk.architectures import block_linears
+from studyctl.compress.weights.compressed import Compressed
+from studyctl.compress.weights.packing import (
+    FORMAT,
+    Packing,
+    choose_packing,
+    packed_tensors,
+    quantization_config,
+)
+from studyctl.errors import StepError
+from studyctl.folders import atomic_folder
+from studyctl.reporter import Reporter
+
+SHARD_BYTES = 5_000_000_000
+LOGIT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that was read back and is what the model was."""
+
+    folder: Path
+    format: str
+    """``pack-quantized`` or ``safetensors``."""
+    dtype: str
+    """Of plain weights and of scales, such as ``bfloat16``; a packed folder is exact at this dtype only."""
+    packing: Packing | None
+    """How codes are stored; None: weights are plain."""
+    why_plain: str
+    """Why weights on a grid are not packed; empty where they are, or where there is no grid."""
+    weight_files: int
+    weight_bytes: int
+    """Of these files."""
+    block_bits_per_weight: float
+    """Of the decoder blocks' linears, from the bytes stored for them: codes, scales, zeros, shapes."""
+    model_bits_per_weight: float
+    """Of the whole model, from the sizes of the files."""
+    logit_difference: float
+    """Largest difference of a logit, read back against in memory, as a fraction of the largest logit."""
+
+
+def export_model(
+    model: nn.Module,
+    compressed: Compressed | None,
+    target: Path,
+    *,
+    files: Iterable[Path],
+    describe: Callable[[Exported], Mapping[str, str]],
+    replace: bool,
+    reporter: Reporter,
+) -> Exported:
+    """Write a model so that plain transformers loads exactly these weights; the folder is complete and verified, or not there.
+
+    At most one more copy of the model is in memory, if the caller keeps no reference to ``compressed``.
+
+    Args:
+        model: a causal model of transformers with the weights to export.
+        compressed: what it was compressed to; None: its weights as they are.
+        target: the folder to make; missing or empty.
+        files: of the base model, copied: tokenizer, generation settings.
+        describe: returns texts to write beside the weights, by file name, such as the model card.
+        replace: take the place of a folder that is there.
+        reporter: is told of the steps.
+
+    Raises:
+        StepError: there is no room, or what was read back is not the model.
+        OSError: the folder cannot be written.
+    """
+    with atomic_folder(target, replace=replace) as folder:
+        packing, why_plain = choose_packing(compressed) if compressed is not None else (None, "")
+        reporter.progress(0, 2, "step", "writing")
+        _write(model, compressed, packing, folder)
+        del compressed  # its codes: room for the model that is read back
+        copy_beside(files, folder)
+        reporter.check_stop()
+        reporter.progress(1, 2, "step", "reading it back")
+        try:
+            difference = verify(model, folder)
+        except _NotLoadableError as error:
+            if packing is None:
+                raise
+            # The code of some families cannot load packed linears; that they are plain now is told by `why_plain`.
+            packing, why_plain = None, f"plain transformers does not load this family packed ({error})"
+            _empty(folder)
+            _write(model, None, None, folder)
+            copy_beside(files, folder)
+            difference = verify(model, folder)
+        reporter.check_stop()
+        sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+        exported = Exported(
+            folder=target,
+            format=FORMAT if packing else "safetensors",
+            dtype=str(_dtype(model)).removeprefix("torch."),
+            packing=packing,
+            why_plain=why_plain,
+            weight_files=len(sizes),
+            weight_bytes=sum(sizes),
+            block_bits_per_weight=_block_bits(model, folder),
+            model_bits_per_weight=8 * sum(sizes) / sum(one.numel() for one in model.parameters()),
+            logit_difference=difference,
+        )
+        for name, text in describe(exported).items():
+            (folder / name).write_text(text, "utf-8")
+        reporter.progress(2, 2, "step")
+    return exported
+
+
+class _NotLoadableError(StepError):
+    """Plain transformers does not load the folder."""
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(iter(block_linears(model).values())).weight.dtype
+
+
+def _write(model: Any, compressed: Compressed | None, packing: Packing | None, folder: Path) -> None:
+    """Write weights, ``config.json`` and ``generation_config.json``."""
+    state = dict(model.state_dict())
+    if compressed is not None and packing is not None:
+        for name, linear in compressed.linears.items():
+            del state[f"{name}.weight"]
+            state |= {f"{name}.{part}": value for part, value in packed_tensors(linear, packing).items()}
+    needed = sum(_bytes(tensor) for tensor in state.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StepError(
+            f"the export takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free",
+            hint="make room, or export to another disk",
+        )
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_BYTES)
+    except SafetensorError as error:  # safetensors does not raise OSError for a full disk
+        raise StepError(f"the weights could not be written: {error}") from error
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if compressed is not None and packing is not None:
+        config["quantization_config"] = quantization_config(packing, compressed.linears.keys(), model)
+    config |= keys_of_older_loaders(config)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def keys_of_older_loaders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what transformers before 5 and its dependents read under another name.
+
+    Without ``rope_theta`` they take 10,000, whatever the model has, and say nothing.
+    """
+    older: dict[str, Any] = {"torch_dtype": config.get("dtype")}
+    rope = config.get("rope_parameters") or {}
+    whole, local = rope.get("full_attention"), rope.get("sliding_attention")
+    if whole and local:  # Gemma 3: one for each kind of layer
+        older |= {"rope_theta": whole["rope_theta"], "rope_local_base_freq": local["rope_theta"]}
+    elif "rope_theta" in rope:
+        older["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default":
+            older["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return {key: value for key, value in older.items() if value is not None and key not in config}
+
+
+def copy_beside(files: Iterable[Path], folder: Path) -> None:
+    """Copy a tokenizer and what else goes with weights into a folder, so that older transformers know the tokenizer too."""
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    settings = folder / "tokenizer_config.json"
+    if settings.exists():
+        tokenizer = json.loads(settings.read_text("utf-8"))
+        if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+            # The name since transformers 5 of what older ones, and newer ones as well, know by this one.
+            tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+            settings.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+@torch.no_grad()
+def verify(model: Any, folder: Path) -> float:
+    """Load a folder with plain transformers and hold it against the model.
+
+    Returns:
+        The largest difference of a logit, as a fraction of the largest.
+
+    Raises:
+        StepError: it does not load, or a weight, buffer or logit differs; names the first.
+    """
+    again = _reload(model, folder)
+    ids = (torch.arange(LOGIT_TOKENS) * 7919 % model.config.get_text_config().vocab_size)[None]
+    ids = ids.to(next(model.parameters()).device)
+    logits = again(input_ids=ids, use_cache=False).logits.float()  # packed linears are unpacked by this
+    _compare_tensors(model, again)
+    del again
+    gc.collect()  # unpacked linears hold their own `forward`: a circle that would stay in memory for a while
+    mine = model(input_ids=ids, use_cache=False).logits.float()
+    difference = float((mine - logits).abs().max() / mine.abs().max().clamp(min=1e-30))
+    # With equal weights and buffers only settings can differ (soft caps, windows); kernels may sum in another order.
+    allowed = torch.finfo(_dtype(model)).eps ** 0.5
+    if not difference <= allowed:
+        raise StepError(
+            f"the exported model gives other logits when it is read back (difference {difference:.2g} of the largest)",
+            hint="the weights are equal, so config.json does not say all of this model: please report it",
+        )
+    return difference
+
+
+def _reload(model: Any, folder: Path) -> Any:
+    try:
+        again, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            attn_implementation=model.config._attn_implementation,  # another one gives other roundings
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below with their names
+        )
+    except ImportError as error:
+        hint = "pip install 'studyctl[engine]'"
+        raise StepError(f"the export cannot be read back: {error}", hint=hint) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise _NotLoadableError(f"the export cannot be read back: {error}") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[what]:
+            names = ", ".join(sorted(map(str, info[what]))[:4])
+            raise _NotLoadableError(f"the export cannot be read back: {what.replace('_', ' ')} {names}")
+    return again.requires_grad_(False).eval().to(next(model.parameters()).device)
+
+
+def _compare_tensors(model: nn.Module, again: nn.Module) -> None:
+    """Compare linears of the blocks first, then every other parameter and buffer."""
+    first = {f"{name}.weight": linear.weight for name, linear in block_linears(model).items()}
+    buffers = dict(model.named_buffers())
+    for name, mine in (first | dict(model.named_parameters()) | buffers).items():
+        owner, _, own = name.rpartition(".")
+        other = getattr(again.get_submodule(owner), own)
+        if (
+            name in buffers
+        ):  # made from the config in float32; a model that was cast afterwards has them rounded
+            other = other.to(mine.dtype)
+        if other.dtype != mine.dtype or other.shape != mine.shape:
+            what = f"{other.dtype} {list(other.shape)} instead of {mine.dtype} {list(mine.shape)}"
+        elif torch.equal(_bits(mine), _bits(other)):
+            continue
+        else:
+            what = f"off by up to {float((mine.float() - other.float()).abs().max()):.3g}"
+        raise StepError(f"`{name}` is not the same when the export is read back: {what}")
+    mine_tied, other_tied = _is_tied(model), _is_tied(again)
+    if mine_tied != other_tied:
+        raise StepError(f"tied embeddings: {mine_tied} in memory, {other_tied} when the export is read back")
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a view in which −0 and 0 differ and NaN equals itself."""
+    return tensor.data.contiguous().view(torch.uint8) if tensor.numel() and tensor.dim() else tensor.data
+
+
+def _is_tied(model: Any) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+
+
+def _block_bits(model: nn.Module, folder: Path) -> float:
+    """Return bits per weight of the blocks' linears without their biases, as stored."""
+    linears = block_linears(model)
+    stored = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for key, about in header.items():
+            name, _, part = key.rpartition(".")
+            if name in linears and part != "bias":
+                begin, end = about["data_offsets"]
+                stored += end - begin
+    return 8 * stored / sum(linear.weight.numel() for linear in linears.values())

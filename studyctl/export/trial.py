@@ -1,0 +1,115 @@
+"""The step ``export``: a trial's weights as a folder, with a card that tells what was measured of them."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from studyctl.compress.weights.stored import apply, weights_hash
+from studyctl.contract.job import Job
+from studyctl.contract.records import ExportFacts
+from studyctl.errors import StepError
+from studyctl.export.card import PACKAGES, CardFacts, model_card
+from studyctl.export.folder import Exported, export_model
+from studyctl.files import StudyPaths
+from studyctl.journal.exports import ABOUT
+from studyctl.journal.index import read_stored
+from studyctl.reporter import Reporter
+from studyctl.sources.checkpoints import TOKENIZER_FILES
+from studyctl.sources.models import LoadedModel
+from studyctl.store.figures import read_figures
+
+COPIED = (*TOKENIZER_FILES, "generation_config.json")
+
+
+def refuse_other_weights(job: Job, made_hash: str) -> None:
+    """Refuse to export, under the name of a trial, weights that were not measured.
+
+    Raises:
+        StepError: compressing again gave other weights than those of the stored results.
+    """
+    if job.export_to is not None and job.weights_hash not in (None, made_hash):
+        raise StepError(
+            f"this machine makes other weights of {job.trial} than those that were measured, so they are not exported",
+            hint="export on the machine that ran the study, or run the study here with `keep_weights = true`",
+        )
+
+
+def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Reporter) -> ExportFacts:
+    """Export what is in memory, to where ``studyctl export`` asked for it or into the study.
+
+    Args:
+        job: the trial.
+        loaded: the model with the trial's weights.
+        made_hash: of these weights; empty for the dense model.
+        reporter: hears how far it is.
+
+    Returns:
+        What is told of the folder.
+
+    Raises:
+        StepError: the folder cannot be written, or is not what the model is.
+    """
+    paths = StudyPaths(job.root)
+    plain = job.is_dense or job.is_checkpoint
+    named = made_hash or weights_hash(loaded.model)
+
+    def describe(exported: Exported) -> dict[str, str]:
+        facts = _facts(job, loaded, exported, named)
+        about = json.dumps(facts.as_dict(), indent=2, ensure_ascii=False)
+        return {"README.md": model_card(facts), ABOUT: about + "\n"}
+
+    target = job.export_to or paths.exported(job.trial)
+    try:
+        with files_beside(loaded) as files:
+            exported = export_model(
+                loaded.model,
+                None if plain else apply(loaded.model, paths.trial_weights(job.weights_key)),
+                target,
+                files=files,
+                describe=describe,
+                replace=job.export_to is None,
+                reporter=reporter,
+            )
+    except OSError as error:
+        if job.export_to is None:  # in the study's own folder, whose failing concerns more than this
+            raise
+        hint = "make room or make the folder writable, or export to another one"
+        raise StepError(f"{target} cannot be written: {error.strerror or error}", hint=hint) from error
+    return ExportFacts(
+        folder=str(target),
+        format=exported.format,
+        packed_bits=exported.packing.bits if exported.packing else None,
+        why_plain=exported.why_plain,
+        weight_bytes=exported.weight_bytes,
+        stored_bits_per_weight=exported.block_bits_per_weight,
+        model_bits_per_weight=exported.model_bits_per_weight,
+    )
+
+
+@contextmanager
+def files_beside(loaded: LoadedModel) -> Iterator[list[Path]]:
+    """Yield what is copied beside the weights; a checkpoint without a tokenizer was measured with its base model's."""
+    found = [path for name in COPIED if (path := loaded.folder / name).is_file()]
+    with tempfile.TemporaryDirectory() as saved:
+        if not any(path.name in TOKENIZER_FILES for path in found):
+            loaded.tokenizer.save_pretrained(saved)
+            found += Path(saved).iterdir()
+        yield found
+
+
+def _facts(job: Job, loaded: LoadedModel, exported: Exported, named: str) -> CardFacts:
+    stored = read_stored(StudyPaths(job.root))
+    compressed = stored.compressed(job.weights_key)
+    return CardFacts(
+        job=job,
+        base=loaded.identity,
+        exported=exported,
+        weights_hash=named,
+        bits_per_weight=compressed.bits_per_weight if compressed else 16.0 if job.is_dense else None,
+        sparsity=compressed.sparsity if compressed else None,
+        figures=read_figures(stored, job.weights_key, job.dense_key, job.evaluations),
+        versions={name: version(name) for name in PACKAGES},
+    )

@@ -1,0 +1,321 @@
+"""What the journals hold, by the keys of what was measured: fast enough to ask before and during every run.
+
+Only lines about attempts and steps are parsed (they are found by a search for bytes), and a second look reads only what
+was appended since. Where a step's records lie in its journal is remembered, so that a publisher reads current results only.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import cmp_to_key
+from pathlib import Path
+from typing import TypeVar
+
+from studyctl.contract.records import (
+    AnyRecord,
+    AttemptFinished,
+    AttemptStarted,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+)
+from studyctl.contract.steps import Step, StepKind
+from studyctl.files import StudyPaths
+from studyctl.journal.exports import exported_weights
+from studyctl.journal.files import MARKERS, RECORDS, check_schema, damaged, decode
+from studyctl.journal.stored import Attempt, Failure, Results, Stored, StoredResult, StoredStep
+
+T = TypeVar("T")
+
+
+def read_stored(paths: StudyPaths) -> Stored:
+    """Read what the journals of a study hold; without journals: nothing.
+
+    Raises:
+        StudyError: a journal is damaged in the middle, or newer than this studyctl.
+    """
+    return Index(paths).refresh()
+
+
+class Index:
+    """Keeps :class:`Stored` up to date while journals grow, reading only what is new."""
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self._paths = paths
+        self._scans: dict[str, _Scan] = {}
+        self._by_trial: dict[str, set[str]] = {}
+        """Names of the journals of a trial."""
+        self._owners: dict[str, set[str]] = {}
+        """Trials with steps of a ``weights_key``."""
+        self._changed: set[str] = set()
+        """Trials that were read and not gathered, because a journal after them could not be read."""
+        self._stored = Stored()
+
+    def refresh(self, only: Iterable[tuple[str, int]] | None = None) -> Stored:
+        """Return what is stored now; the same object as before if no step or attempt began or ended.
+
+        What did not change is the same object within the next :class:`Stored`, too.
+
+        Args:
+            only: Trials and attempts whose journals may have grown; None: any, and others may have come or gone.
+
+        Raises:
+            StudyError: a journal is damaged in the middle, or newer than this studyctl.
+        """
+        sizes = self._sizes(only)
+        gone = set() if only is not None else self._scans.keys() - sizes.keys()
+        changed = self._changed
+        changed |= {self._forget(name) for name in gone}
+        for name, size in sizes.items():
+            scan = self._scans.get(name)
+            if scan is None or size < scan.offset:
+                scan = self._scans[name] = _Scan(self._paths.journal / name)
+                self._by_trial.setdefault(scan.trial, set()).add(name)
+                changed.add(scan.trial)
+            if size != scan.size and scan.read_on(size):
+                changed.add(scan.trial)
+        if changed:
+            self._stored = self._gather(changed)
+            self._changed = set()
+        return self._stored
+
+    def _sizes(self, only: Iterable[tuple[str, int]] | None) -> dict[str, int]:
+        if only is None:
+            return {entry.name: entry.stat().st_size for entry in _journals(self._paths.journal)}
+        files = [self._paths.attempt_journal(trial, attempt) for trial, attempt in only]
+        return {file.name: file.stat().st_size for file in files if file.exists()}
+
+    def _forget(self, name: str) -> str:
+        """Drop a journal that is gone; return its trial."""
+        scan = self._scans.pop(name)
+        self._by_trial[scan.trial].discard(name)
+        return scan.trial
+
+    def _gather(self, trials: set[str]) -> Stored:
+        """Return what is stored, gathered anew for these trials and for all that shares weights with them."""
+        old = self._stored
+        new = Stored(
+            dict(old.attempts),
+            dict(old.last_attempt),
+            dict(old.results),
+            dict(old.weights_hash),
+            dict(old.loads),
+        )
+        keys: set[str] = set()
+        for trial in trials:
+            keys |= {step.weights_key for one in old.attempts.get(trial, ()) for step in one.steps}
+            keys |= self._gather_trial(trial, new)
+        for key in sorted(keys):
+            owners = sorted(self._owners[key])
+            attempts = [attempt for trial in owners for attempt in new.attempts.get(trial, ())]
+            steps = [step for one in attempts for step in one.steps if step.weights_key == key]
+            _gather_weights(key, steps, new, self._paths)
+        return new
+
+    def _gather_trial(self, trial: str, stored: Stored) -> set[str]:
+        """Take the attempts of a trial; return the weights that they have steps of."""
+        scans = sorted((self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number)
+        attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
+        _set(stored.attempts, trial, attempts or None)
+        _set(stored.last_attempt, trial, scans[-1].number if scans else None)
+        keys = {step.weights_key for attempt in attempts for step in attempt.steps}
+        for key in keys:
+            self._owners.setdefault(key, set()).add(trial)
+        return keys
+
+
+def _journals(folder: Path) -> Iterator[os.DirEntry[str]]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                trial, _, attempt = entry.name.removesuffix(".jsonl").rpartition(".")
+                if entry.name.endswith(".jsonl") and trial and attempt.isdecimal():
+                    yield entry
+
+
+class _Scan:
+    """One journal, as far as it was read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trial, _, number = path.name.removesuffix(".jsonl").rpartition(".")
+        self.number = int(number)
+        self.offset = 0
+        """Bytes that are parsed for good."""
+        self.size = 0
+        """Bytes that were looked at; more than ``offset`` when the last line was not finished."""
+        self.attempt: Attempt | None = None
+        self._started: AttemptStarted | None = None
+        self._steps: list[StoredStep] = []
+        self._failures: dict[Step, Failure] = {}
+        self._open_step: Step | None = None
+        self._begin = 0
+        """Of the open step."""
+        self._ended: AttemptFinished | None = None
+
+    def read_on(self, size: int) -> bool:
+        """Read what was appended; return whether a step or the attempt began or ended."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        self.size = size
+        whole = self._whole(data)
+        found = False
+        for begin, end in _marked_lines(data, whole):
+            record = decode(data[begin:end])
+            if record is None:
+                if not data[end:whole].strip(b"\0\n"):
+                    whole = begin  # the tail of a crash, or a line that is being written
+                    break
+                raise damaged(self.path, self._line_number(begin))
+            found |= self._take(record, self.offset + begin, self.offset + end + 1)
+        self.offset += whole
+        if found and self._started is not None:
+            self.attempt = Attempt(
+                self.trial,
+                self.number,
+                self.path,
+                self._started,
+                tuple(self._steps),
+                self._open_step,
+                self._begin if self._open_step is not None else 0,
+                tuple(self._failures.values()),
+                self._ended,
+            )
+        return found
+
+    def _whole(self, data: bytes) -> int:
+        """Return how many bytes are whole records; damage before the last of them is an error.
+
+        Most lines are never parsed, so all are counted by how a record begins.
+        """
+        whole = data.rfind(b"\n") + 1
+        records = (whole > 0 and data.startswith(RECORDS)) + sum(
+            data.count(b"\n" + begin, 0, whole) for begin in RECORDS
+        )
+        if records == data.count(b"\n", 0, whole):
+            return whole
+        begin = 0
+        while data.startswith(RECORDS, begin):
+            begin = data.index(b"\n", begin) + 1
+        if any(data.find(b"\n" + one, begin, whole) >= 0 for one in RECORDS):
+            raise damaged(self.path, self._line_number(begin))
+        return begin  # the tail of a crash
+
+    def _line_number(self, begin: int) -> int:
+        with self.path.open("rb") as file:
+            return file.read(self.offset + begin).count(b"\n") + 1
+
+    def _take(self, record: AnyRecord, begin: int, end: int) -> bool:
+        """Account for a record; return whether it is about a step or the attempt."""
+        if isinstance(record, AttemptStarted):
+            check_schema(record, self.path)
+            self._started = record
+            return True
+        if self._started is None:
+            return False
+        match record:
+            case StepStarted(step=step):
+                if self._open_step != step:
+                    self._begin = begin
+                self._open_step = step
+                self._failures.pop(step, None)
+            case StepFinished():
+                self._open_step = None
+                self._append(self._finished(record, self._started, end))
+            case StepFailed(step=step):
+                self._open_step = None
+                self._failures[step] = _failure(record)
+            case AttemptFinished():
+                self._open_step, self._ended = None, record
+            case _:
+                return False  # the marker was part of something else
+        return True
+
+    def _append(self, step: StoredStep) -> None:
+        both = self._steps[-1].followed_by(step) if self._steps else None
+        if both is not None:
+            self._steps[-1] = both
+        else:
+            self._steps.append(step)
+
+    def _finished(self, record: StepFinished, started: AttemptStarted, end: int) -> StoredStep:
+        return StoredStep(
+            trial=self.trial,
+            attempt=self.number,
+            step=record.step,
+            weights_key=record.weights_key or started.weights_key,
+            weights_hash=record.weights_hash,
+            seconds=record.seconds,
+            peak_memory_bytes=record.peak_memory_bytes,
+            bits_per_weight=record.bits_per_weight,
+            sparsity=record.sparsity,
+            available=record.available,
+            at=record.at,
+            journal=self.path,
+            begin=self._begin,
+            end=end,
+        )
+
+
+def _failure(record: StepFailed) -> Failure:
+    return Failure(record.step, record.error, record.cause, record.hint, record.at, record.permanent)
+
+
+def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end (before its newline) of the lines about steps and attempts, in order."""
+    ends: dict[int, int] = {}
+    for marker in MARKERS:
+        at = data.find(marker, 0, whole)
+        while at >= 0:
+            end = data.index(b"\n", at)
+            ends[data.rfind(b"\n", 0, at) + 1] = end
+            at = data.find(marker, end, whole)
+    yield from sorted(ends.items())
+
+
+def _gather_weights(key: str, steps: list[StoredStep], stored: Stored, paths: StudyPaths) -> None:
+    """Find the current results among the steps of one ``weights_key``, oldest attempts first."""
+    compressed: StoredStep | None = None
+    load: StoredStep | None = None
+    for one in steps:
+        if one.step.kind is StepKind.COMPRESS:
+            compressed = _newer(compressed, one)
+        elif one.step.kind is StepKind.LOAD:
+            load = _newer(load, one)
+    results: dict[str, list[StoredStep]] = {}
+    for one in steps:
+        if one.step.kind is StepKind.EXPORT and exported_weights(paths.exported(one.trial)) != key:
+            continue  # the folder was deleted, or holds other weights by now
+        if one.step.kind is not StepKind.LOAD and (
+            compressed is None or one.weights_hash == compressed.weights_hash
+        ):
+            results.setdefault(one.step.key or "", []).append(one)
+    found = {step_key: StoredResult.of_steps(_oldest_first(those)) for step_key, those in results.items()}
+    _set(stored.results, key, Results(found) if found else None)
+    _set(stored.loads, key, load)
+    _set(stored.weights_hash, key, compressed.weights_hash if compressed is not None else None)
+
+
+def _oldest_first(steps: list[StoredStep]) -> list[StoredStep]:
+    """Return steps in the order in which they count: attempts of one trial are numbered, others have a clock only."""
+
+    def order(one: StoredStep, other: StoredStep) -> int:
+        return -1 if _newer(one, other) is other else 1
+
+    return sorted(steps, key=cmp_to_key(order))
+
+
+def _set(values: dict[str, T], key: str, value: T | None) -> None:
+    """Set a value, or remove it."""
+    if value is None:
+        values.pop(key, None)
+    else:
+        values[key] = value
+
+
+def _newer(other: StoredStep | None, step: StoredStep) -> StoredStep:
+    """Return the newer of two: attempts of one trial are numbered (a clock may be set back), others have a clock only."""
+    if other is None:
+        return step
+    newer = step.attempt >= other.attempt if step.trial == other.trial else step.at >= other.at
+    return step if newer else other

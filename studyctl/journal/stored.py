@@ -1,0 +1,262 @@
+"""What is stored: finished steps, failures and attempts, found by the keys of what was measured."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from studyctl.contract.records import (
+    AttemptFinished,
+    AttemptStarted,
+)
+from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, batch_spans
+from studyctl.errors import FailureCause
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStep:
+    """A step that was finished, and where its records are; batches of windows that follow each other are one."""
+
+    trial: str
+    """Trial that ran it; with equal keys the result also counts for another trial."""
+    attempt: int
+    step: Step
+    weights_key: str
+    weights_hash: str | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    bits_per_weight: float | None
+    sparsity: float | None
+    available: int | None
+    """Windows that the text has; None: not known, or no text."""
+    at: str
+    """When it finished; UTC, ISO 8601."""
+    journal: Path
+    begin: int
+    """Byte of its first ``step_started`` line; a step that is tried again within the attempt begins again."""
+    end: int
+    """Byte after its ``step_finished`` line."""
+
+    @property
+    def batches(self) -> frozenset[Span | None]:
+        """Return the batches of windows that it is; None stands for what has no windows."""
+        return _batches(self.step.windows)
+
+    def followed_by(self, other: "StoredStep") -> "StoredStep | None":
+        """Return both as one, if the other one is the next batch of the same text in the same attempt."""
+        mine, theirs = self.step.windows, other.step.windows
+        if mine is None or theirs is None or mine[1] != theirs[0] or mine[1] % BATCH_WINDOWS:
+            return None
+        if (self.step.id, self.step.key, self.weights_hash) != (
+            other.step.id,
+            other.step.key,
+            other.weights_hash,
+        ):
+            return None
+        return replace(
+            other,
+            step=Step(other.step.kind, other.step.subject, (mine[0], theirs[1]), other.step.key),
+            begin=self.begin,
+            seconds=(self.seconds or 0.0) + (other.seconds or 0.0),
+            peak_memory_bytes=max(self.peak_memory_bytes or 0, other.peak_memory_bytes or 0) or None,
+        )
+
+
+@lru_cache(maxsize=4096)  # the trials of a study have the same few
+def _batches(windows: Span | None) -> frozenset[Span | None]:
+    if windows is None:
+        return frozenset({None})
+    return frozenset(span for span in batch_spans(windows[1]) if span[0] >= windows[0])
+
+
+class ResultPart(NamedTuple):
+    """What a stored step contributes to a result."""
+
+    stored: StoredStep
+    batches: tuple[Span | None, ...]
+    """In their order."""
+
+    @property
+    def share(self) -> float:
+        """Return which part of the stored step that is."""
+        return len(self.batches) / len(self.stored.batches)
+
+
+class StepResult(NamedTuple):
+    """The result of a step that a plan asks for, which several attempts may have worked at."""
+
+    parts: tuple[ResultPart, ...]
+    """In the order in which windows are taken; at least one."""
+
+    @property
+    def latest(self) -> StoredStep:
+        """Return what was finished last."""
+        return max((part.stored for part in self.parts), key=lambda stored: stored.at)
+
+    @property
+    def seconds(self) -> float | None:
+        """Return what all parts took together."""
+        known = [part.share * part.stored.seconds for part in self.parts if part.stored.seconds is not None]
+        return sum(known) if known else None
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Return the highest peak of a part."""
+        return max((part.stored.peak_memory_bytes or 0 for part in self.parts), default=0) or None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """What is stored under one key of some weights."""
+
+    steps: tuple[StoredStep, ...]
+    """Where batches are there twice, the later one counts."""
+    batches: frozenset[Span | None]
+    available: int | None
+    """Windows that the text has, if a step knows."""
+
+    @classmethod
+    def of_steps(cls, steps: Sequence[StoredStep]) -> "StoredResult":
+        """Return the result that steps make, the one that counts last."""
+        batches = steps[0].batches.union(*(step.batches for step in steps[1:]))
+        available = next((step.available for step in steps if step.available is not None), None)
+        return cls(tuple(steps), batches, available)
+
+    def covers(self, step: Step) -> bool:
+        """Return whether everything that a step asks for is there."""
+        if step.windows is None or None in self.batches:
+            return True
+        end = step.windows[1]
+        return _covers(self.batches, end if self.available is None else min(end, self.available))
+
+    def of(self, step: Step) -> StepResult:
+        """Return the result of a step that is covered."""
+        wanted: tuple[Span | None, ...] = (None,) if None in self.batches else step.spans(self.available)
+        sources: dict[int, list[Span | None]] = {}
+        for span in wanted:
+            place = max(place for place, one in enumerate(self.steps) if span in one.batches)
+            sources.setdefault(place, []).append(span)
+        return StepResult(
+            tuple(ResultPart(self.steps[place], tuple(spans)) for place, spans in sources.items())
+        )
+
+
+@lru_cache(maxsize=4096)  # the trials of a study have the same few sets
+def _covers(there: frozenset[Span | None], end: int) -> bool:
+    # The end may be that of all windows, which nobody counts up to.
+    return len(there) * BATCH_WINDOWS >= end and there.issuperset(batch_spans(end))
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What is stored of some weights; false if nothing is."""
+
+    by_key: Mapping[str, StoredResult] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_key)
+
+    def has(self, step: Step) -> bool:
+        """Return whether everything that a step asks for is stored."""
+        found = self.by_key.get(step.key) if step.key is not None else None
+        return found is not None and found.covers(step)
+
+    def missing(self, steps: Iterable[Step]) -> tuple[Step, ...]:
+        """Return the steps of which something is not stored."""
+        return tuple(step for step in steps if not self.has(step))
+
+    def of(self, step: Step) -> StepResult | None:
+        """Return the result of a step; None if something of it is not stored."""
+        return self.by_key[step.key].of(step) if step.key is not None and self.has(step) else None
+
+    def spans(self, step: Step) -> tuple[Span, ...]:
+        """Return the batches of windows that are stored of a step, whether they are all of it or not."""
+        found = self.by_key.get(step.key) if step.key is not None else None
+        return tuple(sorted(span for span in found.batches if span)) if found is not None else ()
+
+
+_NOTHING = Results()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a step of an attempt is not finished."""
+
+    step: Step
+    error: str
+    cause: FailureCause
+    hint: str
+    at: str
+    permanent: bool = False
+    """Whether trying again as it is would fail again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of a trial, as far as its journal tells."""
+
+    trial: str
+    attempt: int
+    journal: Path
+    started: AttemptStarted
+    steps: tuple[StoredStep, ...] = ()
+    """Finished steps in the order in which they ran, ``load`` included."""
+    open_step: Step | None = None
+    """Step that was begun and neither finished nor failed."""
+    open_begin: int = 0
+    """Byte of the open step's ``step_started`` line."""
+    failures: tuple[Failure, ...] = ()
+    """Steps that failed, oldest first: a failure of one evaluation does not keep the others from being run."""
+    finished: AttemptFinished | None = None
+    """None while it runs, or when it was killed."""
+
+    @property
+    def weights_key(self) -> str:
+        """Weights that it makes or measures."""
+        return self.started.weights_key
+
+    @property
+    def state(self) -> str:
+        """``open`` (running, or killed), ``done``, ``failed`` or ``stopped``."""
+        return "open" if self.finished is None else self.finished.state
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Everything that is acknowledged in the journals of a study."""
+
+    attempts: dict[str, tuple[Attempt, ...]] = field(default_factory=dict)
+    """By trial, oldest first."""
+    last_attempt: dict[str, int] = field(default_factory=dict)
+    """Highest attempt number by trial, also of journals without a whole record."""
+    results: dict[str, Results] = field(default_factory=dict)
+    """Current results by ``weights_key``. Those of weights that the last ``compress`` did not reproduce are not here, nor
+    exports whose folder is gone, nor ``load``."""
+    weights_hash: dict[str, str] = field(default_factory=dict)
+    """Hash of the weights that the last ``compress`` made, by ``weights_key``."""
+    loads: dict[str, StoredStep] = field(default_factory=dict)
+    """Newest finished ``load`` by ``weights_key``."""
+
+    def has(self, weights_key: str | None) -> Results:
+        """Return what is stored for these weights; nothing for weights that could not be looked up."""
+        return self.results.get(weights_key, _NOTHING) if weights_key is not None else _NOTHING
+
+    def compressed(self, weights_key: str) -> StoredStep | None:
+        """Return the step that made these weights."""
+        found = self.has(weights_key).by_key.get(weights_key)
+        return found.steps[-1] if found is not None else None
+
+    def next_attempt(self, trial: str) -> int:
+        """Return the number of the attempt that would be made now; the first is 1."""
+        return self.last_attempt.get(trial, 0) + 1
+
+    def last_failure(self, trial: str) -> Failure | None:
+        """Return the first failure of a trial's newest attempt, or None if it had none."""
+        attempts = self.attempts.get(trial)
+        return attempts[-1].failures[0] if attempts and attempts[-1].failures else None
+
+    @property
+    def unfinished(self) -> list[Attempt]:
+        """Newest attempts that have not ended: they run, or were killed."""
+        return [attempts[-1] for attempts in self.attempts.values() if attempts[-1].state == "open"]

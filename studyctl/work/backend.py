@@ -1,0 +1,229 @@
+"""The stage ``compress`` of a variant that another package makes: what it is handed, and what comes back."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from studyctl.backends.catalog import BACKENDS
+from studyctl.backends.driver import mean_nll
+from studyctl.backends.environments import environment
+from studyctl.backends.exchange import DriverCause, Outcome, call_driver
+from studyctl.compress.walk.architectures import block_linears, block_parameters
+from studyctl.compress.walk.statistics import is_finite
+from studyctl.compress.walk.walker import mean_bits
+from studyctl.compress.weights.compressed import Compressed, CompressedLinear
+from studyctl.contract.job import Job
+from studyctl.contract.methods import Quantization
+from studyctl.errors import FailureCause, Problem, StepError
+from studyctl.export.folder import copy_beside, keys_of_older_loaders
+from studyctl.export.trial import files_beside
+from studyctl.files import StudyPaths
+from studyctl.sources.models import LoadedModel, planned_files
+from studyctl.sources.safetensors_files import INDEX, weight_files
+from studyctl.sources.unpacking import stored_bits, zero_fraction
+from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
+from studyctl.work.recorder import Recorder
+
+CHECK_WINDOWS, CHECK_TOKENS = 2, 512
+"""At most so much text must give the same nll there as here."""
+TOLERANCE_NATS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
+"""How far the mean nll of a token may be off: kernels sum in another order. A wrong ``rope_theta`` is off by more."""
+
+
+class Made(NamedTuple):
+    """What a package made of the model in memory."""
+
+    compressed: Compressed
+    outcome: Outcome
+
+
+def compress_elsewhere(job: Job, loaded: LoadedModel, ids: np.ndarray | None, recorder: Recorder) -> Made:
+    """Have the job's backend compress the dense model, and put the weights that come back into the model in memory.
+
+    Args:
+        job: the trial; its backend is another package.
+        loaded: the dense model.
+        ids: calibration windows ``[samples, tokens]``; None for methods without data.
+        recorder: draws its progress.
+
+    Raises:
+        StepError: the environment is not there or broken, reads the model otherwise, fails, or changed what it must not.
+    """
+    backend = BACKENDS[job.backend]
+    there = environment(backend)
+    hint = f"`studyctl backends sync {backend.name}` makes it"
+    if there.state != "synced":
+        raise StepError(f"the environment of {backend.name} is {there.state}", hint=hint)
+    paths = StudyPaths(job.root)
+    log = paths.attempt_log(job.trial, job.attempt)
+    packed = paths.packed_weights(job.weights_key)
+    packed.parent.mkdir(parents=True, exist_ok=True)
+    handed = f".handed-{job.weights_key}-"
+    for leftover in packed.parent.glob(f"{handed}*"):  # of an attempt that was killed
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=handed) as scratch:
+        task = _task(job, loaded, ids, Path(scratch))
+        with _room_on_device(loaded):
+            killed_before = kernel_oom_kills()
+            with planned_files(loaded.identity):  # which it reads by links
+                outcome = call_driver(
+                    there.python,
+                    backend.adapter,
+                    task,
+                    log=log,
+                    hear=lambda told: recorder.progress(
+                        told["done"], told["total"], told["unit"], told["note"]
+                    ),
+                    meanwhile=recorder.check_stop,
+                )
+        if outcome.failure is not None:
+            raise _failure(job, outcome, kernel_oom_kills() > killed_before, log)
+        out = Path(task["out"])
+        compressed = _take(job, loaded.model, out)
+        shutil.rmtree(packed, ignore_errors=True)
+        (out / "packed").rename(packed)
+    return Made(compressed, outcome)
+
+
+def _task(job: Job, loaded: LoadedModel, ids: np.ndarray | None, scratch: Path) -> dict[str, Any]:
+    """Write what the package reads, and return what it is asked for."""
+    hand_over(loaded, scratch / "model")
+    if ids is not None:
+        np.save(scratch / "ids.npy", ids.astype(np.int32))
+    return {
+        "model": str(scratch / "model"),
+        "ids": str(scratch / "ids.npy") if ids is not None else None,
+        "method": job.method,
+        "options": job.settings.model_dump(mode="json"),
+        "dtype": job.dtype,
+        "device": job.device,
+        "threads": job.threads,
+        "out": str(scratch / "out"),
+        "network": job.backend_network,
+        "dense": expected_nll(loaded, ids),
+    }
+
+
+def hand_over(loaded: LoadedModel, folder: Path) -> None:
+    """Write a folder that older transformers read as the same model; the weights are links to the dense model's own files."""
+    folder.mkdir(parents=True)
+    config = json.loads((loaded.folder / "config.json").read_text("utf-8"))
+    config.pop("auto_map", None)  # code of a repository is never run
+    (folder / "config.json").write_text(json.dumps(config | keys_of_older_loaders(config), indent=2), "utf-8")
+    weights = weight_files(loaded.folder, allow_pickle=loaded.allow_pickle)
+    if any(path.suffix != ".safetensors" for path in weights):  # no pickle for anybody
+        loaded.model.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+    else:
+        for path in (*weights, loaded.folder / INDEX):
+            if path.exists():
+                (folder / path.name).symlink_to(path.resolve())
+    with files_beside(loaded) as files:
+        copy_beside(files, folder)
+
+
+def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
+    """Return windows and what the dense model computes of them here."""
+    if ids is not None:
+        windows = torch.from_numpy(ids[:CHECK_WINDOWS, :CHECK_TOKENS].astype(np.int64))
+    else:
+        size = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        windows = (torch.arange(CHECK_WINDOWS * 128) * 7919 % size).reshape(CHECK_WINDOWS, 128)
+    return {
+        "windows": windows.tolist(),
+        "nll_nats": mean_nll(loaded.model, windows, loaded.device),
+        "tolerance_nats": TOLERANCE_NATS[loaded.dtype],
+    }
+
+
+@contextmanager
+def _room_on_device(loaded: LoadedModel) -> Iterator[None]:
+    """Leave a GPU to the package meanwhile."""
+    on_gpu = loaded.device.startswith("cuda")
+    if on_gpu:
+        loaded.model.to("cpu")
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        if on_gpu:
+            loaded.model.to(loaded.device)
+
+
+def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> StepError:
+    """Say in the package's own words what went wrong."""
+    name = f"{job.backend} {BACKENDS[job.backend].version}"
+    cause, what = outcome.cause or DriverCause.ERROR, outcome.failure
+    if cause is DriverCause.KILLED and killed_for_memory:
+        cause, what = DriverCause.OUT_OF_MEMORY, "the kernel killed it: out of memory"
+    printed = f"all that it printed is in {log}"
+    hints = {
+        DriverCause.ERROR: printed,
+        DriverCause.KILLED: printed,
+        DriverCause.NOT_IMPORTED: f"if its environment is broken, `studyctl backends remove {job.backend}` and then "
+        f"`studyctl backends sync {job.backend}` make it anew; {printed}",
+        DriverCause.OUT_OF_MEMORY: OUT_OF_MEMORY_HINT,
+        DriverCause.READ_OTHERWISE: "its transformers is older than this model's files, and would compress another model",
+    }
+    causes = {
+        DriverCause.KILLED: FailureCause.KILLED,
+        DriverCause.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
+    }
+    return StepError(
+        Problem(f"{name}: {what}", hint=hints[cause]), cause=causes.get(cause, FailureCause.ERROR)
+    )
+
+
+@torch.no_grad()
+def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
+    """Put the weights that came back into the model, after checking that they are of this model and nothing else changed.
+
+    Raises:
+        StepError: a weight is missing, has another shape or is not finite, or something outside of the decoder blocks changed.
+    """
+    inside, linears = block_parameters(model), block_linears(model)
+    with safe_open(out / "plain.safetensors", framework="pt") as file:
+        _check_fit(job, model, file)
+        changed = {}
+        for name in inside.keys() & set(file.keys()):
+            value = file.get_tensor(name).to(inside[name].device)
+            if name.removesuffix(".weight") in linears or not torch.equal(value, inside[name]):
+                inside[name].copy_(value)
+                changed[name] = inside[name].data
+    found = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
+    settings = job.settings
+    bits = stored_bits(model, out / "packed") if isinstance(settings, Quantization) else None
+    if bits is None:
+        bits = mean_bits(settings, linears.values())
+    return Compressed(settings, found, bits, zero_fraction(model), changed)
+
+
+def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
+    names, inside = set(file.keys()), block_parameters(model)
+    if lacking := [name for name in block_linears(model) if f"{name}.weight" not in names]:
+        raise _wrong(job, f"it gave no weight of `{lacking[0]}`")
+    for name, own in model.named_parameters(remove_duplicate=False):  # a package may untie what is tied here
+        if name not in names:
+            continue
+        value = file.get_tensor(name)
+        if value.shape != own.shape:
+            raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(own.shape)} here")
+        if not is_finite(value):
+            raise _wrong(job, f"`{name}` is not finite")
+        if name not in inside and not torch.equal(value.to(own.device), own):
+            raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
+
+
+def _wrong(job: Job, what: str) -> StepError:
+    return StepError(
+        f"{job.backend} {BACKENDS[job.backend].version}: {what}",
+        hint="this package does not know this family of models well enough: its figures would mean nothing",
+    )

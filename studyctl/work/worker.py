@@ -1,0 +1,71 @@
+"""A worker: a process that keeps the model it has loaded and runs one attempt after another.
+
+It ends within a moment of its runner: the runner's death closes the pipe that the worker reads.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+
+from studyctl.contract.job import Job
+from studyctl.contract.records import WorkerFatal, WorkerReady
+from studyctl.files import StudyPaths
+from studyctl.work.channel import Channel
+from studyctl.work.memory import keep_freed_memory
+from studyctl.work.recorder import CannotWriteError
+
+CANNOT_WRITE = 71
+"""Exit code of a worker that could not write to the study's folder."""
+
+
+def _take_pipes() -> tuple[int, int]:
+    """Return private copies of stdin and stdout; what libraries print goes to stderr from now on."""
+    requests, records = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return requests, records
+
+
+def log_to(job: Job) -> None:
+    """Send everything that this process prints to the attempt's log."""
+    path = StudyPaths(job.root).attempt_log(job.trial, job.attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def main() -> None:
+    """Run jobs until the runner closes the pipe."""
+    # A Ctrl-C in the terminal reaches the whole process group; what it means is the runner's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(*_take_pipes())
+    faulthandler.enable()
+    keep_freed_memory()
+    channel.tell(WorkerReady(pid=os.getpid()))
+    engine = None
+    while True:
+        job = channel.jobs.get()
+        log_to(job)
+        # Torch takes over a second to import; the log of the first attempt shows what that may print.
+        from studyctl.sources.lean_transformers import import_models
+
+        import_models()  # before anything that imports models of transformers
+        from studyctl.work.attempt import Attempt
+        from studyctl.work.engine import Engine
+
+        engine = engine or Engine()
+        try:
+            Attempt(job, engine, channel).run()
+        except CannotWriteError as error:
+            channel.tell(WorkerFatal(error=str(error)))
+            os._exit(CANNOT_WRITE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A walk that is killed goes on at the block where it stopped, and ends with the same weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from studyctl.compress.walk import finished
+from studyctl.compress.walk.finished import FinishedBlocks
+from studyctl.compress.walk.walker import compress
+from studyctl.compress.weights.stored import weights_hash
+from studyctl.contract.methods import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
+from studyctl.errors import StepError
+
+from .tiny import Listener, tiny_model
+
+SETTINGS = [
+    SparseGPT(sparsity=0.5),
+    GPTQ(group_size=8, order="stage"),
+    AWQ(group_size=8),
+    AWQ(group_size=8, propagate="compressed"),
+    RTN(group_size=8),
+]
+
+
+@pytest.fixture(autouse=True)
+def _save_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finished, "SAVE_SECONDS", 0.0)
+
+
+def walk(
+    settings: MethodSettings, ids: torch.Tensor, folder: Path, stop_after: int | None = None
+) -> tuple[str, Listener]:
+    model, listener = tiny_model("llama"), Listener()
+    listener.stop_after = stop_after
+    data = ids if settings.needs_data else None
+    blocks = FinishedBlocks(folder)
+    compress(model, settings, data, batch_tokens=48, reporter=listener, finished=blocks)
+    return weights_hash(model), listener
+
+
+def layers(listener: Listener) -> list[tuple[object, ...]]:
+    return [(layer.linear, layer.relative_error, layer.sparsity) for layer in listener.records]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_stopped_walk_goes_on_where_it_stopped(
+    settings: MethodSettings, blocks: int, ids: torch.Tensor, tmp_path: Path
+) -> None:
+    wanted, whole = walk(settings, ids, tmp_path / "undisturbed")
+    with pytest.raises(KeyboardInterrupt):
+        walk(settings, ids, tmp_path / "killed", stop_after=blocks)
+    assert len(list((tmp_path / "killed").iterdir())) == blocks
+    found, resumed = walk(settings, ids, tmp_path / "killed")
+    assert found == wanted
+    assert layers(resumed) == layers(whole)  # those of the finished blocks are told again
+    assert resumed.done[0][0] == 1
+    assert len(resumed.done) == 3
+
+
+def test_everything_was_done_but_the_end(ids: torch.Tensor, tmp_path: Path) -> None:
+    settings = SparseGPT(sparsity=0.5)
+    assert walk(settings, ids, tmp_path)[0] == walk(settings, ids, tmp_path)[0]
+
+
+def test_a_damaged_file_is_refused_and_the_next_walk_begins_anew(ids: torch.Tensor, tmp_path: Path) -> None:
+    settings = SparseGPT(sparsity=0.5)
+    wanted, _ = walk(settings, ids, tmp_path / "blocks")
+    (first, *_) = sorted((tmp_path / "blocks").iterdir())
+    data = bytearray(first.read_bytes())
+    data[-8] ^= 0xFF
+    first.write_bytes(data)
+    with pytest.raises(StepError, match="its content has changed"):
+        walk(settings, ids, tmp_path / "blocks")
+    assert walk(settings, ids, tmp_path / "blocks")[0] == wanted
+
+
+def test_short_walks_write_nothing(
+    ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished, "SAVE_SECONDS", 60.0)
+    walk(SparseGPT(sparsity=0.5), ids, tmp_path / "blocks")
+    assert not (tmp_path / "blocks").exists()

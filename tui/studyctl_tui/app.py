@@ -1,0 +1,235 @@
+"""The app: five screens on one study. It watches; closing it, or losing the line to it, changes nothing of a run."""
+
+import gc
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+from textual import work
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.worker import get_current_worker
+
+from studyctl.files import StudyPaths
+from studyctl_tui.shared.help import HelpScreen
+from studyctl_tui.shared.screen import StudyScreen
+from studyctl_tui.shared.too_small import TooSmallScreen
+from studyctl_tui.shared.view import View, Watcher
+from studyctl_tui.themes import DARK, THEMES
+
+for _digit in "12345":  # one terminal's option keys, which hide alt and a digit in all others
+    cast("dict[str, object]", ANSI_SEQUENCES_KEYS).pop(f"\x1b{_digit}", None)
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 1.0
+"""How often the open study is read."""
+PRELOAD_SECONDS = 1.0
+SCREENS = ("studies", "monitor", "compare", "spec", "sql")
+"""In the order of their number keys; each has a folder of this name, imported when it is shown first: all of them would
+double the time that the app takes to start."""
+
+
+def screen_type(name: str) -> type[StudyScreen]:
+    """Return the class of a screen."""
+    found: type[StudyScreen] = getattr(
+        import_module(f"studyctl_tui.{name}.screen"), f"{name.capitalize()}Screen"
+    )
+    return found
+
+
+def _open(name: str) -> StudyScreen:
+    return screen_type(name)()
+
+
+class StudyApp(App[str]):
+    """The app; what it returns is said to the shell when it has ended."""
+
+    TITLE = "studyctl"
+    CSS_PATH = "studyctl.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        name: partial(_open, name) for name in SCREENS
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(f"{number},alt+{number}", f"go('{name}')", name.capitalize(), show=False)
+            for number, name in enumerate(SCREENS, 1)
+        ),
+        Binding("question_mark", "keys", "Keys", key_display="?"),
+        Binding("f1", "keys", "Keys", show=False),
+        Binding("t", "next_theme", "Theme", show=False),
+        Binding("q", "leave", "Quit"),
+        Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        screen: str = "studies",
+        *,
+        study: StudyPaths | None = None,
+        spec: Path | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Prepare the app.
+
+        Args:
+            screen: the first screen, one of :data:`SCREENS`.
+            study: the study that is open.
+            spec: the file in the editor; None: the spec of the study.
+            watcher: of that study, if it has begun to read already.
+        """
+        super().__init__()
+        self.study = study
+        self.spec = spec
+        self.view: View | None = None
+        """The newest view of the open study; None before the first."""
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.set_reactive(App.theme, DARK.name)
+        self.stylesheet.set_variables(self.get_css_variables())  # it was made with another theme's
+        self._first = screen
+        self._looking = self._look_again = False
+        self._watcher = watcher or (Watcher(study) if study is not None else None)
+
+    def on_mount(self) -> None:
+        """Show the first screen and begin to look."""
+        if self._watcher is not None:
+            self.view = self._watcher.seen_early()  # then the screen's first drawing has it
+        self.switch_mode(self._first)
+        self.set_interval(LOOK_SECONDS, self.look)
+        self.set_timer(PRELOAD_SECONDS, self._preload)
+        self.look()
+
+    @work(thread=True, group="preload")
+    def _preload(self) -> None:
+        for name in SCREENS:
+            screen_type(name)
+        gc.enable()  # who starts the app may have put it off
+
+    # -- the open study
+
+    def open_study(self, study: StudyPaths, screen: str = "monitor") -> None:
+        """Open another study and show a screen of it."""
+        if self.study != study:
+            self.study, self.spec, self.view = study, None, None
+            self._watcher = Watcher(study)
+        self.switch_mode(screen)
+        self.look()
+
+    def select(self, trial: str | None) -> None:
+        """Ask for the details of a trial: they are part of the next view, which is made at once."""
+        if self._watcher is not None and self._watcher.selected != trial:
+            self._watcher.selected = trial
+            self.look()
+
+    def look(self) -> None:
+        """Read the open study now, in a thread; while that is being done, once more after it."""
+        if self._looking:
+            self._look_again = True
+        elif self._watcher is not None:
+            self._looking = True
+            self._read(self._watcher)
+
+    @work(thread=True, group="look")
+    def _read(self, watcher: Watcher) -> None:
+        worker = get_current_worker()
+        for view in watcher.glances():
+            if not worker.is_cancelled:
+                self.call_from_thread(self._take, watcher, view)
+        view = watcher.look()
+        if not worker.is_cancelled:
+            self.call_from_thread(self._looked, watcher, view)
+
+    def _looked(self, watcher: Watcher, view: View) -> None:
+        self._looking = False
+        self._take(watcher, view)
+        if self._look_again:
+            self._look_again = False
+            self.look()
+
+    def _take(self, watcher: Watcher, view: View) -> None:
+        if watcher is not self._watcher:
+            return  # another study was opened meanwhile
+        self.view = view
+        if isinstance(self.screen, StudyScreen):
+            self.screen.take(view)
+
+    def call_from_thread(self, callback: Callable[..., T | Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """Run a function for a thread, as Textual does.
+
+        What a thread found out while the app closes is dropped: screens lose their widgets one by one then, and the
+        first that is missing would end the app with a traceback.
+        """
+
+        def unless_closing() -> T | Awaitable[T]:
+            return callback(*args, **kwargs) if self.is_running else cast("T", None)
+
+        return super().call_from_thread(unless_closing)
+
+    # -- keys
+
+    def action_go(self, name: str) -> None:
+        """Show a screen."""
+        if name in ("monitor", "compare", "sql") and self.study is None:
+            self.notify("no study is open: choose one here, or `studyctl run SPEC` makes one")
+            name = "studies"
+        self.switch_mode(name)
+
+    def action_keys(self) -> None:
+        """Show the keys of this screen."""
+        if isinstance(self.screen, StudyScreen):
+            self.push_screen(HelpScreen(self.screen))
+
+    def action_next_theme(self) -> None:
+        """Go through the themes."""
+        names = [theme.name for theme in THEMES]
+        self.theme = names[(names.index(self.theme) + 1) % len(names)] if self.theme in names else names[0]
+
+    def action_leave(self) -> None:
+        """Leave; a run goes on. Text that is not saved is asked for first."""
+        stack = self.get_screen_stack("spec") if "spec" in self._screen_stacks else []
+        editor = next((screen for screen in stack if isinstance(screen, StudyScreen)), None)
+        if editor is None:
+            self._leave()
+        else:
+            editor.ask_first(self._leave)
+
+    def _leave(self) -> None:
+        self.exit(self._goodbye())
+
+    def _goodbye(self) -> str:
+        view = self.view
+        if view is None or not view.snapshot.running:
+            return ""
+        name = view.paths.name
+        return (
+            f"{name} goes on running; `studyctl watch {name}` looks in again, `studyctl stop {name}` stops it"
+        )
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Offer the screens, the themes and the keys in the palette."""
+        for number, name in enumerate(SCREENS, 1):
+            kind = screen_type(name)
+            yield SystemCommand(f"{kind.NAME} ({number})", kind.ABOUT, partial(self.action_go, name))
+        for theme in THEMES:
+            yield SystemCommand(
+                f"Theme: {theme.name}", "colours", partial(setattr, self, "theme", theme.name)
+            )
+        yield SystemCommand("Keys (?)", "the keys of this screen", self.action_keys)
+        yield SystemCommand("Quit (q)", "leave; a run goes on", self.action_leave)
+
+    # -- size
+
+    def on_resize(self) -> None:
+        """Say when the terminal is too small, and go on when it is not any more."""
+        screen = self.screen
+        if isinstance(screen, StudyScreen):
+            columns, rows = screen.NEEDS
+            if self.size.width < columns or self.size.height < rows:
+                self.push_screen(TooSmallScreen(columns, rows))

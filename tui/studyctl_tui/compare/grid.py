@@ -1,0 +1,287 @@
+"""A table that draws what is visible only: first column and header stay, cells have shades, a cursor moves over cells."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.events import Click
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from studyctl_tui.compare.data import Line
+from studyctl_tui.compare.scale import GLYPHS, Shades
+from studyctl_tui.compare.sheets import Cell, Sheet
+from studyctl_tui.shared.variant_names import shortened
+
+MOST_WIDTH = 14
+"""Characters of a column at most: figure, glyph, mark and a blank."""
+
+
+class CompareGrid(ScrollView, can_focus=True):
+    """Draws a :class:`Sheet`."""
+
+    DEFAULT_CSS = """
+    CompareGrid { height: 1fr; background: $background; scrollbar-size: 1 1; }
+    CompareGrid > .grid--header { text-style: bold; color: $foreground; background: $panel; }
+    CompareGrid > .grid--heading { text-style: bold; color: $primary; }
+    CompareGrid > .grid--cursor { color: $block-cursor-foreground; background: $block-cursor-background; text-style: bold; }
+    """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"grid--header", "grid--heading", "grid--cursor"}
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1, 0)", "Line up", show=False),
+        Binding("down,j", "move(1, 0)", "Line down", show=False),
+        Binding("left,h", "move(0, -1)", "Column left", show=False),
+        Binding("right,l", "move(0, 1)", "Column right", show=False),
+        Binding("pageup", "page(-1)", "Page up", show=False),
+        Binding("pagedown", "page(1)", "Page down", show=False),
+        Binding("home", "edge(-1, 0)", "First line", show=False),
+        Binding("end", "edge(1, 0)", "Last line", show=False),
+        Binding("ctrl+left", "edge(0, -1)", "First column", show=False),
+        Binding("ctrl+right", "edge(0, 1)", "Last column", show=False),
+        Binding("enter", "choose", "To Monitor"),
+    ]
+
+    @dataclass
+    class Moved(Message):
+        """The cursor is elsewhere, or what is under it has changed."""
+
+        grid: "CompareGrid"
+
+        @property
+        def control(self) -> "CompareGrid":
+            """The table."""
+            return self.grid
+
+    @dataclass
+    class Chosen(Message):
+        """Enter was pressed on a line."""
+
+        grid: "CompareGrid"
+        line: Line
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sheet: Sheet | None = None
+        self._row, self._column = 0, -1
+        self._widths: tuple[int, ...] = ()
+        self._headers: list[tuple[str, ...]] = []
+        self._shades = Shades()
+
+    # -- what is shown
+
+    def show(self, sheet: Sheet) -> None:
+        """Draw another table; the cursor stays on its line and column where they are still there."""
+        key, column = (self.line.key, self.column) if self.line is not None else ("", None)
+        self._sheet = sheet
+        keys = [line.key for line in sheet.lines]
+        self._row = keys.index(key) if key in keys and key else min(self._row, max(0, len(keys) - 1))
+        self._column = sheet.columns.index(column) if column in sheet.columns else -1
+        self._skip_heading(1)
+        self._measure()
+        self.refresh()
+        self.post_message(self.Moved(self))
+
+    @property
+    def sheet(self) -> Sheet | None:
+        """What is shown."""
+        return self._sheet
+
+    @property
+    def line(self) -> Line | None:
+        """The line under the cursor."""
+        return self._sheet.lines[self._row] if self._sheet is not None and self._sheet.lines else None
+
+    @property
+    def column(self) -> str | None:
+        """The column under the cursor; None: the names of the lines."""
+        return self._sheet.columns[self._column] if self._sheet is not None and self._column >= 0 else None
+
+    @property
+    def wants(self) -> tuple[int, int]:
+        """Columns and rows with which all of the table is visible; one that says why it is empty wants all."""
+        sheet = self._sheet
+        if sheet is None or not sheet.lines:
+            return 1 << 16, 1 << 16
+        return self._widths[0] + sheet.least_width * len(sheet.columns), len(sheet.lines) + 2
+
+    def on_resize(self) -> None:
+        """Share the width anew."""
+        self._measure()
+        self._reveal()
+
+    def _measure(self) -> None:
+        """Give each column what it needs; less, with names on two lines, where not all would fit."""
+        sheet = self._sheet
+        if sheet is None:
+            return
+        room = self._room.width
+        longest = max([Text(line.label).cell_len for line in sheet.lines], default=0)
+        names = [sheet.header(column) for column in sheet.columns]
+        label = min(longest + 1, max(16, room // 4, room - sheet.least_width * len(names)))
+        wanted = [min(max(sheet.least_width, len(name) + 2), MOST_WIDTH) for name in names]
+        if names and label + sum(wanted) > room:
+            most = max(sheet.least_width, (room - label) // len(names))
+            wanted = [min(width, most) for width in wanted]
+        self._widths = (label, *wanted)
+        lines = [_on_two_lines(name, width - 1) for name, width in zip(names, wanted, strict=True)]
+        two = any(first for first, _ in lines)
+        self._headers = [pair if two else pair[1:] for pair in lines]
+        self.virtual_size = Size(sum(self._widths), self._top + max(1, len(sheet.lines)))
+
+    @property
+    def _room(self) -> Size:
+        """What is left beside scroll bars."""
+        return self.scrollable_content_region.size
+
+    @property
+    def _top(self) -> int:
+        return len(self._headers[0]) if self._headers else 1
+
+    # -- drawing
+
+    def render_line(self, y: int) -> Strip:
+        """Draw a line: of the header, or of the table as far as it is scrolled."""
+        sheet, width, base = self._sheet, self._room.width, self.rich_style
+        if sheet is None or (not sheet.lines and y != self._top):
+            return Strip.blank(width, base)
+        if not sheet.lines:
+            return Strip([Segment(f" {sheet.empty}", base)]).adjust_cell_length(width, base)
+        if y < self._top:
+            style = base + self.get_component_rich_style("grid--header", partial=True)
+            cells = [Segment(f"{lines[y]:>{w - 1}} ", style) for lines, w in self._columns()]
+            return self._framed(Segment(" " * self._widths[0], style), cells, style)
+        row = y - self._top + self.scroll_offset.y
+        return self._line(sheet, row, base) if row < len(sheet.lines) else Strip.blank(width, base)
+
+    def _columns(self) -> Iterator[tuple[tuple[str, ...], int]]:
+        return zip(self._headers, self._widths[1:], strict=True)
+
+    def _line(self, sheet: Sheet, row: int, base: Style) -> Strip:
+        line = sheet.lines[row]
+        name = Text(shortened(line.label, self._widths[0] - 1))
+        name.truncate(self._widths[0] - 1, overflow="ellipsis", pad=True)
+        if not line.key:
+            style = base + self.get_component_rich_style("grid--heading", partial=True)
+            return self._framed(Segment(f"{name.plain} ", style), [], base)
+        here = row == self._row
+        cursor = self._cursor_style(base) if here and self.has_focus else None
+        label = cursor if cursor and self._column < 0 else base + Style(bold=here)
+        cells: list[Segment] = []
+        shades = self._shades.of(self.app)
+        for number, (column, width) in enumerate(zip(sheet.columns, self._widths[1:], strict=True)):
+            cell = sheet.cell(line, column)
+            style = base if cell.step is None else base + shades[cell.step]
+            if cursor and number == self._column:
+                style = cursor
+            cells.append(Segment(_cell_text(cell, width), style))
+        return self._framed(Segment(f"{name.plain} ", label), cells, base)
+
+    def _cursor_style(self, base: Style) -> Style:
+        if self.app.native_ansi_color or self.app.no_color:
+            return base + Style(reverse=True, bold=True)
+        return base + self.get_component_rich_style("grid--cursor", partial=True)
+
+    def _framed(self, label: Segment, cells: list[Segment], style: Style) -> Strip:
+        """Put the name, which stays, before the cells, which are scrolled; half a figure would be a wrong one."""
+        room = max(0, self._room.width - self._widths[0])
+        left, end = self.scroll_offset.x, 0
+        whole: list[Segment] = []
+        for cell in cells:
+            begin, end = end, end + len(cell.text)
+            visible = left <= begin and end <= left + room
+            whole.append(cell if visible else Segment(" " * len(cell.text), style))
+        scrolled = Strip(whole).adjust_cell_length(max(left + room, end), style).crop(left, left + room)
+        if end > left + room > 0:
+            scrolled = Strip.join([scrolled.crop(0, room - 1), Strip([Segment("›", style)])])
+        return Strip.join([Strip([label]), scrolled])
+
+    # -- the cursor
+
+    def _skip_heading(self, way: int) -> None:
+        lines = self._sheet.lines if self._sheet is not None else ()
+        while 0 <= self._row + way < len(lines) and not lines[self._row].key:
+            self._row += way
+        if lines and not lines[self._row].key:
+            self._skip_heading(-way)
+
+    def move_to(self, row: int, column: int, way: int = 1) -> None:
+        """Put the cursor on a cell, as far as there is one; headings are skipped in the given direction."""
+        if self._sheet is None or not self._sheet.lines:
+            return
+        self._row = min(max(row, 0), len(self._sheet.lines) - 1)
+        self._column = min(max(column, -1), len(self._sheet.columns) - 1)
+        self._skip_heading(way)
+        self._reveal()
+        self.refresh()
+        self.post_message(self.Moved(self))
+
+    def _reveal(self) -> None:
+        """Scroll to the cursor."""
+        if not self._widths:
+            return
+        room = max(1, self._room.height - self._top)
+        top = min(self.scroll_offset.y, self._row)
+        top = 0 if self._row <= 1 else max(top, self._row - room + 1)
+        left, label = self.scroll_offset.x, self._widths[0]
+        if self._column < 0:
+            left = 0
+        else:
+            begin = sum(self._widths[1 : self._column + 1])
+            end = begin + self._widths[self._column + 1]
+            left = max(min(left, begin), end - (self._room.width - label))
+        self.scroll_to(max(0, left), top, animate=False, force=True)
+
+    def action_move(self, rows: int, columns: int) -> None:
+        """Move by cells."""
+        self.move_to(self._row + rows, self._column + columns, rows or 1)
+
+    def action_page(self, pages: int) -> None:
+        """Move by what is visible."""
+        self.move_to(self._row + pages * max(1, self._room.height - self._top - 1), self._column, pages)
+
+    def action_edge(self, rows: int, columns: int) -> None:
+        """Move to the first or last line or column."""
+        many = 1 << 30
+        self.move_to(self._row + rows * many, self._column + columns * many, -rows or 1)
+
+    def action_choose(self) -> None:
+        """Say that this line was chosen."""
+        if self.line is not None:
+            self.post_message(self.Chosen(self, self.line))
+
+    def on_click(self, event: Click) -> None:
+        """Put the cursor where the mouse is."""
+        row = event.y - self._top + self.scroll_offset.y
+        if self._sheet is None or event.y < self._top or row >= len(self._sheet.lines):
+            return
+        x, column = event.x - self._widths[0] + self.scroll_offset.x, -1
+        if event.x >= self._widths[0]:
+            for width in self._widths[1:]:
+                column += 1
+                if (x := x - width) < 0:
+                    break
+        self.move_to(row, column)
+
+
+def _cell_text(cell: Cell, width: int) -> str:
+    glyph = " " if cell.step is None else GLYPHS[cell.step]
+    return f"{cell.text:>{width - 2}}{glyph}{cell.mark}"
+
+
+def _on_two_lines(name: str, width: int) -> tuple[str, str]:
+    """Return the upper and the lower line of a name; upper is empty where one line does."""
+    if len(name) <= width:
+        return "", name
+    breaks = [at + 1 for at, letter in enumerate(name) if letter in "_- " and 0 < at <= width]
+    at = max(
+        (at for at in breaks if len(name) - at <= width),
+        default=max(breaks, default=min(width, len(name) - 3)),
+    )
+    lower = name[at:].strip()
+    return name[:at].strip()[:width], lower if len(lower) <= width else f"{lower[: width - 1]}…"

@@ -1,0 +1,49 @@
+"""``?``: the keys of a screen."""
+
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import ActiveBinding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Static
+
+from studyctl_tui.shared.screen import StudyScreen
+
+
+def _distance(active: ActiveBinding) -> int:
+    """Return how far down the list a key is: what the screen does, what the app does, how one moves in tables and texts."""
+    if isinstance(active.node, Screen):
+        return 3 if active.binding.action.startswith(("app.", "screen.")) else 0
+    if isinstance(active.node, App):
+        return 2
+    return 1 if type(active.node).__module__.startswith("tui.") else 3
+
+
+class HelpScreen(ModalScreen[None]):
+    """Lists what can be pressed where one is, from the bindings themselves."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,q,f1", "dismiss", "Close")]
+
+    def __init__(self, screen: StudyScreen) -> None:
+        super().__init__()
+        self._title, self._about = screen.NAME, screen.ABOUT
+        self._keys = [
+            (self.app.get_key_display(active.binding), active.binding.description)
+            for active in sorted(screen.active_bindings.values(), key=_distance)
+            if active.binding.description and not active.binding.system
+        ]
+
+    def compose(self) -> ComposeResult:
+        """Yield the list."""
+        with VerticalScroll(classes="dialog"):
+            yield Static(Text.assemble((self._title, "bold"), f"  {self._about}"))
+            yield Static(self._table())
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for key, description in dict.fromkeys(self._keys):
+            table.add_row(Text(key, style="bold"), description)
+        return table

@@ -1,0 +1,279 @@
+"""The text of a spec: colours, problems underlined at their place, and a list of what could be written."""
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import tree_sitter_toml
+from rich.style import Style
+from rich.text import Span, Text
+from textual import events, on
+from textual.binding import Binding, BindingType
+from textual.document._document import EditResult
+from textual.document._edit import Edit
+from textual.message import Message
+from textual.widgets import TextArea
+from textual.widgets.text_area import Selection, TextAreaTheme
+from tree_sitter import Language
+
+from studyctl.errors import Problem
+from studyctl.spec.assist import Help, complete, explain
+from studyctl.spec.editing import as_drawn, as_meant, as_shown
+from studyctl_tui.shared.editor import Editor
+from studyctl_tui.spec.completions import CompletionList
+from studyctl_tui.spec.dialogs import InputScreen
+
+HIGHLIGHTS = """
+(table [(bare_key) (dotted_key) (quoted_key)] @table)
+(table_array_element [(bare_key) (dotted_key) (quoted_key)] @table)
+(pair [(bare_key) (dotted_key) (quoted_key)] @key)
+(string) @string
+[(integer) (float) (boolean)] @number
+(comment) @comment
+"""
+"""What is coloured, by name; the names have a style each below."""
+NAMES = ("table", "key", "string", "number", "comment")
+
+LIVELY = 24 << 10
+"""Characters up to which a text is coloured and explained at every key; beyond, typing would lag."""
+SEVERITIES = ("error", "warning")
+STEPS = {"up": -1, "down": 1, "pageup": -5, "pagedown": 5}
+"""How far a key goes in the list of completions."""
+
+
+class SpecEditor(Editor):
+    """The text area. It knows problems and completions; files are the screen's."""
+
+    DEFAULT_CSS = """
+    SpecEditor {
+        border: none; padding: 0; height: 1fr; background: $background; scrollbar-size: 0 1;
+        &:focus { border: none; }
+        & .spec--table { color: $primary; text-style: bold; }
+        & .spec--key { color: $primary; }
+        & .spec--string { color: $success; }
+        & .spec--number { color: $accent; }
+        & .spec--comment { color: $text-muted; text-style: italic; }
+        & .spec--error { color: $error; text-style: underline bold; }
+        & .spec--warning { color: $warning; text-style: underline; }
+    }
+    """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"spec--{name}" for name in (*NAMES, *SEVERITIES)}
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "ctrl+n,ctrl+space,ctrl+@",
+            "complete",
+            "Complete",
+            key_display="^n",
+            tooltip="what could be written here",
+        ),
+        Binding("ctrl+g", "to_line", "Go to a line", show=False),
+        Binding("ctrl+f", "find", "Find", show=False),
+        Binding("f3", "find_again", "Find the next", show=False),
+        Binding("ctrl+z,super+z", "undo", "Undo", show=False),
+        Binding("ctrl+y,super+y,ctrl+shift+z", "redo", "Redo", show=False),
+    ]
+
+    class Left(Message):
+        """Escape was pressed: the focus goes to the panes."""
+
+    def __init__(self) -> None:
+        self._marks: dict[int, list[tuple[int, int, str]]] = {}
+        """Columns of problems by row: start, end, severity."""
+        super().__init__(soft_wrap=False, tab_behavior="indent", show_line_numbers=True, id="editor")
+        self.indent_width = 4
+        self.completions = CompletionList()
+        """The list at the cursor; whoever composes the editor composes it beside, as a text area shows no children."""
+        self._sought = ""
+
+    def on_mount(self) -> None:
+        """Take the colours of the app."""
+        self.register_language("toml", Language(tree_sitter_toml.language()), HIGHLIGHTS)
+        self.language = "toml"
+        self.app.theme_changed_signal.subscribe(self, self._recolour)  # its colours are known by then
+        self._recolour()
+
+    def _recolour(self, _: object = None) -> None:
+        styles = {name: self._style(name) for name in (*NAMES, *SEVERITIES)}
+        self.register_theme(TextAreaTheme("spec", syntax_styles=styles))
+        self.theme = "spec"
+
+    def _style(self, name: str) -> Style:
+        return self.get_component_rich_style(f"spec--{name}", partial=True)
+
+    # -- text
+
+    @property
+    def meant(self) -> str:
+        """The text as it is checked: with the characters that the editor only stands in for."""
+        return as_meant(self.text)
+
+    def edit(self, edit: Edit) -> EditResult:
+        """Perform an edit; what is pasted is made fit for lines first."""
+        edit.text = as_shown(edit.text).replace(as_shown("\r"), "\n")
+        return super().edit(edit)
+
+    def load(self, text: str, *, read_only: bool) -> None:
+        """Show another text."""
+        self.completions.close()
+        self.mark(())
+        self.language = "toml" if len(text) <= LIVELY else None
+        self.load_text(text)
+        self.read_only = read_only
+        self.indent_type = "tabs" if "\n\t" in text else "spaces"
+
+    def exchange(self, text: str) -> None:
+        """Put another text in place of this one as an edit, so that it can be undone; the cursor stays near."""
+        place = self.cursor_location
+        self.history.checkpoint()
+        self.replace(text, self.document.start, self.document.end, maintain_selection_offset=False)
+        self.move_cursor(place, center=True)
+
+    def get_line(self, line_index: int) -> Text:
+        """Return a line as it is drawn; a problem behind its end is underlined there."""
+        text = as_drawn(self.document.get_line(line_index))
+        line = Text(text, end="", no_wrap=True)
+        for start, _, severity in self._marks.get(line_index, ()):
+            if start >= len(text):  # `stylize` would leave it out: the blank for the cursor comes later
+                line.spans.append(Span(len(text), len(text) + 1, self._style(severity)))
+        return line
+
+    def mark(self, problems: Sequence[Problem]) -> None:
+        """Underline problems at their places in this text."""
+        marks: dict[int, list[tuple[int, int, str]]] = {}
+        for problem in problems:
+            if problem.line is not None:
+                start = (problem.column or 1) - 1
+                severity = "warning" if problem.severity == "warning" else "error"
+                marks.setdefault(problem.line - 1, []).append((start, start + problem.length, severity))
+        if marks != self._marks:
+            self._marks = marks
+            self._build_highlight_map()
+            self.refresh()
+
+    def _build_highlight_map(self) -> None:
+        """Colour the text, then the problems in it: what comes later is drawn over what was before."""
+        super()._build_highlight_map()
+        for row, marks in self._marks.items():
+            line = self.document.get_line(row) if row < self.document.line_count else ""
+            for start, end, severity in marks:
+                if start < len(line):
+                    columns = len(line[:start].encode()), len(line[:end].encode())
+                    self._highlights[row].append((*columns, severity))
+
+    # -- going to places
+
+    def show_place(self, line: int, column: int = 1) -> None:
+        """Move the cursor to a place, counted from 1, and show it in the middle."""
+        self.move_cursor((line - 1, column - 1), center=True)
+
+    def action_to_line(self) -> None:
+        """Ask for a line and go there."""
+
+        def answered(text: str | None) -> None:
+            if numbers := re.findall(r"\d+", text or ""):
+                self.show_place(*map(int, numbers[:2]))
+
+        self.app.push_screen(InputScreen("go to line, or line:column", restrict=r"[\d:]*"), answered)
+
+    def action_find(self) -> None:
+        """Ask for a text and go to where it is next."""
+
+        def answered(text: str | None) -> None:
+            self._sought = text or self._sought
+            if text:
+                self.action_find_again()
+
+        self.app.push_screen(InputScreen("find (F3: the next)", self._sought), answered)
+
+    def action_find_again(self) -> None:
+        """Go to the next place of what was looked for."""
+        if self._sought and not self.find(self._sought):
+            self.app.notify(f"there is no “{self._sought}” in this text", markup=False)
+
+    def find(self, sought: str) -> bool:
+        """Select the next place of a text behind the cursor, around the end; capitals matter where there are some.
+
+        Returns:
+            Whether there is one.
+        """
+        text, line = self.text, self.document.get_line
+        if sought == sought.lower() and len(text.lower()) == len(text):
+            text = text.lower()
+        row, column = max(self.selection)
+        start = sum(len(line(above)) + 1 for above in range(row)) + column
+        found = text.find(sought, start)
+        found = text.find(sought) if found < 0 else found
+        if found < 0:
+            return False
+        before = text[:found]
+        place = (before.count("\n"), found - before.rfind("\n") - 1)
+        self.selection = Selection(place, (place[0], place[1] + len(sought)))
+        self.scroll_cursor_visible(center=True)
+        return True
+
+    # -- help and completions
+
+    def explained(self) -> Help | None:
+        """Return what the key at the cursor means; None where that is not known."""
+        return explain(self.text, *self.cursor_location) if self.language else None
+
+    def action_complete(self) -> None:
+        """Open the list of what could be written here; if that is one thing only, write it."""
+        if not self.read_only:
+            self._offer(opened=True)
+
+    def _offer(self, *, opened: bool = False) -> None:
+        row, column = self.cursor_location
+        found = complete(self.text, row, column)
+        typed = self.document.get_line(row)[found.start : column]
+        # What is written out needs no list; a list that was asked for says so instead.
+        items = [item for item in found.items if opened or item.insert.rstrip(" =") != typed]
+        if not items:
+            if opened:
+                self.app.notify("nothing else is known that could be written here", timeout=3)
+            self.completions.close()
+            return
+        self._span = (row, found.start, found.end)
+        x, y = self.cursor_screen_offset
+        self.completions.open(items, x - (column - found.start), y)
+
+    def accept(self) -> None:
+        """Write the item of the list that is chosen."""
+        item = self.completions.chosen
+        self.completions.close()
+        row, start, end = self._span
+        self.history.checkpoint()
+        self.replace(item.insert, (row, start), (row, end), maintain_selection_offset=False)
+        self.move_cursor((row, start + len(item.insert)))
+        if item.insert.endswith("= "):
+            self._offer()
+
+    @on(TextArea.Changed)
+    @on(TextArea.SelectionChanged)
+    def _follow(self) -> None:
+        """Filter the list as one types; close it when the cursor goes elsewhere."""
+        if not self.completions.is_open:
+            return
+        row, column = self.cursor_location
+        if row != self._span[0] or column < self._span[1]:
+            self.completions.close()
+        else:
+            self._offer()
+
+    async def _on_key(self, event: events.Key) -> None:
+        key, shown = event.key, self.completions.is_open
+        if shown and key in STEPS:
+            self.completions.move(STEPS[key])
+        elif shown and key in ("enter", "tab"):
+            self.accept()
+        elif shown and key == "escape":
+            self.completions.close()
+        elif key == "escape":
+            self.post_message(self.Left())
+        else:
+            return
+        event.stop()
+        event.prevent_default()
+
+    def _on_blur(self, event: events.Blur) -> None:
+        self.completions.close()

@@ -1,0 +1,281 @@
+"""The file behind the editor: opened, saved and watched in threads; never written over a change made elsewhere."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from textual import work
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.message import Message
+from textual.worker import get_current_worker
+
+from studyctl.errors import Problem, StudyError
+from studyctl.spec.editing import (
+    ChangedElsewhereError,
+    Elsewhere,
+    Loaded,
+    as_meant,
+    changed_elsewhere,
+    load,
+    save,
+)
+from studyctl_tui.spec.bars import Banner, FileBar, short
+from studyctl_tui.spec.dialogs import ChoiceScreen, InputScreen
+from studyctl_tui.spec.panes import checked
+from studyctl_tui.spec.problems import counted
+
+LOOK_SECONDS = 2.0
+"""How often the file on the disk is looked at."""
+ELSEWHERE = {
+    "changed": "changed elsewhere: F5 loads that version (ctrl+z brings yours back), ctrl+s asks what to keep",
+    "gone": "the file is gone: ctrl+s writes it again",
+}
+
+Then = Callable[[], object]
+
+
+class SpecFile(Vertical):
+    """Bar and banner of the file; what happens to it is told in messages."""
+
+    DEFAULT_CSS = """
+    SpecFile { height: auto; }
+    """
+
+    class Opened(Message):
+        """A file was read: whoever shows its text gives it to :meth:`take` in the same moment."""
+
+        def __init__(self, file: Loaded, *, again: bool) -> None:
+            super().__init__()
+            self.file, self.again = file, again
+
+    class Refused(Message):
+        """A file cannot be edited."""
+
+        def __init__(self, problems: Sequence[Problem], path: Path) -> None:
+            super().__init__()
+            self.problems, self.path = problems, path
+
+    class Saved(Message):
+        """The text was written; to another file, where it was saved under another name."""
+
+        def __init__(self, *, renamed: bool) -> None:
+            super().__init__()
+            self.renamed = renamed
+
+    def __init__(self) -> None:
+        super().__init__(id="spec-file")
+        self.file: Loaded | None = None
+        """What was loaded or saved last; None: nothing is open. It changes together with the text in the editor."""
+        self._writing = False
+        self._next: Callable[[], None] | None = None
+        self._note = ""
+
+    def compose(self) -> ComposeResult:
+        """Yield bar and banner."""
+        yield FileBar()
+        yield Banner()
+
+    def on_mount(self) -> None:
+        """Begin to look at the file."""
+        self.set_interval(LOOK_SECONDS, self.look)
+
+    def is_unsaved(self, text: str) -> bool:
+        """Return whether a text holds something that is not in the file (a template that nobody touched holds nothing)."""
+        return self.file is not None and text != self.file.text
+
+    def draw(self, text: str, place: tuple[int, int], problems: Sequence[Problem]) -> None:
+        """Draw the bar for what is in the editor."""
+        file, state = self.file, ""
+        if file is not None:
+            state = (
+                "read-only: ctrl+s saves a copy"
+                if file.is_bundled
+                else "new file"
+                if file.data is None
+                else ""
+            )
+            state = "● not saved" if self.is_unsaved(text) else state
+        self.query_one(FileBar).show(file.path if file else None, state, place, counted(problems))
+
+    # -- opening
+
+    @work(thread=True, exclusive=True, group="file")
+    def open(self, path: Path, *, must_exist: bool = False) -> None:
+        """Load a file in a thread; :class:`Opened` or :class:`Refused` follows."""
+        worker = get_current_worker()
+        problems: Sequence[Problem] = ()
+        loaded: Loaded | None = None
+        try:
+            loaded = load(path)
+            if must_exist and loaded.data is None:
+                problems = [Problem("this study has no spec.toml yet", hint="`studyctl run SPEC` writes it")]
+        except StudyError as error:
+            problems = error.problems
+        except OSError as error:
+            problems = [Problem(f"`{path}` cannot be read: {error.strerror or error}")]
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._opened, path, None if problems else loaded, problems)
+
+    def _opened(self, path: Path, loaded: Loaded | None, problems: Sequence[Problem]) -> None:
+        self.post_message(
+            self.Opened(loaded, again=False) if loaded is not None else self.Refused(problems, path)
+        )
+
+    def refuse(self, problem: Problem) -> None:
+        """Have nothing open, and say why."""
+        self.post_message(self.Refused([problem], Path()))
+
+    def take(self, file: Loaded | None, trouble: str = "") -> None:
+        """Take a file whose text is in the editor now; None for none, with what is the matter."""
+        self.file, self._note = file, _note(file) if file is not None else trouble
+        self.query_one(Banner).say(self._note)
+
+    # -- saving
+
+    def save(self, text: str, then: Then | None = None, *, keep_other: bool = False) -> None:
+        """Write a text; asks first where the file was changed elsewhere. ``then`` follows when it is written."""
+        if self._writing:  # the last of several follows when the first is done
+            self._next = partial(self.save, text, then, keep_other=keep_other)
+        elif self.file is not None:
+            self._writing = True
+            self._write(self.file, self.file, text, then, keep_other)
+
+    def save_as(self, path: Path, text: str, then: Then | None = None) -> None:
+        """Write a text to a file that is not there yet, which becomes the one that is edited."""
+        if self.file is not None and not self._writing:
+            self._writing = True
+            self._write(self.file, replace(self.file, path=path, stamp=None), text, then, False)
+
+    @work(thread=True, group="save")
+    def _write(self, open_file: Loaded, file: Loaded, text: str, then: Then | None, keep_other: bool) -> None:
+        try:
+            written = save(file, text, keep_other=keep_other)
+        except ChangedElsewhereError:
+            self.app.call_from_thread(self._ended, partial(self._ask, file, text, then))
+        except StudyError as error:
+            self.app.call_from_thread(self._ended, partial(self._tell, error.problems[0].what, "error"))
+        else:
+            found = counted(checked(as_meant(text), file.path)[1])
+            self.app.call_from_thread(self._ended, partial(self._written, open_file, written, found, then))
+
+    def _ended(self, follow: Callable[[], None]) -> None:
+        self._writing = False
+        following, self._next = self._next, None
+        follow()
+        if following is not None:
+            following()
+
+    def _written(self, open_file: Loaded, written: Loaded, found: str, then: Then | None) -> None:
+        self._tell(f"saved {short(written.path)}" + (f", which has problems: {found}" if found else ""))
+        if self.file is open_file:  # else another one was opened meanwhile
+            self.take(written)
+            self.post_message(self.Saved(renamed=written.path != open_file.path))
+        if then is not None:
+            then()
+
+    def _ask(self, file: Loaded, text: str, then: Then | None) -> None:
+        if self.file is None or file.path != self.file.path:
+            self._tell(f"{short(file.path)} exists already: choose another name", severity="error")
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "r":
+                self.reload()
+            elif answer == "o":
+                self.save(text, then, keep_other=True)
+
+        name = file.path.name
+        question = f"{name} was changed elsewhere since it was loaded here."
+        reload = "reload: load that version (ctrl+z brings this text back)"
+        overwrite = f"overwrite: save this text, and keep the other as {name}.orig"
+        self.app.push_screen(ChoiceScreen(question, [("r", reload), ("o", overwrite)]), answered)
+
+    def _tell(self, text: str, severity: str = "information") -> None:
+        self.app.notify(text, severity="error" if severity == "error" else "information", markup=False)
+
+    def ask_name(self, text: str) -> None:
+        """Ask for a file to save a text in, and save it there."""
+        if self.file is None:
+            return
+
+        def answered(name: str | None) -> None:
+            if name:
+                self.save_as(Path(name if name.endswith(".toml") else f"{name}.toml").expanduser(), text)
+
+        question = "save as (a file in the working directory, or a path):"
+        self.app.push_screen(InputScreen(question, self.file.path.name), answered)
+
+    def ask_first(self, text: str, then: Then, otherwise: Then | None = None) -> None:
+        """Do something that loses a text, once that is saved or given up; at once where it is saved.
+
+        Args:
+            text: what is in the editor.
+            then: what is done.
+            otherwise: what is done instead if the answer is to go on editing.
+        """
+        if self.file is None or not self.is_unsaved(text):
+            then()
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "s":
+                self.save(text, then)
+            elif answer == "d":
+                then()
+            elif otherwise is not None:
+                otherwise()
+
+        question = f"{short(self.file.path)} has text that is not saved."
+        self.app.push_screen(ChoiceScreen(question, [("s", "save it first"), ("d", "discard it")]), answered)
+
+    # -- changes made elsewhere
+
+    def reload(self) -> None:
+        """Load the file's newest version; :class:`Opened` follows."""
+        if self.file is not None and not self.file.is_bundled:
+            self._reload(self.file)
+
+    @work(thread=True, exclusive=True, group="file")
+    def _reload(self, file: Loaded) -> None:
+        worker = get_current_worker()
+        try:
+            loaded = load(file.path)
+        except (StudyError, OSError) as error:
+            if not worker.is_cancelled:
+                self.app.call_from_thread(self._tell, str(error), severity="error")
+            return
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._reloaded, file, loaded)
+
+    def _reloaded(self, file: Loaded, loaded: Loaded) -> None:
+        if loaded.data is None:
+            self._tell("the file is gone: ctrl+s writes it again", severity="error")
+        elif self.file is file:
+            self.post_message(self.Opened(loaded, again=True))
+
+    def look(self) -> None:
+        """See in a thread whether the file was changed elsewhere."""
+        if self.file is not None and self.screen.is_current:
+            self._look(self.file)
+
+    @work(thread=True, exclusive=True, group="look at the disk")
+    def _look(self, file: Loaded) -> None:
+        worker = get_current_worker()
+        happened = changed_elsewhere(file)
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._heard, file, happened)
+
+    def _heard(self, file: Loaded, happened: Elsewhere | None) -> None:
+        if file is self.file:  # else it was saved or another one opened meanwhile
+            self.query_one(Banner).say(f"! {ELSEWHERE[happened]}" if happened else self._note)
+
+
+def _note(loaded: Loaded) -> str:
+    """Return what is to be known of a file from the start."""
+    if loaded.is_bundled:
+        return "this spec ships with studyctl: ctrl+s saves a copy of your own to edit"
+    if loaded.written_in is not None:
+        return f"the copy that the study ran, complete in itself; its spec is in {short(loaded.written_in)}"
+    return ""

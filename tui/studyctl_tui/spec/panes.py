@@ -1,0 +1,289 @@
+"""What is found out about the text of a spec while it is typed: its problems, then what it would run.
+
+Checking takes milliseconds, planning may take a minute (models are looked up). Both happen in threads. One plan is made
+at a time; an answer on a text that is not the newest is dropped.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from rich.text import Text
+from textual import events, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import Static
+from textual.worker import get_current_worker
+
+from studyctl.errors import Problem, StudyError
+from studyctl.plan.variants import expand_variants
+from studyctl.spec.loading import Document, parse_spec
+from studyctl_tui.spec.plan import PlanPane
+from studyctl_tui.spec.problems import ProblemList, counted
+
+if TYPE_CHECKING:
+    from studyctl.plan.preview import Preview
+
+CHECK_SECONDS = 0.3
+"""How long nobody types before the text is checked."""
+PANES = ("problems", "plan")
+
+T = TypeVar("T")
+
+
+class SpecPanes(Vertical):
+    """Problems and plan: one of them at a time in a narrow terminal, both in a wide one."""
+
+    DEFAULT_CSS = """
+    SpecPanes {
+        & #pane-tabs, & .pane-title { height: 1; padding: 0 1; background: $panel; color: $foreground; }
+        &.-problems #plan, &.-plan #problems { display: none; }
+        & .pane-title { display: none; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,right", "other", "Problems or plan", show=False),
+    ]
+
+    class Checked(Message):
+        """The problems of the newest text are known, or more of them."""
+
+        def __init__(self, problems: Sequence[Problem]) -> None:
+            super().__init__()
+            self.problems = problems
+
+    class VariantFound(Message):
+        """The table that makes a variant is known."""
+
+        def __init__(self, place: Problem) -> None:
+            super().__init__()
+            self.place = place
+
+    def __init__(self) -> None:
+        super().__init__(id="panes", classes="-problems")
+        self.problems: Sequence[Problem] = ()
+        """Of the newest text that was checked, and of its plan."""
+        self.document: Document | None = None
+        """The newest text, if it is checked and nothing is wrong with it."""
+        self._text, self._path = "", Path()
+        self._timer: Timer | None = None
+        self._wanted: Document | None = None
+        self._state = ""
+
+    def compose(self) -> ComposeResult:
+        """Yield both panes."""
+        yield Static(id="pane-tabs", markup=False)
+        yield Static("Problems", classes="pane-title", markup=False)
+        yield ProblemList()
+        yield Static("Plan", classes="pane-title", markup=False)
+        yield PlanPane()
+
+    def on_mount(self) -> None:
+        """Draw the names of the panes."""
+        self._draw_names()
+
+    # -- which pane
+
+    @property
+    def shown(self) -> str:
+        """The pane that a narrow terminal shows."""
+        return PANES[self.has_class("-plan")]
+
+    def turn_to(self, pane: str) -> None:
+        """Show a pane in a narrow terminal."""
+        self.set_class(pane == "problems", "-problems")
+        self.set_class(pane == "plan", "-plan")
+        self._draw_names()
+
+    def action_other(self) -> None:
+        """Go to the other pane."""
+        self.turn_to(PANES[self.shown == "problems"])
+        self.focus_pane()
+
+    def focus_pane(self) -> None:
+        """Put the focus on the pane that is shown."""
+        self.query_one(f"#{self.shown}").focus()
+
+    def on_click(self, event: events.Click) -> None:
+        """Turn to the pane whose name was clicked."""
+        if event.widget is self.query_one("#pane-tabs"):
+            self.turn_to(PANES[event.x > len(self._names()[0])])
+
+    def _names(self) -> tuple[str, str]:
+        problems = f" Problems {counted(self.problems)} ".replace("  ", " ")
+        return problems, f" Plan{' …' if self._state else ''} "
+
+    def _draw_names(self) -> None:
+        names = Text()
+        for pane, name in zip(PANES, self._names(), strict=True):
+            names.append(name, "reverse bold" if pane == self.shown else "")
+            names.append(" ")
+        names.append("F9", "dim")
+        self.query_one("#pane-tabs", Static).update(names)
+        titles = self.query(".pane-title").results(Static)
+        for title, name in zip(titles, self._names(), strict=True):
+            title.update(Text(name.strip(), "bold"))
+
+    # -- problems
+
+    def forget(self) -> None:
+        """Know nothing of any text."""
+        self._text, self.document, self._wanted = "", None, None
+        self._found((), "")
+        self.query_one(PlanPane).say("")
+
+    def refuse(self, problems: Sequence[Problem], path: Path) -> None:
+        """Show why a file is not in the editor."""
+        self.forget()
+        self._path = path
+        self._found(problems, "")
+
+    def check(self, text: str, path: Path, *, at_once: bool = False) -> None:
+        """Check a text when nobody has typed for a moment."""
+        self._text, self._path, self.document, self._wanted = text, path, None, None
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(0.001 if at_once else CHECK_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        self._check(self._text, self._path)
+
+    @work(thread=True, exclusive=True, group="check")
+    def _check(self, text: str, path: Path) -> None:
+        worker = get_current_worker()
+        document, problems = checked(text, path)
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._take, text, document, problems)
+
+    def _take(self, text: str, document: Document | None, problems: Sequence[Problem]) -> None:
+        if text != self._text:
+            return
+        self.document = document
+        plan = self.query_one(PlanPane)
+        if document is None:
+            plan.say("shown when nothing is wrong with the text")
+        self._found(problems, "✓ nothing is wrong with the text")
+        self.plan_again()
+
+    def next_problem(self, cursor: tuple[int, int], step: int) -> Problem | None:
+        """Return the next problem of this file behind a place, or the last one before it; around the end."""
+        places = {
+            (item.line, item.column or 1): item
+            for item in self.problems
+            if item.line and item.file == self._path
+        }
+        behind = [place for place in places if place > cursor] or list(places)
+        before = [place for place in places if place < cursor] or list(places)
+        if not places:
+            return None
+        return places[min(behind) if step > 0 else max(before)]
+
+    def _found(self, problems: Sequence[Problem], nothing: str) -> None:
+        self.problems = problems
+        self.query_one(ProblemList).show(problems, self._path, nothing)
+        self._draw_names()
+        self.post_message(self.Checked(problems))
+
+    # -- variants
+
+    @work(thread=True, exclusive=True, group="variant")
+    def find_variant(self, variant: str, text: str, path: Path) -> None:
+        """Look for the table that makes a variant; :class:`VariantFound` follows, or a note that there is none."""
+        document, problems = checked(text, path)
+        found = [item for item in expand_variants(document)[0] if item.name == variant] if document else []
+        if document is not None and found:
+            self.post_message(self.VariantFound(document.problem(f"makes {variant}", found[0].loc)))
+        else:
+            why = f": {problems[0].what}" if problems else ""
+            self.app.call_from_thread(
+                self.app.notify,
+                f"this text makes no variant {variant}{why}",
+                severity="warning",
+                markup=False,
+            )
+
+    # -- plan
+
+    def plan_again(self) -> None:
+        """Plan the newest text, if nothing is wrong with it."""
+        self._wanted = self.document
+        if self._wanted is not None and not self._state:
+            self._state = "planning"
+            self._draw_names()
+            self._plan()
+
+    @work(group="plan", exclusive=True)
+    async def _plan(self) -> None:
+        """Make plans until the newest text has one. Typing meanwhile only changes which text is wanted."""
+        pane = self.query_one(PlanPane)
+        while (document := self._wanted) is not None:
+            pane.say("planning: what the spec names is looked up …")
+            preview, problems = await _in_background(partial(planned, document))
+            if not self.app.is_running:
+                return  # the panes lose their widgets one by one
+            if document is not self._wanted:
+                continue  # another text is the newest by now
+            self._wanted = None
+            if preview is None:
+                pane.say("no plan could be made")
+            else:
+                pane.show(preview)
+            self._found(problems, "✓ nothing is wrong with the text, and its plan can run")
+        self._state = ""
+        if self.document is None:
+            pane.say("shown when nothing is wrong with the text")
+        self._draw_names()
+
+
+def checked(text: str, path: Path) -> tuple[Document | None, Sequence[Problem]]:
+    """Return a text as a document, or what is wrong with it."""
+    try:
+        return parse_spec(text, path), ()
+    except StudyError as error:
+        return None, error.problems
+    except Exception as error:  # text must never be lost to a fault of the checks
+        return None, [_fault("checking", error, path)]
+
+
+def planned(document: Document) -> tuple["Preview | None", Sequence[Problem]]:
+    """Return the plan of a document, and its problems."""
+    from studyctl.plan.preview import preview  # takes a third of a second: the first screen does without
+
+    try:
+        made = preview(document)
+    except StudyError as error:
+        return None, error.problems
+    except Exception as error:  # text must never be lost to a fault of the planner
+        return None, [_fault("planning", error, document.path)]
+    return made, made.problems
+
+
+def _fault(what: str, error: Exception, path: Path) -> Problem:
+    return Problem(
+        f"{what} failed: {type(error).__name__}: {error}", path, hint="this is a fault of studyctl"
+    )
+
+
+async def _in_background(function: Callable[[], T]) -> T:
+    """Await a function in a thread that does not keep the app from ending: a look-up may take a minute to give up."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def answer(result: T) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    def run() -> None:
+        result = function()
+        with suppress(RuntimeError):  # the app has ended
+            loop.call_soon_threadsafe(answer, result)
+
+    threading.Thread(target=run, daemon=True, name="plan").start()
+    return await future

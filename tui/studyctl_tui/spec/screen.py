@@ -1,0 +1,294 @@
+"""Spec: the editor."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.timer import Timer
+from textual.widgets import TextArea
+from typing_extensions import override
+
+from studyctl.errors import Problem
+from studyctl_tui.shared.screen import StudyScreen
+from studyctl_tui.shared.view import View
+from studyctl_tui.spec.bars import KeyHelp, short
+from studyctl_tui.spec.completions import CompletionList
+from studyctl_tui.spec.editor import SpecEditor
+from studyctl_tui.spec.file import SpecFile
+from studyctl_tui.spec.panes import SpecPanes
+from studyctl_tui.spec.problems import ProblemList
+from studyctl_tui.spec.run import SpecRun
+
+HELP_SECONDS = 0.05
+"""How long the cursor stands before the key below it is explained."""
+
+
+class SpecScreen(StudyScreen):
+    """The editor of a spec, with what is wrong with it and what it would run."""
+
+    NAME = "Spec"
+    ABOUT = "Edit the spec: problems as you type, what each key means, and what a run would do."
+    DEFAULT_CSS = """
+    SpecScreen {
+        & #text { height: 1fr; }
+        & #panes { height: 6; }
+        &.-wide {
+            & #work { layout: horizontal; }
+            & #text { width: 3fr; }
+            & #panes { width: 2fr; height: 1fr; border-left: solid $primary; }
+            & #pane-tabs { display: none; }
+            & .pane-title { display: block; }
+            & #panes #problems, & #panes #plan { display: block; }
+            & #key-help { height: auto; min-height: 2; max-height: 5; }
+        }
+    }
+    """
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - a ClassVar may not override it
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "save", "Save"),
+        Binding("ctrl+r", "run", "Run"),
+        Binding("f8", "problem(1)", "Next problem", key_display="F8"),
+        Binding("shift+f8", "problem(-1)", "Problem before", show=False),
+        Binding("f9", "pane", "Problems or plan", key_display="F9", show=False),
+        Binding("f5", "reload", "Load the file again", show=False),
+        Binding("f2", "save_as", "Save under another name", show=False),
+        Binding("escape", "text", "From the text to the panes and back", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._variant = ""
+        self._opening: Path | None = None
+        self._timer: Timer | None = None
+
+    def compose_body(self) -> ComposeResult:
+        """Yield text and panes."""
+        with Container(id="work"):
+            with Vertical(id="text"):
+                yield SpecFile()
+                yield SpecRun()
+                editor = SpecEditor()
+                yield editor
+                yield editor.completions
+                yield KeyHelp()
+            yield SpecPanes()
+
+    # -- parts
+
+    @property
+    def editor(self) -> SpecEditor:
+        """The text."""
+        return self.query_one(SpecEditor)
+
+    @property
+    def panes(self) -> SpecPanes:
+        """What was found out about it."""
+        return self.query_one(SpecPanes)
+
+    @property
+    def source(self) -> SpecFile:
+        """The file behind it."""
+        return self.query_one(SpecFile)
+
+    @property
+    def path(self) -> Path | None:
+        """The file in the editor."""
+        return self.source.file.path if self.source.file is not None else None
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is text that would be lost."""
+        return self.is_mounted and self.source.is_unsaved(self.editor.text)
+
+    # -- which file
+
+    def on_screen_resume(self) -> None:
+        """Open the file that is wanted; see what others did to the one that is open."""
+        super().on_screen_resume()
+        self.open_wanted()
+        self.source.look()
+        self.panes.plan_again()
+
+    def show_view(self, view: View) -> None:
+        """Follow when another study is opened."""
+        self.open_wanted()
+
+    def open_wanted(self) -> None:
+        """Open the app's spec, or the one of its study, unless it is open; asks first where text would be lost."""
+        app = self.study_app
+        wanted = app.spec or (app.study.spec if app.study is not None else None)
+        if wanted is None:
+            if self.source.file is None:
+                self.source.refuse(
+                    Problem("no spec is open", hint="`studyctl edit FILE` opens one, also a new one")
+                )
+        elif wanted not in (self.path, self._opening):
+            self._opening = wanted
+            must_exist = app.spec is None
+            self.ask_first(lambda: self.source.open(wanted, must_exist=must_exist), self._stay)
+
+    def _stay(self) -> None:
+        """Keep the text that is open as the app's spec, so that nothing asks again."""
+        self._opening, self.study_app.spec = None, self.path
+
+    @override
+    def ask_first(self, then: Callable[[], object], otherwise: Callable[[], object] | None = None) -> None:
+        self.source.ask_first(self.editor.text, then, otherwise)
+
+    @on(SpecFile.Opened)
+    def _opened(self, event: SpecFile.Opened) -> None:
+        self.source.take(event.file)
+        if event.again:
+            self.editor.exchange(event.file.text)
+        else:
+            self._opening = None
+            self.editor.load(event.file.text, read_only=event.file.is_bundled)
+            self.editor.focus()
+            self.panes.check(self.editor.meant, event.file.path, at_once=True)
+            self._go_to_variant()
+        self._draw()
+
+    @on(SpecFile.Refused)
+    def _refused(self, event: SpecFile.Refused) -> None:
+        self.source.take(None, event.problems[0].what)
+        self.editor.load("", read_only=True)
+        self.panes.refuse(event.problems, event.path)
+        self._draw()
+
+    @on(SpecFile.Saved)
+    def _saved(self, event: SpecFile.Saved) -> None:
+        if event.renamed:
+            self.editor.read_only = False
+            self.study_app.spec = self.path
+        self._draw()
+
+    # -- as one types
+
+    @on(TextArea.Changed)
+    def _changed(self) -> None:
+        if self.path is not None:
+            self.panes.check(self.editor.meant, self.path)
+        self._moved()
+
+    @on(TextArea.SelectionChanged)
+    def _moved(self) -> None:
+        self._draw()
+        if self._timer is None:
+            self._timer = self.set_timer(HELP_SECONDS, self._explain)
+
+    def _explain(self) -> None:
+        self._timer = None
+        self.query_one(KeyHelp).show(self.editor.explained())
+
+    @on(CompletionList.Picked)
+    def _picked(self) -> None:
+        self.editor.accept()
+
+    @on(SpecPanes.Checked)
+    def _checked(self, event: SpecPanes.Checked) -> None:
+        self.editor.mark([problem for problem in event.problems if problem.file == self.path])
+        self._draw()
+
+    def _draw(self) -> None:
+        self.source.draw(self.editor.text, self.editor.cursor_location, self.panes.problems)
+
+    # -- saving and running
+
+    def action_save(self) -> None:
+        """Save, or save a copy of a spec that ships."""
+        if self.source.file is not None and self.source.file.is_bundled:
+            self.action_save_as()
+        else:
+            self.source.save(self.editor.text)
+
+    def action_save_as(self) -> None:
+        """Save under another name."""
+        self.source.ask_name(self.editor.text)
+
+    def action_reload(self) -> None:
+        """Load the file's newest version."""
+        if self.path is None:  # it may be one that can be edited by now
+            self._opening = None
+            self.open_wanted()
+        self.source.reload()
+
+    def action_run(self) -> None:
+        """Save what is not saved, and run the spec in the background."""
+        file = self.source.file
+        errors = [problem for problem in self.panes.problems if problem.severity == "error"]
+        if file is None:
+            return
+        if errors:
+            self.notify("mend the problems first: as it is, nothing can run", severity="warning")
+            self.action_problem(1)
+        elif self.unsaved or file.data is None:
+            self.source.save(self.editor.text, self._start)
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        if self.path is not None:
+            self.query_one(SpecRun).start(self.path)
+
+    @on(SpecRun.Started)
+    def _started(self, event: SpecRun.Started) -> None:
+        self.study_app.open_study(event.study)
+        self.study_app.spec = event.path  # the file goes on being the one in the editor
+
+    # -- going to places
+
+    @on(ProblemList.Chosen)
+    def _show_problem(self, event: ProblemList.Chosen) -> None:
+        self._show(event.problem)
+
+    def _show(self, problem: Problem) -> None:
+        self.panes.query_one(ProblemList).highlight(problem)
+        if problem.file == self.path and problem.line is not None:
+            self.editor.show_place(problem.line, problem.column or 1)
+            self.editor.focus()
+        elif problem.file is not None:
+            self.notify(f"this is in {short(problem.file)}, line {problem.line or 1}", markup=False)
+
+    def action_problem(self, step: int) -> None:
+        """Go to the next problem from the cursor on, or to the one before; around the end."""
+        row, column = self.editor.cursor_location
+        problem = self.panes.next_problem((row + 1, column + 1), step)
+        if problem is None:
+            known = self.panes.document is not None or self.panes.problems
+            self.notify("no problem has a place in this text" if known else "the text is being checked")
+        else:
+            self._show(problem)
+
+    def go_to(self, variant: str) -> None:
+        """Move the cursor to the ``[[compression]]`` table that makes a variant; opens the spec first if need be."""
+        self._variant = variant
+        self.open_wanted()
+        if self._opening is None:
+            self._go_to_variant()
+
+    def _go_to_variant(self) -> None:
+        variant, self._variant = self._variant, ""
+        if variant and self.path is not None:
+            self.panes.find_variant(variant, self.editor.meant, self.path)
+
+    @on(SpecPanes.VariantFound)
+    def _variant_found(self, event: SpecPanes.VariantFound) -> None:
+        self._show(event.place)
+
+    def action_pane(self) -> None:
+        """Turn to the other pane."""
+        self.panes.turn_to("plan" if self.panes.shown == "problems" else "problems")
+        if not self.editor.has_focus:
+            self.panes.focus_pane()
+
+    @on(SpecEditor.Left)
+    def _leave_text(self) -> None:
+        self.panes.focus_pane()
+
+    def action_text(self) -> None:
+        """Go back to the text."""
+        self.editor.focus()
