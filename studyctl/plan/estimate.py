@@ -1,47 +1,37 @@
 """What a study will take: time, peak memory, disk.
 
-Before anything is measured from sizes and this machine's speed, then from what this study's own trials took.
+Time before the first trial is operations by a measured rate, right within a factor of two on an idle machine. From then on, the steps
+that were measured correct the estimates of those that are alike. Memory is an upper bound.
 """
 
+import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import accumulate, chain
-from statistics import fmean
-from typing import NamedTuple
+from dataclasses import dataclass
+from statistics import median
 
 from studyctl.backends import OWN
-from studyctl.contract.job import CalibrationData
+from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, chunk_tokens
 from studyctl.contract.methods import Quantization
-from studyctl.contract.records import Record, StepFinished
-from studyctl.contract.steps import ALL_WINDOWS, Step, StepId, StepKind
+from studyctl.contract.records import AttemptFinished, Progress, Record, StepFinished, StepStarted
+from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Comparison
-from studyctl.plan.compressing import forward_passes, solving_work, stored_bytes
-from studyctl.plan.memory import peak_device_bytes, peak_host_bytes
+from studyctl.plan.devices import rate
 from studyctl.plan.planner import StudyPlan
-from studyctl.plan.speed import FORWARD_EFFICIENCY, forward_rate
-from studyctl.plan.trials import PlannedModel, Trial
+from studyctl.plan.trials import Trial
 
-TOKENIZING_SECONDS = 0.3
-"""Reading a language's text and tokenizing it, which the first trial of a model does for all."""
+FACTOR = 2.0
+"""Before anything is measured, the time is between the estimate divided by this and multiplied by it."""
 LOAD_SECONDS = 6.0
-"""Starting a worker, importing torch and reading a small model's weights."""
-ELEMENTWISE = 1000.0
-"""Operations of a forward pass that take as long as scoring, choosing and writing one weight."""
-PACKAGES_TAKE = 2.0
-"""How much longer than the engine another package takes for the same work, roughly (`python -m benchmarks peers`)."""
-FIDELITY_HEADS = 3.2
-"""Logits of the variant and of dense, and the comparison, as multiples of ``lm_head`` and one softmax."""
-ITEM_TEXT = 0.5
-"""Part of an item's bytes in its file that is read; the rest is names of fields and what choices share."""
-SCORED_TOKENS = 0.3
-"""Part of the tokens of a task that predict something, and so have logits."""
+"""Starting a worker, importing torch and reading a small model."""
+WORK = {"wanda": (2.0, 0.0), "sparsegpt": (2.5, 2.5), "gptq": (2.5, 2.5), "awq": (2.5, 14.0)}
+"""Work of a method that looks at data: passes of the calibration tokens through the blocks, statistics included; operations for each
+weight and input of its linear: factorisation, propagation of errors, candidates of a search."""
+BACKEND_FACTOR = 2.0
+"""How much longer than the engine another package takes."""
 BYTES_PER_TOKEN = 3.5
-RECENT_STEPS = 64
-"""Number of recent steps of a kind that the estimates of the next ones are corrected by."""
-STORED_COPIES = 2
-"""Blocks that are done are on the disk until the whole model is."""
+RUNTIME_BYTES = 800 << 20
+"""A worker without a model: Python, torch, transformers, lm-eval, compiled kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,356 +49,214 @@ class Estimate:
 
 def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimate:
     """Estimate what it takes to bring the store up to date."""
-    times = StepTimes(plan, stored)
-    models = {todo.trial.model.index: todo.trial.model for todo in comparison.todo}
-    workers = max(1, min(len(plan.devices), len(comparison.todo)))
-    seconds = sum(
-        sum(times.parts_of(todo.trial, step)) * _missing(todo.trial, step, stored)
-        for todo in comparison.todo
-        for step in todo.steps
-    )
-    seconds += len(models) * LOAD_SECONDS
+    clock = Clock(plan, comparison, stored)
+    trials = [todo.trial for todo in comparison.todo]
+    memory = [peak_bytes(plan, trial) for trial in trials]
+    workers = max(1, min(len(plan.devices), len(trials)))
     return Estimate(
-        seconds=seconds / workers,
-        measured=times.measured,
-        host_bytes=workers * max((peak_host_bytes(plan, todo.trial) for todo in comparison.todo), default=0),
-        device_bytes=max((peak_device_bytes(plan, todo.trial) for todo in comparison.todo), default=0),
-        disk_bytes=_disk(plan, list(models.values()), comparison),
+        seconds=clock.estimate() + LOAD_SECONDS * len({trial.model.index for trial in trials}) / workers,
+        measured=clock.seconds_left() is not None,
+        host_bytes=workers * max((host for host, _ in memory), default=0),
+        device_bytes=max((device for _, device in memory), default=0),
+        disk_bytes=_disk_bytes(plan, comparison),
     )
 
 
-def _missing(trial: Trial, step: Step, stored: Stored) -> float:
-    """Return the part of a step that is not stored: of a text, by its windows."""
-    if step.windows is None or step.windows[1] == ALL_WINDOWS:
-        return 1.0
-    end = step.windows[1]
-    there = sum(
-        min(last, end) - first for first, last in stored.has(trial.weights_key).spans(step) if first < end
-    )
-    return 1 - there / end
+# -- time
+
+Alike = tuple[object, ...]
+"""A class of steps that are alike in how far their estimates are off."""
 
 
-class StepTimes:
-    """Seconds of a step: measured by another trial of this study, else from its work and the machine's rate."""
-
-    def __init__(self, plan: StudyPlan, stored: Stored) -> None:
-        self.plan = plan
-        self._seconds: dict[_Label, float] = {}
-        self._ratios: dict[_Kind, float] = {}
-        self.measured = False
-        self._learn(stored)
-
-    def parts_of(self, trial: Trial, step: Step) -> tuple[float, float]:
-        """Return estimated seconds of forward passes, and of what is done in float32 whatever the model's dtype."""
-        known = self._seconds.get(_label(trial, step))
-        if known is not None:
-            return known, 0.0
-        passing, solving = self._from_work(trial, step)
-        ratio = self._ratios.get(step_kind(trial, step))
-        if ratio is not None:
-            return passing * ratio, solving * ratio
-        index = trial.model.index
-        return passing * self._ratios.get(_Kind(index, StepKind.PERPLEXITY), 1.0), solving
-
-    def _from_work(self, trial: Trial, step: Step) -> tuple[float, float]:
-        """Return seconds of forward passes in the model's dtype, and of what is done in float32 whatever that is."""
-        device = self.plan.devices[0] if self.plan.devices else "cpu"
-        passing = step_work(self.plan, trial, step) / forward_rate(trial.model.dtype, device)
-        identity = trial.model.identity
-        if step.kind is StepKind.PERPLEXITY and trial.is_dense:
-            return passing + TOKENIZING_SECONDS, 0.0
-        if step.kind is not StepKind.COMPRESS or identity is None:
-            return passing, 0.0
-        work = solving_work(identity, trial.variant.settings, _windows(trial)) * FORWARD_EFFICIENCY
-        work += ELEMENTWISE * _block_parameters(trial.model)
-        solving = work / forward_rate("float32", device)
-        times = 1.0 if trial.variant.backend == OWN else PACKAGES_TAKE
-        return times * passing, times * solving
-
-    def _learn(self, stored: Stored) -> None:
-        """Take the times of stored steps, and how wrong the estimates of such steps were."""
-        seconds: dict[_Label, list[float]] = defaultdict(list)
-        times: dict[_Kind, list[tuple[float, float]]] = defaultdict(list)
-        for trial in self.plan.trials if stored.results else ():
-            have = stored.has(trial.weights_key)
-            for step in trial.steps if have else ():
-                result = have.of(step)
-                if result is not None and result.seconds is not None:
-                    seconds[_label(trial, step)].append(result.seconds)
-                    expected = sum(self._from_work(trial, step))
-                    times[step_kind(trial, step)].append((result.seconds, expected))
-        self._seconds = {key: fmean(values) for key, values in seconds.items()}
-        self._ratios = {key: usual_ratio(values) for key, values in times.items()}
-        self.measured = bool(seconds)
-
-
-def usual_ratio(times: Iterable[tuple[float, float]]) -> float:
-    """Return how many times the estimate steps usually take: the median, weighted by what was estimated; 1 without any.
-
-    Not the mean: the first task of a worker waits for lm-eval's import, and of short ones takes several times as long.
-
-    Args:
-        times: measured and estimated seconds of each step.
-    """
-    ratios = sorted((seconds / expected, expected) for seconds, expected in times if expected > 0)
-    half = sum(expected for _, expected in ratios) / 2
-    reached = accumulate(expected for _, expected in ratios)
-    return next((ratio for (ratio, _), sofar in zip(ratios, reached, strict=True) if sofar >= half), 1.0)
-
-
-class _Kind(NamedTuple):
-    """Steps that are alike in how far their estimates are off."""
-
-    model: int
-    kind: StepKind
-    method: str = ""
-    """Of ``compress``."""
-
-
-class _Label(NamedTuple):
-    """Steps that take as long as each other: compression by its method, an evaluation for every variant."""
-
-    model: int
-    step: StepId
-    how: str
-    """The method, and whose implementation; of an evaluation whether it is the dense model's."""
-
-
-def step_kind(trial: Trial, step: Step) -> _Kind:
-    """Return what steps are alike in how far their estimates are off."""
-    method = _label(trial, step).how if step.kind is StepKind.COMPRESS else ""
-    return _Kind(trial.model.index, step.kind, method)
-
-
-def _label(trial: Trial, step: Step) -> _Label:
-    if step.kind is StepKind.COMPRESS:
-        how = f"{trial.variant.method}@{trial.variant.backend}"
-    else:
-        how = "dense" if trial.is_dense else ""
-    return _Label(trial.model.index, step.id, how)
-
-
-def step_work(plan: StudyPlan, trial: Trial, step: Step) -> float:
-    """Return floating point operations of a step."""
-    model = trial.model
-    match step.kind:
-        case StepKind.LOAD:
-            return 0.0
-        case StepKind.COMPRESS:
-            return _compress_work(trial)
-        case StepKind.EXPORT:  # packing, reading back and comparing
-            return 2 * ELEMENTWISE * (model.identity.parameters if model.identity else 0)
-        case StepKind.PERPLEXITY:
-            tokens = perplexity_tokens(plan, step.subject)
-            compared = plan.document.spec.evaluation.fidelity is not None and not trial.is_dense
-            heads = FIDELITY_HEADS if compared else 1.0
-            return tokens * (_block_work(model) + heads * _head_work(model))
-        case StepKind.TASK:
-            item_work = _item_tokens(plan, step.subject) * (
-                _block_work(model) + SCORED_TOKENS * _head_work(model)
-            )
-            return task_items(plan, step.subject) * item_work
-
-
-def _block_parameters(model: PlannedModel) -> int:
-    return sum(out * inputs for out, inputs in model.identity.linears.values()) if model.identity else 0
-
-
-def _block_work(model: PlannedModel) -> float:
-    """Operations a token in the decoder blocks: two a weight."""
-    return 2.0 * _block_parameters(model)
-
-
-def _head_work(model: PlannedModel) -> float:
-    """Operations a token in ``lm_head`` and softmax; a softmax costs about as much as 16 products a logit."""
-    identity = model.identity
-    return 2.0 * identity.vocab_size * (identity.hidden_size + 16) if identity else 0.0
-
-
-def _compress_work(trial: Trial) -> float:
-    """Operations of forward passes; of the rest see :func:`~studyctl.plan.compressing.solving_work`."""
-    windows = _windows(trial)
-    if windows is None:
-        return 0.0
-    passes = forward_passes(trial.variant.settings)
-    return passes * windows.samples * windows.sequence_length * _block_work(trial.model)
-
-
-def _windows(trial: Trial) -> CalibrationData | None:
-    calibration = trial.variant.calibration
-    return None if calibration is None else trial.model.calibrations[calibration]
-
-
-def perplexity_tokens(plan: StudyPlan, language: str | None) -> int:
-    """Return the tokens of a language's windows, from its bytes where all of the text is asked for."""
-    protocol = plan.document.spec.evaluation.perplexity
-    if protocol is None:
-        return 0
-    text = plan.texts.get((protocol.source, "perplexity", language or ""))
-    whole = int(text.bytes / BYTES_PER_TOKEN) if text and text.bytes else None
-    wanted = protocol.windows * protocol.sequence_length
-    if not wanted:
-        return whole or 0
-    return min(wanted, whole) if whole else wanted
-
-
-def task_items(plan: StudyPlan, name: str | None) -> int:
-    """Return how many items of a task are scored; 2,000 where that is not known."""
-    tasks = plan.document.spec.evaluation.tasks
-    identity = plan.tasks.get(name or "")
-    items = (identity.items if identity else None) or 2000
-    return min(items, tasks.limit) if tasks and tasks.limit else items
-
-
-def _item_tokens(plan: StudyPlan, name: str | None) -> float:
-    """Return the tokens that an item costs with its examples, from the size of the items' file; 50 each where that is not known."""
-    identity, tasks = plan.tasks.get(name or ""), plan.document.spec.evaluation.tasks
-    texts = 1 + (tasks.shots if tasks is not None else 0)
-    if identity is None or not identity.items or not identity.bytes:
-        return 50.0 * texts
-    return texts * ITEM_TEXT * identity.bytes / identity.items / BYTES_PER_TOKEN
-
-
-def _disk(plan: StudyPlan, models: list[PlannedModel], comparison: Comparison) -> int:
-    """Return bytes of dense references, weights of the largest trial in progress, exports, item rows and journals."""
-    spec = plan.document.spec
-    languages = (
-        spec.evaluation.perplexity.languages
-        if spec.evaluation.fidelity and spec.evaluation.perplexity
-        else ()
-    )
-    tokens = sum(perplexity_tokens(plan, language) for language in languages)
-    width = {"float32": 4}
-    references = sum(
-        tokens * model.identity.hidden_size * width.get(model.dtype, 2) for model in models if model.identity
-    )
-    weights = max(
-        (_stored_bytes(todo.trial, width.get(todo.trial.model.dtype, 2)) for todo in comparison.todo),
-        default=0,
-    )
-    rows = sum(
-        task_items(plan, step.subject)
-        for model in models
-        for step in model.steps
-        if step.kind is StepKind.TASK
-    )
-    exports = sum(
-        export_bytes(todo.trial)
-        for todo in comparison.todo
-        if any(step.kind is StepKind.EXPORT for step in todo.steps)
-    )
-    return references + STORED_COPIES * weights + exports + len(comparison.todo) * (rows * 60 + 50_000)
-
-
-def _stored_bytes(trial: Trial, width: int) -> int:
-    identity = trial.model.identity
-    return stored_bytes(identity, trial.variant.settings, width) if identity and not trial.is_dense else 0
-
-
-def export_bytes(trial: Trial) -> int:
-    """Return the size of an exported trial: quantized linears packed at 4 or 8 bits, all else in the model's dtype."""
-    identity, settings = trial.model.identity, trial.variant.settings
-    if identity is None:
-        return 0
-    width = 32 if trial.model.dtype == "float32" else 16
-    bits = float(width * identity.parameters)
-    if isinstance(settings, Quantization):
-        packed = 4 if settings.bits <= 4 else 8
-        of_group = width if settings.symmetric else width + packed
-        for out, inputs in identity.linears.values():
-            bits += out * inputs * (packed + of_group / (settings.group_size or inputs) - width)
-    return int(bits / 8)
-
-
-@dataclass
-class _Expected:
+@dataclass(slots=True)
+class _Pending:
     """A step that is to come."""
 
-    kind: _Kind
-    passing: float
-    """Estimated seconds of forward passes."""
-    rest: float
-    """Estimated seconds of what is done in float32 whatever the model's dtype."""
+    alike: tuple[Alike, ...]
+    seconds: float
+    """From sizes alone."""
     windows: int
-    """Windows that are to be measured, as far as is known; 0: no text."""
+    """To be measured; 0: no text."""
+
+    def part(self, step: Step) -> float:
+        """Return which part of it a step is: a batch of its windows, or all."""
+        size = step.windows[1] - step.windows[0] if step.windows is not None else self.windows
+        return min(1.0, size / self.windows) if self.windows else 1.0
 
 
-@dataclass
 class Clock:
-    """Time that is left of a run: estimates of the steps to come, corrected by what their kind took so far."""
+    """The time that the steps to come will take, corrected by what others took."""
 
-    workers: int = 1
-    expected: dict[tuple[str, StepId], _Expected] = field(default_factory=dict)
-    """By trial and step."""
-    _done: dict[_Kind, deque[tuple[float, float]]] = field(
-        default_factory=lambda: defaultdict(lambda: deque(maxlen=RECENT_STEPS))
-    )
-    """Measured and estimated seconds of the last steps of each kind."""
-
-    @classmethod
-    def of(cls, plan: StudyPlan, comparison: Comparison, stored: Stored) -> "Clock":
-        """Return the clock of a run that begins now."""
-        times = StepTimes(plan, stored)
-        expected = {}
-        for todo in comparison.todo:
-            for step in todo.steps:
-                missing = _missing(todo.trial, step, stored)
-                passing, rest = (missing * part for part in times.parts_of(todo.trial, step))
-                windows = round(missing * _asked_windows(plan, step))
-                expected[todo.trial.id, step.id] = _Expected(
-                    step_kind(todo.trial, step), passing, rest, windows
-                )
-        return cls(max(1, len(plan.devices)), expected)
+    def __init__(self, plan: StudyPlan, comparison: Comparison, stored: Stored) -> None:
+        self._devices = max(1, len(plan.devices))
+        self._ratios: dict[Alike, deque[float]] = defaultdict(lambda: deque(maxlen=64))
+        """Measured by estimated seconds of the latest steps of a class."""
+        self._pending: dict[tuple[str, StepId], _Pending] = {}
+        self._running: dict[str, tuple[Step, float, float]] = {}
+        """By trial: the step, when it began, and the part of it that it reports to be done."""
+        for trial in plan.trials if stored.results else ():
+            results = stored.has(trial.weights_key)
+            for step in trial.steps if results else ():
+                if (result := results.of(step)) is not None and result.seconds is not None:
+                    self._learn(_alike(trial, step), result.seconds, _seconds(plan, trial, step))
+        for trial, steps, _ in comparison.todo:
+            for step in steps:
+                windows = _windows(plan, step)
+                spans = stored.has(trial.weights_key).spans(step) if windows else ()
+                missing = windows - sum(max(0, min(last, windows) - first) for first, last in spans)
+                seconds = _seconds(plan, trial, step) * (missing / windows if windows else 1.0)
+                self._pending[trial.id, step.id] = _Pending(_alike(trial, step), seconds, missing)
 
     def record(self, record: Record) -> None:
-        """Account for a step that finished, or for a batch of its windows."""
+        """Account for what a worker reports."""
+        match record:
+            case StepStarted():
+                self._running[record.trial] = record.step, time.monotonic(), 0.0
+            case Progress() if record.trial in self._running and record.total:
+                step, begun, _ = self._running[record.trial]
+                self._running[record.trial] = step, begun, record.done / record.total
+            case StepFinished() | AttemptFinished():
+                self._running.pop(record.trial, None)
         if not isinstance(record, StepFinished):
             return
-        place = record.trial, record.step.id
-        expected = self.expected.get(place)
-        if expected is None:
-            return
-        part = 1.0 if record.is_last else _part_of(record.step, expected.windows)
-        estimated = part * (expected.passing + expected.rest)
-        self._done[expected.kind].append((record.seconds or 0.0, estimated))
-        if part == 1:
-            del self.expected[place]
-            return
-        expected.passing *= 1 - part
-        expected.rest *= 1 - part
-        expected.windows -= _size(record.step)
+        if pending := self._pending.pop((record.trial, record.step.id), None):
+            part = 1.0 if record.is_last else pending.part(record.step)
+            self._learn(pending.alike, record.seconds or 0.0, part * pending.seconds)
+            pending.seconds *= 1 - part
+            pending.windows = round(pending.windows * (1 - part))
+            if part < 1:
+                self._pending[record.trial, record.step.id] = pending
+
+    def _learn(self, classes: tuple[Alike, ...], seconds: float, estimated: float) -> None:
+        for alike in classes if estimated > 0 else ():
+            self._ratios[alike].append(seconds / estimated)
 
     def seconds_left(self) -> float | None:
-        """Return the estimate, or None before a step of the run is finished."""
-        if not self._done:
-            return None
-        return sum(self._corrected()) / self.workers
+        """Return the time that is left, or None before a step was measured."""
+        return self.estimate() if self._ratios else None
 
-    def _corrected(self) -> Iterator[float]:
-        ratios = {kind: usual_ratio(times) for kind, times in self._done.items()}
-        passes = [times for kind, times in self._done.items() if kind.kind is not StepKind.COMPRESS]
-        usual = usual_ratio(chain.from_iterable(passes))
-        for expected in self.expected.values():
-            ratio = ratios.get(expected.kind)
-            # What other steps took says how slow passes are here, and nothing of a search or a sweep.
-            if ratio is None:
-                yield expected.passing * usual + expected.rest
-            else:
-                yield (expected.passing + expected.rest) * ratio
-
-
-def _size(step: Step) -> int:
-    return step.windows[1] - step.windows[0] if step.windows is not None else 0
+    def estimate(self) -> float:
+        """Return the seconds that are left, measured or not."""
+        ratios = {}
+        for classes in {pending.alike for pending in self._pending.values()}:
+            measured = next((self._ratios[alike] for alike in classes if alike in self._ratios), [1.0])
+            ratios[classes] = median(measured)  # not the mean: the first task waits for an import
+        seconds = sum(pending.seconds * ratios[pending.alike] for pending in self._pending.values())
+        for trial, (step, begun, done) in self._running.items():
+            if pending := self._pending.get((trial, step.id)):
+                whole = pending.seconds * pending.part(step) * ratios[pending.alike]
+                seconds -= whole * done if done else min(time.monotonic() - begun, whole)
+        return seconds / max(1, min(self._devices, len({trial for trial, _ in self._pending})))
 
 
-def _part_of(batch: Step, windows: int) -> float:
-    """Return which part of what is left of a step a batch of its windows is."""
-    return min(1.0, _size(batch) / windows) if batch.windows is not None and windows > 0 else 1.0
+def _alike(trial: Trial, step: Step) -> tuple[Alike, ...]:
+    """Return the classes of a step, the narrowest first."""
+    model, kind = trial.model.index, step.kind
+    if kind is StepKind.COMPRESS:
+        method = trial.variant.method, trial.variant.backend
+        return ((model, kind, method), (kind, method), ("compress",), ("all",))
+    return ((model, *step.id, trial.is_dense), (model, *step.id), (model, kind), (model,), ("all",))
 
 
-def _asked_windows(plan: StudyPlan, step: Step) -> int:
-    """Return how many windows of a text are asked for, or that it has by its size."""
+def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
+    """Return the estimate from sizes alone."""
+    identity, evaluation = trial.model.identity, plan.document.spec.evaluation
+    if identity is None:
+        return 0.0
+    embeddings = identity.vocab_size * identity.hidden_size
+    blocks = 2.0 * (identity.parameters - (1 if identity.tied else 2) * embeddings)
+    head = 2.0 * identity.vocab_size * (identity.hidden_size + 16)  # a softmax takes 16 products a logit
+    operations = 2000.0 * identity.parameters  # of each weight: scored and written, or packed and read back
+    if step.kind is StepKind.COMPRESS:
+        operations += _compressing(trial)
+    elif step.kind is StepKind.PERPLEXITY and evaluation.perplexity:
+        heads = 3.2 if evaluation.fidelity and not trial.is_dense else 1.0  # both models' logits, compared
+        operations = _windows(plan, step) * evaluation.perplexity.sequence_length * (blocks + heads * head)
+    elif step.kind is StepKind.TASK and evaluation.tasks:
+        task = plan.tasks.get(step.subject or "")
+        # Of an item's text in its file half is read, and a third of that predicts something.
+        tokens = task.bytes / task.items / BYTES_PER_TOKEN / 2 if task and task.items and task.bytes else 50.0
+        prompts = _items(plan, step) * (1 + evaluation.tasks.shots)
+        operations = prompts * tokens * (blocks + 0.3 * head)
+    return operations / rate(plan.devices[0] if plan.devices else "cpu", trial.model.dtype)
+
+
+def _compressing(trial: Trial) -> float:
+    """Return operations of compressing, by the rows of :data:`WORK` for its methods."""
+    settings, calibration = trial.variant.settings, trial.variant.calibration
+    data = trial.model.calibrations[calibration] if calibration is not None else None
+    tokens = data.samples * data.sequence_length if data is not None else 0
+    methods = {settings.method} if isinstance(settings.method, str) else set(settings.method)
+    passes, of_input = (sum(WORK[method][part] for method in methods & WORK.keys()) for part in (0, 1))
+    if getattr(settings, "objective", "") == "block":  # attention or MLP runs for every second candidate
+        passes += getattr(settings, "ratios", 0) / 2
+    linears = trial.model.identity.linears.values() if trial.model.identity else ()
+    operations = sum(out * inputs * (2 * passes * tokens + of_input * inputs) for out, inputs in linears)
+    return operations * (1 if trial.variant.backend == OWN else BACKEND_FACTOR)
+
+
+def _windows(plan: StudyPlan, step: Step) -> int:
+    """Return how many windows of a text are asked for, or that it has by its size; 0 for other steps."""
     protocol = plan.document.spec.evaluation.perplexity
     if step.windows is None or protocol is None:
         return 0
-    return min(step.windows[1], perplexity_tokens(plan, step.subject) // protocol.sequence_length)
+    text = plan.texts.get((protocol.source, "perplexity", step.subject or ""))
+    size = text.bytes / BYTES_PER_TOKEN if text and text.bytes else float("inf")
+    return max(1, int(min(step.windows[1], size // protocol.sequence_length)))
+
+
+def _items(plan: StudyPlan, step: Step) -> int:
+    """Return how many items of a task are scored; 2,000 where that is not known."""
+    task, tasks = plan.tasks.get(step.subject or ""), plan.document.spec.evaluation.tasks
+    items = (task.items if task else None) or 2000
+    return min(items, tasks.limit) if tasks and tasks.limit else items
+
+
+# -- memory and disk
+
+
+def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
+    """Return upper bounds of a worker's resident memory and of the memory on its device (0 on a CPU)."""
+    identity, settings, calibration = trial.model.identity, trial.variant.settings, trial.variant.calibration
+    if identity is None:
+        return RUNTIME_BYTES, 0
+    evaluation, device = plan.document.spec.evaluation, plan.devices[0] if plan.devices else "cpu"
+    hidden, inner, vocabulary = identity.hidden_size, identity.intermediate_size, max(1, identity.vocab_size)
+    width = 4 if trial.model.dtype == "float32" else 2
+    weights = identity.parameters * width
+    length = evaluation.perplexity.sequence_length if evaluation.perplexity else 0
+    working = 4 * max(batch_tokens(device), length) * (6 * hidden + 3 * inner)  # a pass through a block
+    working += CHUNK_TENSORS * 4 * chunk_tokens(vocabulary, device) * vocabulary  # logits of a text
+    if isinstance(settings, Quantization):  # codes and scales
+        working += 5 * sum(out * inputs for out, inputs in identity.linears.values()) // 4
+    if calibration is not None and (data := trial.model.calibrations[calibration]) is not None:
+        # The inputs of a block, as they are, as they become and of its last linears; Hessians; the widest linears in float32.
+        working += 3 * data.samples * data.sequence_length * hidden * width
+        working += 4 * (3 * hidden**2 + 2 * inner**2) + 20 * hidden * inner
+    if plan.document.spec.execution.keep_weights:
+        working = max(working, 3 * weights // 2)  # an export is read back next to the model
+    # A file is mapped while it is read, and mapped pages are resident; a GGUF file is converted to float32 once.
+    sources = (identity, trial.checkpoint or identity)
+    loading = max(4 * one.parameters if one.kind == "package" else one.weight_bytes for one in sources)
+    if trial.variant.backend != OWN:  # a second process with a model of its own
+        working += RUNTIME_BYTES + weights
+    if device.startswith("cuda"):
+        return RUNTIME_BYTES + weights + loading, weights + working
+    return RUNTIME_BYTES + weights + max(loading, working), 0
+
+
+def _disk_bytes(plan: StudyPlan, comparison: Comparison) -> int:
+    """Return bytes of dense references, of weights in progress, of exports, item rows and journals."""
+    evaluation, references, weights, others = plan.document.spec.evaluation, {}, 0, 0
+    for trial, steps, _ in comparison.todo:
+        if (identity := trial.model.identity) is None:
+            continue
+        width = 4 if trial.model.dtype == "float32" else 2
+        weights = max(weights, 2 * identity.parameters * width)  # finished blocks, and then the whole
+        others += 50_000 + sum(60 * _items(plan, step) for step in steps if step.kind is StepKind.TASK)
+        others += identity.parameters * width * sum(step.kind is StepKind.EXPORT for step in steps)
+        if evaluation.fidelity and evaluation.perplexity and trial.model.index not in references:
+            windows = sum(_windows(plan, step) for step in trial.model.steps)
+            tokens = windows * evaluation.perplexity.sequence_length
+            references[trial.model.index] = tokens * identity.hidden_size * width
+    return sum(references.values()) + weights + others

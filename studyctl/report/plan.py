@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from studyctl.plan.compare import Comparison
+from studyctl.plan.estimate import FACTOR
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.preview import Preview
 from studyctl.report.problems import as_json, draw
@@ -62,12 +63,13 @@ def _cost(shown: Preview) -> str:
     if not shown.comparison.todo:
         return "nothing to do: everything that the spec asks for is stored"
     on = ", ".join(f"{count} × {kind}" for kind, count in devices.items())
-    basis = (
-        "from this study's own trials"
-        if needed.measured
-        else "a factor of 2 either way: no trial of this study measured yet"
-    )
-    parts = [f"{duration_text(needed.seconds)} on {on} ({basis})"]
+    if needed.measured:
+        parts = [f"{duration_text(needed.seconds)} on {on} (from this study's own trials)"]
+    else:
+        least, most = needed.seconds / FACTOR, needed.seconds * FACTOR
+        parts = [
+            f"{duration_text(least)} to {duration_text(most)} on {on} (no trial of this study measured yet)"
+        ]
     memory = f"{bytes_text(needed.host_bytes)} host"
     if needed.device_bytes:
         memory = f"{bytes_text(needed.device_bytes)} device, {memory}"

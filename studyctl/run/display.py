@@ -58,7 +58,7 @@ class PlainDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.clock = Clock()
+        self.clock: Clock | None = None
         self.lines = Lines()
         self.name = ""
         self.trials = self.done = self.failures = 0
@@ -113,7 +113,7 @@ class PlainDisplay:
         parts = [f"{self.done}/{self.trials} trials"]
         if self.failures:
             parts.append(f"{self.failures} failed")
-        if (left := self.clock.seconds_left()) is not None:
+        if self.clock is not None and (left := self.clock.seconds_left()) is not None:
             parts.append(f"{duration_text(left)} left")
         return " · ".join(parts)
 

@@ -74,7 +74,6 @@ class Runner:
         self._oom_kills = kernel_oom_kills()
         self._beat = 0.0
         """When the next heartbeat is due: now, where attempts begin or end."""
-        self._clock = Clock()
         self._fatal = ""
         self._publisher = Publisher(paths)
 
@@ -172,7 +171,7 @@ class Runner:
         wanted = [todo for todo in self.comparison.todo if self._is_wanted(todo.trial)]
         self.comparison = replace(self.comparison, todo=wanted)
         self.todo = {todo.trial.id: todo for todo in wanted if todo.trial.id not in running}
-        self._clock = Clock.of(plan, self.comparison, self._stored)
+        self._clock = Clock(plan, self.comparison, self._stored)
         if self.todo:
             self.display.begin(self.paths.name, self.comparison, self._clock)
         self.outcome.unavailable = sum(map(self._is_wanted, self.comparison.unavailable))

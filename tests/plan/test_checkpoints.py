@@ -12,7 +12,7 @@ from studyctl.contract.methods import Checkpoint
 from studyctl.contract.plan import write_plan
 from studyctl.errors import Problem, ProblemCode
 from studyctl.files import StudyPaths
-from studyctl.plan.memory import peak_host_bytes
+from studyctl.plan.estimate import peak_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Trial
@@ -197,4 +197,4 @@ def test_its_files_count_in_the_estimate_of_memory(folder: Path) -> None:
     settings, large = trial.variant.settings, replace(trial.checkpoint, weight_bytes=10 << 30)
     assert isinstance(settings, Checkpoint)
     model = replace(trial.model, checkpoints={settings: large})
-    assert peak_host_bytes(plan, trial) < 10 << 30 < peak_host_bytes(plan, trial._replace(model=model))
+    assert peak_bytes(plan, trial)[0] < 10 << 30 < peak_bytes(plan, trial._replace(model=model))[0]

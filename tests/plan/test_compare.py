@@ -13,7 +13,7 @@ from studyctl.contract.plan import Planned
 from studyctl.contract.records import SCHEMA, AttemptFinished, AttemptStarted
 from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spans
 from studyctl.errors import FailureCause
-from studyctl.journal import index
+from studyctl.journal import stored as stored_module
 from studyctl.journal.stored import Attempt, Failure, Results, Stored
 from studyctl.plan.compare import Cause, Todo, compare
 from studyctl.plan.planner import StudyPlan
@@ -185,7 +185,7 @@ class TestWindows:
             assert end < 10**6, "as many batches would not fit into memory"
             return batch_spans(end)
 
-        monkeypatch.setattr(index, "batch_spans", counted)
+        monkeypatch.setattr(stored_module, "batch_spans", counted)
         before, now = planned(windows=8), planned(windows=ALL_WINDOWS)
         assert set(reasons(now, stored(before), saved(before)).values()) == {"perplexity.windows 8 → all"}
 
