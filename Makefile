@@ -10,7 +10,7 @@ help:
 	@echo "make quickstart  compress a real 135 M model and show what that costs (minutes)"
 	@echo "make test        the tests"
 	@echo "make lint        format, lint, types, import contracts"
-	@echo "make bench       benchmarks, as ratios against a peer in the same run"
+	@echo "make bench       benchmarks, as ratios against a peer in the same run; writes docs/performance.md"
 	@echo "make bench-peers the engine against the packages people use (makes their environments; half an hour)"
 
 setup: .venv/ready
@@ -43,8 +43,8 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write
 
 bench-peers: setup
 	$(BIN)/studyctl backends sync
-	$(BIN)/python -m benchmarks peers
+	$(BIN)/python -m benchmarks --write peers

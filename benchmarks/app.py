@@ -11,8 +11,9 @@ from typing import Any
 
 import psutil
 
+from benchmarks.page import note, table
 from benchmarks.terminal import Terminal
-from benchmarks.timing import command_seconds, in_turns, print_table
+from benchmarks.timing import command_seconds, in_turns
 from benchmarks.watched import eight_running, large_study
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.files import StudyPaths
@@ -37,8 +38,8 @@ def main() -> None:
         publish(FakeStudy(runs / "small").write_all().paths)
         large = large_study(runs / "large").paths
         rows = [*_starting(runs), *_in_process(large), _line(runs)]
-    print_table(("terminal app", "measured", "goal"), rows)
-    print(
+    table(("terminal app", "measured", "goal"), rows)
+    note(
         f"{COLUMNS} × {ROWS} characters; medians of {ROUNDS} rounds in turns where quartiles or extremes are given"
     )
 

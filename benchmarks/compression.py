@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.timing import print_table
+from benchmarks.page import note, table
 
 if TYPE_CHECKING:
     import torch
@@ -81,13 +81,12 @@ def main() -> None:
     for _ in _rows(random_case(WARM_UP)):  # compiles the sweeps, fills caches
         pass
     rows = [row for case in _cases() for row in _rows(case)]
-    print_table(HEADER, rows)
-    print(
+    table(HEADER, rows)
+    note(
         f"{THREADS} threads, fp32; products: at this machine's rate of a large matrix product, measured beside each row (last "
         f"column), they alone would take this share; goal: over {GOAL:.0%} for gptq and sparsegpt at hidden 2048. "
         "In brackets: candidates of awq's search, 20 by default."
     )
-    print()
     definitions.main()
 
 
@@ -111,7 +110,7 @@ def _cases() -> Iterator[Case]:
         for name in REAL_MODELS:
             yield _real(name)
     else:
-        print(f"no real models at {REAL} (STUDYCTL_REAL moves it): random blocks only")
+        note(f"no real models at {REAL} (STUDYCTL_REAL moves it): random blocks only")
 
 
 def random_case(shape: Shape) -> Case:

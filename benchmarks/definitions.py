@@ -7,8 +7,9 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks.page import note, table
 from benchmarks.phases import SOLVING, watched
-from benchmarks.timing import in_turns, print_table, timed
+from benchmarks.timing import in_turns, timed
 from studyctl.compress.prune import sparsegpt
 from studyctl.compress.prune.wanda import mask
 from studyctl.compress.quantize import gptq
@@ -48,8 +49,8 @@ def main() -> None:
         timings = in_turns({"ours": ours, "plain": plain}, ROUNDS)
         ratio = timings["ours"].median / timings["plain"].median
         rows.append((label, str(timings["ours"]), str(timings["plain"]), f"{ratio:.3f} ×"))
-    print_table(("beside its definition", "ours, median (extremes)", "plain torch", "ratio"), rows)
-    print(f"{ROUNDS} rounds in turns, {torch.get_num_threads()} threads, fp32")
+    table(("beside its definition", "ours, median (extremes)", "plain torch", "ratio"), rows)
+    note(f"{ROUNDS} rounds in turns, {torch.get_num_threads()} threads, fp32")
 
 
 def _pairs() -> Iterator[tuple[str, Pair]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.timing import command_seconds, print_table
+from benchmarks.page import note, table
+from benchmarks.timing import command_seconds
 from studyctl.files import StudyPaths
 from studyctl.store.query import run_sql
 
@@ -76,10 +77,10 @@ def main() -> None:
             specs["real"] = folder / "real.toml"
             specs["real"].write_text(REAL_SPEC)
         else:
-            print(f"no real models at {REAL} (STUDYCTL_REAL moves it): the pocket study only")
+            note(f"no real models at {REAL} (STUDYCTL_REAL moves it): the pocket study only")
         rows = [row for study, spec in specs.items() for row in _compare(study, spec, folder)]
-    print_table(("study", "foretold", "measured", "foretold / measured"), rows)
-    print(
+    table(("study", "foretold", "measured", "foretold / measured"), rows)
+    note(
         f"goals: memory within {MEMORY_GOAL:.0%}; time within a factor of {TIME_GOAL_BEFORE:g} before the first trial, "
         f"within {TIME_GOAL_AFTER:.0%} after dense; wall time of the whole command"
     )

@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from benchmarks.timing import command_seconds, in_turns, print_table
+from benchmarks.page import note, table
+from benchmarks.timing import command_seconds, in_turns
 from studyctl.contract.job import Job
 from studyctl.files import StudyPaths
 from studyctl.journal.stored import Stored
@@ -47,7 +48,7 @@ def main() -> None:
         cases["bare"]()  # tokenises the texts, which are in the cache from now on
         timings = in_turns(cases, ROUNDS)
     bare = timings["bare"].median
-    print_table(
+    table(
         (
             f"{len(jobs)} trials, {sum(len(job.steps) for job in jobs)} stages",
             "median (quartiles)",
@@ -59,7 +60,7 @@ def main() -> None:
             for label, timing in timings.items()
         ],
     )
-    print(f"goal: under {GOAL:.0%} more for a minute of work; {ROUNDS} rounds in turns, A B B A")
+    note(f"goal: under {GOAL:.0%} more for a minute of work; {ROUNDS} rounds in turns, A B B A")
 
 
 def _make_study(folder: Path) -> Path:

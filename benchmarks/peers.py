@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from benchmarks.compression import SHAPES, random_case
 from benchmarks.estimates import REAL
+from benchmarks.page import note, table
 from benchmarks.tasks import MODEL as SMOLLM2
-from benchmarks.timing import in_turns, print_table
+from benchmarks.timing import in_turns
 from studyctl.backends import OWN
 from studyctl.backends.catalog import BACKENDS, effective, refusals, runs_on
 from studyctl.backends.environments import environment
@@ -78,9 +79,9 @@ class Course(NamedTuple):
 def main() -> None:
     torch.set_num_threads(THREADS)
     rows = [row for course in _courses() for row in _race_all(course)]
-    print_table(HEADER, rows)
+    table(HEADER, rows)
     goals = ", ".join(f"{name} {goal:g} ×" for name, goal in GOALS.items())
-    print(
+    note(
         f"fp32, {THREADS} threads, rounds in turns, medians (least and most); peak: the largest resident memory of the "
         f"process while it compressed; goals: {goals} as fast as the fastest package, and no more memory than the leanest"
     )
@@ -95,7 +96,7 @@ def _courses() -> Iterator[Course]:
         ids = np.load(REAL / "reference" / "smollm2-135m-16x512.npy")[:4]
         yield Course(f"SmolLM2-135M, 4 × {ids.shape[1]}", _load(SMOLLM2), ids, list(GOALS), 1, held_out=True)
     else:
-        print(f"no real models at {REAL} (STUDYCTL_REAL moves it): random blocks only")
+        note(f"no real models at {REAL} (STUDYCTL_REAL moves it): random blocks only")
     for shape in SHAPES:
         case = random_case(shape)
         with TemporaryDirectory() as folder:
@@ -169,7 +170,7 @@ def _runners(settings: MethodSettings) -> list[Runner]:
         if there.state == "synced":
             found.append(Runner(name, there.python, backend.adapter))
         else:
-            print(f"{name} is left out: `studyctl backends sync {name}`")
+            note(f"{name} is left out: `studyctl backends sync {name}`")
     return found
 
 

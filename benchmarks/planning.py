@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from benchmarks.timing import Timing, print_table
+from benchmarks.page import note, table
+from benchmarks.timing import Timing
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
 from studyctl.journal.stored import Results, Stored, StoredResult, StoredStep
@@ -80,8 +81,8 @@ def main() -> None:
         total = Timing(tuple(sum(steps[step] for step in STEPS[:3]) for steps in rounds))
         rows.append((f"{sweep}: in all", str(total), f"{total.median / naive.median:.2f} ×"))
     rows.append((f"naive: {stages:,} hashes of JSON", str(naive), "1.00 ×"))
-    print_table(("step", "median (extremes)", "ratio"), rows)
-    print(
+    table(("step", "median (extremes)", "ratio"), rows)
+    note(
         f"goal: under {GOAL_SECONDS:g} s in all for {trials:,} trials, {stages:,} stages; {ROUNDS} rounds in turns"
     )
 
@@ -163,8 +164,8 @@ def _write_study(folder: Path) -> None:
     for language in languages:
         (folder / "text" / f"{language}.txt").write_text(f"one text in {language}\n" * 1000)
     models = "".join(f'[[models]]\nid = "./model-{number}"\ndtype = "float32"\n' for number in range(MODELS))
-    for sweep, table in SWEEPS.items():
-        (folder / f"{sweep}.toml").write_text(SPEC.format(languages=languages, models=models, sweep=table))
+    for sweep, text in SWEEPS.items():
+        (folder / f"{sweep}.toml").write_text(SPEC.format(languages=languages, models=models, sweep=text))
     time.sleep(3)  # nothing is remembered of a file that changed just now
     for sweep in SWEEPS:
         _alone(sweep, folder)

@@ -6,7 +6,8 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
-from benchmarks.timing import Timing, in_turns, print_table, timed
+from benchmarks.page import note, table
+from benchmarks.timing import Timing, in_turns, timed
 from studyctl.contract.records import Items, TaskFigure
 from studyctl.files import StudyPaths
 from studyctl.journal.parts import write_items
@@ -42,14 +43,14 @@ def main() -> None:
         )
     naive = Timing(tuple(seconds / NAIVE_SHARE for seconds in timings["executemany"].rounds))
     ours = timings["publish"]
-    print_table(
+    table(
         (f"{rows:,} item rows", "median (extremes)", "ratio"),
         [
             ("publish", str(ours), f"{ours.median / naive.median:.5f} ×"),
             (f"executemany of {NAIVE_SHARE:.0%}, scaled up", str(naive), "1.00 ×"),
         ],
     )
-    print(f"goal: under {GOAL_SECONDS:g} s; {len(study.trials())} trials; {ROUNDS} rounds in turns")
+    note(f"goal: under {GOAL_SECONDS:g} s; {len(study.trials())} trials; {ROUNDS} rounds in turns")
 
 
 def _record(study: FakeStudy) -> int:

@@ -16,8 +16,9 @@ import torch
 
 from benchmarks import published
 from benchmarks.estimates import REAL, STUDYCTL
+from benchmarks.page import note, table
 from benchmarks.tasks import MODEL as SMOLLM2
-from benchmarks.timing import command_seconds, print_table
+from benchmarks.timing import command_seconds
 from studyctl.export.folder import copy_beside
 from studyctl.export.trial import files_beside
 from studyctl.files import StudyPaths
@@ -146,13 +147,12 @@ HEADER = ("model and variant", "KL, nats", "published", "difference", "perplexit
 
 def main() -> None:
     if not REAL.is_dir():
-        print(f"needs the models, text and published figures in {REAL}; STUDYCTL_REAL names another folder")
+        note(f"needs the models, text and published figures in {REAL}; STUDYCTL_REAL names another folder")
         return
     for model in MODELS:
         with TemporaryDirectory() as folder:
-            print_table(HEADER, _compare(model, Path(folder)))
-        print(flush=True)
-    print(
+            table(HEADER, _compare(model, Path(folder)))
+    note(
         f"float32; KL(dense || variant) is the mean of seven languages; goals: KL within {KL_GOAL:.0%}, the perplexity of "
         f"every language within {PERPLEXITY_GOAL:.1%}; rows without published figures are the project's defaults"
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from benchmarks.timing import command_seconds, in_turns, print_table
+from benchmarks.page import note, table
+from benchmarks.timing import command_seconds, in_turns
 from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
 
@@ -35,14 +36,14 @@ def main() -> None:
             {label: partial(command_seconds, command, folder) for label, command in commands.items()}, ROUNDS
         )
         peer = timings[PEER].median
-        print_table(
+        table(
             ("command", "median (quartiles)", "more", "ratio"),
             [
                 (label, str(timing), f"{timing.median - peer:.3f} s", f"{timing.median / peer:.1f} ×")
                 for label, timing in timings.items()
             ],
         )
-        print(f"goal: under {GOAL_SECONDS} s more than `{PEER}`, {ROUNDS} rounds in turns\n")
+        note(f"goal: under {GOAL_SECONDS} s more than `{PEER}`, {ROUNDS} rounds in turns")
         _print_imports("--help", [], folder)
         _print_imports("validate", [str(POCKET)], folder)
 
@@ -68,7 +69,7 @@ def _print_imports(command: str, arguments: list[str], folder: Path) -> None:
         spent[_package(entry.name)].append(entry.microseconds)
         asked.setdefault(_package(entry.name), owner)
     dearest = sorted(spent, key=lambda package: -sum(spent[package]))[:IMPORTS_SHOWN]
-    print_table(
+    table(
         (f"imports of {command}", "ms", "modules", "first asked for by"),
         [
             (package, f"{sum(spent[package]) / 1000:.1f}", str(len(spent[package])), asked[package])
@@ -76,7 +77,7 @@ def _print_imports(command: str, arguments: list[str], folder: Path) -> None:
         ],
     )
     total = sum(map(sum, spent.values())) / 1000
-    print(f"all: {total:.0f} ms in {len(imports)} modules (importtime itself slows them)\n")
+    note(f"all: {total:.0f} ms in {len(imports)} modules (importtime itself slows them)")
 
 
 def _imports(arguments: list[str], folder: Path) -> list[Import]:

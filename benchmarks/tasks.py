@@ -9,7 +9,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks.estimates import REAL
-from benchmarks.timing import Timing, in_turns, print_table, timed
+from benchmarks.page import note, table
+from benchmarks.timing import Timing, in_turns, timed
 from studyctl.contract.limits import batch_tokens
 from studyctl.evaluate.tasks.data import TaskRequest, load_task
 from studyctl.evaluate.tasks.finished import NothingFinished
@@ -37,7 +38,7 @@ GOAL = 2.5
 
 def main() -> None:
     if not REAL.is_dir():
-        print(f"needs the benchmark items in {REAL}; STUDYCTL_REAL names another folder")
+        note(f"needs the benchmark items in {REAL}; STUDYCTL_REAL names another folder")
         return
     identity = identify_model(Model(id=MODEL), Path.cwd())
     loaded = load_model(identity, dtype="float32", device="cpu")
@@ -69,8 +70,8 @@ def main() -> None:
         "faster",
         "largest difference, nats",
     )
-    print_table(header, rows)
-    print(
+    table(header, rows)
+    note(
         f"SmolLM2-135M, fp32, first {ITEMS} items, {ROUNDS} rounds in turns, {torch.get_num_threads()} threads; "
         f"HFLM at the better batch size of {' and '.join(map(str, BATCHES))}; goal together: {GOAL:g} ×"
     )

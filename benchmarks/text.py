@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.timing import Timing, in_turns, print_table
+from benchmarks.page import note, table
+from benchmarks.timing import Timing, in_turns
 
 CONFIG = {
     "hidden_size": 896,
@@ -41,10 +42,10 @@ def main() -> None:
 
         timings = in_turns({kind: partial(case, kind) for kind in found}, ROUNDS)
     rows = [_row(kind, timings[kind], found[kind]) for kind in found]
-    print_table(("way", "seconds", "peak beside the models", "KL, nats", "top-1", "perplexity"), rows)
+    table(("way", "seconds", "peak beside the models", "KL, nats", "top-1", "perplexity"), rows)
     faster = timings["plain"].median / timings["ours"].median
     memory = found["ours"][0]["peak"] / found["plain"][0]["peak"]
-    print(
+    note(
         f"{faster:.2f} times faster (goal {TIME_GOAL:g}), {memory:.2f} of the memory (goal {MEMORY_GOAL:g}); random model"
         f" of Qwen2-0.5B's shape, fp32, {WINDOWS} × {TOKENS} tokens, {ROUNDS} rounds in turns"
     )
