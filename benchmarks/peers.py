@@ -120,10 +120,10 @@ def _race_all(course: Course) -> Iterator[tuple[str, ...]]:
         np.save(folder / "ids.npy", course.ids.astype(np.int32))
         for index, one in enumerate(windows):
             _score(course.loaded.model, one, keep=folder / f"{index}.safetensors")
-        for given in RACES:
-            if given["method"] in course.methods:
+        for race in RACES:
+            if race["method"] in course.methods:
                 yield from _race(
-                    course, METHODS[given["method"]].settings.model_validate(given), folder, windows
+                    course, METHODS[race["method"]].settings.model_validate(race), folder, windows
                 )
                 course.loaded.model.load_state_dict(dense)
 
@@ -161,17 +161,17 @@ def _race(
 
 
 def _runners(settings: MethodSettings) -> list[Runner]:
-    found = [Runner(OWN, Path(sys.executable), Path(__file__).with_name("own_adapter.py"))]
+    runners = [Runner(OWN, Path(sys.executable), Path(__file__).with_name("own_adapter.py"))]
     for name, backend in BACKENDS.items():
         there = environment(backend)
         has = settings.method in backend.abilities and not refusals(name, effective(name, settings))
         if not has or not runs_on(name, settings, "cpu"):
             continue
         if there.state == "synced":
-            found.append(Runner(name, there.python, backend.adapter))
+            runners.append(Runner(name, there.python, backend.adapter))
         else:
             note(f"{name} is left out: `studyctl backends sync {name}`")
-    return found
+    return runners
 
 
 def _call(

@@ -66,15 +66,15 @@ def main() -> None:
         folder = Path(name)
         _write_study(folder)
         cases = [*SWEEPS, "naive"]
-        found: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
+        timings: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
         for turn in range(ROUNDS):
             for case in reversed(cases) if turn % 2 else cases:
-                found[case].append(_alone(case, folder))
-    naive = Timing(tuple(sum(steps.values()) for steps in found.pop("naive")))
+                timings[case].append(_alone(case, folder))
+    naive = Timing(tuple(sum(steps.values()) for steps in timings.pop("naive")))
     trials = MODELS * VARIANTS
     stages = trials * (LANGUAGES + 1)
     rows = []
-    for sweep, rounds in found.items():
+    for sweep, rounds in timings.items():
         rows += [
             (f"{sweep}: {step}", str(Timing(tuple(steps[step] for steps in rounds))), "") for step in STEPS
         ]

@@ -165,8 +165,8 @@ def _compare(model: Case, folder: Path) -> list[tuple[str, ...]]:
     runs = folder / "runs"
     command_seconds([STUDYCTL, "run", str(spec)], folder, STUDYCTL_RUNS=str(runs))
     lines = (REAL / "reference" / "figures.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    figures = {row["setting"]: row["languages"] for row in found if row["model"] == model.name}
+    published = [json.loads(line) for line in lines]
+    figures = {row["setting"]: row["languages"] for row in published if row["model"] == model.name}
     rows = []
     for variant, languages in _measured(StudyPaths(runs / model.name)).items():
         setting = variant.rpartition(LOOP)[2] if LOOP in variant else SETTINGS.get(variant, "")
@@ -218,15 +218,15 @@ def _by_loops(model: Case, folder: Path) -> str:
 
 def _measured(paths: StudyPaths) -> dict[str, dict[str, tuple[float, float]]]:
     """Return perplexity and KL to dense, by variant and language."""
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    figures: dict[str, dict[str, tuple[float, float]]] = {}
     sql = """
         SELECT p.variant, p.language, p.perplexity, coalesce(f.kl_nats, 0) AS kl
         FROM perplexity p JOIN trials t USING (trial_id) LEFT JOIN fidelity f USING (trial_id, language)
         ORDER BY t.position, p.language
     """
     for row in run_sql(paths, sql).to_pylist():
-        found.setdefault(row["variant"], {})[row["language"]] = (row["perplexity"], row["kl"])
-    return found
+        figures.setdefault(row["variant"], {})[row["language"]] = (row["perplexity"], row["kl"])
+    return figures
 
 
 def _cells(languages: dict[str, tuple[float, float]], figures: Any) -> tuple[str, ...]:

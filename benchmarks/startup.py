@@ -61,7 +61,7 @@ def _print_imports(command: str, arguments: list[str], folder: Path) -> None:
     """Print where the imports of a command go: own time summed by package, with the module that asks for it first."""
     imports = min(
         (_imports([command, *arguments], folder) for _ in range(3)),
-        key=lambda found: sum(entry.microseconds for entry in found),
+        key=lambda entries: sum(entry.microseconds for entry in entries),
     )
     spent: dict[str, list[int]] = defaultdict(list)
     asked: dict[str, str] = {}
@@ -104,7 +104,7 @@ def _package(module: str) -> str:
 def _with_owners(imports: list[Import]) -> list[tuple[Import, str]]:
     """Return each import with the nearest module of studyctl above it; the log has a module after all that it imports."""
     above: list[Import] = []
-    found: list[tuple[Import, str]] = []
+    owned: list[tuple[Import, str]] = []
     for entry in reversed(imports):
         while above and above[-1].depth >= entry.depth:
             above.pop()
@@ -112,5 +112,5 @@ def _with_owners(imports: list[Import]) -> list[tuple[Import, str]]:
             (one.name for one in reversed(above) if one.name.startswith("studyctl")), "(when called)"
         )
         above.append(entry)
-        found.append((entry, owner))
-    return found[::-1]
+        owned.append((entry, owner))
+    return owned[::-1]

@@ -34,25 +34,25 @@ TIME_GOAL, MEMORY_GOAL = 1.6, 0.25
 def main() -> None:
     with TemporaryDirectory() as folder:
         _measure("dense", folder)  # its hidden states, which a study has from the dense trial
-        found: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
+        measured: dict[str, list[dict[str, float]]] = {"ours": [], "plain": []}
 
         def case(kind: str) -> float:
-            found[kind].append(_measure(kind, folder))
-            return found[kind][-1]["seconds"]
+            measured[kind].append(_measure(kind, folder))
+            return measured[kind][-1]["seconds"]
 
-        timings = in_turns({kind: partial(case, kind) for kind in found}, ROUNDS)
-    rows = [_row(kind, timings[kind], found[kind]) for kind in found]
+        timings = in_turns({kind: partial(case, kind) for kind in measured}, ROUNDS)
+    rows = [_row(kind, timings[kind], measured[kind]) for kind in measured]
     table(("way", "seconds", "peak beside the models", "KL, nats", "top-1", "perplexity"), rows)
     faster = timings["plain"].median / timings["ours"].median
-    memory = found["ours"][0]["peak"] / found["plain"][0]["peak"]
+    memory = measured["ours"][0]["peak"] / measured["plain"][0]["peak"]
     note(
         f"{faster:.2f} times faster (goal {TIME_GOAL:g}), {memory:.2f} of the memory (goal {MEMORY_GOAL:g}); random model"
         f" of Qwen2-0.5B's shape, fp32, {WINDOWS} × {TOKENS} tokens, {ROUNDS} rounds in turns"
     )
 
 
-def _row(kind: str, timing: Timing, found: list[dict[str, float]]) -> tuple[str, ...]:
-    last = found[-1]
+def _row(kind: str, timing: Timing, measured: list[dict[str, float]]) -> tuple[str, ...]:
+    last = measured[-1]
     return (
         kind,
         str(timing),
