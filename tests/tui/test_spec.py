@@ -17,11 +17,12 @@ from studyctl.files import StudyPaths
 from studyctl.spec.bundled import bundled_folder
 from studyctl.spec.editing import save
 from studyctl_tui.app import StudyApp
+from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.spec import file as spec_file
 from studyctl_tui.spec import panes as spec_panes
-from studyctl_tui.spec import run as spec_run
+from studyctl_tui.spec import screen as spec_screen
 from studyctl_tui.spec.bars import Banner, FileBar, KeyHelp
-from studyctl_tui.spec.dialogs import ChoiceScreen, InputScreen
+from studyctl_tui.spec.dialogs import InputScreen
 from studyctl_tui.spec.plan import PlanPane
 from studyctl_tui.spec.problems import ProblemList
 from studyctl_tui.spec.screen import SpecScreen
@@ -440,7 +441,7 @@ async def test_the_list_is_at_the_cursor_and_closes_when_it_goes_elsewhere(spec:
         assert page.offered == []
         await page.end_of(1)
         await page.press("ctrl+n")
-        assert "nothing else is known that could be written here" in page.said[-1]
+        assert "nothing else could be written here" in page.said[-1]
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -522,12 +523,12 @@ async def test_saving_over_a_change_made_elsewhere_asks_and_keeps_both(spec: Pat
         await page.press("x")
         spec.write_text("theirs")
         await page.press("ctrl+s")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("escape")
         assert spec.read_text() == "theirs"
         assert page.screen.unsaved
         await page.press("ctrl+s")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("o")
         await page.until(lambda: not page.screen.unsaved)
         assert spec.read_text() == "x" + GOOD
@@ -540,7 +541,7 @@ async def test_saving_over_a_change_made_elsewhere_can_load_that_one(spec: Path)
         await page.press("x")
         spec.write_text("theirs")
         await page.press("ctrl+s")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("enter")  # the first answer is the one that changes no file
         await page.until(lambda: page.text == "theirs")
         assert spec.read_text() == "theirs"
@@ -551,7 +552,7 @@ async def test_saving_twice_at_once_writes_the_newer_text(spec: Path) -> None:
     async with opened(spec) as page:
         await page.press("x", "ctrl+s", "y", "ctrl+s")
         await page.until(lambda: spec.read_text() == "xy" + GOOD and not page.screen.unsaved)
-        assert not isinstance(page.app.screen, ChoiceScreen)
+        assert not isinstance(page.app.screen, Ask)
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -586,7 +587,7 @@ async def test_a_file_that_cannot_be_written_is_told_and_the_text_stays(tmp_path
         await page.press("x")
         file = page.screen.source.file
         assert file is not None
-        page.screen.source.save_as(tmp_path / "file" / "new.toml", page.text)
+        page.screen.source.save(page.text, path=tmp_path / "file" / "new.toml")
         await page.until(lambda: bool(page.said))
         assert "cannot be written" in page.said[-1]
         assert page.screen.unsaved
@@ -690,14 +691,14 @@ async def test_opening_another_study_asks_before_text_is_lost(runs: Path, spec: 
     async with opened(spec) as page:
         await page.press("x")
         page.app.open_study(study.paths, "spec")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("escape")
         await page.pilot.pause()
         assert page.screen.path == spec
         assert page.text == "x" + GOOD
         page.app.spec = None
         page.screen.open_wanted()
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("s")
         await page.until(lambda: page.screen.path == study.paths.spec)
         assert spec.read_text() == "x" + GOOD
@@ -712,10 +713,10 @@ async def test_leaving_asks_when_there_is_unsaved_text(spec: Path) -> None:
         page.screen.ask_first(lambda: done.append("at once"))
         await page.press("x")
         page.screen.ask_first(lambda: done.append("discarded"))
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("d")
         page.screen.ask_first(lambda: done.append("saved"))
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("s")
         await page.until(lambda: len(done) == 3)
     assert done == ["at once", "discarded", "saved"]
@@ -733,7 +734,7 @@ async def test_running_saves_first_and_shows_the_monitor(spec: Path, monkeypatch
         ran.append((path, path.read_text()))
         return "mine runs in the background"
 
-    monkeypatch.setattr(spec_run, "start_in_background", start)
+    monkeypatch.setattr(spec_screen, "start_in_background", start)
     async with opened(spec) as page:
         await page.press("number_sign", "ctrl+r")
         await page.until(lambda: page.app.current_mode == "monitor")
@@ -746,11 +747,11 @@ async def test_running_saves_first_and_shows_the_monitor(spec: Path, monkeypatch
 
 @pytest.mark.usefixtures("no_plans")
 async def test_a_spec_with_errors_is_not_run(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec_run, "start_in_background", lambda path: pytest.fail("it ran"))
+    monkeypatch.setattr(spec_screen, "start_in_background", lambda path: pytest.fail("it ran"))
     spec.write_text(GOOD.replace("sparsity", "sparcity"))
     async with opened(spec) as page:
         await page.press("ctrl+r")
-        assert "mend the problems first" in page.said[-1] or "mend the problems first" in page.said[0]
+        assert "fix the problems first" in page.said[-1] or "fix the problems first" in page.said[0]
         assert page.screen.editor.cursor_location == (12, 0)
 
 
@@ -759,7 +760,7 @@ async def test_a_run_that_does_not_start_says_why(spec: Path, monkeypatch: pytes
     def start(path: Path) -> str:
         raise StudyError("no disk")
 
-    monkeypatch.setattr(spec_run, "start_in_background", start)
+    monkeypatch.setattr(spec_screen, "start_in_background", start)
     async with opened(spec) as page:
         await page.press("ctrl+r")
         await page.until(lambda: bool(page.said))

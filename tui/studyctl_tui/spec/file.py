@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -21,8 +22,9 @@ from studyctl.spec.editing import (
     load,
     save,
 )
+from studyctl_tui.shared.dialogs import Ask, Choice
 from studyctl_tui.spec.bars import Banner, FileBar, short
-from studyctl_tui.spec.dialogs import ChoiceScreen, InputScreen
+from studyctl_tui.spec.dialogs import InputScreen
 from studyctl_tui.spec.panes import checked
 from studyctl_tui.spec.problems import counted
 
@@ -37,7 +39,7 @@ Then = Callable[[], object]
 
 
 class SpecFile(Vertical):
-    """Bar and banner of the file; what happens to it is told in messages."""
+    """Bar and banner of the file; messages say what happens to it."""
 
     DEFAULT_CSS = """
     SpecFile { height: auto; }
@@ -74,8 +76,8 @@ class SpecFile(Vertical):
 
     def compose(self) -> ComposeResult:
         """Yield bar and banner."""
-        yield FileBar()
-        yield Banner()
+        yield FileBar(id="file")
+        yield Banner(id="banner")
 
     def on_mount(self) -> None:
         """Begin to look at the file."""
@@ -88,16 +90,16 @@ class SpecFile(Vertical):
     def draw(self, text: str, place: tuple[int, int], problems: Sequence[Problem]) -> None:
         """Draw the bar for what is in the editor."""
         file, state = self.file, ""
-        if file is not None:
-            state = (
-                "read-only: ctrl+s saves a copy"
-                if file.is_bundled
-                else "new file"
-                if file.data is None
-                else ""
-            )
-            state = "● not saved" if self.is_unsaved(text) else state
-        self.query_one(FileBar).show(file.path if file else None, state, place, counted(problems))
+        if self.is_unsaved(text):
+            state = "● not saved"
+        elif file is not None and file.is_bundled:
+            state = "read-only: ctrl+s saves a copy"
+        elif file is not None and file.data is None:
+            state = "new file"
+        name = short(file.path) if file is not None else "no spec is open"
+        left = Text.assemble((name, "bold"), f"  {state}" if state else "")
+        right = "  ".join(filter(None, (counted(problems), f"{place[0] + 1}:{place[1] + 1}")))
+        self.query_one(FileBar).sides = left, right
 
     # -- opening
 
@@ -105,60 +107,55 @@ class SpecFile(Vertical):
     def open(self, path: Path, *, must_exist: bool = False) -> None:
         """Load a file in a thread; :class:`Opened` or :class:`Refused` follows."""
         worker = get_current_worker()
-        problems: Sequence[Problem] = ()
-        loaded: Loaded | None = None
+        message: Message
         try:
             loaded = load(path)
             if must_exist and loaded.data is None:
-                problems = [Problem("this study has no spec.toml yet", hint="`studyctl run SPEC` writes it")]
+                raise StudyError("this study has no spec.toml yet", hint="`studyctl run SPEC` writes it")
+            message = self.Opened(loaded, again=False)
         except StudyError as error:
-            problems = error.problems
+            message = self.Refused(error.problems, path)
         except OSError as error:
-            problems = [Problem(f"`{path}` cannot be read: {error.strerror or error}")]
+            message = self.Refused([Problem(f"`{path}` cannot be read: {error.strerror or error}")], path)
         if not worker.is_cancelled:
-            self.app.call_from_thread(self._opened, path, None if problems else loaded, problems)
-
-    def _opened(self, path: Path, loaded: Loaded | None, problems: Sequence[Problem]) -> None:
-        self.post_message(
-            self.Opened(loaded, again=False) if loaded is not None else self.Refused(problems, path)
-        )
-
-    def refuse(self, problem: Problem) -> None:
-        """Have nothing open, and say why."""
-        self.post_message(self.Refused([problem], Path()))
+            self.app.call_from_thread(self.post_message, message)
 
     def take(self, file: Loaded | None, trouble: str = "") -> None:
         """Take a file whose text is in the editor now; None for none, with what is the matter."""
         self.file, self._note = file, _note(file) if file is not None else trouble
-        self.query_one(Banner).say(self._note)
+        self.query_one(Banner).text = self._note
 
     # -- saving
 
-    def save(self, text: str, then: Then | None = None, *, keep_other: bool = False) -> None:
-        """Write a text; asks first where the file was changed elsewhere. ``then`` follows when it is written."""
-        if self._writing:  # the last of several follows when the first is done
-            self._next = partial(self.save, text, then, keep_other=keep_other)
-        elif self.file is not None:
-            self._writing = True
-            self._write(self.file, self.file, text, then, keep_other)
+    def save(
+        self, text: str, then: Then | None = None, *, path: Path | None = None, keep_other: bool = False
+    ) -> None:
+        """Write a text; asks first where the file was changed elsewhere.
 
-    def save_as(self, path: Path, text: str, then: Then | None = None) -> None:
-        """Write a text to a file that is not there yet, which becomes the one that is edited."""
-        if self.file is not None and not self._writing:
+        Args:
+            text: what is in the editor.
+            then: what follows when it is written.
+            path: a file that does not exist yet, to write to and to edit from then on; None: the open one.
+            keep_other: keep what was changed elsewhere in another file, without asking.
+        """
+        if self._writing:  # the last of several follows when the first is done
+            self._next = partial(self.save, text, then, path=path, keep_other=keep_other)
+        elif (file := self.file) is not None:
             self._writing = True
-            self._write(self.file, replace(self.file, path=path, stamp=None), text, then, False)
+            target = file if path is None else replace(file, path=path, stamp=None)
+            self._write(file, target, text, then, keep_other)
 
     @work(thread=True, group="save")
     def _write(self, open_file: Loaded, file: Loaded, text: str, then: Then | None, keep_other: bool) -> None:
         try:
             written = save(file, text, keep_other=keep_other)
+            problems = counted(checked(as_meant(text), file.path)[1])
+            follow = partial(self._written, open_file, written, problems, then)
         except ChangedElsewhereError:
-            self.app.call_from_thread(self._ended, partial(self._ask, file, text, then))
+            follow = partial(self._ask, file, text, then)
         except StudyError as error:
-            self.app.call_from_thread(self._ended, partial(self._tell, error.problems[0].what, "error"))
-        else:
-            found = counted(checked(as_meant(text), file.path)[1])
-            self.app.call_from_thread(self._ended, partial(self._written, open_file, written, found, then))
+            follow = partial(self._warn, error.problems[0].what)
+        self.app.call_from_thread(self._ended, follow)
 
     def _ended(self, follow: Callable[[], None]) -> None:
         self._writing = False
@@ -167,8 +164,9 @@ class SpecFile(Vertical):
         if following is not None:
             following()
 
-    def _written(self, open_file: Loaded, written: Loaded, found: str, then: Then | None) -> None:
-        self._tell(f"saved {short(written.path)}" + (f", which has problems: {found}" if found else ""))
+    def _written(self, open_file: Loaded, written: Loaded, problems: str, then: Then | None) -> None:
+        suffix = f", which has problems: {problems}" if problems else ""
+        self.app.notify(f"saved {short(written.path)}{suffix}", markup=False)
         if self.file is open_file:  # else another one was opened meanwhile
             self.take(written)
             self.post_message(self.Saved(renamed=written.path != open_file.path))
@@ -177,7 +175,7 @@ class SpecFile(Vertical):
 
     def _ask(self, file: Loaded, text: str, then: Then | None) -> None:
         if self.file is None or file.path != self.file.path:
-            self._tell(f"{short(file.path)} exists already: choose another name", severity="error")
+            self._warn(f"{short(file.path)} exists already: choose another name")
             return
 
         def answered(answer: str | None) -> None:
@@ -187,13 +185,15 @@ class SpecFile(Vertical):
                 self.save(text, then, keep_other=True)
 
         name = file.path.name
-        question = f"{name} was changed elsewhere since it was loaded here."
-        reload = "reload: load that version (ctrl+z brings this text back)"
-        overwrite = f"overwrite: save this text, and keep the other as {name}.orig"
-        self.app.push_screen(ChoiceScreen(question, [("r", reload), ("o", overwrite)]), answered)
+        choices = [
+            Choice("r", "reload: load that version (ctrl+z brings this text back)", "r"),
+            Choice("o", f"overwrite: save this text, and keep the other as {name}.orig", "o"),
+        ]
+        body = Text("Another program wrote to the file since it was loaded here.")
+        self.app.push_screen(Ask(f"{name} was changed elsewhere", body, choices), answered)
 
-    def _tell(self, text: str, severity: str = "information") -> None:
-        self.app.notify(text, severity="error" if severity == "error" else "information", markup=False)
+    def _warn(self, text: str) -> None:
+        self.app.notify(text, severity="error", markup=False)
 
     def ask_name(self, text: str) -> None:
         """Ask for a file to save a text in, and save it there."""
@@ -202,7 +202,7 @@ class SpecFile(Vertical):
 
         def answered(name: str | None) -> None:
             if name:
-                self.save_as(Path(name if name.endswith(".toml") else f"{name}.toml").expanduser(), text)
+                self.save(text, path=Path(name if name.endswith(".toml") else f"{name}.toml").expanduser())
 
         question = "save as (a file in the working directory, or a path):"
         self.app.push_screen(InputScreen(question, self.file.path.name), answered)
@@ -227,8 +227,9 @@ class SpecFile(Vertical):
             elif otherwise is not None:
                 otherwise()
 
-        question = f"{short(self.file.path)} has text that is not saved."
-        self.app.push_screen(ChoiceScreen(question, [("s", "save it first"), ("d", "discard it")]), answered)
+        choices = [Choice("s", "save it first", "s"), Choice("d", "discard it", "d")]
+        body = Text("It has changes that would be lost.")
+        self.app.push_screen(Ask(f"{short(self.file.path)} is not saved", body, choices), answered)
 
     # -- changes made elsewhere
 
@@ -241,17 +242,15 @@ class SpecFile(Vertical):
     def _reload(self, file: Loaded) -> None:
         worker = get_current_worker()
         try:
-            loaded = load(file.path)
+            follow = partial(self._reloaded, file, load(file.path))
         except (StudyError, OSError) as error:
-            if not worker.is_cancelled:
-                self.app.call_from_thread(self._tell, str(error), severity="error")
-            return
+            follow = partial(self._warn, str(error))
         if not worker.is_cancelled:
-            self.app.call_from_thread(self._reloaded, file, loaded)
+            self.app.call_from_thread(follow)
 
     def _reloaded(self, file: Loaded, loaded: Loaded) -> None:
         if loaded.data is None:
-            self._tell("the file is gone: ctrl+s writes it again", severity="error")
+            self._warn("the file is gone: ctrl+s writes it again")
         elif self.file is file:
             self.post_message(self.Opened(loaded, again=True))
 
@@ -265,11 +264,11 @@ class SpecFile(Vertical):
         worker = get_current_worker()
         happened = changed_elsewhere(file)
         if not worker.is_cancelled:
-            self.app.call_from_thread(self._heard, file, happened)
+            self.app.call_from_thread(self._looked, file, happened)
 
-    def _heard(self, file: Loaded, happened: Elsewhere | None) -> None:
+    def _looked(self, file: Loaded, happened: Elsewhere | None) -> None:
         if file is self.file:  # else it was saved or another one opened meanwhile
-            self.query_one(Banner).say(f"! {ELSEWHERE[happened]}" if happened else self._note)
+            self.query_one(Banner).text = f"! {ELSEWHERE[happened]}" if happened else self._note
 
 
 def _note(loaded: Loaded) -> str:
