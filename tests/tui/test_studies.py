@@ -20,7 +20,7 @@ from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.studies import screen as screen
 from studyctl_tui.studies.screen import StudiesScreen
 from studyctl_tui.studies.start import ChooseSpec, PlanDialog
-from studyctl_tui.studies.table import StudiesTable, age_text, bar_text, sorted_rows
+from studyctl_tui.studies.table import SORTS, StudiesTable, age_text, bar_text
 from tests.tui import studies
 from tests.tui.app import settle, until
 
@@ -708,11 +708,8 @@ def test_the_newest_sign_comes_first() -> None:
         StudyRow(name, "done", last_sign=datetime(2026, 1, day, tzinfo=UTC))
         for name, day in (("a", 1), ("b", 2))
     )
-    assert [row.study for row in sorted_rows([old, StudyRow("c", "empty"), new], "last sign")] == [
-        "b",
-        "a",
-        "c",
-    ]
+    rows = sorted([old, StudyRow("c", "empty"), new], key=SORTS["last sign"][1])
+    assert [row.study for row in rows] == ["b", "a", "c"]
 
 
 async def test_the_age_of_the_last_sign_is_reckoned_from_now(

@@ -9,11 +9,6 @@ from studyctl.store.studies import StudyRow
 from studyctl.units import duration_text
 
 
-def searched(row: StudyRow) -> str:
-    """Return what the filter looks at."""
-    return f"{row.study} {row.title} {row.host} {row.state}".lower()
-
-
 def about_lines(row: StudyRow) -> tuple[Text, Text]:
     """Return two lines about a study: what it is, and what can be done."""
     if row.trouble:
@@ -21,7 +16,7 @@ def about_lines(row: StudyRow) -> tuple[Text, Text]:
     title = Text.assemble((row.study, "bold"), f"  {row.title}")
     where = f" on {row.host}" if row.host else ""
     left = f" · {duration_text(row.seconds_left)} left" if row.seconds_left is not None else ""
-    says = {
+    state = {
         "running": f"runs{where}{left} · x stops it",
         "died": f"its runner{where} died in the middle · R goes on, what was measured is kept",
         "failed": f"{row.failed} of {row.trials} trials failed · enter shows why, R tries them again",
@@ -29,7 +24,7 @@ def about_lines(row: StudyRow) -> tuple[Text, Text]:
         "empty": "it has no trials yet · e opens its spec",
         "done": "all is measured · c compares",
     }
-    return title, Text(says[row.state])
+    return title, Text(state[row.state])
 
 
 def first_steps(folder: Path) -> Text:

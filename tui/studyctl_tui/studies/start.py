@@ -1,11 +1,9 @@
 """Starting a study: choose a spec, see what it would run, say yes."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from rich.console import Console
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
@@ -20,6 +18,7 @@ from studyctl.errors import StudyError
 from studyctl.spec.bundled import bundled_folder, bundled_names, spec_path
 from studyctl.spec.nearby import specs_below
 from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.spec.plan import printed
 
 START, EDIT = "start", "edit"
 """What :class:`PlanDialog` answers."""
@@ -60,16 +59,16 @@ class ChooseSpec(ModalScreen[Path | None]):
             yield OptionList()
 
     def on_mount(self) -> None:
-        """Show what ships at once; the files when they are found."""
+        """Show what ships at once, and the files a moment later."""
         self._take([])
         self._find()
 
     @work(thread=True)
     def _find(self) -> None:
         worker, shipped = get_current_worker(), bundled_folder().resolve()
-        found = [path for path in specs_below(Path()) if path.resolve().parent != shipped]
+        paths = [path for path in specs_below(Path()) if path.resolve().parent != shipped]
         if not worker.is_cancelled:
-            self.app.call_from_thread(self._take, found)
+            self.app.call_from_thread(self._take, paths)
 
     def _take(self, files: Sequence[Path]) -> None:
         self._specs = [(str(path), "") for path in files]
@@ -150,25 +149,23 @@ class PlanDialog(Ask):
 
 
 def _planned(spec: Path, only_study: str, width: int) -> tuple[Text, str, bool]:
-    """Plan a spec; return what is to be said of it, the name of its study, and whether there is anything to run."""
+    """Plan a spec; return the plan or what is wrong, the name of its study, and whether there is anything to run."""
     # Planning is imported when it is asked for: the app starts without it.
     from studyctl.plan.preview import preview
     from studyctl.report.plan import draw_plan
     from studyctl.report.problems import draw
     from studyctl.spec.loading import load_spec
 
-    said = io.StringIO()
-    console = Console(file=said, width=width, force_terminal=True, color_system="standard", highlight=False)
-    study, startable = only_study, False
+    study = only_study
     try:
         document = load_spec(spec)
         study = document.spec.study.name
         if only_study not in ("", study):
             hint = f"rename the folder to `{study}`, or start from the spec that made it"
             raise StudyError(f"{spec} is of the study `{study}`, not of `{only_study}`", hint=hint)
-        shown = preview(document)
-        draw_plan(shown, console, console)
-        startable = bool(shown.comparison.todo) and not shown.errors
+        plan = preview(document)
     except StudyError as error:
-        draw(error.problems, console)
-    return Text.from_ansi(said.getvalue().rstrip()), study, startable
+        problems = error.problems
+        return printed(lambda console: draw(problems, console), width), study, False
+    body = printed(lambda console: draw_plan(plan, console, console), width)
+    return body, study, bool(plan.comparison.todo) and not plan.errors
