@@ -111,11 +111,11 @@ async def test_every_trial_has_a_line_with_state_size_and_figures(runs: Path, si
         screen = text_of(pilot)
         assert "small › Monitor" in screen
         wanda = next(line for line in screen.splitlines() if "wanda-0.5" in line)
-        for told in ("✓", "alpha", "9.00", "6/6 steps", "−0.250"):
-            assert told in wanda
+        for text in ("✓", "alpha", "9.00", "6/6 steps", "−0.250"):
+            assert text in wanda
 
 
-async def test_a_running_trial_shows_its_stage_and_how_far_it_is(runs: Path) -> None:
+async def test_a_running_trial_shows_its_step_and_how_far_it_is(runs: Path) -> None:
     async with monitor(studies.running(runs / "small")) as pilot:
         await ready(pilot)
         running = next(line for line in text_of(pilot).splitlines() if "▶" in line and "wanda" in line)
@@ -330,15 +330,15 @@ async def test_a_click_on_the_name_of_a_page_turns_to_it(runs: Path) -> None:
         assert pilot.app.screen.pane.page == "Languages"  # type: ignore[attr-defined]
 
 
-async def test_the_overview_tells_figures_stages_warnings_attempts_and_settings(runs: Path) -> None:
+async def test_the_overview_shows_figures_steps_warnings_attempts_and_settings(runs: Path) -> None:
     async with monitor(studies.finished(runs / "small"), LARGE) as pilot:
         await ready(pilot)
         await pilot.press("down")
         await ready(pilot, TRIAL)
         await soon(pilot, lambda: "attempt 1" in page(pilot))
-        for told in ("✓ done  wanda-0.5", "9.00 bits/weight", "(worst sw ×1.800)", "✓ compress", "2.0 s", "✓ ppl sw",
+        for text in ("✓ done  wanda-0.5", "9.00 bits/weight", "(worst sw ×1.800)", "✓ compress", "2.0 s", "✓ ppl sw",
                      "! compress: damping was raised", "✓ done  2", "settings method wanda", "calibration source c4"):  # fmt: skip
-            assert told in page(pilot)
+            assert text in page(pilot)
 
 
 async def test_the_overview_of_a_failure_tells_the_cause_and_what_to_do(runs: Path) -> None:
@@ -347,7 +347,7 @@ async def test_the_overview_of_a_failure_tells_the_cause_and_what_to_do(runs: Pa
         await sees(pilot, "✗ compress: out of memory at block 3", "hint: use fewer samples")
 
 
-async def test_the_running_stage_has_a_bar_in_the_overview(runs: Path) -> None:
+async def test_the_running_step_has_a_bar_in_the_overview(runs: Path) -> None:
     async with monitor(studies.running(runs / "small")) as pilot:
         await ready(pilot)
         await soon(
@@ -843,10 +843,10 @@ def test_layers_say_where_more_damping_was_needed_and_what_has_no_error(runs: Pa
     )
     planned = dataclasses.replace(shown.detail.planned, settings={"damping": 0.01})
     detail = dataclasses.replace(shown.detail, layers=rows, planned=planned)
-    told = "\n".join(line.plain for line in layers(detail, 60)[0])
-    assert "▇–!" in told
-    assert "! damping 0.1" in told
-    assert "largest 0.100 at block 0 q" in told
+    lines = "\n".join(line.plain for line in layers(detail, 60)[0])
+    assert "▇–!" in lines
+    assert "! damping 0.1" in lines
+    assert "largest 0.100 at block 0 q" in lines
 
 
 def test_a_warning_is_wrapped_and_never_markup(runs: Path) -> None:
@@ -864,5 +864,5 @@ def test_the_time_of_a_dead_runner_is_absolute(runs: Path) -> None:
 
     beat = datetime(2026, 1, 1, 12, tzinfo=UTC)
     holder = Holder("node1", 42, 0.0, beat, beat, ())
-    said = banner(View(StudyPaths(runs / "x"), Snapshot("x", "", tuple(_trials()), holder)))
-    assert "2026-01-01 12:00:00 UTC" in said.plain
+    message = banner(View(StudyPaths(runs / "x"), Snapshot("x", "", tuple(_trials()), holder)))
+    assert "2026-01-01 12:00:00 UTC" in message.plain

@@ -75,15 +75,14 @@ class Opened:
 
     @property
     def screen(self) -> SpecScreen:
-        found = [screen for screen in self.app.screen_stack if isinstance(screen, SpecScreen)]
-        return found[0]
+        return next(screen for screen in self.app.screen_stack if isinstance(screen, SpecScreen))
 
     @property
     def text(self) -> str:
         return self.screen.editor.text
 
     @property
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         return [note.message for note in self.app._notifications]
 
     @property
@@ -282,9 +281,9 @@ async def test_problems_of_a_spec_that_this_one_extends_are_told_with_their_file
         assert page.listed()[0].startswith("✗ base.toml:2:8 `name` needs text")
         assert page.screen.editor._marks == {}
         await page.press("escape", "enter")
-        assert "this is in base.toml, line 2" in page.said[-1]
+        assert "this is in base.toml, line 2" in page.notes[-1]
         await page.press("f8")
-        assert "no problem has a place in this text" in page.said[-1]
+        assert "no problem has a place in this text" in page.notes[-1]
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -441,7 +440,7 @@ async def test_the_list_is_at_the_cursor_and_closes_when_it_goes_elsewhere(spec:
         assert page.offered == []
         await page.end_of(1)
         await page.press("ctrl+n")
-        assert "nothing else could be written here" in page.said[-1]
+        assert "nothing else could be written here" in page.notes[-1]
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -465,7 +464,7 @@ async def test_saving_keeps_the_bytes_of_what_was_not_edited(spec: Path) -> None
     async with opened(spec) as page:
         assert not page.screen.unsaved
         await page.press("ctrl+s")
-        await page.until(lambda: bool(page.said))
+        await page.until(lambda: bool(page.notes))
         assert spec.read_bytes() == data
         await page.end_of(17)
         await page.type("\n# end")
@@ -480,8 +479,8 @@ async def test_saving_keeps_the_bytes_of_what_was_not_edited(spec: Path) -> None
 async def test_a_spec_with_problems_is_saved_and_says_so(spec: Path) -> None:
     async with opened(spec) as page:
         await page.press("x", "ctrl+s")
-        await page.until(lambda: bool(page.said))
-        assert page.said[-1] == "saved mine.toml, which has problems: ✗ 1"
+        await page.until(lambda: bool(page.notes))
+        assert page.notes[-1] == "saved mine.toml, which has problems: ✗ 1"
         assert spec.read_text().startswith("x# what")
 
 
@@ -573,7 +572,7 @@ async def test_a_text_is_never_saved_under_the_name_of_a_file_that_is_being_open
         page.screen.source.open(other)
         await page.until(lambda: page.screen.path == other)
         go_on.set()
-        await page.until(lambda: bool(page.said))
+        await page.until(lambda: bool(page.notes))
         assert page.screen.path == other
         assert "other" in page.text
         assert spec.read_text() == "x" + GOOD
@@ -588,8 +587,8 @@ async def test_a_file_that_cannot_be_written_is_told_and_the_text_stays(tmp_path
         file = page.screen.source.file
         assert file is not None
         page.screen.source.save(page.text, path=tmp_path / "file" / "new.toml")
-        await page.until(lambda: bool(page.said))
-        assert "cannot be written" in page.said[-1]
+        await page.until(lambda: bool(page.notes))
+        assert "cannot be written" in page.notes[-1]
         assert page.screen.unsaved
 
 
@@ -635,25 +634,25 @@ async def test_saving_under_another_name_never_goes_over_a_file(spec: Path) -> N
         await page.press("f2")
         page.app.screen.query_one(Input).value = "other"
         await page.press("enter")
-        await page.until(lambda: bool(page.said))
-        assert "exists already" in page.said[-1]
+        await page.until(lambda: bool(page.notes))
+        assert "exists already" in page.notes[-1]
         assert other.read_text() == "theirs"
         assert page.screen.path == spec
 
 
 @pytest.mark.usefixtures("no_plans")
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ("größe".encode("latin-1"), "not UTF-8"),
         (b"#" * (5 << 20), "5.0 MiB large; the editor takes up to 256 KiB"),
     ],
 )
-async def test_what_cannot_be_edited_says_why(spec: Path, data: bytes, said: str) -> None:
+async def test_what_cannot_be_edited_says_why(spec: Path, data: bytes, message: str) -> None:
     spec.write_bytes(data)
     async with opened(spec) as page:
-        assert said in page.banner
-        assert said in page.listed()[0]
+        assert message in page.banner
+        assert message in page.listed()[0]
         await page.press("x", "ctrl+s", "ctrl+r")
         assert page.text == ""
         assert spec.read_bytes() == data
@@ -742,7 +741,7 @@ async def test_running_saves_first_and_shows_the_monitor(spec: Path, monkeypatch
         assert page.app.study is not None
         assert page.app.study.name == "mine"
         assert page.app.spec == spec
-        assert any("mine runs in the background" in said for said in page.said)
+        assert any("mine runs in the background" in note for note in page.notes)
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -751,7 +750,7 @@ async def test_a_spec_with_errors_is_not_run(spec: Path, monkeypatch: pytest.Mon
     spec.write_text(GOOD.replace("sparsity", "sparcity"))
     async with opened(spec) as page:
         await page.press("ctrl+r")
-        assert "fix the problems first" in page.said[-1] or "fix the problems first" in page.said[0]
+        assert "fix the problems first" in page.notes[-1] or "fix the problems first" in page.notes[0]
         assert page.screen.editor.cursor_location == (12, 0)
 
 
@@ -763,8 +762,8 @@ async def test_a_run_that_does_not_start_says_why(spec: Path, monkeypatch: pytes
     monkeypatch.setattr(spec_screen, "start_in_background", start)
     async with opened(spec) as page:
         await page.press("ctrl+r")
-        await page.until(lambda: bool(page.said))
-        assert page.said[-1] == "no disk"
+        await page.until(lambda: bool(page.notes))
+        assert page.notes[-1] == "no disk"
         assert page.app.current_mode == "spec"
 
 
@@ -779,8 +778,8 @@ async def test_going_to_the_table_that_makes_a_variant(spec: Path) -> None:
         page.screen.go_to("rtn-4bit-g128")
         await page.until(lambda: page.screen.editor.cursor_location == (14, 0))
         page.screen.go_to("awq-3bit-g128")
-        await page.until(lambda: bool(page.said))
-        assert "makes no variant awq-3bit-g128" in page.said[-1]
+        await page.until(lambda: bool(page.notes))
+        assert "makes no variant awq-3bit-g128" in page.notes[-1]
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -826,4 +825,4 @@ async def test_going_to_a_line_and_finding_text(spec: Path) -> None:
         await page.press("ctrl+f")
         page.app.screen.query_one(Input).value = "nowhere"
         await page.press("enter")
-        assert "there is no “nowhere”" in page.said[-1]
+        assert "there is no “nowhere”" in page.notes[-1]

@@ -130,7 +130,7 @@ async def test_every_study_is_listed_with_its_state_and_progress(
 
 
 async def test_the_row_under_the_cursor_says_what_can_be_done(all_states: Path) -> None:
-    said = {
+    texts = {
         "bad": "1 of 6 trials failed · enter shows why",
         "busy": "12 min 00 s left · x stops it",
         "dead": "died in the middle · R goes on",
@@ -141,7 +141,7 @@ async def test_the_row_under_the_cursor_says_what_can_be_done(all_states: Path) 
     }
     async with StudyApp("studies").run_test(size=SMALL) as pilot:
         shown = await opened(pilot)
-        for study, text in said.items():
+        for study, text in texts.items():
             assert shown.table.study == study
             assert text in shown.about
             await pilot.press("j")

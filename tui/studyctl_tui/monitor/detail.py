@@ -1,5 +1,6 @@
 """Everything about the selected trial, on five pages."""
 
+import asyncio
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +10,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
 from studyctl_tui.monitor.cells import TrialView
 from studyctl_tui.monitor.layers import layers
@@ -126,14 +126,10 @@ class DetailPane(Vertical):
         lines = log_lines(log, self._lines.room - 1)
         self._lines.show(lines, len(lines) - 1)
 
-    @work(thread=True, exclusive=True, group="log")
-    def _read_log(self, before: LogTail) -> None:
-        worker, tail = get_current_worker(), read_tail(before.path, before)
-        if not worker.is_cancelled and tail is not before:
-            self.app.call_from_thread(self._take_log, tail)
-
-    def _take_log(self, tail: LogTail) -> None:
-        if self._log is not None and self._log.path == tail.path:
+    @work(exclusive=True, group="log")
+    async def _read_log(self, before: LogTail) -> None:
+        tail = await asyncio.to_thread(read_tail, before.path, before)
+        if tail is not before and self._log is not None and self._log.path == tail.path:
             self._log = tail
             if self.page == "Log":
                 self._show_log(tail)

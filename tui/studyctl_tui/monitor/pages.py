@@ -228,7 +228,7 @@ def tasks(detail: TrialDetail, width: int) -> list[Content]:
 
 
 def _suffix(row: TaskResult) -> str:
-    """Return what tells the metrics of a task apart."""
+    """Return the name of the metric, unless it is the task's main one."""
     return "" if row.main else f" {row.metric.removeprefix('acc_')}"
 
 

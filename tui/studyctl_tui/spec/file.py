@@ -1,8 +1,8 @@
 """The file behind the editor: opened, saved and watched in threads; never written over a change made elsewhere."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -10,12 +10,10 @@ from textual import work
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
-from textual.worker import get_current_worker
 
 from studyctl.errors import Problem, StudyError
 from studyctl.spec.editing import (
     ChangedElsewhereError,
-    Elsewhere,
     Loaded,
     as_meant,
     changed_elsewhere,
@@ -70,14 +68,14 @@ class SpecFile(Vertical):
         super().__init__(id="spec-file")
         self.file: Loaded | None = None
         """What was loaded or saved last; None: nothing is open. It changes together with the text in the editor."""
-        self._writing = False
-        self._next: Callable[[], None] | None = None
+        self._saving = asyncio.Lock()
         self._note = ""
+        self._bar, self._banner = FileBar(id="file"), Banner(id="banner")
 
     def compose(self) -> ComposeResult:
         """Yield bar and banner."""
-        yield FileBar(id="file")
-        yield Banner(id="banner")
+        yield self._bar
+        yield self._banner
 
     def on_mount(self) -> None:
         """Begin to look at the file."""
@@ -99,38 +97,36 @@ class SpecFile(Vertical):
         name = short(file.path) if file is not None else "no spec is open"
         left = Text.assemble((name, "bold"), f"  {state}" if state else "")
         right = "  ".join(filter(None, (counted(problems), f"{place[0] + 1}:{place[1] + 1}")))
-        self.query_one(FileBar).sides = left, right
+        self._bar.sides = left, right
 
     # -- opening
 
-    @work(thread=True, exclusive=True, group="file")
-    def open(self, path: Path, *, must_exist: bool = False) -> None:
+    @work(exclusive=True, group="file")
+    async def open(self, path: Path, *, must_exist: bool = False) -> None:
         """Load a file in a thread; :class:`Opened` or :class:`Refused` follows."""
-        worker = get_current_worker()
-        message: Message
         try:
-            loaded = load(path)
+            loaded = await asyncio.to_thread(load, path)
             if must_exist and loaded.data is None:
                 raise StudyError("this study has no spec.toml yet", hint="`studyctl run SPEC` writes it")
-            message = self.Opened(loaded, again=False)
+            self.post_message(self.Opened(loaded, again=False))
         except StudyError as error:
-            message = self.Refused(error.problems, path)
+            self.post_message(self.Refused(error.problems, path))
         except OSError as error:
-            message = self.Refused([Problem(f"`{path}` cannot be read: {error.strerror or error}")], path)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self.post_message, message)
+            problem = Problem(f"`{path}` cannot be read: {error.strerror or error}")
+            self.post_message(self.Refused([problem], path))
 
     def take(self, file: Loaded | None, trouble: str = "") -> None:
         """Take a file whose text is in the editor now; None for none, with what is the matter."""
         self.file, self._note = file, _note(file) if file is not None else trouble
-        self.query_one(Banner).text = self._note
+        self._banner.text = self._note
 
     # -- saving
 
-    def save(
+    @work(group="save")
+    async def save(
         self, text: str, then: Then | None = None, *, path: Path | None = None, keep_other: bool = False
     ) -> None:
-        """Write a text; asks first where the file was changed elsewhere.
+        """Write a text in a thread, after those that are being written; asks first where the file was changed elsewhere.
 
         Args:
             text: what is in the editor.
@@ -138,38 +134,24 @@ class SpecFile(Vertical):
             path: a file that does not exist yet, to write to and to edit from then on; None: the open one.
             keep_other: keep what was changed elsewhere in another file, without asking.
         """
-        if self._writing:  # the last of several follows when the first is done
-            self._next = partial(self.save, text, then, path=path, keep_other=keep_other)
-        elif (file := self.file) is not None:
-            self._writing = True
-            target = file if path is None else replace(file, path=path, stamp=None)
-            self._write(file, target, text, then, keep_other)
-
-    @work(thread=True, group="save")
-    def _write(self, open_file: Loaded, file: Loaded, text: str, then: Then | None, keep_other: bool) -> None:
-        try:
-            written = save(file, text, keep_other=keep_other)
-            problems = counted(checked(as_meant(text), file.path)[1])
-            follow = partial(self._written, open_file, written, problems, then)
-        except ChangedElsewhereError:
-            follow = partial(self._ask, file, text, then)
-        except StudyError as error:
-            follow = partial(self._warn, error.problems[0].what)
-        self.app.call_from_thread(self._ended, follow)
-
-    def _ended(self, follow: Callable[[], None]) -> None:
-        self._writing = False
-        following, self._next = self._next, None
-        follow()
-        if following is not None:
-            following()
-
-    def _written(self, open_file: Loaded, written: Loaded, problems: str, then: Then | None) -> None:
-        suffix = f", which has problems: {problems}" if problems else ""
-        self.app.notify(f"saved {short(written.path)}{suffix}", markup=False)
-        if self.file is open_file:  # else another one was opened meanwhile
-            self.take(written)
-            self.post_message(self.Saved(renamed=written.path != open_file.path))
+        async with self._saving:
+            if (opened := self.file) is None:
+                return
+            file = opened if path is None else replace(opened, path=path, stamp=None)
+            try:
+                written = await asyncio.to_thread(save, file, text, keep_other=keep_other)
+            except ChangedElsewhereError:
+                self._ask(file, text, then)
+                return
+            except StudyError as error:
+                self._warn(error.problems[0].what)
+                return
+            problems = counted((await asyncio.to_thread(checked, as_meant(text), file.path))[1])
+            suffix = f", which has problems: {problems}" if problems else ""
+            self.app.notify(f"saved {short(file.path)}{suffix}", markup=False)
+            if self.file is opened:  # else another one was opened meanwhile
+                self.take(written)
+                self.post_message(self.Saved(renamed=path is not None))
         if then is not None:
             then()
 
@@ -238,17 +220,13 @@ class SpecFile(Vertical):
         if self.file is not None and not self.file.is_bundled:
             self._reload(self.file)
 
-    @work(thread=True, exclusive=True, group="file")
-    def _reload(self, file: Loaded) -> None:
-        worker = get_current_worker()
+    @work(exclusive=True, group="file")
+    async def _reload(self, file: Loaded) -> None:
         try:
-            follow = partial(self._reloaded, file, load(file.path))
+            loaded = await asyncio.to_thread(load, file.path)
         except (StudyError, OSError) as error:
-            follow = partial(self._warn, str(error))
-        if not worker.is_cancelled:
-            self.app.call_from_thread(follow)
-
-    def _reloaded(self, file: Loaded, loaded: Loaded) -> None:
+            self._warn(str(error))
+            return
         if loaded.data is None:
             self._warn("the file is gone: ctrl+s writes it again")
         elif self.file is file:
@@ -259,16 +237,11 @@ class SpecFile(Vertical):
         if self.file is not None and self.screen.is_current:
             self._look(self.file)
 
-    @work(thread=True, exclusive=True, group="look at the disk")
-    def _look(self, file: Loaded) -> None:
-        worker = get_current_worker()
-        happened = changed_elsewhere(file)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._looked, file, happened)
-
-    def _looked(self, file: Loaded, happened: Elsewhere | None) -> None:
+    @work(exclusive=True, group="look at the disk")
+    async def _look(self, file: Loaded) -> None:
+        happened = await asyncio.to_thread(changed_elsewhere, file)
         if file is self.file:  # else it was saved or another one opened meanwhile
-            self.query_one(Banner).text = f"! {ELSEWHERE[happened]}" if happened else self._note
+            self._banner.text = f"! {ELSEWHERE[happened]}" if happened else self._note
 
 
 def _note(loaded: Loaded) -> str:

@@ -20,7 +20,6 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
 from studyctl.errors import Problem, StudyError
 from studyctl.spec.loading import Document, parse_spec
@@ -91,9 +90,11 @@ class SpecPanes(Vertical):
         self._draw_names()
 
     def action_other(self) -> None:
-        """Go to the other pane."""
+        """Turn to the other pane; the focus follows if it is in one of them."""
+        focused = self.has_focus_within
         self.turn_to(PANES[self.shown == "problems"])
-        self.focus_pane()
+        if focused:
+            self.focus_pane()
 
     def focus_pane(self) -> None:
         """Put the focus on the pane that is shown."""
@@ -134,15 +135,10 @@ class SpecPanes(Vertical):
             self._timer.stop()
         self._timer = self.set_timer(0.001 if at_once else CHECK_SECONDS, lambda: self._check(text, path))
 
-    @work(thread=True, exclusive=True, group="check")
-    def _check(self, text: str, path: Path) -> None:
-        worker = get_current_worker()
-        document, problems = checked(text, path)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._take, text, document, problems)
-
-    def _take(self, text: str, document: Document | None, problems: Sequence[Problem]) -> None:
-        if text != self._text:
+    @work(exclusive=True, group="check")
+    async def _check(self, text: str, path: Path) -> None:
+        document, problems = await asyncio.to_thread(checked, text, path)
+        if text != self._text or not self.app.is_running:
             return
         self.document = document
         if document is None:

@@ -1,5 +1,6 @@
 """Spec: the editor."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -67,6 +68,11 @@ class SpecScreen(StudyScreen):
 
     def __init__(self) -> None:
         super().__init__()
+        self.source = SpecFile()
+        """The file behind the text."""
+        self.editor = SpecEditor()
+        self.panes = SpecPanes()
+        self._run_status = Static(id="run", markup=False)
         self._variant = ""
         self._opening: Path | None = None
         self._timer: Timer | None = None
@@ -75,30 +81,12 @@ class SpecScreen(StudyScreen):
         """Yield text and panes."""
         with Container(id="work"):
             with Vertical(id="text"):
-                yield SpecFile()
-                yield Static(id="run", markup=False)
-                editor = SpecEditor()
-                yield editor
-                yield editor.completions
+                yield self.source
+                yield self._run_status
+                yield self.editor
+                yield self.editor.completions
                 yield KeyHelp(id="key-help")
-            yield SpecPanes()
-
-    # -- parts
-
-    @property
-    def editor(self) -> SpecEditor:
-        """The text."""
-        return self.query_one(SpecEditor)
-
-    @property
-    def panes(self) -> SpecPanes:
-        """Its problems and its plan."""
-        return self.query_one(SpecPanes)
-
-    @property
-    def source(self) -> SpecFile:
-        """The file behind it."""
-        return self.query_one(SpecFile)
+            yield self.panes
 
     @property
     def path(self) -> Path | None:
@@ -239,28 +227,23 @@ class SpecScreen(StudyScreen):
             self._start()
 
     def _start(self) -> None:
-        status = self.query_one("#run", Static)
-        if self.path is not None and not status.display:
-            status.update(f"{GLYPHS['running']} starting {short(self.path)}: it is planned first …")
-            status.display = True
+        if self.path is not None and not self._run_status.display:
+            self._run_status.update(f"{GLYPHS['running']} starting {short(self.path)}: it is planned first …")
+            self._run_status.display = True
             self._run(self.path)
 
-    @work(thread=True, group="run")
-    def _run(self, path: Path) -> None:
+    @work
+    async def _run(self, path: Path) -> None:
         try:
-            study = StudyPaths(runs_folder() / load_spec(path).spec.study.name)
-            message = start_in_background(path)
+            document = await asyncio.to_thread(load_spec, path)
+            message = await asyncio.to_thread(start_in_background, path)
         except StudyError as error:
-            self.app.call_from_thread(self._started, path, None, error.problems[0].what)
+            self.app.notify(error.problems[0].what, severity="error", markup=False)
         else:
-            self.app.call_from_thread(self._started, path, study, message)
-
-    def _started(self, path: Path, study: StudyPaths | None, message: str) -> None:
-        self.query_one("#run").display = False
-        self.app.notify(message, severity="information" if study else "error", markup=False)
-        if study is not None:
-            self.study_app.open_study(study)
+            self.app.notify(message, markup=False)
+            self.study_app.open_study(StudyPaths(runs_folder() / document.spec.study.name))
             self.study_app.spec = path  # the file goes on being the one in the editor
+        self._run_status.display = False
 
     # -- going to places
 
@@ -298,22 +281,20 @@ class SpecScreen(StudyScreen):
         if variant and self.path is not None:
             self._find_variant(variant, self.editor.meant, self.path)
 
-    @work(thread=True, exclusive=True, group="variant")
-    def _find_variant(self, variant: str, text: str, path: Path) -> None:
+    @work(exclusive=True, group="variant")
+    async def _find_variant(self, variant: str, text: str, path: Path) -> None:
         """Show the table that makes a variant, or say that there is none."""
-        document, problems = checked(text, path)
+        document, problems = await asyncio.to_thread(checked, text, path)
         for item in expand_variants(document)[0] if document is not None else ():
             if document is not None and item.name == variant:
-                self.app.call_from_thread(self._show, document.problem(f"makes {variant}", item.loc))
+                self._show(document.problem(f"makes {variant}", item.loc))
                 return
         why = f": {problems[0].what}" if problems else ""
         self.notify(f"this text makes no variant {variant}{why}", severity="warning", markup=False)
 
     def action_pane(self) -> None:
         """Turn to the other pane."""
-        self.panes.turn_to("plan" if self.panes.shown == "problems" else "problems")
-        if not self.editor.has_focus:
-            self.panes.focus_pane()
+        self.panes.action_other()
 
     def action_text(self) -> None:
         """Go from the text to the panes, and back."""

@@ -1,5 +1,6 @@
 """Starting a study: choose a spec, see what it would run, say yes."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +13,6 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
-from textual.worker import get_current_worker
 
 from studyctl.errors import StudyError
 from studyctl.spec.bundled import bundled_folder, bundled_names, spec_path
@@ -63,12 +63,9 @@ class ChooseSpec(ModalScreen[Path | None]):
         self._take([])
         self._find()
 
-    @work(thread=True)
-    def _find(self) -> None:
-        worker, shipped = get_current_worker(), bundled_folder().resolve()
-        paths = [path for path in specs_below(Path()) if path.resolve().parent != shipped]
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._take, paths)
+    @work
+    async def _find(self) -> None:
+        self._take(await asyncio.to_thread(_local_specs))
 
     def _take(self, files: Sequence[Path]) -> None:
         self._specs = [(str(path), "") for path in files]
@@ -116,6 +113,12 @@ class ChooseSpec(ModalScreen[Path | None]):
             self.dismiss(path)
 
 
+def _local_specs() -> list[Path]:
+    """Return the specs below the working directory that do not ship with studyctl."""
+    shipped = bundled_folder().resolve()
+    return [path for path in specs_below(Path()) if path.resolve().parent != shipped]
+
+
 class PlanDialog(Ask):
     """Shows what a spec would run and what that takes; answers :data:`START`, :data:`EDIT` or nothing."""
 
@@ -133,17 +136,12 @@ class PlanDialog(Ask):
 
     def on_mount(self) -> None:
         """Begin to plan."""
-        self._plan(min(_WIDEST, self.app.size.width - _EDGES))
+        self._plan()
 
-    @work(thread=True)
-    def _plan(self, width: int) -> None:
-        worker = get_current_worker()
-        body, study, startable = _planned(self.spec, self.study, width)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._take, body, study, startable)
-
-    def _take(self, body: Text, study: str, startable: bool) -> None:
-        self.study = study
+    @work
+    async def _plan(self) -> None:
+        width = min(_WIDEST, self.app.size.width - _EDGES)
+        body, self.study, startable = await asyncio.to_thread(_planned, self.spec, self.study, width)
         choices = [Choice("s", "Start it, in the background", START)] if startable else []
         self.show(body, [*choices, Choice("e", "Open the spec in the editor", EDIT)])
 
