@@ -77,15 +77,15 @@ class TrialActs(TrialsScreen):
             Choice("x", f"After {steps}", "after_stage"),
             Choice("X", f"At once; {steps} will be run again", "now"),
         ]
+        if when == "now":  # enter takes the first
+            choices.reverse()
 
         def answered(answer: str | None) -> None:
             if answer:
                 self._act(lambda: control.ask_to_stop(paths, "now" if answer == "now" else "after_stage"))
 
         body = Text("What was measured stays stored.")
-        self.app.push_screen(
-            Ask(f"Stop {paths.name}?", body, sorted(choices, key=lambda c: c.answer != when)), answered
-        )
+        self.app.push_screen(Ask(f"Stop {paths.name}?", body, choices), answered)
 
     @work(thread=True, group="act")
     def _act(self, act: Callable[[], str]) -> None:
