@@ -22,16 +22,25 @@ from studyctl.store.publish import publish
 from studyctl.store.results import Finding, LanguageResult, LayerResult
 from studyctl_tui.app import StudyApp
 from studyctl_tui.compare.screen import CompareScreen
-from studyctl_tui.monitor.cells import columns_for, gap_of, header, line, position, short_variant, widths
+from studyctl_tui.monitor.cells import (
+    TrialView,
+    columns_for,
+    gap_of,
+    header,
+    line,
+    position,
+    short_variant,
+    widths,
+)
 from studyctl_tui.monitor.detail import PAGES
-from studyctl_tui.monitor.dialogs import CauseScreen, StopScreen
 from studyctl_tui.monitor.layers import layers
 from studyctl_tui.monitor.lines import LinesView
 from studyctl_tui.monitor.list import TrialList
 from studyctl_tui.monitor.log import MOST_BYTES, log_lines, read_tail
-from studyctl_tui.monitor.pages import Shown, languages, overview, tasks
-from studyctl_tui.monitor.screen import MonitorScreen
+from studyctl_tui.monitor.pages import languages, overview, tasks
+from studyctl_tui.monitor.screen import MonitorScreen, banner
 from studyctl_tui.monitor.table import TrialsTable
+from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.shared.view import View, Watcher
 from studyctl_tui.spec.screen import SpecScreen
 from studyctl_tui.sql.screen import SqlScreen
@@ -68,7 +77,9 @@ async def ready(pilot: Pilot[Any], trial: str | None = None) -> MonitorScreen:
     """Wait until the details of a trial (of the first one selected) are there."""
     screen = pilot.app.screen
     assert isinstance(screen, MonitorScreen)
-    await soon(pilot, lambda: screen.detail is not None and trial in (None, screen.detail.trial.trial))
+    await soon(
+        pilot, lambda: bool((row := screen.row) and row.detail and trial in (None, row.detail.trial.trial))
+    )
     await pilot.pause()
     return screen
 
@@ -100,11 +111,11 @@ async def test_every_trial_has_a_line_with_state_size_and_figures(runs: Path, si
         screen = text_of(pilot)
         assert "small › Monitor" in screen
         wanda = next(line for line in screen.splitlines() if "wanda-0.5" in line)
-        for told in ("✓", "alpha", "9.00", "6/6 stages", "−0.250"):
-            assert told in wanda
+        for text in ("✓", "alpha", "9.00", "6/6 steps", "−0.250"):
+            assert text in wanda
 
 
-async def test_a_running_trial_shows_its_stage_and_how_far_it_is(runs: Path) -> None:
+async def test_a_running_trial_shows_its_step_and_how_far_it_is(runs: Path) -> None:
     async with monitor(studies.running(runs / "small")) as pilot:
         await ready(pilot)
         running = next(line for line in text_of(pilot).splitlines() if "▶" in line and "wanda" in line)
@@ -308,7 +319,7 @@ async def test_brackets_and_arrows_turn_the_pages(runs: Path) -> None:
             "left_square_bracket",
         ):
             await pilot.press(key)
-            shown.append(pilot.app.screen._pane.page)  # type: ignore[attr-defined]
+            shown.append(pilot.app.screen.pane.page)  # type: ignore[attr-defined]
         assert shown == [PAGES[1], PAGES[1], PAGES[2], PAGES[3], PAGES[2], PAGES[1], PAGES[0]]
 
 
@@ -316,18 +327,18 @@ async def test_a_click_on_the_name_of_a_page_turns_to_it(runs: Path) -> None:
     async with monitor(studies.finished(runs / "small")) as pilot:
         await ready(pilot)
         await pilot.click("DetailPane > .pages", offset=(13, 0))
-        assert pilot.app.screen._pane.page == "Languages"  # type: ignore[attr-defined]
+        assert pilot.app.screen.pane.page == "Languages"  # type: ignore[attr-defined]
 
 
-async def test_the_overview_tells_figures_stages_warnings_attempts_and_settings(runs: Path) -> None:
+async def test_the_overview_shows_figures_steps_warnings_attempts_and_settings(runs: Path) -> None:
     async with monitor(studies.finished(runs / "small"), LARGE) as pilot:
         await ready(pilot)
         await pilot.press("down")
         await ready(pilot, TRIAL)
         await soon(pilot, lambda: "attempt 1" in page(pilot))
-        for told in ("✓ done  wanda-0.5", "9.00 bits/weight", "(worst sw ×1.800)", "✓ compress", "2.0 s", "✓ ppl sw",
+        for text in ("✓ done  wanda-0.5", "9.00 bits/weight", "(worst sw ×1.800)", "✓ compress", "2.0 s", "✓ ppl sw",
                      "! compress: damping was raised", "✓ done  2", "settings method wanda", "calibration source c4"):  # fmt: skip
-            assert told in page(pilot)
+            assert text in page(pilot)
 
 
 async def test_the_overview_of_a_failure_tells_the_cause_and_what_to_do(runs: Path) -> None:
@@ -336,7 +347,7 @@ async def test_the_overview_of_a_failure_tells_the_cause_and_what_to_do(runs: Pa
         await sees(pilot, "✗ compress: out of memory at block 3", "hint: use fewer samples")
 
 
-async def test_the_running_stage_has_a_bar_in_the_overview(runs: Path) -> None:
+async def test_the_running_step_has_a_bar_in_the_overview(runs: Path) -> None:
     async with monitor(studies.running(runs / "small")) as pilot:
         await ready(pilot)
         await soon(
@@ -496,7 +507,7 @@ async def test_x_asks_before_it_stops_the_run(runs: Path, asked: list[tuple[obje
     async with monitor(studies.running(runs / "small")) as pilot:
         await ready(pilot)
         await pilot.press("x")
-        assert isinstance(pilot.app.screen, StopScreen)
+        assert isinstance(pilot.app.screen, Ask)
         await pilot.press("escape")
         assert asked == []
         await pilot.press("x", "enter")
@@ -527,7 +538,7 @@ async def test_an_exclamation_mark_tells_the_cause_with_copy_and_log(runs: Path)
     async with monitor(studies.failed(runs / "small")) as pilot:
         await ready(pilot)
         await pilot.press("exclamation_mark")
-        assert isinstance(pilot.app.screen, CauseScreen)
+        assert isinstance(pilot.app.screen, Ask)
         await sees(
             pilot, TRIAL, "out of memory", "compress: out of memory at block 3", "hint: use fewer samples"
         )
@@ -535,9 +546,9 @@ async def test_an_exclamation_mark_tells_the_cause_with_copy_and_log(runs: Path)
         assert pilot.app.clipboard == (
             f"{TRIAL}: out of memory\ncompress: out of memory at block 3\nhint: use fewer samples"
         )
-        await pilot.press("l")
+        await pilot.press("exclamation_mark", "l")
         assert isinstance(pilot.app.screen, MonitorScreen)
-        assert pilot.app.screen._pane.page == "Log"
+        assert pilot.app.screen.pane.page == "Log"
 
 
 async def test_the_cause_dialog_can_try_again(runs: Path, asked: list[tuple[object, ...]]) -> None:
@@ -588,7 +599,7 @@ async def test_a_key_jumps_to_what_belongs_to_the_trial(
 
 async def test_a_study_without_results_says_what_to_do(runs: Path) -> None:
     async with monitor(studies.empty(runs / "small")) as pilot:
-        await sees(pilot, "nothing was measured yet: R starts the run", "0/6 stages")
+        await sees(pilot, "nothing was measured yet: R starts the run", "0/6 steps")
 
 
 async def test_a_study_without_trials_says_what_to_do(runs: Path) -> None:
@@ -779,31 +790,35 @@ def test_a_log_that_is_missing_or_unreadable_says_so(tmp_path: Path) -> None:
     assert "cannot be read" in log_lines(read_tail(tmp_path), 80)[0].plain
 
 
-def _shown(study: FakeStudy, trial: str = TRIAL) -> Shown:
+def _shown(study: FakeStudy, trial: str = TRIAL) -> TrialView:
     from studyctl.store.live import Live
 
     live = Live(study.paths)
     live.refresh()
     detail = live.trial(trial)
-    return Shown(detail.trial, live.standings().get(trial), detail)
+    return TrialView(detail.trial, live.standings().get(trial), detail)
 
 
 @pytest.mark.parametrize("width", [40, 46, 61, 78, 120])
 def test_no_page_is_wider_than_it_may_be(runs: Path, width: int) -> None:
     shown = _shown(studies.failed(runs / "small"), "beta.wanda-0.5")
+    assert shown.detail is not None
     drawn = [
         *overview(shown, width),
-        *languages(shown, width),
-        *tasks(shown, width),
-        *layers(shown, width)[0],
+        *languages(shown.detail, width),
+        *tasks(shown.detail, width),
+        *layers(shown.detail, width)[0],
     ]
     assert [line.plain for line in drawn if line.cell_length > max(width, 52)] == []
 
 
-def test_pages_say_that_details_are_still_read(runs: Path) -> None:
-    shown = Shown(_trials()[0])
-    for lines in (overview(shown, 60), languages(shown, 60), tasks(shown, 60), layers(shown, 60)[0]):
-        assert lines[-1].plain == "reading …"
+async def test_pages_say_that_details_are_still_read(runs: Path) -> None:
+    async with monitor(studies.finished(runs / "small")) as pilot:
+        screen = await ready(pilot)
+        for name in PAGES:
+            screen.pane.turn_to(name)
+            screen.pane.take(TrialView(_trials()[0]))
+            assert page(pilot).endswith("reading …")
 
 
 def test_a_ratio_that_is_infinite_or_missing_is_drawn(runs: Path) -> None:
@@ -814,9 +829,7 @@ def test_a_ratio_that_is_infinite_or_missing_is_drawn(runs: Path) -> None:
         for row, ratio in zip(shown.detail.languages, (float("inf"), None, 0.9), strict=True)
     ]
     assert isinstance(rows[0], LanguageResult)
-    lines = languages(
-        dataclasses.replace(shown, detail=dataclasses.replace(shown.detail, languages=tuple(rows))), 80
-    )
+    lines = languages(dataclasses.replace(shown.detail, languages=tuple(rows)), 80)
     assert "━" in lines[1].plain
     assert "━" not in lines[2].plain + lines[3].plain
 
@@ -830,10 +843,10 @@ def test_layers_say_where_more_damping_was_needed_and_what_has_no_error(runs: Pa
     )
     planned = dataclasses.replace(shown.detail.planned, settings={"damping": 0.01})
     detail = dataclasses.replace(shown.detail, layers=rows, planned=planned)
-    told = "\n".join(line.plain for line in layers(dataclasses.replace(shown, detail=detail), 60)[0])
-    assert "▇–!" in told
-    assert "! damping 0.1" in told
-    assert "largest 0.100 at block 0 q" in told
+    lines = "\n".join(line.plain for line in layers(detail, 60)[0])
+    assert "▇–!" in lines
+    assert "! damping 0.1" in lines
+    assert "largest 0.100 at block 0 q" in lines
 
 
 def test_a_warning_is_wrapped_and_never_markup(runs: Path) -> None:
@@ -848,9 +861,8 @@ def test_a_warning_is_wrapped_and_never_markup(runs: Path) -> None:
 
 def test_the_time_of_a_dead_runner_is_absolute(runs: Path) -> None:
     from studyctl.store.holder import Holder
-    from studyctl_tui.monitor.banner import banner
 
     beat = datetime(2026, 1, 1, 12, tzinfo=UTC)
     holder = Holder("node1", 42, 0.0, beat, beat, ())
-    said = banner(View(StudyPaths(runs / "x"), Snapshot("x", "", tuple(_trials()), holder)))
-    assert "2026-01-01 12:00:00 UTC" in said.plain
+    message = banner(View(StudyPaths(runs / "x"), Snapshot("x", "", tuple(_trials()), holder)))
+    assert "2026-01-01 12:00:00 UTC" in message.plain

@@ -17,11 +17,12 @@ from studyctl.files import StudyPaths
 from studyctl.spec.bundled import bundled_folder
 from studyctl.spec.editing import save
 from studyctl_tui.app import StudyApp
+from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.spec import file as spec_file
 from studyctl_tui.spec import panes as spec_panes
-from studyctl_tui.spec import run as spec_run
+from studyctl_tui.spec import screen as spec_screen
 from studyctl_tui.spec.bars import Banner, FileBar, KeyHelp
-from studyctl_tui.spec.dialogs import ChoiceScreen, InputScreen
+from studyctl_tui.spec.dialogs import InputScreen
 from studyctl_tui.spec.plan import PlanPane
 from studyctl_tui.spec.problems import ProblemList
 from studyctl_tui.spec.screen import SpecScreen
@@ -74,15 +75,14 @@ class Opened:
 
     @property
     def screen(self) -> SpecScreen:
-        found = [screen for screen in self.app.screen_stack if isinstance(screen, SpecScreen)]
-        return found[0]
+        return next(screen for screen in self.app.screen_stack if isinstance(screen, SpecScreen))
 
     @property
     def text(self) -> str:
         return self.screen.editor.text
 
     @property
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         return [note.message for note in self.app._notifications]
 
     @property
@@ -281,9 +281,9 @@ async def test_problems_of_a_spec_that_this_one_extends_are_told_with_their_file
         assert page.listed()[0].startswith("✗ base.toml:2:8 `name` needs text")
         assert page.screen.editor._marks == {}
         await page.press("escape", "enter")
-        assert "this is in base.toml, line 2" in page.said[-1]
+        assert "this is in base.toml, line 2" in page.notes[-1]
         await page.press("f8")
-        assert "no problem has a place in this text" in page.said[-1]
+        assert "no problem has a place in this text" in page.notes[-1]
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -440,7 +440,7 @@ async def test_the_list_is_at_the_cursor_and_closes_when_it_goes_elsewhere(spec:
         assert page.offered == []
         await page.end_of(1)
         await page.press("ctrl+n")
-        assert "nothing else is known that could be written here" in page.said[-1]
+        assert "nothing else could be written here" in page.notes[-1]
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -464,7 +464,7 @@ async def test_saving_keeps_the_bytes_of_what_was_not_edited(spec: Path) -> None
     async with opened(spec) as page:
         assert not page.screen.unsaved
         await page.press("ctrl+s")
-        await page.until(lambda: bool(page.said))
+        await page.until(lambda: bool(page.notes))
         assert spec.read_bytes() == data
         await page.end_of(17)
         await page.type("\n# end")
@@ -479,8 +479,8 @@ async def test_saving_keeps_the_bytes_of_what_was_not_edited(spec: Path) -> None
 async def test_a_spec_with_problems_is_saved_and_says_so(spec: Path) -> None:
     async with opened(spec) as page:
         await page.press("x", "ctrl+s")
-        await page.until(lambda: bool(page.said))
-        assert page.said[-1] == "saved mine.toml, which has problems: ✗ 1"
+        await page.until(lambda: bool(page.notes))
+        assert page.notes[-1] == "saved mine.toml, which has problems: ✗ 1"
         assert spec.read_text().startswith("x# what")
 
 
@@ -522,12 +522,12 @@ async def test_saving_over_a_change_made_elsewhere_asks_and_keeps_both(spec: Pat
         await page.press("x")
         spec.write_text("theirs")
         await page.press("ctrl+s")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("escape")
         assert spec.read_text() == "theirs"
         assert page.screen.unsaved
         await page.press("ctrl+s")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("o")
         await page.until(lambda: not page.screen.unsaved)
         assert spec.read_text() == "x" + GOOD
@@ -540,7 +540,7 @@ async def test_saving_over_a_change_made_elsewhere_can_load_that_one(spec: Path)
         await page.press("x")
         spec.write_text("theirs")
         await page.press("ctrl+s")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("enter")  # the first answer is the one that changes no file
         await page.until(lambda: page.text == "theirs")
         assert spec.read_text() == "theirs"
@@ -551,7 +551,7 @@ async def test_saving_twice_at_once_writes_the_newer_text(spec: Path) -> None:
     async with opened(spec) as page:
         await page.press("x", "ctrl+s", "y", "ctrl+s")
         await page.until(lambda: spec.read_text() == "xy" + GOOD and not page.screen.unsaved)
-        assert not isinstance(page.app.screen, ChoiceScreen)
+        assert not isinstance(page.app.screen, Ask)
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -572,7 +572,7 @@ async def test_a_text_is_never_saved_under_the_name_of_a_file_that_is_being_open
         page.screen.source.open(other)
         await page.until(lambda: page.screen.path == other)
         go_on.set()
-        await page.until(lambda: bool(page.said))
+        await page.until(lambda: bool(page.notes))
         assert page.screen.path == other
         assert "other" in page.text
         assert spec.read_text() == "x" + GOOD
@@ -586,9 +586,9 @@ async def test_a_file_that_cannot_be_written_is_told_and_the_text_stays(tmp_path
         await page.press("x")
         file = page.screen.source.file
         assert file is not None
-        page.screen.source.save_as(tmp_path / "file" / "new.toml", page.text)
-        await page.until(lambda: bool(page.said))
-        assert "cannot be written" in page.said[-1]
+        page.screen.source.save(page.text, path=tmp_path / "file" / "new.toml")
+        await page.until(lambda: bool(page.notes))
+        assert "cannot be written" in page.notes[-1]
         assert page.screen.unsaved
 
 
@@ -634,25 +634,25 @@ async def test_saving_under_another_name_never_goes_over_a_file(spec: Path) -> N
         await page.press("f2")
         page.app.screen.query_one(Input).value = "other"
         await page.press("enter")
-        await page.until(lambda: bool(page.said))
-        assert "exists already" in page.said[-1]
+        await page.until(lambda: bool(page.notes))
+        assert "exists already" in page.notes[-1]
         assert other.read_text() == "theirs"
         assert page.screen.path == spec
 
 
 @pytest.mark.usefixtures("no_plans")
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ("größe".encode("latin-1"), "not UTF-8"),
         (b"#" * (5 << 20), "5.0 MiB large; the editor takes up to 256 KiB"),
     ],
 )
-async def test_what_cannot_be_edited_says_why(spec: Path, data: bytes, said: str) -> None:
+async def test_what_cannot_be_edited_says_why(spec: Path, data: bytes, message: str) -> None:
     spec.write_bytes(data)
     async with opened(spec) as page:
-        assert said in page.banner
-        assert said in page.listed()[0]
+        assert message in page.banner
+        assert message in page.listed()[0]
         await page.press("x", "ctrl+s", "ctrl+r")
         assert page.text == ""
         assert spec.read_bytes() == data
@@ -690,14 +690,14 @@ async def test_opening_another_study_asks_before_text_is_lost(runs: Path, spec: 
     async with opened(spec) as page:
         await page.press("x")
         page.app.open_study(study.paths, "spec")
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("escape")
         await page.pilot.pause()
         assert page.screen.path == spec
         assert page.text == "x" + GOOD
         page.app.spec = None
         page.screen.open_wanted()
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("s")
         await page.until(lambda: page.screen.path == study.paths.spec)
         assert spec.read_text() == "x" + GOOD
@@ -712,10 +712,10 @@ async def test_leaving_asks_when_there_is_unsaved_text(spec: Path) -> None:
         page.screen.ask_first(lambda: done.append("at once"))
         await page.press("x")
         page.screen.ask_first(lambda: done.append("discarded"))
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("d")
         page.screen.ask_first(lambda: done.append("saved"))
-        await page.until(lambda: isinstance(page.app.screen, ChoiceScreen))
+        await page.until(lambda: isinstance(page.app.screen, Ask))
         await page.press("s")
         await page.until(lambda: len(done) == 3)
     assert done == ["at once", "discarded", "saved"]
@@ -733,7 +733,7 @@ async def test_running_saves_first_and_shows_the_monitor(spec: Path, monkeypatch
         ran.append((path, path.read_text()))
         return "mine runs in the background"
 
-    monkeypatch.setattr(spec_run, "start_in_background", start)
+    monkeypatch.setattr(spec_screen, "start_in_background", start)
     async with opened(spec) as page:
         await page.press("number_sign", "ctrl+r")
         await page.until(lambda: page.app.current_mode == "monitor")
@@ -741,16 +741,16 @@ async def test_running_saves_first_and_shows_the_monitor(spec: Path, monkeypatch
         assert page.app.study is not None
         assert page.app.study.name == "mine"
         assert page.app.spec == spec
-        assert any("mine runs in the background" in said for said in page.said)
+        assert any("mine runs in the background" in note for note in page.notes)
 
 
 @pytest.mark.usefixtures("no_plans")
 async def test_a_spec_with_errors_is_not_run(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec_run, "start_in_background", lambda path: pytest.fail("it ran"))
+    monkeypatch.setattr(spec_screen, "start_in_background", lambda path: pytest.fail("it ran"))
     spec.write_text(GOOD.replace("sparsity", "sparcity"))
     async with opened(spec) as page:
         await page.press("ctrl+r")
-        assert "mend the problems first" in page.said[-1] or "mend the problems first" in page.said[0]
+        assert "fix the problems first" in page.notes[-1] or "fix the problems first" in page.notes[0]
         assert page.screen.editor.cursor_location == (12, 0)
 
 
@@ -759,11 +759,11 @@ async def test_a_run_that_does_not_start_says_why(spec: Path, monkeypatch: pytes
     def start(path: Path) -> str:
         raise StudyError("no disk")
 
-    monkeypatch.setattr(spec_run, "start_in_background", start)
+    monkeypatch.setattr(spec_screen, "start_in_background", start)
     async with opened(spec) as page:
         await page.press("ctrl+r")
-        await page.until(lambda: bool(page.said))
-        assert page.said[-1] == "no disk"
+        await page.until(lambda: bool(page.notes))
+        assert page.notes[-1] == "no disk"
         assert page.app.current_mode == "spec"
 
 
@@ -778,8 +778,8 @@ async def test_going_to_the_table_that_makes_a_variant(spec: Path) -> None:
         page.screen.go_to("rtn-4bit-g128")
         await page.until(lambda: page.screen.editor.cursor_location == (14, 0))
         page.screen.go_to("awq-3bit-g128")
-        await page.until(lambda: bool(page.said))
-        assert "makes no variant awq-3bit-g128" in page.said[-1]
+        await page.until(lambda: bool(page.notes))
+        assert "makes no variant awq-3bit-g128" in page.notes[-1]
 
 
 @pytest.mark.usefixtures("no_plans")
@@ -825,4 +825,4 @@ async def test_going_to_a_line_and_finding_text(spec: Path) -> None:
         await page.press("ctrl+f")
         page.app.screen.query_one(Input).value = "nowhere"
         await page.press("enter")
-        assert "there is no “nowhere”" in page.said[-1]
+        assert "there is no “nowhere”" in page.notes[-1]

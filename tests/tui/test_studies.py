@@ -20,7 +20,7 @@ from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.studies import screen as screen
 from studyctl_tui.studies.screen import StudiesScreen
 from studyctl_tui.studies.start import ChooseSpec, PlanDialog
-from studyctl_tui.studies.table import StudiesTable, age_text, bar_text, sorted_rows
+from studyctl_tui.studies.table import SORTS, StudiesTable, age_text, bar_text
 from tests.tui import studies
 from tests.tui.app import settle, until
 
@@ -130,7 +130,7 @@ async def test_every_study_is_listed_with_its_state_and_progress(
 
 
 async def test_the_row_under_the_cursor_says_what_can_be_done(all_states: Path) -> None:
-    said = {
+    texts = {
         "bad": "1 of 6 trials failed · enter shows why",
         "busy": "12 min 00 s left · x stops it",
         "dead": "died in the middle · R goes on",
@@ -141,7 +141,7 @@ async def test_the_row_under_the_cursor_says_what_can_be_done(all_states: Path) 
     }
     async with StudyApp("studies").run_test(size=SMALL) as pilot:
         shown = await opened(pilot)
-        for study, text in said.items():
+        for study, text in texts.items():
             assert shown.table.study == study
             assert text in shown.about
             await pilot.press("j")
@@ -708,11 +708,8 @@ def test_the_newest_sign_comes_first() -> None:
         StudyRow(name, "done", last_sign=datetime(2026, 1, day, tzinfo=UTC))
         for name, day in (("a", 1), ("b", 2))
     )
-    assert [row.study for row in sorted_rows([old, StudyRow("c", "empty"), new], "last sign")] == [
-        "b",
-        "a",
-        "c",
-    ]
+    rows = sorted([old, StudyRow("c", "empty"), new], key=SORTS["last sign"][1])
+    assert [row.study for row in rows] == ["b", "a", "c"]
 
 
 async def test_the_age_of_the_last_sign_is_reckoned_from_now(

@@ -1,7 +1,9 @@
 """What a person can do about trials and their run: try again, go on, stop, see why, copy."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
+from rich.text import Text
 from textual import work
 from textual.binding import Binding, BindingType
 
@@ -10,40 +12,25 @@ from studyctl.files import StudyPaths
 from studyctl.run import control
 from studyctl.run.control import StopWhen
 from studyctl.store.live import TrialDetail
-from studyctl_tui.monitor.cells import Row
-from studyctl_tui.monitor.dialogs import CauseScreen, StopScreen, Wish, error_text
-from studyctl_tui.shared.screen import StudyScreen
-
-ACTS: list[BindingType] = [
-    Binding("r", "retry", "Retry"),
-    Binding("R", "run_on", "Retry all that failed, or go on with the run", show=False),
-    Binding("x", "stop('after_stage')", "Stop"),
-    Binding("X", "stop('now')", "Stop at once", show=False),
-    Binding("exclamation_mark", "cause", "Cause", key_display="!"),
-    Binding("y", "copy", "Copy the trial's name", show=False),
-    Binding("Y", "copy_error", "Copy the error", show=False),
-]
-"""Their keys."""
+from studyctl_tui.monitor.trials import TrialsScreen
+from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.shared.topbar import GLYPHS
 
 
-class TrialActs(StudyScreen):
-    """A screen on which one trial is selected."""
+class TrialActs(TrialsScreen):
+    """Acts on the selected trial, and on the run."""
 
-    @property
-    def row(self) -> Row | None:
-        """The selected trial."""
-        raise NotImplementedError
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "retry", "Retry"),
+        Binding("R", "run_on", "Retry all that failed, or go on with the run", show=False),
+        Binding("x", "stop('after_stage')", "Stop"),
+        Binding("X", "stop('now')", "Stop at once", show=False),
+        Binding("exclamation_mark", "cause", "Cause", key_display="!"),
+        Binding("y", "copy", "Copy the trial's name", show=False),
+        Binding("Y", "copy_error", "Copy the error", show=False),
+    ]
 
-    @property
-    def detail(self) -> TrialDetail | None:
-        """The details of the selected trial, when they are there."""
-        view, row = self.study_app.view, self.row
-        found = view.detail if view is not None else None
-        return (
-            found if found is not None and row is not None and found.trial.trial == row.trial.trial else None
-        )
-
-    def show_log(self) -> None:
+    def action_log(self) -> None:
         """Show what the selected trial printed."""
         raise NotImplementedError
 
@@ -54,12 +41,11 @@ class TrialActs(StudyScreen):
         view, row = self.study_app.view, self.row
         if view is None or row is None:
             return
-        if row.trial.state != "failed":
-            self.notify(
-                f"{row.trial.trial} is {row.trial.state}; only what failed is tried again", markup=False
-            )
+        name, state = row.trial.trial, row.trial.state
+        if state != "failed":
+            self.notify(f"{name} is {state}; only what failed is tried again", markup=False)
         else:
-            self._retry(view.paths, row.trial.trial)
+            self._retry(view.paths, name)
 
     def action_run_on(self) -> None:
         """Try again what failed; without a runner, go on with all that is not done."""
@@ -74,62 +60,66 @@ class TrialActs(StudyScreen):
         else:
             self._retry(view.paths, "")
 
+    def _retry(self, paths: StudyPaths, trial: str) -> None:
+        self._act(
+            lambda: control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial)
+        )
+
     def action_stop(self, when: StopWhen) -> None:
         """Ask whether the run shall stop."""
         view = self.study_app.view
         if view is None or not view.snapshot.running:
             self.notify("nobody runs this study")
             return
+        running, paths = view.snapshot.count("running"), view.paths
+        steps = "the running step" if running < 2 else f"the {running} running steps"
+        choices = [
+            Choice("x", f"After {steps}", "after_stage"),
+            Choice("X", f"At once; {steps} will be run again", "now"),
+        ]
+        if when == "now":  # enter takes the first
+            choices.reverse()
 
-        def answered(answer: StopWhen | None) -> None:
-            if answer is not None:
-                self._stop(view.paths, answer)
+        def answered(answer: str | None) -> None:
+            if answer:
+                self._act(lambda: control.ask_to_stop(paths, "now" if answer == "now" else "after_stage"))
 
-        self.app.push_screen(StopScreen(view.paths.name, view.snapshot.count("running"), when), answered)
+        body = Text("What was measured stays stored.")
+        self.app.push_screen(Ask(f"Stop {paths.name}?", body, choices), answered)
 
     @work(thread=True, group="act")
-    def _retry(self, paths: StudyPaths, trial: str) -> None:
-        self._do(lambda: control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial))
-
-    @work(thread=True, group="act")
-    def _stop(self, paths: StudyPaths, when: StopWhen) -> None:
-        self._do(lambda: control.ask_to_stop(paths, when))
-
-    def _do(self, act: Callable[[], str]) -> None:
-        """Act in this thread and say how it went."""
+    def _act(self, act: Callable[[], str]) -> None:
+        """Act in a thread and say how it went."""
         try:
-            said = act()
+            self.notify(act(), markup=False)
         except StudyError as error:
-            self.app.call_from_thread(self._failed, error)
+            for problem in error.problems:
+                hint = f"\n{problem.hint}" if problem.hint else ""
+                self.notify(f"{problem.what}{hint}", severity="error", markup=False)
         else:
-            self.app.call_from_thread(self._acted, said)
-
-    def _acted(self, said: str) -> None:
-        self.notify(said, markup=False)
-        self.study_app.look()
-
-    def _failed(self, error: StudyError) -> None:
-        for problem in error.problems:
-            hint = f"\n{problem.hint}" if problem.hint else ""
-            self.notify(f"{problem.what}{hint}", severity="error", markup=False)
+            self.app.call_from_thread(self.study_app.look)
 
     # -- one trial
 
     def action_cause(self) -> None:
-        """Tell why the selected trial failed."""
-        row, detail = self.row, self.detail
+        """Say why the selected trial failed, in full, and offer what can be done."""
+        row = self.row
         if row is None:
             return
         if row.trial.state != "failed":
             self.notify(f"{row.trial.trial} is {row.trial.state}; it did not fail", markup=False)
-        elif detail is not None:
-            self.app.push_screen(CauseScreen(detail), self._wished)
-
-    def _wished(self, wish: Wish | None) -> None:
-        if wish == "retry":
-            self.action_retry()
-        elif wish == "log":
-            self.show_log()
+        elif row.detail is not None:
+            title, _, body = error_text(row.detail).partition("\n")
+            choices = [
+                Choice("y", "Copy it", "copy"),
+                Choice("r", "Try again", "retry"),
+                Choice("l", "Log", "log"),
+            ]
+            acts = {"copy": self.action_copy_error, "retry": self.action_retry, "log": self.action_log}
+            self.app.push_screen(
+                Ask(f"{GLYPHS['failed']} {title}", Text(body), choices),
+                lambda answer: acts[answer]() if answer else None,
+            )
 
     def action_copy(self) -> None:
         """Copy the name of the selected trial."""
@@ -139,8 +129,19 @@ class TrialActs(StudyScreen):
 
     def action_copy_error(self) -> None:
         """Copy why the selected trial failed."""
-        if (detail := self.detail) is None or detail.trial.state != "failed":
+        row = self.row
+        if row is None or row.detail is None or row.detail.trial.state != "failed":
             self.notify("no error to copy: the trial did not fail")
         else:
-            self.app.copy_to_clipboard(error_text(detail))
+            self.app.copy_to_clipboard(error_text(row.detail))
             self.notify("the error was copied")
+
+
+def error_text(detail: TrialDetail) -> str:
+    """Return a failure as text for an issue or a mail."""
+    errors = [f"{live.step}: {live.error}" for live in detail.steps if live.error is not None]
+    lines = [
+        f"{detail.trial.trial}: {(detail.cause or 'error').replace('_', ' ')}",
+        *(errors or [detail.trial.error or "no error was recorded"]),
+    ]
+    return "\n".join([*lines, f"hint: {detail.hint}"] if detail.hint else lines)

@@ -1,27 +1,38 @@
 """What a line of the trials table says: columns, their widths, and the order by each of them."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.report import layout
-from studyctl.store.live import LiveTrial
+from studyctl.store.live import LiveTrial, TrialDetail
 from studyctl.store.results import Standing
 from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.variant_names import shortened
 
 Part = tuple[str, str]
-"""Text and what it is told as: a key of :data:`ROLES`."""
+"""Text and its role: a key of :data:`ROLES`."""
 ROLES = ("plain", "muted", "running", "good", "bad", "warn")
 STATE_ROLES = {"pending": "muted", "running": "running", "done": "good", "failed": "bad", "stopped": "warn"}
 NAME_ROLES = {"pending": "muted", "running": "running", "stopped": "muted"}
 """Of model and variant: what runs stands out, what waits stands back."""
 STATE_ORDER = {"running": 0, "failed": 1, "stopped": 2, "pending": 3, "done": 4}
-STAGE_NARROW, STAGE_WIDE = 13, 40
+HEADERS = {
+    "state": "",
+    "model": "model",
+    "variant": "variant",
+    "bits": "bits",
+    "step": "step",
+    "ppl": "ppl ×",
+    "acc": "Δ acc",
+    "time": "time",
+}
+FIGURES = ("bits", "ppl", "acc", "time")
+"""Columns that are flush right."""
+STEP_NARROW, STEP_WIDE = 13, 40
 WIDE, WIDER = 90, 110
 """Columns of a table with room for the words of states, and for wider gaps too."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -29,21 +40,12 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A trial with its figures."""
+class TrialView:
+    """What is shown of a trial; the details follow a moment after it is selected."""
 
     trial: LiveTrial
-    standing: Standing | None
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the table."""
-
-    key: str
-    header: str
-    width: int
-    right: bool = False
+    standing: Standing | None = None
+    detail: TrialDetail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,49 +73,42 @@ def short_model(model: str) -> str:
 
 
 def short_variant(trial: LiveTrial) -> str:
-    """Return the variant, with the seed where the trial's name tells one."""
-    _, found, tail = trial.trial.rpartition(_safe(trial.variant))
-    return trial.variant + tail if found else trial.variant
+    """Return the variant, and the seed if the trial's name holds one."""
+    _, variant, seed = trial.trial.rpartition(_UNSAFE.sub("_", trial.variant))
+    return trial.variant + seed if variant else trial.variant
 
 
-@cache
-def _safe(variant: str) -> str:
-    return _UNSAFE.sub("_", variant)
-
-
-def widths(trials: Iterable[LiveTrial]) -> Widths:
+def widths(trials: Sequence[LiveTrial]) -> Widths:
     """Measure the names of a study."""
-    models, variants = set(), {"variant"}
-    for trial in trials:
-        models.add(trial.model)
-        variants.add(short_variant(trial))
-    return Widths(
-        max((len(short_model(model)) for model in models), default=0), max(map(len, variants)), len(models)
-    )
+    models = {trial.model for trial in trials}
+    longest = max((len(short_model(model)) for model in models), default=0)
+    return Widths(longest, max([7, *(len(short_variant(trial)) for trial in trials)]), len(models))
 
 
-def columns_for(width: int, names: Widths) -> tuple[Column, ...]:
-    """Lay the table out: what does not fit is left out or cut, figures never."""
+def columns_for(width: int, names: Widths) -> dict[str, int]:
+    """Return the width of each column: what does not fit is left out or cut, figures never."""
     gap = gap_of(width)
-    columns = [
-        Column("state", "", 9 if width >= WIDE else 1),
-        Column("model", "model", max(5, names.model)),
-        Column("variant", "variant", max(7, names.variant)),
-        Column("bits", "bits", 5, right=True),
-        Column("stage", "stage", STAGE_NARROW),
-        Column("ppl", "ppl ×", 7, right=True),
-        Column("acc", "Δ acc", 6, right=True),
-        Column("time", "time", 10, right=True),
-    ]
-    free = width - 3 - sum(column.width + gap for column in columns)
+    columns = {
+        "state": 9 if width >= WIDE else 1,
+        "model": max(5, names.model),
+        "variant": names.variant,
+        "bits": 5,
+        "step": STEP_NARROW,
+        "ppl": 7,
+        "acc": 6,
+        "time": 10,
+    }
+    free = width - 3 - sum(columns.values()) - gap * len(columns)
     if free < 8 and names.models < 2:
-        free += _drop(columns, "model") + gap
+        free += columns.pop("model") + gap
     if free < -8:
-        free += _drop(columns, "time") + gap
+        free += columns.pop("time") + gap
     for key, least in (("model", 10), ("variant", 12), ("model", 6), ("variant", 7)):
-        free += _shrink(columns, key, least, max(0, -free))
-    _shrink(columns, "stage", 0, -min(max(0, free), STAGE_WIDE - STAGE_NARROW))
-    return tuple(columns)
+        if (cut := min(-free, columns.get(key, 0) - least)) > 0:
+            columns[key] -= cut
+            free += cut
+    columns["step"] += min(max(0, free), STEP_WIDE - STEP_NARROW)
+    return columns
 
 
 def gap_of(width: int) -> int:
@@ -121,56 +116,39 @@ def gap_of(width: int) -> int:
     return 2 if width >= WIDER else 1
 
 
-def _drop(columns: list[Column], key: str) -> int:
-    (column,) = (column for column in columns if column.key == key)
-    columns.remove(column)
-    return column.width
-
-
-def _shrink(columns: list[Column], key: str, least: int, by: int) -> int:
-    """Make a column narrower (wider, if negative), but not below ``least``; return what was won."""
-    for index, column in enumerate(columns):
-        if column.key == key:
-            won = min(by, max(0, column.width - least))
-            columns[index] = replace(column, width=column.width - won)
-            return won
-    return 0
-
-
-def header(columns: Sequence[Column], gap: int, sort: str, *, reverse: bool) -> str:
+def header(columns: Mapping[str, int], gap: int, sort: str, *, reverse: bool) -> str:
     """Return the line of headers; the column that sorts carries an arrow."""
     arrow = "▼" if reverse else "▲"
-    texts = [column.header + (arrow if column.key == sort else "") for column in columns]
-    cells = [fit(text, one.width, right=one.right) for text, one in zip(texts, columns, strict=True)]
+    cells = [
+        fit(HEADERS[key] + (arrow if key == sort else ""), width, right=key in FIGURES)
+        for key, width in columns.items()
+    ]
     return "   " + (" " * gap).join(cells)
 
 
-def line(row: Row, columns: Sequence[Column], gap: int, *, cursor: bool, marked: bool) -> list[Part]:
+def line(row: TrialView, columns: Mapping[str, int], gap: int, *, cursor: bool, marked: bool) -> list[Part]:
     """Return the parts of a trial's line, neighbours of the same role joined: each part costs bytes on a slow line."""
     trial = row.trial
     name_role = NAME_ROLES.get(trial.state, "plain")
-    parts: list[Part] = [("›" if cursor else " ", name_role), ("●" if marked else " ", "warn" if marked else name_role)]  # fmt: skip
-    parts.append((" ", name_role))
-    for index, column in enumerate(columns):
-        if index:
-            parts.append(
-                (" " * gap, name_role if column.key in ("model", "variant", "bits", "stage") else "plain")
-            )
-        if column.key == "state":
-            text = f"{GLYPHS[trial.state]} {trial.state}" if column.width > 1 else GLYPHS[trial.state]
-            parts.append((fit(text, column.width), STATE_ROLES[trial.state]))
-        elif column.key == "stage":
-            parts += step_parts(trial, column.width)
+    parts = [
+        ("›" if cursor else " ", name_role),
+        ("●", "warn") if marked else (" ", name_role),
+        (" ", name_role),
+    ]
+    for key, width in columns.items():
+        if key == "state":
+            text = f"{GLYPHS[trial.state]} {trial.state}" if width > 1 else GLYPHS[trial.state]
+            parts.append((fit(text, width), STATE_ROLES[trial.state]))
+            continue
+        parts.append((" " * gap, "plain"))
+        if key == "step":
+            parts += step_parts(trial, width)
         else:
-            role = name_role if column.key in ("model", "variant", "bits") else "plain"
-            text = CELLS[column.key](row)
-            if column.key == "variant":
-                text = shortened(text, column.width)
-            parts.append((fit(text, column.width, right=column.right), role))
-    return _joined(parts)
-
-
-def _joined(parts: Iterable[Part]) -> list[Part]:
+            text = CELLS[key](row)
+            if key == "variant":
+                text = shortened(text, width)
+            role = name_role if key in ("model", "variant", "bits") else "plain"
+            parts.append((fit(text, width, right=key in FIGURES), role))
     joined: list[Part] = []
     for text, role in parts:
         if joined and (joined[-1][1] == role or not text.strip()):
@@ -207,29 +185,22 @@ def step_parts(trial: LiveTrial, width: int) -> list[Part]:
     if trial.state == "failed":
         text = f"{step_name(trial.step)}: {trial.error or ''}" if trial.step else trial.error or "failed"
         return [(fit(" ".join(text.split()), width), "bad")]
-    if trial.state != "running":
-        role = "plain" if trial.state == "done" else "muted"
-        return [(fit(f"{trial.steps_done}/{trial.steps} stages", width), role)]
-    if trial.step is None:
-        return [(fit(f"{trial.steps_done}/{trial.steps} stages", width), "running")]
-    where = position(trial.done, trial.total)
-    room = width - max(9, len(step_name(trial.step))) - len(where) - 2
+    if trial.state != "running" or trial.step is None:
+        role = {"done": "plain", "running": "running"}.get(trial.state, "muted")
+        return [(fit(f"{trial.steps_done}/{trial.steps} steps", width), role)]
+    name, where = step_name(trial.step), position(trial.done, trial.total)
+    room = width - max(9, len(name)) - len(where) - 2
     if not where or room < 5:
-        name = fit(step_name(trial.step), width - len(where) - 1)
-        return [(f"{name} {where}", "running")]
+        return [(f"{fit(name, width - len(where) - 1)} {where}", "running")]
     filled, rest = bar(trial.done, trial.total, room)
-    return [(f"{fit(step_name(trial.step), 9)} {filled}", "running"), (f"{rest} {where}", "plain")]
+    return [(f"{fit(name, 9)} {filled}", "running"), (f"{rest} {where}", "plain")]
 
 
-def _figure(name: str) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        found: float | None = getattr(row.standing, name) if row.standing is not None else None
-        return found
-
-    return value
+def _figure(name: str) -> Callable[[TrialView], float | None]:
+    return lambda row: getattr(row.standing, name, None)
 
 
-CELLS: dict[str, Callable[[Row], str]] = {
+CELLS: dict[str, Callable[[TrialView], str]] = {
     "model": lambda row: short_model(row.trial.model),
     "variant": lambda row: short_variant(row.trial),
     "bits": lambda row: layout.fixed(_figure("bits_per_weight")(row), 2).plain,
@@ -237,7 +208,7 @@ CELLS: dict[str, Callable[[Row], str]] = {
     "acc": lambda row: layout.change(_figure("acc_change")(row)).plain,
     "time": lambda row: layout.duration(_figure("total_seconds")(row)).plain,
 }
-SORTS: dict[str, Callable[[Row], float | str | None] | None] = {
+SORTS: dict[str, Callable[[TrialView], float | str | None] | None] = {
     "plan": None,
     "state": lambda row: STATE_ORDER[row.trial.state],
     "model": lambda row: short_model(row.trial.model).lower(),

@@ -1,5 +1,7 @@
 """Everything about the selected trial, on five pages."""
 
+import asyncio
+from pathlib import Path
 from typing import ClassVar
 
 from textual import events, work
@@ -8,12 +10,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
+from studyctl_tui.monitor.cells import TrialView
 from studyctl_tui.monitor.layers import layers
 from studyctl_tui.monitor.lines import LinesView
 from studyctl_tui.monitor.log import LogTail, log_lines, read_tail
-from studyctl_tui.monitor.pages import READING, Shown, languages, overview, tasks
+from studyctl_tui.monitor.pages import READING, languages, overview, tasks
 
 PAGES = ("Overview", "Languages", "Tasks", "Layers", "Log")
 GAP = 2
@@ -35,7 +37,7 @@ class DetailPane(Vertical):
     def __init__(self) -> None:
         super().__init__()
         self.page = PAGES[0]
-        self._shown: Shown | None = None
+        self._shown: TrialView | None = None
         self._log: LogTail | None = None
         self._lines = LinesView()
         self._bar = Static(classes="pages", markup=False)
@@ -45,15 +47,11 @@ class DetailPane(Vertical):
         yield self._bar
         yield self._lines
 
-    def on_mount(self) -> None:
-        """Draw the bar."""
-        self._draw_bar()
-
-    def take(self, shown: Shown | None) -> None:
+    def take(self, shown: TrialView | None) -> None:
         """Show a trial as it is now; None: none is selected."""
-        before = self._shown
-        self._shown = shown
+        before, self._shown = self._shown, shown
         if (shown and shown.trial.trial) != (before and before.trial.trial):
+            self._log = None
             self._lines.restart()
             self._draw_bar()
         self._draw()
@@ -94,8 +92,8 @@ class DetailPane(Vertical):
         name = self._shown.trial.trial if self._shown is not None else ""
         room = self.size.width - sum(len(page) + GAP for page in PAGES) - 2
         if room > 8 and name:
-            cut = name if len(name) <= room else f"…{name[1 - room :]}"
-            parts.append((f"{cut:>{room}}", "dim"))
+            name = name if len(name) <= room else f"…{name[1 - room :]}"
+            parts.append((f"{name:>{room}}", "dim"))
         self._bar.update(Content.assemble(*parts), layout=False)
 
     def _draw(self) -> None:
@@ -104,50 +102,34 @@ class DetailPane(Vertical):
             return
         if shown is None:
             self._lines.show([])
-        elif self.page == "Log":
-            self._draw_log(shown, width)
-        elif self.page == "Layers":
-            self._lines.show(*layers(shown, width))
-        else:
-            draw = {"Overview": overview, "Languages": languages, "Tasks": tasks}[self.page]
-            self._lines.show(draw(shown, width))
-
-    def _draw_log(self, shown: Shown, width: int) -> None:
-        path = shown.detail.log if shown.detail is not None else None
-        if shown.detail is None:
+        elif self.page == "Overview":
+            self._lines.show(overview(shown, width))
+        elif shown.detail is None:
             self._lines.show([READING])
-        elif path is None:
-            self._lines.show([Content.styled("it was not run yet", "dim")])
+        elif self.page == "Log":
+            self._draw_log(shown.detail.log)
+        elif self.page == "Layers":
+            self._lines.show(*layers(shown.detail, width))
         else:
-            if self._log is None or self._log.path != path:
-                self._log = None
-                self._lines.show([READING])
-            else:
-                self._show_log(self._log)
-            self._read_log()
+            self._lines.show((languages if self.page == "Languages" else tasks)(shown.detail, width))
+
+    def _draw_log(self, path: Path | None) -> None:
+        if path is None:
+            self._lines.show([Content.styled("it was not run yet", "dim")])
+            return
+        if self._log is None or self._log.path != path:
+            self._log = LogTail(path, None, trouble="reading …")
+        self._show_log(self._log)
+        self._read_log(self._log)
 
     def _show_log(self, log: LogTail) -> None:
         lines = log_lines(log, self._lines.room - 1)
         self._lines.show(lines, len(lines) - 1)
 
-    @work(thread=True, exclusive=True, group="log")
-    def _read_log(self) -> None:
-        """Read the end of the log; the page shows it if it is still wanted."""
-        worker, before, shown = get_current_worker(), self._log, self._shown
-        path = shown.detail.log if shown is not None and shown.detail is not None else None
-        if path is None:
-            return
-        tail = read_tail(path, before)
-        if not worker.is_cancelled and tail is not before:
-            self.app.call_from_thread(self._take_log, tail)
-
-    def _take_log(self, tail: LogTail) -> None:
-        shown = self._shown
-        if (
-            self.page == "Log"
-            and shown is not None
-            and shown.detail is not None
-            and shown.detail.log == tail.path
-        ):
+    @work(exclusive=True, group="log")
+    async def _read_log(self, before: LogTail) -> None:
+        tail = await asyncio.to_thread(read_tail, before.path, before)
+        if tail is not before and self._log is not None and self._log.path == tail.path:
             self._log = tail
-            self._show_log(tail)
+            if self.page == "Log":
+                self._show_log(tail)

@@ -1,4 +1,4 @@
-"""A scrolling text of lines, of which only those that changed are drawn anew."""
+"""A scrolling text of lines, of which only those that changed are drawn again."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -48,31 +48,24 @@ class LinesView(ScrollView, can_focus=True):
             keep: line to keep in sight as text grows, unless somebody scrolled away from it.
         """
         old, self.lines = self.lines, lines
-        follows = self._kept is None or self._sees(self._kept)
+        top, height = self.scroll_offset.y, self.size.height
+        follows = self._kept is None or top <= self._kept < top + height
         if len(old) != len(lines):
             self.virtual_size = Size(self.size.width, len(lines))
-        top = self.scroll_offset.y
-        for y in range(top, top + self.size.height):
+            top = self.scroll_offset.y
+        for y in range(top, top + height):
             before = old[y] if y < len(old) else BLANK
             after = lines[y] if y < len(lines) else BLANK
             if before is not after and not before.is_same(after):
                 self.refresh(Region(0, y - top, max(before.cell_length, after.cell_length), 1))
-        if keep is not None and follows:
-            self._see(keep)
         self._kept = keep
+        if keep is not None and follows and not top <= keep < top + height:
+            self.scroll_to(y=min(max(top, keep - height + 1), keep), animate=False, force=True)
 
     def restart(self) -> None:
         """Begin another text at its top."""
         self._kept = None
         self.scroll_to(y=0, animate=False)
-
-    def _sees(self, line: int) -> bool:
-        return self.scroll_offset.y <= line < self.scroll_offset.y + self.size.height
-
-    def _see(self, line: int) -> None:
-        top = min(max(self.scroll_offset.y, line - self.size.height + 1), line)
-        if top != self.scroll_offset.y:
-            self.scroll_to(y=top, animate=False, force=True)
 
     def notify_style_update(self) -> None:
         """Draw with the new colours."""
@@ -82,7 +75,6 @@ class LinesView(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """Draw a line of the screen."""
         number = self.scroll_offset.y + y
-        if number >= len(self.lines):
-            return Strip.blank(self.room, self.visual_style.rich_style)
-        strips = Visual.to_strips(self, self.lines[number], self.room, 1, self.visual_style, pad=True)
+        line = self.lines[number] if number < len(self.lines) else BLANK
+        strips = Visual.to_strips(self, line, self.room, 1, self.visual_style, pad=True)
         return strips[0] if strips else Strip.blank(self.room, self.visual_style.rich_style)

@@ -11,49 +11,35 @@ from textual.timer import Timer
 from textual.widgets import Static
 from typing_extensions import override
 
-from studyctl.files import StudyPaths
-from studyctl_tui.monitor.acts import ACTS, TrialActs
-from studyctl_tui.monitor.banner import banner
-from studyctl_tui.monitor.cells import Row
+from studyctl_tui.monitor.acts import TrialActs
 from studyctl_tui.monitor.detail import DetailPane
 from studyctl_tui.monitor.lines import LinesView
-from studyctl_tui.monitor.pages import Shown
 from studyctl_tui.monitor.table import TrialsTable
-from studyctl_tui.monitor.table_pane import TrialsPane
 from studyctl_tui.shared.view import View
 
 if TYPE_CHECKING:  # they jump back here
-    from studyctl_tui.compare.screen import CompareScreen
     from studyctl_tui.spec.screen import SpecScreen
     from studyctl_tui.sql.screen import SqlScreen
 
-BESIDE = 120
-"""Columns from which on the details stand beside the table."""
+WIDE = 120
+"""Columns from which on the details are to the right of the table."""
 PATIENCE_SECONDS = 0.15
 """How long the cursor rests on a trial before its details are read: a held key asks once, at its end."""
 
 
 class MonitorScreen(TrialActs):
-    """The trials of the open study."""
+    """The trials of the open study, and the details of the selected one."""
 
     NAME = "Monitor"
     ABOUT = "The trials of the study as they run, and everything about the selected one."
     DEFAULT_CSS = """
     MonitorScreen .banner { height: auto; padding: 0 1; display: none; color: $warning; text-style: bold; }
-    MonitorScreen .banner.-said { display: block; }
     MonitorScreen .split { height: 1fr; layout: vertical; }
-    MonitorScreen TrialsPane { height: 45%; min-height: 4; }
-    MonitorScreen.-beside .split { layout: horizontal; }
-    MonitorScreen.-beside TrialsPane { height: 1fr; width: 60%; }
+    MonitorScreen .trials { height: 45%; min-height: 4; }
+    MonitorScreen.-wide .split { layout: horizontal; }
+    MonitorScreen.-wide .trials { height: 1fr; width: 60%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", priority=True),
-        Binding("s", "sort", "Sort"),
-        Binding("S", "flip", "Sort the other way round", show=False),
-        Binding("f", "follow", "Follow"),
-        Binding("space", "mark", "Mark"),
-        Binding("c", "compare", "Compare the marked trials", show=False),
-        *ACTS,
         Binding("enter", "enter", "Into the details", show=False),
         Binding("escape", "leave", "Back to the table, clear the filter", show=False),
         Binding("left_square_bracket", "turn(-1)", "Page before", show=False, key_display="["),
@@ -65,149 +51,80 @@ class MonitorScreen(TrialActs):
 
     def __init__(self) -> None:
         super().__init__()
-        self._paths: StudyPaths | None = None
-        self._trials = TrialsPane()
-        self._pane = DetailPane()
+        self.pane = DetailPane()
         self._banner = Static(classes="banner", markup=False)
-        self._said: Content | None = None
-        self._lines: int | None = None
-        self._waiting: Timer | None = None
-        self._wanted: str | None = None
-        """Trial to select when the study is there."""
+        self._patience: Timer | None = None
 
     @override
     def compose_body(self) -> ComposeResult:
         yield self._banner
         with Container(classes="split"):
-            yield self._trials
-            yield self._pane
+            yield from super().compose_body()
+            yield self.pane
 
     def on_mount(self) -> None:
         """Begin in the table."""
-        self._trials.table.focus()
+        self.table.focus()
 
     # -- the view
 
     @override
     def show_view(self, view: View) -> None:
-        if view.paths != self._paths:
-            self._paths = view.paths
-            self._trials.reset()
-        self._trials.note = "R goes on" if _rests(view) else ""
-        self._trials.take(view)
+        super().show_view(view)
         self._fit()
-        if self._wanted is not None and self._trials.show(self._wanted):
-            self._wanted = None
-        self._show_banner(view)
-        self._show_detail()
-        if self._waiting is None:
+        if (message := banner(view)) != self._banner.content:
+            self._banner.display = bool(message)
+            self._banner.update(message)
+        self.pane.take(self.row)
+        if self._patience is None:
             self._ask()
 
     def on_resize(self) -> None:
-        """Divide the screen anew."""
-        self.set_class(self.size.width >= BESIDE, "-beside")
+        """Divide the screen again."""
+        self.set_class(self.size.width >= WIDE, "-wide")
         self._fit()
 
     def _fit(self) -> None:
         """Above each other, the table takes no more lines than it has trials."""
-        lines = None if self.size.width >= BESIDE else len(self._trials.table.list.trials) + 2
-        if lines != self._lines:
-            self._lines = lines
-            self._trials.styles.max_height = lines
-
-    def _show_banner(self, view: View) -> None:
-        said = banner(view)
-        if said != self._said:
-            self._said = said
-            self._banner.set_class(bool(said), "-said")
-            self._banner.update(said)
-
-    def _show_detail(self) -> None:
-        row = self.row
-        self._pane.take(None if row is None else Shown(row.trial, row.standing, self.detail))
-
-    @property
-    @override
-    def row(self) -> Row | None:
-        trials = self._trials.table.list
-        return trials.get(trials.selected)
+        lines = None if self.size.width >= WIDE else len(self.trials.trials) + 2
+        self.query_one(".trials").styles.max_height = lines
 
     @on(TrialsTable.Selected)
-    def _selected(self, event: TrialsTable.Selected) -> None:
-        if event.by_hand:
-            self._trials.chosen_by_hand()
-        self._show_detail()
-        if self._waiting is not None:
-            self._waiting.stop()
-            self._waiting = None
+    def _show_selected(self) -> None:
+        self.pane.take(self.row)
+        if self._patience is not None:
+            self._patience.stop()
+            self._patience = None
         view = self.study_app.view
         if view is None or view.detail is None:
             self._ask()
         else:
-            self._waiting = self.set_timer(PATIENCE_SECONDS, self._ask)
+            self._patience = self.set_timer(PATIENCE_SECONDS, self._ask)
 
     def _ask(self) -> None:
         """Ask for the details of the selected trial."""
-        self._waiting = None
-        self.study_app.select(self._trials.table.list.selected)
-
-    # -- others come here
-
-    def go_to(self, trial: str) -> None:
-        """Select a trial."""
-        self._wanted = None if self._trials.show(trial) else trial
+        self._patience = None
+        self.study_app.select(self.trials.selected)
 
     # -- keys
 
-    def action_filter(self) -> None:
-        """Type a filter."""
-        self._trials.edit_filter()
-
-    def action_sort(self) -> None:
-        """Sort by the next column."""
-        self._trials.next_sort()
-
-    def action_flip(self) -> None:
-        """Sort the other way round."""
-        self._trials.flip_sort()
-
-    def action_follow(self) -> None:
-        """Follow the running trial."""
-        self._trials.toggle_follow()
-
-    def action_mark(self) -> None:
-        """Mark the selected trial."""
-        self._trials.toggle_mark()
-
     def action_enter(self) -> None:
         """Go into the details."""
-        self._pane.query_one(LinesView).focus()
+        self.pane.query_one(LinesView).focus()
 
     def action_leave(self) -> None:
         """Go back to the table; there, clear the filter."""
-        if self._trials.table.has_focus or not isinstance(self.focused, LinesView):
-            self._trials.clear_filter()
-        self._trials.table.focus()
+        if not isinstance(self.focused, LinesView):
+            self._clear_filter()
+        self.table.focus()
 
     def action_turn(self, by: int) -> None:
         """Turn the page of the details."""
-        self._pane.action_turn(by)
-
-    def action_log(self) -> None:
-        """Show what the trial printed."""
-        self.show_log()
+        self.pane.action_turn(by)
 
     @override
-    def show_log(self) -> None:
-        self._pane.turn_to("Log")
-
-    async def action_compare(self) -> None:
-        """Compare the marked trials."""
-        if not (marked := self._trials.table.list.marked):
-            self.notify("mark trials with space, then c compares them")
-            return
-        await self.app.switch_mode("compare")
-        cast("CompareScreen", self.app.screen).mark(marked)
+    def action_log(self) -> None:
+        self.pane.turn_to("Log")
 
     async def action_spec(self) -> None:
         """Go to the lines of the spec that make the trial."""
@@ -222,7 +139,19 @@ class MonitorScreen(TrialActs):
             cast("SqlScreen", self.app.screen).ask_about(row.trial.trial)
 
 
-def _rests(view: View) -> bool:
-    """Tell whether there is something to do and nobody who does it."""
-    snapshot = view.snapshot
-    return not snapshot.running and any(trial.state != "done" for trial in snapshot.trials)
+def banner(view: View) -> Content:
+    """Return what must be said above all else, a line each; empty when all is well."""
+    lines, runner, trials = [], view.snapshot.runner, view.snapshot.trials
+    for problem in view.trouble.problems if view.trouble is not None else ():
+        lines += [f"! {problem.what}", *([f"  {problem.hint}"] if problem.hint else [])]
+    if not view.snapshot.running and runner is not None:
+        last = f"last sign of life {runner.heartbeat:%Y-%m-%d %H:%M:%S} UTC"
+        lines += [
+            f"✗ the runner died (process {runner.pid} on {runner.host}); {last}",
+            "  R goes on where it ended",
+        ]
+    elif not trials and view.trouble is None:
+        lines.append("this study has no trials yet: 4 opens its spec")
+    elif trials and not view.snapshot.running and all(trial.state == "pending" for trial in trials):
+        lines.append("nothing was measured yet: R starts the run")
+    return Content("\n".join(lines))

@@ -15,7 +15,7 @@ from textual.strip import Strip
 
 from studyctl.store.live import LiveTrial
 from studyctl.store.results import Standing
-from studyctl_tui.monitor.cells import ROLES, Column, Part, columns_for, gap_of, header, line
+from studyctl_tui.monitor.cells import ROLES, Part, columns_for, gap_of, header, line
 from studyctl_tui.monitor.list import TrialList
 
 
@@ -65,7 +65,7 @@ class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
     def __init__(self) -> None:
         super().__init__()
         self.list = TrialList()
-        self._columns: tuple[Column, ...] = ()
+        self._columns: dict[str, int] = {}
         self._gap = 1
         self._place = 0
         """Where the selected trial was listed last: when it is not any more, its neighbour is selected."""
@@ -75,25 +75,25 @@ class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
     # -- what it shows
 
     def take(self, trials: Sequence[LiveTrial], standings: Mapping[str, Standing]) -> None:
-        """Show trials as they are now."""
-        names = self.list.names
+        """Show trials as they are now; draw the visible lines that differ, as far as they differ."""
+        names, top = self.list.names, self.scroll_offset.y
         if self.list.take(trials, standings):
             if names != self.list.names:
                 self._lay_out()
             self.redraw()
-        else:
-            self._redraw_changed()
+            return
+        for place in range(top, min(len(self.list), top + self.size.height - 1)):
+            old = self._drawn.get(place)
+            if old is not None and (new := self._parts(place)) != old:
+                self._refresh_line(place, _last_difference(old, new))
 
     def redraw(self) -> None:
         """Show the list in its new order; the cursor stays with its trial."""
-        self.virtual_size = Size(self.size.width, len(self.list) + 1)
+        trials = self.list
+        self.virtual_size = Size(self.size.width, len(trials) + 1)
         self._drawn.clear()
-        if (
-            len(self.list)
-            and self.list.place_of(self.list.selected) is None
-            and self.list.selected is not None
-        ):
-            self.select(self.list.row(min(self._place, len(self.list) - 1)).trial.trial)
+        if len(trials) and trials.selected is not None and trials.place_of(trials.selected) is None:
+            self.select(trials.row(min(self._place, len(trials) - 1)).trial.trial)
         self._keep_visible()
         self.refresh()
 
@@ -109,26 +109,16 @@ class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
         self.post_message(self.Selected(trial, by_hand=by_hand))
 
     def redraw_trial(self, trial: str | None) -> None:
-        """Draw one line anew."""
+        """Draw one line again."""
         if (place := self.list.place_of(trial)) is not None:
-            self._refresh_from(place, self.size.width)
+            self._refresh_line(place, self.size.width)
 
     def _parts(self, place: int) -> list[Part]:
         row = self.list.row(place)
-        name = row.trial.trial
-        return line(
-            row, self._columns, self._gap, cursor=name == self.list.selected, marked=name in self.list.marked
-        )
+        cursor, marked = row.trial.trial == self.list.selected, row.trial.trial in self.list.marked
+        return line(row, self._columns, self._gap, cursor=cursor, marked=marked)
 
-    def _redraw_changed(self) -> None:
-        """Draw the visible lines that differ, as far as they differ."""
-        top = self.scroll_offset.y
-        for place in range(top, min(len(self.list), top + self.size.height - 1)):
-            old = self._drawn.get(place)
-            if old is not None and (new := self._parts(place)) != old:
-                self._refresh_from(place, _last_difference(old, new))
-
-    def _refresh_from(self, place: int, width: int) -> None:
+    def _refresh_line(self, place: int, width: int) -> None:
         self.refresh(Region(0, place + 1 - self.scroll_offset.y, width, 1))
 
     # -- drawing
@@ -151,26 +141,25 @@ class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
     def render_line(self, y: int) -> Strip:
         """Draw a line of the screen."""
         width = self.scrollable_content_region.width
-        if y == 0:
-            sort = self.list.sort
-            text = header(self._columns, self._gap, sort, reverse=self.list.reverse)
-            return self._strip([Segment(text, self._style("header"))], width, self._style("header"))
+        style = self.visual_style.rich_style
         place = self.scroll_offset.y + y - 1
-        if place >= len(self.list):
-            return Strip.blank(width, self.visual_style.rich_style)
-        parts = self._drawn[place] = self._parts(place)
-        if self.list.row(place).trial.trial == self.list.selected:
-            style = self._style("cursor")
-            return self._strip([Segment("".join(text for text, _ in parts), style)], width, style)
-        segments = [Segment(text, self._style(role)) for text, role in parts]
-        return self._strip(segments, width, self.visual_style.rich_style)
+        if y == 0:
+            style = self._style("header")
+            text = header(self._columns, self._gap, self.list.sort, reverse=self.list.reverse)
+            segments = [Segment(text, style)]
+        elif place >= len(self.list):
+            segments = []
+        else:
+            parts = self._drawn[place] = self._parts(place)
+            if self.list.row(place).trial.trial == self.list.selected:
+                style = self._style("cursor")
+                segments = [Segment("".join(text for text, _ in parts), style)]
+            else:
+                segments = [Segment(text, self._style(role)) for text, role in parts]
+        return Strip(segments).adjust_cell_length(width, style)
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"trials--{name}")
-
-    @staticmethod
-    def _strip(segments: list[Segment], width: int, style: Style) -> Strip:
-        return Strip(segments).adjust_cell_length(width, style)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Forget lines that are not on the screen any more."""
@@ -184,9 +173,8 @@ class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
             return
         self._place = place
         top = self.scroll_offset.y
-        wanted = min(max(top, place - rows + 1), place)
-        if wanted != top:
-            self.scroll_to(y=wanted, animate=False, force=True)
+        if (new_top := min(max(top, place - rows + 1), place)) != top:
+            self.scroll_to(y=new_top, animate=False, force=True)
 
     # -- keys and mouse
 
@@ -215,12 +203,11 @@ class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
 
 
 def _last_difference(old: Sequence[Part], new: Sequence[Part]) -> int:
-    """Return how many cells from the left must be drawn anew."""
+    """Return how many cells from the left must be drawn again."""
     before, after = ("".join(text for text, _ in parts) for parts in (old, new))
-    if [role for _, role in old] != [role for _, role in new] or len(before) != len(after):
+    if before == after or len(before) != len(after) or [role for _, role in old] != [role for _, role in new]:
         return max(len(before), len(after)) * 2
-    same = next(
-        (number for number, (one, other) in enumerate(zip(reversed(before), reversed(after), strict=True)) if one != other),
-        0,
-    )  # fmt: skip
-    return cell_len(after[: len(after) - same])
+    end = len(after)
+    while before[end - 1] == after[end - 1]:
+        end -= 1
+    return cell_len(after[:end])

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from rich.text import Text
+from textual.reactive import reactive
 from textual.widgets import Static
 
 from studyctl.spec.assist import Help
@@ -16,31 +17,15 @@ class FileBar(Static):
     FileBar { height: 1; padding: 0 1; background: $panel; color: $foreground; }
     """
 
-    def __init__(self) -> None:
-        super().__init__(id="file")
-        self._left, self._right = Text(), ""
-
-    def show(self, path: Path | None, state: str, place: tuple[int, int], found: str) -> None:
-        """Draw what is new.
-
-        Args:
-            path: of the file; None: none is open.
-            state: such as ``not saved``.
-            place: row and column of the cursor, from 0.
-            found: how many problems there are.
-        """
-        name = short(path) if path is not None else "no spec is open"
-        left = Text.assemble((name, "bold"), f"  {state}" if state else "")
-        right = "  ".join(filter(None, (found, f"{place[0] + 1}:{place[1] + 1}")))
-        if (left, right) != (self._left, self._right):
-            self._left, self._right = left, right
-            self.refresh()
+    sides: reactive[tuple[Text, str]] = reactive((Text(), ""))
+    """The file with its state; the number of problems with the place of the cursor."""
 
     def render(self) -> Text:
         """Put both sides on one line; the left side gives way first."""
-        left = self._left.copy()
-        left.truncate(max(0, self.size.width - len(self._right) - 1), overflow="ellipsis", pad=True)
-        return Text.assemble(left, " ", self._right)
+        left, right = self.sides
+        left = left.copy()
+        left.truncate(max(0, self.size.width - len(right) - 1), overflow="ellipsis", pad=True)
+        return Text.assemble(left, " ", right)
 
 
 class Banner(Static):
@@ -53,16 +38,15 @@ class Banner(Static):
     }
     """
 
-    def __init__(self) -> None:
-        super().__init__(id="banner", markup=False)
-        self.text = ""
+    text: reactive[str] = reactive("", layout=True)
 
-    def say(self, text: str) -> None:
-        """Show a sentence, or nothing."""
-        if text != self.text:
-            self.text = text
-            self.update(Text(text))
-            self.display = bool(text)
+    def watch_text(self) -> None:
+        """Take room only for something to say."""
+        self.display = bool(self.text)
+
+    def render(self) -> Text:
+        """Return the sentence."""
+        return Text(self.text)
 
 
 class KeyHelp(Static):
@@ -72,23 +56,14 @@ class KeyHelp(Static):
     KeyHelp { height: 2; padding: 0 1; background: $surface; color: $foreground; }
     """
 
-    def __init__(self) -> None:
-        super().__init__(id="key-help", markup=False)
-        self._help: Help | None = None
-
-    def show(self, told: Help | None) -> None:
-        """Draw a help if it is another one."""
-        if told != self._help:
-            self._help = told
-            self.refresh(layout=True)
+    about: reactive[Help | None] = reactive(None, layout=True)
 
     def render(self) -> Text:
         """Put facts and sentence below each other, cut to the room where that is scarce."""
-        told = self._help
-        if told is None:
+        if self.about is None:
             return Text("ctrl+n offers what can be written at the cursor", "dim")
-        facts = Text.assemble((told.name, "bold"), "  ", " · ".join(told.facts))
-        about = Text(told.about)
+        facts = Text.assemble((self.about.name, "bold"), "  ", " · ".join(self.about.facts))
+        about = Text(self.about.about)
         if self.size.height == 2:
             facts.truncate(self.size.width, overflow="ellipsis")
             about.truncate(self.size.width, overflow="ellipsis")

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 from textual.geometry import Offset
-from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from studyctl.spec.assist import Item
 
-MOST_ROWS = 8
 MOST_COLUMNS = 60
 
 
@@ -26,9 +24,6 @@ class CompletionList(OptionList, can_focus=False):
         & > .option-list--option-highlighted { text-style: reverse; }
     }
     """
-
-    class Picked(Message):
-        """An item was clicked."""
 
     def __init__(self) -> None:
         super().__init__(compact=True)
@@ -51,7 +46,11 @@ class CompletionList(OptionList, can_focus=False):
             self._items = items
             width = max(cell_len(item.label) for item in items)
             self.clear_options()
-            self.add_options([Option(_drawn(item, width)) for item in items])
+            for item in items:
+                text = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
+                text.append(f"  {item.note}" if item.note else "", "dim")
+                text.truncate(MOST_COLUMNS, overflow="ellipsis")
+                self.add_option(Option(text))
         labels = [item.label for item in items]
         self.highlighted = labels.index(before) if before in labels else 0
         self.absolute_offset = Offset(max(0, x - 1), y + 1)
@@ -65,16 +64,3 @@ class CompletionList(OptionList, can_focus=False):
     def move(self, step: int) -> None:
         """Go up or down, around the ends."""
         self.highlighted = ((self.highlighted or 0) + step) % len(self._items)
-
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Pass a click on."""
-        event.stop()
-        self.post_message(self.Picked())
-
-
-def _drawn(item: Item, width: int) -> Text:
-    text = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
-    if item.note:
-        text.append(f"  {item.note}", "dim")
-    text.truncate(MOST_COLUMNS, overflow="ellipsis")
-    return text

@@ -11,7 +11,6 @@ from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.document._document import EditResult
 from textual.document._edit import Edit
-from textual.message import Message
 from textual.widgets import TextArea
 from textual.widgets.text_area import Selection, TextAreaTheme
 from tree_sitter import Language
@@ -66,6 +65,7 @@ class SpecEditor(Editor):
             key_display="^n",
             tooltip="what could be written here",
         ),
+        Binding("escape", "screen.text", "From the text to the panes and back", show=False),
         Binding("ctrl+g", "to_line", "Go to a line", show=False),
         Binding("ctrl+f", "find", "Find", show=False),
         Binding("f3", "find_again", "Find the next", show=False),
@@ -73,16 +73,13 @@ class SpecEditor(Editor):
         Binding("ctrl+y,super+y,ctrl+shift+z", "redo", "Redo", show=False),
     ]
 
-    class Left(Message):
-        """Escape was pressed: the focus goes to the panes."""
-
     def __init__(self) -> None:
         self._marks: dict[int, list[tuple[int, int, str]]] = {}
         """Columns of problems by row: start, end, severity."""
         super().__init__(soft_wrap=False, tab_behavior="indent", show_line_numbers=True, id="editor")
         self.indent_width = 4
         self.completions = CompletionList()
-        """The list at the cursor; whoever composes the editor composes it beside, as a text area shows no children."""
+        """The list at the cursor. The screen composes it: a text area shows no children."""
         self._sought = ""
 
     def on_mount(self) -> None:
@@ -143,8 +140,8 @@ class SpecEditor(Editor):
         for problem in problems:
             if problem.line is not None:
                 start = (problem.column or 1) - 1
-                severity = "warning" if problem.severity == "warning" else "error"
-                marks.setdefault(problem.line - 1, []).append((start, start + problem.length, severity))
+                end = start + problem.length
+                marks.setdefault(problem.line - 1, []).append((start, end, problem.severity))
         if marks != self._marks:
             self._marks = marks
             self._build_highlight_map()
@@ -186,30 +183,20 @@ class SpecEditor(Editor):
         self.app.push_screen(InputScreen("find (F3: the next)", self._sought), answered)
 
     def action_find_again(self) -> None:
-        """Go to the next place of what was looked for."""
-        if self._sought and not self.find(self._sought):
-            self.app.notify(f"there is no “{self._sought}” in this text", markup=False)
-
-    def find(self, sought: str) -> bool:
-        """Select the next place of a text behind the cursor, around the end; capitals matter where there are some.
-
-        Returns:
-            Whether there is one.
-        """
-        text, line = self.text, self.document.get_line
+        """Select the next place of the text that was looked for, around the end; capitals matter where there are some."""
+        sought, text, line = self._sought, self.text, self.document.get_line
         if sought == sought.lower() and len(text.lower()) == len(text):
             text = text.lower()
         row, column = max(self.selection)
         start = sum(len(line(above)) + 1 for above in range(row)) + column
-        found = text.find(sought, start)
-        found = text.find(sought) if found < 0 else found
-        if found < 0:
-            return False
-        before = text[:found]
-        place = (before.count("\n"), found - before.rfind("\n") - 1)
-        self.selection = Selection(place, (place[0], place[1] + len(sought)))
-        self.scroll_cursor_visible(center=True)
-        return True
+        index = text.find(sought, start)
+        index = text.find(sought) if index < 0 else index
+        if index < 0:
+            self.app.notify(f"there is no “{sought}” in this text", markup=False)
+        elif sought:
+            row, column = text.count("\n", 0, index), index - text.rfind("\n", 0, index) - 1
+            self.selection = Selection((row, column), (row, column + len(sought)))
+            self.scroll_cursor_visible(center=True)
 
     # -- help and completions
 
@@ -224,18 +211,18 @@ class SpecEditor(Editor):
 
     def _offer(self, *, opened: bool = False) -> None:
         row, column = self.cursor_location
-        found = complete(self.text, row, column)
-        typed = self.document.get_line(row)[found.start : column]
+        possible = complete(self.text, row, column)
+        typed = self.document.get_line(row)[possible.start : column]
         # What is written out needs no list; a list that was asked for says so instead.
-        items = [item for item in found.items if opened or item.insert.rstrip(" =") != typed]
+        items = [item for item in possible.items if opened or item.insert.rstrip(" =") != typed]
         if not items:
             if opened:
-                self.app.notify("nothing else is known that could be written here", timeout=3)
+                self.app.notify("nothing else could be written here", timeout=3)
             self.completions.close()
             return
-        self._span = (row, found.start, found.end)
+        self._span = (row, possible.start, possible.end)
         x, y = self.cursor_screen_offset
-        self.completions.open(items, x - (column - found.start), y)
+        self.completions.open(items, x - (column - possible.start), y)
 
     def accept(self) -> None:
         """Write the item of the list that is chosen."""
@@ -268,8 +255,6 @@ class SpecEditor(Editor):
             self.accept()
         elif shown and key == "escape":
             self.completions.close()
-        elif key == "escape":
-            self.post_message(self.Left())
         else:
             return
         event.stop()

@@ -1,28 +1,28 @@
 """The file behind the editor: opened, saved and watched in threads; never written over a change made elsewhere."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
+from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
-from textual.worker import get_current_worker
 
 from studyctl.errors import Problem, StudyError
 from studyctl.spec.editing import (
     ChangedElsewhereError,
-    Elsewhere,
     Loaded,
     as_meant,
     changed_elsewhere,
     load,
     save,
 )
+from studyctl_tui.shared.dialogs import Ask, Choice
 from studyctl_tui.spec.bars import Banner, FileBar, short
-from studyctl_tui.spec.dialogs import ChoiceScreen, InputScreen
+from studyctl_tui.spec.dialogs import InputScreen
 from studyctl_tui.spec.panes import checked
 from studyctl_tui.spec.problems import counted
 
@@ -37,7 +37,7 @@ Then = Callable[[], object]
 
 
 class SpecFile(Vertical):
-    """Bar and banner of the file; what happens to it is told in messages."""
+    """Bar and banner of the file; messages say what happens to it."""
 
     DEFAULT_CSS = """
     SpecFile { height: auto; }
@@ -68,14 +68,14 @@ class SpecFile(Vertical):
         super().__init__(id="spec-file")
         self.file: Loaded | None = None
         """What was loaded or saved last; None: nothing is open. It changes together with the text in the editor."""
-        self._writing = False
-        self._next: Callable[[], None] | None = None
+        self._saving = asyncio.Lock()
         self._note = ""
+        self._bar, self._banner = FileBar(id="file"), Banner(id="banner")
 
     def compose(self) -> ComposeResult:
         """Yield bar and banner."""
-        yield FileBar()
-        yield Banner()
+        yield self._bar
+        yield self._banner
 
     def on_mount(self) -> None:
         """Begin to look at the file."""
@@ -88,96 +88,76 @@ class SpecFile(Vertical):
     def draw(self, text: str, place: tuple[int, int], problems: Sequence[Problem]) -> None:
         """Draw the bar for what is in the editor."""
         file, state = self.file, ""
-        if file is not None:
-            state = (
-                "read-only: ctrl+s saves a copy"
-                if file.is_bundled
-                else "new file"
-                if file.data is None
-                else ""
-            )
-            state = "● not saved" if self.is_unsaved(text) else state
-        self.query_one(FileBar).show(file.path if file else None, state, place, counted(problems))
+        if self.is_unsaved(text):
+            state = "● not saved"
+        elif file is not None and file.is_bundled:
+            state = "read-only: ctrl+s saves a copy"
+        elif file is not None and file.data is None:
+            state = "new file"
+        name = short(file.path) if file is not None else "no spec is open"
+        left = Text.assemble((name, "bold"), f"  {state}" if state else "")
+        right = "  ".join(filter(None, (counted(problems), f"{place[0] + 1}:{place[1] + 1}")))
+        self._bar.sides = left, right
 
     # -- opening
 
-    @work(thread=True, exclusive=True, group="file")
-    def open(self, path: Path, *, must_exist: bool = False) -> None:
+    @work(exclusive=True, group="file")
+    async def open(self, path: Path, *, must_exist: bool = False) -> None:
         """Load a file in a thread; :class:`Opened` or :class:`Refused` follows."""
-        worker = get_current_worker()
-        problems: Sequence[Problem] = ()
-        loaded: Loaded | None = None
         try:
-            loaded = load(path)
+            loaded = await asyncio.to_thread(load, path)
             if must_exist and loaded.data is None:
-                problems = [Problem("this study has no spec.toml yet", hint="`studyctl run SPEC` writes it")]
+                raise StudyError("this study has no spec.toml yet", hint="`studyctl run SPEC` writes it")
+            self.post_message(self.Opened(loaded, again=False))
         except StudyError as error:
-            problems = error.problems
+            self.post_message(self.Refused(error.problems, path))
         except OSError as error:
-            problems = [Problem(f"`{path}` cannot be read: {error.strerror or error}")]
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._opened, path, None if problems else loaded, problems)
-
-    def _opened(self, path: Path, loaded: Loaded | None, problems: Sequence[Problem]) -> None:
-        self.post_message(
-            self.Opened(loaded, again=False) if loaded is not None else self.Refused(problems, path)
-        )
-
-    def refuse(self, problem: Problem) -> None:
-        """Have nothing open, and say why."""
-        self.post_message(self.Refused([problem], Path()))
+            problem = Problem(f"`{path}` cannot be read: {error.strerror or error}")
+            self.post_message(self.Refused([problem], path))
 
     def take(self, file: Loaded | None, trouble: str = "") -> None:
         """Take a file whose text is in the editor now; None for none, with what is the matter."""
         self.file, self._note = file, _note(file) if file is not None else trouble
-        self.query_one(Banner).say(self._note)
+        self._banner.text = self._note
 
     # -- saving
 
-    def save(self, text: str, then: Then | None = None, *, keep_other: bool = False) -> None:
-        """Write a text; asks first where the file was changed elsewhere. ``then`` follows when it is written."""
-        if self._writing:  # the last of several follows when the first is done
-            self._next = partial(self.save, text, then, keep_other=keep_other)
-        elif self.file is not None:
-            self._writing = True
-            self._write(self.file, self.file, text, then, keep_other)
+    @work(group="save")
+    async def save(
+        self, text: str, then: Then | None = None, *, path: Path | None = None, keep_other: bool = False
+    ) -> None:
+        """Write a text in a thread, after those that are being written; asks first where the file was changed elsewhere.
 
-    def save_as(self, path: Path, text: str, then: Then | None = None) -> None:
-        """Write a text to a file that is not there yet, which becomes the one that is edited."""
-        if self.file is not None and not self._writing:
-            self._writing = True
-            self._write(self.file, replace(self.file, path=path, stamp=None), text, then, False)
-
-    @work(thread=True, group="save")
-    def _write(self, open_file: Loaded, file: Loaded, text: str, then: Then | None, keep_other: bool) -> None:
-        try:
-            written = save(file, text, keep_other=keep_other)
-        except ChangedElsewhereError:
-            self.app.call_from_thread(self._ended, partial(self._ask, file, text, then))
-        except StudyError as error:
-            self.app.call_from_thread(self._ended, partial(self._tell, error.problems[0].what, "error"))
-        else:
-            found = counted(checked(as_meant(text), file.path)[1])
-            self.app.call_from_thread(self._ended, partial(self._written, open_file, written, found, then))
-
-    def _ended(self, follow: Callable[[], None]) -> None:
-        self._writing = False
-        following, self._next = self._next, None
-        follow()
-        if following is not None:
-            following()
-
-    def _written(self, open_file: Loaded, written: Loaded, found: str, then: Then | None) -> None:
-        self._tell(f"saved {short(written.path)}" + (f", which has problems: {found}" if found else ""))
-        if self.file is open_file:  # else another one was opened meanwhile
-            self.take(written)
-            self.post_message(self.Saved(renamed=written.path != open_file.path))
+        Args:
+            text: what is in the editor.
+            then: what follows when it is written.
+            path: a file that does not exist yet, to write to and to edit from then on; None: the open one.
+            keep_other: keep what was changed elsewhere in another file, without asking.
+        """
+        async with self._saving:
+            if (opened := self.file) is None:
+                return
+            file = opened if path is None else replace(opened, path=path, stamp=None)
+            try:
+                written = await asyncio.to_thread(save, file, text, keep_other=keep_other)
+            except ChangedElsewhereError:
+                self._ask(file, text, then)
+                return
+            except StudyError as error:
+                self._warn(error.problems[0].what)
+                return
+            problems = counted((await asyncio.to_thread(checked, as_meant(text), file.path))[1])
+            suffix = f", which has problems: {problems}" if problems else ""
+            self.app.notify(f"saved {short(file.path)}{suffix}", markup=False)
+            if self.file is opened:  # else another one was opened meanwhile
+                self.take(written)
+                self.post_message(self.Saved(renamed=path is not None))
         if then is not None:
             then()
 
     def _ask(self, file: Loaded, text: str, then: Then | None) -> None:
         if self.file is None or file.path != self.file.path:
-            self._tell(f"{short(file.path)} exists already: choose another name", severity="error")
+            self._warn(f"{short(file.path)} exists already: choose another name")
             return
 
         def answered(answer: str | None) -> None:
@@ -187,13 +167,15 @@ class SpecFile(Vertical):
                 self.save(text, then, keep_other=True)
 
         name = file.path.name
-        question = f"{name} was changed elsewhere since it was loaded here."
-        reload = "reload: load that version (ctrl+z brings this text back)"
-        overwrite = f"overwrite: save this text, and keep the other as {name}.orig"
-        self.app.push_screen(ChoiceScreen(question, [("r", reload), ("o", overwrite)]), answered)
+        choices = [
+            Choice("r", "reload: load that version (ctrl+z brings this text back)", "r"),
+            Choice("o", f"overwrite: save this text, and keep the other as {name}.orig", "o"),
+        ]
+        body = Text("Another program wrote to the file since it was loaded here.")
+        self.app.push_screen(Ask(f"{name} was changed elsewhere", body, choices), answered)
 
-    def _tell(self, text: str, severity: str = "information") -> None:
-        self.app.notify(text, severity="error" if severity == "error" else "information", markup=False)
+    def _warn(self, text: str) -> None:
+        self.app.notify(text, severity="error", markup=False)
 
     def ask_name(self, text: str) -> None:
         """Ask for a file to save a text in, and save it there."""
@@ -202,7 +184,7 @@ class SpecFile(Vertical):
 
         def answered(name: str | None) -> None:
             if name:
-                self.save_as(Path(name if name.endswith(".toml") else f"{name}.toml").expanduser(), text)
+                self.save(text, path=Path(name if name.endswith(".toml") else f"{name}.toml").expanduser())
 
         question = "save as (a file in the working directory, or a path):"
         self.app.push_screen(InputScreen(question, self.file.path.name), answered)
@@ -227,8 +209,9 @@ class SpecFile(Vertical):
             elif otherwise is not None:
                 otherwise()
 
-        question = f"{short(self.file.path)} has text that is not saved."
-        self.app.push_screen(ChoiceScreen(question, [("s", "save it first"), ("d", "discard it")]), answered)
+        choices = [Choice("s", "save it first", "s"), Choice("d", "discard it", "d")]
+        body = Text("It has changes that would be lost.")
+        self.app.push_screen(Ask(f"{short(self.file.path)} is not saved", body, choices), answered)
 
     # -- changes made elsewhere
 
@@ -237,21 +220,15 @@ class SpecFile(Vertical):
         if self.file is not None and not self.file.is_bundled:
             self._reload(self.file)
 
-    @work(thread=True, exclusive=True, group="file")
-    def _reload(self, file: Loaded) -> None:
-        worker = get_current_worker()
+    @work(exclusive=True, group="file")
+    async def _reload(self, file: Loaded) -> None:
         try:
-            loaded = load(file.path)
+            loaded = await asyncio.to_thread(load, file.path)
         except (StudyError, OSError) as error:
-            if not worker.is_cancelled:
-                self.app.call_from_thread(self._tell, str(error), severity="error")
+            self._warn(str(error))
             return
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._reloaded, file, loaded)
-
-    def _reloaded(self, file: Loaded, loaded: Loaded) -> None:
         if loaded.data is None:
-            self._tell("the file is gone: ctrl+s writes it again", severity="error")
+            self._warn("the file is gone: ctrl+s writes it again")
         elif self.file is file:
             self.post_message(self.Opened(loaded, again=True))
 
@@ -260,16 +237,11 @@ class SpecFile(Vertical):
         if self.file is not None and self.screen.is_current:
             self._look(self.file)
 
-    @work(thread=True, exclusive=True, group="look at the disk")
-    def _look(self, file: Loaded) -> None:
-        worker = get_current_worker()
-        happened = changed_elsewhere(file)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._heard, file, happened)
-
-    def _heard(self, file: Loaded, happened: Elsewhere | None) -> None:
+    @work(exclusive=True, group="look at the disk")
+    async def _look(self, file: Loaded) -> None:
+        happened = await asyncio.to_thread(changed_elsewhere, file)
         if file is self.file:  # else it was saved or another one opened meanwhile
-            self.query_one(Banner).say(f"! {ELSEWHERE[happened]}" if happened else self._note)
+            self._banner.text = f"! {ELSEWHERE[happened]}" if happened else self._note
 
 
 def _note(loaded: Loaded) -> str:

@@ -1,4 +1,4 @@
-"""What is found out about the text of a spec while it is typed: its problems, then what it would run.
+"""The problems of a spec's text while it is typed, then what it would run.
 
 Checking takes milliseconds, planning may take a minute (models are looked up). Both happen in threads. One plan is made
 at a time; an answer on a text that is not the newest is dropped.
@@ -20,10 +20,8 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
 from studyctl.errors import Problem, StudyError
-from studyctl.plan.variants import expand_variants
 from studyctl.spec.loading import Document, parse_spec
 from studyctl_tui.spec.plan import PlanPane
 from studyctl_tui.spec.problems import ProblemList, counted
@@ -53,18 +51,7 @@ class SpecPanes(Vertical):
     ]
 
     class Checked(Message):
-        """The problems of the newest text are known, or more of them."""
-
-        def __init__(self, problems: Sequence[Problem]) -> None:
-            super().__init__()
-            self.problems = problems
-
-    class VariantFound(Message):
-        """The table that makes a variant is known."""
-
-        def __init__(self, place: Problem) -> None:
-            super().__init__()
-            self.place = place
+        """Problems of the newest text were found, or none."""
 
     def __init__(self) -> None:
         super().__init__(id="panes", classes="-problems")
@@ -74,8 +61,8 @@ class SpecPanes(Vertical):
         """The newest text, if it is checked and nothing is wrong with it."""
         self._text, self._path = "", Path()
         self._timer: Timer | None = None
-        self._wanted: Document | None = None
-        self._state = ""
+        self._to_plan: Document | None = None
+        self._planning = False
 
     def compose(self) -> ComposeResult:
         """Yield both panes."""
@@ -103,9 +90,11 @@ class SpecPanes(Vertical):
         self._draw_names()
 
     def action_other(self) -> None:
-        """Go to the other pane."""
+        """Turn to the other pane; the focus follows if it is in one of them."""
+        focused = self.has_focus_within
         self.turn_to(PANES[self.shown == "problems"])
-        self.focus_pane()
+        if focused:
+            self.focus_pane()
 
     def focus_pane(self) -> None:
         """Put the focus on the pane that is shown."""
@@ -118,7 +107,7 @@ class SpecPanes(Vertical):
 
     def _names(self) -> tuple[str, str]:
         problems = f" Problems {counted(self.problems)} ".replace("  ", " ")
-        return problems, f" Plan{' …' if self._state else ''} "
+        return problems, f" Plan{' …' if self._planning else ''} "
 
     def _draw_names(self) -> None:
         names = Text()
@@ -133,43 +122,28 @@ class SpecPanes(Vertical):
 
     # -- problems
 
-    def forget(self) -> None:
-        """Know nothing of any text."""
-        self._text, self.document, self._wanted = "", None, None
-        self._found((), "")
-        self.query_one(PlanPane).say("")
-
     def refuse(self, problems: Sequence[Problem], path: Path) -> None:
         """Show why a file is not in the editor."""
-        self.forget()
-        self._path = path
-        self._found(problems, "")
+        self._text, self._path, self.document, self._to_plan = "", path, None, None
+        self.query_one(PlanPane).say("")
+        self._show(problems, "")
 
     def check(self, text: str, path: Path, *, at_once: bool = False) -> None:
         """Check a text when nobody has typed for a moment."""
-        self._text, self._path, self.document, self._wanted = text, path, None, None
+        self._text, self._path, self.document, self._to_plan = text, path, None, None
         if self._timer is not None:
             self._timer.stop()
-        self._timer = self.set_timer(0.001 if at_once else CHECK_SECONDS, self._begin)
+        self._timer = self.set_timer(0.001 if at_once else CHECK_SECONDS, lambda: self._check(text, path))
 
-    def _begin(self) -> None:
-        self._check(self._text, self._path)
-
-    @work(thread=True, exclusive=True, group="check")
-    def _check(self, text: str, path: Path) -> None:
-        worker = get_current_worker()
-        document, problems = checked(text, path)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._take, text, document, problems)
-
-    def _take(self, text: str, document: Document | None, problems: Sequence[Problem]) -> None:
-        if text != self._text:
+    @work(exclusive=True, group="check")
+    async def _check(self, text: str, path: Path) -> None:
+        document, problems = await asyncio.to_thread(checked, text, path)
+        if text != self._text or not self.app.is_running:
             return
         self.document = document
-        plan = self.query_one(PlanPane)
         if document is None:
-            plan.say("shown when nothing is wrong with the text")
-        self._found(problems, "✓ nothing is wrong with the text")
+            self.query_one(PlanPane).say("shown when nothing is wrong with the text")
+        self._show(problems, "✓ nothing is wrong with the text")
         self.plan_again()
 
     def next_problem(self, cursor: tuple[int, int], step: int) -> Problem | None:
@@ -179,66 +153,46 @@ class SpecPanes(Vertical):
             for item in self.problems
             if item.line and item.file == self._path
         }
-        behind = [place for place in places if place > cursor] or list(places)
-        before = [place for place in places if place < cursor] or list(places)
         if not places:
             return None
-        return places[min(behind) if step > 0 else max(before)]
+        if step > 0:
+            return places[min([place for place in places if place > cursor] or places)]
+        return places[max([place for place in places if place < cursor] or places)]
 
-    def _found(self, problems: Sequence[Problem], nothing: str) -> None:
+    def _show(self, problems: Sequence[Problem], nothing: str) -> None:
         self.problems = problems
         self.query_one(ProblemList).show(problems, self._path, nothing)
         self._draw_names()
-        self.post_message(self.Checked(problems))
-
-    # -- variants
-
-    @work(thread=True, exclusive=True, group="variant")
-    def find_variant(self, variant: str, text: str, path: Path) -> None:
-        """Look for the table that makes a variant; :class:`VariantFound` follows, or a note that there is none."""
-        document, problems = checked(text, path)
-        found = [item for item in expand_variants(document)[0] if item.name == variant] if document else []
-        if document is not None and found:
-            self.post_message(self.VariantFound(document.problem(f"makes {variant}", found[0].loc)))
-        else:
-            why = f": {problems[0].what}" if problems else ""
-            self.app.call_from_thread(
-                self.app.notify,
-                f"this text makes no variant {variant}{why}",
-                severity="warning",
-                markup=False,
-            )
+        self.post_message(self.Checked())
 
     # -- plan
 
     def plan_again(self) -> None:
         """Plan the newest text, if nothing is wrong with it."""
-        self._wanted = self.document
-        if self._wanted is not None and not self._state:
-            self._state = "planning"
+        self._to_plan = self.document
+        if self._to_plan is not None and not self._planning:
+            self._planning = True
             self._draw_names()
             self._plan()
 
     @work(group="plan", exclusive=True)
     async def _plan(self) -> None:
-        """Make plans until the newest text has one. Typing meanwhile only changes which text is wanted."""
+        """Make plans until the newest text has one. Typing meanwhile only changes which text is to be planned."""
         pane = self.query_one(PlanPane)
-        while (document := self._wanted) is not None:
+        while (document := self._to_plan) is not None:
             pane.say("planning: what the spec names is looked up …")
             preview, problems = await _in_background(partial(planned, document))
             if not self.app.is_running:
                 return  # the panes lose their widgets one by one
-            if document is not self._wanted:
+            if document is not self._to_plan:
                 continue  # another text is the newest by now
-            self._wanted = None
+            self._to_plan = None
             if preview is None:
                 pane.say("no plan could be made")
             else:
                 pane.show(preview)
-            self._found(problems, "✓ nothing is wrong with the text, and its plan can run")
-        self._state = ""
-        if self.document is None:
-            pane.say("shown when nothing is wrong with the text")
+            self._show(problems, "✓ nothing is wrong with the text, and its plan can run")
+        self._planning = False
         self._draw_names()
 
 
@@ -257,12 +211,12 @@ def planned(document: Document) -> tuple["Preview | None", Sequence[Problem]]:
     from studyctl.plan.preview import preview  # takes a third of a second: the first screen does without
 
     try:
-        made = preview(document)
+        plan = preview(document)
     except StudyError as error:
         return None, error.problems
     except Exception as error:  # text must never be lost to a fault of the planner
         return None, [_fault("planning", error, document.path)]
-    return made, made.problems
+    return plan, plan.problems
 
 
 def _fault(what: str, error: Exception, path: Path) -> Problem:

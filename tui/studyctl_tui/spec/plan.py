@@ -1,6 +1,7 @@
 """What a spec would run, and what that takes."""
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -35,8 +36,15 @@ class PlanPane(VerticalScroll, can_focus=True):
 
     def show(self, preview: "Preview") -> None:
         """Draw a plan."""
+        from studyctl.report.plan import draw_plan  # with all that plans: the first screen does without
+
+        if preview.errors:
+            self.say("fix the problems first: as it is, nothing can run")
+            return
         self._preview = preview
-        self.query_one(Static).update(plan_text(preview, max(40, self.scrollable_content_region.width)))
+        nowhere = Console(file=io.StringIO())  # for its problems
+        width = max(40, self.scrollable_content_region.width)
+        self.query_one(Static).update(printed(lambda console: draw_plan(preview, console, nowhere), width))
 
     def on_resize(self) -> None:
         """Draw the table for the new width."""
@@ -44,15 +52,11 @@ class PlanPane(VerticalScroll, can_focus=True):
             self.show(self._preview)
 
 
-def plan_text(preview: "Preview", width: int) -> Text:
-    """Return what ``studyctl plan`` prints of a plan, without its problems."""
-    from studyctl.report.plan import draw_plan  # with all that plans: the first screen does without
-
-    if preview.errors:
-        return Text("mend the problems first: as it is, nothing can run")
-    out = Console(
+def printed(draw: Callable[[Console], object], width: int) -> Text:
+    """Return what a function prints on a console of this width."""
+    console = Console(
         file=io.StringIO(), width=width, force_terminal=True, color_system="standard", highlight=False
     )
-    with out.capture() as captured:
-        draw_plan(preview, out, Console(file=io.StringIO()))
+    with console.capture() as captured:
+        draw(console)
     return Text.from_ansi(captured.get().rstrip())

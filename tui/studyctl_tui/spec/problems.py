@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from textual.content import Content
-from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
@@ -24,13 +23,6 @@ class ProblemList(OptionList):
         &:focus { background-tint: transparent; }
     }
     """
-
-    class Chosen(Message):
-        """Somebody wants to see where a problem is."""
-
-        def __init__(self, problem: Problem) -> None:
-            super().__init__()
-            self.problem = problem
 
     def __init__(self) -> None:
         super().__init__(compact=True, id="problems", markup=False)
@@ -58,22 +50,16 @@ class ProblemList(OptionList):
         if problem in self._problems:
             self.highlighted = self._problems.index(problem)
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Say which problem was chosen."""
-        event.stop()
-        if event.option_index < len(self._problems):
-            self.post_message(self.Chosen(self._problems[event.option_index]))
-
 
 def drawn(problem: Problem, path: Path) -> Content:
     """Return a problem as it is listed: glyph, place, what is wrong, and what to do."""
-    glyph, style = MARKS.get(problem.severity, MARKS["error"])
-    numbers = [str(number) for number in (problem.line, problem.column) if number is not None]
-    file = [problem.file.name] if problem.file not in (None, path) and problem.file else []
+    file = problem.file.name if problem.file is not None and problem.file != path else None
+    place = ":".join(str(part) for part in (file, problem.line, problem.column) if part is not None)
     note = f" · {problem.note}" if problem.note else ""
     hint = f"\n  hint: {problem.hint}" if problem.hint else ""
-    place = (":".join((*file, *numbers)), "bold")
-    return Content.assemble((glyph, style), " ", place, f" {problem.what}{note}", (hint, "italic"))
+    return Content.assemble(
+        MARKS[problem.severity], " ", (place, "bold"), f" {problem.what}{note}", (hint, "italic")
+    )
 
 
 def counted(problems: Sequence[Problem]) -> str:

@@ -1,27 +1,31 @@
 """Spec: the editor."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.timer import Timer
-from textual.widgets import TextArea
+from textual.widgets import OptionList, Static, TextArea
 from typing_extensions import override
 
-from studyctl.errors import Problem
+from studyctl.errors import Problem, StudyError
+from studyctl.files import StudyPaths, runs_folder
+from studyctl.plan.variants import expand_variants
+from studyctl.run.control import start_in_background
+from studyctl.spec.loading import load_spec
 from studyctl_tui.shared.screen import StudyScreen
+from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.view import View
 from studyctl_tui.spec.bars import KeyHelp, short
-from studyctl_tui.spec.completions import CompletionList
 from studyctl_tui.spec.editor import SpecEditor
 from studyctl_tui.spec.file import SpecFile
-from studyctl_tui.spec.panes import SpecPanes
+from studyctl_tui.spec.panes import SpecPanes, checked
 from studyctl_tui.spec.problems import ProblemList
-from studyctl_tui.spec.run import SpecRun
 
 HELP_SECONDS = 0.05
 """How long the cursor stands before the key below it is explained."""
@@ -36,6 +40,9 @@ class SpecScreen(StudyScreen):
     SpecScreen {
         & #text { height: 1fr; }
         & #panes { height: 6; }
+        & #run {
+            height: 1; padding: 0 1; display: none; background: $primary 25%; color: $text; text-style: bold;
+        }
         &.-wide {
             & #work { layout: horizontal; }
             & #text { width: 3fr; }
@@ -61,6 +68,11 @@ class SpecScreen(StudyScreen):
 
     def __init__(self) -> None:
         super().__init__()
+        self.source = SpecFile()
+        """The file behind the text."""
+        self.editor = SpecEditor()
+        self.panes = SpecPanes()
+        self._run_status = Static(id="run", markup=False)
         self._variant = ""
         self._opening: Path | None = None
         self._timer: Timer | None = None
@@ -69,30 +81,12 @@ class SpecScreen(StudyScreen):
         """Yield text and panes."""
         with Container(id="work"):
             with Vertical(id="text"):
-                yield SpecFile()
-                yield SpecRun()
-                editor = SpecEditor()
-                yield editor
-                yield editor.completions
-                yield KeyHelp()
-            yield SpecPanes()
-
-    # -- parts
-
-    @property
-    def editor(self) -> SpecEditor:
-        """The text."""
-        return self.query_one(SpecEditor)
-
-    @property
-    def panes(self) -> SpecPanes:
-        """What was found out about it."""
-        return self.query_one(SpecPanes)
-
-    @property
-    def source(self) -> SpecFile:
-        """The file behind it."""
-        return self.query_one(SpecFile)
+                yield self.source
+                yield self._run_status
+                yield self.editor
+                yield self.editor.completions
+                yield KeyHelp(id="key-help")
+            yield self.panes
 
     @property
     def path(self) -> Path | None:
@@ -120,16 +114,15 @@ class SpecScreen(StudyScreen):
     def open_wanted(self) -> None:
         """Open the app's spec, or the one of its study, unless it is open; asks first where text would be lost."""
         app = self.study_app
-        wanted = app.spec or (app.study.spec if app.study is not None else None)
-        if wanted is None:
+        path = app.spec or (app.study.spec if app.study is not None else None)
+        if path is None:
             if self.source.file is None:
-                self.source.refuse(
-                    Problem("no spec is open", hint="`studyctl edit FILE` opens one, also a new one")
-                )
-        elif wanted not in (self.path, self._opening):
-            self._opening = wanted
+                hint = "`studyctl edit FILE` opens one, also a new one"
+                self._refuse([Problem("no spec is open", hint=hint)], Path())
+        elif path not in (self.path, self._opening):
+            self._opening = path
             must_exist = app.spec is None
-            self.ask_first(lambda: self.source.open(wanted, must_exist=must_exist), self._stay)
+            self.ask_first(lambda: self.source.open(path, must_exist=must_exist), self._stay)
 
     def _stay(self) -> None:
         """Keep the text that is open as the app's spec, so that nothing asks again."""
@@ -154,9 +147,12 @@ class SpecScreen(StudyScreen):
 
     @on(SpecFile.Refused)
     def _refused(self, event: SpecFile.Refused) -> None:
-        self.source.take(None, event.problems[0].what)
+        self._refuse(event.problems, event.path)
+
+    def _refuse(self, problems: Sequence[Problem], path: Path) -> None:
+        self.source.take(None, problems[0].what)
         self.editor.load("", read_only=True)
-        self.panes.refuse(event.problems, event.path)
+        self.panes.refuse(problems, path)
         self._draw()
 
     @on(SpecFile.Saved)
@@ -182,15 +178,15 @@ class SpecScreen(StudyScreen):
 
     def _explain(self) -> None:
         self._timer = None
-        self.query_one(KeyHelp).show(self.editor.explained())
+        self.query_one(KeyHelp).about = self.editor.explained()
 
-    @on(CompletionList.Picked)
+    @on(OptionList.OptionSelected, "CompletionList")
     def _picked(self) -> None:
         self.editor.accept()
 
     @on(SpecPanes.Checked)
-    def _checked(self, event: SpecPanes.Checked) -> None:
-        self.editor.mark([problem for problem in event.problems if problem.file == self.path])
+    def _checked(self) -> None:
+        self.editor.mark([problem for problem in self.panes.problems if problem.file == self.path])
         self._draw()
 
     def _draw(self) -> None:
@@ -223,7 +219,7 @@ class SpecScreen(StudyScreen):
         if file is None:
             return
         if errors:
-            self.notify("mend the problems first: as it is, nothing can run", severity="warning")
+            self.notify("fix the problems first: as it is, nothing can run", severity="warning")
             self.action_problem(1)
         elif self.unsaved or file.data is None:
             self.source.save(self.editor.text, self._start)
@@ -231,19 +227,29 @@ class SpecScreen(StudyScreen):
             self._start()
 
     def _start(self) -> None:
-        if self.path is not None:
-            self.query_one(SpecRun).start(self.path)
+        if self.path is not None and not self._run_status.display:
+            self._run_status.update(f"{GLYPHS['running']} starting {short(self.path)}: it is planned first …")
+            self._run_status.display = True
+            self._run(self.path)
 
-    @on(SpecRun.Started)
-    def _started(self, event: SpecRun.Started) -> None:
-        self.study_app.open_study(event.study)
-        self.study_app.spec = event.path  # the file goes on being the one in the editor
+    @work
+    async def _run(self, path: Path) -> None:
+        try:
+            document = await asyncio.to_thread(load_spec, path)
+            message = await asyncio.to_thread(start_in_background, path)
+        except StudyError as error:
+            self.app.notify(error.problems[0].what, severity="error", markup=False)
+        else:
+            self.app.notify(message, markup=False)
+            self.study_app.open_study(StudyPaths(runs_folder() / document.spec.study.name))
+            self.study_app.spec = path  # the file goes on being the one in the editor
+        self._run_status.display = False
 
     # -- going to places
 
-    @on(ProblemList.Chosen)
-    def _show_problem(self, event: ProblemList.Chosen) -> None:
-        self._show(event.problem)
+    @on(OptionList.OptionSelected, "ProblemList")
+    def _show_problem(self, event: OptionList.OptionSelected) -> None:
+        self._show(self.panes.problems[event.option_index])
 
     def _show(self, problem: Problem) -> None:
         self.panes.query_one(ProblemList).highlight(problem)
@@ -258,8 +264,8 @@ class SpecScreen(StudyScreen):
         row, column = self.editor.cursor_location
         problem = self.panes.next_problem((row + 1, column + 1), step)
         if problem is None:
-            known = self.panes.document is not None or self.panes.problems
-            self.notify("no problem has a place in this text" if known else "the text is being checked")
+            done = self.panes.document is not None or self.panes.problems
+            self.notify("no problem has a place in this text" if done else "the text is being checked")
         else:
             self._show(problem)
 
@@ -273,22 +279,26 @@ class SpecScreen(StudyScreen):
     def _go_to_variant(self) -> None:
         variant, self._variant = self._variant, ""
         if variant and self.path is not None:
-            self.panes.find_variant(variant, self.editor.meant, self.path)
+            self._find_variant(variant, self.editor.meant, self.path)
 
-    @on(SpecPanes.VariantFound)
-    def _variant_found(self, event: SpecPanes.VariantFound) -> None:
-        self._show(event.place)
+    @work(exclusive=True, group="variant")
+    async def _find_variant(self, variant: str, text: str, path: Path) -> None:
+        """Show the table that makes a variant, or say that there is none."""
+        document, problems = await asyncio.to_thread(checked, text, path)
+        for item in expand_variants(document)[0] if document is not None else ():
+            if document is not None and item.name == variant:
+                self._show(document.problem(f"makes {variant}", item.loc))
+                return
+        why = f": {problems[0].what}" if problems else ""
+        self.notify(f"this text makes no variant {variant}{why}", severity="warning", markup=False)
 
     def action_pane(self) -> None:
         """Turn to the other pane."""
-        self.panes.turn_to("plan" if self.panes.shown == "problems" else "problems")
-        if not self.editor.has_focus:
-            self.panes.focus_pane()
-
-    @on(SpecEditor.Left)
-    def _leave_text(self) -> None:
-        self.panes.focus_pane()
+        self.panes.action_other()
 
     def action_text(self) -> None:
-        """Go back to the text."""
-        self.editor.focus()
+        """Go from the text to the panes, and back."""
+        if self.editor.has_focus:
+            self.panes.focus_pane()
+        else:
+            self.editor.focus()

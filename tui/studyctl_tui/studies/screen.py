@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -15,21 +15,22 @@ from textual.worker import get_current_worker
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
+from studyctl.report.studies import FIRST_STEPS
 from studyctl.store.studies import StudyList, StudyRow
+from studyctl.units import duration_text
 from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.shared.runs import RunsScreen
-from studyctl_tui.studies.lines import about_lines, first_steps, searched
 from studyctl_tui.studies.start import ChooseSpec
-from studyctl_tui.studies.table import SORTS, StudiesTable, sorted_rows
+from studyctl_tui.studies.table import SORTS, StudiesTable
 
 LOOK_SECONDS = 2.0
 """How often the folder of studies is looked at while it is shown."""
 PART_SECONDS = 0.3
-"""How long the first look may take before what was found so far is shown."""
+"""How long the first look may take before the studies read so far are shown."""
 
 
 def now() -> datetime:
-    """Return the time that ages are reckoned from."""
+    """Return the time from which ages are counted."""
     return datetime.now(UTC)
 
 
@@ -69,9 +70,7 @@ class StudiesScreen(RunsScreen):
         """Whether a look has come to its end."""
         self._trouble = ""
         """Why the folder of studies cannot be listed."""
-        self._sort = 0
-        self._about = Text()
-        """What is said of the row under the cursor."""
+        self._sort = "name"
 
     def compose_body(self) -> ComposeResult:
         """Yield the filter, the table, what stands for it when there is nothing in it, and the row's details."""
@@ -104,24 +103,24 @@ class StudiesScreen(RunsScreen):
         worker = get_current_worker()
         if not self._reading.acquire(blocking=False):
             return
-        trouble = ""
         rows: list[StudyRow] = []
+
+        def show(trouble: str = "", *, complete: bool = False) -> None:
+            if not worker.is_cancelled:
+                self.app.call_from_thread(self._take, list(rows), trouble, complete)
+
+        trouble, shown_at = "", time.monotonic()
         try:
-            shown_at = time.monotonic()
             for row in self._list.rows():
                 rows.append(row)
                 if not self._complete and time.monotonic() - shown_at > PART_SECONDS:
                     shown_at = time.monotonic()
-                    self._hand(worker.is_cancelled, rows, "", False)
+                    show()
         except StudyError as error:
-            trouble = "\n\n".join(f"{one.what}\n{one.hint}" for one in error.problems)
+            trouble = "\n\n".join(f"{problem.what}\n{problem.hint}" for problem in error.problems)
         finally:
             self._reading.release()
-        self._hand(worker.is_cancelled, rows, trouble, True)
-
-    def _hand(self, cancelled: bool, rows: Sequence[StudyRow], trouble: str, complete: bool) -> None:
-        if not cancelled:
-            self.app.call_from_thread(self._take, list(rows), trouble, complete)
+        show(trouble, complete=True)
 
     def _take(self, rows: list[StudyRow], trouble: str, complete: bool) -> None:
         self._rows, self._trouble, self._complete = rows, trouble, complete
@@ -130,29 +129,29 @@ class StudiesScreen(RunsScreen):
 
     # -- drawing
 
+    @on(Input.Changed, "#filter")
     def _draw(self) -> None:
         """Draw what is different."""
         table, message = self.query_one(StudiesTable), self.query_one("#message", Static)
         words = self.query_one("#filter", Input).value.lower().split()
-        found = [row for row in self._rows or () if all(word in searched(row) for word in words)]
-        table.display, message.display = bool(found), not found
-        if found:
-            table.show_rows(sorted_rows(found, SORTS[self._sort]), SORTS[self._sort], now())
+        rows = []
+        for row in self._rows or ():
+            text = f"{row.study} {row.title} {row.host} {row.state}".lower()
+            if all(word in text for word in words):
+                rows.append(row)
+        table.display, message.display = bool(rows), not rows
+        if rows:
+            table.show_rows(sorted(rows, key=SORTS[self._sort][1]), self._sort, now())
             if self.focused is None:
                 table.focus()
+        elif self._trouble:
+            message.update(Text.assemble(("! ", "bold red"), self._trouble))
+        elif self._rows:
+            message.update("no study matches the filter; esc shows all again")
         else:
-            message.update(self._message())
+            folder = runs_folder().resolve()
+            message.update(f"reading {folder} …" if self._rows is None else first_steps(folder))
         self._draw_about()
-
-    def _message(self) -> Text:
-        folder = runs_folder().resolve()
-        if self._trouble:
-            return Text.assemble(("! ", "bold red"), self._trouble)
-        if self._rows is None:
-            return Text(f"reading {folder} …")
-        if self._rows:
-            return Text("no study matches the filter; esc shows all again")
-        return first_steps(folder)
 
     def starting_changed(self) -> None:
         """Say what is being started."""
@@ -165,15 +164,12 @@ class StudiesScreen(RunsScreen):
         status = [f"starting {name} …" for name in self.starting]
         if number:
             shown = f"{table.row_count} of {number}" if table.display and table.row_count < number else number
-            status = [f"{shown} {'study' if number == 1 else 'studies'}", f"by {SORTS[self._sort]}", *status]
-        lines = [
-            *(about_lines(row) if row is not None else (Text(), Text())),
-            Text(" · ".join(status), "dim"),
-        ]
-        about = Text("\n").join(lines)
-        if about != self._about:
-            self._about = about
-            self.query_one("#about", Static).update(about)
+            status = [f"{shown} {'study' if number == 1 else 'studies'}", f"by {self._sort}", *status]
+        lines = about_lines(row) if row is not None else (Text(), Text())
+        text = Text("\n").join([*lines, Text(" · ".join(status), "dim")])
+        about = self.query_one("#about", Static)
+        if text != about.content:
+            about.update(text)
 
     def _row(self) -> StudyRow | None:
         """Return the row under the cursor."""
@@ -226,25 +222,20 @@ class StudiesScreen(RunsScreen):
 
     def action_sort(self) -> None:
         """Sort by the next column."""
-        self._sort = (self._sort + 1) % len(SORTS)
+        sorts = list(SORTS)
+        self._sort = sorts[(sorts.index(self._sort) + 1) % len(sorts)]
         self._draw()
 
     def action_filter(self) -> None:
         """Open the filter."""
-        field = self.query_one("#filter", Input)
-        self.type_into(field)
+        self.type_into(self.query_one("#filter", Input))
 
     def action_unfilter(self) -> None:
         """Close the filter and show all."""
         field = self.query_one("#filter", Input)
         field.display = False
         field.value = ""
-        self._draw()
         self.query_one(StudiesTable).focus()
-
-    @on(Input.Changed, "#filter")
-    def _filter_changed(self) -> None:
-        self._draw()
 
     @on(Input.Submitted, "#filter")
     def _filter_done(self) -> None:
@@ -271,3 +262,30 @@ class StudiesScreen(RunsScreen):
             self.offer_stop(row)
         elif row is not None:
             self.app.notify(f"{row.study} is not being run", markup=False)
+
+
+def about_lines(row: StudyRow) -> tuple[Text, Text]:
+    """Return two lines about a study: what it is, and what can be done."""
+    if row.trouble:
+        return Text.assemble(("! ", "bold red"), row.trouble), Text(f"enter says more · {row.hint}")
+    title = Text.assemble((row.study, "bold"), f"  {row.title}")
+    where = f" on {row.host}" if row.host else ""
+    left = f" · {duration_text(row.seconds_left)} left" if row.seconds_left is not None else ""
+    state = {
+        "running": f"runs{where}{left} · x stops it",
+        "died": f"its runner{where} died in the middle · R goes on, what was measured is kept",
+        "failed": f"{row.failed} of {row.trials} trials failed · enter shows why, R tries them again",
+        "unfinished": "nobody runs it · R goes on",
+        "empty": "it has no trials yet · e opens its spec",
+        "done": "all is measured · c compares",
+    }
+    return title, Text(state[row.state])
+
+
+def first_steps(folder: Path) -> Text:
+    """Return what to do where there are no studies."""
+    lines = [Text(f"There are no studies in {folder} yet."), Text()]
+    lines += [Text.assemble(("n", "bold"), "  starts one from here: `pocket` takes minutes"), Text()]
+    lines += [Text("Or in the shell:"), Text()]
+    lines += [Text.assemble("  ", (f"{command:26}", "bold"), does) for command, does in FIRST_STEPS]
+    return Text("\n").join(lines)

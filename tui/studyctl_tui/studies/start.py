@@ -1,11 +1,10 @@
 """Starting a study: choose a spec, see what it would run, say yes."""
 
-import io
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from rich.console import Console
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
@@ -14,12 +13,12 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
-from textual.worker import get_current_worker
 
 from studyctl.errors import StudyError
 from studyctl.spec.bundled import bundled_folder, bundled_names, spec_path
 from studyctl.spec.nearby import specs_below
 from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.spec.plan import printed
 
 START, EDIT = "start", "edit"
 """What :class:`PlanDialog` answers."""
@@ -60,16 +59,13 @@ class ChooseSpec(ModalScreen[Path | None]):
             yield OptionList()
 
     def on_mount(self) -> None:
-        """Show what ships at once; the files when they are found."""
+        """Show what ships at once, and the files a moment later."""
         self._take([])
         self._find()
 
-    @work(thread=True)
-    def _find(self) -> None:
-        worker, shipped = get_current_worker(), bundled_folder().resolve()
-        found = [path for path in specs_below(Path()) if path.resolve().parent != shipped]
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._take, found)
+    @work
+    async def _find(self) -> None:
+        self._take(await asyncio.to_thread(_local_specs))
 
     def _take(self, files: Sequence[Path]) -> None:
         self._specs = [(str(path), "") for path in files]
@@ -117,6 +113,12 @@ class ChooseSpec(ModalScreen[Path | None]):
             self.dismiss(path)
 
 
+def _local_specs() -> list[Path]:
+    """Return the specs below the working directory that do not ship with studyctl."""
+    shipped = bundled_folder().resolve()
+    return [path for path in specs_below(Path()) if path.resolve().parent != shipped]
+
+
 class PlanDialog(Ask):
     """Shows what a spec would run and what that takes; answers :data:`START`, :data:`EDIT` or nothing."""
 
@@ -134,41 +136,34 @@ class PlanDialog(Ask):
 
     def on_mount(self) -> None:
         """Begin to plan."""
-        self._plan(min(_WIDEST, self.app.size.width - _EDGES))
+        self._plan()
 
-    @work(thread=True)
-    def _plan(self, width: int) -> None:
-        worker = get_current_worker()
-        body, study, startable = _planned(self.spec, self.study, width)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._take, body, study, startable)
-
-    def _take(self, body: Text, study: str, startable: bool) -> None:
-        self.study = study
+    @work
+    async def _plan(self) -> None:
+        width = min(_WIDEST, self.app.size.width - _EDGES)
+        body, self.study, startable = await asyncio.to_thread(_planned, self.spec, self.study, width)
         choices = [Choice("s", "Start it, in the background", START)] if startable else []
         self.show(body, [*choices, Choice("e", "Open the spec in the editor", EDIT)])
 
 
 def _planned(spec: Path, only_study: str, width: int) -> tuple[Text, str, bool]:
-    """Plan a spec; return what is to be said of it, the name of its study, and whether there is anything to run."""
+    """Plan a spec; return the plan or what is wrong, the name of its study, and whether there is anything to run."""
     # Planning is imported when it is asked for: the app starts without it.
     from studyctl.plan.preview import preview
     from studyctl.report.plan import draw_plan
     from studyctl.report.problems import draw
     from studyctl.spec.loading import load_spec
 
-    said = io.StringIO()
-    console = Console(file=said, width=width, force_terminal=True, color_system="standard", highlight=False)
-    study, startable = only_study, False
+    study = only_study
     try:
         document = load_spec(spec)
         study = document.spec.study.name
         if only_study not in ("", study):
             hint = f"rename the folder to `{study}`, or start from the spec that made it"
             raise StudyError(f"{spec} is of the study `{study}`, not of `{only_study}`", hint=hint)
-        shown = preview(document)
-        draw_plan(shown, console, console)
-        startable = bool(shown.comparison.todo) and not shown.errors
+        plan = preview(document)
     except StudyError as error:
-        draw(error.problems, console)
-    return Text.from_ansi(said.getvalue().rstrip()), study, startable
+        problems = error.problems
+        return printed(lambda console: draw(problems, console), width), study, False
+    body = printed(lambda console: draw_plan(plan, console, console), width)
+    return body, study, bool(plan.comparison.todo) and not plan.errors

@@ -1,6 +1,6 @@
 """The table of studies: fits any width, and redraws the cells that changed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
@@ -24,12 +24,10 @@ STYLES = {
     "empty": "dim",
     "unreadable": "bold red",
 }
-"""Of a state; its glyph and name tell the same without colour."""
-SORTS = ("name", "state", "last sign", "progress")
-"""What the rows can be sorted by."""
+"""Of a state; its glyph and name say the same without colour."""
 Key = Literal["state", "study", "progress", "failed", "host", "sign", "title"]
 _HEADERS: dict[Key, str] = {
-    "state": "state",
+    "state": " state",
     "study": "study",
     "progress": "trials",
     "failed": "failed",
@@ -37,7 +35,13 @@ _HEADERS: dict[Key, str] = {
     "sign": "last sign",
     "title": "title",
 }
-_SORTED_BY: dict[str, Key] = {"name": "study", "state": "state", "last sign": "sign", "progress": "progress"}
+SORTS: dict[str, tuple[Key, Callable[[StudyRow], Any]]] = {
+    "name": ("study", lambda row: row.study),
+    "state": ("state", lambda row: (list(GLYPHS).index(row.state), row.study)),
+    "last sign": ("sign", lambda row: (-row.last_sign.timestamp() if row.last_sign else 0, row.study)),
+    "progress": ("progress", lambda row: (row.done / row.trials if row.trials else 0.0, row.study)),
+}
+"""What the rows can be sorted by: the column, and the key: what needs somebody first, newest first, least done first."""
 _STATE_WIDTH, _FAILED_WIDTH, _SIGN_WIDTH = 14, 8, 13
 _MIN_HOST, _MIN_TITLE, _MIN_STUDY = 9, 14, 12
 _SCROLLBAR = 2
@@ -60,7 +64,7 @@ def age_text(then: datetime | None, now: datetime) -> str:
     seconds = (now - then).total_seconds()
     if seconds < 60:
         return "just now"
-    unit, length = next(one for one in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= one[1])
+    unit, length = next(item for item in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= item[1])
     return f"{int(seconds // length)} {unit} ago"
 
 
@@ -71,18 +75,6 @@ def bar_text(done: int, failed: int, trials: int, width: int) -> Text:
     full = done * width // trials
     bad = min(width - full, -(-failed * width // trials))
     return Text.assemble(("█" * full, "green"), ("x" * bad, "red"), ("░" * (width - full - bad), "dim"))
-
-
-def sorted_rows(rows: Sequence[StudyRow], by: str) -> list[StudyRow]:
-    """Return the rows sorted by one of :data:`SORTS`: what needs somebody first, newest first, least done first."""
-    if by == "state":
-        urgency = {state: number for number, state in enumerate(GLYPHS)}
-        return sorted(rows, key=lambda row: (urgency[row.state], row.study))
-    if by == "last sign":
-        return sorted(rows, key=lambda row: (-(row.last_sign.timestamp() if row.last_sign else 0), row.study))
-    if by == "progress":
-        return sorted(rows, key=lambda row: (row.done / row.trials if row.trials else 0.0, row.study))
-    return sorted(rows, key=lambda row: row.study)
 
 
 class StudiesTable(DataTable[Text]):
@@ -115,40 +107,33 @@ class StudiesTable(DataTable[Text]):
         """Show these rows in this order; what is shown already is not drawn again."""
         layout = _layout(rows, self.app.size.width, sort)
         order = [row.study for row in rows]
-        cells = {row.study: tuple(_cell(key, row, layout, now) for key, _ in layout.columns) for row in rows}
+        before, self._cells = self._cells, {row.study: _cells(row, layout, now) for row in rows}
         if layout != self._layout_now or order != self._order:
-            self._build(layout, order, cells)
-        else:
-            for number, study in enumerate(order):
-                self._update_row(number, self._cells[study], cells[study])
-        self._cells = cells
+            self._build(layout, order)
+            return
+        for number, study in enumerate(order):
+            for column, (old, new) in enumerate(zip(before[study], self._cells[study], strict=True)):
+                if old != new:
+                    self._one_cell = True
+                    self.update_cell_at(Coordinate(number, column), new)
+                    self._one_cell = False
+                    self.refresh_coordinate(Coordinate(number, column))
 
-    def _build(self, layout: _Layout, order: list[str], cells: dict[str, tuple[Text, ...]]) -> None:
-        """Fill the table anew and put cursor and view where they were."""
+    def _build(self, layout: _Layout, order: list[str]) -> None:
+        """Fill the table again and put cursor and view where they were."""
         before, row_before, scrolled = self.study, self.cursor_row, self.scroll_y
         self.clear(columns=True)
         for key, width in layout.columns:
-            mark = " ▾" if _SORTED_BY[layout.sort] == key else ""
-            self.add_column(
-                Text(f" {_HEADERS[key]}{mark}" if key == "state" else _HEADERS[key] + mark), width=width
-            )
+            mark = " ▾" if SORTS[layout.sort][0] == key else ""
+            self.add_column(Text(_HEADERS[key] + mark), width=width)
         for study in order:
-            self.add_row(*cells[study], key=study)
+            self.add_row(*self._cells[study], key=study)
         self._layout_now, self._order = layout, order
         if order:
             self.move_cursor(
                 row=order.index(before) if before in order else min(row_before, len(order) - 1), scroll=False
             )
             self.scroll_to(y=scrolled, animate=False)
-
-    def _update_row(self, number: int, before: tuple[Text, ...], now: tuple[Text, ...]) -> None:
-        for column, (old, new) in enumerate(zip(before, now, strict=True)):
-            if old != new:
-                place = Coordinate(number, column)
-                self._one_cell = True
-                self.update_cell_at(place, new)
-                self._one_cell = False
-                self.refresh_coordinate(place)
 
     @override
     def refresh(self, *regions: Region, **options: Any) -> Self:
@@ -178,30 +163,17 @@ def _layout(rows: Sequence[StudyRow], width: int, sort: str) -> _Layout:
     return _Layout(tuple(columns), bar, sort)
 
 
-def _cell(key: Key, row: StudyRow, layout: _Layout, now: datetime) -> Text:
-    width = dict(layout.columns)[key]
-    text = _cell_text(key, row, layout, now)
-    text.truncate(width - 1, overflow="ellipsis")
-    return text
-
-
-def _cell_text(key: Key, row: StudyRow, layout: _Layout, now: datetime) -> Text:
-    if key == "state":
-        return Text(f" {GLYPHS[row.state]} {row.state}", style=STYLES[row.state])
-    if key == "study":
-        return Text(row.study, style="bold")
-    if key == "progress":
-        return _progress(row, layout)
-    if key == "failed":
-        return Text(str(row.failed), style="red") if row.failed else Text("")
-    if key == "host":
-        return Text(row.host)
-    if key == "sign":
-        return Text("" if row.trouble else age_text(row.last_sign, now))
-    return Text(row.trouble or row.title, style="" if row.trouble else "dim")
-
-
-def _progress(row: StudyRow, layout: _Layout) -> Text:
-    if row.trouble:
-        return Text("")
-    return Text.assemble(bar_text(row.done, row.failed, row.trials, layout.bar), f" {row.done}/{row.trials}")
+def _cells(row: StudyRow, layout: _Layout, now: datetime) -> tuple[Text, ...]:
+    progress = bar_text(row.done, row.failed, row.trials, layout.bar).append(f" {row.done}/{row.trials}")
+    texts: dict[Key, Text] = {
+        "state": Text(f" {GLYPHS[row.state]} {row.state}", style=STYLES[row.state]),
+        "study": Text(row.study, style="bold"),
+        "progress": Text("") if row.trouble else progress,
+        "failed": Text(str(row.failed) if row.failed else "", style="red"),
+        "host": Text(row.host),
+        "sign": Text("" if row.trouble else age_text(row.last_sign, now)),
+        "title": Text(row.trouble or row.title, style="" if row.trouble else "dim"),
+    }
+    for key, width in layout.columns:
+        texts[key].truncate(width - 1, overflow="ellipsis")
+    return tuple(texts[key] for key, _ in layout.columns)
