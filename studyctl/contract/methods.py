@@ -34,8 +34,7 @@ StaticGroups = Annotated[bool, Field(description="group grids fixed before the s
 Objective = Annotated[
     Literal["linear", "block"],
     Field(
-        description="error that the scale search minimises: of the linears' outputs, attention's tokens counted by what they do to its "
-        "output, or of the whole attention or MLP"
+        description="error that the scale search minimises: of the linears' outputs, or of the output of the whole attention or MLP"
     ),
 ]
 WeightTerm = Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")]
@@ -394,14 +393,14 @@ METHODS: dict[str, Method] = {
         "studyctl.compress.quantize.awq:compress_stage",
         frozenset({"mean_abs", "hessian"}),
         prepare="studyctl.compress.quantize.awq:scale_block",
-        version=2,
+        version=3,
     ),
     "checkpoint": Method(Checkpoint, None),
     PAIR: Method(
         PruneThenQuantize,
         "studyctl.compress.combined:compress_stage",
         prepare="studyctl.compress.combined:prepare_block",
-        version=3,
+        version=4,
     ),
 }
 

@@ -27,8 +27,7 @@ from studyctl.contract.methods import (
 from studyctl.errors import StepError
 from studyctl.export.folder import Exported, export_model, keys_of_older_loaders, verify
 from studyctl.reporter import SilentReporter
-
-from .tiny import FAMILIES, VOCABULARY, Listener, tiny_model
+from tests.compress.tiny import FAMILIES, VOCABULARY, Listener, tiny_model
 
 TOKENS = torch.arange(12)[None] + 3
 NO_PACKED_LOADER = {"falcon"}

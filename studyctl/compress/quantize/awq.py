@@ -4,12 +4,13 @@
 α that makes the smallest output error. The scale is folded into what precedes the stage. Then every group of weights may
 give up its extremes for a finer grid.
 
-With ``objective = "linear"`` no forward pass is needed to judge a candidate: the mean squared output error of a linear
-whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, and that of a group of its inputs likewise from the
-group's part of H. With ``objective = "block"`` the whole attention or MLP is run for every candidate, as in the paper's code.
+With ``objective = "linear"`` a candidate is judged by ``‖Q(W · s) (X / s) − W X‖²``, as in the paper (equation 4). That takes no
+forward pass: the squared output error of a linear whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, and
+that of a group of its inputs follows likewise from the group's part of H. With ``objective = "block"`` the whole attention or
+MLP is run for every candidate, as in the paper's code.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -18,7 +19,6 @@ from torch import nn
 from studyctl.compress.quantize.folding import fold
 from studyctl.compress.quantize.module_objective import module_losses
 from studyctl.compress.quantize.rtn import round_to_nearest
-from studyctl.compress.quantize.token_weights import weighted_hessians
 from studyctl.compress.quantize.trial_rounding import change
 from studyctl.compress.walk.architectures import Absorber
 from studyctl.compress.walk.statistics import Statistics
@@ -44,13 +44,10 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
     All scales are chosen for the block as it is; then they are folded. Weights become fp32, so that nothing is
     rounded before it is quantized.
     """
-    judged = [_judged(block, stage, settings) for stage in block.stages]
     chosen = [
         None if absorber is None else _search_scales(block, stage, absorber, settings)
-        for stage, absorber in zip(judged, block.absorbers, strict=True)
+        for stage, absorber in zip(block.stages, block.absorbers, strict=True)
     ]
-    hessians = [_of_clipped(stage) for stage in judged]
-    del judged
     _say_what_is_clipped_only(block)
     weights = _as_float(block, [stage.weights for stage in block.stages])
     dense = _as_float(block, [stage.dense or () for stage in block.stages])
@@ -64,7 +61,7 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
         if dense:
             fold(block.block, absorber, scales, dense, {})
     stages = []
-    for stage, own, scales in zip(block.stages, hessians, taken, strict=True):
+    for stage, scales in zip(block.stages, taken, strict=True):
         if scales is not None:
             for scaled in (weights, dense) if dense else (weights,):
                 for name in stage.names:
@@ -75,7 +72,6 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
                 weights=tuple(weights[name] for name in stage.names),
                 dense=tuple(dense[name] for name in stage.names) if dense else None,
                 statistics=_scaled(stage.statistics, scales),
-                hessians=own and tuple(_scaled_hessian(hessian, scales) for hessian in own),
             )
         )
     return PreparedBlock(tuple(stages), parameters)
@@ -84,10 +80,10 @@ def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
 def compress_stage(stage: StageInput, settings: AWQ) -> list[CompressedLinear]:
     """Clip and round the linears of a stage that :func:`scale_block` has prepared."""
     results = []
-    for index, (name, weight) in enumerate(zip(stage.names, stage.weights, strict=True)):
+    for name, weight in zip(stage.names, stage.weights, strict=True):
         limits = None
         if settings.clip and not _makes_queries_or_keys(name):
-            limits = clip_limits(weight, stage.hessian(index), settings, stage.dtype)
+            limits = clip_limits(weight, stage.hessian, settings, stage.dtype)
         results.append(round_to_nearest(weight, settings, stage.dtype, limits))
     return results
 
@@ -115,23 +111,6 @@ def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Te
     sizes = stacked(weights).abs_()
     groups = sizes.reshape(len(sizes), -1, group_size or sizes.shape[1])
     return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(sizes.shape).mean(0)
-
-
-def _judged(block: BlockInput, stage: StageInput, settings: AWQ) -> StageInput:
-    """Return the stage with what its linears are judged by: in attention, which few tokens decide, not all tokens count alike."""
-    if settings.objective == "linear" and any(map(_makes_queries_or_keys, stage.names)):
-        return replace(stage, hessians=weighted_hessians(block, stage))
-    return stage
-
-
-def _of_clipped(stage: StageInput) -> tuple[torch.Tensor | None, ...] | None:
-    """Return the stage's own Hessians that are still needed when its scale is found."""
-    if stage.hessians is None:
-        return None
-    return tuple(
-        None if _makes_queries_or_keys(name) else hessian
-        for name, hessian in zip(stage.names, stage.hessians, strict=True)
-    )
 
 
 def _search_scales(block: BlockInput, stage: StageInput, absorber: Absorber, settings: AWQ) -> torch.Tensor:
@@ -176,13 +155,12 @@ def _losses(
                 weight + change(_grouped(weight, settings), settings, stage.dtype, scales=scales).flatten(1)
             ),
         )
-    hessians = [stage.hessian(index) for index in range(len(stage.weights))]
-    return linear_losses(stage.weights, hessians, settings, stage.dtype, candidates)
+    return linear_losses(stage.weights, stage.hessian, settings, stage.dtype, candidates)
 
 
 def linear_losses(
     weights: tuple[torch.Tensor, ...],
-    hessians: Sequence[torch.Tensor],
+    hessian: torch.Tensor,
     settings: Quantization,
     dtype: torch.dtype,
     candidates: list[torch.Tensor],
@@ -191,14 +169,14 @@ def linear_losses(
 
     Args:
         weights: each ``[out, in]``.
-        hessians: H = 2/n · X Xᵀ of each, ``[in, in]``.
+        hessian: H = 2/n · X Xᵀ of their inputs, ``[in, in]``.
         settings: of the grid.
         dtype: in which the grid's scales are stored.
         candidates: scales, each ``[in]``.
     """
     losses = torch.zeros(len(candidates), dtype=torch.float64)
-    for weight, hessian in zip(weights, hessians, strict=True):
-        halves = _half(hessian)
+    halves = _half(hessian)
+    for weight in weights:
         for rows in _row_blocks(weight):
             groups = _grouped(rows, settings)
             out = torch.empty_like(groups)
@@ -302,19 +280,14 @@ def _scaled(statistics: Statistics | None, scales: torch.Tensor | None) -> Stati
     if statistics is None or scales is None:
         return statistics
     hessian, mean_abs, norm = statistics.hessian, statistics.mean_abs, statistics.norm
+    if hessian is not None:
+        hessian.div_(scales).div_(scales[:, None])
     return replace(
         statistics,
         sample=statistics.sample.float() / scales,
         norm=None if norm is None else norm / scales,
         mean_abs=None if mean_abs is None else mean_abs / scales,
-        hessian=_scaled_hessian(hessian, scales),
     )
-
-
-def _scaled_hessian(hessian: torch.Tensor | None, scales: torch.Tensor | None) -> torch.Tensor | None:
-    if hessian is None or scales is None:
-        return hessian
-    return hessian.div_(scales).div_(scales[:, None])
 
 
 def _say_what_is_clipped_only(block: BlockInput) -> None:

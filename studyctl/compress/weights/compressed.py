@@ -100,16 +100,12 @@ class StageInput:
     """In which compressed weights and scales are stored; weights may come in a wider one."""
     dense: tuple[torch.Tensor, ...] | None = None
     """What errors are measured against, where that is not ``weights``."""
-    hessians: tuple[torch.Tensor | None, ...] | None = None
-    """For each linear an H of its own, ``[in, in]``, in which tokens count by what they do to the module's output; None: they count alike."""
     reporter: Reporter = field(default_factory=SilentReporter)
     """Told what a user should know of this stage."""
 
-    def hessian(self, index: int) -> torch.Tensor:
-        """Return the H ``[in, in]`` by which changes of a linear are judged."""
-        own = None if self.hessians is None else self.hessians[index]
-        if own is not None:
-            return own
+    @property
+    def hessian(self) -> torch.Tensor:
+        """H of the input, ``[in, in]``, where the method asked for it."""
         assert self.statistics is not None
         assert self.statistics.hessian is not None
         return self.statistics.hessian

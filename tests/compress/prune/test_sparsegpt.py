@@ -12,8 +12,7 @@ from studyctl.compress.prune.masks import smallest_of_group
 from studyctl.compress.sweep.columns import blocks, pass_on, prune_block
 from studyctl.compress.sweep.inverse import inverse_root
 from studyctl.contract.methods import Magnitude, SparseGPT, Wanda
-
-from .cases import (
+from tests.compress.cases import (
     correlated,
     damped,
     output_error,

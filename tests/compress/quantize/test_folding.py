@@ -9,9 +9,8 @@ from torch import nn
 
 from studyctl.compress.quantize.folding import fold
 from studyctl.compress.walk.architectures import FAMILIES, Absorber, Block, decoder_blocks, known_stages
-
-from .cases import random
-from .tiny import tiny_model
+from tests.compress.cases import random
+from tests.compress.tiny import tiny_model
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in sorted(FAMILIES)),  # heads share keys and values

@@ -11,8 +11,7 @@ from studyctl.compress.quantize import gptq, rtn
 from studyctl.compress.walk.statistics import Statistics
 from studyctl.compress.weights.compressed import CompressedLinear
 from studyctl.contract.methods import GPTQ, RTN
-
-from .cases import (
+from tests.compress.cases import (
     assert_equal_but_for_ties,
     correlated,
     damped,

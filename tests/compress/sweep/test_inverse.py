@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 from studyctl.compress.sweep.inverse import TRIES, InverseRoot, inverse_root, stage_inverse
 from studyctl.compress.walk.statistics import Statistics
 from studyctl.errors import StepError
-
-from .cases import correlated, damped, quick, random, root_of_inverse, stage, statistics, with_hessian
-from .tiny import Listener
+from tests.compress.cases import (
+    correlated,
+    damped,
+    quick,
+    random,
+    root_of_inverse,
+    stage,
+    statistics,
+    with_hessian,
+)
+from tests.compress.tiny import Listener
 
 NAMES = ("model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj")
 

@@ -8,8 +8,7 @@ from studyctl.compress.walk.activations import Activations, record_activations
 from studyctl.compress.walk.architectures import decoder_blocks
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
-
-from .tiny import FAMILIES, tiny_model
+from tests.compress.tiny import FAMILIES, tiny_model
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,8 @@ from studyctl.compress.walk.architectures import (
     observed_stages,
 )
 from studyctl.errors import StepError
-
-from .tiny import FAMILIES as TINY_FAMILIES
-from .tiny import tiny_model
+from tests.compress.tiny import FAMILIES as TINY_FAMILIES
+from tests.compress.tiny import tiny_model
 
 
 def stages_by_hooks(model: nn.Module, block: Block, ids: torch.Tensor) -> list[list[str]]:

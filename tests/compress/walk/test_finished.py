@@ -11,8 +11,7 @@ from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.stored import weights_hash
 from studyctl.contract.methods import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
 from studyctl.errors import StepError
-
-from .tiny import Listener, tiny_model
+from tests.compress.tiny import Listener, tiny_model
 
 SETTINGS = [
     SparseGPT(sparsity=0.5),

@@ -13,8 +13,7 @@ from studyctl.compress.walk.walker import compress
 from studyctl.contract import limits
 from studyctl.contract.methods import GPTQ, SparseGPT, Wanda, WithData
 from studyctl.reporter import SilentReporter
-
-from .tiny import FAMILIES, tiny_model
+from tests.compress.tiny import FAMILIES, tiny_model
 
 SETTINGS = {
     "gptq": GPTQ(bits=3, group_size=16, order="stage"),

@@ -32,9 +32,8 @@ from studyctl.contract.methods import (
 )
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
-
-from .cases import block_input
-from .tiny import FAMILIES, Listener, tiny_model
+from tests.compress.cases import block_input
+from tests.compress.tiny import FAMILIES, Listener, tiny_model
 
 SILENT = SilentReporter()
 STAGES = [

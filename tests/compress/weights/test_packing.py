@@ -10,8 +10,7 @@ from studyctl.compress.quantize.grid import dequantize
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.compress.weights.packing import Packing, choose_packing, packed_tensors, quantization_config
 from studyctl.contract.methods import GPTQ, RTN, Magnitude, MethodSettings, PruneThenQuantize
-
-from .tiny import tiny_model
+from tests.compress.tiny import tiny_model
 
 
 def linear(

@@ -22,8 +22,7 @@ from studyctl.contract.methods import (
 )
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
-
-from .tiny import tiny_model
+from tests.compress.tiny import tiny_model
 
 SETTINGS = [
     RTN(bits=3, group_size=16),
