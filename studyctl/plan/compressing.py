@@ -13,14 +13,7 @@ from typing import Literal
 
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import CalibrationData
-from studyctl.contract.limits import (
-    ADDS_ATTENTION,
-    HEAP_TENSOR_BYTES,
-    HESSIAN_TILE,
-    ROW_BLOCK,
-    kept_bytes,
-    sample_step,
-)
+from studyctl.contract.limits import HEAP_TENSOR_BYTES
 from studyctl.contract.methods import (
     AWQ,
     MethodSettings,
@@ -155,7 +148,7 @@ def _widest(identity: ModelIdentity) -> int:
 def _elementwise(widest: int, settings: MethodSettings) -> int:
     """Return bytes of scoring the weights of the widest linear, or of rounding some of its rows."""
     only_rounds = _parts(settings) <= {"rtn", "awq"}
-    return ELEMENTWISE_COPIES * FLOAT * (min(ROW_BLOCK, widest) if only_rounds else widest)
+    return ELEMENTWISE_COPIES * FLOAT * (min(1 << 19, widest) if only_rounds else widest)
 
 
 def _storing_bytes(identity: ModelIdentity, settings: MethodSettings, width: int) -> int:
@@ -216,9 +209,7 @@ def _kept_inputs(
     attention = max([each * stages[1].inputs for stages in blocks if len(stages) > 1], default=0)
     keeps_mlp = settings.propagate == "compressed"
     mlp = each * max(stages[-1].inputs for stages in blocks) if keeps_mlp else 0
-    if identity.config.get("model_type") in ADDS_ATTENTION:  # one room, first of attention, then of the MLP
-        return max(attention, min(kept_bytes(attention), mlp))
-    return max(hidden, attention) + min(kept_bytes(0), mlp)
+    return max(hidden, attention) + min(48 << 20, mlp)
 
 
 def passing_bytes(identity: ModelIdentity, tokens: int, width: int) -> int:
@@ -279,7 +270,7 @@ def _counting(
 def _held_bytes(stages: Block, settings: WithData, windows: CalibrationData, width: int) -> int:
     """Return bytes that are held of a block while its stages are measured and compressed."""
     tokens = windows.samples * windows.sequence_length
-    kept = -(-tokens // sample_step(tokens))
+    kept = -(-tokens // max(1, tokens // 256))
     held = sum(kept * stage.inputs * width for stage in stages)
     if "hessian" in statistics_of(settings):
         hessians = sorted((stage.hessian_bytes for stage in stages), reverse=True)
@@ -350,7 +341,7 @@ def _stage_work(stage: StageSize, stages: Block, settings: WithData, tokens: int
     inputs, weights, parts = stage.inputs, stage.weights, _parts(settings)
     work = 0.0
     if "hessian" in statistics_of(settings):
-        work += tokens * inputs * (inputs + HESSIAN_TILE)  # one triangle
+        work += tokens * inputs * (inputs + 192)  # one triangle
     sweeps = len(parts & {"sparsegpt", "gptq"})
     # A factorisation and the inverse of a triangle; then every column changes all that follow.
     work += sweeps * ((inputs**3 + weights * inputs) / SOLVE_EFFICIENCY + SWEEP_OPERATIONS * weights)
