@@ -62,7 +62,7 @@ class MethodSettings(BaseModel):
 
     @abstractmethod
     def bits_per_weight(self, in_features: int) -> float:
-        """Return what a weight of a linear with this many inputs costs in bits, masks, scales and zeros included.
+        """Return what a weight of a linear with this many inputs costs in bits, masks, scales and zero points included.
 
         Scales are counted at 16 bits. Unstructured sparsity is counted with a bitmap: ``min(16, 16 · density + 1)``.
         """
@@ -422,7 +422,7 @@ def settings_of(value: object) -> object:
 
 
 def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:
-    """Return what must be measured of every stage's input."""
+    """Return what must be measured of the input of every linear group."""
     if isinstance(settings, PruneThenQuantize):
         return frozenset().union(*(METHODS[name].statistics for name in settings.method))
     return method_of(settings).statistics

@@ -8,7 +8,7 @@ from torch import nn
 
 from studyctl.compress.walk import replay, walker
 from studyctl.compress.walk.architectures import decoder_blocks, known_linear_groups
-from studyctl.compress.walk.replay import replay_of
+from studyctl.compress.walk.replay import copied_to, replay_of
 from studyctl.compress.walk.walker import compress
 from studyctl.contract.methods import GPTQ, SparseGPT, Wanda, WithData
 from studyctl.reporter import SilentReporter
@@ -165,3 +165,13 @@ def test_the_mlp_runs_again_only_for_chunks_that_are_not_kept(
     # It is reached to be measured, for the input of the last linear, and for the next block's input where there is one.
     expected = 2 * chunks + (chunks - spared)
     assert calls == [expected + 1, expected, 2 * chunks]  # the recorder makes one call of the first block
+
+
+def test_a_copy_is_contiguous_and_has_memory_of_its_own() -> None:
+    """What a block does with its tensors later must not change what was kept."""
+    states = torch.arange(12.0).reshape(3, 4).T
+    copy = copied_to(states, states.device)
+    assert torch.equal(copy, states)
+    assert copy.is_contiguous()
+    states.zero_()
+    assert copy.any()
