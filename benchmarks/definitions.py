@@ -21,7 +21,7 @@ from studyctl.compress.sweep.columns import (
 )
 from studyctl.compress.walk.statistics import Accumulator
 from studyctl.compress.walk.walker import compress
-from studyctl.compress.weights.compressed import StageInput
+from studyctl.compress.weights.compressed import LinearGroup
 from studyctl.contract.methods import AWQ, GPTQ, SparseGPT, Wanda
 from studyctl.reporter import SilentReporter
 
@@ -68,15 +68,15 @@ def _pairs() -> Iterator[tuple[str, Pair]]:
         f"sweep of a block, pruning 2:4, {block}",
         _both(prune_block, prune_block_plainly, weights, root, None, (2, 4)),
     )
-    stage = _stage()
+    linears = _linear_group()
     yield (
-        f"gptq, stage of {ROWS} × {HIDDEN}",
-        _stages(gptq, "quantize_block", quantize_block_plainly, stage, GPTQ()),
+        f"gptq, linear group of {ROWS} × {HIDDEN}",
+        _sweeps(gptq, "quantize_block", quantize_block_plainly, linears, GPTQ()),
     )
     sparse = SparseGPT(sparsity=0.5)
     yield (
-        f"sparsegpt, stage of {ROWS} × {HIDDEN}",
-        _stages(sparsegpt, "prune_block", prune_block_plainly, stage, sparse),
+        f"sparsegpt, linear group of {ROWS} × {HIDDEN}",
+        _sweeps(sparsegpt, "prune_block", prune_block_plainly, linears, sparse),
     )
     inputs = torch.randn(TOKENS, INTERMEDIATE)
     yield f"Hessian of {TOKENS} × {INTERMEDIATE}", _both(_hessian, _full_product, inputs)
@@ -99,16 +99,16 @@ def _root(size: int) -> torch.Tensor:
     return root
 
 
-def _stage() -> StageInput:
+def _linear_group() -> LinearGroup:
     accumulator = Accumulator(frozenset({"hessian"}), 2 * TOKENS)
     accumulator.add(torch.randn(2, TOKENS, HIDDEN))
     weights = tuple(torch.randn(HIDDEN, HIDDEN) for _ in range(3))
-    return StageInput(("q", "k", "v"), weights, accumulator.finish(), dtype=torch.float32)
+    return LinearGroup(("q", "k", "v"), weights, accumulator.finish(), dtype=torch.float32)
 
 
-def _stages(module: Any, name: str, plain: object, stage: StageInput, settings: object) -> Pair:
-    """Return a stage's compression as it is, and with the plain sweep in the place of the compiled one."""
-    run = partial(timed, partial(module.compress_stage, stage, settings))
+def _sweeps(module: Any, name: str, plain: object, linears: LinearGroup, settings: object) -> Pair:
+    """Return a linear group's compression as it is, and with the plain sweep in the place of the compiled one."""
+    run = partial(timed, partial(module.compress_linears, linears, settings))
 
     def run_plainly() -> float:
         with patch.object(module, name, plain):

@@ -34,8 +34,7 @@ StaticGroups = Annotated[bool, Field(description="group grids fixed before the s
 Objective = Annotated[
     Literal["linear", "block"],
     Field(
-        description="error that the scale search minimises: of the linears' outputs, attention's tokens counted by what they do to its "
-        "output, or of the whole attention or MLP"
+        description="error that the scale search minimises: of the linears' outputs, or of the output of the whole attention or MLP"
     ),
 ]
 WeightTerm = Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")]
@@ -63,7 +62,7 @@ class MethodSettings(BaseModel):
 
     @abstractmethod
     def bits_per_weight(self, in_features: int) -> float:
-        """Return what a weight of a linear with this many inputs costs in bits, masks, scales and zeros included.
+        """Return what a weight of a linear with this many inputs costs in bits, masks, scales and zero points included.
 
         Scales are counted at 16 bits. Unstructured sparsity is counted with a bitmap: ``min(16, 16 · density + 1)``.
         """
@@ -248,7 +247,7 @@ class AWQ(Quantization):
     order: Annotated[
         Literal["block"],
         Field(
-            description="scales move between the stages of a block before any is rounded, so all see the uncompressed block"
+            description="scales move between the linear groups of a block before any is rounded, so all see the uncompressed block"
         ),
     ] = "block"
     propagate: Propagate = "dense"
@@ -257,7 +256,7 @@ class AWQ(Quantization):
 class PruneThenQuantize(Quantization, Pruning):
     """Prunes and quantizes in one variant, such as ``["sparsegpt", "gptq"]``, with the options of both.
 
-    Each stage is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
+    Each linear is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
     """
 
     needs_data: ClassVar[bool] = True
@@ -290,7 +289,7 @@ class PruneThenQuantize(Quantization, Pruning):
     @classmethod
     def _awq_sees_the_uncompressed_block(cls, value: Order, info: ValidationInfo) -> Order:
         if value == "stage" and "awq" in info.data.get("method", ()):
-            raise ValueError("awq moves scales between the stages of a block, so its order is block")
+            raise ValueError("awq moves scales between the linear groups of a block, so its order is block")
         return value
 
     @property
@@ -354,7 +353,7 @@ class Checkpoint(MethodSettings):
 
 
 StatisticName = Literal["norm", "mean_abs", "hessian"]
-"""A statistic of a stage's input over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
+"""A statistic of the input of linears over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
 
 WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize
 """Settings of the methods that look at calibration activations: they have ``order`` and ``propagate``."""
@@ -366,13 +365,13 @@ class Method:
 
     settings: type[MethodSettings]
     target: str | None
-    """``module:function`` of the implementation, called as ``function(StageInput, settings)`` for every stage, which
+    """``module:function`` of the implementation, called as ``function(LinearGroup, settings)`` for every linear group, which
     returns one ``CompressedLinear`` per linear of it; None where there is nothing to call."""
     statistics: frozenset[StatisticName] = frozenset()
-    """What the walker measures on every stage's input."""
+    """What the walker measures on the input of every linear group."""
     prepare: str | None = None
-    """``module:function`` that is called as ``function(BlockInput, settings)`` before the stages of a block are compressed,
-    and returns a ``PreparedBlock``: for methods that move scales between stages."""
+    """``module:function`` that is called as ``function(BlockInput, settings)`` before the linears of a block are compressed,
+    and returns a ``PreparedBlock``: for methods that move scales between linear groups."""
     version: int = 1
     """Rises when the same settings give other weights, so that stored results are not taken for new ones."""
 
@@ -382,26 +381,28 @@ PAIR = "prune+quantize"
 
 METHODS: dict[str, Method] = {
     "dense": Method(Dense, None),
-    "magnitude": Method(Magnitude, "studyctl.compress.prune.magnitude:compress_stage", version=2),
-    "wanda": Method(Wanda, "studyctl.compress.prune.wanda:compress_stage", frozenset({"norm"})),
-    "rtn": Method(RTN, "studyctl.compress.quantize.rtn:compress_stage"),
+    "magnitude": Method(Magnitude, "studyctl.compress.prune.magnitude:compress_linears", version=2),
+    "wanda": Method(Wanda, "studyctl.compress.prune.wanda:compress_linears", frozenset({"norm"})),
+    "rtn": Method(RTN, "studyctl.compress.quantize.rtn:compress_linears"),
     "sparsegpt": Method(
-        SparseGPT, "studyctl.compress.prune.sparsegpt:compress_stage", frozenset({"hessian"}), version=2
+        SparseGPT, "studyctl.compress.prune.sparsegpt:compress_linears", frozenset({"hessian"}), version=2
     ),
-    "gptq": Method(GPTQ, "studyctl.compress.quantize.gptq:compress_stage", frozenset({"hessian"}), version=2),
+    "gptq": Method(
+        GPTQ, "studyctl.compress.quantize.gptq:compress_linears", frozenset({"hessian"}), version=2
+    ),
     "awq": Method(
         AWQ,
-        "studyctl.compress.quantize.awq:compress_stage",
+        "studyctl.compress.quantize.awq:compress_linears",
         frozenset({"mean_abs", "hessian"}),
         prepare="studyctl.compress.quantize.awq:scale_block",
-        version=2,
+        version=3,
     ),
     "checkpoint": Method(Checkpoint, None),
     PAIR: Method(
         PruneThenQuantize,
-        "studyctl.compress.combined:compress_stage",
+        "studyctl.compress.combined:compress_linears",
         prepare="studyctl.compress.combined:prepare_block",
-        version=3,
+        version=4,
     ),
 }
 
@@ -421,7 +422,7 @@ def settings_of(value: object) -> object:
 
 
 def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:
-    """Return what must be measured of every stage's input."""
+    """Return what must be measured of the input of every linear group."""
     if isinstance(settings, PruneThenQuantize):
         return frozenset().union(*(METHODS[name].statistics for name in settings.method))
     return method_of(settings).statistics

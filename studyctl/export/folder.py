@@ -1,7 +1,7 @@
-"""A compressed model as a Hugging Face folder: written beside its place, read back, compared, and only then there.
+"""A compressed model as a Hugging Face folder: written to a temporary folder, read back, compared, and only then moved.
 
 Quantized linears are packed (:mod:`studyctl.compress.weights.packing`), all else is plain safetensors in the model's dtype. The
-folder is loaded by plain transformers before it counts: every parameter and buffer must come back bit for bit, and the
+folder is loaded by plain transformers before it is moved: every parameter and buffer must come back bit for bit, and the
 logits with them.
 """
 
@@ -37,7 +37,7 @@ LOGIT_TOKENS = 16
 
 @dataclass(frozen=True)
 class Exported:
-    """A folder that was read back and is what the model was."""
+    """A folder that was read back and found equal to the model."""
 
     folder: Path
     format: str
@@ -52,11 +52,11 @@ class Exported:
     weight_bytes: int
     """Of these files."""
     block_bits_per_weight: float
-    """Of the decoder blocks' linears, from the bytes stored for them: codes, scales, zeros, shapes."""
+    """Of the decoder blocks' linears, from the bytes stored for them: codes, scales, zero points, shapes."""
     model_bits_per_weight: float
     """Of the whole model, from the sizes of the files."""
     logit_difference: float
-    """Largest difference of a logit, read back against in memory, as a fraction of the largest logit."""
+    """Largest difference of a logit between the folder and the model in memory, as a fraction of the largest logit."""
 
 
 def export_model(
@@ -78,9 +78,9 @@ def export_model(
         compressed: what it was compressed to; None: its weights as they are.
         target: the folder to make; missing or empty.
         files: of the base model, copied: tokenizer, generation settings.
-        describe: returns texts to write beside the weights, by file name, such as the model card.
+        describe: returns texts to write next to the weights, by file name, such as the model card.
         replace: take the place of a folder that is there.
-        reporter: is told of the steps.
+        reporter: gets the steps.
 
     Raises:
         StepError: there is no room, or what was read back is not the model.
@@ -99,9 +99,10 @@ def export_model(
         except _NotLoadableError as error:
             if packing is None:
                 raise
-            # The code of some families cannot load packed linears; that they are plain now is told by `why_plain`.
+            # The code of some families cannot load packed linears; `why_plain` says that they are plain now.
             packing, why_plain = None, f"plain transformers does not load this family packed ({error})"
-            _empty(folder)
+            for path in folder.iterdir():
+                path.unlink()
             _write(model, None, None, folder)
             copy_beside(files, folder)
             difference = verify(model, folder)
@@ -116,7 +117,7 @@ def export_model(
             weight_files=len(sizes),
             weight_bytes=sum(sizes),
             block_bits_per_weight=_block_bits(model, folder),
-            model_bits_per_weight=8 * sum(sizes) / sum(one.numel() for one in model.parameters()),
+            model_bits_per_weight=8 * sum(sizes) / sum(parameter.numel() for parameter in model.parameters()),
             logit_difference=difference,
         )
         for name, text in describe(exported).items():
@@ -127,11 +128,6 @@ def export_model(
 
 class _NotLoadableError(StepError):
     """Plain transformers does not load the folder."""
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -145,7 +141,7 @@ def _write(model: Any, compressed: Compressed | None, packing: Packing | None, f
         for name, linear in compressed.linears.items():
             del state[f"{name}.weight"]
             state |= {f"{name}.{part}": value for part, value in packed_tensors(linear, packing).items()}
-    needed = sum(_bytes(tensor) for tensor in state.values())
+    needed = sum(tensor.nbytes for tensor in state.values())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StepError(
@@ -162,10 +158,6 @@ def _write(model: Any, compressed: Compressed | None, packing: Packing | None, f
         config["quantization_config"] = quantization_config(packing, compressed.linears.keys(), model)
     config |= keys_of_older_loaders(config)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def keys_of_older_loaders(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +192,7 @@ def copy_beside(files: Iterable[Path], folder: Path) -> None:
 
 @torch.no_grad()
 def verify(model: Any, folder: Path) -> float:
-    """Load a folder with plain transformers and hold it against the model.
+    """Load a folder with plain transformers and compare it with the model.
 
     Returns:
         The largest difference of a logit, as a fraction of the largest.
@@ -208,15 +200,15 @@ def verify(model: Any, folder: Path) -> float:
     Raises:
         StepError: it does not load, or a weight, buffer or logit differs; names the first.
     """
-    again = _reload(model, folder)
+    reloaded = _reload(model, folder)
     ids = (torch.arange(LOGIT_TOKENS) * 7919 % model.config.get_text_config().vocab_size)[None]
     ids = ids.to(next(model.parameters()).device)
-    logits = again(input_ids=ids, use_cache=False).logits.float()  # packed linears are unpacked by this
-    _compare_tensors(model, again)
-    del again
+    logits = reloaded(input_ids=ids, use_cache=False).logits.float()  # packed linears are unpacked by this
+    _compare_tensors(model, reloaded)
+    del reloaded
     gc.collect()  # unpacked linears hold their own `forward`: a circle that would stay in memory for a while
-    mine = model(input_ids=ids, use_cache=False).logits.float()
-    difference = float((mine - logits).abs().max() / mine.abs().max().clamp(min=1e-30))
+    expected = model(input_ids=ids, use_cache=False).logits.float()
+    difference = float((expected - logits).abs().max() / expected.abs().max().clamp(min=1e-30))
     # With equal weights and buffers only settings can differ (soft caps, windows); kernels may sum in another order.
     allowed = torch.finfo(_dtype(model)).eps ** 0.5
     if not difference <= allowed:
@@ -229,7 +221,7 @@ def verify(model: Any, folder: Path) -> float:
 
 def _reload(model: Any, folder: Path) -> Any:
     try:
-        again, info = transformers.AutoModelForCausalLM.from_pretrained(
+        reloaded, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             attn_implementation=model.config._attn_implementation,  # another one gives other roundings
             local_files_only=True,
@@ -241,34 +233,32 @@ def _reload(model: Any, folder: Path) -> Any:
         raise StepError(f"the export cannot be read back: {error}", hint=hint) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise _NotLoadableError(f"the export cannot be read back: {error}") from error
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[what]:
-            names = ", ".join(sorted(map(str, info[what]))[:4])
-            raise _NotLoadableError(f"the export cannot be read back: {what.replace('_', ' ')} {names}")
-    return again.requires_grad_(False).eval().to(next(model.parameters()).device)
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[problem]:
+            names = ", ".join(sorted(map(str, info[problem]))[:4])
+            raise _NotLoadableError(f"the export cannot be read back: {problem.replace('_', ' ')} {names}")
+    return reloaded.requires_grad_(False).eval().to(next(model.parameters()).device)
 
 
-def _compare_tensors(model: nn.Module, again: nn.Module) -> None:
+def _compare_tensors(model: nn.Module, reloaded: nn.Module) -> None:
     """Compare linears of the blocks first, then every other parameter and buffer."""
     first = {f"{name}.weight": linear.weight for name, linear in block_linears(model).items()}
     buffers = dict(model.named_buffers())
-    for name, mine in (first | dict(model.named_parameters()) | buffers).items():
-        owner, _, own = name.rpartition(".")
-        other = getattr(again.get_submodule(owner), own)
-        if (
-            name in buffers
-        ):  # made from the config in float32; a model that was cast afterwards has them rounded
-            other = other.to(mine.dtype)
-        if other.dtype != mine.dtype or other.shape != mine.shape:
-            what = f"{other.dtype} {list(other.shape)} instead of {mine.dtype} {list(mine.shape)}"
-        elif torch.equal(_bits(mine), _bits(other)):
+    for name, expected in (first | dict(model.named_parameters()) | buffers).items():
+        owner, _, attribute = name.rpartition(".")
+        other = getattr(reloaded.get_submodule(owner), attribute)
+        if name in buffers:  # made from the config in float32; a model that was cast later has them rounded
+            other = other.to(expected.dtype)
+        if other.dtype != expected.dtype or other.shape != expected.shape:
+            mismatch = f"{other.dtype} {list(other.shape)} instead of {expected.dtype} {list(expected.shape)}"
+        elif torch.equal(_bits(expected), _bits(other)):
             continue
         else:
-            what = f"off by up to {float((mine.float() - other.float()).abs().max()):.3g}"
-        raise StepError(f"`{name}` is not the same when the export is read back: {what}")
-    mine_tied, other_tied = _is_tied(model), _is_tied(again)
-    if mine_tied != other_tied:
-        raise StepError(f"tied embeddings: {mine_tied} in memory, {other_tied} when the export is read back")
+            mismatch = f"off by up to {float((expected.float() - other.float()).abs().max()):.3g}"
+        raise StepError(f"`{name}` is not the same when the export is read back: {mismatch}")
+    is_tied, other_is_tied = _is_tied(model), _is_tied(reloaded)
+    if is_tied != other_is_tied:
+        raise StepError(f"tied embeddings: {is_tied} in memory, {other_is_tied} when the export is read back")
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from studyctl.backends import OWN
 from studyctl.compress.walk.architectures import changeable_modules
-from studyctl.compress.walk.finished import FinishedBlocks
+from studyctl.compress.walk.resumable import ResumableBlocks
 from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.stored import apply, save, weights_hash
 from studyctl.contract.identity import Bos, TextIdentity
@@ -179,7 +179,7 @@ class Engine:
         self._changed = changeable_modules(self.loaded.model)  # known before the first is written
         ids = None if job.calibration is None else self._calibration_ids(job, job.calibration, recorder)
         paths = StudyPaths(job.root)
-        finished = FinishedBlocks(paths.finished_blocks(job.weights_key))
+        resumable = ResumableBlocks(paths.finished_blocks(job.weights_key))
         result = StepFinished(step=step)
         if job.backend == OWN:
             done = compress(
@@ -188,7 +188,7 @@ class Engine:
                 torch.from_numpy(ids) if ids is not None else None,
                 batch_tokens=block_batch_tokens(job.device, self.batch_tokens(job)),
                 reporter=recorder,
-                finished=finished,
+                resumable=resumable,
             )
         else:
             done, outcome = compress_elsewhere(job, self.loaded, ids, recorder)
@@ -197,7 +197,7 @@ class Engine:
         path = paths.trial_weights(job.weights_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, done)
-        finished.clear()
+        resumable.clear()
         self._note_weights(job, recorder)
         result.bits_per_weight, result.sparsity = done.bits_per_weight, done.sparsity
         return result

@@ -1,4 +1,4 @@
-"""Inputs with correlated channels, stages made of them, and errors in fp64, for tests of single methods."""
+"""Inputs with correlated channels, linear groups made of them, and errors in fp64, for tests of single methods."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from hypothesis import settings
 
 from studyctl.compress.quantize.grid import dequantize
 from studyctl.compress.walk.activations import record_activations
-from studyctl.compress.walk.architectures import decoder_blocks, known_stages
+from studyctl.compress.walk.architectures import decoder_blocks, known_linear_groups
 from studyctl.compress.walk.statistics import Accumulator, Statistics
-from studyctl.compress.weights.compressed import BlockInput, CompressedLinear, StageInput
+from studyctl.compress.weights.compressed import BlockInput, CompressedLinear, LinearGroup
 from studyctl.reporter import Reporter, SilentReporter
 
 quick: Callable[[Any], Any] = settings(max_examples=25, deadline=None)
@@ -41,9 +41,9 @@ def with_hessian(hessian: torch.Tensor) -> Statistics:
     return Statistics(1, torch.zeros(1, len(hessian)), None, None, hessian)
 
 
-def stage(*weights: torch.Tensor, seen: Statistics, reporter: Reporter | None = None) -> StageInput:
+def linear_group(*weights: torch.Tensor, seen: Statistics, reporter: Reporter | None = None) -> LinearGroup:
     names = tuple(f"linear.{index}" for index in range(len(weights)))
-    return StageInput(
+    return LinearGroup(
         names, weights, seen, dtype=weights[0].dtype, reporter=reporter if reporter else SilentReporter()
     )
 
@@ -69,22 +69,22 @@ def root_of_inverse(hessian: torch.Tensor) -> torch.Tensor:
 def on_its_grid(result: CompressedLinear, bits: int) -> bool:
     """Whether codes, scales, zeros and groups are a grid of this many bits and give the weight bit for bit."""
     assert result.scales is not None
-    assert result.zeros is not None
+    assert result.zero_point is not None
     codes = result.all_codes()
-    in_range = int(codes.max()) < 2**bits and int(result.zeros.max()) < 2**bits
-    weight = dequantize(codes, result.scales, result.zeros, result.groups)
+    in_range = int(codes.max()) < 2**bits and int(result.zero_point.max()) < 2**bits
+    weight = dequantize(codes, result.scales, result.zero_point, result.groups)
     return in_range and weight.dtype == result.weight.dtype and torch.equal(weight, result.weight)
 
 
-def assert_equal_but_for_ties(codes: torch.Tensor, wanted: torch.Tensor, positions: torch.Tensor) -> None:
+def assert_equal_but_for_ties(codes: torch.Tensor, expected: torch.Tensor, positions: torch.Tensor) -> None:
     """Compare codes of the same sweep in two precisions: rows may part only where a value is halfway between codes.
 
     Args:
         codes: ``[rows, steps]``, in the order of the sweep.
-        wanted: the same from the other one.
+        expected: the same from the other one.
         positions: where on the grid that one saw each value before it rounded it.
     """
-    differs = codes.long() != wanted.long()
+    differs = codes.long() != expected.long()
     rows = differs.any(1)
     assert rows.double().mean() < 0.1, f"{int(rows.sum())} of {len(rows)} rows differ"
     first = differs.long().argmax(1)
@@ -102,27 +102,32 @@ def block_input(
     for block in blocks[:index]:
         activations.advance(block, reporter)
     block = blocks[index]
-    stages = known_stages(family, block)
-    assert stages is not None
+    linear_groups = known_linear_groups(family, block)
+    assert linear_groups is not None
     accumulators = [
-        Accumulator(frozenset({"norm", "mean_abs", "hessian"}), activations.tokens) for _ in stages
+        Accumulator(frozenset({"norm", "mean_abs", "hessian"}), activations.tokens) for _ in linear_groups
     ]
     handles = [
         next(iter(one.linears.values())).register_forward_pre_hook(
             lambda _, args, accumulator=accumulator: accumulator.add(args[0])
         )
-        for one, accumulator in zip(stages, accumulators, strict=True)
+        for one, accumulator in zip(linear_groups, accumulators, strict=True)
     ]
     for chunk in range(len(activations.hidden)):
         activations.forward(block, chunk)
     for handle in handles:
         handle.remove()
     inputs = []
-    for one, accumulator in zip(stages, accumulators, strict=True):
+    for one, accumulator in zip(linear_groups, accumulators, strict=True):
         weights = tuple(linear.weight.data for linear in one.linears.values())
         inputs.append(
-            StageInput(
-                tuple(one.linears), weights, accumulator.finish(), dtype=weights[0].dtype, reporter=reporter
+            LinearGroup(
+                tuple(one.linears),
+                weights,
+                accumulator.finish(),
+                weights[0].dtype,
+                one.absorber,
+                reporter=reporter,
             )
         )
-    return BlockInput(block, tuple(inputs), tuple(one.absorber for one in stages), activations, reporter)
+    return BlockInput(block, tuple(inputs), activations, reporter)

@@ -53,7 +53,7 @@ def check(model: Any, compressed: Compressed, listener: Listener, *, largest: fl
     Args:
         model: compressed.
         compressed: the result.
-        listener: what was told while it was made.
+        listener: with the warnings and records of the walk.
         largest: a bound for the weights; 0: some times the largest of the tiny models, and with awq, whose scales a
             dead input stretches a hundredfold, a hundred times that.
     """
@@ -79,14 +79,14 @@ def check(model: Any, compressed: Compressed, listener: Listener, *, largest: fl
 class TestCalibration:
     @pytest.mark.parametrize("tokens", [1, 2, 3, 4])
     def test_one_sample_of_few_tokens(self, method: str, tokens: int) -> None:
-        """Every Hessian is singular, and only damping makes it invertible: that is told."""
+        """Every Hessian is singular, and only damping makes it invertible: a warning says so."""
         model, listener = two_blocks(), Listener()
         compressed = walk(model, METHODS[method], torch.arange(5, 5 + tokens)[None], listener)
         check(model, compressed, listener)
-        told = any(
+        is_warned = any(
             f"{tokens} calibration tokens for linears with up to 48 inputs" in w for w in listener.warnings
         )
-        assert told == ("sparsegpt" in method or "gptq" in method)
+        assert is_warned == ("sparsegpt" in method or "gptq" in method)
 
     def test_the_same_token_again_and_again(self, method: str) -> None:
         """Without positions in the values all tokens are alike: constant activations, a Hessian of rank 1."""

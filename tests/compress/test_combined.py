@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from studyctl.compress.combined import compress_stage
+from studyctl.compress.combined import compress_linears
 from studyctl.compress.prune import sparsegpt
 from studyctl.compress.quantize.rtn import round_to_nearest
 from studyctl.compress.walk.architectures import block_linears
@@ -16,7 +16,7 @@ from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.compressed import Compressed
 from studyctl.contract.methods import METHODS, RTN, MethodSettings, PruneThenQuantize, SparseGPT
 
-from .cases import correlated, on_its_grid, output_error, random, stage, statistics
+from .cases import correlated, linear_group, on_its_grid, output_error, random, statistics
 from .tiny import Listener, tiny_model
 
 PAIRS = list(itertools.product(("magnitude", "wanda", "sparsegpt"), ("rtn", "gptq", "awq")))
@@ -127,9 +127,9 @@ def test_where_inputs_are_correlated_sparsegpt_and_gptq_err_less_than_with_round
     by_gptq, by_rounding = 0.0, 0.0
     for seed in range(4):
         weight, x = random(40, 32, seed=seed), correlated(400, 32, seed)
-        dense = stage(weight, seen=statistics(x))
-        pruned = sparsegpt.compress_stage(dense, pruning)[0].weight
-        (result,) = compress_stage(replace(dense, weights=(pruned,), dense=(weight,)), settings)
+        dense = linear_group(weight, seen=statistics(x))
+        pruned = sparsegpt.compress_linears(dense, pruning)[0].weight
+        (result,) = compress_linears(replace(dense, weights=(pruned,), dense=(weight,)), settings)
         rounded = round_to_nearest(pruned, quantization, torch.float32).weight
         assert not result.weight[pruned == 0].any()
         assert output_error(pruned, result.weight, x) < output_error(pruned, rounded, x)
@@ -142,7 +142,7 @@ def test_where_inputs_are_correlated_sparsegpt_and_gptq_err_less_than_with_round
 def test_errors_are_measured_against_the_dense_weights(
     pruner: str, quantizer: str, ids: torch.Tensor
 ) -> None:
-    """With 8 bits next to nothing is lost to rounding, so the pruner's error is what is told."""
+    """With 8 bits next to nothing is lost to rounding, so the pruner's error is what is recorded."""
     settings, alone, both = pair(pruner, quantizer, bits=8), Listener(), Listener()
     walk(tiny_model("llama", num_hidden_layers=1), settings.pruning, ids, alone)
     walk(tiny_model("llama", num_hidden_layers=1), settings, ids, both)
@@ -224,7 +224,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("pruner", ["magnitude", "wanda", "sparsegpt"])
     def test_awq_has_no_order_of_stages(self, pruner: str) -> None:
-        with pytest.raises(ValidationError, match="awq moves scales between the stages of a block"):
+        with pytest.raises(ValidationError, match="awq moves scales between the linear groups of a block"):
             pair(pruner, "awq", order="stage")
         assert pair(pruner, "gptq", order="stage").order == "stage"
 

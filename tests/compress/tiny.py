@@ -54,7 +54,7 @@ def tiny_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0
 
 
 class Listener:
-    """A reporter that remembers what it was told."""
+    """A reporter that keeps all records, warnings and progress."""
 
     def __init__(self) -> None:
         self.records: list[Layer] = []

@@ -27,8 +27,7 @@ from studyctl.contract.methods import (
 from studyctl.errors import StepError
 from studyctl.export.folder import Exported, export_model, keys_of_older_loaders, verify
 from studyctl.reporter import SilentReporter
-
-from .tiny import FAMILIES, VOCABULARY, Listener, tiny_model
+from tests.compress.tiny import FAMILIES, VOCABULARY, Listener, tiny_model
 
 TOKENS = torch.arange(12)[None] + 3
 NO_PACKED_LOADER = {"falcon"}
@@ -64,8 +63,8 @@ def export(
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(TOKENS).logits
-    return found
+        result: torch.Tensor = model(TOKENS).logits
+    return result
 
 
 def read_back(model: Any, folder: Path) -> Any:
@@ -134,8 +133,8 @@ def test_groups_that_are_not_consecutive(symmetric: bool, in_order: bool, tmp_pa
         inputs = one.weight.shape[1]
         groups = (torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs)) // 16).int()
         assert one.scales is not None
-        assert one.zeros is not None
-        one.weight.copy_(dequantize(one.all_codes(), one.scales, one.zeros, groups))
+        assert one.zero_point is not None
+        one.weight.copy_(dequantize(one.all_codes(), one.scales, one.zero_point, groups))
         made.linears[name] = one._replace(groups=groups)
     made = replace(made, settings=GPTQ(group_size=16, symmetric=symmetric, act_order=True))
     exported = export(model, made, tmp_path / "out")

@@ -3,13 +3,13 @@
 import torch
 
 from studyctl.compress.prune.masks import smallest_of_group, up_to_rank, without
-from studyctl.compress.weights.compressed import CompressedLinear, StageInput
+from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup
 from studyctl.contract.methods import Magnitude
 
 
-def compress_stage(stage: StageInput, settings: Magnitude) -> list[CompressedLinear]:
-    """Prune each linear of the stage."""
-    return [CompressedLinear(without(weight, mask(weight, settings))) for weight in stage.weights]
+def compress_linears(linears: LinearGroup, settings: Magnitude) -> list[CompressedLinear]:
+    """Prune each linear."""
+    return [CompressedLinear(without(weight, mask(weight, settings))) for weight in linears.weights]
 
 
 def mask(weight: torch.Tensor, settings: Magnitude) -> torch.Tensor:

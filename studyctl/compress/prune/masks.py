@@ -5,8 +5,6 @@ import torch
 
 COMPARED_GROUP = 16
 """Up to this size of a group, comparing all pairs beats a selection for every group (6 times, at 2:4)."""
-
-
 TIED = 0.005
 """Fraction of all scores that may go beyond what was asked for because they tie with the last one that goes."""
 
@@ -24,7 +22,7 @@ def up_to_rank(scores: torch.Tensor, rank: int) -> torch.Tensor:
     if rank == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     chosen = scores <= _kth(scores.reshape(1, -1), rank + 1)[0, 0]
-    if _count(chosen) - rank <= max(1, TIED * scores.numel()):
+    if int(torch.count_nonzero(chosen)) - rank <= max(1, TIED * scores.numel()):
         return chosen
     return smallest(scores.reshape(1, -1), rank).reshape(scores.shape)
 
@@ -43,40 +41,30 @@ def smallest(scores: torch.Tensor, count: int) -> torch.Tensor:
         return torch.zeros_like(scores, dtype=torch.bool)
     last = _kth(scores, count)
     chosen = scores <= last
-    if _count(chosen) == count * len(scores):
+    if int(torch.count_nonzero(chosen)) == count * len(scores):
         return chosen  # no ties at the border, as nearly always
     # Only rows with ties are ranked: often one of thousands, and ranks take several times what a mask does.
-    tied = _count_of_rows(chosen) != count
+    on_cpu = chosen.device.type == "cpu"  # where NumPy counts bytes, ten times as fast as torch
+    counts = torch.from_numpy(np.count_nonzero(chosen.numpy(), axis=1)) if on_cpu else chosen.sum(1)
+    tied = counts != count
     scores, last = scores[tied], last[tied]
     below, equal = scores < last, scores == last
-    room = count - _count_of_rows(below)[:, None]
-    chosen[tied] = below | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+    needed = count - below.sum(1, keepdim=True)
+    chosen[tied] = below | (equal & (equal.cumsum(1, dtype=torch.int32) <= needed))
     return chosen
 
 
 def without(weight: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
     """Return the weight with 0 where ``pruned`` says so; the weight must be finite.
 
-    By a product: a fill under a mask takes a jump for every weight, which no processor foretells, and four times as long.
+    By a product: a fill under a mask takes a jump for every weight, which no processor predicts, and four times as long.
     """
     return (weight * ~pruned).add_(0.0)  # the sum makes -0 a 0
 
 
 def zeros(weight: torch.Tensor) -> int:
     """Return how many weights are exactly 0."""
-    return weight.numel() - _count(weight != 0)
-
-
-def _count(mask: torch.Tensor) -> int:
-    """Return how many are True: NumPy counts bytes, ten times as fast as torch's sum on a CPU."""
-    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
-
-
-def _count_of_rows(mask: torch.Tensor) -> torch.Tensor:
-    """Return how many of every row are True, ``[rows]``; torch's sum would make int64 of the whole mask first."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.count_nonzero(mask.numpy(), axis=1))
-    return mask.sum(1)
+    return weight.numel() - int(torch.count_nonzero(weight))
 
 
 def _kth(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -97,12 +85,8 @@ def smallest_of_group(scores: torch.Tensor, kept: int, group: int) -> torch.Tens
         group: size of a group.
     """
     groups = scores.reshape(-1, group)
-    pruned = _below_rank(groups, group - kept) if group <= COMPARED_GROUP else smallest(groups, group - kept)
-    return pruned.reshape(scores.shape)
-
-
-def _below_rank(groups: torch.Tensor, count: int) -> torch.Tensor:
-    """Return what :func:`smallest` returns, from the rank of every score among its row's few."""
+    if group > COMPARED_GROUP:
+        return smallest(groups, group - kept).reshape(scores.shape)
     columns = groups.unbind(1)
     pruned = torch.empty_like(groups, dtype=torch.bool)
     for i, score in enumerate(columns):
@@ -110,5 +94,5 @@ def _below_rank(groups: torch.Tensor, count: int) -> torch.Tensor:
         for j, other in enumerate(columns):
             if j != i:
                 rank += other <= score if j < i else other < score
-        pruned[:, i] = rank < count
-    return pruned
+        pruned[:, i] = rank < group - kept
+    return pruned.reshape(scores.shape)

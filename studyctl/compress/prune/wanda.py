@@ -3,16 +3,16 @@
 import torch
 
 from studyctl.compress.prune.masks import smallest, smallest_of_group, without
-from studyctl.compress.weights.compressed import CompressedLinear, StageInput
+from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup
 from studyctl.contract.methods import Wanda
 
 
-def compress_stage(stage: StageInput, settings: Wanda) -> list[CompressedLinear]:
-    """Prune each linear of the stage."""
-    assert stage.statistics is not None
-    assert stage.statistics.norm is not None
-    norm = stage.statistics.norm
-    return [CompressedLinear(without(weight, mask(weight, norm, settings))) for weight in stage.weights]
+def compress_linears(linears: LinearGroup, settings: Wanda) -> list[CompressedLinear]:
+    """Prune each linear."""
+    assert linears.statistics is not None
+    assert linears.statistics.norm is not None
+    norm = linears.statistics.norm
+    return [CompressedLinear(without(weight, mask(weight, norm, settings))) for weight in linears.weights]
 
 
 def mask(weight: torch.Tensor, norm: torch.Tensor, settings: Wanda) -> torch.Tensor:

@@ -1,35 +1,34 @@
 """AWQ: scales input channels up before rounding, by how active they are, then clips weight ranges (Lin et al. 2024).
 
 ``Q(W · s) / s`` errs less than ``Q(W)`` where the channels that matter get a larger share of the grid: ``s = x̄^α`` with the
-α that makes the smallest output error. The scale is folded into what precedes the stage. Then every group of weights may
+α that makes the smallest output error. The scale is folded into what precedes the linears. Then every group of weights may
 give up its extremes for a finer grid.
 
-With ``objective = "linear"`` no forward pass is needed to judge a candidate: the mean squared output error of a linear
-whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, and that of a group of its inputs likewise from the
-group's part of H. With ``objective = "block"`` the whole attention or MLP is run for every candidate, as in the paper's code.
+With ``objective = "linear"`` a candidate is judged by ``‖Q(W · s) (X / s) − W X‖²``, as in the paper (equation 4). That takes no
+forward pass: the squared output error of a linear whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, and
+that of a group of its inputs follows likewise from the group's part of H. With ``objective = "block"`` the whole attention or
+MLP is run for every candidate, as in the paper's code.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from studyctl.compress.quantize.folding import fold
+from studyctl.compress.quantize.grid import row_parts
 from studyctl.compress.quantize.module_objective import module_losses
 from studyctl.compress.quantize.rtn import round_to_nearest
-from studyctl.compress.quantize.token_weights import weighted_hessians
 from studyctl.compress.quantize.trial_rounding import change
 from studyctl.compress.walk.architectures import Absorber
 from studyctl.compress.walk.statistics import Statistics
 from studyctl.compress.weights.compressed import (
     BlockInput,
     CompressedLinear,
+    LinearGroup,
     PreparedBlock,
-    StageInput,
     stacked,
 )
-from studyctl.contract.limits import row_parts
 from studyctl.contract.methods import AWQ, Quantization
 
 CLIP_STEPS = 20
@@ -39,56 +38,53 @@ QUADRATIC_TILE = 256
 
 
 def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
-    """Scale the stages of a block and fold the scales into what precedes them.
+    """Scale the linears of a block and fold the scales into what precedes them.
 
     All scales are chosen for the block as it is; then they are folded. Weights become fp32, so that nothing is
     rounded before it is quantized.
     """
-    judged = [_judged(block, stage, settings) for stage in block.stages]
-    chosen = [
-        None if absorber is None else _search_scales(block, stage, absorber, settings)
-        for stage, absorber in zip(judged, block.absorbers, strict=True)
+    scales_of_groups = [
+        None if linears.absorber is None else _search_scales(block, linears, linears.absorber, settings)
+        for linears in block.linear_groups
     ]
-    hessians = [_of_clipped(stage) for stage in judged]
-    del judged
-    _say_what_is_clipped_only(block)
-    weights = _as_float(block, [stage.weights for stage in block.stages])
-    dense = _as_float(block, [stage.dense or () for stage in block.stages])
+    if block.block.index == 0:  # blocks are alike, so the first one speaks for all
+        _report_what_is_clipped_only(block)
+    weights = _as_float(block, [linears.weights for linears in block.linear_groups])
+    dense = _as_float(block, [linears.dense or () for linears in block.linear_groups])
+    copies = [weights, dense] if dense else [weights]
     parameters: dict[str, torch.Tensor] = {}
-    taken: list[torch.Tensor | None] = []
-    for absorber, scales in zip(block.absorbers, chosen, strict=True):
-        if absorber is None or scales is None:
-            taken.append(None)
-            continue
-        taken.append(fold(block.block, absorber, scales, weights, parameters))
-        if dense:
-            fold(block.block, absorber, scales, dense, {})
-    stages = []
-    for stage, own, scales in zip(block.stages, hessians, taken, strict=True):
-        if scales is not None:
-            for scaled in (weights, dense) if dense else (weights,):
-                for name in stage.names:
-                    scaled[name] *= scales
-        stages.append(
+    for index, linears in enumerate(block.linear_groups):
+        scales = scales_of_groups[index]
+        if linears.absorber is not None and scales is not None:
+            for values in copies:
+                scales_of_groups[index] = fold(block.block, linears.absorber, scales, values, parameters)
+    scaled = []
+    for linears, scales in zip(block.linear_groups, scales_of_groups, strict=True):
+        statistics = linears.statistics
+        if statistics is not None and scales is not None:
+            for values in copies:
+                for name in linears.names:
+                    values[name] *= scales
+            statistics = _scaled(statistics, scales)
+        scaled.append(
             replace(
-                stage,
-                weights=tuple(weights[name] for name in stage.names),
-                dense=tuple(dense[name] for name in stage.names) if dense else None,
-                statistics=_scaled(stage.statistics, scales),
-                hessians=own and tuple(_scaled_hessian(hessian, scales) for hessian in own),
+                linears,
+                weights=tuple(weights[name] for name in linears.names),
+                dense=tuple(dense[name] for name in linears.names) if dense else None,
+                statistics=statistics,
             )
         )
-    return PreparedBlock(tuple(stages), parameters)
+    return PreparedBlock(tuple(scaled), parameters)
 
 
-def compress_stage(stage: StageInput, settings: AWQ) -> list[CompressedLinear]:
-    """Clip and round the linears of a stage that :func:`scale_block` has prepared."""
+def compress_linears(linears: LinearGroup, settings: AWQ) -> list[CompressedLinear]:
+    """Clip and round linears that :func:`scale_block` has prepared."""
     results = []
-    for index, (name, weight) in enumerate(zip(stage.names, stage.weights, strict=True)):
+    for name, weight in zip(linears.names, linears.weights, strict=True):
         limits = None
         if settings.clip and not _makes_queries_or_keys(name):
-            limits = clip_limits(weight, stage.hessian(index), settings, stage.dtype)
-        results.append(round_to_nearest(weight, settings, stage.dtype, limits))
+            limits = clip_limits(weight, linears.hessian, settings, linears.dtype)
+        results.append(round_to_nearest(weight, settings, linears.dtype, limits))
     return results
 
 
@@ -117,72 +113,56 @@ def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Te
     return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(sizes.shape).mean(0)
 
 
-def _judged(block: BlockInput, stage: StageInput, settings: AWQ) -> StageInput:
-    """Return the stage with what its linears are judged by: in attention, which few tokens decide, not all tokens count alike."""
-    if settings.objective == "linear" and any(map(_makes_queries_or_keys, stage.names)):
-        return replace(stage, hessians=weighted_hessians(block, stage))
-    return stage
-
-
-def _of_clipped(stage: StageInput) -> tuple[torch.Tensor | None, ...] | None:
-    """Return the stage's own Hessians that are still needed when its scale is found."""
-    if stage.hessians is None:
-        return None
-    return tuple(
-        None if _makes_queries_or_keys(name) else hessian
-        for name, hessian in zip(stage.names, stage.hessians, strict=True)
-    )
-
-
-def _search_scales(block: BlockInput, stage: StageInput, absorber: Absorber, settings: AWQ) -> torch.Tensor:
-    """Return the scales, ``[in]``, with the smallest error of every other exponent and those beside the best of these.
+def _search_scales(
+    block: BlockInput, linears: LinearGroup, absorber: Absorber, settings: AWQ
+) -> torch.Tensor:
+    """Return the scales, ``[in]``, with the smallest error of every other exponent and those next to the best of these.
 
     The error changes smoothly with the exponent, so the rest are hardly ever better, and then by fractions of a percent.
     """
-    assert stage.statistics is not None
-    assert stage.statistics.mean_abs is not None
-    means = weight_means(stage.weights, settings.group_size) if settings.weight_term else None
+    assert linears.statistics is not None
+    assert linears.statistics.mean_abs is not None
+    means = weight_means(linears.weights, settings.group_size) if settings.weight_term else None
     candidates = [
-        scales_of(stage.statistics.mean_abs, index / settings.ratios, means)
+        scales_of(linears.statistics.mean_abs, index / settings.ratios, means)
         for index in range(settings.ratios)
     ]
     losses: dict[int, float] = {}
 
     def best_with(indices: list[int]) -> int:
         tried = [candidates[index] for index in indices]
-        losses.update(zip(indices, _losses(block, stage, absorber, settings, tried), strict=True))
+        losses.update(zip(indices, _losses(block, linears, absorber, settings, tried), strict=True))
         return min(losses, key=lambda index: (losses[index], index))
 
     best = best_with(list(range(0, len(candidates), 2)))
-    beside = [index for index in (best - 1, best + 1) if 0 <= index < len(candidates)]
-    return candidates[best_with(beside) if beside else best]
+    neighbours = [index for index in (best - 1, best + 1) if 0 <= index < len(candidates)]
+    return candidates[best_with(neighbours) if neighbours else best]
 
 
 def _losses(
     block: BlockInput,
-    stage: StageInput,
+    linears: LinearGroup,
     absorber: Absorber,
     settings: AWQ,
     candidates: list[torch.Tensor],
 ) -> list[float]:
-    # A stage behind a linear is the last of its module, whose output is its own: the two objectives are one there.
+    # Linears behind a linear are the last of their module, whose output is theirs: the two objectives are one there.
     is_last = isinstance(block.block.module.get_submodule(absorber.module), nn.Linear)
-    if settings.objective == "block" and not is_last:
-        return module_losses(
-            block,
-            stage,
-            candidates,
-            lambda weight, scales: (
-                weight + change(_grouped(weight, settings), settings, stage.dtype, scales=scales).flatten(1)
-            ),
-        )
-    hessians = [stage.hessian(index) for index in range(len(stage.weights))]
-    return linear_losses(stage.weights, hessians, settings, stage.dtype, candidates)
+    if settings.objective == "linear" or is_last:
+        return linear_losses(linears.weights, linears.hessian, settings, linears.dtype, candidates)
+    return module_losses(
+        block,
+        linears,
+        candidates,
+        lambda weight, scales: (
+            weight + change(_grouped(weight, settings), settings, linears.dtype, scales=scales).flatten(1)
+        ),
+    )
 
 
 def linear_losses(
     weights: tuple[torch.Tensor, ...],
-    hessians: Sequence[torch.Tensor],
+    hessian: torch.Tensor,
     settings: Quantization,
     dtype: torch.dtype,
     candidates: list[torch.Tensor],
@@ -191,16 +171,16 @@ def linear_losses(
 
     Args:
         weights: each ``[out, in]``.
-        hessians: H = 2/n · X Xᵀ of each, ``[in, in]``.
+        hessian: H = 2/n · X Xᵀ of their inputs, ``[in, in]``.
         settings: of the grid.
         dtype: in which the grid's scales are stored.
         candidates: scales, each ``[in]``.
     """
     losses = torch.zeros(len(candidates), dtype=torch.float64)
-    for weight, hessian in zip(weights, hessians, strict=True):
-        halves = _half(hessian)
-        for rows in _row_blocks(weight):
-            groups = _grouped(rows, settings)
+    halves = _half(hessian)
+    for weight in weights:
+        for part in row_parts(*weight.shape):
+            groups = _grouped(weight[part].float(), settings)
             out = torch.empty_like(groups)
             for index, scales in enumerate(candidates):
                 changes = change(groups, settings, dtype, scales=scales, out=out)
@@ -228,10 +208,6 @@ def _squares(changes: torch.Tensor, halves: list[torch.Tensor]) -> float:
     return total
 
 
-def _row_blocks(weight: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield from (weight[part].float() for part in row_parts(*weight.shape))
-
-
 def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
     """Return ``[rows, groups, group]``."""
     return weight.reshape(len(weight), -1, settings.group_size or weight.shape[1])
@@ -257,9 +233,8 @@ def clip_limits(
     size = settings.group_size or inputs
     parts = hessian.reshape(inputs // size, size, inputs // size, size)
     grams = parts.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [groups, group, group]
-    return torch.cat(
-        [_best_limits(_grouped(rows, settings), grams, settings, dtype) for rows in _row_blocks(weight)]
-    )
+    blocks = (_grouped(weight[part].float(), settings) for part in row_parts(*weight.shape))
+    return torch.cat([_best_limits(groups, grams, settings, dtype) for groups in blocks])
 
 
 def _best_limits(
@@ -281,8 +256,8 @@ def _best_limits(
 
 def _makes_queries_or_keys(name: str) -> bool:
     """Return whether a linear's output goes into a product of queries and keys, which clipping would shift."""
-    own = name.rpartition(".")[2]
-    return own.startswith(("q_", "k_", "qkv", "Wqkv")) or "query" in own or "key" in own
+    last = name.rpartition(".")[2]
+    return last.startswith(("q_", "k_", "qkv", "Wqkv")) or "query" in last or "key" in last
 
 
 # -- what goes with the scales
@@ -292,38 +267,28 @@ def _as_float(block: BlockInput, parts: list[tuple[torch.Tensor, ...]]) -> dict[
     """Return copies in fp32 by full name; empty if there are none."""
     return {
         name: weight.to(torch.float32, copy=True)
-        for stage, weights in zip(block.stages, parts, strict=True)
-        for name, weight in zip(stage.names, weights, strict=False)
+        for linears, weights in zip(block.linear_groups, parts, strict=True)
+        for name, weight in zip(linears.names, weights, strict=False)
     }
 
 
-def _scaled(statistics: Statistics | None, scales: torch.Tensor | None) -> Statistics | None:
+def _scaled(statistics: Statistics, scales: torch.Tensor) -> Statistics:
     """Return the statistics of ``x / s``; the Hessian is changed in place, because it is large."""
-    if statistics is None or scales is None:
-        return statistics
     hessian, mean_abs, norm = statistics.hessian, statistics.mean_abs, statistics.norm
+    if hessian is not None:
+        hessian.div_(scales).div_(scales[:, None])
     return replace(
         statistics,
         sample=statistics.sample.float() / scales,
         norm=None if norm is None else norm / scales,
         mean_abs=None if mean_abs is None else mean_abs / scales,
-        hessian=_scaled_hessian(hessian, scales),
     )
 
 
-def _scaled_hessian(hessian: torch.Tensor | None, scales: torch.Tensor | None) -> torch.Tensor | None:
-    if hessian is None or scales is None:
-        return hessian
-    return hessian.div_(scales).div_(scales[:, None])
-
-
-def _say_what_is_clipped_only(block: BlockInput) -> None:
-    """Blocks are alike, so the first one speaks for all."""
-    if block.block.index > 0:
-        return
-    for stage, absorber in zip(block.stages, block.absorbers, strict=True):
-        if absorber is None:
-            names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in stage.names)
+def _report_what_is_clipped_only(block: BlockInput) -> None:
+    for linears in block.linear_groups:
+        if linears.absorber is None:
+            names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in linears.names)
             block.reporter.warning(
                 f"nothing before {names} can take over a scale exactly: there awq only clips ranges, in every block"
             )

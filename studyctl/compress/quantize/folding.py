@@ -1,6 +1,6 @@
-"""Moving a scale of a stage's inputs into the module before it, so that the block computes the same function.
+"""Moving a scale of a linear group's inputs into the module before it, so that the block computes the same function.
 
-If the inputs of a stage become ``x / s``, its weights must become ``W · s``. A norm divides its weight and bias by s; a
+If the inputs of linears become ``x / s``, their weights must become ``W · s``. A norm divides its weight and bias by s; a
 linear divides those rows that make x, and their biases. Where a norm's weight is rounded to the model's dtype, the scale
 that it really took over is returned, so that the weights can make up for the rounding.
 """
@@ -20,17 +20,17 @@ def fold(
     weights: dict[str, torch.Tensor],
     parameters: dict[str, torch.Tensor],
 ) -> torch.Tensor:
-    """Divide what precedes a stage by a scale.
+    """Divide what precedes a linear group by a scale.
 
     Args:
         block: stays as it is.
-        absorber: of the stage.
+        absorber: of the linear group.
         scales: s, ``[in]``, fp32, positive.
         weights: fp32 weights of the block's linears by full name; those of a linear that absorbs are changed.
         parameters: new values of the block's other parameters by full name; those that change are put here.
 
     Returns:
-        The scale by which the stage's weights are to be multiplied, ``[in]``, fp32.
+        The scale by which the group's weights are to be multiplied, ``[in]``, fp32.
     """
     name = f"{block.name}.{absorber.module}"
     module: Any = block.module.get_submodule(absorber.module)
@@ -41,13 +41,13 @@ def fold(
             bias[-len(scales) :] = (bias[-len(scales) :].float() / scales).to(bias.dtype)
             parameters[f"{name}.bias"] = bias
         return scales
-    one = 1.0 if absorber.adds_one else 0.0
-    old = module.weight.data.float() + one
-    weight: torch.Tensor = (old / scales - one).to(module.weight.dtype)
-    new = weight.float() + one
+    offset = 1.0 if absorber.adds_one else 0.0
+    old = module.weight.data.float() + offset
+    weight: torch.Tensor = (old / scales - offset).to(module.weight.dtype)
+    new = weight.float() + offset
     # A channel whose gain is 0 passes nothing on: any scale will do there.
-    taken = torch.where((old != 0) & (new != 0), old / new, scales)
+    absorbed = torch.where((old != 0) & (new != 0), old / new, scales)
     parameters[f"{name}.weight"] = weight
     if getattr(module, "bias", None) is not None:
-        parameters[f"{name}.bias"] = (module.bias.data.float() / taken).to(module.bias.dtype)
-    return taken
+        parameters[f"{name}.bias"] = (module.bias.data.float() / absorbed).to(module.bias.dtype)
+    return absorbed

@@ -1,6 +1,6 @@
 """GPTQ: rounds column by column and compensates in the columns that follow (Frantar et al. 2023).
 
-All linears of a stage share one factorisation and one sweep. Grids follow the published code: that of a group is taken
+All linears of a linear group share one factorisation and one sweep. Grids follow the published code: that of a group is taken
 from the weights as they are when the sweep enters the block of columns in which the group begins; with
 ``static_groups`` from the weights before the sweep. With ``act_order`` columns are swept in order of falling H_jj, and
 groups are of columns that are neighbours in that order, unless they are static.
@@ -10,38 +10,32 @@ import torch
 
 from studyctl.compress.quantize.grid import Grid, dequantize, grid_of
 from studyctl.compress.sweep.columns import blocks, pass_on, quantize_block
-from studyctl.compress.sweep.inverse import InverseRoot, stage_inverse
-from studyctl.compress.weights.compressed import CompressedLinear, StageInput, stacked
+from studyctl.compress.sweep.inverse import InverseRoot, damped_inverse
+from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup, stacked
 from studyctl.contract.methods import GPTQ
 
 
-def compress_stage(stage: StageInput, settings: GPTQ) -> list[CompressedLinear]:
-    """Quantize the linears of the stage."""
-    return quantize_stage(stage, settings, frozen=None)
-
-
-def quantize_stage(stage: StageInput, settings: GPTQ, frozen: torch.Tensor | None) -> list[CompressedLinear]:
-    """Quantize the linears of the stage.
+def compress_linears(
+    linears: LinearGroup, settings: GPTQ, frozen: torch.Tensor | None = None
+) -> list[CompressedLinear]:
+    """Quantize linears.
 
     Args:
-        stage: what the walker gives.
+        linears: with their Hessian.
         settings: of the method.
         frozen: bool ``[out of all linears, in]``: weights that are to be 0; None: none.
     """
-    statistics = stage.statistics
-    assert statistics is not None
-    assert statistics.hessian is not None
     order = None
     if settings.act_order:
-        order = statistics.hessian.diagonal().argsort(descending=True, stable=True)
-    inverse = stage_inverse(stage, settings.damping, order)
-    weights = stacked(stage.weights)
-    codes, grid, groups = quantize(weights, inverse, settings, stage.dtype, order, frozen)
-    rows = [len(weight) for weight in stage.weights]
+        order = linears.hessian.diagonal().argsort(descending=True, stable=True)
+    inverse = damped_inverse(linears, settings.damping, order)
+    weights = stacked(linears.weights)
+    codes, grid, groups = quantize(weights, inverse, settings, linears.dtype, order, frozen)
+    rows = [len(weight) for weight in linears.weights]
     parts = zip(*(torch.split(part, rows) for part in (codes, *grid)), strict=True)
     return [
-        CompressedLinear(dequantize(codes, scales, zeros, groups), codes, scales, zeros, groups)
-        for codes, scales, zeros in parts
+        CompressedLinear(dequantize(codes, scales, zero_point, groups), codes, scales, zero_point, groups)
+        for codes, scales, zero_point in parts
     ]
 
 
@@ -71,7 +65,7 @@ def quantize(
     size = settings.group_size or columns
     column_group = torch.arange(columns, device=weights.device) // size  # of every step of the sweep
     scales = weights.new_empty(len(weights), -(-columns // size))
-    zeros = torch.empty_like(scales)
+    zero_point = torch.empty_like(scales)
     is_static = settings.static_groups or size == columns
 
     def set_grids(first: int, values: torch.Tensor) -> None:
@@ -79,7 +73,7 @@ def quantize(
             values.reshape(len(values), -1, size), settings.bits, symmetric=settings.symmetric, dtype=dtype
         )
         last = first + grids.scales.shape[1]
-        scales[:, first:last], zeros[:, first:last] = grids.scales, grids.zeros
+        scales[:, first:last], zero_point[:, first:last] = grids.scales, grids.zero_point
 
     # Weights that go do not widen a grid.
     weights[:, inverse.dead if order is None else inverse.dead[order.argsort()]] = 0
@@ -97,7 +91,7 @@ def quantize(
             set_grids(first, weights[:, first * size : last * size])
         fixed = None if frozen is None else frozen[:, block]
         part = quantize_block(
-            weights[:, block], inverse.root[block, block], scales, zeros, column_group[block], top, fixed
+            weights[:, block], inverse.root[block, block], scales, zero_point, column_group[block], top, fixed
         )
         codes[:, block] = part[0]
         pass_on(weights, part[1], inverse.root, block)
@@ -106,4 +100,4 @@ def quantize(
         codes = codes[:, order.argsort()]
         if not is_static:
             groups = column_group[order.argsort()].to(torch.int32)
-    return codes, Grid(scales.to(dtype), zeros.to(torch.uint8)), groups
+    return codes, Grid(scales.to(dtype), zero_point.to(torch.uint8)), groups

@@ -1,23 +1,32 @@
 """The quantization grid: ``2**bits`` evenly spaced values per group of weights, 0 always among them.
 
-A weight is ``(code − zero) · scale`` with ``code`` and ``zero`` in ``0 .. 2**bits − 1``. As in GPTQ's ``Quantizer``
+A weight is ``(code − zero_point) · scale`` with ``code`` and ``zero_point`` in ``0 .. 2**bits − 1``. As in GPTQ's ``Quantizer``
 (Frantar et al. 2023), the range of a group is widened to include 0. Unlike there, scales are rounded to the dtype
 in which they are stored *before* weights are rounded, so that what is evaluated is what a loader computes.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
-from studyctl.contract.limits import row_parts
+ROW_BLOCK = 1 << 19
+"""Weights that are tried or rounded at once: what does not fit a processor's cache is written and read again many times."""
+
+
+def row_parts(rows: int, inputs: int) -> Iterator[slice]:
+    """Yield the rows of a linear that are tried or rounded at once, until that is all of them."""
+    step = max(1, ROW_BLOCK // inputs)
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
 
 
 class Grid(NamedTuple):
-    """Scales and zeros of groups; both have the groups' shape."""
+    """Scales and zero points of groups; both have the groups' shape."""
 
     scales: torch.Tensor
     """The dtype in which they are stored; finite and positive."""
-    zeros: torch.Tensor
+    zero_point: torch.Tensor
     """uint8: the code of 0."""
 
 
@@ -27,20 +36,13 @@ def grid_of(groups: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dt
     Args:
         groups: ``[..., group]``, finite; the last dimension is reduced.
         bits: bits of a code, 1 to 8.
-        symmetric: the range is made symmetric about 0 and the zero is the middle code.
+        symmetric: the range is made symmetric about 0 and the zero point is the middle code.
         dtype: in which scales are stored.
 
     Returns:
-        Scales and zeros, each ``[...]``.
+        Scales and zero points, each ``[...]``.
     """
     low, high = torch.aminmax(groups.float(), dim=-1)
-    return grid_between(low, high, bits, symmetric=symmetric, dtype=dtype)
-
-
-def grid_between(
-    low: torch.Tensor, high: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dtype
-) -> Grid:
-    """Return the grid that covers ``low`` to ``high`` (fp32, any shape) and 0; see :func:`grid_of`."""
     low, high = low.clamp(max=0), high.clamp(min=0)
     if symmetric:
         high = torch.maximum(high, -low)
@@ -49,10 +51,10 @@ def grid_between(
     # A group of zeros gets scale 1: a scale of 0 cannot be divided by.
     scales = torch.where(high > low, (high - low) / top, 1.0).clamp(min=smallest_scale(dtype)).to(dtype)
     if symmetric:
-        zeros = torch.full_like(scales, 2 ** (bits - 1), dtype=torch.uint8)
+        zero_point = torch.full_like(scales, 2 ** (bits - 1), dtype=torch.uint8)
     else:
-        zeros = (-low / scales.float()).round_().clamp_(0, top).to(torch.uint8)
-    return Grid(scales, zeros)
+        zero_point = (-low / scales.float()).round_().clamp_(0, top).to(torch.uint8)
+    return Grid(scales, zero_point)
 
 
 def within(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
@@ -61,17 +63,17 @@ def within(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
 
 
 def round_to_codes(
-    weights: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bits: int
+    weights: torch.Tensor, scales: torch.Tensor, zero_point: torch.Tensor, bits: int
 ) -> torch.Tensor:
     """Return the codes (uint8) of the grid values nearest to ``weights``; the shapes broadcast."""
-    codes = (weights.float() / scales.float()).round_().add_(zeros)
+    codes = (weights.float() / scales.float()).round_().add_(zero_point)
     return codes.clamp_(0, 2**bits - 1).to(torch.uint8)
 
 
 def dequantize(
-    codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None = None
+    codes: torch.Tensor, scales: torch.Tensor, zero_point: torch.Tensor, groups: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return ``(codes − zeros) · scales`` in the dtype of ``scales``.
+    """Return ``(codes − zero_point) · scales`` in the dtype of ``scales``.
 
     The difference of two codes is exact in every dtype used here, so the product is rounded once, whether it is
     computed in this dtype or in fp32.
@@ -79,14 +81,14 @@ def dequantize(
     Args:
         codes: ``[out, in]``, uint8.
         scales: ``[out, groups]``.
-        zeros: ``[out, groups]``, uint8.
+        zero_point: ``[out, groups]``, uint8.
         groups: ``[in]``, the group of every input; None: a group is ``in / groups`` consecutive inputs.
     """
     if groups is not None:
-        steps = codes.to(scales.dtype).sub_(zeros[:, groups].to(scales.dtype))
+        steps = codes.to(scales.dtype).sub_(zero_point[:, groups].to(scales.dtype))
         return steps.mul_(scales[:, groups])
     steps = codes.reshape(*scales.shape, -1).to(scales.dtype)  # [out, groups, group]
-    return steps.sub_(zeros[..., None].to(scales.dtype)).mul_(scales[..., None]).reshape(codes.shape)
+    return steps.sub_(zero_point[..., None].to(scales.dtype)).mul_(scales[..., None]).reshape(codes.shape)
 
 
 def codes_come_back(bits: int, dtype: torch.dtype) -> bool:
@@ -99,23 +101,18 @@ def codes_come_back(bits: int, dtype: torch.dtype) -> bool:
 
 
 def codes_of(
-    weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None = None
+    weight: torch.Tensor, scales: torch.Tensor, zero_point: torch.Tensor, groups: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return the codes that :func:`dequantize` made ``weight`` of, where :func:`codes_come_back`: uint8 ``[out, in]``."""
     codes = torch.empty_like(weight, dtype=torch.uint8, memory_format=torch.contiguous_format)
     for part in row_parts(*weight.shape):
-        codes[part] = _some_codes_of(weight[part], scales[part], zeros[part], groups)
+        values, steps, zero = weight[part].float(), scales[part], zero_point[part]
+        if groups is not None:
+            codes[part] = (values / steps[:, groups]).round_().add_(zero[:, groups])
+        else:
+            grouped = values.reshape(*steps.shape, -1) / steps[..., None]  # [out, groups, group]
+            codes[part] = grouped.round_().add_(zero[..., None]).flatten(1)
     return codes
-
-
-def _some_codes_of(
-    weight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, groups: torch.Tensor | None
-) -> torch.Tensor:
-    """Do what :func:`codes_of` says for some rows; codes are fp32."""
-    if groups is not None:
-        return (weight.float() / scales[:, groups]).round_().add_(zeros[:, groups])
-    steps = weight.float().reshape(*scales.shape, -1) / scales[..., None]  # [out, groups, group]
-    return steps.round_().add_(zeros[..., None]).flatten(1)
 
 
 def paired(codes: torch.Tensor) -> torch.Tensor:

@@ -2,15 +2,21 @@
 
 import torch
 
-from studyctl.compress.quantize.grid import codes_come_back, dequantize, grid_of, round_to_codes, within
-from studyctl.compress.weights.compressed import CompressedLinear, StageInput
-from studyctl.contract.limits import row_parts
+from studyctl.compress.quantize.grid import (
+    codes_come_back,
+    dequantize,
+    grid_of,
+    round_to_codes,
+    row_parts,
+    within,
+)
+from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup
 from studyctl.contract.methods import RTN, Quantization
 
 
-def compress_stage(stage: StageInput, settings: RTN) -> list[CompressedLinear]:
-    """Round each linear of the stage."""
-    return [round_to_nearest(weight, settings, stage.dtype) for weight in stage.weights]
+def compress_linears(linears: LinearGroup, settings: RTN) -> list[CompressedLinear]:
+    """Round each linear."""
+    return [round_to_nearest(weight, settings, linears.dtype) for weight in linears.weights]
 
 
 def round_to_nearest(
@@ -29,15 +35,17 @@ def round_to_nearest(
     result = weight.new_empty(rows, inputs, dtype=dtype)
     codes = None if codes_come_back(settings.bits, dtype) else torch.empty_like(result, dtype=torch.uint8)
     scales = weight.new_empty(rows, inputs // size, dtype=dtype)
-    zeros = torch.empty_like(scales, dtype=torch.uint8)
+    zero_point = torch.empty_like(scales, dtype=torch.uint8)
     for part in row_parts(rows, inputs):
         groups = weight[part].float().reshape(-1, inputs // size, size)
         if limits is not None:
             groups = within(groups, limits[part, :, None])
-        scales[part], zeros[part] = grid_of(groups, settings.bits, symmetric=settings.symmetric, dtype=dtype)
-        by_group = scales[part, :, None], zeros[part, :, None]
+        scales[part], zero_point[part] = grid_of(
+            groups, settings.bits, symmetric=settings.symmetric, dtype=dtype
+        )
+        by_group = scales[part, :, None], zero_point[part, :, None]
         rounded = round_to_codes(groups, *by_group, settings.bits).flatten(1)
-        result[part] = dequantize(rounded, scales[part], zeros[part])
+        result[part] = dequantize(rounded, scales[part], zero_point[part])
         if codes is not None:
             codes[part] = rounded
-    return CompressedLinear(result, codes, scales, zeros)
+    return CompressedLinear(result, codes, scales, zero_point)

@@ -40,7 +40,6 @@ def change(
     in_threads(
         kernels.rounding_changes,
         len(groups),
-        kernels.TILE,
         groups.numpy(),
         factors.contiguous().numpy(),
         np.float32(kept_range),
@@ -67,7 +66,7 @@ def change_plainly(
         limits = values.abs().amax(-1, keepdim=True) * kept_range
         values = within(values, limits)
     grid = grid_of(values, settings.bits, symmetric=settings.symmetric, dtype=dtype)
-    steps, zeros = grid.scales.float()[..., None], grid.zeros.float()[..., None]
-    codes = (values / steps).round_().add_(zeros).clamp_(0, 2**settings.bits - 1)
-    rounded = codes.sub_(zeros).mul_(steps)
+    steps, zero_point = grid.scales.float()[..., None], grid.zero_point.float()[..., None]
+    codes = (values / steps).round_().add_(zero_point).clamp_(0, 2**settings.bits - 1)
+    rounded = codes.sub_(zero_point).mul_(steps)
     return (rounded if scales is None else rounded / scales.reshape(groups[0].shape)) - groups

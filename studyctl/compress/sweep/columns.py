@@ -42,7 +42,7 @@ def quantize_block(
     weights: torch.Tensor,
     root: torch.Tensor,
     scales: torch.Tensor,
-    zeros: torch.Tensor,
+    zero_point: torch.Tensor,
     groups: torch.Tensor,
     top: int,
     frozen: torch.Tensor | None,
@@ -53,7 +53,7 @@ def quantize_block(
         weights: ``[out, block]``, fp32; stays as it is.
         root: the block's part of U, ``[block, block]``.
         scales: ``[out, groups]``, fp32.
-        zeros: ``[out, groups]``, fp32.
+        zero_point: ``[out, groups]``, fp32.
         groups: the group of every column, int64 ``[block]``.
         top: the highest code.
         frozen: bool ``[out, block]``: weights that are to be 0; None: none.
@@ -61,16 +61,22 @@ def quantize_block(
     Returns:
         Codes (uint8) and errors (fp32), both ``[out, block]``.
     """
-    if weights.device.type == "cpu":
-        return _quantize_on_cpu(weights, root, scales, zeros, groups, top, frozen)
-    return quantize_block_plainly(weights, root, scales, zeros, groups, top, frozen)
+    if weights.device.type != "cpu":
+        return quantize_block_plainly(weights, root, scales, zero_point, groups, top, frozen)
+    from studyctl.compress.sweep import kernels  # numba takes half a second to import
+
+    codes, errors = torch.empty_like(weights, dtype=torch.uint8), torch.empty_like(weights)
+    fixed = torch.empty(0, weights.shape[1], dtype=torch.bool) if frozen is None else frozen
+    inputs = (*_arrays(weights, root, scales, zero_point, groups), np.float32(top), *_arrays(fixed))
+    in_threads(kernels.quantize_rows, len(weights), *inputs, codes.numpy(), errors.numpy())
+    return codes, errors
 
 
 def quantize_block_plainly(
     weights: torch.Tensor,
     root: torch.Tensor,
     scales: torch.Tensor,
-    zeros: torch.Tensor,
+    zero_point: torch.Tensor,
     groups: torch.Tensor,
     top: int,
     frozen: torch.Tensor | None,
@@ -80,7 +86,7 @@ def quantize_block_plainly(
     codes = torch.empty_like(weights, dtype=torch.uint8)
     errors = torch.empty_like(weights)
     for column in range(weights.shape[1]):
-        scale, zero = scales[:, groups[column]], zeros[:, groups[column]]
+        scale, zero = scales[:, groups[column]], zero_point[:, groups[column]]
         code = (weights[:, column] / scale).round_().add_(zero).clamp_(0, top)
         if frozen is not None:
             code = torch.where(frozen[:, column], zero, code)
@@ -105,9 +111,15 @@ def prune_block(
     Returns:
         The pruned weights and the errors, both ``[out, block]``, fp32.
     """
-    if weights.device.type == "cpu":
-        return _prune_on_cpu(weights, root, mask, group)
-    return prune_block_plainly(weights, root, mask, group)
+    if weights.device.type != "cpu":
+        return prune_block_plainly(weights, root, mask, group)
+    from studyctl.compress.sweep import kernels
+
+    pruned, errors = torch.empty_like(weights), torch.empty_like(weights)
+    gone = torch.zeros_like(weights, dtype=torch.bool) if mask is None else mask
+    inputs = (*_arrays(weights, root, gone), *(group or (0, 0)))
+    in_threads(kernels.prune_rows, len(weights), *inputs, pruned.numpy(), errors.numpy())
+    return pruned, errors
 
 
 def prune_block_plainly(
@@ -129,46 +141,17 @@ def prune_block_plainly(
     return weights, errors
 
 
-def _quantize_on_cpu(
-    weights: torch.Tensor,
-    root: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    groups: torch.Tensor,
-    top: int,
-    frozen: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from studyctl.compress.sweep import (
-        kernels,  # numba takes half a second to import; most methods do without
-    )
-
-    codes, errors = torch.empty_like(weights, dtype=torch.uint8), torch.empty_like(weights)
-    fixed = torch.empty(0, weights.shape[1], dtype=torch.bool) if frozen is None else frozen
-    given = [part.contiguous().numpy() for part in (weights, root, scales, zeros, groups)]
-    rest = [fixed.contiguous().numpy(), codes.numpy(), errors.numpy()]
-    in_threads(kernels.quantize_rows, len(weights), kernels.TILE, *given, np.float32(top), *rest)
-    return codes, errors
+def _arrays(*tensors: torch.Tensor) -> list[Any]:
+    """Return contiguous arrays of tensors that are only read."""
+    return [tensor.contiguous().numpy() for tensor in tensors]
 
 
-def _prune_on_cpu(
-    weights: torch.Tensor, root: torch.Tensor, mask: torch.Tensor | None, group: tuple[int, int] | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from studyctl.compress.sweep import kernels
+def in_threads(kernel: Callable[..., None], rows: int, *args: Any) -> None:
+    """Run a kernel on all rows, in as many threads as torch uses, each with whole tiles of rows."""
+    from studyctl.compress.sweep.kernels import TILE
 
-    pruned, errors = torch.empty_like(weights), torch.empty_like(weights)
-    gone = torch.zeros_like(weights, dtype=torch.bool) if mask is None else mask
-    kept, size = group or (0, 0)
-    given = [weights.contiguous().numpy(), root.contiguous().numpy(), gone.contiguous().numpy()]
-    in_threads(
-        kernels.prune_rows, len(weights), kernels.TILE, *given, kept, size, pruned.numpy(), errors.numpy()
-    )
-    return pruned, errors
-
-
-def in_threads(kernel: Callable[..., None], rows: int, tile: int, *args: Any) -> None:
-    """Run a kernel on all rows, as many threads as torch uses, each with whole tiles of rows."""
-    tiles = -(-rows // tile)
-    share = -(-tiles // min(torch.get_num_threads(), tiles)) * tile
+    tiles = -(-rows // TILE)
+    share = -(-tiles // min(torch.get_num_threads(), tiles)) * TILE
     spans = [(first, min(first + share, rows)) for first in range(0, rows, share)]
     if len(spans) == 1:
         kernel(*args, *spans[0])

@@ -6,15 +6,13 @@ import torch
 
 from studyctl.compress.sweep.columns import blocks
 from studyctl.compress.walk.statistics import is_finite
-from studyctl.compress.weights.compressed import StageInput
+from studyctl.compress.weights.compressed import LinearGroup
 from studyctl.errors import StepError
 
 TRIES = 6
 """How often damping is raised tenfold before a Hessian is given up."""
 PANEL = 128
 """Columns that are inverted at once."""
-REVERSED_AT_ONCE = 1 << 18
-"""Elements."""
 
 
 @dataclass(frozen=True)
@@ -29,28 +27,26 @@ class InverseRoot:
     """Fraction of the mean of diag H that was added to it: more than was asked for where H needed it."""
 
 
-def stage_inverse(stage: StageInput, damping: float, order: torch.Tensor | None = None) -> InverseRoot:
-    """Return the inverse of a stage's damped Hessian; say so where it took more damping than was asked for.
+def damped_inverse(linears: LinearGroup, damping: float, order: torch.Tensor | None = None) -> InverseRoot:
+    """Return the inverse of the damped Hessian of linears; warn where it took more damping than was asked for.
 
     Args:
-        stage: with its Hessian, which stays as it is.
+        linears: with their Hessian, which stays as it is.
         damping: see :func:`inverse_root`.
         order: an order of the inputs, ``[in]``; the result is in that order.
     """
-    assert stage.statistics is not None
-    assert stage.statistics.hessian is not None
-    hessian = stage.statistics.hessian
+    hessian = linears.hessian
     if order is not None:
         hessian = hessian[order[:, None], order]
     # The diagonal is changed and put back: a copy of all would be as large as what is made of it.
     diagonal = hessian.diagonal().clone()
     try:
-        inverse = inverse_root(hessian, damping, stage.names)
+        inverse = inverse_root(hessian, damping, linears.names)
     finally:
         hessian.diagonal().copy_(diagonal)
     if inverse.damping > damping:
-        stage.reporter.warning(
-            f"the Hessian of `{stage.names[0]}` is singular with damping {damping:g}: {inverse.damping:g} was used"
+        linears.reporter.warning(
+            f"the Hessian of `{linears.names[0]}` is singular with damping {damping:g}: {inverse.damping:g} was used"
         )
     return inverse
 
@@ -96,15 +92,15 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
 
 def _root(matrix: torch.Tensor) -> torch.Tensor | None:
     """Return U, or None if the matrix is not positive definite in its precision."""
-    # All in the memory of one copy: of a wide MLP's last linear that is a quarter of a gigabyte. It is symmetric, so its
-    # transpose is the same in the order of LAPACK.
+    # Factored and inverted in the memory of one copy: of a wide MLP's last linear that is a quarter of a gigabyte. It is
+    # symmetric, so its transpose is the same in the order of LAPACK.
     factor = matrix.flip(0, 1).mT
     failed = factor.new_empty((), dtype=torch.int32)
     torch.linalg.cholesky_ex(factor, out=(factor, failed))
     if failed:
         return None
     _invert(factor)
-    _reverse(factor.mT)
+    factor = factor.mT.flip(0, 1).mT
     # Subnormal pivots pass the factorisation and overflow in the inverse.
     # LAPACK's columns lie side by side: read as rows, or the extremes are taken of a copy.
     return factor.float() if is_finite(factor.mT) else None
@@ -122,13 +118,3 @@ def _invert(factor: torch.Tensor) -> None:
         inverse = torch.linalg.solve_triangular(corner, eye[: len(corner), : len(corner)], upper=False)
         factor[later, panel] = factor[later, later] @ factor[later, panel] @ -inverse
         factor[panel, panel] = inverse
-
-
-def _reverse(matrix: torch.Tensor) -> None:
-    """Put the last row and column of a contiguous matrix first and so on, in place."""
-    flat = matrix.view(-1)
-    for part in blocks(len(flat) // 2, REVERSED_AT_ONCE):
-        head, tail = flat[part], flat[len(flat) - part.stop : len(flat) - part.start]
-        kept = head.flip(0)
-        head.copy_(tail.flip(0))
-        tail.copy_(kept)

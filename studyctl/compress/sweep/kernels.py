@@ -49,18 +49,9 @@ def _pass_on_one(tile: Array, root: Array, column: int, end: int) -> None:
 def _pass_on(tile: Array, root: Array, start: int) -> None:
     """Take the errors of a strip of eight columns from all columns after it."""
     for later in range(start + STRIP, tile.shape[0]):
-        a, b, c, d = (
-            root[start, later],
-            root[start + 1, later],
-            root[start + 2, later],
-            root[start + 3, later],
-        )
-        e, f, g, h = (
-            root[start + 4, later],
-            root[start + 5, later],
-            root[start + 6, later],
-            root[start + 7, later],
-        )
+        share = root[start : start + STRIP, later]
+        a, b, c, d = share[0], share[1], share[2], share[3]
+        e, f, g, h = share[4], share[5], share[6], share[7]
         for row in range(TILE):
             tile[later, row] = (
                 tile[later, row]
@@ -80,7 +71,7 @@ def quantize_rows(
     weights: Array,
     root: Array,
     scales: Array,
-    zeros: Array,
+    zero_point: Array,
     groups: Array,
     top: np.float32,
     frozen: Array,
@@ -104,7 +95,7 @@ def quantize_rows(
             for column in range(strip, end):
                 group, pivot = groups[column], root[column, column]
                 for row in range(rows):
-                    scale, zero = scales[start + row, group], zeros[start + row, group]
+                    scale, zero = scales[start + row, group], zero_point[start + row, group]
                     value = tile[column, row]
                     code = min(max(np.rint(value / scale) + zero, np.float32(0)), top)
                     if has_frozen and frozen[start + row, column]:
@@ -123,15 +114,15 @@ def _choose(tile: Array, root: Array, mask: Array, kept: int, column: int) -> No
     size = mask.shape[1]
     scores = np.empty(size, np.float32)
     for row in range(mask.shape[0]):
-        for one in range(size):
-            value, pivot = tile[column + one, row], root[column + one, column + one]
-            scores[one] = value * value / (pivot * pivot)
-        for one in range(size):
+        for index in range(size):
+            value, pivot = tile[column + index, row], root[column + index, column + index]
+            scores[index] = value * value / (pivot * pivot)
+        for index in range(size):
             before = 0
             for other in range(size):
-                if scores[other] < scores[one] or (other < one and scores[other] == scores[one]):
+                if scores[other] < scores[index] or (other < index and scores[other] == scores[index]):
                     before += 1
-            mask[row, one] = before < size - kept
+            mask[row, index] = before < size - kept
 
 
 @_jit

@@ -1,4 +1,4 @@
-"""Statistics of a stage's input over the calibration tokens.
+"""Statistics of the input of linears over the calibration tokens.
 
 One definition for every method. With ``x_t`` the input at a token ``t`` of ``n`` samples (windows of text):
 
@@ -16,20 +16,20 @@ from dataclasses import dataclass
 
 import torch
 
-from studyctl.contract.limits import HESSIAN_TILE, sample_step
+from studyctl.compress.quantize.grid import row_parts
 from studyctl.contract.methods import StatisticName
 
-ERROR_BLOCK = 1 << 20
-"""Weights whose errors are told at once: of all, three copies in fp32 would be the most that is held of a wide linear."""
+HESSIAN_TILE = 192
+"""A Hessian is symmetric: only what lies right of the beginning of such a strip of inputs is computed."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of one stage's input; those that the method did not ask for are None."""
+    """Statistics of one input; those that the method did not ask for are None."""
 
     tokens: int
     sample: torch.Tensor
-    """``[tokens, in]``: every k-th token of the input (:func:`~studyctl.contract.limits.sample_step`), the model's dtype."""
+    """``[tokens, in]``: every k-th token of the input, the model's dtype: what output errors are measured on."""
     norm: torch.Tensor | None
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None
@@ -42,13 +42,15 @@ class Statistics:
 
 
 class Accumulator:
-    """Adds up the statistics of one stage, chunk by chunk."""
+    """Adds up the statistics of one input, chunk by chunk."""
 
-    def __init__(self, wanted: frozenset[StatisticName], expected_tokens: int) -> None:
-        self._wanted = wanted
-        self._every = sample_step(expected_tokens)
+    def __init__(self, names: frozenset[StatisticName], expected_tokens: int) -> None:
+        self._names = names
+        # The sample has 256 tokens, but no more than a 16th of few, which would cost a good part of a pass, and at least 64.
+        self._every = max(1, expected_tokens // min(256, max(64, expected_tokens // 16)))
         self._sample_size = -(-expected_tokens // self._every)
-        self._tokens = 0
+        self.tokens = 0
+        """Tokens seen so far."""
         self._samples = 0
         self._sample: torch.Tensor | None = None
         self._sampled = 0
@@ -56,41 +58,34 @@ class Accumulator:
         self._absolutes: torch.Tensor | None = None
         self._products: torch.Tensor | None = None
 
-    @property
-    def tokens(self) -> int:
-        """Tokens seen so far."""
-        return self._tokens
-
     def add(self, inputs: torch.Tensor) -> None:
         """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]`` (one sample), any floating dtype."""
         samples = inputs.detach().reshape(-1, *inputs.shape[-2:])
         inputs = samples.flatten(0, 1)  # [tokens, in]
-        self._add_to_sample(inputs[-self._tokens % self._every :: self._every])
-        self._tokens += inputs.shape[0]
-        for sample in samples:  # [tokens, in]
-            self._add_sample(sample)
-        if "mean_abs" in self._wanted:
-            absolutes = inputs.float().abs().sum(0, dtype=torch.float64)
-            self._absolutes = absolutes if self._absolutes is None else self._absolutes.add_(absolutes)
-
-    def _add_to_sample(self, picked: torch.Tensor) -> None:
+        picked = inputs[-self.tokens % self._every :: self._every]
         # Room for all of it at once: pieces that live for a pass would lie scattered over the heap.
         if self._sample is None:
             self._sample = picked.new_empty(self._sample_size, picked.shape[1])
-        room = self._sample[self._sampled : self._sampled + len(picked)]
-        room.copy_(picked[: len(room)])
-        self._sampled += len(room)
+        free = self._sample[self._sampled : self._sampled + len(picked)]
+        free.copy_(picked[: len(free)])
+        self._sampled += len(free)
+        self.tokens += inputs.shape[0]
+        for sample in samples:  # [tokens, in]
+            self._add_sample(sample)
+        if "mean_abs" in self._names:
+            absolutes = inputs.float().abs().sum(0, dtype=torch.float64)
+            self._absolutes = absolutes if self._absolutes is None else self._absolutes.add_(absolutes)
 
     def _add_sample(self, sample: torch.Tensor) -> None:
         inputs = sample.shape[1]
         kept = self._samples / (self._samples + 1)
         self._samples += 1
-        if "norm" in self._wanted:
+        if "norm" in self._names:
             if self._squares is None:
                 self._squares = sample.new_zeros(inputs, dtype=torch.float32)
             norms = torch.linalg.vector_norm(sample.float().T, dim=1)
             self._squares.mul_(kept).add_(norms.square() / self._samples)
-        if "hessian" in self._wanted:
+        if "hessian" in self._names:
             if self._products is None:
                 self._products = sample.new_zeros(inputs, inputs, dtype=torch.float32)
             _add_upper_products(self._products, sample, kept, 2 / self._samples)
@@ -102,10 +97,10 @@ class Accumulator:
         if hessian is not None:
             hessian = _mirrored(hessian)
         return Statistics(
-            tokens=self._tokens,
+            tokens=self.tokens,
             sample=self._sample[: self._sampled],
             norm=None if self._squares is None else self._squares.sqrt(),
-            mean_abs=None if self._absolutes is None else (self._absolutes / self._tokens).float(),
+            mean_abs=None if self._absolutes is None else (self._absolutes / self.tokens).float(),
             hessian=hessian,
         )
 
@@ -148,15 +143,12 @@ def relative_error(dense: torch.Tensor, compressed: torch.Tensor, sample: torch.
     """
     inputs = None if sample is None else sample.float()
     squares = torch.zeros(2, dtype=torch.float64, device=dense.device)
-    rows = max(1, ERROR_BLOCK // dense.shape[1])
-    for reference, other in zip(torch.split(dense, rows), torch.split(compressed, rows), strict=True):
-        reference = reference.float()
-        for place, part in enumerate((reference - other, reference)):
-            squares[place] += _squared_norm(part if inputs is None else inputs @ part.T)
+    for part in row_parts(
+        *dense.shape
+    ):  # not all at once: three copies in fp32 are more than anything else of a wide linear
+        reference = dense[part].float()
+        for index, rows in enumerate((reference - compressed[part], reference)):
+            outputs = rows if inputs is None else inputs @ rows.T
+            squares[index] += torch.linalg.vector_norm(outputs, dtype=torch.float64).square()
     difference, size = squares.sqrt().tolist()
     return float(difference / (size or 1.0))
-
-
-def _squared_norm(matrix: torch.Tensor) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(matrix, dtype=torch.float64)
-    return norm.square()

@@ -1,39 +1,45 @@
-"""Walks through a model block by block, measures what each stage's input looks like, and compresses its linears.
+"""Walks through a model block by block, measures the inputs of its linears, and compresses these.
 
-A method sees one stage at a time: linears that share an input, with the statistics it asked for in
+A method sees one linear group at a time: linears that share an input, with the statistics it asked for in
 :data:`studyctl.contract.methods.METHODS`. Policy: whatever a method cannot do is a :class:`StepError` that names
 the linear; no linear ever gets another method's result.
 """
 
-import importlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from torch import nn
 
 from studyctl.compress.prune.masks import zeros
+from studyctl.compress.quantize.grid import codes_come_back
 from studyctl.compress.walk.activations import Activations, record_activations
-from studyctl.compress.walk.architectures import Block, Stage, decoder_blocks, known_stages, observed_stages
-from studyctl.compress.walk.finished import BlockResults, FinishedBlocks
-from studyctl.compress.walk.replay import PassEnded, Replay, replay_of
+from studyctl.compress.walk.architectures import (
+    Block,
+    LinearModules,
+    decoder_blocks,
+    known_linear_groups,
+    observed_linear_groups,
+)
+from studyctl.compress.walk.replay import PassEnded, Replay, copied_to, replay_of
+from studyctl.compress.walk.resumable import BlockResults, ResumableBlocks
 from studyctl.compress.walk.statistics import Accumulator, Statistics, is_finite, relative_error
 from studyctl.compress.weights.compressed import (
     BlockInput,
     Compressed,
     CompressedLinear,
-    GridRoom,
+    LinearGroup,
     PreparedBlock,
-    StageInput,
 )
-from studyctl.contract.limits import ADDS_ATTENTION
 from studyctl.contract.methods import (
     Dense,
     MethodSettings,
+    Quantization,
     StatisticName,
     WithData,
     method_of,
@@ -53,12 +59,12 @@ def compress(
     batch_tokens: int,
     reporter: Reporter,
     device: torch.device | str | None = None,
-    finished: FinishedBlocks | None = None,
+    resumable: ResumableBlocks | None = None,
 ) -> Compressed:
     """Compress all linears of the decoder blocks in place; embeddings, norms and ``lm_head`` stay as they are.
 
-    Every linear makes a ``layer`` record: ``relative_error`` is that of its output on a sample of the calibration
-    tokens (of its weight, for methods without data), ``seconds`` its share of the method's time for the stage. The same
+    Every linear makes a ``layer`` record: ``relative_error`` is that of its output on a sample of the calibration tokens
+    (of its weight, for methods without data), ``seconds`` its share of the method's time for the linear group. The same
     model, settings, ids and ``batch_tokens`` give the same bits on the same machine.
 
     Args:
@@ -66,9 +72,9 @@ def compress(
         settings: of the method. :class:`~studyctl.contract.methods.Dense` changes nothing and compresses no linear.
         ids: int64 ``[samples, tokens]``; methods without data need none.
         batch_tokens: tokens that pass through a block at once; at least one sample does.
-        reporter: told of blocks, linears and warnings.
+        reporter: gets blocks, linears and warnings.
         device: where blocks compute, one at a time; None: where the model is.
-        finished: what a walk with the same arguments left when it was killed, and where this one leaves its blocks.
+        resumable: what a walk with the same arguments left when it was killed, and where this one leaves its blocks.
 
     Raises:
         StepError: the settings do not fit the model, a weight or an activation is not finite, or there is nothing to
@@ -77,64 +83,61 @@ def compress(
     model.eval()
     blocks = decoder_blocks(model)
     _check(blocks, settings)
-    everything = BlockResults()
+    results = BlockResults()
     if not isinstance(settings, Dense):
-        work = _work(blocks, settings, reporter)
+        work = _work(model, settings, reporter)
         target = torch.device(device) if device is not None else _place(blocks[0])
-        has_data = isinstance(settings, WithData)
-        activations = _activations(model, blocks, work, ids, batch_tokens, target) if has_data else None
-        if finished is not None:
-            everything = _taken_up(model, blocks, activations, work, finished)
-        for block in blocks[len({layer.block for layer in everything.layers}) :]:
+        activations = None
+        if isinstance(settings, WithData):
+            activations = _activations(model, blocks, work, ids, batch_tokens, target)
+        if resumable is not None:
+            results = _resume(model, blocks, activations, work, resumable)
+        for block in blocks[len({layer.block for layer in results.layers}) :]:
             reporter.check_stop()
             with _computing_on(target, block):
                 if activations is None:
-                    results = _compress_without_data(block, work)
+                    done = _compress_without_data(block, work)
                 else:
-                    results = _compress_with_data(
-                        model, block, activations, work, is_last=block is blocks[-1]
-                    )
-            results.linears = {
-                name: results.linears[name]._replace(weight=linear.weight.data)
+                    done = _compress_with_data(block, activations, work, is_last=block is blocks[-1])
+            done.linears = {
+                name: done.linears[name].with_weight(linear.weight.data)
                 for name, linear in block.linears.items()
             }
-            results.parameters = {name: model.get_parameter(name).data for name in results.parameters}
-            everything.add(results)
+            done.parameters = {name: model.get_parameter(name).data for name in done.parameters}
+            results.add(done)
             reporter.progress(block.index + 1, len(blocks), "block")
-            if finished is not None:
-                finished.add(block.index, results, settings)
-    return _summary(blocks, settings, everything)
-
-
-_OUTPUTS = "outputs"
-"""Under this name a block's dense outputs are kept."""
+            if resumable is not None:
+                resumable.add(block.index, done, settings)
+    linears = [linear for block in blocks for linear in block.linears.values()]
+    sparsity = sum(zeros(part.weight) for part in linears) / sum(part.weight.numel() for part in linears)
+    return Compressed(settings, results.linears, mean_bits(settings, linears), sparsity, results.parameters)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done to every stage."""
+    """What is done to every linear group."""
 
     settings: MethodSettings
     prepare: Callable[[BlockInput, Any], PreparedBlock] | None
-    compress_stage: Callable[[StageInput, Any], list[CompressedLinear]]
-    wanted: frozenset[StatisticName]
+    compress_linears: Callable[[LinearGroup, Any], list[CompressedLinear]]
+    statistics: frozenset[StatisticName]
+    model_type: str
     reporter: Reporter
-    room: GridRoom
 
 
-def _work(blocks: list[Block], settings: MethodSettings, reporter: Reporter) -> _Work:
+def _work(model: nn.Module, settings: MethodSettings, reporter: Reporter) -> _Work:
     """Resolve the method's implementation."""
     method = method_of(settings)
     if method.target is None:
         raise StepError(f"method `{settings.method}` has no implementation")
-    prepare = None if method.prepare is None else _resolve(method.prepare)
-    room = GridRoom([linear for block in blocks for linear in block.linears.values()], settings)
-    return _Work(settings, prepare, _resolve(method.target), statistics_of(settings), reporter, room)
-
-
-def _resolve(target: str) -> Any:
-    module, _, function = target.partition(":")
-    return getattr(importlib.import_module(module), function)
+    return _Work(
+        settings,
+        None if method.prepare is None else resolve_name(method.prepare),
+        resolve_name(method.target),
+        statistics_of(settings),
+        getattr(getattr(model, "config", None), "model_type", ""),
+        reporter,
+    )
 
 
 def _activations(
@@ -159,26 +162,24 @@ def _activations(
     return activations
 
 
-def _taken_up(
+def _resume(
     model: nn.Module,
     blocks: list[Block],
     activations: Activations | None,
     work: _Work,
-    finished: FinishedBlocks,
+    resumable: ResumableBlocks,
 ) -> BlockResults:
-    """Give blocks that an earlier walk finished their weights, and bring the activations up to them.
-
-    Activations are those of the dense blocks, or of the compressed ones: that decides what comes first.
-    """
+    """Give blocks that an earlier walk compressed their weights, and bring the activations up to them."""
     everything = BlockResults()
     from_dense = isinstance(work.settings, WithData) and work.settings.propagate == "dense"
-    for span, path in finished.spans():
-        passed = blocks[span.start : min(span.stop, len(blocks) - 1)]  # nothing comes after the last one
-        if activations is not None and from_dense:
-            _advance(activations, passed, work.reporter)
-        results = finished.put_into(model, path)
-        if activations is not None and not from_dense:
-            _advance(activations, passed, work.reporter)
+    for span, path in resumable.spans():
+        # Activations are those of the dense blocks, or of the compressed ones: that decides what comes first.
+        results = None if from_dense else resumable.put_into(model, path)
+        if activations is not None:
+            for block in blocks[span.start : min(span.stop, len(blocks) - 1)]:  # nothing comes after the last
+                with _computing_on(activations.device, block):
+                    activations.advance(block, work.reporter)
+        results = results or resumable.put_into(model, path)
         for layer in results.layers:
             work.reporter.record(layer)
         work.reporter.progress(span.stop, len(blocks), "block")
@@ -186,141 +187,131 @@ def _taken_up(
     return everything
 
 
-def _advance(activations: Activations, blocks: list[Block], reporter: Reporter) -> None:
-    for block in blocks:
-        with _computing_on(activations.device, block):
-            activations.advance(block, reporter)
-
-
 def _compress_without_data(block: Block, work: _Work) -> BlockResults:
     results = BlockResults()
     for name, linear in block.linears.items():
-        _compress_stage(block, _stage_input(Stage({name: linear}), None, work), work, results)
+        _compress_linears(block, _linear_group(LinearModules({name: linear}), None, work), work, results)
     return results
 
 
 def _compress_with_data(
-    model: nn.Module, block: Block, activations: Activations, work: _Work, *, is_last: bool
+    block: Block, activations: Activations, work: _Work, *, is_last: bool
 ) -> BlockResults:
-    """Measure and compress the stages of a block, then make the next block's inputs, unless there is none."""
+    """Measure and compress the linears of a block, then make the next block's inputs, unless there is none."""
     assert isinstance(work.settings, WithData)
-    model_type = getattr(getattr(model, "config", None), "model_type", "")
-    known = known_stages(model_type, block)
-    adds_attention = known is not None and model_type in ADDS_ATTENTION
-    stages = known or observed_stages(block, lambda: activations.forward(block, 0))
-    passes = [stages] if work.settings.order == "block" else [[stage] for stage in stages]
+    in_table = known_linear_groups(work.model_type, block)
+    linear_groups = in_table or observed_linear_groups(block, lambda: activations.forward(block, 0))
+    by_group = work.settings.order == "stage"
+    passes = [[linears] for linears in linear_groups] if by_group else [linear_groups]
     from_dense = work.settings.propagate == "dense"
-    has_pass_after = not is_last and not from_dense  # of the whole compressed block
     results = BlockResults()
-    for number, seen in enumerate(passes):
-        is_followed = number < len(passes) - 1
-        is_replayed = work.settings.order == "stage" and (is_followed or has_pass_after)
-        replay = (
-            replay_of(block, stages, seen[0], activations.hidden, adds_attention=adds_attention)
-            if is_replayed
-            else None
-        )
-        statistics = _measure(
+    outputs: list[torch.Tensor] = []  # of the dense block, where these are the next block's inputs
+    for index, measured in enumerate(passes):
+        replay = None
+        if by_group and (index < len(passes) - 1 or not (is_last or from_dense)):  # another pass follows
+            replay = replay_of(block, linear_groups, index, activations.hidden)
+        inputs = _measure(
             block,
-            seen,
+            measured,
             activations,
             work,
-            keep_outputs=from_dense and number == 0 and not is_last,
-            stop_early=known is not None,
+            outputs=outputs if from_dense and index == 0 and not is_last else None,
+            stop_early=in_table is not None,
             replay=replay,
         )
-        inputs = tuple(
-            _stage_input(stage, measured, work) for stage, measured in zip(seen, statistics, strict=True)
-        )
         if work.prepare is not None:
-            absorbers = tuple(stage.absorber for stage in seen)
-            prepared = work.prepare(
-                BlockInput(block, inputs, absorbers, activations, work.reporter), work.settings
-            )
-            inputs = prepared.stages
-            results.parameters |= _put(block, prepared.parameters)
-        for stage_input in inputs:
-            _compress_stage(block, stage_input, work, results)
+            block_input = BlockInput(block, inputs, activations, work.reporter)
+            prepared = work.prepare(block_input, work.settings)
+            inputs = prepared.linear_groups
+            _put(block, prepared.parameters)
+            results.parameters |= prepared.parameters
+        for linears in inputs:
+            _compress_linears(block, linears, work, results)
         if replay is not None and replay.is_complete:
-            if is_followed:
-                replay.settle(activations.hidden, activations.device, activations.keep)
+            replay.settle(activations.device)
             activations.replays.append(replay)
-    if has_pass_after:
-        activations.advance(block, work.reporter)
+    if outputs:
+        activations.hidden = outputs
     elif not is_last:
-        activations.change(_OUTPUTS)
+        activations.advance(block, work.reporter)
     activations.replays.clear()
     return results
 
 
-def _put(block: Block, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _put(block: Block, parameters: dict[str, torch.Tensor]) -> None:
     """Give parameters of a block new values."""
-    own = {f"{block.name}.{name}": parameter for name, parameter in block.module.named_parameters()}
     for name, value in parameters.items():
         if not is_finite(value):
             raise StepError(f"`{name}` would not be finite with a scale folded into it")
-        own[name].data.copy_(value)
-    return parameters
+        block.module.get_parameter(name.removeprefix(f"{block.name}.")).data.copy_(value)
 
 
-def _stage_input(stage: Stage, statistics: Statistics | None, work: _Work) -> StageInput:
-    weights = tuple(linear.weight.data for linear in stage.linears.values())
-    return StageInput(
-        tuple(stage.linears), weights, statistics, dtype=weights[0].dtype, reporter=work.reporter
+def _linear_group(linears: LinearModules, statistics: Statistics | None, work: _Work) -> LinearGroup:
+    weights = tuple(linear.weight.data for linear in linears.linears.values())
+    return LinearGroup(
+        tuple(linears.linears),
+        weights,
+        statistics,
+        dtype=weights[0].dtype,
+        absorber=linears.absorber,
+        reporter=work.reporter,
     )
 
 
 def _measure(
     block: Block,
-    stages: list[Stage],
+    linear_groups: list[LinearModules],
     activations: Activations,
     work: _Work,
     *,
-    keep_outputs: bool,
+    outputs: list[torch.Tensor] | None,
     stop_early: bool,
-    replay: Replay | None = None,
-) -> list[Statistics]:
-    """Pass all tokens through the block and return the statistics of each stage's input.
+    replay: Replay | None,
+) -> tuple[LinearGroup, ...]:
+    """Pass all tokens through the block and return its linear groups with the statistics of their inputs.
 
     Args:
         block: the block, all of it on the activations' device.
-        stages: in the order of computation.
+        linear_groups: in the order of computation.
         activations: the block's inputs.
         work: which statistics.
-        keep_outputs: whether the block's output for every chunk is kept.
-        stop_early: whether what follows the last stage's input may be left out where no outputs are wanted.
-        replay: of the module that ends in the only stage, to be given its inputs.
+        outputs: gets the block's output for every chunk; None: nobody needs it.
+        stop_early: whether what follows the last group's input may be left out where nobody needs outputs.
+        replay: of the module that ends in the only group, which gets that group's inputs.
     """
-    stops = stop_early and not keep_outputs
-    accumulators = [Accumulator(work.wanted, activations.tokens) for _ in stages]
+    stops = stop_early and outputs is None
+    accumulators = [Accumulator(work.statistics, activations.tokens) for _ in linear_groups]
 
-    def listen(stage: Stage, accumulator: Accumulator) -> Any:
+    def listen(linears: LinearModules, accumulator: Accumulator) -> Any:
         def add(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             accumulator.add(args[0])
             if replay is not None:
-                replay.keep(args[0], activations.keep)
-            if stops and stage is stages[-1] and (replay is None or replay.is_proven is not None):
+                replay.keep(args[0], activations.home)
+            if stops and linears is linear_groups[-1] and (replay is None or replay.is_proven is not None):
                 raise PassEnded
 
-        return next(iter(stage.linears.values())).register_forward_pre_hook(add)
+        return next(iter(linears.linears.values())).register_forward_pre_hook(add)
 
-    handles = [listen(stage, accumulator) for stage, accumulator in zip(stages, accumulators, strict=True)]
+    handles = [listen(*pair) for pair in zip(linear_groups, accumulators, strict=True)]
     handles += replay.watch(end=stops) if replay is not None else []
     try:
         for chunk in range(len(activations.hidden)):
             work.reporter.check_stop()
             with suppress(PassEnded):
                 output = activations.forward(block, chunk)
-                if keep_outputs:
-                    activations.keep(_OUTPUTS, chunk, output)
+                if outputs is not None:
+                    outputs.append(copied_to(output, activations.home))
     finally:
         for handle in handles:
             handle.remove()
-    return [_finished(stage, accumulator) for stage, accumulator in zip(stages, accumulators, strict=True)]
+    return tuple(
+        _linear_group(linears, _statistics(linears, accumulator), work)
+        for linears, accumulator in zip(linear_groups, accumulators, strict=True)
+    )
 
 
-def _finished(stage: Stage, accumulator: Accumulator) -> Statistics:
-    names = ", ".join(f"`{name}`" for name in stage.linears)
+def _statistics(linears: LinearModules, accumulator: Accumulator) -> Statistics:
+    names = ", ".join(f"`{name}`" for name in linears.linears)
     if accumulator.tokens == 0:
         raise StepError(f"no calibration token reaches {names}", hint="calibrate with more text")
     statistics = accumulator.finish()
@@ -332,15 +323,15 @@ def _finished(stage: Stage, accumulator: Accumulator) -> Statistics:
     return statistics
 
 
-def _compress_stage(block: Block, stage: StageInput, work: _Work, results: BlockResults) -> None:
-    """Compress the linears of a stage in place and record how that went."""
+def _compress_linears(block: Block, linears: LinearGroup, work: _Work, results: BlockResults) -> None:
+    """Compress a linear group in place and record how that went."""
     started = time.perf_counter()
-    compressed = work.compress_stage(stage, work.settings)
-    if stage.weights[0].is_cuda:
-        torch.cuda.synchronize(stage.weights[0].device)
-    seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in stage.weights)
-    sample = None if stage.statistics is None else stage.statistics.sample
-    for name, weight, result in zip(stage.names, stage.dense or stage.weights, compressed, strict=True):
+    compressed = work.compress_linears(linears, work.settings)
+    if linears.weights[0].is_cuda:
+        torch.cuda.synchronize(linears.weights[0].device)
+    seconds_per_weight = (time.perf_counter() - started) / sum(weight.numel() for weight in linears.weights)
+    sample = None if linears.statistics is None else linears.statistics.sample
+    for name, weight, result in zip(linears.names, linears.dense or linears.weights, compressed, strict=True):
         if not is_finite(result.weight):
             raise StepError(f"`{work.settings.method}` made weights of `{name}` that are not finite")
         layer = Layer(
@@ -354,9 +345,11 @@ def _compress_stage(block: Block, stage: StageInput, work: _Work, results: Block
         )
         work.reporter.record(layer)
         results.layers.append(layer)
-        own = block.linears[name].weight.data
-        own.copy_(result.weight)
-        results.linears[name] = work.room.hold(result)._replace(weight=own)
+        parameter = block.linears[name].weight.data
+        parameter.copy_(result.weight)
+        if isinstance(work.settings, Quantization) and codes_come_back(work.settings.bits, parameter.dtype):
+            result = result._replace(codes=None)
+        results.linears[name] = result.with_weight(parameter)
 
 
 def _check(blocks: list[Block], settings: MethodSettings) -> None:
@@ -384,8 +377,8 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:4])
-    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+    listed = ", ".join(f"`{name}`" for name in names[:4])
+    return listed if len(names) <= 4 else f"{listed} and {len(names) - 4} more"
 
 
 def _place(block: Block) -> torch.device:
@@ -403,16 +396,7 @@ def _computing_on(device: torch.device, block: Block) -> Iterator[None]:
         block.module.to(home)
 
 
-def _summary(blocks: list[Block], settings: MethodSettings, results: BlockResults) -> Compressed:
-    everything = [linear for block in blocks for linear in block.linears.values()]
-    pruned = sum(zeros(linear.weight) for linear in everything)
-    sparsity = pruned / sum(linear.weight.numel() for linear in everything)
-    return Compressed(
-        settings, results.linears, mean_bits(settings, everything), sparsity, results.parameters
-    )
-
-
 def mean_bits(settings: MethodSettings, linears: Collection[nn.Linear]) -> float:
-    """Return what settings say of the bits that a weight of these linears takes, with masks, scales and zeros."""
+    """Return what settings say of the bits that a weight of these linears takes, with masks, scales and zero points."""
     bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in linears)
     return bits / sum(linear.weight.numel() for linear in linears)

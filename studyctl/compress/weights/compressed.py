@@ -1,29 +1,27 @@
 """What a method sees of a block, what it makes of a linear, and what the walker makes of a model."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
-from studyctl.compress.quantize.grid import codes_come_back, codes_of
+from studyctl.compress.quantize.grid import codes_of
 from studyctl.compress.walk.activations import Activations
 from studyctl.compress.walk.architectures import Absorber, Block
 from studyctl.compress.walk.statistics import Statistics
-from studyctl.contract.methods import MethodSettings, Quantization
+from studyctl.contract.methods import MethodSettings
 from studyctl.reporter import Reporter, SilentReporter
 
 
 def stacked(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Return weights ``[out, in]`` under one another, fp32 ``[out of all, in]``: new memory, to be changed at will."""
+    """Return weights ``[out, in]`` under one another, fp32 ``[out of all, in]``: new memory, which may be changed."""
     return torch.cat(weights, out=torch.empty(0, dtype=torch.float32, device=weights[0].device))
 
 
 class CompressedLinear(NamedTuple):
-    """The compressed weight of one linear; scales and zeros only where it lies on a grid.
+    """The compressed weight of one linear; scales and zero points only where it lies on a grid.
 
-    There ``weight`` is exactly ``grid.dequantize(codes, scales, zeros, groups)``, whether codes are held or not.
+    There ``weight`` is exactly ``grid.dequantize(codes, scales, zero_point, groups)``, whether codes are held or not.
     """
 
     weight: torch.Tensor
@@ -32,7 +30,7 @@ class CompressedLinear(NamedTuple):
     """``[out, in]``, uint8; None: no grid, or :meth:`all_codes` gives them back."""
     scales: torch.Tensor | None = None
     """``[out, groups]``, the model's dtype."""
-    zeros: torch.Tensor | None = None
+    zero_point: torch.Tensor | None = None
     """``[out, groups]``, uint8: the code of 0."""
     groups: torch.Tensor | None = None
     """``[in]``, int32: the group of every input; None where groups are consecutive inputs."""
@@ -42,74 +40,37 @@ class CompressedLinear(NamedTuple):
         if self.codes is not None:
             return self.codes
         assert self.scales is not None  # of a weight on a grid
-        assert self.zeros is not None
-        return codes_of(self.weight, self.scales, self.zeros, self.groups)
+        assert self.zero_point is not None
+        return codes_of(self.weight, self.scales, self.zero_point, self.groups)
 
-
-class GridRoom:
-    """Where scales and zeros of all linears are until the last block is done, with the model.
-
-    Each has one room that is made before the walk: pieces that stay would lie scattered over the heap, with the holes between
-    them too small for what the next block needs.
-    """
-
-    def __init__(self, linears: Collection[nn.Linear], settings: MethodSettings) -> None:
-        weight = next(iter(linears)).weight
-        self._settings = settings
-        numbers = 0
-        if isinstance(settings, Quantization):
-            numbers = sum(
-                one.out_features * (one.in_features // (settings.group_size or one.in_features))
-                for one in linears
-            )
-        self._scales = torch.empty(numbers, dtype=weight.dtype, device=weight.device)
-        self._zeros = torch.empty(numbers, dtype=torch.uint8, device=weight.device)
-        self._used = 0
-
-    def hold(self, result: CompressedLinear) -> CompressedLinear:
-        """Return the result with all but its weight here, and without its codes where the weight gives them back."""
-        weight, codes, scales, zeros, groups = result
-        if scales is None or zeros is None:
-            return result
-        assert isinstance(self._settings, Quantization)  # only that makes grids
-        if codes_come_back(self._settings.bits, weight.dtype):
-            codes = None
-        span = slice(self._used, self._used + scales.numel())
-        self._used = span.stop
-        home = self._scales.device
-        return CompressedLinear(
-            weight,
-            None if codes is None else codes.to(home),
-            self._scales[span].view(scales.shape).copy_(scales),
-            self._zeros[span].view(zeros.shape).copy_(zeros),
-            None if groups is None else groups.to(home),
-        )
+    def with_weight(self, weight: torch.Tensor) -> "CompressedLinear":
+        """Return the same with another tensor for the weight's values, such as the model's own, and all else on its device."""
+        rest = (None if part is None else part.to(weight.device) for part in self[1:])
+        return CompressedLinear(weight, *rest)
 
 
 @dataclass(frozen=True)
-class StageInput:
-    """What a method sees of a stage: linears that receive the same input."""
+class LinearGroup:
+    """What a method sees of linears that receive the same input."""
 
     names: tuple[str, ...]
     """Full names, such as ``model.layers.0.self_attn.q_proj``."""
     weights: tuple[torch.Tensor, ...]
     """Each ``[out, in]`` with one common ``in``; not to be changed."""
     statistics: Statistics | None
-    """Of the stage's input; None for methods that need no data."""
+    """Of the input; None for methods that need no data."""
     dtype: torch.dtype
     """In which compressed weights and scales are stored; weights may come in a wider one."""
+    absorber: Absorber | None = None
+    """What can take over a scale of the input; None where no module can do that exactly."""
     dense: tuple[torch.Tensor, ...] | None = None
     """What errors are measured against, where that is not ``weights``."""
-    hessians: tuple[torch.Tensor | None, ...] | None = None
-    """For each linear an H of its own, ``[in, in]``, in which tokens count by what they do to the module's output; None: they count alike."""
     reporter: Reporter = field(default_factory=SilentReporter)
-    """Told what a user should know of this stage."""
+    """Gets what a user should know of these linears."""
 
-    def hessian(self, index: int) -> torch.Tensor:
-        """Return the H ``[in, in]`` by which changes of a linear are judged."""
-        own = None if self.hessians is None else self.hessians[index]
-        if own is not None:
-            return own
+    @property
+    def hessian(self) -> torch.Tensor:
+        """H of the input, ``[in, in]``, where the method asked for it."""
         assert self.statistics is not None
         assert self.statistics.hessian is not None
         return self.statistics.hessian
@@ -117,13 +78,11 @@ class StageInput:
 
 @dataclass(frozen=True)
 class BlockInput:
-    """What a method sees of a block before its stages are compressed."""
+    """What a method sees of a block before its linears are compressed."""
 
     block: Block
-    stages: tuple[StageInput, ...]
+    linear_groups: tuple[LinearGroup, ...]
     """All of the block's, in the order of computation."""
-    absorbers: tuple[Absorber | None, ...]
-    """For each stage, the module that can take over a scale of its inputs; None where that is not exact."""
     activations: Activations
     """The inputs of the dense block."""
     reporter: Reporter
@@ -131,9 +90,9 @@ class BlockInput:
 
 @dataclass(frozen=True)
 class PreparedBlock:
-    """Stages with what a method did to them before they are compressed."""
+    """Linear groups with what a method did to them before they are compressed."""
 
-    stages: tuple[StageInput, ...]
+    linear_groups: tuple[LinearGroup, ...]
     parameters: dict[str, torch.Tensor]
     """New values of other parameters of the block, by full name."""
 
@@ -149,7 +108,7 @@ class Compressed:
     settings: MethodSettings
     linears: dict[str, CompressedLinear]
     bits_per_weight: float
-    """Mean over the weights of all block linears, with masks, scales and zeros."""
+    """Mean over the weights of all block linears, with masks, scales and zero points."""
     sparsity: float
     """Fraction of the weights of all block linears that are exactly 0."""
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)

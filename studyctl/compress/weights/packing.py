@@ -2,7 +2,7 @@
 
 A weight there is ``(q − zero) · scale`` with q and zero in ``−2**(bits−1) .. 2**(bits−1) − 1``, stored unsigned, several in
 an int32: the same grid as in :mod:`studyctl.compress.quantize.grid`, moved by ``2**(bits−1)``. Codes are stored at 4 or 8 bits,
-the widths that vLLM has kernels for; narrower ones keep codes, scales and zeros, so their weights are the same bit for
+the widths that vLLM has kernels for; narrower ones keep codes, scales and zero points, so their weights are the same bit for
 bit. Of the versions of compressed-tensors, 0.17.1 writes what most versions read (see docs/export.md).
 """
 
@@ -33,7 +33,7 @@ class Packing:
     group_size: int
     """Consecutive inputs that share a scale, or as many as share one by ``weight_g_idx``; 0: one an output channel."""
     symmetric: bool
-    """Whether zeros are the middle code and not stored."""
+    """Whether every zero point is the middle code, and none is stored."""
     indexed: bool
     """Whether every linear has a ``weight_g_idx``: the groups are not consecutive inputs."""
 
@@ -51,7 +51,7 @@ def choose_packing(compressed: Compressed) -> tuple[Packing | None, str]:
     bits = next(width for width in WIDTHS if width >= settings.bits)
     middle = 2 ** (settings.bits - 1)
     symmetric = settings.symmetric and all(
-        bool((_part(linear.zeros) == middle).all()) for linear in linears.values()
+        bool((_part(linear.zero_point) == middle).all()) for linear in linears.values()
     )
     # One scale a row leaves nothing to order.
     indexed = settings.group_size > 0 and any(linear.groups is not None for linear in linears.values())
@@ -77,20 +77,20 @@ def packed_tensors(linear: CompressedLinear, packing: Packing) -> dict[str, torc
     ``weight_shape`` int64 ``[2]``; asymmetric: ``weight_zero_point`` int32 ``[out / per, groups]``; with groups that are
     not consecutive: ``weight_g_idx`` int32 ``[in]``.
     """
-    codes, scales, zeros = linear.all_codes(), _part(linear.scales), _part(linear.zeros)
+    codes, scales, zero_point = linear.all_codes(), _part(linear.scales), _part(linear.zero_point)
     inputs = codes.shape[1]
     if packing.symmetric:
-        # A zero that is not stored is the middle of the width that codes are packed at, not of their own.
-        codes = codes + (2 ** (packing.bits - 1) - zeros[0, 0])
+        # A zero point that is not stored is the middle of the width that codes are packed at, not of their own.
+        codes = codes + (2 ** (packing.bits - 1) - zero_point[0, 0])
     tensors = {
         "weight_packed": _packed(codes, packing.bits),
         "weight_scale": scales.clone(
             memory_format=torch.contiguous_format
-        ),  # linears of a stage may share memory
+        ),  # linears of a group may share memory
         "weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
     }
     if not packing.symmetric:
-        tensors["weight_zero_point"] = _packed(zeros.T, packing.bits).T.contiguous()
+        tensors["weight_zero_point"] = _packed(zero_point.T, packing.bits).T.contiguous()
     if packing.indexed:
         consecutive = torch.arange(inputs, device=codes.device) // (inputs // scales.shape[1])
         groups = consecutive if linear.groups is None else linear.groups
@@ -142,5 +142,5 @@ def quantization_config(packing: Packing, packed: Collection[str], model: nn.Mod
 
 
 def _part(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None  # a linear on a grid has scales and zeros
+    assert tensor is not None  # a linear on a grid has scales and zero points
     return tensor

@@ -1,6 +1,6 @@
 """Compressed weights on disk, and the hash that names them.
 
-A linear on a grid is stored as codes, scales and zeros and comes back through the same ``grid.dequantize`` that made the
+A linear on a grid is stored as codes, scales and zero points and comes back through the same ``grid.dequantize`` that made the
 weight that was evaluated; any other linear is stored as its weight. So what is applied is bit for bit what was saved.
 Codes of up to four bits are stored two to a byte.
 The files are a cache of trials in progress, not an export.
@@ -9,6 +9,7 @@ The files are a cache of trials in progress, not an export.
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,14 +37,22 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Write the compressed linears to a safetensors file, and what more there is to its metadata; a crash leaves no half of it.
+    """Write the compressed linears to a safetensors file, with more metadata; a crash leaves no half of it.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, linear in compressed.linears.items():
-        parts = _stored_parts(linear, compressed.settings)
+        if linear.scales is None or linear.zero_point is None:
+            tensors[f"{name}.weight"] = linear.weight
+            continue
+        assert isinstance(compressed.settings, Quantization)  # only that makes grids
+        codes = linear.all_codes()
+        parts = {PAIRS: paired(codes)} if compressed.settings.bits <= 4 else {"codes": codes}
+        parts |= {"scales": linear.scales, "zeros": linear.zero_point}
+        if linear.groups is not None:  # linears of a group share them, and the format has no shared memory
+            parts["groups"] = linear.groups.clone()
         tensors |= {f"{name}.{part}": value for part, value in parts.items()}
     tensors |= {f"{PARAMETER}{name}": value for name, value in compressed.parameters.items()}
     about = {
@@ -58,18 +67,6 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
         save_file(tensors, temporary, metadata=about)
 
 
-def _stored_parts(linear: CompressedLinear, settings: MethodSettings) -> dict[str, torch.Tensor]:
-    if linear.scales is None or linear.zeros is None:
-        return {"weight": linear.weight}
-    assert isinstance(settings, Quantization)  # only that makes grids
-    codes = linear.all_codes()
-    parts = {PAIRS: paired(codes)} if settings.bits <= 4 else {"codes": codes}
-    parts |= {"scales": linear.scales, "zeros": linear.zeros}
-    if linear.groups is not None:  # linears of a stage share them, and the format has no shared memory
-        parts["groups"] = linear.groups.clone()
-    return parts
-
-
 @torch.no_grad()
 def apply(model: nn.Module, path: Path) -> Compressed:
     """Put saved linears into the model, in place, and return what :func:`save` was given.
@@ -82,13 +79,19 @@ def apply(model: nn.Module, path: Path) -> Compressed:
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            names = list(file.keys())
-            stored = _parts_by_linear(names)
+            stored: dict[str, set[str]] = defaultdict(set)  # parts of each linear
+            absorbed: list[str] = []
+            for key in list(file.keys()):
+                if key.startswith(PARAMETER):
+                    absorbed.append(key.removeprefix(PARAMETER))
+                else:
+                    name, _, part = key.rpartition(".")
+                    stored[name].add(part)
             _check_fit(path, file, about, stored, linears)
-            absorbed = [key.removeprefix(PARAMETER) for key in names if key.startswith(PARAMETER)]
             if unknown := sorted(set(absorbed) - set(others)):
                 raise _unusable(path, f"this model has no parameter `{unknown[0]}`")
-            settings = _settings(about["settings"])
+            settings = settings_of(json.loads(about["settings"]))
+            assert isinstance(settings, MethodSettings)
             applied = {
                 name: _read_into(linears[name], file, name, stored[name], settings)
                 for name in linears
@@ -123,24 +126,14 @@ def _hash(weights: dict[str, torch.Tensor]) -> str:
     SHA-256 because processors compute it: of hashlib's functions it is the fastest, twice BLAKE2b.
     """
 
-    def one(item: tuple[str, torch.Tensor]) -> bytes:
+    def hash_one(item: tuple[str, torch.Tensor]) -> bytes:
         name, weight = item
         content = weight.detach().cpu().contiguous().view(torch.uint8).numpy().data
         about = f"{name} {weight.dtype} {tuple(weight.shape)} ".encode()
         return about + hashlib.sha256(content).digest()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        return hashlib.sha256(b"".join(threads.map(one, weights.items()))).hexdigest()
-
-
-def _parts_by_linear(keys: list[str]) -> dict[str, set[str]]:
-    parts: dict[str, set[str]] = {}
-    for key in keys:
-        if key.startswith(PARAMETER):
-            continue
-        name, _, part = key.rpartition(".")
-        parts.setdefault(name, set()).add(part)
-    return parts
+        return hashlib.sha256(b"".join(threads.map(hash_one, weights.items()))).hexdigest()
 
 
 def _check_fit(
@@ -155,10 +148,10 @@ def _check_fit(
         weight = linears[name].weight
         matrix = next(part for part in ("weight", "codes", PAIRS) if part in parts)
         out, inputs = file.get_slice(f"{name}.{matrix}").get_shape()
-        paired = matrix == PAIRS
-        if [out, inputs] != [len(weight), -(-weight.shape[1] // 2) if paired else weight.shape[1]]:
-            there = [out, 2 * inputs if paired else inputs]
-            raise _unusable(path, f"`{name}` is {there} there and {list(weight.shape)} in this model")
+        is_paired = matrix == PAIRS
+        if [out, inputs] != [len(weight), -(-weight.shape[1] // 2) if is_paired else weight.shape[1]]:
+            shape = [out, 2 * inputs if is_paired else inputs]
+            raise _unusable(path, f"`{name}` is {shape} there and {list(weight.shape)} in this model")
         values = file.get_slice(f"{name}.{'weight' if 'weight' in parts else 'scales'}")
         if _DTYPES.get(values.get_dtype()) != weight.dtype:
             raise _unusable(
@@ -177,16 +170,11 @@ def _read_into(
     stored = {part: file.get_tensor(f"{name}.{part}").to(weight.device) for part in parts}
     if PAIRS in parts:
         stored["codes"] = unpaired(stored.pop(PAIRS), weight.shape[1])
+    stored["zero_point"] = stored.pop("zeros")
     weight.copy_(dequantize(**stored))
     if codes_come_back(settings.bits, weight.dtype):
         del stored["codes"]
     return CompressedLinear(weight, **stored)
-
-
-def _settings(text: str) -> MethodSettings:
-    settings = settings_of(json.loads(text))
-    assert isinstance(settings, MethodSettings)
-    return settings
 
 
 def _unusable(path: Path, why: str) -> StepError:

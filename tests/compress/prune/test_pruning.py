@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from studyctl.compress.prune import magnitude, wanda
 from studyctl.compress.prune.masks import TIED, smallest, smallest_of_group, up_to_rank, without, zeros
 from studyctl.compress.walk.statistics import Statistics
-from studyctl.compress.weights.compressed import StageInput
+from studyctl.compress.weights.compressed import LinearGroup
 from studyctl.contract.methods import Magnitude, Wanda
 
 
@@ -33,14 +33,14 @@ def scores_with_ties(draw: st.DrawFn, columns: int | None = None) -> torch.Tenso
 
 def wanda_stage(weight: torch.Tensor, norm: torch.Tensor, **settings: Any) -> torch.Tensor:
     statistics = Statistics(1, torch.zeros(1, weight.shape[1]), norm, None, None)
-    return wanda.compress_stage(
-        StageInput(("linear",), (weight,), statistics, weight.dtype), Wanda(**settings)
+    return wanda.compress_linears(
+        LinearGroup(("linear",), (weight,), statistics, weight.dtype), Wanda(**settings)
     )[0].weight
 
 
 def magnitude_stage(weight: torch.Tensor, **settings: Any) -> torch.Tensor:
-    return magnitude.compress_stage(
-        StageInput(("linear",), (weight,), None, weight.dtype), Magnitude(**settings)
+    return magnitude.compress_linears(
+        LinearGroup(("linear",), (weight,), None, weight.dtype), Magnitude(**settings)
     )[0].weight
 
 
@@ -67,8 +67,8 @@ def test_smallest_is_a_stable_sort(scores: torch.Tensor, data: st.DataObject) ->
 def test_of_every_group_exactly_the_smallest_go(data: st.DataObject, group: int) -> None:
     scores = data.draw(scores_with_ties(columns=2 * group))
     kept = data.draw(st.integers(1, group - 1))
-    wanted = by_stable_sort(scores.reshape(-1, group), group - kept).reshape(scores.shape)
-    assert torch.equal(smallest_of_group(scores, kept, group), wanted)
+    expected = by_stable_sort(scores.reshape(-1, group), group - kept).reshape(scores.shape)
+    assert torch.equal(smallest_of_group(scores, kept, group), expected)
 
 
 def test_wanda_weighs_by_the_norm_of_the_input_row_by_row() -> None:

@@ -12,27 +12,28 @@ from studyctl.compress.prune.masks import smallest_of_group
 from studyctl.compress.sweep.columns import blocks, pass_on, prune_block
 from studyctl.compress.sweep.inverse import inverse_root
 from studyctl.contract.methods import Magnitude, SparseGPT, Wanda
-
-from .cases import (
+from tests.compress.cases import (
     correlated,
     damped,
+    linear_group,
     output_error,
     quick,
     random,
     root_of_inverse,
-    stage,
     statistics,
     with_hessian,
 )
 
 
 def pruned(weight: torch.Tensor, x: torch.Tensor, **settings: Any) -> torch.Tensor:
-    return sparsegpt.compress_stage(stage(weight, seen=statistics(x)), SparseGPT(**settings))[0].weight
+    return sparsegpt.compress_linears(linear_group(weight, seen=statistics(x)), SparseGPT(**settings))[
+        0
+    ].weight
 
 
 def pruned_with_identity(weight: torch.Tensor, **settings: Any) -> torch.Tensor:
     seen = with_hessian(torch.eye(weight.shape[1]))
-    return sparsegpt.compress_stage(stage(weight, seen=seen), SparseGPT(**settings))[0].weight
+    return sparsegpt.compress_linears(linear_group(weight, seen=seen), SparseGPT(**settings))[0].weight
 
 
 def minimiser(weight: torch.Tensor, hessian: torch.Tensor, changes: dict[int, float], free: Any) -> Any:
@@ -91,9 +92,9 @@ class TestOptimalBrainSurgeon:
         weight = random(1, 8, seed=5)
         weight[0, 0] = 1e-2
         result = pruned(weight, x, pattern="7:8")
-        wanted = minimiser(weight[0], damped(x, 0.01), {0: -weight[0, 0].item()}, range(1, 8))
+        expected = minimiser(weight[0], damped(x, 0.01), {0: -weight[0, 0].item()}, range(1, 8))
         assert result[0, 0] == 0
-        torch.testing.assert_close(result[0].double(), wanted, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(result[0].double(), expected, rtol=1e-4, atol=1e-7)
         assert not torch.allclose(result[0, 1:], weight[0, 1:], rtol=1e-3)
 
     def test_that_answer_is_the_formula_of_the_paper(self) -> None:
@@ -101,8 +102,10 @@ class TestOptimalBrainSurgeon:
         x, weight = correlated(200, 8), random(1, 8, seed=5)
         weight[0, 0] = 1e-2
         inverse = torch.linalg.inv(damped(x, 0.01))
-        wanted = weight[0].double() - weight[0, 0].double() / inverse[0, 0] * inverse[0]
-        torch.testing.assert_close(pruned(weight, x, pattern="7:8")[0].double(), wanted, rtol=1e-4, atol=1e-7)
+        expected = weight[0].double() - weight[0, 0].double() / inverse[0, 0] * inverse[0]
+        torch.testing.assert_close(
+            pruned(weight, x, pattern="7:8")[0].double(), expected, rtol=1e-4, atol=1e-7
+        )
 
     @pytest.mark.parametrize("column", range(8))
     @pytest.mark.parametrize("size", [3, 8])
@@ -112,10 +115,10 @@ class TestOptimalBrainSurgeon:
         mask[:, column] = True
         result = swept(weights, mask, x, size)
         for row, before in zip(result, weights, strict=True):
-            wanted = minimiser(
+            expected = minimiser(
                 before, damped(x, 0.01), {column: -before[column].item()}, range(column + 1, 8)
             )
-            torch.testing.assert_close(row.double(), wanted, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(row.double(), expected, rtol=1e-3, atol=1e-5)
 
     @pytest.mark.parametrize("count", range(1, 8))
     @pytest.mark.parametrize("size", [3, 8])
@@ -125,8 +128,8 @@ class TestOptimalBrainSurgeon:
         mask = (torch.arange(8) < count).expand(6, 8)
         for row, before in zip(swept(weights, mask, x, size), weights, strict=True):
             changes = {column: -before[column].item() for column in range(count)}
-            wanted = minimiser(before, damped(x, 0.01), changes, range(count, 8))
-            torch.testing.assert_close(row.double(), wanted, rtol=1e-3, atol=1e-4)
+            expected = minimiser(before, damped(x, 0.01), changes, range(count, 8))
+            torch.testing.assert_close(row.double(), expected, rtol=1e-3, atol=1e-4)
 
     def test_what_a_weight_costs_is_its_score(self) -> None:
         """``w² / U_jj²`` is what the error grows by when it goes and those after it make up for it."""
@@ -158,9 +161,9 @@ class TestThePublishedLoop:
     def test_unstructured(self, block: int, sparsity: float) -> None:
         weight, x = random(20, 48), correlated(300, 48)
         result = pruned(weight, x, sparsity=sparsity, block_size=block)
-        wanted = published(weight, x, sparsity, block, None)
-        assert torch.equal(result == 0, wanted == 0)
-        torch.testing.assert_close(result.double(), wanted, rtol=1e-3, atol=1e-4)
+        expected = published(weight, x, sparsity, block, None)
+        assert torch.equal(result == 0, expected == 0)
+        torch.testing.assert_close(result.double(), expected, rtol=1e-3, atol=1e-4)
 
     @pytest.mark.parametrize("pattern", ["1:2", "2:3", "2:4", "1:4", "4:8", "3:8", "8:16"])
     @pytest.mark.parametrize("block", [5, 16, 128])
@@ -168,9 +171,9 @@ class TestThePublishedLoop:
         weight, x = random(20, 48), correlated(300, 48)
         kept, size = map(int, pattern.split(":"))
         result = pruned(weight, x, pattern=pattern, block_size=block)
-        wanted = published(weight, x, 0.0, max(size, block - block % size), (kept, size))
-        assert torch.equal(result == 0, wanted == 0)
-        torch.testing.assert_close(result.double(), wanted, rtol=1e-3, atol=1e-4)
+        expected = published(weight, x, 0.0, max(size, block - block % size), (kept, size))
+        assert torch.equal(result == 0, expected == 0)
+        torch.testing.assert_close(result.double(), expected, rtol=1e-3, atol=1e-4)
 
 
 class TestWithoutCorrelation:
@@ -180,25 +183,27 @@ class TestWithoutCorrelation:
     @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.99])
     def test_it_is_magnitude_pruning_of_every_block_of_columns(self, block: int, sparsity: float) -> None:
         weight = random(10, 40)
-        wanted = weight.clone()
+        expected = weight.clone()
         for columns in weight.split(block, dim=1):
             start = columns.storage_offset()
             gone = up_to_threshold(columns.abs(), sparsity)
-            wanted[:, start : start + columns.shape[1]].masked_fill_(gone, 0)
+            expected[:, start : start + columns.shape[1]].masked_fill_(gone, 0)
         result = pruned_with_identity(weight, sparsity=sparsity, block_size=block)
-        assert torch.equal(result, wanted)
+        assert torch.equal(result, expected)
 
     def test_in_one_block_it_is_magnitude_pruning(self) -> None:
         weight = random(10, 40)
-        (wanted,) = magnitude.compress_stage(stage(weight, seen=statistics(weight)), Magnitude(sparsity=0.5))
-        assert torch.equal(pruned_with_identity(weight, sparsity=0.5), wanted.weight)
+        (expected,) = magnitude.compress_linears(
+            linear_group(weight, seen=statistics(weight)), Magnitude(sparsity=0.5)
+        )
+        assert torch.equal(pruned_with_identity(weight, sparsity=0.5), expected.weight)
 
     @pytest.mark.parametrize("pattern", ["1:2", "2:4", "4:8", "2:5"])
     def test_n_of_m_is_that_of_magnitude(self, pattern: str) -> None:
         weight = random(10, 40)
         kept, size = map(int, pattern.split(":"))
-        wanted = weight.masked_fill(smallest_of_group(weight.abs(), kept, size), 0)
-        assert torch.equal(pruned_with_identity(weight, pattern=pattern), wanted)
+        expected = weight.masked_fill(smallest_of_group(weight.abs(), kept, size), 0)
+        assert torch.equal(pruned_with_identity(weight, pattern=pattern), expected)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_weights_that_stay_come_back_in_their_dtype_unchanged(self, dtype: torch.dtype) -> None:
@@ -238,8 +243,8 @@ class TestWhatIsPruned:
 
     def test_a_linear_has_its_own_sparsity_beside_larger_ones(self) -> None:
         small, large = random(6, 16), 100 * random(10, 16, seed=1)
-        results = sparsegpt.compress_stage(
-            stage(small, large, seen=statistics(correlated(90, 16))), SparseGPT(sparsity=0.5)
+        results = sparsegpt.compress_linears(
+            linear_group(small, large, seen=statistics(correlated(90, 16))), SparseGPT(sparsity=0.5)
         )
         assert [int((result.weight == 0).sum()) for result in results] == [49, 81]
 
@@ -247,9 +252,9 @@ class TestWhatIsPruned:
     def test_linears_of_a_stage_become_what_each_becomes_alone(self, settings: SparseGPT) -> None:
         weights = [random(rows, 48, seed=rows) for rows in (48, 16, 130)]
         seen = statistics(correlated(300, 48))
-        together = sparsegpt.compress_stage(stage(*weights, seen=seen), settings)
+        together = sparsegpt.compress_linears(linear_group(*weights, seen=seen), settings)
         for weight, result in zip(weights, together, strict=True):
-            (alone,) = sparsegpt.compress_stage(stage(weight, seen=seen), settings)
+            (alone,) = sparsegpt.compress_linears(linear_group(weight, seen=seen), settings)
             assert torch.equal(result.weight == 0, alone.weight == 0)
             torch.testing.assert_close(result.weight, alone.weight, rtol=1e-4, atol=1e-5)
 
@@ -271,7 +276,7 @@ class TestWhatIsPruned:
         weight, seen = random(10, 12), statistics(correlated(100, 12))
         assert seen.hessian is not None
         before, hessian = weight.clone(), seen.hessian.clone()
-        sparsegpt.compress_stage(stage(weight, seen=seen), SparseGPT(sparsity=0.5))
+        sparsegpt.compress_linears(linear_group(weight, seen=seen), SparseGPT(sparsity=0.5))
         assert torch.equal(weight, before)
         assert torch.equal(seen.hessian, hessian)
 
@@ -283,7 +288,7 @@ def test_it_errs_less_than_methods_that_do_not_make_up_for_anything(
 ) -> None:
     """At 80 % that is no law: greedy choices then cost more than compensation gains, in the published loop just so."""
     weight, x = random(40, 32, seed=seed), correlated(400, 32, seed)
-    seen = stage(weight, seen=statistics(x))
-    ours = output_error(weight, sparsegpt.compress_stage(seen, SparseGPT(**options))[0].weight, x)
-    assert ours < output_error(weight, wanda.compress_stage(seen, Wanda(**options))[0].weight, x)
-    assert ours < output_error(weight, magnitude.compress_stage(seen, Magnitude(**options))[0].weight, x)
+    seen = linear_group(weight, seen=statistics(x))
+    ours = output_error(weight, sparsegpt.compress_linears(seen, SparseGPT(**options))[0].weight, x)
+    assert ours < output_error(weight, wanda.compress_linears(seen, Wanda(**options))[0].weight, x)
+    assert ours < output_error(weight, magnitude.compress_linears(seen, Magnitude(**options))[0].weight, x)

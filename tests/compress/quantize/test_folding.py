@@ -1,4 +1,4 @@
-"""A scale moves from a stage's weights into what precedes it, and the model computes what it did."""
+"""A scale moves from linears' weights into what precedes it, and the model computes what it did."""
 
 import copy
 from typing import Any
@@ -8,10 +8,15 @@ import torch
 from torch import nn
 
 from studyctl.compress.quantize.folding import fold
-from studyctl.compress.walk.architectures import FAMILIES, Absorber, Block, decoder_blocks, known_stages
-
-from .cases import random
-from .tiny import tiny_model
+from studyctl.compress.walk.architectures import (
+    FAMILIES,
+    Absorber,
+    Block,
+    decoder_blocks,
+    known_linear_groups,
+)
+from tests.compress.cases import random
+from tests.compress.tiny import tiny_model
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in sorted(FAMILIES)),  # heads share keys and values
@@ -40,21 +45,21 @@ def scales_for(inputs: int, seed: int) -> torch.Tensor:
 
 
 def with_random_scales(model: Any, family: str) -> set[str]:
-    """Fold random scales of all stages of all blocks; return the names of the parameters that changed, as in block 0."""
+    """Fold random scales of all linear groups of all blocks; return the names of the parameters that changed, as in block 0."""
     changed: set[str] = set()
     for block in decoder_blocks(model):
-        stages = known_stages(family, block)
-        assert stages is not None
+        linear_groups = known_linear_groups(family, block)
+        assert linear_groups is not None
         weights = {name: linear.weight.data.clone() for name, linear in block.linears.items()}
         parameters: dict[str, torch.Tensor] = {}
-        for seed, stage in enumerate(stages):
-            if stage.absorber is None:
+        for seed, linears in enumerate(linear_groups):
+            if linears.absorber is None:
                 continue
-            inputs = next(iter(stage.linears.values())).in_features
-            taken = fold(block, stage.absorber, scales_for(inputs, seed), weights, parameters)
-            for name in stage.linears:
-                weights[name] *= taken
-            changed |= set(stage.linears)
+            inputs = next(iter(linears.linears.values())).in_features
+            absorbed = fold(block, linears.absorber, scales_for(inputs, seed), weights, parameters)
+            for name in linears.linears:
+                weights[name] *= absorbed
+            changed |= set(linears.linears)
         for name, value in (
             {f"{name}.weight": weight for name, weight in weights.items()} | parameters
         ).items():
@@ -63,10 +68,10 @@ def with_random_scales(model: Any, family: str) -> set[str]:
     return {name.removeprefix("model.layers.0.") for name in changed if ".layers.0." in name}
 
 
-def difference(model: Any, wanted: Any, ids: torch.Tensor) -> float:
+def difference(model: Any, expected: Any, ids: torch.Tensor) -> float:
     """Return how far the logits of one model are from those of another, relative to their size."""
     with torch.no_grad():
-        logits = wanted(input_ids=ids).logits
+        logits = expected(input_ids=ids).logits
         return float((model(input_ids=ids).logits - logits).norm() / logits.norm())
 
 
@@ -91,7 +96,7 @@ def test_without_the_other_half_the_function_would_be_another(ids: torch.Tensor)
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "wanted"),
+    ("family", "changes", "expected"),
     [
         ("llama", {}, ["input_layernorm", None, "post_attention_layernorm", "mlp.up_proj"]),
         (
@@ -110,11 +115,11 @@ def test_without_the_other_half_the_function_would_be_another(ids: torch.Tensor)
         ("olmo2", {"num_key_value_heads": 4}, [None, "self_attn.v_proj", None, "mlp.up_proj"]),
     ],
 )
-def test_what_can_take_over_a_scale(family: str, changes: dict[str, Any], wanted: list[str | None]) -> None:
+def test_what_can_take_over_a_scale(family: str, changes: dict[str, Any], expected: list[str | None]) -> None:
     """A head that serves several queries makes fewer channels than the output projection reads: no scale for it."""
-    stages = known_stages(family, decoder_blocks(tiny_model(family, **changes))[1])
-    assert stages is not None
-    assert [stage.absorber and stage.absorber.module for stage in stages] == wanted
+    linear_groups = known_linear_groups(family, decoder_blocks(tiny_model(family, **changes))[1])
+    assert linear_groups is not None
+    assert [linears.absorber and linears.absorber.module for linears in linear_groups] == expected
 
 
 def test_biases_that_absorb_change_too(ids: torch.Tensor) -> None:
@@ -130,8 +135,8 @@ def test_a_linear_absorbs_in_its_last_rows(parts: int, rows: int) -> None:
     block = block_with(before=linear)
     scales = torch.tensor([1.0, 2.0, 4.0, 0.5])
     weights, parameters = {"b.before": linear.weight.data.clone()}, dict[str, torch.Tensor]()
-    taken = fold(block, Absorber("before", parts=parts), scales, weights, parameters)
-    assert torch.equal(taken, scales)
+    absorbed = fold(block, Absorber("before", parts=parts), scales, weights, parameters)
+    assert torch.equal(absorbed, scales)
     assert torch.equal(weights["b.before"][:-4], before[0][:-4])
     assert torch.equal(weights["b.before"][-4:], before[0][-4:] / scales[:, None])
     assert torch.equal(parameters["b.before.bias"][:-4], before[1][:-4])
@@ -143,12 +148,12 @@ def test_a_linear_absorbs_in_its_last_rows(parts: int, rows: int) -> None:
 def test_a_norm_with_a_bias_absorbs_in_both() -> None:
     norm, linear, x = nn.LayerNorm(6), linear_with_bias(6, 4), random(5, 6)
     norm.weight.data, norm.bias.data = random(6, seed=2), random(6, seed=3)
-    wanted = linear(norm(x))
+    expected = linear(norm(x))
     parameters: dict[str, torch.Tensor] = {}
-    taken = fold(block_with(norm=norm), Absorber("norm"), scales_for(6, 4), {}, parameters)
+    absorbed = fold(block_with(norm=norm), Absorber("norm"), scales_for(6, 4), {}, parameters)
     norm.weight.data, norm.bias.data = parameters["b.norm.weight"], parameters["b.norm.bias"]
-    linear.weight.data *= taken
-    torch.testing.assert_close(linear(norm(x)), wanted)
+    linear.weight.data *= absorbed
+    torch.testing.assert_close(linear(norm(x)), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -159,31 +164,31 @@ def test_weights_make_up_for_what_a_norm_loses_to_rounding(dtype: torch.dtype, a
     norm.weight.data = random(64).to(dtype)
     scales, one = scales_for(64, 1), 1.0 if adds_one else 0.0
     parameters: dict[str, torch.Tensor] = {}
-    taken = fold(block_with(norm=norm), Absorber("norm", adds_one=adds_one), scales, {}, parameters)
+    absorbed = fold(block_with(norm=norm), Absorber("norm", adds_one=adds_one), scales, {}, parameters)
     new = parameters["b.norm.weight"]
     assert new.dtype == dtype
     old_gain, new_gain = norm.weight.double() + one, new.double() + one
-    torch.testing.assert_close(new_gain * taken.double(), old_gain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(new_gain * absorbed.double(), old_gain, rtol=1e-6, atol=0)
     assert ((new_gain * scales.double() / old_gain - 1).abs() > 1e-4).any()
     rounding = torch.finfo(dtype).eps * (new.double().abs() + 1) / new_gain.abs()
-    assert ((taken / scales - 1).abs() <= rounding).all()
+    assert ((absorbed / scales - 1).abs() <= rounding).all()
 
 
 def test_a_gain_of_zero_takes_any_scale() -> None:
     norm = nn.RMSNorm(3)
     norm.weight.data = torch.tensor([0.0, 1.0, 2.0])
     parameters: dict[str, torch.Tensor] = {}
-    taken = fold(block_with(norm=norm), Absorber("norm"), torch.tensor([5.0, 2.0, 4.0]), {}, parameters)
+    absorbed = fold(block_with(norm=norm), Absorber("norm"), torch.tensor([5.0, 2.0, 4.0]), {}, parameters)
     assert parameters["b.norm.weight"].tolist() == [0.0, 0.5, 0.5]
-    assert taken.tolist() == [5.0, 2.0, 4.0]
+    assert absorbed.tolist() == [5.0, 2.0, 4.0]
 
 
 def test_gemmas_gain_of_zero_is_a_weight_of_minus_one() -> None:
     norm = nn.RMSNorm(2)
     norm.weight.data = torch.tensor([-1.0, 1.0])
     parameters: dict[str, torch.Tensor] = {}
-    taken = fold(
+    absorbed = fold(
         block_with(norm=norm), Absorber("norm", adds_one=True), torch.tensor([3.0, 4.0]), {}, parameters
     )
     assert parameters["b.norm.weight"].tolist() == [-1.0, -0.5]
-    assert taken.tolist() == [3.0, 4.0]
+    assert absorbed.tolist() == [3.0, 4.0]

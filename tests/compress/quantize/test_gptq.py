@@ -11,17 +11,16 @@ from studyctl.compress.quantize import gptq, rtn
 from studyctl.compress.walk.statistics import Statistics
 from studyctl.compress.weights.compressed import CompressedLinear
 from studyctl.contract.methods import GPTQ, RTN
-
-from .cases import (
+from tests.compress.cases import (
     assert_equal_but_for_ties,
     correlated,
     damped,
+    linear_group,
     on_its_grid,
     output_error,
     quick,
     random,
     root_of_inverse,
-    stage,
     statistics,
     with_hessian,
 )
@@ -32,7 +31,7 @@ INPUTS = 48
 def quantized(
     weight: torch.Tensor, seen: Statistics, frozen: torch.Tensor | None = None, **settings: Any
 ) -> CompressedLinear:
-    return gptq.quantize_stage(stage(weight, seen=seen), GPTQ(**settings), frozen)[0]
+    return gptq.compress_linears(linear_group(weight, seen=seen), GPTQ(**settings), frozen)[0]
 
 
 def rounded(weight: torch.Tensor, **settings: Any) -> CompressedLinear:
@@ -101,12 +100,12 @@ def test_it_is_the_published_loop(
     )
     weight, x = random(40, INPUTS), correlated(300, INPUTS)
     result = quantized(weight, statistics(x), **settings.model_dump(exclude={"method"}))
-    codes, positions, order, wanted = published(weight, x, settings)
+    codes, positions, order, expected = published(weight, x, settings)
     assert result.codes is not None
     mine = result.codes[:, order]
     assert_equal_but_for_ties(mine, codes, positions)
     same = (mine == codes).all(1)
-    torch.testing.assert_close(result.weight[same].double(), wanted[same], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(result.weight[same].double(), expected[same], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -159,11 +158,11 @@ class TestWithoutCorrelation:
             block_size=block_size,
             **settings,
         )
-        wanted = rounded(weight, **settings)
+        expected = rounded(weight, **settings)
         assert result.groups is None
-        for part in ("weight", "scales", "zeros"):
-            assert torch.equal(getattr(result, part), getattr(wanted, part))
-        assert torch.equal(result.all_codes(), wanted.all_codes())
+        for part in ("weight", "scales", "zero_point"):
+            assert torch.equal(getattr(result, part), getattr(expected, part))
+        assert torch.equal(result.all_codes(), expected.all_codes())
 
     def test_in_another_order_with_static_groups_too(self) -> None:
         weight, hessian = random(6, 24), torch.diag(torch.rand(24) + 0.1)
@@ -180,8 +179,8 @@ class TestWithoutCorrelation:
         assert result.groups is not None
         assert result.groups.dtype == torch.int32
         assert result.groups[order].tolist() == [0] * 8 + [1] * 8 + [2] * 8
-        wanted = rounded(weight[:, order], bits=3, group_size=8)
-        assert torch.equal(result.weight[:, order], wanted.weight)
+        expected = rounded(weight[:, order], bits=3, group_size=8)
+        assert torch.equal(result.weight[:, order], expected.weight)
         assert on_its_grid(result, 3)
 
 
@@ -264,9 +263,9 @@ def test_linears_of_a_stage_become_what_each_becomes_alone(options: dict[str, An
         statistics(correlated(300, INPUTS)),
         GPTQ(bits=4, group_size=16, block_size=20, **options),
     )
-    together = gptq.compress_stage(stage(*weights, seen=seen), settings)
+    together = gptq.compress_linears(linear_group(*weights, seen=seen), settings)
     for weight, result in zip(weights, together, strict=True):
-        (alone,) = gptq.compress_stage(stage(weight, seen=seen), settings)
+        (alone,) = gptq.compress_linears(linear_group(weight, seen=seen), settings)
         assert on_its_grid(result, 4)
         assert result.codes is not None
         assert alone.codes is not None

@@ -5,12 +5,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studyctl.compress.sweep.inverse import TRIES, InverseRoot, inverse_root, stage_inverse
+from studyctl.compress.sweep.inverse import TRIES, InverseRoot, damped_inverse, inverse_root
 from studyctl.compress.walk.statistics import Statistics
 from studyctl.errors import StepError
-
-from .cases import correlated, damped, quick, random, root_of_inverse, stage, statistics, with_hessian
-from .tiny import Listener
+from tests.compress.cases import (
+    correlated,
+    damped,
+    linear_group,
+    quick,
+    random,
+    root_of_inverse,
+    statistics,
+    with_hessian,
+)
+from tests.compress.tiny import Listener
 
 NAMES = ("model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj")
 
@@ -25,7 +33,7 @@ def inverted(
     seen: Statistics, damping: float, listener: Listener | None = None, order: torch.Tensor | None = None
 ) -> InverseRoot:
     inputs = len(seen.sample[0])
-    return stage_inverse(stage(torch.zeros(1, inputs), seen=seen, reporter=listener), damping, order)
+    return damped_inverse(linear_group(torch.zeros(1, inputs), seen=seen, reporter=listener), damping, order)
 
 
 def assert_inverts(root: torch.Tensor, matrix: torch.Tensor, tolerance: float = 1e-3) -> None:
@@ -59,9 +67,9 @@ def test_the_root_inverts_the_damped_hessian(inputs: int, damping: float, seed: 
 @pytest.mark.parametrize("inputs", [48, 300, 900], ids=["one-panel", "some-panels", "reversed-in-parts"])
 def test_it_is_what_the_papers_code_factors_in_three_steps(inputs: int) -> None:
     x = correlated(4 * inputs, inputs)
-    wanted = root_of_inverse(damped(x, 0.01))
+    expected = root_of_inverse(damped(x, 0.01))
     torch.testing.assert_close(
-        inverse_root(hessian_of(x), 0.01, NAMES).root.double(), wanted, rtol=1e-3, atol=1e-4
+        inverse_root(hessian_of(x), 0.01, NAMES).root.double(), expected, rtol=1e-3, atol=1e-4
     )
 
 
@@ -160,8 +168,8 @@ def test_in_another_order_it_is_the_root_of_the_reordered_hessian() -> None:
     x[:, 7] = 0
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     result = inverted(statistics(x), 0.01, order=order)
-    wanted = inverse_root(hessian_of(x[:, order]), 0.01, NAMES)
-    torch.testing.assert_close(result.root, wanted.root, rtol=1e-4, atol=1e-5)
+    expected = inverse_root(hessian_of(x[:, order]), 0.01, NAMES)
+    torch.testing.assert_close(result.root, expected.root, rtol=1e-4, atol=1e-5)
     assert torch.equal(result.dead, order == 7)
 
 
@@ -170,5 +178,5 @@ def test_the_size_of_the_activations_does_not_matter(size: float) -> None:
     x = correlated(60, 8)
     hessian = hessian_of(x)
     result = inverse_root(hessian * size, 0.01, NAMES)
-    wanted = inverse_root(hessian.clone(), 0.01, NAMES).root
-    torch.testing.assert_close(result.root * size**0.5, wanted, rtol=1e-3, atol=1e-5)
+    expected = inverse_root(hessian.clone(), 0.01, NAMES).root
+    torch.testing.assert_close(result.root * size**0.5, expected, rtol=1e-3, atol=1e-5)

@@ -17,8 +17,7 @@ from studyctl.compress.sweep.columns import (
     quantize_block,
     quantize_block_plainly,
 )
-
-from .cases import (
+from tests.compress.cases import (
     assert_equal_but_for_ties,
     correlated,
     damped,

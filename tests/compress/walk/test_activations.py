@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress.walk.activations import Activations, record_activations
+from studyctl.compress.walk.activations import record_activations
 from studyctl.compress.walk.architectures import decoder_blocks
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
-
-from .tiny import FAMILIES, tiny_model
+from tests.compress.tiny import FAMILIES, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -34,10 +33,10 @@ def test_every_block_receives_and_returns_what_it_does_in_the_model(family: str,
         handle.remove()
 
     activations = record_activations(model, blocks, ids, batch_tokens=48, device=CPU)
-    for block, wanted_input, wanted_output in zip(blocks, inputs, outputs, strict=True):
-        torch.testing.assert_close(torch.cat(activations.hidden), wanted_input, rtol=0, atol=1e-5)
+    for block, expected_input, expected_output in zip(blocks, inputs, outputs, strict=True):
+        torch.testing.assert_close(torch.cat(activations.hidden), expected_input, rtol=0, atol=1e-5)
         activations.advance(block, SilentReporter())
-        torch.testing.assert_close(torch.cat(activations.hidden), wanted_output, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.cat(activations.hidden), expected_output, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "gemma2", "gemma3_text"])
@@ -81,76 +80,3 @@ def test_ids_that_cannot_be_used_are_named(bad: torch.Tensor, message: str) -> N
     model = tiny_model("llama")
     with pytest.raises(StepError, match=message):
         record_activations(model, decoder_blocks(model), bad, batch_tokens=48, device=CPU)
-
-
-@pytest.fixture
-def activations(ids: torch.Tensor) -> Activations:
-    """Chunks of two samples, and of one at the end."""
-    model = tiny_model("llama")
-    return record_activations(model, decoder_blocks(model), ids, batch_tokens=48, device=CPU)
-
-
-def storages(parts: list[torch.Tensor]) -> set[int]:
-    return {part.untyped_storage().data_ptr() for part in parts}
-
-
-def test_what_is_kept_of_all_chunks_lies_in_one_piece(activations: Activations) -> None:
-    assert len({part.shape for part in activations.hidden}) == 2
-    assert len(storages(activations.hidden)) == 1
-    for factor in (2, 3):
-        wanted = [part * factor for part in activations.hidden]
-        kept = [activations.keep("name", chunk, part) for chunk, part in enumerate(wanted)]
-        assert all(map(torch.equal, kept, wanted))
-        assert all(part.data_ptr() % 64 == 0 for part in kept)
-    assert len(storages([*kept, *activations.hidden])) == 2
-
-
-def test_what_is_narrower_takes_the_same_room_and_what_is_wider_another(activations: Activations) -> None:
-    first, *_ = activations.hidden
-    kept = activations.keep("name", 0, first)
-    narrow = activations.keep("name", 0, first[..., ::2])
-    assert torch.equal(narrow, first[..., ::2])
-    assert narrow.data_ptr() == kept.data_ptr()
-    wide = activations.keep("name", 0, torch.cat([first, first], -1))
-    assert storages([wide]) != storages([kept])
-    assert torch.equal(narrow, first[..., ::2])  # whoever has it still has it
-
-
-def test_a_room_is_divided_anew_when_the_first_chunk_comes(activations: Activations) -> None:
-    room = storages([activations.keep("name", chunk, part) for chunk, part in enumerate(activations.hidden)])
-    wide = [torch.cat([part, part], -1) for part in activations.hidden[:1]]
-    kept = [activations.keep("name", chunk, part, chunks=len(wide)) for chunk, part in enumerate(wide)]
-    assert storages(kept) == room  # that of three chunks is enough for one of twice the width
-    narrow = [part * 3 for part in activations.hidden]
-    kept = [activations.keep("name", chunk, part) for chunk, part in enumerate(narrow)]
-    assert storages(kept) == room
-    assert all(map(torch.equal, kept, narrow))
-
-
-def test_what_is_wider_takes_the_place_of_one_chunk_at_a_time(activations: Activations) -> None:
-    widest = 2 * activations.hidden[0].shape[-1]
-    for factor in (2, 3):
-        narrow = [part * factor for part in activations.hidden]
-        kept = [activations.keep("name", chunk, part, widest=widest) for chunk, part in enumerate(narrow)]
-        for chunk, part in enumerate(narrow):
-            assert torch.equal(kept[chunk], part)  # not touched by the chunks before
-            activations.keep("name", chunk, torch.cat([part, part], -1), widest=widest)
-
-
-def test_only_so_many_chunks_have_room_as_are_kept(activations: Activations) -> None:
-    first, *_ = activations.hidden
-    kept = activations.keep("name", 0, first, chunks=1)
-    assert kept.untyped_storage().nbytes() == first.numel() * first.element_size()
-
-
-def test_what_is_kept_takes_the_place_of_the_inputs(activations: Activations) -> None:
-    wanted = [part * 2 for part in activations.hidden]
-    pieces = storages(activations.hidden)
-    for turn in (2, 4):
-        for chunk, part in enumerate(activations.hidden):
-            activations.keep("name", chunk, part * 2)
-        activations.change("name")
-        assert all(
-            torch.equal(part, one * (turn // 2)) for part, one in zip(activations.hidden, wanted, strict=True)
-        )
-    assert storages(activations.hidden) == pieces  # two rooms, in turns

@@ -1,4 +1,4 @@
-"""Blocks are found in any family, stages by table or by hooks, and absorbers absorb exactly."""
+"""Blocks are found in any family, linear groups by table or by hooks, and absorbers absorb exactly."""
 
 from typing import Any
 
@@ -11,25 +11,24 @@ from studyctl.compress.walk.activations import record_activations
 from studyctl.compress.walk.architectures import (
     FAMILIES,
     Block,
-    Stage,
+    LinearModules,
     block_linears,
     decoder_blocks,
-    known_stages,
-    observed_stages,
+    known_linear_groups,
+    observed_linear_groups,
 )
 from studyctl.errors import StepError
+from tests.compress.tiny import FAMILIES as TINY_FAMILIES
+from tests.compress.tiny import tiny_model
 
-from .tiny import FAMILIES as TINY_FAMILIES
-from .tiny import tiny_model
 
-
-def stages_by_hooks(model: nn.Module, block: Block, ids: torch.Tensor) -> list[list[str]]:
+def linear_groups_by_hooks(model: nn.Module, block: Block, ids: torch.Tensor) -> list[list[str]]:
     activations = record_activations(
         model, decoder_blocks(model), ids, batch_tokens=48, device=torch.device("cpu")
     )
     with torch.no_grad():
-        stages = observed_stages(block, lambda: activations.forward(block, 0))
-    return [list(stage.linears) for stage in stages]
+        linear_groups = observed_linear_groups(block, lambda: activations.forward(block, 0))
+    return [list(linears.linears) for linears in linear_groups]
 
 
 def test_blocks_are_named_as_in_the_model() -> None:
@@ -64,13 +63,13 @@ def test_a_model_without_linears_is_refused() -> None:
 def test_the_table_says_what_hooks_see(family: str, ids: torch.Tensor) -> None:
     model = tiny_model(family)
     for block in decoder_blocks(model):
-        known = known_stages(family, block)
-        assert known is not None
-        assert [list(stage.linears) for stage in known] == stages_by_hooks(model, block, ids)
+        in_table = known_linear_groups(family, block)
+        assert in_table is not None
+        assert [list(linears.linears) for linears in in_table] == linear_groups_by_hooks(model, block, ids)
 
 
 @pytest.mark.parametrize(
-    ("family", "stages"),
+    ("family", "linear_groups"),
     [
         (
             "gpt_neox",
@@ -101,52 +100,52 @@ def test_the_table_says_what_hooks_see(family: str, ids: torch.Tensor) -> None:
     ],
 )
 def test_families_outside_the_table_are_observed(
-    family: str, stages: list[list[str]], ids: torch.Tensor
+    family: str, linear_groups: list[list[str]], ids: torch.Tensor
 ) -> None:
     model = tiny_model(family)
     block = decoder_blocks(model)[1]
-    assert known_stages(family, block) is None
-    seen = stages_by_hooks(model, block, ids)
-    assert sorted(seen) == sorted([f"{block.name}.{name}" for name in names] for names in stages)
+    assert known_linear_groups(family, block) is None
+    seen = linear_groups_by_hooks(model, block, ids)
+    assert sorted(seen) == sorted([f"{block.name}.{name}" for name in names] for names in linear_groups)
 
 
 def test_a_linear_that_no_token_reaches_is_named() -> None:
     block = Block(0, "b", nn.Module(), {"b.used": nn.Linear(2, 2), "b.idle": nn.Linear(2, 2)})
     with pytest.raises(StepError, match=r"no calibration token reaches `b\.idle`"):
-        observed_stages(block, lambda: block.linears["b.used"](torch.zeros(1, 2)))
+        observed_linear_groups(block, lambda: block.linears["b.used"](torch.zeros(1, 2)))
 
 
 def test_a_known_family_with_unknown_linears_falls_back_to_hooks() -> None:
     model = tiny_model("llama")
     decoder_blocks(model)[0].module.adapter = nn.Linear(32, 32)
-    assert known_stages("llama", decoder_blocks(model)[0]) is None
+    assert known_linear_groups("llama", decoder_blocks(model)[0]) is None
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @torch.no_grad()
 def test_what_an_absorber_takes_over_leaves_the_function_as_it_was(family: str, ids: torch.Tensor) -> None:
-    """Of one stage after the other, so that a wrong absorber cannot hide behind a right one."""
+    """Of one linear group after the other, so that a wrong absorber cannot hide behind a right one."""
     model = tiny_model(family, num_key_value_heads=4)
-    wanted = model(input_ids=ids).logits
+    expected = model(input_ids=ids).logits
     for block in decoder_blocks(model):
-        stages = known_stages(family, block)
-        assert stages is not None
-        for stage in stages:
-            if stage.absorber is not None:
-                absorb(model, block, stage)
+        linear_groups = known_linear_groups(family, block)
+        assert linear_groups is not None
+        for linears in linear_groups:
+            if linears.absorber is not None:
+                absorb(model, block, linears)
                 logits = model(input_ids=ids).logits
-                torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def absorb(model: Any, block: Block, stage: Stage) -> None:
-    """Multiply the stage's weights by a random scale of its inputs, and fold that into what precedes it."""
-    assert stage.absorber is not None
-    scales = torch.rand(next(iter(stage.linears.values())).in_features) + 0.5
+def absorb(model: Any, block: Block, linears: LinearModules) -> None:
+    """Multiply the group's weights by a random scale of its inputs, and fold that into what precedes it."""
+    assert linears.absorber is not None
+    scales = torch.rand(next(iter(linears.linears.values())).in_features) + 0.5
     parameters: dict[str, torch.Tensor] = {}
     # In fp32 nothing is copied: what a linear absorbs changes the model's own weight.
     weights = {name: linear.weight.data for name, linear in block.linears.items()}
-    taken = fold(block, stage.absorber, scales, weights, parameters)
-    for linear in stage.linears.values():
-        linear.weight.mul_(taken)
+    absorbed = fold(block, linears.absorber, scales, weights, parameters)
+    for linear in linears.linears.values():
+        linear.weight.mul_(absorbed)
     for name, value in parameters.items():
         model.get_parameter(name).copy_(value)

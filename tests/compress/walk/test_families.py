@@ -22,9 +22,8 @@ from studyctl.contract.methods import (
     Wanda,
 )
 from studyctl.reporter import SilentReporter
-
-from .cases import on_its_grid
-from .tiny import FAMILIES, tiny_model
+from tests.compress.cases import on_its_grid
+from tests.compress.tiny import FAMILIES, tiny_model
 
 SETTINGS: dict[str, MethodSettings] = {
     "magnitude": Magnitude(sparsity=0.5),

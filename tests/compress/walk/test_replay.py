@@ -6,15 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress.walk import walker
-from studyctl.compress.walk.architectures import decoder_blocks, known_stages
-from studyctl.compress.walk.replay import replay_of
+from studyctl.compress.walk import replay, walker
+from studyctl.compress.walk.architectures import decoder_blocks, known_linear_groups
+from studyctl.compress.walk.replay import copied_to, replay_of
 from studyctl.compress.walk.walker import compress
-from studyctl.contract import limits
 from studyctl.contract.methods import GPTQ, SparseGPT, Wanda, WithData
 from studyctl.reporter import SilentReporter
-
-from .tiny import FAMILIES, tiny_model
+from tests.compress.tiny import FAMILIES, tiny_model
 
 SETTINGS = {
     "gptq": GPTQ(bits=3, group_size=16, order="stage"),
@@ -69,7 +67,7 @@ def test_the_same_bits_as_with_whole_passes(
     with monkeypatch.context() as patch:
         patch.setattr(walker, "replay_of", lambda *_, **__: None)
         plain = compressed(tiny_model(family, **changes), settings, ids)
-    monkeypatch.setattr(limits, "KEPT_BYTES", CHUNK_BYTES)  # of one chunk, or two with attention's room
+    monkeypatch.setattr(replay, "KEPT_BYTES", CHUNK_BYTES)  # of one chunk
     replayed = compressed(tiny_model(family, **changes), settings, ids)
     assert replayed.keys() == plain.keys()
     assert all(torch.equal(replayed[name], plain[name]) for name in plain)
@@ -79,7 +77,7 @@ def reached(family: str, ids: torch.Tensor) -> tuple[list[int], bool]:
     """Return how many chunks reach the last linear of attention in each block, and whether the family is known."""
     model = tiny_model(family)
     calls = counted(model, *ATTENTION_ENDS)
-    is_known = known_stages(model.config.model_type, decoder_blocks(model)[0]) is not None
+    is_known = known_linear_groups(model.config.model_type, decoder_blocks(model)[0]) is not None
     compressed(model, SETTINGS["gptq"], ids)
     return calls, is_known
 
@@ -91,7 +89,7 @@ def test_every_chunk_goes_through_attention_once_after_its_projections_are_measu
     calls, is_known = reached(family, ids)
     chunks = 3  # 5 x 24 ids, 48 tokens a chunk
     expected = 2 * chunks  # each as it is measured, and as the compressed linear answers for it
-    if not is_known:  # the pass of the first stage is whole, and one chunk shows what the stages are
+    if not is_known:  # the pass of the first linear group is whole, and one chunk shows what the groups are
         expected += chunks + 1
     assert calls == [
         expected + 1,
@@ -125,7 +123,7 @@ def test_a_module_that_goes_on_after_its_last_linear_runs_in_every_pass(
 def test_attention_that_adds_the_residual_itself_runs_in_every_pass(ids: torch.Tensor) -> None:
     calls, _ = reached("bloom", ids)
     chunks = 3
-    # One looks; passes for the first, second, third and last stage, and one for the next block's input.
+    # One looks; passes for the first, second, third and last linear group, and one for the next block's input.
     assert calls == [5 * chunks + 2, 5 * chunks + 1, 4 * chunks + 1]
 
 
@@ -136,26 +134,23 @@ def test_modules_are_as_before(ids: torch.Tensor) -> None:
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
-def test_a_module_that_ends_in_a_stage_of_one_linear_has_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def replays(family: str, kept_bytes: int, *, adds_attention: bool = False) -> list[int]:
-        """Return of how many of six chunks the end of each stage's module would be known."""
-        monkeypatch.setattr(limits, "KEPT_BYTES", kept_bytes)
+def test_a_module_that_ends_in_a_group_of_one_linear_has_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replays(family: str, kept_bytes: int) -> list[int]:
+        """Return of how many of six chunks the end of each linear group's module would be known."""
+        monkeypatch.setattr(replay, "KEPT_BYTES", kept_bytes)
         model = tiny_model(family)
         block = decoder_blocks(model)[0]
-        found = known_stages(model.config.model_type, block)
-        assert found is not None
+        linear_groups = known_linear_groups(model.config.model_type, block)
+        assert linear_groups is not None
         hidden = [torch.zeros(2, 24, model.config.hidden_size)] * 6
-        made = [replay_of(block, found, stage, hidden, adds_attention=adds_attention) for stage in found]
-        return [0 if one is None else one.chunks for one in made]
+        made = [replay_of(block, linear_groups, index, hidden) for index in range(len(linear_groups))]
+        return [0 if part is None else part.chunks for part in made]
 
     assert replays("llama", 4 * CHUNK_BYTES) == [0, 6, 0, 4]
-    # `qkv_proj` is alone in its stage, but attention goes on.
+    # `qkv_proj` is alone in its linear group, but attention goes on.
     assert replays("phi3", 3 * CHUNK_BYTES - 1) == [0, 6, 0, 2]
     assert replays("llama", CHUNK_BYTES - 1) == [0, 6, 0, 0]
     assert replays("llama", 9 * CHUNK_BYTES) == [0, 6, 0, 6]
-    # Six chunks of attention's 32 inputs are four of the MLP's 48.
-    assert replays("llama", CHUNK_BYTES, adds_attention=True) == [0, 6, 0, 5]
-    assert replays("phi3", CHUNK_BYTES - 1, adds_attention=True) == [0, 6, 0, 4]
 
 
 @pytest.mark.parametrize("spared", [0, 1, 2, 3])
@@ -163,11 +158,20 @@ def test_the_mlp_runs_again_only_for_chunks_that_are_not_kept(
     ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch, spared: int
 ) -> None:
     model = tiny_model("llama")
-    attention = ids.numel() * model.config.hidden_size * 4
-    monkeypatch.setattr(limits, "KEPT_BYTES", spared * CHUNK_BYTES - attention)
+    monkeypatch.setattr(replay, "KEPT_BYTES", spared * CHUNK_BYTES)
     calls = counted(model, "gate_proj")
     compressed(model, SETTINGS["gptq"], ids)
     chunks = 3
     # It is reached to be measured, for the input of the last linear, and for the next block's input where there is one.
     expected = 2 * chunks + (chunks - spared)
     assert calls == [expected + 1, expected, 2 * chunks]  # the recorder makes one call of the first block
+
+
+def test_a_copy_is_contiguous_and_has_memory_of_its_own() -> None:
+    """What a block does with its tensors later must not change what was kept."""
+    states = torch.arange(12.0).reshape(3, 4).T
+    copy = copied_to(states, states.device)
+    assert torch.equal(copy, states)
+    assert copy.is_contiguous()
+    states.zero_()
+    assert copy.any()

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from studyctl.compress.walk import statistics
+from studyctl.compress.quantize import grid
 from studyctl.compress.walk.statistics import Accumulator, relative_error
 
 ALL = frozenset({"norm", "mean_abs", "hessian"})
 
 
-def accumulated(inputs: torch.Tensor, chunk: int, wanted: frozenset = ALL):  # type: ignore[no-untyped-def, type-arg]
-    accumulator = Accumulator(wanted, inputs.shape[0])
+def accumulated(inputs: torch.Tensor, chunk: int, names: frozenset = ALL):  # type: ignore[no-untyped-def, type-arg]
+    accumulator = Accumulator(names, inputs.shape[0])
     for part in inputs.split(chunk):
         accumulator.add(part)
     return accumulator.finish()
@@ -42,16 +42,16 @@ def test_the_hessian_is_the_full_symmetric_product(width: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_does_not_matter_how_many_samples_pass_at_once(at_once: int, dtype: torch.dtype) -> None:
     samples = torch.randn(7, 24, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
-    wanted = accumulated(samples.flatten(0, 1), chunk=24)
+    expected = accumulated(samples.flatten(0, 1), chunk=24)
     accumulator = Accumulator(ALL, 7 * 24)
     for part in samples.split(at_once):
         accumulator.add(part)
     statistics = accumulator.finish()
-    assert statistics.tokens == wanted.tokens == 7 * 24
-    assert torch.equal(statistics.norm, wanted.norm)
-    assert torch.equal(statistics.hessian, wanted.hessian)
-    assert torch.equal(statistics.sample, wanted.sample)
-    torch.testing.assert_close(statistics.mean_abs, wanted.mean_abs)
+    assert statistics.tokens == expected.tokens == 7 * 24
+    assert torch.equal(statistics.norm, expected.norm)
+    assert torch.equal(statistics.hessian, expected.hessian)
+    assert torch.equal(statistics.sample, expected.sample)
+    torch.testing.assert_close(statistics.mean_abs, expected.mean_abs)
 
 
 def test_a_linear_that_a_block_calls_twice_has_its_error_told_from_the_first_tokens() -> None:
@@ -117,7 +117,7 @@ def test_relative_error_by_hand() -> None:
 def test_relative_error_is_that_of_all_rows_however_many_are_told_at_once(
     at_once: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "ERROR_BLOCK", at_once)
+    monkeypatch.setattr(grid, "ROW_BLOCK", at_once)
     generator = torch.Generator().manual_seed(0)
     dense, compressed, sample = (torch.randn(rows, 7, generator=generator).to(dtype) for rows in (5, 5, 11))
     outputs = (sample.double() @ part.double().T for part in (dense - compressed.float(), dense))
@@ -126,9 +126,9 @@ def test_relative_error_is_that_of_all_rows_however_many_are_told_at_once(
 
 
 @pytest.mark.parametrize(
-    ("tokens", "wanted"), [(1, 1), (64, 64), (500, 72), (2048, 128), (3071, 192), (8192, 256)]
+    ("tokens", "expected"), [(1, 1), (64, 64), (500, 72), (2048, 128), (3071, 192), (8192, 256)]
 )
-def test_errors_are_told_from_a_part_of_the_tokens(tokens: int, wanted: int) -> None:
+def test_errors_are_told_from_a_part_of_the_tokens(tokens: int, expected: int) -> None:
     sample = accumulated(torch.arange(float(tokens))[:, None], tokens, frozenset()).sample[:, 0]
-    assert len(sample) == wanted
+    assert len(sample) == expected
     assert len(set(sample.diff().tolist())) <= 1, "evenly spread"

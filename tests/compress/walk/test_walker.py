@@ -16,7 +16,7 @@ from studyctl.compress.quantize import awq, gptq, rtn
 from studyctl.compress.walk.architectures import block_linears, decoder_blocks
 from studyctl.compress.walk.statistics import Accumulator
 from studyctl.compress.walk.walker import compress
-from studyctl.compress.weights.compressed import CompressedLinear, StageInput
+from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -32,12 +32,11 @@ from studyctl.contract.methods import (
 )
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
-
-from .cases import block_input
-from .tiny import FAMILIES, Listener, tiny_model
+from tests.compress.cases import block_input
+from tests.compress.tiny import FAMILIES, Listener, tiny_model
 
 SILENT = SilentReporter()
-STAGES = [
+LINEAR_GROUPS = [
     ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     ["self_attn.o_proj"],
     ["mlp.gate_proj", "mlp.up_proj"],
@@ -65,12 +64,12 @@ def heard(linears: list[nn.Linear]) -> Iterator[dict[nn.Linear, torch.Tensor]]:
 
 @torch.no_grad()
 def plain_wanda(model: nn.Module, settings: Wanda, ids: torch.Tensor) -> None:
-    """Wanda by running the whole model for every stage: slow, and plainly what the settings say."""
+    """Wanda by running the whole model for every linear group: slow, and plainly what the settings say."""
     dense = copy.deepcopy(model)
     for block, dense_block in zip(decoder_blocks(model), decoder_blocks(dense), strict=True):
         uncompressed = copy.deepcopy(block.module)
         source = dense if settings.propagate == "dense" else model
-        for names in STAGES:
+        for names in LINEAR_GROUPS:
             shown = dense_block.module if settings.propagate == "dense" else block.module
             state = {key: value.clone() for key, value in shown.state_dict().items()}
             current = uncompressed if settings.order == "block" else block.module
@@ -165,7 +164,7 @@ def test_what_is_reported(ids: torch.Tensor, listener: Listener) -> None:
     compressed = walk(tiny_model("llama"), Wanda(sparsity=0.5), ids, reporter=listener)
     assert listener.done == [(1, 3, "block"), (2, 3, "block"), (3, 3, "block")]
     assert [record.linear for record in listener.records if record.block == 1] == [
-        f"model.layers.1.{name}" for stage in STAGES for name in stage
+        f"model.layers.1.{name}" for names in LINEAR_GROUPS for name in names
     ]
     for record in listener.records:
         assert set(msgspec.to_builtins(record)) == {
@@ -195,8 +194,8 @@ def test_relative_error_is_that_of_the_output(ids: torch.Tensor, listener: Liste
         model(input_ids=ids)
     walk(model, Wanda(sparsity=0.5), ids, reporter=listener)
     (x,) = inputs.values()
-    wanted = (x @ (dense - query.weight).T).norm() / (x @ dense.T).norm()
-    assert listener.records[0].relative_error == pytest.approx(wanted.item(), rel=1e-5)
+    expected = (x @ (dense - query.weight).T).norm() / (x @ dense.T).norm()
+    assert listener.records[0].relative_error == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_sizes_are_averaged_over_weights() -> None:
@@ -222,29 +221,31 @@ def test_hooks_are_gone_afterwards(ids: torch.Tensor) -> None:
 
 
 class TestStatistics:
-    """Methods that need the full Hessian get it once a stage."""
+    """Methods that need the full Hessian get it once a linear group."""
 
     @pytest.fixture
-    def shown(self, monkeypatch: pytest.MonkeyPatch) -> list[StageInput]:
-        shown: list[StageInput] = []
+    def shown(self, monkeypatch: pytest.MonkeyPatch) -> list[LinearGroup]:
+        shown: list[LinearGroup] = []
 
-        def look(stage: StageInput, settings: MethodSettings) -> list[CompressedLinear]:
-            shown.append(stage)
-            return [CompressedLinear(weight.clone()) for weight in stage.weights]
+        def look(linears: LinearGroup, settings: MethodSettings) -> list[CompressedLinear]:
+            shown.append(linears)
+            return [CompressedLinear(weight.clone()) for weight in linears.weights]
 
-        monkeypatch.setattr(rtn, "compress_stage", look)
+        monkeypatch.setattr(rtn, "compress_linears", look)
         for name, settings in (("gptq", GPTQ), ("awq", AWQ)):
             row = METHODS[name]
             monkeypatch.setitem(METHODS, name, Method(settings, METHODS["rtn"].target, row.statistics))
         return shown
 
-    def test_one_hessian_a_stage(self, shown: list[StageInput], ids: torch.Tensor) -> None:
+    def test_one_hessian_a_linear_group(self, shown: list[LinearGroup], ids: torch.Tensor) -> None:
         model = tiny_model("llama")
         with heard([model.model.layers[2].mlp.up_proj]) as inputs:
             model(input_ids=ids)
         walk(model, GPTQ(group_size=16), ids)
-        assert [stage.names for stage in shown] == [
-            tuple(f"model.layers.{block}.{name}" for name in stage) for block in range(3) for stage in STAGES
+        assert [linears.names for linears in shown] == [
+            tuple(f"model.layers.{block}.{name}" for name in names)
+            for block in range(3)
+            for names in LINEAR_GROUPS
         ]
         statistics = shown[-2].statistics
         assert statistics is not None
@@ -253,12 +254,14 @@ class TestStatistics:
         (x,) = inputs.values()
         torch.testing.assert_close(statistics.hessian, 2 / len(ids) * x.T @ x, rtol=1e-4, atol=1e-5)
 
-    def test_awq_sees_mean_magnitudes_too(self, shown: list[StageInput], ids: torch.Tensor) -> None:
+    def test_awq_sees_mean_magnitudes_too(self, shown: list[LinearGroup], ids: torch.Tensor) -> None:
         walk(tiny_model("llama"), AWQ(group_size=16), ids)
-        assert all(stage.statistics is not None and stage.statistics.mean_abs is not None for stage in shown)
+        assert all(
+            linears.statistics is not None and linears.statistics.mean_abs is not None for linears in shown
+        )
 
     def test_too_few_tokens_for_a_hessian_are_a_warning(
-        self, shown: list[StageInput], ids: torch.Tensor, listener: Listener
+        self, shown: list[LinearGroup], ids: torch.Tensor, listener: Listener
     ) -> None:
         walk(tiny_model("llama"), GPTQ(group_size=16), ids[:1], reporter=listener)
         assert listener.warnings == [
@@ -271,15 +274,15 @@ class TestMethodsThatNeedTheHessian:
     @pytest.mark.parametrize(
         "settings", [GPTQ(group_size=16), SparseGPT(sparsity=0.5)], ids=lambda s: s.method
     )
-    def test_in_the_order_of_stages_each_sees_the_earlier_ones_compressed(
+    def test_in_the_order_of_linear_groups_each_sees_the_earlier_ones_compressed(
         self, settings: MethodSettings, ids: torch.Tensor
     ) -> None:
-        """Stage by stage with the whole model, which is all of one block."""
+        """Group by group with the whole model, which is all of one block."""
         settings = settings.model_copy(update={"order": "stage"})
         plain = tiny_model("llama", num_hidden_layers=1)
-        compress_stage = gptq.compress_stage if isinstance(settings, GPTQ) else sparsegpt.compress_stage
+        compress_linears = gptq.compress_linears if isinstance(settings, GPTQ) else sparsegpt.compress_linears
         with torch.no_grad():
-            for names in STAGES:
+            for names in LINEAR_GROUPS:
                 linears = [plain.model.layers[0].get_submodule(name) for name in names]
                 accumulator = Accumulator(frozenset({"hessian"}), ids.numel())
                 handle = linears[0].register_forward_pre_hook(lambda _, args, a=accumulator: a.add(args[0]))
@@ -287,8 +290,8 @@ class TestMethodsThatNeedTheHessian:
                     plain(input_ids=chunk)
                 handle.remove()
                 weights = tuple(linear.weight.data for linear in linears)
-                shown = StageInput(tuple(names), weights, accumulator.finish(), weights[0].dtype)
-                for linear, result in zip(linears, compress_stage(shown, settings), strict=True):
+                shown = LinearGroup(tuple(names), weights, accumulator.finish(), weights[0].dtype)
+                for linear, result in zip(linears, compress_linears(shown, settings), strict=True):
                     linear.weight.data = result.weight
         walked = tiny_model("llama", num_hidden_layers=1)
         walk(walked, settings, ids)
@@ -305,8 +308,8 @@ class TestMethodsThatNeedTheHessian:
             prepared = awq.scale_block(block, settings)
         for name, value in prepared.parameters.items():
             assert torch.equal(walked.parameters[name], value)
-        for stage in prepared.stages:
-            for name, result in zip(stage.names, awq.compress_stage(stage, settings), strict=True):
+        for linears in prepared.linear_groups:
+            for name, result in zip(linears.names, awq.compress_linears(linears, settings), strict=True):
                 assert torch.equal(walked.linears[name].weight, result.weight), name
 
     def test_awq_can_show_what_the_compressed_blocks_make(self, ids: torch.Tensor) -> None:
@@ -330,9 +333,11 @@ class TestMethodsThatNeedTheHessian:
             with heard(linears) as inputs:
                 each(input_ids=ids)
             outputs.append([inputs[linear] @ linear.weight.T for linear in linears])
-        told = {record.linear: record.relative_error for record in listener.records}
-        for name, wanted, mine in zip(names, *outputs, strict=True):
-            assert told[name] == pytest.approx(((wanted - mine).norm() / wanted.norm()).item(), rel=1e-3)
+        errors = {record.linear: record.relative_error for record in listener.records}
+        for name, expected, mine in zip(names, *outputs, strict=True):
+            assert errors[name] == pytest.approx(
+                ((expected - mine).norm() / expected.norm()).item(), rel=1e-3
+            )
 
     def test_a_pair_without_statistics_still_prunes_first(self, ids: torch.Tensor) -> None:
         settings = PruneThenQuantize(method=("magnitude", "rtn"), pattern="2:4", group_size=16)
@@ -341,7 +346,7 @@ class TestMethodsThatNeedTheHessian:
             assert int(linear.weight.reshape(-1, 4).count_nonzero(dim=1).max()) <= 2, name
 
     @pytest.mark.parametrize(
-        ("settings", "is_told"),
+        ("settings", "is_warned"),
         [
             (GPTQ(group_size=16), True),
             (SparseGPT(sparsity=0.5), True),
@@ -354,10 +359,10 @@ class TestMethodsThatNeedTheHessian:
         ids=lambda value: "-".join(value.method) if isinstance(value, PruneThenQuantize) else None,
     )
     def test_only_methods_that_invert_a_hessian_tell_that_it_is_singular(
-        self, settings: MethodSettings, is_told: bool, ids: torch.Tensor, listener: Listener
+        self, settings: MethodSettings, is_warned: bool, ids: torch.Tensor, listener: Listener
     ) -> None:
         walk(tiny_model("llama"), settings, ids[:1], reporter=listener)
-        assert any("only damping makes them invertible" in line for line in listener.warnings) == is_told
+        assert any("only damping makes them invertible" in line for line in listener.warnings) == is_warned
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize(
@@ -441,7 +446,7 @@ class TestErrors:
 
     def test_a_result_that_is_not_finite_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            rtn, "compress_stage", lambda stage, _: [CompressedLinear(stage.weights[0] * float("inf"))]
+            rtn, "compress_linears", lambda linears, _: [CompressedLinear(linears.weights[0] * float("inf"))]
         )
         with pytest.raises(StepError, match=r"`rtn` made weights of `model\.layers\.0\.self_attn\.q_proj`"):
             walk(tiny_model("llama"), RTN(group_size=16), None)

@@ -10,8 +10,7 @@ from studyctl.compress.quantize.grid import dequantize
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.compress.weights.packing import Packing, choose_packing, packed_tensors, quantization_config
 from studyctl.contract.methods import GPTQ, RTN, Magnitude, MethodSettings, PruneThenQuantize
-
-from .tiny import tiny_model
+from tests.compress.tiny import tiny_model
 
 
 def linear(
@@ -59,7 +58,7 @@ def test_any_shape_is_packed_as_the_package_packs_it(
     assert packing is not None, why
     assert packing.bits == (4 if bits <= 4 else 8)
     tensors = packed_tensors(one, packing)
-    assert one.zeros is not None
+    assert one.zero_point is not None
     middle = 2 ** (packing.bits - 1)
     shift = 2 ** (bits - 1) if symmetric else middle
     theirs = pack_to_int32((one.all_codes().int() - shift).to(torch.int8), packing.bits)
@@ -67,7 +66,7 @@ def test_any_shape_is_packed_as_the_package_packs_it(
     if symmetric:
         assert "weight_zero_point" not in tensors
     else:
-        zeros = pack_to_int32((one.zeros.int() - middle).to(torch.int8), packing.bits, packed_dim=0)
+        zeros = pack_to_int32((one.zero_point.int() - middle).to(torch.int8), packing.bits, packed_dim=0)
         assert torch.equal(tensors["weight_zero_point"], zeros)
 
 
@@ -112,8 +111,8 @@ def test_one_scale_a_row_leaves_nothing_to_order() -> None:
     ],
 )
 def test_what_the_format_cannot_hold_is_said(one: CompressedLinear, why: str) -> None:
-    found = choose_packing(compressed(RTN(group_size=4), linear(), one))
-    assert found == (None, f"the format cannot hold linear 1: {why}")
+    result = choose_packing(compressed(RTN(group_size=4), linear(), one))
+    assert result == (None, f"the format cannot hold linear 1: {why}")
 
 
 def test_the_config_names_what_is_not_packed() -> None:

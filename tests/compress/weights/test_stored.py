@@ -22,8 +22,7 @@ from studyctl.contract.methods import (
 )
 from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
-
-from .tiny import tiny_model
+from tests.compress.tiny import tiny_model
 
 SETTINGS = [
     RTN(bits=3, group_size=16),
@@ -70,7 +69,7 @@ def test_what_is_applied_is_what_was_made(
 
 
 def test_groups_in_the_order_of_activations_are_stored(ids: torch.Tensor, tmp_path: Path) -> None:
-    """Linears of a stage share them in memory, not on disk."""
+    """Linears of a group share them in memory, not on disk."""
     _, compressed = made(GPTQ(bits=4, group_size=16, act_order=True), ids)
     save(tmp_path / "weights", compressed)
     applied = apply(tiny_model("llama", dtype=torch.bfloat16), tmp_path / "weights")

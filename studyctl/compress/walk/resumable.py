@@ -1,8 +1,8 @@
-"""Blocks that are done, kept on disk while a walk goes on, so that one that is killed goes on from there.
+"""Blocks that are done, saved while a walk goes on, so that a walk that was killed can be resumed.
 
-Only walks that take minutes write anything: a block's weights are cheaper to make again than to keep. Statistics and
-activations are not kept, since they are larger than the weights: to go on, the calibration tokens pass once through the
-blocks that are done.
+Only walks that take minutes write anything: a block's weights are cheaper to make again than to save. Statistics and
+activations are not saved, since they are larger than the weights: to resume, the calibration tokens pass once through
+the blocks that are done.
 """
 
 import shutil
@@ -28,22 +28,22 @@ SAVE_SECONDS = 60.0
 
 @dataclass
 class BlockResults:
-    """What became of a block, or of several."""
+    """Results of a block, or of several."""
 
     linears: dict[str, CompressedLinear] = field(default_factory=dict)
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
-    """What was recorded of each linear."""
+    """The record of each linear."""
 
     def add(self, other: "BlockResults") -> None:
-        """Take over what became of other blocks."""
+        """Add the results of other blocks."""
         self.linears |= other.linears
         self.parameters |= other.parameters
         self.layers += other.layers
 
 
-class FinishedBlocks:
-    """The blocks of one walk, in files of consecutive ones."""
+class ResumableBlocks:
+    """The saved blocks of one walk, in files of consecutive ones."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class FinishedBlocks:
         self._since = time.monotonic()
 
     def spans(self) -> Iterator[tuple[range, Path]]:
-        """Yield the indices of consecutive finished blocks from the first on, and their file."""
+        """Yield the indices of consecutive saved blocks from the first on, and their file."""
         for path in sorted(self.folder.glob("*.safetensors")):
             first, last = (int(part) for part in path.stem.split("-"))
             if first != self._first:
@@ -64,7 +64,7 @@ class FinishedBlocks:
         """Give blocks of the model the weights of a file.
 
         Raises:
-            StepError: the file cannot be used; all are deleted, so that the next walk begins anew.
+            StepError: the file cannot be used; all are deleted, so that the next walk begins at the first block.
         """
         try:
             stored = apply(model, path)
@@ -76,7 +76,7 @@ class FinishedBlocks:
         return BlockResults(stored.linears, stored.parameters, layers)
 
     def add(self, index: int, results: BlockResults, settings: MethodSettings) -> None:
-        """Take note of a block that is done; write what is new if that was enough work."""
+        """Add a block that is done; write what is new if that was enough work."""
         self._unsaved.add(results)
         if time.monotonic() - self._since < SAVE_SECONDS:
             return

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from studyctl.compress.walk import finished
-from studyctl.compress.walk.finished import FinishedBlocks
+from studyctl.compress.walk import resumable
+from studyctl.compress.walk.resumable import ResumableBlocks
 from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.stored import weights_hash
 from studyctl.contract.methods import AWQ, GPTQ, RTN, MethodSettings, SparseGPT
 from studyctl.errors import StepError
-
-from .tiny import Listener, tiny_model
+from tests.compress.tiny import Listener, tiny_model
 
 SETTINGS = [
     SparseGPT(sparsity=0.5),
@@ -25,7 +24,7 @@ SETTINGS = [
 
 @pytest.fixture(autouse=True)
 def _save_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finished, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0.0)
 
 
 def walk(
@@ -34,8 +33,8 @@ def walk(
     model, listener = tiny_model("llama"), Listener()
     listener.stop_after = stop_after
     data = ids if settings.needs_data else None
-    blocks = FinishedBlocks(folder)
-    compress(model, settings, data, batch_tokens=48, reporter=listener, finished=blocks)
+    blocks = ResumableBlocks(folder)
+    compress(model, settings, data, batch_tokens=48, reporter=listener, resumable=blocks)
     return weights_hash(model), listener
 
 
@@ -48,13 +47,13 @@ def layers(listener: Listener) -> list[tuple[object, ...]]:
 def test_a_stopped_walk_goes_on_where_it_stopped(
     settings: MethodSettings, blocks: int, ids: torch.Tensor, tmp_path: Path
 ) -> None:
-    wanted, whole = walk(settings, ids, tmp_path / "undisturbed")
+    expected, whole = walk(settings, ids, tmp_path / "undisturbed")
     with pytest.raises(KeyboardInterrupt):
         walk(settings, ids, tmp_path / "killed", stop_after=blocks)
     assert len(list((tmp_path / "killed").iterdir())) == blocks
-    found, resumed = walk(settings, ids, tmp_path / "killed")
-    assert found == wanted
-    assert layers(resumed) == layers(whole)  # those of the finished blocks are told again
+    resumed_hash, resumed = walk(settings, ids, tmp_path / "killed")
+    assert resumed_hash == expected
+    assert layers(resumed) == layers(whole)  # those of the saved blocks are recorded again
     assert resumed.done[0][0] == 1
     assert len(resumed.done) == 3
 
@@ -66,19 +65,19 @@ def test_everything_was_done_but_the_end(ids: torch.Tensor, tmp_path: Path) -> N
 
 def test_a_damaged_file_is_refused_and_the_next_walk_begins_anew(ids: torch.Tensor, tmp_path: Path) -> None:
     settings = SparseGPT(sparsity=0.5)
-    wanted, _ = walk(settings, ids, tmp_path / "blocks")
+    expected, _ = walk(settings, ids, tmp_path / "blocks")
     (first, *_) = sorted((tmp_path / "blocks").iterdir())
     data = bytearray(first.read_bytes())
     data[-8] ^= 0xFF
     first.write_bytes(data)
     with pytest.raises(StepError, match="its content has changed"):
         walk(settings, ids, tmp_path / "blocks")
-    assert walk(settings, ids, tmp_path / "blocks")[0] == wanted
+    assert walk(settings, ids, tmp_path / "blocks")[0] == expected
 
 
 def test_short_walks_write_nothing(
     ids: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finished, "SAVE_SECONDS", 60.0)
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 60.0)
     walk(SparseGPT(sparsity=0.5), ids, tmp_path / "blocks")
     assert not (tmp_path / "blocks").exists()
