@@ -126,7 +126,12 @@ class StepError(StudyError):
         self.cause = cause
 
 
+def closest(word: str, allowed: Iterable[str]) -> str:
+    """Return the allowed word that is most like this one, or an empty string if none is."""
+    return next(iter(difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)), "")
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return ``did you mean `x`?`` for the closest allowed word, or an empty string."""
-    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else ""
+    close = closest(word, allowed)
+    return f"did you mean `{close}`?" if close else ""

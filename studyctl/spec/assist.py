@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from pydantic import BaseModel
-
 from studyctl.spec.keys import (
     METHOD_NAMES,
     Key,
@@ -19,8 +17,9 @@ from studyctl.spec.keys import (
     options_in,
     tables_at,
     types_at,
+    value_at,
 )
-from studyctl.spec.messages import shown, table_name
+from studyctl.spec.messages import table_name
 from studyctl.spec.models import BUNDLED_LANGUAGES, BUNDLED_TEXTS, TABLES, Evaluation, Spec, Table
 from studyctl.spec.partial import Here, Partial, read_partial, words_of
 from studyctl.spec.positions import Loc
@@ -74,7 +73,7 @@ def complete(text: str, row: int, column: int) -> Completions:
     found = offers[here.part](partial, here) if here.part in offers else ()
     rest = partial.lines[row][here.end :].lstrip()
     items = [item if here.part != "key" or not rest.startswith("=") else _only_name(item) for item in found]
-    typed = here.plain.lower() if here.part != "header" else here.word.lstrip("[ ").lower()
+    typed = here.word.lstrip("[ " if here.part == "header" else "\"'").lower()
     return Completions(here.start, here.end, _matching(items, typed))
 
 
@@ -122,8 +121,8 @@ def _about_key(key: Key) -> Help:
     facts += [kind, key.bounds]
     if key.choices:
         facts.append(f"one of {', '.join(key.choices)}")
-    if not key.required and (default := toml_value(key.default)):
-        facts.append(f"default {default}")
+    if key.default_text:
+        facts.append(f"default {key.default_text}")
     return Help(key.name, tuple(filter(None, facts)), key.description)
 
 
@@ -143,17 +142,6 @@ def _about_table(loc: Loc, data: Mapping[str, Any]) -> Help | None:
 
 def _first_line(table: type[Table]) -> str:
     return (table.__doc__ or "").partition("\n")[0].replace("``", "`")
-
-
-def toml_value(value: object) -> str:
-    """Return a default as TOML writes it; empty for none."""
-    if value is None or isinstance(value, BaseModel) or value in ("", (), {}):
-        return ""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {toml_value(item)}" for name, item in value.items()) + " }"
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(toml_value, value))}]"
-    return shown(value)
 
 
 # -- completion
@@ -203,7 +191,7 @@ def _names_at(partial: Partial, loc: Loc) -> list[str]:
     options = [get_args(option.type) for option in types_at(loc, partial.data) if option.origin is dict]
     words = [word for names, _ in options for word in choices_of(tuple(options_in(names)))]
     if not words and loc[-2:] in (("tasks", "data"), ("tasks", "main")):
-        words = list(words_of(_at(partial.data, (*loc[:-1], "names"))))
+        words = list(words_of(value_at((*loc[:-1], "names"), partial.data)))
     elif not words and loc[-1] == "config":
         words = list(_languages_used(partial.data))
     return words if options else []
@@ -222,7 +210,7 @@ def _values(partial: Partial, here: Here) -> Iterator[Item]:
     listed = key.kind.startswith("list of") and not inside
     for word, note in _words(data, loc, key):
         yield Item(word, f'["{word}"]' if listed else f'"{word}"', note)
-    default = toml_value(key.default)
+    default = key.default_text
     if default and not inside and not key.choices and not here.word.startswith(("'", '"')):
         yield Item(default, default, "default")
 
@@ -236,7 +224,7 @@ def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]
         yield from ((word, "of this spec") for word in (own if isinstance(own, dict) else ()))
         yield from ((word, "bundled") for word in BUNDLED_TEXTS)
     elif key.name == "languages":
-        taken = set(words_of(_at(data, loc[: loc.index(key.name) + 1])))
+        taken = set(words_of(value_at(loc[: loc.index(key.name) + 1], data)))
         yield from ((word, "") for word in _languages(data, loc) if word not in taken)
     elif key.name in ("models", "of"):
         models = data.get("models")
@@ -257,8 +245,8 @@ def _method_note(name: str) -> str:
 def _languages(data: dict[str, Any], loc: Loc) -> list[str]:
     """Return the languages of the text source that is spoken of, or all that are known."""
     above = loc[: loc.index("languages")]
-    source = _at(data, (*above, "source")) or _at(data, ("calibration", "source"))
-    config = _at(data, ("text", str(source), "config"))
+    source = value_at((*above, "source"), data) or value_at(("calibration", "source"), data)
+    config = value_at(("text", str(source), "config"), data)
     if isinstance(config, dict):
         return list(config)
     if source in BUNDLED_TEXTS:
@@ -267,15 +255,5 @@ def _languages(data: dict[str, Any], loc: Loc) -> list[str]:
 
 
 def _languages_used(data: dict[str, Any]) -> Iterator[str]:
-    yield from words_of(_at(data, ("calibration", "languages")))
-    yield from words_of(_at(data, ("evaluation", "perplexity", "languages")))
-
-
-def _at(data: Any, loc: Loc) -> Any:
-    """Return the value at a place, or None where there is none."""
-    for part in loc:
-        known = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
-        if part not in known:
-            return None
-        data = data[part]
-    return data
+    yield from words_of(value_at(("calibration", "languages"), data))
+    yield from words_of(value_at(("evaluation", "perplexity", "languages"), data))

@@ -14,8 +14,38 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from studyctl.contract.methods import PAIR
-from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_tag, swept_options
+from studyctl.spec.models import (
+    TABLES,
+    Calibration,
+    CompressionTable,
+    Evaluation,
+    Execution,
+    Fidelity,
+    Model,
+    Perplexity,
+    Spec,
+    Study,
+    Table,
+    TaskData,
+    Tasks,
+    TextSource,
+    method_tag,
+)
 from studyctl.spec.positions import Loc
+
+TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
+    ("[study]", Study),
+    ("[[models]]", Model),
+    ("[calibration]", Calibration),
+    ("[text.<name>]", TextSource),
+    ("[evaluation]", Evaluation),
+    ("[evaluation.perplexity]", Perplexity),
+    ("[evaluation.fidelity]", Fidelity),
+    ("[evaluation.tasks]", Tasks),
+    ("[evaluation.tasks.data.<task>]", TaskData),
+    ("[execution]", Execution),
+)
+"""All tables but the ``[[compression]]`` of each method."""
 
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
 """What ``method`` may be, beside a pair such as ``["sparsegpt", "gptq"]``."""
@@ -45,6 +75,12 @@ class Key:
     swept: bool
     """Whether a list of values makes a variant of each."""
 
+    @property
+    def default_text(self) -> str:
+        """Return the default as TOML writes it; empty where there is none to show."""
+        empty = self.default in (None, "", (), {}) or isinstance(self.default, BaseModel)
+        return "" if empty else shown(self.default)
+
 
 @dataclass(frozen=True, slots=True)
 class Type:
@@ -65,31 +101,29 @@ class Type:
 
     def bound(self, name: str) -> Any:
         """Return a bound such as ``ge``, or None where there is none."""
-        found = [value for item in self.metadata if (value := getattr(item, name, None)) is not None]
-        return found[-1] if found else None
+        bounds = [value for item in self.metadata if (value := getattr(item, name, None)) is not None]
+        return bounds[-1] if bounds else None
 
 
 @cache
 def keys_of(table: type[BaseModel]) -> Mapping[str, Key]:
     """Return the keys of a table by name, in the order of the models."""
-    settings = table.settings_type if issubclass(table, CompressionTable) else None
-    swept = (*swept_options(settings), "calibration", "backend") if settings else ()
-    # `method` first, then what the method knows, then what all have.
-    names = [*("method",), *swept_options(settings), "models", "calibration", "backend"] if settings else []
-    return {name: _key(table, name, name in swept) for name in names or table.model_fields}
+    if not issubclass(table, CompressionTable):
+        return {name: _key(table, name, swept=False) for name in table.model_fields}
+    *options, calibration, backend = table.sweepable()
+    names = ("method", *options, "models", calibration, backend)  # what all methods have comes last
+    return {name: _key(table, name, swept=name in table.sweepable()) for name in names}
 
 
 def tables_at(loc: Loc, data: object) -> type[Table] | None:
-    """Return the table that is at a place of a spec, or None where there is none (or it is not known which)."""
-    found = [option.type for option in types_at(loc, data) if option.is_table]
-    return found[0] if found else None
+    """Return the table that is at a place of a spec, or None where there is none (or it is open which)."""
+    return next((option.type for option in types_at(loc, data) if option.is_table), None)
 
 
 def key_at(loc: Loc, data: object) -> Key | None:
-    """Return what is known of the key at a place; of its list, where the place is within one."""
-    names = [index for index, part in enumerate(loc) if isinstance(part, str)]
-    for end in reversed(names):
-        table = tables_at(loc[:end], data)
+    """Return the key at a place, or of the list that the place is in."""
+    for end in reversed(range(len(loc))):
+        table = tables_at(loc[:end], data) if isinstance(loc[end], str) else None
         if table is not None:
             return keys_of(table).get(str(loc[end]))
     return None
@@ -100,11 +134,36 @@ def types_at(loc: Loc, data: object) -> tuple[Type, ...]:
     types: tuple[Type, ...] = (Type(Spec),)
     for part in loc:
         types = tuple(inner for option in types for inner in _inside(option, part, data))
-        if isinstance(data, dict):
-            data = data.get(part)
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part] if part < len(data) else None
+        data = value_at((part,), data)
     return types
+
+
+def shown(value: object) -> str:
+    """Return a value as TOML writes it, long texts clipped."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return f'"{value}"' if len(value) <= 40 else f'"{value[:39]}…"'
+        case dict():
+            return "{ " + ", ".join(f"{name} = {shown(item)}" for name, item in value.items()) + " }"
+        case tuple() | list():
+            return f"[{', '.join(map(shown, value))}]"
+    return str(value)
+
+
+def holds(data: object, part: str | int) -> bool:
+    """Return whether a table has this key, or a list this index."""
+    return part in (data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ())
+
+
+def value_at(loc: Loc, data: Any) -> Any:
+    """Return the value at a place, or None where there is none."""
+    for part in loc:
+        if not holds(data, part):
+            return None
+        data = data[part]
+    return data
 
 
 def _inside(option: Type, part: str | int, data: object) -> Iterator[Type]:
@@ -117,9 +176,8 @@ def _inside(option: Type, part: str | int, data: object) -> Iterator[Type]:
         yield from options_in(arguments[1])
     elif option.origin is tuple and isinstance(part, int):
         item = arguments[0] if arguments[-1] is ... else arguments[min(part, len(arguments) - 1)]
-        if TABLES["wanda"] in [one.type for one in options_in(item)]:
-            chosen = data[part] if isinstance(data, list) and part < len(data) else None
-            table = TABLES.get(method_tag(chosen))
+        if TABLES["wanda"] in [member.type for member in options_in(item)]:
+            table = TABLES.get(method_tag(value_at((part,), data)))
             yield from [Type(table)] if table else []
         else:
             yield from options_in(item)
@@ -135,10 +193,9 @@ def options_in(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[Type
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
-        flat = [
-            found for item in more for found in (item.metadata if isinstance(item, FieldInfo) else [item])
-        ]
-        yield from options_in(inner, (*metadata, *flat))
+        for item in more:
+            metadata += tuple(item.metadata) if isinstance(item, FieldInfo) else (item,)
+        yield from options_in(inner, metadata)
     elif origin in (Union, UnionType):
         for argument in get_args(annotation):
             yield from options_in(argument, metadata)
@@ -146,7 +203,7 @@ def options_in(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[Type
         yield Type(annotation, metadata)
 
 
-def _key(table: type[BaseModel], name: str, swept: bool) -> Key:
+def _key(table: type[BaseModel], name: str, *, swept: bool) -> Key:
     field = table.model_fields[name]
     types = types_of(field)
     default = None if field.is_required() else field.get_default(call_default_factory=True)
@@ -167,18 +224,14 @@ def _key(table: type[BaseModel], name: str, swept: bool) -> Key:
 
 def choices_of(types: tuple[Type, ...]) -> tuple[str, ...]:
     """Return the words that literals among these types allow, also inside a list."""
-    found: list[str] = []
+    words: list[str] = []
     for option in types:
         if option.origin is Literal:
-            found += map(str, get_args(option.type))
+            words += map(str, get_args(option.type))
         elif option.origin is tuple:
-            found += [
-                word
-                for item in get_args(option.type)
-                if item is not ...
-                for word in choices_of((*options_in(item),))
-            ]
-    return tuple(found)
+            items = [inner for item in get_args(option.type) if item is not ... for inner in options_in(item)]
+            words += choices_of(tuple(items))
+    return tuple(words)
 
 
 def kinds(types: tuple[Type, ...]) -> str:
@@ -187,20 +240,16 @@ def kinds(types: tuple[Type, ...]) -> str:
 
 
 def _kind(option: Type) -> str:
-    if option.origin is tuple:
-        items = [item for item in get_args(option.type) if item is not ...]
-        if len(items) > 1 and len(items) == len(get_args(option.type)):
+    if option.origin in (tuple, dict):
+        first, last = get_args(option.type)
+        if option.origin is tuple and last is not ...:
             return "pair"
-        return f"list of {_plural(kinds(tuple(options_in(items[0]))))}"
-    if option.origin is dict:
-        return f"table of {_plural(kinds(tuple(options_in(get_args(option.type)[1]))))}"
+        items = kinds(tuple(options_in(last if option.origin is dict else first)))
+        plural = re.sub(r"(table|number|text)\b", r"\1s", items)
+        return f"{'table' if option.origin is dict else 'list'} of {plural}"
     if option.is_table:
         return "table"
     return {int: "whole number", float: "number", bool: "true or false"}.get(option.type, "text")
-
-
-def _plural(kind: str) -> str:
-    return re.sub(r"(table|number|text)\b", r"\1s", kind)
 
 
 def bounds(types: tuple[Type, ...]) -> str:
@@ -217,9 +266,8 @@ def bounds(types: tuple[Type, ...]) -> str:
 
 def _number_bounds(option: Type) -> str:
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    given = [(word, option.bound(name)) for name, word in words.items()]
     return " and ".join(
         f"{word} {value:g}" if abs(value) < 1e6 else f"{word} {value}"
-        for word, value in given
-        if value is not None
+        for name, word in words.items()
+        if (value := option.bound(name)) is not None
     )

@@ -8,7 +8,7 @@ the member that the value was meant for are kept.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
 
@@ -16,15 +16,17 @@ from studyctl.errors import did_you_mean
 from studyctl.spec.keys import (
     METHOD_NAMES,
     PATTERNS,
-    Key,
-    Type,
+    TABLES_BY_HEADER,
     choices_of,
+    holds,
     key_at,
     keys_of,
     kinds,
     options_in,
+    shown,
     tables_at,
     types_at,
+    value_at,
 )
 from studyctl.spec.models import TABLES
 from studyctl.spec.positions import Loc
@@ -47,33 +49,25 @@ class Finding:
 def findings(errors: Iterable[ErrorDetails], data: Mapping[str, Any]) -> list[Finding]:
     """Return what is wrong, in plain words; ``data`` is what was validated."""
     placed = [(within(error["loc"], data), error) for error in errors]
-    found: dict[Finding, None] = {}
+    texts: dict[Finding, None] = {}
     for loc, error in placed:
         silent = _is_type_error(error) and any(_speaks_for(other, of, loc) for of, other in placed)
         # A list counts as too short as well where its items are wrong.
         silent |= error["type"] == "too_short" and value_at(loc, data) != []
         if silent:
             continue
-        found |= dict.fromkeys(_worded(error, loc, data))
-    return list(found)
+        texts |= dict.fromkeys(_worded(error, loc, data))
+    return list(texts)
 
 
-def within(loc: Loc, data: object) -> Loc:
+def within(loc: Loc, data: Any) -> Loc:
     """Return ``loc`` without the parts that are not in the data."""
     kept: list[str | int] = []
     for part in loc:
-        known = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
-        if part in known:
-            data = data[part]  # type: ignore[index]
+        if holds(data, part):
+            data = data[part]
             kept.append(part)
     return tuple(kept)
-
-
-def value_at(loc: Loc, data: Any) -> Any:
-    """Return the value at a place that is in the data."""
-    for part in loc:
-        data = data[part]
-    return data
 
 
 def table_name(loc: Loc) -> str:
@@ -88,15 +82,6 @@ def table_name(loc: Loc) -> str:
 def listing(words: Iterable[str]) -> str:
     """Return the words in backticks, with commas."""
     return ", ".join(f"`{word}`" for word in words)
-
-
-def shown(value: object) -> str:
-    """Return a value as TOML writes it, clipped."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"' if len(value) <= 40 else f'"{value[:39]}…"'
-    return str(value)
 
 
 def _is_type_error(error: ErrorDetails) -> bool:
@@ -149,31 +134,14 @@ def unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     return Finding(what, loc, key=True, hint=f"{_subject(tuple(above), data)} takes {listing(allowed)}")
 
 
-_TABLES: tuple[Loc, ...] = (
-    ("study",),
-    ("models", 0),
-    ("calibration",),
-    ("text", "<name>"),
-    ("evaluation",),
-    ("evaluation", "perplexity"),
-    ("evaluation", "fidelity"),
-    ("evaluation", "tasks"),
-    ("execution",),
-)
-
-
 def _owners(name: str) -> list[str]:
     """Return which tables have a key of this name."""
-    found = []
-    for loc in _TABLES:
-        table = tables_at(loc, {})
-        if table is not None and name in keys_of(table):
-            found.append(table_name(loc))
+    owners = [f"`{header}`" for header, table in TABLES_BY_HEADER if name in keys_of(table)]
     methods = [method for method in METHOD_NAMES if name in keys_of(TABLES[method])]
     if methods:
         every = len(methods) == len(METHOD_NAMES)
-        found.append("`[[compression]]`" if every else f"method {listing(methods)}")
-    return found
+        owners.append("`[[compression]]`" if every else f"method {listing(methods)}")
+    return owners
 
 
 def _subject(loc: Loc, data: Mapping[str, Any]) -> str:
@@ -215,8 +183,7 @@ def _bad_method(loc: Loc, data: Mapping[str, Any]) -> Finding:
         return Finding(
             "`dense` is always there", place, hint="remove this table: every model is measured uncompressed"
         )
-    note = did_you_mean(method, METHOD_NAMES)
-    return Finding(f"unknown method `{method}`", place, note=note, hint="" if note else methods)
+    return Finding(f"unknown method `{method}`", place, hint=methods)
 
 
 def wrong_type(loc: Loc, data: Mapping[str, Any]) -> Finding:
@@ -227,27 +194,24 @@ def wrong_type(loc: Loc, data: Mapping[str, Any]) -> Finding:
     table = tables_at(loc, data)
     if isinstance(value, list) and table is not None and value and isinstance(value[0], dict):
         return Finding(f"{_name(loc)} is one table, not a list of them", loc, hint=f"write {table_name(loc)}")
-    wanted = _wanted(loc, data)
-    what = f"{_name(loc)} needs {_with_article(wanted)}, got {got(value)}"
-    if isinstance(value, str) and _reads_as(wanted, value):
+    key = key_at(loc, data)
+    kind = key.kind if key and key.swept and loc[-1] == key.name else kinds(types_at(loc, data))
+    what = f"{_name(loc)} needs {_with_article(kind)}, got {got(value)}"
+    if isinstance(value, str) and re.fullmatch(_UNQUOTED.get(kind, "$."), value):
         return Finding(what, loc, note=f"write {value} without quotes")
-    if wanted == "list of texts" and isinstance(value, str):
+    if kind == "list of texts" and isinstance(value, str):
         return Finding(what, loc, note=f"write [{shown(value)}]")
-    if wanted == "list of tables" and isinstance(loc[-1], str):
+    if kind == "list of tables" and isinstance(loc[-1], str):
         return Finding(what, loc, hint=f"write {table_name(loc)} and its keys below it")
     return Finding(what, loc)
 
 
-def _reads_as(wanted: str, text: str) -> bool:
-    """Return whether a quoted text would be right without its quotes."""
-    patterns = {"true or false": "true|false", "whole number": r"[+-]?\d+", "number": r"[+-]?\d+(\.\d+)?"}
-    return wanted in patterns and re.fullmatch(patterns[wanted], text) is not None
-
-
-def _wanted(loc: Loc, data: Mapping[str, Any]) -> str:
-    key = key_at(loc, data)
-    single = key is not None and key.swept and loc[-1] == key.name
-    return key.kind if key is not None and single else kinds(types_at(loc, data))
+_UNQUOTED = {
+    "true or false": "true|false",
+    "whole number": r"[+-]?\d+",
+    "number": r"[+-]?\d+(\.\d+)?",
+}
+"""What would be right without its quotes."""
 
 
 def _name(loc: Loc) -> str:
@@ -279,11 +243,10 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
         return _bad_key(loc, data)
     if kind == "literal_error" and key is not None:
         return _bad_choice(error, loc, value)
-    if kind in _BOUNDS and key is not None:
-        words = f"must be {key.bounds}" if key.bounds else error["msg"]
+    if kind in _BOUNDS and key is not None and key.bounds:
+        only = key.bounds.startswith("letters")
+        words = f"may hold {key.bounds} only" if only else f"must be {key.bounds}"
         return Finding(f"{name} {words}, not {shown(value)}", loc)
-    if kind == "string_pattern_mismatch" and key is not None:
-        return Finding(_pattern_words(name, key, value), loc)
     if kind == "too_long" and loc[-1] == "method":
         return _needs_pair(loc)
     plain = {
@@ -295,7 +258,13 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
     return Finding(plain.get(kind, f"{name}: {error['msg'].removeprefix('Value error, ')}"), loc)
 
 
-_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+_BOUNDS = {
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "string_pattern_mismatch",
+}
 
 
 def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
@@ -313,22 +282,13 @@ def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
 def _bad_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     name = str(loc[-1])
     options = types_at(loc[:-1], data)
-    words = [word for option in options for word in choices_of(_key_types(option.type))]
-    if words:
+    names = [
+        inner for option in options if option.origin is dict for inner in options_in(get_args(option.type)[0])
+    ]
+    if words := choices_of(tuple(names)):
         note = did_you_mean(name, words)
         hint = f"{_name(loc[:-1])} takes {listing(words)}"
         return Finding(f"unknown key `{name}`", loc, key=True, note=note, hint="" if note else hint)
-    patterns = [inner.bound("pattern") for option in options for inner in _key_types(option.type)]
+    patterns = [inner.bound("pattern") for inner in names]
     hint = next((f"names hold {PATTERNS[pattern]} only" for pattern in patterns if pattern in PATTERNS), "")
     return Finding(f"`{name}` cannot be a name here", loc, key=True, hint=hint)
-
-
-def _key_types(annotation: Any) -> tuple[Type, ...]:
-    """Return the types that the keys of a ``dict[..., ...]`` may have."""
-    return tuple(options_in(get_args(annotation)[0])) if get_origin(annotation) is dict else ()
-
-
-def _pattern_words(name: str, key: Key, value: object) -> str:
-    if key.bounds.startswith("letters"):
-        return f"{name} may hold {key.bounds} only, not {shown(value)}"
-    return f"{name} must be {key.bounds}, not {shown(value)}"

@@ -7,10 +7,13 @@ mistake and not a way to write four.
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import reduce
 from itertools import product
+from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,9 +30,33 @@ from pydantic_core import PydanticCustomError
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
 
+
+def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
+    """Return what a validator raises: ``(place relative to the validated value, what is wrong)``, any number of them."""
+    what = "; ".join(what for _, what in problems)
+    return PydanticCustomError("problems_inside", "{what}", {"what": what, "problems": list(problems)})
+
+
+def _repeated(
+    values: tuple[Any, ...], prefix: tuple[str, ...] = ()
+) -> list[tuple[tuple[str | int, ...], str]]:
+    first: dict[Any, int] = {}
+    again = [index for index, value in enumerate(values) if first.setdefault(value, index) != index]
+    names = {
+        index: "this" if isinstance(values[index], BaseModel) else f"`{values[index]}`" for index in again
+    }
+    return [((*prefix, index), f"{name} is listed twice") for index, name in names.items()]
+
+
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if problems := _repeated(values):
+        raise problems_inside(*problems)
+    return values
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
-Languages = Annotated[tuple[Language, ...], Field(min_length=1, strict=False)]
+Languages = Annotated[tuple[Language, ...], Field(min_length=1, strict=False), AfterValidator(_all_different)]
 Text = Annotated[str, Field(min_length=1)]
 Samples = Annotated[int, Field(ge=1, le=100_000, description="windows")]
 SequenceLength = Annotated[int, Field(ge=2, le=1_000_000)]
@@ -47,31 +74,6 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, defer_build=True)
 
 
-def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
-    """Return what a validator raises: ``(place relative to the validated value, what is wrong)``, any number of them."""
-    what = "; ".join(what for _, what in problems)
-    return PydanticCustomError("problems_inside", "{what}", {"what": what, "problems": list(problems)})
-
-
-def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    problems = _repeated(values)
-    if problems:
-        raise problems_inside(*problems)
-    return values
-
-
-def _repeated(
-    values: tuple[Any, ...], prefix: tuple[str, ...] = ()
-) -> list[tuple[tuple[str | int, ...], str]]:
-    first: dict[Any, int] = {}
-    again = [index for index, value in enumerate(values) if first.setdefault(value, index) != index]
-    return [((*prefix, index), f"{_shown(values[index])} is listed twice") for index in again]
-
-
-def _shown(value: object) -> str:
-    return "this" if isinstance(value, BaseModel) else f"`{value}`"
-
-
 class Study(Table):
     """What the study is called and what it builds on."""
 
@@ -84,6 +86,7 @@ class Study(Table):
             strict=False,
             description="every trial that draws at random (the choice of calibration windows) runs once for each",
         ),
+        AfterValidator(_all_different),
     ] = (0,)
     extends: Annotated[
         str | None,
@@ -99,11 +102,6 @@ class Study(Table):
         if not value.strip("."):
             raise problems_inside(((), f"`{value}` is no name for a folder"))
         return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _all_different(value)
 
 
 class Model(Table):
@@ -153,11 +151,6 @@ class Calibration(Table):
         ),
     ] = None
 
-    @field_validator("languages")
-    @classmethod
-    def _languages_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _all_different(value)
-
 
 class CalibrationOverride(Table):
     """Keys of ``[calibration]`` that a variant has different."""
@@ -167,11 +160,6 @@ class CalibrationOverride(Table):
     samples: Annotated[Samples | None, Field(description="windows")] = None
     sequence_length: Annotated[SequenceLength | None, Field(description="tokens of a window")] = None
     ids: Annotated[str | None, Field(min_length=1, description="exact token ids instead")] = None
-
-    @field_validator("languages")
-    @classmethod
-    def _languages_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return value and _all_different(value)
 
     def applied_to(self, base: Calibration) -> Calibration:
         """Return ``base`` with these keys replaced."""
@@ -221,7 +209,7 @@ class CompressionTable(Table):
     @property
     def swept(self) -> frozenset[str]:
         """Return the options that are lists of several values."""
-        return frozenset(name for name in self._sweepable() if len(getattr(self, name)) > 1)
+        return frozenset(name for name in self.sweepable() if len(getattr(self, name)) > 1)
 
     def covers(self, model_id: str) -> bool:
         """Return whether ``models`` lets this table apply to a model."""
@@ -229,42 +217,46 @@ class CompressionTable(Table):
 
     def expand(self) -> Iterator[tuple[MethodSettings, CalibrationOverride, Backend]]:
         """Yield one setting for every combination of the listed values, the last option changing fastest."""
-        for given, calibration, backend in product(self._options(), self.calibration, self.backend):
-            yield self.settings_type(method=self.method, **given), calibration, backend
+        for options, calibration, backend in product(self._options(), self.calibration, self.backend):
+            yield self.settings_type(method=self.method, **options), calibration, backend
 
-    def _sweepable(self) -> tuple[str, ...]:
-        return (*swept_options(self.settings_type), "calibration", "backend")
+    @classmethod
+    def sweepable(cls) -> tuple[str, ...]:
+        """Return the keys that may be lists: the method's options, the calibration and the backend."""
+        return (*options_of(cls.settings_type), "calibration", "backend")
 
     def _options(self) -> Iterator[dict[str, Any]]:
-        names = swept_options(self.settings_type)
+        """Yield every combination of the listed options."""
+        names = options_of(self.settings_type)
         for values in product(*(getattr(self, name) for name in names)):
             yield dict(zip(names, values, strict=True))
 
     @model_validator(mode="after")
     def _every_combination_is_valid(self) -> Self:
-        problems = [found for name in self._sweepable() for found in _repeated(getattr(self, name), (name,))]
-        for given in self._options():
+        problems = [item for name in self.sweepable() for item in _repeated(getattr(self, name), (name,))]
+        for options in self._options():
             try:
-                self.settings_type(method=self.method, **given)
+                self.settings_type(method=self.method, **options)
             except ValidationError as error:
-                problems += [(self._place(found["loc"], given), found["msg"]) for found in error.errors()]
+                problems += [
+                    (self._place(item["loc"], options), item["msg"].removeprefix("Value error, "))
+                    for item in error.errors()
+                ]
         if problems:
-            raise problems_inside(
-                *dict.fromkeys((loc, what.removeprefix("Value error, ")) for loc, what in problems)
-            )
+            raise problems_inside(*dict.fromkeys(problems))
         return self
 
-    def _place(self, loc: tuple[str | int, ...], given: dict[str, Any]) -> tuple[str | int, ...]:
+    def _place(self, loc: tuple[str | int, ...], options: dict[str, Any]) -> tuple[str | int, ...]:
         """Return where in this table the value is that one combination's settings complain about."""
         if loc:
             name = str(loc[0])
-            return (name, getattr(self, name).index(given[name])) if name in given else (name,)
+            return (name, getattr(self, name).index(options[name])) if name in options else (name,)
         both = {"pattern", "sparsity"} <= self.model_fields_set
         return ("pattern",) if both else ()
 
 
-def swept_options(settings: type[MethodSettings]) -> tuple[str, ...]:
-    """Return the options of a method, each of which may be a list."""
+def options_of(settings: type[MethodSettings]) -> tuple[str, ...]:
+    """Return the options of a method: all its settings but its name."""
     return tuple(name for name in settings.model_fields if name != "method")
 
 
@@ -273,7 +265,7 @@ def _sweeping(settings: type[MethodSettings]) -> type[CompressionTable]:
     method: Any = settings.model_fields["method"].annotation
     described = Field(..., description=CompressionTable.model_fields["method"].description)
     fields: dict[str, Any] = {"method": (Annotated[method, BeforeValidator(_list_as_tuple)], described)}
-    for name in swept_options(settings):
+    for name in options_of(settings):
         field = settings.model_fields[name]
         item = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         # Any here, because the type exists at run time only.
@@ -303,10 +295,7 @@ if TYPE_CHECKING:
     AnyCompression = CompressionTable
 else:
     _tagged = tuple(Annotated[table, Tag(tag)] for tag, table in TABLES.items())
-    _union = _tagged[0]
-    for _table in _tagged[1:]:
-        _union = _union | _table
-    AnyCompression = Annotated[_union, Discriminator(method_tag)]
+    AnyCompression = Annotated[reduce(or_, _tagged), Discriminator(method_tag)]
 
 
 class TextSource(Table):
@@ -357,11 +346,6 @@ class Perplexity(Table):
         ),
     ] = 128
 
-    @field_validator("languages")
-    @classmethod
-    def _languages_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _all_different(value)
-
 
 class Fidelity(Table):
     """Distance to the dense model on the perplexity windows, from the same forward pass."""
@@ -374,12 +358,8 @@ class Fidelity(Table):
             description="kl: KL(dense || compressed) in nats; top1: agreement of the likeliest token; "
             "snr: logit signal to noise in dB",
         ),
+        AfterValidator(_all_different),
     ] = ("kl", "top1", "snr")
-
-    @field_validator("metrics")
-    @classmethod
-    def _metrics_differ(cls, value: tuple[FidelityMetric, ...]) -> tuple[FidelityMetric, ...]:
-        return _all_different(value)
 
 
 class TaskData(Table):
@@ -394,7 +374,11 @@ class TaskData(Table):
 class Tasks(Table):
     """Task accuracies by lm-eval's own definitions."""
 
-    names: Annotated[tuple[Text, ...], Field(min_length=1, strict=False, description="lm-eval tasks")]
+    names: Annotated[
+        tuple[Text, ...],
+        Field(min_length=1, strict=False, description="lm-eval tasks"),
+        AfterValidator(_all_different),
+    ]
     shots: Annotated[int, Field(ge=0, le=64, description="examples before each item")] = 0
     limit: Annotated[int, Field(ge=0, description="the first n items; 0: every item")] = 0
     include: Annotated[
@@ -418,11 +402,6 @@ class Tasks(Table):
             description="main metric by the task's name: the one that tables and means show; else lm-eval's first",
         ),
     ]
-
-    @field_validator("names")
-    @classmethod
-    def _names_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _all_different(value)
 
 
 class Evaluation(Table):
@@ -468,13 +447,14 @@ class Execution(Table):
     @field_validator("devices")
     @classmethod
     def _devices_exist_in_principle(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        one = isinstance(value, str)
-        problems: list[tuple[tuple[str | int, ...], str]] = [
-            (
-                () if one else (index,),
-                f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such',
-            )
-            for index, device in enumerate([value] if isinstance(value, str) else value)
+        places: dict[tuple[int, ...], str] = (
+            {(): value}
+            if isinstance(value, str)
+            else {(index,): device for index, device in enumerate(value)}
+        )
+        problems = [
+            (place, f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such')
+            for place, device in places.items()
             if not all(_DEVICE.fullmatch(part.strip()) for part in device.split(","))
         ]
         if problems:
@@ -502,7 +482,6 @@ class Spec(Table):
     @field_validator("models")
     @classmethod
     def _models_differ(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
-        ids = _repeated(tuple(model.id for model in value))
-        if ids:
+        if ids := _repeated(tuple(model.id for model in value)):
             raise problems_inside(*(((*loc, "id"), what) for loc, what in ids))
         return value

@@ -13,6 +13,7 @@ import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
 
 from studyctl import toml
+from studyctl.errors import Problem, ProblemCode
 from studyctl.toml import TomlError
 
 Loc = tuple[str | int, ...]
@@ -32,6 +33,27 @@ class Span:
     """From 1, in characters."""
     length: int
     """In characters; of the first line, if there are more."""
+
+    def problem(
+        self,
+        what: str,
+        note: str = "",
+        hint: str = "",
+        severity: str = "error",
+        code: ProblemCode = ProblemCode.OTHER,
+    ) -> Problem:
+        """Return a problem that underlines this part."""
+        return Problem(
+            what,
+            self.file,
+            self.line,
+            self.column,
+            self.length,
+            note=note,
+            hint=hint,
+            severity=severity,
+            code=code,
+        )
 
 
 @dataclass(slots=True)

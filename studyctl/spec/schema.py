@@ -4,7 +4,7 @@ from typing import Any
 
 from studyctl.contract.methods import PAIR
 from studyctl.spec.keys import keys_of
-from studyctl.spec.models import TABLES, Spec, swept_options
+from studyctl.spec.models import TABLES, Spec
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -18,7 +18,7 @@ def json_schema() -> dict[str, Any]:
     schema: dict[str, Any] = Spec.model_json_schema()
     for tag, table in TABLES.items():
         properties = schema["$defs"][table.__name__]["properties"]
-        for name in (*swept_options(table.settings_type), "calibration", "backend"):
+        for name in table.sweepable():
             properties[name] = _value_or_list(properties[name])
         if tag != PAIR:
             properties["method"] |= {"const": tag}

@@ -53,7 +53,7 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
         ),
         (
             '[calibration]\nids = "a.npy"\n' + WANDA + 'calibration = { languages = ["de"] }\n',
-            "`languages` has no effect beside `ids`, which gives exact tokens",
+            "`languages` has no effect together with `ids`, which gives exact tokens",
             "languages",
         ),
         (

@@ -172,7 +172,7 @@ def test_the_shipped_specs_are_right() -> None:
         ),
         # methods
         (
-            '[[compression]]\nmethod = "spargegpt"\nsparsity = 0.5',
+            '[[compression]]\nmethod = "spargegpt"\nsparsity = 0.5\ncalibration = { source = "pocket" }',
             "unknown method `spargegpt`",
             '"spargegpt"',
             "did you mean `sparsegpt`?",

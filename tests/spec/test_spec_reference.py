@@ -8,15 +8,15 @@ import tomlkit
 from pydantic import BaseModel
 
 from studyctl.contract.methods import METHODS
-from studyctl.spec.keys import key_at, keys_of
+from studyctl.spec.keys import TABLES_BY_HEADER, key_at, keys_of
 from studyctl.spec.models import BUNDLED_LANGUAGES, TABLES
-from studyctl.spec.reference import TABLES_IN_ORDER, reference
+from studyctl.spec.reference import reference
 from studyctl.spec.schema import DRAFT, json_schema
 
 from .specs import FULL, MINIMAL
 
 ROOT = Path(__file__).parents[2]
-ALL_TABLES: list[type[BaseModel]] = [*(table for _, table in TABLES_IN_ORDER), *TABLES.values()]
+ALL_TABLES: list[type[BaseModel]] = [*(table for _, table in TABLES_BY_HEADER), *TABLES.values()]
 
 
 def test_the_reference_is_up_to_date() -> None:

@@ -25,7 +25,7 @@ FILE = Path("a.toml")
         (
             "ä = 3",
             (1, 1, 1),
-            "here a key or a table's header is wanted",
+            "a key or a table's header is expected here",
             "a key with such letters needs quotes",
         ),
         ('a = "x\nb = 1', (1, 5, 2), "text in quotes is not closed", ""),
@@ -45,7 +45,7 @@ FILE = Path("a.toml")
         (
             'é = "你"\r\nb = \r\n',
             (1, 1, 1),
-            "here a key or a table's header is wanted",
+            "a key or a table's header is expected here",
             "a key with such letters needs quotes",
         ),
     ],
