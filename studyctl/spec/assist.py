@@ -4,8 +4,9 @@ All of it follows from the models (:mod:`~studyctl.spec.keys`) and from what the
 that is being typed (:mod:`~studyctl.spec.partial`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, get_args
 
 from studyctl.spec.keys import (
@@ -14,6 +15,7 @@ from studyctl.spec.keys import (
     choices_of,
     key_at,
     keys_of,
+    last_key,
     options_in,
     tables_at,
     types_at,
@@ -25,7 +27,7 @@ from studyctl.spec.partial import Here, Partial, read_partial, words_of
 from studyctl.spec.positions import Loc
 
 METHOD = replace(keys_of(TABLES["wanda"])["method"], choices=METHOD_NAMES, kind="text or pair")
-"""Of every ``[[compression]]``, also while it is not known which."""
+"""The key ``method`` of every ``[[compression]]``, whatever its value is so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +72,17 @@ def complete(text: str, row: int, column: int) -> Completions:
     partial = read_partial(text)
     here = partial.here(row, column)
     offers = {"header": _headers, "key": _keys, "value": _values}
-    found = offers[here.part](partial, here) if here.part in offers else ()
-    rest = partial.lines[row][here.end :].lstrip()
-    items = [item if here.part != "key" or not rest.startswith("=") else _only_name(item) for item in found]
+    items = offers[here.part](partial, here) if here.part in offers else ()
+    if here.part == "key" and partial.lines[row][here.end :].lstrip().startswith("="):
+        items = (replace(item, insert=item.label) for item in items)
     typed = here.word.lstrip("[ " if here.part == "header" else "\"'").lower()
-    return Completions(here.start, here.end, _matching(items, typed))
-
-
-def _only_name(item: Item) -> Item:
-    return Item(item.label, item.label, item.note)
-
-
-def _matching(items: Iterable[Item], typed: str) -> tuple[Item, ...]:
-    """Return the items that begin with what is typed, then those that hold it."""
     labels = [(item.label.strip('[]" ').lower(), item) for item in items]
-    begin = [item for label, item in labels if label.startswith(typed)]
-    hold = [item for label, item in labels if typed in label and not label.startswith(typed)]
-    return (*begin, *hold)
+    matches = [(not label.startswith(typed), item) for label, item in labels if typed in label]
+    return Completions(here.start, here.end, tuple(item for _, item in sorted(matches, key=itemgetter(0))))
 
 
 def _in_list(loc: Loc, data: Mapping[str, Any]) -> Loc:
-    """Return the way with an index where a single table stands in place of a list of them."""
+    """Return the place with an index where a single table is written instead of a list of them."""
     for end in range(1, len(loc) + 1):
         following = loc[end] if end < len(loc) else "of a table"
         single = isinstance(following, str) and tables_at(loc[:end], data) is None
@@ -101,15 +93,11 @@ def _in_list(loc: Loc, data: Mapping[str, Any]) -> Loc:
 
 def _key_at(loc: Loc, data: Mapping[str, Any]) -> Key | None:
     """Return the key that a way names, or that the list is of which it names an item."""
-    name = _name(loc)
+    name = last_key(loc)
     if name == "method" and loc[0] == "compression":
         return METHOD
     key = key_at(_in_list(loc[:-1], data) + loc[-1:], data) if loc else None
     return key if key is not None and key.name == name else None
-
-
-def _name(loc: Loc) -> str:
-    return next((part for part in reversed(loc) if isinstance(part, str)), "")
 
 
 # -- help
@@ -131,13 +119,10 @@ def _about_table(loc: Loc, data: Mapping[str, Any]) -> Help | None:
     if not loc or (key is None and table is None):
         return None
     about = _first_line(table) if table is not None else ""
-    keys = (
-        [f"keys: {', '.join(keys_of(table))}"]
-        if table is not None and table not in (Spec, Evaluation)
-        else []
+    keys = f"keys: {', '.join(keys_of(table))}" if table not in (None, Evaluation) else ""
+    return Help(
+        table_name(loc).strip("`"), (keys,) if keys else (), about or (key.description if key else "")
     )
-    name = table_name(loc).strip("`")
-    return Help(name, tuple(keys), about or (key.description if key else ""))
 
 
 def _first_line(table: type[Table]) -> str:
@@ -148,22 +133,18 @@ def _first_line(table: type[Table]) -> str:
 
 
 def _headers(partial: Partial, here: Here) -> Iterator[Item]:
-    there = {loc for loc in partial.headers.values() if loc != here.table}
+    written = {loc for loc in partial.headers.values() if loc != here.table}
     for name, key in keys_of(Spec).items():
         table = tables_at((name,), {})
         if key.kind == "list of tables":
             yield Item(f"[[{name}]]", f"[[{name}]]", key.description)
-        elif table is Evaluation:
-            inner = keys_of(Evaluation).items()
-            yield from (
-                Item(f"[{name}.{part}]", f"[{name}.{part}]", more.description)
-                for part, more in inner
-                if (name, part) not in there
-            )
         elif table is None:
             yield Item(f"[{name}.…]", f"[{name}.", key.description)
-        elif (name,) not in there:
-            yield Item(f"[{name}]", f"[{name}]", key.description)
+        else:
+            inner = {(name, part): more for part, more in keys_of(Evaluation).items()}
+            for loc, about in (inner if table is Evaluation else {(name,): key}).items():
+                if loc not in written:
+                    yield Item(f"[{'.'.join(loc)}]", f"[{'.'.join(loc)}]", about.description)
 
 
 def _keys(partial: Partial, here: Here) -> Iterator[Item]:
@@ -179,8 +160,8 @@ def _keys(partial: Partial, here: Here) -> Iterator[Item]:
         yield from (Item(name, f"{name} = ") for name in _names_at(partial, loc))
 
 
-def _keys_of(table: type[Table], there: set[str]) -> Iterator[Item]:
-    keys = [key for key in keys_of(table).values() if key.name not in there]
+def _keys_of(table: type[Table], written: set[str]) -> Iterator[Item]:
+    keys = [key for key in keys_of(table).values() if key.name not in written]
     for key in sorted(keys, key=lambda key: not key.required):
         need = "required: " if key.required else ""
         yield Item(key.name, f"{key.name} = ", f"{need}{key.description}")
@@ -218,14 +199,14 @@ def _values(partial: Partial, here: Here) -> Iterator[Item]:
 def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]]:
     """Yield the texts that a value may be, with a note."""
     if key is METHOD and isinstance(loc[-1], str):
-        yield from ((word, _method_note(word)) for word in METHOD_NAMES)
+        yield from ((word, _first_line(TABLES[word])) for word in METHOD_NAMES)
     elif key.name == "source":
-        own = data.get("text")
-        yield from ((word, "of this spec") for word in (own if isinstance(own, dict) else ()))
+        texts = data.get("text")
+        yield from ((word, "of this spec") for word in (texts if isinstance(texts, dict) else ()))
         yield from ((word, "bundled") for word in BUNDLED_TEXTS)
     elif key.name == "languages":
-        taken = set(words_of(value_at(loc[: loc.index(key.name) + 1], data)))
-        yield from ((word, "") for word in _languages(data, loc) if word not in taken)
+        listed = set(words_of(value_at(loc[: loc.index(key.name) + 1], data)))
+        yield from ((word, "") for word in _languages(data, loc) if word not in listed)
     elif key.name in ("models", "of"):
         models = data.get("models")
         tables = models if isinstance(models, list) else []
@@ -237,13 +218,8 @@ def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]
         yield from ((word, "default" if word == key.default else "") for word in words)
 
 
-def _method_note(name: str) -> str:
-    table = tables_at(("compression", 0), {"compression": [{"method": name}]})
-    return _first_line(table) if table else ""
-
-
 def _languages(data: dict[str, Any], loc: Loc) -> list[str]:
-    """Return the languages of the text source that is spoken of, or all that are known."""
+    """Return the languages of the text source that is meant, or all that the spec and the bundled texts name."""
     above = loc[: loc.index("languages")]
     source = value_at((*above, "source"), data) or value_at(("calibration", "source"), data)
     config = value_at(("text", str(source), "config"), data)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from studyctl import toml
 from studyctl.errors import SpecError, did_you_mean
 from studyctl.spec.positions import Place, Span, deepest, merged
 from studyctl.spec.syntax import read_toml
@@ -90,21 +91,18 @@ def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
     Raises:
         SpecError: one of them is no TOML, is missing, or extends itself.
     """
-    toml = read_toml(text, path)
-    if toml.problems:
-        raise SpecError(toml.problems)
+    data, places = read_toml(text, path)
     base = base_of(path, text)
-    study = toml.data.get("study")
+    study = data.get("study")
     extends = study.get("extends") if isinstance(study, dict) else None
     if not isinstance(study, dict) or not isinstance(extends, str) or not extends:
-        return Layers(text, toml.data, toml.located.root, base)
-    parent = _parent(path, base / extends, toml.located.root, (*above, path))
+        return Layers(text, data, places, base)
+    parent = _parent(path, base / extends, places, (*above, path))
     study.pop("extends")
     inherited = copy.deepcopy(parent.data)
     if parent.base != base:
         move_paths(inherited, parent.base, base)
-    places = merged(parent.places, toml.located.root)
-    return Layers(text, merge(inherited, toml.data), places, base, parent)
+    return Layers(text, merge(inherited, data), merged(parent.places, places), base, parent)
 
 
 def _parent(path: Path, parent: Path, places: Place, chain: tuple[Path, ...]) -> Layers:
@@ -133,6 +131,35 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             value = merge(inherited, value)
         result[name] = value
     return result
+
+
+def merged_text(layers: Layers) -> str:
+    """Return the text of a spec with everything in it that it inherits; comments and order are kept."""
+    import tomlkit  # reading and checking a spec go without
+
+    if layers.parent is None:
+        return layers.text
+    over, parent = tomlkit.parse(layers.text), tomlkit.parse(merged_text(layers.parent))
+    if layers.parent.base != layers.base:
+        move_paths(parent, layers.parent.base, layers.base)
+    over["study"].pop("extends")
+    try:
+        _fill(over, parent)
+        if toml.read(text := tomlkit.dumps(over)) == layers.data:
+            return text
+    except ValueError:
+        pass
+    # tomlkit cannot fill every form of a table (dotted keys, tables in one line): then the data without the comments
+    return tomlkit.dumps(layers.data)
+
+
+def _fill(over: Any, base: MutableMapping[str, Any]) -> None:
+    """Add to ``over`` what only ``base`` has."""
+    for name, value in base.items():
+        if name not in over:
+            over[name] = value
+        elif isinstance(over[name], dict) and isinstance(value, dict):
+            _fill(over[name], value)
 
 
 _PATHS = (

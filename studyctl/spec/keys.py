@@ -152,6 +152,11 @@ def shown(value: object) -> str:
     return str(value)
 
 
+def last_key(loc: Loc) -> str:
+    """Return the key that a place is at, or in whose list it is."""
+    return next((part for part in reversed(loc) if isinstance(part, str)), "")
+
+
 def holds(data: object, part: str | int) -> bool:
     """Return whether a table has this key, or a list this index."""
     return part in (data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ())

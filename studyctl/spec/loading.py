@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from studyctl.errors import Problem, ProblemCode, SpecError, closest
 from studyctl.spec.checks import Draft, check
-from studyctl.spec.extends import Layers, read_layers, read_text, with_base
+from studyctl.spec.extends import Layers, merged_text, read_layers, read_text, with_base
 from studyctl.spec.keys import METHOD_NAMES, value_at
 from studyctl.spec.messages import Finding, findings
 from studyctl.spec.models import (
@@ -110,8 +110,6 @@ def self_contained(document: Document) -> str:
 
     Its first line names the folder that relative paths start at, so that it loads the same spec from anywhere.
     """
-    from studyctl.spec.standalone import merged_text  # tomlkit: reading and checking a spec go without
-
     return with_base(merged_text(document.layers), document.base)
 
 

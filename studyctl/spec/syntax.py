@@ -5,53 +5,46 @@ as an error stays within its line; keys and tables that are there twice are foun
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from studyctl import toml
-from studyctl.errors import Problem
-from studyctl.spec.positions import Located, Place, Repeated, Span, locate
+from studyctl.errors import Problem, SpecError
+from studyctl.spec.positions import Place, Places, Span
 from studyctl.toml import Fault, TomlError
 
 MOST_ERRORS = 20
 NOT_CLOSED = "a list is not closed: `]` or `,` is missing before this"
 
 
-@dataclass(frozen=True, slots=True)
-class Toml:
-    """A TOML text that was read, or what is wrong with it."""
+def read_toml(text: str, file: Path) -> tuple[dict[str, Any], Place]:
+    """Return the data of a TOML text, and where everything in it is.
 
-    data: dict[str, Any]
-    located: Located
-    problems: tuple[Problem, ...]
-
-
-def read_toml(text: str, file: Path) -> Toml:
-    """Return the data of a TOML text with places, or its problems (and then no data)."""
+    Raises:
+        SpecError: with everything that is wrong with it.
+    """
     try:
-        located = locate(text, file)
-        return Toml(toml.read(text), located, ())
+        places = Places(text, file)
+        return toml.read(text), places.root
     except TomlError as error:
         if error.fault is not Fault.TOO_DEEP:
-            return Toml({}, located, tuple(_problems(text, file, located, error)))
+            raise SpecError(_problems(text, file, places, error)) from None
     except RecursionError:  # of the places
         pass
-    return Toml({}, Located(Place(), (), ()), (Problem("lists are nested too deeply", file, 1, 1),))
+    raise SpecError(Problem("lists are nested too deeply", file, 1, 1))
 
 
-def _problems(text: str, file: Path, located: Located, first: TomlError) -> list[Problem]:
+def _problems(text: str, file: Path, places: Places, first: TomlError) -> list[Problem]:
     lines = text.replace("\r\n", "\n").split("\n")
     errors, repaired = _errors(lines, first)
     # What is there twice is reported with both places; the parser would stop at the first of them.
-    problems = [_repetition(item) for item in locate(repaired, file).repeated]
-    known_twice = bool(problems)
-    problems += [
-        _worded(error, lines, file, located)
-        for error in errors
-        if not (known_twice and _is_repetition(error))
-    ]
-    return sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
+    repeated = Places(repaired, file).repeated
+    others = [error for error in errors if not (repeated and _is_repetition(error))]
+    return sorted(
+        (*repeated, *(_worded(error, lines, file, places) for error in others)),
+        key=lambda problem: (problem.line or 0, problem.column or 0),
+    )
 
 
 def _is_repetition(error: TomlError) -> bool:
@@ -90,21 +83,12 @@ def _in_open_list(error: TomlError, lines: list[str]) -> bool:
     return error.fault is Fault.NO_VALUE and re.match(r"[\w.\"'-]+\s*=", rest) is not None
 
 
-def _repetition(item: Repeated) -> Problem:
-    listed = item.table and item.name in ("models", "compression")
-    return item.again.problem(
-        f"{'table' if item.table else 'key'} `{item.name}` is there twice",
-        note=f"first in line {item.first.line}" if item.first else "",
-        hint=f"write `[[{item.name}]]` for each of several" if listed else "",
-    )
-
-
-def _worded(error: TomlError, lines: list[str], file: Path, located: Located) -> Problem:
+def _worded(error: TomlError, lines: list[str], file: Path, places: Places) -> Problem:
     last = len("\n".join(lines).rstrip().split("\n"))
     place = Span(file, error.line or last, error.column, 1)
     unclosed = error.line is None and not _is_repetition(error)
-    if (unclosed or error.fault is Fault.LINE_ENDS_IN_TEXT) and located.broken:
-        same = [span for span in located.broken if error.line in (None, span.line)]
+    if (unclosed or error.fault is Fault.LINE_ENDS_IN_TEXT) and places.broken:
+        same = [span for span in places.broken if error.line in (None, span.line)]
         return _from_quote(same[0] if same else place, lines).problem("text in quotes is not closed")
     line = lines[place.line - 1]
     if _in_open_list(error, lines):
