@@ -5,7 +5,6 @@ be read and planned without it. :data:`METHODS` names the function that does the
 """
 
 import re
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self, cast
 
@@ -51,22 +50,21 @@ class MethodSettings(BaseModel):
     needs_data: ClassVar[bool] = False
     """Whether calibration activations are needed."""
 
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method"})
+    """Fields that a variant's name always shows: as its method, or by :meth:`name_parts`."""
+
     method: str
 
-    @abstractmethod
     def name_parts(self) -> list[str]:
         """Return the parts of a variant's name that are always shown, such as ``["4bit", "g64"]``."""
+        return []
 
-    @abstractmethod
-    def named_fields(self) -> frozenset[str]:
-        """Return the fields that :meth:`name_parts` shows already."""
-
-    @abstractmethod
     def bits_per_weight(self, in_features: int) -> float:
-        """Return what a weight of a linear with this many inputs costs in bits, masks, scales and zeros included.
+        """Return what a weight of a linear with this many inputs costs in bits, with masks, scales and zero points.
 
         Scales are counted at 16 bits. Unstructured sparsity is counted with a bitmap: ``min(16, 16 · density + 1)``.
         """
+        raise NotImplementedError
 
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         """Return ``(field, reason)`` if a linear with this many inputs cannot be compressed so."""
@@ -79,20 +77,14 @@ class Dense(MethodSettings):
     method: Literal["dense"] = "dense"
 
     @override
-    def name_parts(self) -> list[str]:
-        return []
-
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset()
-
-    @override
     def bits_per_weight(self, in_features: int) -> float:
         return 16.0
 
 
 class Pruning(MethodSettings):
     """Zeros chosen weights: a fraction of them, or a fixed number in every group of m along the inputs."""
+
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method", "sparsity", "pattern"})
 
     sparsity: Annotated[
         float | None, Field(ge=0, lt=1, description="fraction of the weights set to zero")
@@ -108,23 +100,18 @@ class Pruning(MethodSettings):
     @field_validator("pattern")
     @classmethod
     def _pattern_keeps_fewer_than_all(cls, value: str | None) -> str | None:
-        if value is not None:
-            kept, group = map(int, value.split(":"))
-            if kept >= group:
-                raise ValueError(
-                    f"`{value}` keeps {kept} of {group}, so it prunes nothing; n must be smaller than m"
-                )
+        kept, group = map(int, value.split(":")) if value else (0, 1)
+        if kept >= group:
+            what = f"`{value}` keeps {kept} of {group}, so it prunes nothing; n must be smaller than m"
+            raise ValueError(what)
         return value
 
     @model_validator(mode="after")
     def _either_sparsity_or_pattern(self) -> Self:
         if (self.sparsity is None) == (self.pattern is None):
-            both = self.sparsity is not None
-            raise ValueError(
-                "a pattern fixes the sparsity: give one of the two"
-                if both
-                else "needs `sparsity` or `pattern`"
-            )
+            if self.pattern is None:
+                raise ValueError("needs `sparsity` or `pattern`")
+            raise ValueError("a pattern fixes the sparsity: give one of the two")
         return self
 
     @property
@@ -146,10 +133,6 @@ class Pruning(MethodSettings):
     @override
     def name_parts(self) -> list[str]:
         return [self.pattern if self.pattern is not None else f"{self.sparsity:g}"]
-
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset({"sparsity", "pattern"})
 
     @override
     def bits_per_weight(self, in_features: int) -> float:
@@ -191,6 +174,8 @@ class SparseGPT(Pruning):
 class Quantization(MethodSettings):
     """Weights on a grid of ``2**bits`` values per group of consecutive inputs."""
 
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method", "bits", "group_size"})
+
     bits: Annotated[int, Field(ge=2, le=8, description="bits of a code")] = 4
     group_size: Annotated[
         int, Field(ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel")
@@ -200,10 +185,6 @@ class Quantization(MethodSettings):
     @override
     def name_parts(self) -> list[str]:
         return [f"{self.bits}bit", f"g{self.group_size}"]
-
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset({"bits", "group_size"})
 
     @override
     def bits_per_weight(self, in_features: int) -> float:
@@ -261,6 +242,7 @@ class PruneThenQuantize(Quantization, Pruning):
     """
 
     needs_data: ClassVar[bool] = True
+    named_fields: ClassVar[frozenset[str]] = Pruning.named_fields | Quantization.named_fields
     method: tuple[Literal["magnitude", "wanda", "sparsegpt"], Literal["rtn", "gptq", "awq"]]  # type: ignore[assignment]
     act_order: ActOrder = False
     static_groups: StaticGroups = False
@@ -313,10 +295,6 @@ class PruneThenQuantize(Quantization, Pruning):
         return [*Pruning.name_parts(self), *Quantization.name_parts(self)]
 
     @override
-    def named_fields(self) -> frozenset[str]:
-        return Pruning.named_fields(self) | Quantization.named_fields(self)
-
-    @override
     def bits_per_weight(self, in_features: int) -> float:
         kept = 1 - self.target_sparsity
         quantized = Quantization.bits_per_weight(self, in_features)
@@ -330,6 +308,7 @@ class PruneThenQuantize(Quantization, Pruning):
 class Checkpoint(MethodSettings):
     """Somebody's published compressed model, measured like ours; see docs/checkpoints.md for the formats it may have."""
 
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method", "id", "of"})
     method: Literal["checkpoint"] = "checkpoint"
     id: Annotated[
         str,
@@ -343,14 +322,6 @@ class Checkpoint(MethodSettings):
     @override
     def name_parts(self) -> list[str]:
         return [re.sub(r"[^A-Za-z0-9._-]+", "_", self.id.rstrip("/").rsplit("/", 1)[-1])]
-
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset({"id", "of"})
-
-    @override
-    def bits_per_weight(self, in_features: int) -> float:
-        raise NotImplementedError("a checkpoint's size is read from its files")
 
 
 StatisticName = Literal["norm", "mean_abs", "hessian"]
