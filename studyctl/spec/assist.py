@@ -7,7 +7,7 @@ that is being typed (:mod:`~studyctl.spec.partial`).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, get_args
+from typing import Any
 
 from studyctl.spec.keys import (
     METHOD_NAMES,
@@ -16,7 +16,6 @@ from studyctl.spec.keys import (
     key_at,
     keys_of,
     last_key,
-    options_in,
     tables_at,
     types_at,
     value_at,
@@ -169,13 +168,10 @@ def _keys_of(table: type[Table], written: set[str]) -> Iterator[Item]:
 
 def _names_at(partial: Partial, loc: Loc) -> list[str]:
     """Return what the keys of a table of the user's own names may be."""
-    options = [get_args(option.type) for option in types_at(loc, partial.data) if option.origin is dict]
-    words = [word for names, _ in options for word in choices_of(tuple(options_in(names)))]
-    if not words and loc[-2:] in (("tasks", "data"), ("tasks", "main")):
-        words = list(words_of(value_at((*loc[:-1], "names"), partial.data)))
-    elif not words and loc[-1] == "config":
-        words = list(_languages_used(partial.data))
-    return words if options else []
+    names = [inner for option in types_at(loc, partial.data) for inner in option.names]
+    if loc[-2:] in (("tasks", "data"), ("tasks", "main")):
+        return list(words_of(value_at((*loc[:-1], "names"), partial.data)))
+    return list(_languages_used(partial.data) if names and loc[-1] == "config" else choices_of(names))
 
 
 def _values(partial: Partial, here: Here) -> Iterator[Item]:

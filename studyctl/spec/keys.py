@@ -4,9 +4,10 @@ Messages, the reference and an editor's help all come from here.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -14,38 +15,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from studyctl.contract.methods import PAIR
-from studyctl.spec.models import (
-    TABLES,
-    Calibration,
-    CompressionTable,
-    Evaluation,
-    Execution,
-    Fidelity,
-    Model,
-    Perplexity,
-    Spec,
-    Study,
-    Table,
-    TaskData,
-    Tasks,
-    TextSource,
-    method_tag,
-)
+from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_tag
 from studyctl.spec.positions import Loc
-
-TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
-    ("[study]", Study),
-    ("[[models]]", Model),
-    ("[calibration]", Calibration),
-    ("[text.<name>]", TextSource),
-    ("[evaluation]", Evaluation),
-    ("[evaluation.perplexity]", Perplexity),
-    ("[evaluation.fidelity]", Fidelity),
-    ("[evaluation.tasks]", Tasks),
-    ("[evaluation.tasks.data.<task>]", TaskData),
-    ("[execution]", Execution),
-)
-"""All tables but the ``[[compression]]`` of each method."""
 
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
 """What ``method`` may be, beside a pair such as ``["sparsegpt", "gptq"]``."""
@@ -99,10 +70,36 @@ class Type:
         """Return whether it is a table with fixed keys."""
         return isinstance(self.type, type) and issubclass(self.type, BaseModel)
 
+    @property
+    def names(self) -> "tuple[Type, ...]":
+        """Return the types of the keys of a table with the user's own names."""
+        return types_in(get_args(self.type)[0]) if self.origin is dict else ()
+
+    @property
+    def items(self) -> "tuple[Type, ...]":
+        """Return the types of the items of a list, or of the values of a table with the user's own names."""
+        arguments = get_args(self.type)
+        if self.origin is dict:
+            return types_in(arguments[1])
+        items = [item for item in arguments if item is not ...] if self.origin is tuple else []
+        return tuple(inner for item in items for inner in types_in(item))
+
     def bound(self, name: str) -> Any:
         """Return a bound such as ``ge``, or None where there is none."""
         bounds = [value for item in self.metadata if (value := getattr(item, name, None)) is not None]
         return bounds[-1] if bounds else None
+
+
+def types_in(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Type, ...]:
+    """Return the members of a union, or the one type that it is, each with its bounds. TOML has no None."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        flat = [item.metadata if isinstance(item, FieldInfo) else (item,) for item in more]
+        return types_in(inner, (*metadata, *chain.from_iterable(flat)))
+    if origin in (Union, UnionType):
+        return tuple(chain.from_iterable(types_in(argument, metadata) for argument in get_args(annotation)))
+    return () if annotation is NoneType else (Type(annotation, tuple(metadata)),)
 
 
 @cache
@@ -171,50 +168,31 @@ def value_at(loc: Loc, data: Any) -> Any:
     return data
 
 
-def _inside(option: Type, part: str | int, data: object) -> Iterator[Type]:
-    arguments = get_args(option.type)
-    if option.is_table and isinstance(part, str):
+def _inside(option: Type, part: str | int, data: object) -> tuple[Type, ...]:
+    """Return the types at a key or an index of a value of this type."""
+    if option.is_table:
         field = option.type.model_fields.get(part)
-        if field is not None:
-            yield from types_of(field)
-    elif option.origin is dict and isinstance(part, str):
-        yield from options_in(arguments[1])
-    elif option.origin is tuple and isinstance(part, int):
-        item = arguments[0] if arguments[-1] is ... else arguments[min(part, len(arguments) - 1)]
-        if TABLES["wanda"] in [member.type for member in options_in(item)]:
-            table = TABLES.get(method_tag(value_at((part,), data)))
-            yield from [Type(table)] if table else []
-        else:
-            yield from options_in(item)
+        return types_in(field.annotation, field.metadata) if field else ()
+    if option.origin is not (dict if isinstance(part, str) else tuple):
+        return ()
+    if TABLES["wanda"] in [item.type for item in option.items]:
+        table = TABLES.get(method_tag(value_at((part,), data)))
+        return (Type(table),) if table else ()
+    if _is_pair(option):
+        return types_in(get_args(option.type)[min(int(part), 1)])
+    return option.items
 
 
-def types_of(field: FieldInfo) -> tuple[Type, ...]:
-    """Return the types that a field takes, ``None`` left out: TOML has none."""
-    return tuple(options_in(field.annotation, tuple(field.metadata)))
-
-
-def options_in(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[Type]:
-    """Yield the members of a union, or the one type that it is, each with its bounds."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        inner, *more = get_args(annotation)
-        for item in more:
-            metadata += tuple(item.metadata) if isinstance(item, FieldInfo) else (item,)
-        yield from options_in(inner, metadata)
-    elif origin in (Union, UnionType):
-        for argument in get_args(annotation):
-            yield from options_in(argument, metadata)
-    elif annotation is not NoneType:
-        yield Type(annotation, metadata)
+def _is_pair(option: Type) -> bool:
+    return option.origin is tuple and get_args(option.type)[-1] is not ...
 
 
 def _key(table: type[BaseModel], name: str, *, swept: bool) -> Key:
     field = table.model_fields[name]
-    types = types_of(field)
+    types = types_in(field.annotation, field.metadata)
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     if swept:
-        types = tuple(options_in(get_args(field.annotation)[0]))
-        default = default[0] if default else None
+        types, default = types[0].items, default[0] if default else None
     return Key(
         name=name,
         description=field.description or "",
@@ -227,43 +205,40 @@ def _key(table: type[BaseModel], name: str, *, swept: bool) -> Key:
     )
 
 
-def choices_of(types: tuple[Type, ...]) -> tuple[str, ...]:
+def choices_of(types: Iterable[Type]) -> tuple[str, ...]:
     """Return the words that literals among these types allow, also inside a list."""
     words: list[str] = []
     for option in types:
         if option.origin is Literal:
             words += map(str, get_args(option.type))
         elif option.origin is tuple:
-            items = [inner for item in get_args(option.type) if item is not ... for inner in options_in(item)]
-            words += choices_of(tuple(items))
+            words += choices_of(option.items)
     return tuple(words)
 
 
-def kinds(types: tuple[Type, ...]) -> str:
+def kinds(types: Iterable[Type]) -> str:
     """Return what a value is: ``text or table of text``."""
     return " or ".join(dict.fromkeys(_kind(option) for option in types))
 
 
 def _kind(option: Type) -> str:
+    if _is_pair(option):
+        return "pair"
     if option.origin in (tuple, dict):
-        first, last = get_args(option.type)
-        if option.origin is tuple and last is not ...:
-            return "pair"
-        items = kinds(tuple(options_in(last if option.origin is dict else first)))
-        plural = re.sub(r"(table|number|text)\b", r"\1s", items)
+        plural = re.sub(r"(table|number|text)\b", r"\1s", kinds(option.items))
         return f"{'table' if option.origin is dict else 'list'} of {plural}"
     if option.is_table:
         return "table"
     return {int: "whole number", float: "number", bool: "true or false"}.get(option.type, "text")
 
 
-def bounds(types: tuple[Type, ...]) -> str:
+def bounds(types: Iterable[Type]) -> str:
     """Return the bounds of a number or of a list's items: ``at least 2 and at most 8``."""
     for option in types:
         if option.type in (int, float):
             return _number_bounds(option)
-        if option.origin is tuple and get_args(option.type)[-1] is ...:
-            return bounds(tuple(options_in(get_args(option.type)[0])))
+        if option.origin is tuple and not _is_pair(option):
+            return bounds(option.items)
         if (pattern := option.bound("pattern")) in PATTERNS:
             return PATTERNS[pattern]
     return ""

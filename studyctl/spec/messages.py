@@ -8,7 +8,7 @@ the member that the value was meant for are kept.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
@@ -16,20 +16,18 @@ from studyctl.errors import did_you_mean
 from studyctl.spec.keys import (
     METHOD_NAMES,
     PATTERNS,
-    TABLES_BY_HEADER,
     choices_of,
     holds,
     key_at,
     keys_of,
     kinds,
     last_key,
-    options_in,
     shown,
     tables_at,
     types_at,
     value_at,
 )
-from studyctl.spec.models import TABLES
+from studyctl.spec.models import TABLES, TABLES_BY_HEADER
 from studyctl.spec.positions import Loc
 
 PAIR_EXAMPLE = '["sparsegpt", "gptq"]'
@@ -256,11 +254,8 @@ def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
 
 def _bad_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     name = str(loc[-1])
-    options = types_at(loc[:-1], data)
-    names = [
-        inner for option in options if option.origin is dict for inner in options_in(get_args(option.type)[0])
-    ]
-    if words := choices_of(tuple(names)):
+    names = [inner for option in types_at(loc[:-1], data) for inner in option.names]
+    if words := choices_of(names):
         note = did_you_mean(name, words)
         hint = f"{_name(loc[:-1])} takes {listing(words)}"
         return Finding(f"unknown key `{name}`", loc, key=True, note=note, hint="" if note else hint)

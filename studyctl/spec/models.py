@@ -485,3 +485,18 @@ class Spec(Table):
         if ids := _repeated(tuple(model.id for model in value)):
             raise problems_inside(*(((*loc, "id"), what) for loc, what in ids))
         return value
+
+
+TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
+    ("[study]", Study),
+    ("[[models]]", Model),
+    ("[calibration]", Calibration),
+    ("[text.<name>]", TextSource),
+    ("[evaluation]", Evaluation),
+    ("[evaluation.perplexity]", Perplexity),
+    ("[evaluation.fidelity]", Fidelity),
+    ("[evaluation.tasks]", Tasks),
+    ("[evaluation.tasks.data.<task>]", TaskData),
+    ("[execution]", Execution),
+)
+"""All tables but the ``[[compression]]`` of each method."""

@@ -10,12 +10,13 @@ from inspect import cleandoc
 
 from studyctl.contract.methods import METHODS, PAIR
 from studyctl.spec.assist import METHOD
-from studyctl.spec.keys import TABLES_BY_HEADER, Key, keys_of
+from studyctl.spec.keys import Key, keys_of
 from studyctl.spec.messages import table_name
 from studyctl.spec.models import (
     BUNDLED_LANGUAGES,
     BUNDLED_TEXTS,
     TABLES,
+    TABLES_BY_HEADER,
     Calibration,
     CalibrationOverride,
     CompressionTable,

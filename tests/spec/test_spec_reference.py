@@ -8,8 +8,8 @@ import tomlkit
 from pydantic import BaseModel
 
 from studyctl.contract.methods import METHODS
-from studyctl.spec.keys import TABLES_BY_HEADER, key_at, keys_of
-from studyctl.spec.models import BUNDLED_LANGUAGES, TABLES
+from studyctl.spec.keys import key_at, keys_of
+from studyctl.spec.models import BUNDLED_LANGUAGES, TABLES, TABLES_BY_HEADER
 from studyctl.spec.reference import reference
 from studyctl.spec.schema import DRAFT, json_schema
 
