@@ -86,16 +86,12 @@ class Pruning(MethodSettings):
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method", "sparsity", "pattern"})
 
-    sparsity: Annotated[
-        float | None, Field(ge=0, lt=1, description="fraction of the weights set to zero")
-    ] = None
-    pattern: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[1-9]\d*:[1-9]\d*$",
-            description="n:m, keeps n of every m consecutive inputs; fixes the sparsity",
-        ),
-    ] = None
+    sparsity: float | None = Field(None, ge=0, lt=1, description="fraction of the weights set to zero")
+    pattern: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*:[1-9]\d*$",
+        description="n:m, keeps n of every m consecutive inputs; fixes the sparsity",
+    )
 
     @field_validator("pattern")
     @classmethod
@@ -176,11 +172,11 @@ class Quantization(MethodSettings):
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method", "bits", "group_size"})
 
-    bits: Annotated[int, Field(ge=2, le=8, description="bits of a code")] = 4
-    group_size: Annotated[
-        int, Field(ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel")
-    ] = 128
-    symmetric: Annotated[bool, Field(description="symmetric about zero, without a zero point")] = False
+    bits: int = Field(4, ge=2, le=8, description="bits of a code")
+    group_size: int = Field(
+        128, ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel"
+    )
+    symmetric: bool = Field(False, description="symmetric about zero, without a zero point")
 
     @override
     def name_parts(self) -> list[str]:
@@ -226,12 +222,10 @@ class AWQ(Quantization):
     weight_term: WeightTerm = False
     ratios: Ratios = 20
     clip: Clip = True
-    order: Annotated[
-        Literal["block"],
-        Field(
-            description="scales move between the stages of a block before any is rounded, so all see the uncompressed block"
-        ),
-    ] = "block"
+    order: Literal["block"] = Field(
+        "block",
+        description="scales move between the stages of a block before any is rounded, so all see the uncompressed block",
+    )
     propagate: Propagate = "dense"
 
 
@@ -310,14 +304,11 @@ class Checkpoint(MethodSettings):
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method", "id", "of"})
     method: Literal["checkpoint"] = "checkpoint"
-    id: Annotated[
-        str,
-        Field(min_length=1, description="hub id or folder (relative to the spec) of the compressed model"),
-    ]
-    of: Annotated[
-        str, Field(min_length=1, description="id of the model whose dense trial it is compared with")
-    ]
-    revision: Annotated[str, Field(min_length=1, description="branch, tag or commit")] = "main"
+    id: str = Field(
+        min_length=1, description="hub id or folder (relative to the spec) of the compressed model"
+    )
+    of: str = Field(min_length=1, description="id of the model whose dense trial it is compared with")
+    revision: str = Field("main", min_length=1, description="branch, tag or commit")
 
     @override
     def name_parts(self) -> list[str]:

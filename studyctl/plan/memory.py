@@ -2,7 +2,7 @@
 
 from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity
-from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, block_batch_tokens, chunk_tokens
+from studyctl.contract.limits import batch_tokens, block_batch_tokens, chunk_tokens
 from studyctl.plan.compressing import compressing_bytes, passing_bytes
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
@@ -12,6 +12,8 @@ RUNTIME_BYTES = 370 << 20
 TASKS_BYTES = 230 << 20
 """What lm-eval and datasets add, once a task was scored."""
 
+CHUNK_TENSORS = 6
+"""fp32 tensors of a chunk of a text's logits that exist at once, with those of the dense model."""
 EXPORT_COPIES = 1.5
 """An export is read back beside the model, and unpacked while it is."""
 

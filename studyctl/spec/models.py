@@ -77,8 +77,8 @@ class Table(BaseModel):
 class Study(Table):
     """What the study is called and what it builds on."""
 
-    name: Annotated[Name, Field(description="folder under `runs/`")]
-    title: Annotated[str, Field(description="shown above the results")] = ""
+    name: Name = Field(description="name of the study's folder under `runs/`")
+    title: str = Field("", description="shown above the results")
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
         Field(
@@ -88,47 +88,40 @@ class Study(Table):
         ),
         AfterValidator(_all_different),
     ] = (0,)
-    extends: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="spec to build on, relative to this one: tables are merged key by key, arrays and values replaced",
-        ),
-    ] = None
+    extends: str | None = Field(
+        None,
+        min_length=1,
+        description="spec to build on, relative to this one: tables are merged key by key, arrays and values replaced",
+    )
 
     @field_validator("name")
     @classmethod
-    def _name_is_a_folder_of_its_own(cls, value: str) -> str:
+    def _name_is_a_folder_name(cls, value: str) -> str:
         if not value.strip("."):
-            raise problems_inside(((), f"`{value}` is no name for a folder"))
+            raise problems_inside(((), f"`{value}` cannot be the name of a folder"))
         return value
 
 
 class Model(Table):
     """A model to compress and measure."""
 
-    id: Annotated[
-        Text, Field(description="hub id, folder (relative to the spec), or `package:<module>/<file>.gguf`")
-    ]
-    revision: Annotated[
-        Text, Field(description="branch, tag or commit of a hub model; resolved to a commit and recorded")
-    ] = "main"
-    dtype: Annotated[
-        Literal["bfloat16", "float16", "float32", "auto"],
-        Field(description="auto: bfloat16 where the device computes it natively, else float32"),
-    ] = "auto"
-    bos: Annotated[
-        Bos,
-        Field(
-            description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default"
-        ),
-    ] = "auto"
-    chat_template: Annotated[
-        bool, Field(description="task prompts go through the model's chat template, as lm-eval does it")
-    ] = False
-    allow_pickle: Annotated[
-        bool, Field(description="load a checkpoint that exists as pickle only; unpickling can run any code")
-    ] = False
+    id: Text = Field(description="hub id, folder (relative to the spec), or `package:<module>/<file>.gguf`")
+    revision: Text = Field(
+        "main", description="branch, tag or commit of a hub model; resolved to a commit and recorded"
+    )
+    dtype: Literal["bfloat16", "float16", "float32", "auto"] = Field(
+        "auto", description="auto: bfloat16 where the device computes it natively, else float32"
+    )
+    bos: Bos = Field(
+        "auto",
+        description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default",
+    )
+    chat_template: bool = Field(
+        False, description="task prompts go through the model's chat template, as lm-eval does it"
+    )
+    allow_pickle: bool = Field(
+        False, description="load a checkpoint that exists as pickle only; unpickling can run any code"
+    )
 
     @property
     def short_name(self) -> str:
@@ -137,29 +130,27 @@ class Model(Table):
 
 
 class Calibration(Table):
-    """The text that methods with data look at; the default for every variant that needs data."""
+    """The text that methods with data look at, for every variant that does not override it."""
 
-    source: Annotated[Text, Field(description="a named text source")] = "c4"
-    languages: Annotated[Languages, Field(description="windows are taken from them in turn")] = ("en",)
-    samples: Annotated[Samples, Field(description="windows")] = 128
-    sequence_length: Annotated[SequenceLength, Field(description="tokens of a window")] = 2048
-    ids: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="exact token ids instead: an int32 .npy file `[samples, tokens]`; `{model}` is the last part of the model's id",
-        ),
-    ] = None
+    source: Text = Field("c4", description="a named text source")
+    languages: Languages = Field(("en",), description="windows are taken from them in turn")
+    samples: Samples = Field(128, description="windows")
+    sequence_length: SequenceLength = Field(2048, description="tokens of a window")
+    ids: str | None = Field(
+        None,
+        min_length=1,
+        description="exact token ids instead: an int32 .npy file `[samples, tokens]`; `{model}` is the last part of the model's id",
+    )
 
 
 class CalibrationOverride(Table):
-    """Keys of ``[calibration]`` that a variant has different."""
+    """Keys of ``[calibration]`` that a variant overrides."""
 
-    source: Annotated[str | None, Field(min_length=1, description="a named text source")] = None
-    languages: Annotated[Languages | None, Field(description="windows are taken from them in turn")] = None
-    samples: Annotated[Samples | None, Field(description="windows")] = None
-    sequence_length: Annotated[SequenceLength | None, Field(description="tokens of a window")] = None
-    ids: Annotated[str | None, Field(min_length=1, description="exact token ids instead")] = None
+    source: str | None = Field(None, min_length=1, description="a named text source")
+    languages: Languages | None = Field(None, description="windows are taken from them in turn")
+    samples: Samples | None = Field(None, description="windows")
+    sequence_length: SequenceLength | None = Field(None, description="tokens of a window")
+    ids: str | None = Field(None, min_length=1, description="exact token ids instead")
 
     def applied_to(self, base: Calibration) -> Calibration:
         """Return ``base`` with these keys replaced."""
@@ -170,10 +161,6 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _list_as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 Backend = Literal["studyctl", "autoawq", "auto-gptq", "gptqmodel", "llm-compressor"]
 
 
@@ -182,28 +169,26 @@ class CompressionTable(Table):
 
     settings_type: ClassVar[type[MethodSettings]]
 
-    method: Annotated[Any, Field(description="what is done to the weights")]
-    models: Annotated[
-        tuple[Text, ...],
-        Field(
-            min_length=1,
-            strict=False,
-            description="only models whose id matches one of these patterns (`*`, `?`)",
-        ),
-    ] = ("*",)
+    method: Any = Field(description="how the weights are compressed")
+    models: tuple[Text, ...] = Field(
+        ("*",),
+        min_length=1,
+        strict=False,
+        description="only models whose id matches one of these patterns (`*`, `?`)",
+    )
     calibration: Annotated[
         tuple[CalibrationOverride, ...],
         BeforeValidator(_as_tuple),
         Field(
             min_length=1,
             default_factory=lambda: (CalibrationOverride(),),
-            description="keys of `[calibration]` that differ; a list sweeps",
+            description="overrides of `[calibration]`; a list sweeps",
         ),
     ]
     backend: Annotated[
         tuple[Backend, ...],
         BeforeValidator(_as_tuple),
-        Field(min_length=1, description="whose implementation does it; a list sweeps"),
+        Field(min_length=1, description="the package that compresses; a list sweeps"),
     ] = ("studyctl",)
 
     @property
@@ -216,7 +201,7 @@ class CompressionTable(Table):
         return any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
     def expand(self) -> Iterator[tuple[MethodSettings, CalibrationOverride, Backend]]:
-        """Yield one setting for every combination of the listed values, the last option changing fastest."""
+        """Yield the settings of every combination of the listed values; the last option changes fastest."""
         for options, calibration, backend in product(self._options(), self.calibration, self.backend):
             yield self.settings_type(method=self.method, **options), calibration, backend
 
@@ -264,7 +249,8 @@ def _sweeping(settings: type[MethodSettings]) -> type[CompressionTable]:
     """Return the table of a method: its settings, with a list allowed wherever there is a value."""
     method: Any = settings.model_fields["method"].annotation
     described = Field(..., description=CompressionTable.model_fields["method"].description)
-    fields: dict[str, Any] = {"method": (Annotated[method, BeforeValidator(_list_as_tuple)], described)}
+    pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+    fields: dict[str, Any] = {"method": (Annotated[method, pair], described)}
     for name in options_of(settings):
         field = settings.model_fields[name]
         item = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
@@ -286,7 +272,7 @@ TABLES: dict[str, type[CompressionTable]] = {
 
 
 def method_tag(value: Any) -> str:
-    """Return the key of :data:`TABLES` that a compression table's ``method`` selects, or something that is none."""
+    """Return what a compression table's ``method`` selects: a key of :data:`TABLES`, if it is right."""
     method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
     return PAIR if isinstance(method, list | tuple) else str(method)
 
@@ -301,12 +287,11 @@ else:
 class TextSource(Table):
     """A named text: a hub dataset, or local files."""
 
-    dataset: Annotated[str | None, Field(min_length=1, description="hub id of a dataset")] = None
-    revision: Annotated[Text, Field(description="branch, tag or commit of the dataset")] = "main"
-    config: Annotated[
-        Text | dict[Language, Text] | None,
-        Field(description="configuration of the dataset: one for all languages or a table with one for each"),
-    ] = None
+    dataset: str | None = Field(None, min_length=1, description="hub id of a dataset")
+    revision: Text = Field("main", description="branch, tag or commit of the dataset")
+    config: Text | dict[Language, Text] | None = Field(
+        None, description="configuration of the dataset: one for all languages or a table with one for each"
+    )
     split: Annotated[
         Text | dict[Purpose, Text],
         Field(
@@ -314,14 +299,12 @@ class TextSource(Table):
             description="split of the dataset: one for all purposes or a table with one for each",
         ),
     ]
-    files: Annotated[
-        Text | dict[Purpose, Text] | None,
-        Field(
-            description="local files instead (.jsonl, .txt, .parquet), relative to the spec: one for all purposes "
-            "or a table with one for each; `{language}` is filled in"
-        ),
-    ] = None
-    field: Annotated[Text, Field(description="field or column that holds the text")] = "text"
+    files: Text | dict[Purpose, Text] | None = Field(
+        None,
+        description="local files instead (.jsonl, .txt, .parquet), relative to the spec: one for all purposes "
+        "or a table with one for each; `{language}` is filled in",
+    )
+    field: Text = Field("text", description="field or column that holds the text")
 
     @model_validator(mode="after")
     def _either_dataset_or_files(self) -> Self:
@@ -335,20 +318,18 @@ class TextSource(Table):
 class Perplexity(Table):
     """Perplexity and bits per byte in each language."""
 
-    source: Annotated[Text, Field(description="a named text source")] = "c4"
-    languages: Annotated[Languages, Field(description="languages to measure")] = ("en",)
-    sequence_length: Annotated[SequenceLength, Field(description="tokens of a window, a BOS included")] = 2048
-    windows: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="n of each language, drawn from all of the text (of a hub dataset from 256 windows after the other); 0: all of the text",
-        ),
-    ] = 128
+    source: Text = Field("c4", description="a named text source")
+    languages: Languages = Field(("en",), description="languages to measure")
+    sequence_length: SequenceLength = Field(2048, description="tokens of a window, a BOS included")
+    windows: int = Field(
+        128,
+        ge=0,
+        description="windows of each language, drawn from the whole text (a hub dataset: from 256 windows after the other); 0: all of it",
+    )
 
 
 class Fidelity(Table):
-    """Distance to the dense model on the perplexity windows, from the same forward pass."""
+    """Distance to the dense model on the perplexity windows, computed in the same forward pass."""
 
     metrics: Annotated[
         tuple[FidelityMetric, ...],
@@ -365,10 +346,8 @@ class Fidelity(Table):
 class TaskData(Table):
     """Local files of a stock task."""
 
-    test: Annotated[Text, Field(description="items to score")]
-    fewshot: Annotated[
-        str | None, Field(min_length=1, description="items that few-shot examples are drawn from")
-    ] = None
+    test: Text = Field(description="items to score")
+    fewshot: str | None = Field(None, min_length=1, description="items that few-shot examples are drawn from")
 
 
 class Tasks(Table):
@@ -379,39 +358,29 @@ class Tasks(Table):
         Field(min_length=1, strict=False, description="lm-eval tasks"),
         AfterValidator(_all_different),
     ]
-    shots: Annotated[int, Field(ge=0, le=64, description="examples before each item")] = 0
-    limit: Annotated[int, Field(ge=0, description="the first n items; 0: every item")] = 0
-    include: Annotated[
-        tuple[Text, ...],
-        Field(
-            strict=False,
-            description="folders with lm-eval YAML files, relative to the spec; `pocket` is bundled",
-        ),
-    ] = ()
-    data: Annotated[
-        dict[Text, Text | TaskData],
-        Field(
-            default_factory=dict,
-            description="a stock task read from a local file instead of the hub, by the task's name",
-        ),
-    ]
-    main: Annotated[
-        dict[Text, Text],
-        Field(
-            default_factory=dict,
-            description="main metric by the task's name: the one that tables and means show; else lm-eval's first",
-        ),
-    ]
+    shots: int = Field(0, ge=0, le=64, description="examples before each item")
+    limit: int = Field(0, ge=0, description="the first n items; 0: every item")
+    include: tuple[Text, ...] = Field(
+        (),
+        strict=False,
+        description="folders with lm-eval YAML files, relative to the spec; `pocket` is bundled",
+    )
+    data: dict[Text, Text | TaskData] = Field(
+        default_factory=dict,
+        description="a stock task read from a local file instead of the hub, by the task's name",
+    )
+    main: dict[Text, Text] = Field(
+        default_factory=dict,
+        description="main metric by the task's name: the one that tables and means show; else lm-eval's first",
+    )
 
 
 class Evaluation(Table):
-    """What is measured. A table that is not there is not measured."""
+    """What is measured. Without its table, a kind of evaluation is left out."""
 
-    perplexity: Annotated[
-        Perplexity | None, Field(description="perplexity and bits per byte in each language")
-    ] = None
-    fidelity: Annotated[Fidelity | None, Field(description="distance to the dense model")] = None
-    tasks: Annotated[Tasks | None, Field(description="accuracy on tasks")] = None
+    perplexity: Perplexity | None = Field(None, description="perplexity and bits per byte in each language")
+    fidelity: Fidelity | None = Field(None, description="distance to the dense model")
+    tasks: Tasks | None = Field(None, description="accuracy on tasks")
 
     @model_validator(mode="after")
     def _fidelity_has_windows(self) -> Self:
@@ -427,26 +396,22 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|\d+")
 class Execution(Table):
     """How the study is run; nothing here changes a result."""
 
-    executor: Annotated[Literal["local", "ray", "slurm"], Field(description="where workers run")] = "local"
-    devices: Annotated[
-        Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)],
-        Field(description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker each'),
-    ] = "auto"
-    retries: Annotated[int, Field(ge=0, le=20, description="new attempts after a failure")] = 1
-    keep_weights: Annotated[bool, Field(description="export every variant under `runs/<study>/weights/`")] = (
-        False
+    executor: Literal["local", "ray", "slurm"] = Field("local", description="where workers run")
+    devices: Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] = Field(
+        "auto", description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker each'
     )
-    backend_network: Annotated[
-        bool, Field(description="let the processes of other packages (`backend`) use the network")
-    ] = False
-    on_finish: Annotated[
-        str | None,
-        Field(min_length=1, description="command run when the study ends; gets a one-line summary on stdin"),
-    ] = None
+    retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
+    keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")
+    backend_network: bool = Field(
+        False, description="let the processes of other packages (`backend`) use the network"
+    )
+    on_finish: str | None = Field(
+        None, min_length=1, description="command run when the study ends; gets a one-line summary on stdin"
+    )
 
     @field_validator("devices")
     @classmethod
-    def _devices_exist_in_principle(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    def _devices_have_valid_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         places: dict[tuple[int, ...], str] = (
             {(): value}
             if isinstance(value, str)
@@ -465,19 +430,19 @@ class Execution(Table):
 class Spec(Table):
     """A whole study."""
 
-    study: Annotated[Study, Field(description="name and title of the study")]
-    models: Annotated[
-        tuple[Model, ...], Field(min_length=1, strict=False, description="models to compress and measure")
-    ]
-    calibration: Annotated[
-        Calibration, Field(default_factory=Calibration, description="text that methods with data look at")
-    ]
-    compression: Annotated[
-        tuple[AnyCompression, ...], Field(strict=False, description="variants beside dense")
-    ] = ()
-    text: Annotated[dict[Name, TextSource], Field(default_factory=dict, description="named text sources")]
-    evaluation: Annotated[Evaluation, Field(default_factory=Evaluation, description="what is measured")]
-    execution: Annotated[Execution, Field(default_factory=Execution, description="how the study is run")]
+    study: Study = Field(description="name and title of the study")
+    models: tuple[Model, ...] = Field(
+        min_length=1, strict=False, description="models to compress and measure"
+    )
+    calibration: Calibration = Field(
+        default_factory=Calibration, description="text that methods with data look at"
+    )
+    compression: tuple[AnyCompression, ...] = Field(
+        (), strict=False, description="variants to compare with dense"
+    )
+    text: dict[Name, TextSource] = Field(default_factory=dict, description="named text sources")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="what is measured")
+    execution: Execution = Field(default_factory=Execution, description="how the study is run")
 
     @field_validator("models")
     @classmethod
