@@ -11,11 +11,11 @@ CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 26}
 MIN_CHUNK_TOKENS = 256
 """Fewer make products with a large head slow."""
 SAMPLE_TOKENS = 256
-"""Most tokens that output errors are told from, but for rounding."""
+"""Most tokens that output errors are computed from, up to rounding."""
 SAMPLE_PART = 16
-"""Where calibration tokens are few, errors are told from a 16th of them: more would cost a good part of a pass."""
+"""With few calibration tokens, errors are computed from a 16th of them: more would cost a good part of a pass."""
 LEAST_SAMPLE_TOKENS = 64
-"""But from so many, if there are."""
+"""But from at least so many, if there are."""
 HESSIAN_TILE = 192
 """A Hessian is symmetric: only what lies right of the beginning of such a strip of inputs is computed."""
 KEPT_BYTES = 48 << 20
@@ -67,5 +67,5 @@ def row_parts(rows: int, inputs: int) -> Iterator[slice]:
 
 
 def sample_step(tokens: int) -> int:
-    """Return k: output errors are told from every k-th of so many calibration tokens."""
+    """Return k: output errors are computed from every k-th of so many calibration tokens."""
     return max(1, tokens // min(SAMPLE_TOKENS, max(LEAST_SAMPLE_TOKENS, tokens // SAMPLE_PART)))

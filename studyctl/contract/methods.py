@@ -82,7 +82,7 @@ class Dense(MethodSettings):
 
 
 class Pruning(MethodSettings):
-    """Zeros chosen weights: a fraction of them, or a fixed number in every group of m along the inputs."""
+    """Sets weights to zero: a fraction of them, or a fixed number of every m consecutive inputs."""
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method", "sparsity", "pattern"})
 
@@ -224,7 +224,7 @@ class AWQ(Quantization):
     clip: Clip = True
     order: Literal["block"] = Field(
         "block",
-        description="scales move between the stages of a block before any is rounded, so all see the uncompressed block",
+        description="scales move between the linears of a block before any is rounded, so all see the uncompressed block",
     )
     propagate: Propagate = "dense"
 
@@ -232,7 +232,7 @@ class AWQ(Quantization):
 class PruneThenQuantize(Quantization, Pruning):
     """Prunes and quantizes in one variant, such as ``["sparsegpt", "gptq"]``, with the options of both.
 
-    Each stage is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
+    Each linear group is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
     """
 
     needs_data: ClassVar[bool] = True
@@ -266,7 +266,7 @@ class PruneThenQuantize(Quantization, Pruning):
     @classmethod
     def _awq_sees_the_uncompressed_block(cls, value: Order, info: ValidationInfo) -> Order:
         if value == "stage" and "awq" in info.data.get("method", ()):
-            raise ValueError("awq moves scales between the stages of a block, so its order is block")
+            raise ValueError("awq moves scales between the linears of a block, so its order is block")
         return value
 
     @property
@@ -316,7 +316,7 @@ class Checkpoint(MethodSettings):
 
 
 StatisticName = Literal["norm", "mean_abs", "hessian"]
-"""A statistic of a stage's input over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
+"""A statistic of a linear group's input over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
 
 WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize
 """Settings of the methods that look at calibration activations: they have ``order`` and ``propagate``."""
@@ -331,7 +331,7 @@ class Method:
     """``module:function`` of the implementation, called as ``function(StageInput, settings)`` for every stage, which
     returns one ``CompressedLinear`` per linear of it; None where there is nothing to call."""
     statistics: frozenset[StatisticName] = frozenset()
-    """What the walker measures on every stage's input."""
+    """What the walker measures of the input of every linear group."""
     prepare: str | None = None
     """``module:function`` that is called as ``function(BlockInput, settings)`` before the stages of a block are compressed,
     and returns a ``PreparedBlock``: for methods that move scales between stages."""
@@ -374,7 +374,7 @@ def method_of(settings: MethodSettings) -> Method:
 
 
 def settings_of(value: object) -> object:
-    """Return settings that were dumped as the method's own type; what is none stays as it is, for a validator to refuse."""
+    """Return dumped settings as the method's own type; anything else unchanged, for a validator to refuse."""
     if not isinstance(value, dict) or "method" not in value:
         return value
     method = value["method"]
@@ -383,7 +383,7 @@ def settings_of(value: object) -> object:
 
 
 def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:
-    """Return what must be measured of every stage's input."""
+    """Return what must be measured of the input of every linear group."""
     if isinstance(settings, PruneThenQuantize):
         return frozenset().union(*(METHODS[name].statistics for name in settings.method))
     return method_of(settings).statistics

@@ -1,7 +1,7 @@
-"""What an editor says of a place in a spec: what the key there means, and what could be written.
+"""Help and completions for a place in a spec, for an editor.
 
-All of it follows from the models (:mod:`~studyctl.spec.keys`) and from what the text itself names; the text may be one
-that is being typed (:mod:`~studyctl.spec.partial`).
+Both come from the models (:mod:`~studyctl.spec.keys`) and from the names in the text itself, which may be half written
+(:mod:`~studyctl.spec.partial`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ class Completions:
 
 
 def explain(text: str, row: int, column: int) -> Help | None:
-    """Return what the key or table at a place is for; None where that is not known. Rows and columns count from 0."""
+    """Return what the key or table at a place is for; None for unknown ones. Rows and columns count from 0."""
     partial = read_partial(text)
     here = partial.here(row, column)
     key = _key_at(here.loc, partial.data) if here.loc != here.table else None
@@ -67,7 +67,7 @@ def explain(text: str, row: int, column: int) -> Help | None:
 
 
 def complete(text: str, row: int, column: int) -> Completions:
-    """Return what could be written at a place and begins with (or at least holds) what is there."""
+    """Return what could be written at a place: items that begin with the word there, then items that contain it."""
     partial = read_partial(text)
     here = partial.here(row, column)
     offers = {"header": _headers, "key": _keys, "value": _values}
@@ -91,7 +91,7 @@ def _in_list(loc: Loc, data: Mapping[str, Any]) -> Loc:
 
 
 def _key_at(loc: Loc, data: Mapping[str, Any]) -> Key | None:
-    """Return the key that a way names, or that the list is of which it names an item."""
+    """Return the key at a place, or the key of the list that the place is in."""
     name = last_key(loc)
     if name == "method" and loc[0] == "compression":
         return METHOD
@@ -167,7 +167,7 @@ def _keys_of(table: type[Table], written: set[str]) -> Iterator[Item]:
 
 
 def _names_at(partial: Partial, loc: Loc) -> list[str]:
-    """Return what the keys of a table of the user's own names may be."""
+    """Return the keys that a table with the user's own names may have."""
     names = [inner for option in types_at(loc, partial.data) for inner in option.names]
     if loc[-2:] in (("tasks", "data"), ("tasks", "main")):
         return list(words_of(value_at((*loc[:-1], "names"), partial.data)))

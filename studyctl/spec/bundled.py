@@ -1,4 +1,4 @@
-"""The specs that ship with the project: they run by name."""
+"""The specs that ship with the project. They can be run by name."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from studyctl.errors import SpecError, did_you_mean
 
 
 def bundled_folder() -> Path:
-    """Return the folder of the specs that ship: inside an installed package, beside it in a checkout."""
+    """Return the folder of the specs that ship: inside an installed package, next to it in a checkout."""
     package = Path(studyctl.__file__).parent
     installed = package / "specs"
     return installed if installed.is_dir() else package.parent / "specs"

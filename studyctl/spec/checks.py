@@ -1,7 +1,7 @@
-"""What can be wrong with a spec although each of its tables is right: names that must exist elsewhere in it.
+"""Checks between the tables of a spec: the names in one must exist in another.
 
 Every check takes a :class:`Draft`, which holds the tables that could be read, so that one bad table does not hide what is
-wrong with the others. Only the spec is looked at; files, hubs and models are looked at when it is planned.
+wrong with the others. Only the spec is read here; files, hubs and models are looked up when it is planned.
 """
 
 import re
@@ -79,7 +79,7 @@ def _check_overrides(
     draft: Draft, base: Calibration, table: CompressionTable, place: Loc
 ) -> Iterator[Finding]:
     """Check what a method is calibrated with: ``[calibration]`` with the overrides of its table."""
-    # A default that leads nowhere is shown where calibration is spoken of, or else at the method that needs it.
+    # A default that does not exist is shown at `[calibration]`, or else at the method that needs it.
     default: Loc = ("calibration",) if base.model_fields_set else place
     for number, override in enumerate(table.calibration):
         keys, here = override.model_fields_set, (*place, "calibration", number)

@@ -1,4 +1,4 @@
-"""Reading a spec with what it extends: one set of data, and places in the file that each part comes from."""
+"""Reading a spec with what it extends: the merged data, and for each part its place in the file that it comes from."""
 
 import copy
 import json

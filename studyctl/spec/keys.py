@@ -19,14 +19,14 @@ from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_t
 from studyctl.spec.positions import Loc
 
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
-"""What ``method`` may be, beside a pair such as ``["sparsegpt", "gptq"]``."""
+"""The single methods; ``method`` may also be a pair such as ``["sparsegpt", "gptq"]``."""
 
 PATTERNS = {
     r"^[A-Za-z0-9._-]+$": "letters, digits, `.`, `_` and `-`",
     r"^[A-Za-z0-9_-]+$": "letters, digits, `_` and `-`",
     r"^[1-9]\d*:[1-9]\d*$": 'n:m such as "2:4"',
 }
-"""What the patterns of the models ask for."""
+"""What the patterns of the models allow, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def keys_of(table: type[BaseModel]) -> Mapping[str, Key]:
 
 
 def tables_at(loc: Loc, data: object) -> type[Table] | None:
-    """Return the table that is at a place of a spec, or None where there is none (or it is open which)."""
+    """Return the table that is at a place of a spec, or None where there is none, or its method is unknown."""
     return next((option.type for option in types_at(loc, data) if option.is_table), None)
 
 

@@ -1,8 +1,8 @@
-"""Loading a spec: all that is wrong with it at once, each problem at its place in the file.
+"""Loading a spec. All that is wrong with it is reported at once, each problem at its place in the file.
 
-The steps are: read the text (:mod:`~studyctl.spec.syntax`), merge what it extends (:mod:`~studyctl.spec.extends`), hold
-it against the models (:mod:`~studyctl.spec.models`, worded by :mod:`~studyctl.spec.messages`), and check what its tables
-say of each other (:mod:`~studyctl.spec.checks`).
+First the text is read (:mod:`~studyctl.spec.syntax`) and merged with what it extends (:mod:`~studyctl.spec.extends`). Then it
+is validated by the models (:mod:`~studyctl.spec.models`, with messages of :mod:`~studyctl.spec.messages`), and names that refer to
+other tables are checked (:mod:`~studyctl.spec.checks`).
 """
 
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class Document:
             what: what is wrong.
             loc: way into the spec, such as ``("compression", 0, "group_size", 1)``.
             key: whether to point at the name instead of the value. A missing key is shown at its table.
-            note: short text beside the underline.
+            note: short text next to the underline.
             hint: what to do.
             severity: ``error`` or ``warning``.
             code: what kind of problem it is, where something is decided by that.
@@ -78,7 +78,7 @@ def load_spec(path: Path) -> Document:
     """Read and check a spec.
 
     Raises:
-        SpecError: with every problem of the spec: unreadable, no TOML, unknown keys, bad values, names that lead nowhere.
+        SpecError: with every problem of the spec: unreadable, not TOML, unknown keys, bad values, undefined names.
     """
     return parse_spec(read_text(path), path)
 

@@ -1,8 +1,8 @@
-"""Pydantic's findings in plain words, at places that are in the file.
+"""Pydantic's errors in plain words, at places that are in the file.
 
-A location of pydantic's also names union members (the method's tag, ``dict[str, str]``) and an index for a single value
-where a list may be. What the file does not hold is dropped from it. Of the complaints of several union members the ones of
-the member that the value was meant for are kept.
+Pydantic's locations also name union members (the method's tag, ``dict[str, str]``), and have an index for a single value where a
+list is allowed. Parts that the file does not have are dropped. Of the errors of several union members, only those of the member
+that was meant are kept.
 """
 
 import re

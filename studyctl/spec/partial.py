@@ -1,7 +1,7 @@
-"""Reading a spec while it is typed: which table, key and value a place belongs to, in text that is no TOML yet.
+"""Reading a spec while it is typed: which table, key and value a place belongs to, in text that is not TOML yet.
 
-The parsers give up, or lose the tables below, where a quote or a list is not closed. Here a line that begins a table or a
-key always does so: no value of a spec goes on in a line that looks like one.
+The parsers give up, or lose the tables below, where a quote or a list is not closed. Here a line that looks like the
+beginning of a table or a key always is one: no value of a spec continues in such a line.
 """
 
 import re
@@ -66,7 +66,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A text with what is certain of it."""
+    """A text, and what could be read of it."""
 
     lines: tuple[str, ...]
     headers: dict[int, Loc]
@@ -74,7 +74,7 @@ class Partial:
     statements: dict[int, Statement]
     """By the row of their keys."""
     data: dict[str, Any] = field(repr=False)
-    """What could be read: values that are complete."""
+    """The values that are complete."""
 
     def here(self, row: int, column: int) -> Here:
         """Return what a place is part of; rows and columns count from 0."""

@@ -1,7 +1,7 @@
-"""Reading TOML: its data, and what is wrong where it cannot be read.
+"""Reading the TOML of a spec, with words for what is wrong with it.
 
 A parser stops at its first error. To show them all, the line of each is taken out and the rest is read again, as long
-as an error stays within its line; keys and tables that are there twice are found by their places.
+as an error stays within its line. Repeated keys and tables come from the places, which know both.
 """
 
 import re
@@ -56,7 +56,7 @@ def _spans_lines(error: TomlError) -> bool:
 
 
 def _errors(lines: list[str], error: TomlError) -> tuple[list[TomlError], str]:
-    """Return the errors that can be told apart, and the text without the lines that are no TOML."""
+    """Return the errors that stay within their lines, and the text without these lines."""
     lines, repaired, errors = list(lines), list(lines), list[TomlError]()
     while len(errors) < MOST_ERRORS:
         errors.append(error)
