@@ -88,16 +88,17 @@ class StudyError(Exception):
     """Something a user can cause; carries one or more problems."""
 
     exit_code: ExitCode = ExitCode.FAILED
-    cause = FailureCause.ERROR
 
     def __init__(
         self,
         problems: Problem | str | Sequence[Problem],
         hint: str = "",
+        cause: FailureCause = FailureCause.ERROR,
         code: ProblemCode = ProblemCode.OTHER,
     ) -> None:
         if isinstance(problems, str):
             problems = Problem(problems, hint=hint, code=code)
+        self.cause = cause
         self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("; ".join(problem.what for problem in self.problems))
 
@@ -114,16 +115,6 @@ class HeldError(StudyError):
 
 class StepError(StudyError):
     """A step failed for a reason that the user can act on."""
-
-    def __init__(
-        self,
-        problems: Problem | str | Sequence[Problem],
-        hint: str = "",
-        cause: FailureCause = FailureCause.ERROR,
-        code: ProblemCode = ProblemCode.OTHER,
-    ) -> None:
-        super().__init__(problems, hint, code)
-        self.cause = cause
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:

@@ -102,6 +102,9 @@ def types_in(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Type, ...]:
     return () if annotation is NoneType else (Type(annotation, tuple(metadata)),)
 
 
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
 @cache
 def keys_of(table: type[BaseModel]) -> Mapping[str, Key]:
     """Return the keys of a table by name, in the order of the models."""
@@ -236,18 +239,14 @@ def bounds(types: Iterable[Type]) -> str:
     """Return the bounds of a number or of a list's items: ``at least 2 and at most 8``."""
     for option in types:
         if option.type in (int, float):
-            return _number_bounds(option)
+            numbers = [(words, option.bound(name)) for name, words in _BOUNDS.items()]
+            return " and ".join(
+                f"{words} {number:g}" if abs(number) < 1e6 else f"{words} {number}"
+                for words, number in numbers
+                if number is not None
+            )
         if option.origin is tuple and not _is_pair(option):
             return bounds(option.items)
         if (pattern := option.bound("pattern")) in PATTERNS:
             return PATTERNS[pattern]
     return ""
-
-
-def _number_bounds(option: Type) -> str:
-    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    return " and ".join(
-        f"{word} {value:g}" if abs(value) < 1e6 else f"{word} {value}"
-        for name, word in words.items()
-        if (value := option.bound(name)) is not None
-    )

@@ -101,7 +101,11 @@ def parse_spec(text: str, path: Path) -> Document:
         mistakes += findings(error.errors(), data)
     mistakes += check(_draft(data))
     if mistakes or spec is None:
-        raise SpecError(_placed(path, layers, mistakes))
+        placed = ((_span(path, layers.places, item), item) for item in mistakes)
+        problems = dict.fromkeys(span.problem(item.what, item.note, item.hint) for span, item in placed)
+        raise SpecError(
+            sorted(problems, key=lambda item: (item.file != path, item.line or 0, item.column or 0))
+        )
     return Document(path, text, spec, layers.base, layers)
 
 
@@ -111,15 +115,6 @@ def self_contained(document: Document) -> str:
     Its first line names the folder that relative paths start at, so that it loads the same spec from anywhere.
     """
     return with_base(merged_text(document.layers), document.base)
-
-
-def _placed(path: Path, layers: Layers, mistakes: list[Finding]) -> list[Problem]:
-    problems = dict.fromkeys(
-        _span(path, layers.places, item).problem(item.what, item.note, item.hint) for item in mistakes
-    )
-    return sorted(
-        problems, key=lambda problem: (problem.file != path, problem.line or 0, problem.column or 0)
-    )
 
 
 def _span(path: Path, places: Place, finding: Finding) -> Span:

@@ -78,9 +78,11 @@ class Partial:
 
     def here(self, row: int, column: int) -> Here:
         """Return what a place is part of; rows and columns count from 0."""
-        line, table, statement = self.lines[row], self._table_of(row), self._statement_at(row)
+        line, statement = self.lines[row], self._statement_at(row)
+        # Headers are in the order of their rows.
+        table = next((loc for above, loc in reversed(self.headers.items()) if above <= row), ())
         if row in self.headers or (_HEADER_TYPED.match(line) and statement is None):
-            return _in_header(line, column, self.headers.get(row, table))
+            return _in_header(line, column, table)
         if statement is None or (row == statement.row and column < statement.column):
             return _in_key(line, column, table, statement.keys if statement else ())
         value = _end_of(self._value_text(statement, row, column))
@@ -97,10 +99,6 @@ class Partial:
     def keys_in(self, table: Loc) -> set[str]:
         """Return the keys that a table has, dotted ones by their first part."""
         return {item.keys[0] for item in self.statements.values() if item.table == table}
-
-    def _table_of(self, row: int) -> Loc:
-        above = [header for header in self.headers if header <= row]
-        return self.headers[above[-1]] if above else ()
 
     def _statement_at(self, row: int) -> Statement | None:
         """Return the statement that begins in a line, or whose list or table is still open where the line starts."""

@@ -4,7 +4,7 @@ Values come from the parser; this module reads the same text with tree-sitter an
 in texts that are no TOML (yet): what could be read has its place.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -87,16 +87,15 @@ def deepest(root: Place, loc: Loc) -> tuple[Place, Loc]:
 
 def merged(base: Place, over: Place) -> Place:
     """Return the places of two merged specs: tables are merged, everything else is taken from ``over``."""
-    if not (_is_table(base) and _is_table(over)):
+    # A table has children, all of them with names.
+    if not all(
+        place.children and all(isinstance(name, str) for name in place.children) for place in (base, over)
+    ):
         return over
     children = dict(base.children)
     for name, child in over.children.items():
         children[name] = merged(children[name], child) if name in children else child
     return Place(over.key or base.key, over.value or base.value, children)
-
-
-def _is_table(place: Place) -> bool:
-    return bool(place.children) and all(isinstance(name, str) for name in place.children)
 
 
 @cache
@@ -110,7 +109,6 @@ class Places:
     Attributes:
         root: the places of the tables and keys.
         repeated: keys and tables that are there twice.
-        broken: what could not be read as TOML.
     """
 
     def __init__(self, text: str, file: Path) -> None:
@@ -125,7 +123,6 @@ class Places:
                 self._pair(node, self.root)
             elif node.type in ("table", "table_array_element"):
                 self._table(node)
-        self.broken = [self._span(node) for node in _errors(tree)]
 
     def _span(self, first: Node, last: Node | None = None) -> Span:
         """Return the span from the start of one node to the end of another, at most to the end of the line."""
@@ -213,14 +210,6 @@ class Places:
                     hint=f"write `[[{name}]]` for each of several" if listed else "",
                 )
             )
-
-
-def _errors(node: Node) -> Iterator[Node]:
-    if node.is_error or node.is_missing:
-        yield node
-    elif node.has_error:
-        for child in node.children:
-            yield from _errors(child)
 
 
 def _key_parts(node: Node) -> Sequence[Node]:

@@ -11,7 +11,6 @@ from inspect import cleandoc
 from studyctl.contract.methods import METHODS, PAIR
 from studyctl.spec.assist import METHOD
 from studyctl.spec.keys import Key, keys_of
-from studyctl.spec.messages import table_name
 from studyctl.spec.models import (
     BUNDLED_LANGUAGES,
     BUNDLED_TEXTS,
@@ -47,20 +46,12 @@ Written from the models in `studyctl/spec/models.py` and `studyctl/contract/meth
 
 def reference() -> str:
     """Return the text of ``docs/spec.md``."""
-    parts = [INTRODUCTION, _overview()]
+    parts = [INTRODUCTION, _section("## Tables", Spec, list(keys_of(Spec).values()))]
     for header, table in TABLES_BY_HEADER:
         parts.append(_section(f"## `{header}`", table, list(keys_of(table).values())))
         if table is Calibration:
             parts += _compression()
     return "\n".join(parts)
-
-
-def _overview() -> str:
-    lines = [
-        f"| {table_name((key.name,))} | {key.description} | {'yes' if key.required else 'no'} |"
-        for key in keys_of(Spec).values()
-    ]
-    return "\n".join(["| table | holds | required |", "| --- | --- | --- |", *lines, ""])
 
 
 def _compression() -> Iterator[str]:

@@ -15,6 +15,11 @@ from studyctl.spec.positions import Place, Places, Span
 from studyctl.toml import Fault, TomlError
 
 MOST_ERRORS = 20
+_CLOSED = re.compile(
+    r'''(?:"""(?:\\.|[^\\])*?"""|"(?!"")(?:\\.|[^"\\\n])*"|'{3}.*?'{3}|'(?!'')[^'\n]*'|#[^\n]*|[^"'#])*+''',
+    re.DOTALL,
+)
+"""Text up to a quote that is not closed."""
 NOT_CLOSED = "a list is not closed: `]` or `,` is missing before this"
 
 
@@ -29,20 +34,20 @@ def read_toml(text: str, file: Path) -> tuple[dict[str, Any], Place]:
         return toml.read(text), places.root
     except TomlError as error:
         if error.fault is not Fault.TOO_DEEP:
-            raise SpecError(_problems(text, file, places, error)) from None
+            raise SpecError(_problems(text, file, error)) from None
     except RecursionError:  # of the places
         pass
     raise SpecError(Problem("lists are nested too deeply", file, 1, 1))
 
 
-def _problems(text: str, file: Path, places: Places, first: TomlError) -> list[Problem]:
+def _problems(text: str, file: Path, first: TomlError) -> list[Problem]:
     lines = text.replace("\r\n", "\n").split("\n")
     errors, repaired = _errors(lines, first)
     # What is there twice is reported with both places; the parser would stop at the first of them.
     repeated = Places(repaired, file).repeated
     others = [error for error in errors if not (repeated and _is_repetition(error))]
     return sorted(
-        (*repeated, *(_worded(error, lines, file, places) for error in others)),
+        (*repeated, *(_worded(error, lines, file) for error in others)),
         key=lambda problem: (problem.line or 0, problem.column or 0),
     )
 
@@ -79,18 +84,24 @@ def _errors(lines: list[str], error: TomlError) -> tuple[list[TomlError], str]:
 
 def _in_open_list(error: TomlError, lines: list[str]) -> bool:
     """Return whether a key was met where the next item of a list should be."""
-    rest = lines[(error.line or 1) - 1][error.column - 1 :]
+    rest = lines[error.line - 1][error.column - 1 :] if error.line else ""
     return error.fault is Fault.NO_VALUE and re.match(r"[\w.\"'-]+\s*=", rest) is not None
 
 
-def _worded(error: TomlError, lines: list[str], file: Path, places: Places) -> Problem:
-    last = len("\n".join(lines).rstrip().split("\n"))
-    place = Span(file, error.line or last, error.column, 1)
-    unclosed = error.line is None and not _is_repetition(error)
-    if (unclosed or error.fault is Fault.LINE_ENDS_IN_TEXT) and places.broken:
-        same = [span for span in places.broken if error.line in (None, span.line)]
-        return _from_quote(same[0] if same else place, lines).problem("text in quotes is not closed")
-    line = lines[place.line - 1]
+def _worded(error: TomlError, lines: list[str], file: Path) -> Problem:
+    text = "\n".join(lines)
+    row = error.line or text.rstrip().count("\n") + 1
+    line = lines[row - 1]
+    place = Span(file, row, error.column if error.line else len(line.rstrip()) + 1, 1)
+    if error.line is None or error.fault is Fault.LINE_ENDS_IN_TEXT:
+        before = _CLOSED.match(line if error.line else text)
+        assert before is not None  # it matches nothing as well
+        if before.end() < len(before.string):
+            start, column = before[0].count("\n"), len(before[0].rpartition("\n")[2])
+            rest = (line if error.line else lines[row])[column:].rstrip()
+            return Span(file, error.line or start + 1, column + 1, len(rest)).problem(
+                "text in quotes is not closed"
+            )
     if _in_open_list(error, lines):
         return place.problem(NOT_CLOSED)
     if error.fault is Fault.ESCAPE:
@@ -99,13 +110,6 @@ def _worded(error: TomlError, lines: list[str], file: Path, places: Places) -> P
         return backslash.problem(what, "use single quotes: 'C:\\folder'")
     what, note, length = _explained(error, line, line[place.column - 1 :])
     return replace(place, length=max(1, length)).problem(what, note)
-
-
-def _from_quote(span: Span, lines: list[str]) -> Span:
-    """Return the part of a span from its first quote on."""
-    quote = re.compile("[\"']").search(lines[span.line - 1], span.column - 1)
-    skipped = quote.start() - span.column + 1 if quote else 0
-    return replace(span, column=span.column + skipped, length=max(1, span.length - skipped))
 
 
 def _explained(error: TomlError, line: str, rest: str) -> tuple[str, str, int]:
