@@ -94,12 +94,12 @@ def _worded(error: TomlError, lines: list[str], file: Path) -> Problem:
     line = lines[row - 1]
     place = Span(file, row, error.column if error.line else len(line.rstrip()) + 1, 1)
     if error.line is None or error.fault is Fault.LINE_ENDS_IN_TEXT:
-        before = _CLOSED.match(line if error.line else text)
-        assert before is not None  # it matches nothing as well
-        if before.end() < len(before.string):
-            start, column = before[0].count("\n"), len(before[0].rpartition("\n")[2])
-            rest = (line if error.line else lines[row])[column:].rstrip()
-            return Span(file, error.line or start + 1, column + 1, len(rest)).problem(
+        source = line if error.line else text
+        closed = _CLOSED.match(source)
+        assert closed is not None  # it matches nothing as well
+        if rest := source[closed.end() :].partition("\n")[0].rstrip():
+            above, column = closed[0].count("\n"), len(closed[0].rpartition("\n")[2]) + 1
+            return Span(file, (error.line or 1) + above, column, len(rest)).problem(
                 "text in quotes is not closed"
             )
     if _in_open_list(error, lines):
