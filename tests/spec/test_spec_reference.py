@@ -74,7 +74,7 @@ def _accepts(word: str, argument: Any, schema: dict[str, Any], value: Any, root:
     table = value if isinstance(value, dict) else {}
     items = value if isinstance(value, list) else []
     number = value if TYPES["number"](value) else None
-    known = schema.get("properties", {})
+    properties = schema.get("properties", {})
     patterns = schema.get("patternProperties", {})
     checks = {
         "$ref": lambda: accepts(root["$defs"][argument.rpartition("/")[2]], value, root),
@@ -98,7 +98,7 @@ def _accepts(word: str, argument: Any, schema: dict[str, Any], value: Any, root:
         "additionalProperties": lambda: all(
             argument is not False and accepts(argument, table[name], root)
             for name in table
-            if name not in known and not any(re.search(pattern, name) for pattern in patterns)
+            if name not in properties and not any(re.search(pattern, name) for pattern in patterns)
         ),
         "items": lambda: all(accepts(argument, item, root) for item in items),
         "prefixItems": lambda: all(
