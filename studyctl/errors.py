@@ -1,7 +1,7 @@
 """Errors that a user can cause, as data.
 
-A :class:`Problem` says what is wrong, where, and what to do. Whatever finds problems collects a list of them and
-raises once; formatters draw them for a terminal or as JSON.
+A :class:`Problem` says what is wrong, where, and what to do. Code that checks something collects all problems and
+raises them once; formatters draw them for a terminal or as JSON.
 
 ::
 
@@ -19,10 +19,10 @@ from pathlib import Path
 
 
 class ExitCode(IntEnum):
-    """What the process says to the shell."""
+    """Exit codes of the commands."""
 
     DONE = 0
-    """Everything that was asked for is stored."""
+    """All requested results are stored."""
     FAILED = 1
     """Some trials failed, or could not be run."""
     BAD_SPEC = 2
@@ -32,21 +32,21 @@ class ExitCode(IntEnum):
 
 
 class ProblemCode(StrEnum):
-    """What kind of problem it is, where something is decided by that. Nothing is decided by the words of a message."""
+    """Kind of a problem, where code depends on it. No code depends on the words of a message."""
 
     OTHER = "other"
     NOT_LOOKED_UP = "not_looked_up"
-    """A source could not be asked what it is now; nothing is known to be wrong with it."""
+    """A source could not be reached; nothing need be wrong with it."""
     CHANGED = "changed"
     """The content of a source is not what it was when the study was planned."""
     REFERENCE_LOST = "reference_lost"
     """What the dense model computed is gone; the next attempt computes it again."""
     UNEXPECTED = "unexpected"
-    """An exception that nobody foresaw: its traceback is in the log."""
+    """A bug: the traceback is in the log."""
 
 
 class FailureCause(StrEnum):
-    """Why a step is not finished."""
+    """Why a step is not complete."""
 
     ERROR = "error"
     OUT_OF_MEMORY = "out_of_memory"
@@ -67,7 +67,7 @@ class Problem:
     length: int = 1
     """Characters to underline."""
     note: str = ""
-    """Short text beside the underline, such as ``did you mean `sparsity`?``."""
+    """Short text next to the underline, such as ``did you mean `sparsity`?``."""
     trial: str | None = None
     stage: str | None = None
     hint: str = ""
@@ -88,16 +88,17 @@ class StudyError(Exception):
     """Something a user can cause; carries one or more problems."""
 
     exit_code: ExitCode = ExitCode.FAILED
-    cause = FailureCause.ERROR
 
     def __init__(
         self,
         problems: Problem | str | Sequence[Problem],
         hint: str = "",
+        cause: FailureCause = FailureCause.ERROR,
         code: ProblemCode = ProblemCode.OTHER,
     ) -> None:
         if isinstance(problems, str):
             problems = Problem(problems, hint=hint, code=code)
+        self.cause = cause
         self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("; ".join(problem.what for problem in self.problems))
 
@@ -115,18 +116,13 @@ class HeldError(StudyError):
 class StepError(StudyError):
     """A step failed for a reason that the user can act on."""
 
-    def __init__(
-        self,
-        problems: Problem | str | Sequence[Problem],
-        hint: str = "",
-        cause: FailureCause = FailureCause.ERROR,
-        code: ProblemCode = ProblemCode.OTHER,
-    ) -> None:
-        super().__init__(problems, hint, code)
-        self.cause = cause
+
+def closest(word: str, allowed: Iterable[str]) -> str:
+    """Return the allowed word that is most like this one, or an empty string if none is."""
+    return next(iter(difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)), "")
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return ``did you mean `x`?`` for the closest allowed word, or an empty string."""
-    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else ""
+    close = closest(word, allowed)
+    return f"did you mean `{close}`?" if close else ""

@@ -2,49 +2,31 @@
 
 import re
 import tomllib
-from enum import Enum, auto
+from enum import Enum
 from typing import Any
 
 
 class Fault(Enum):
-    """What is wrong with a text that is no TOML."""
+    """What is wrong with a text that is no TOML, by how ``tomllib``'s messages begin: it has no other way to say it."""
 
-    NO_VALUE = auto()
-    LINE_ENDS_IN_TEXT = auto()
-    ESCAPE = auto()
-    NO_EQUALS = auto()
-    LIST_NOT_CLOSED = auto()
-    INLINE_TABLE_NOT_CLOSED = auto()
+    NO_VALUE = ("Invalid value",)
+    LINE_ENDS_IN_TEXT = ("Illegal character '\\n'",)
+    ESCAPE = ("Unescaped", "Invalid hex value")
+    NO_EQUALS = ("Expected '=' after a key",)
+    LIST_NOT_CLOSED = ("Unclosed array",)
+    INLINE_TABLE_NOT_CLOSED = ("Unclosed inline table",)
     """A table in braces."""
-    MORE_AFTER_VALUE = auto()
-    NO_STATEMENT = auto()
+    MORE_AFTER_VALUE = ("Expected newline",)
+    NO_STATEMENT = ("Invalid statement",)
     """Neither a key nor a table's header."""
-    HEADER_NOT_CLOSED = auto()
-    KEY_OF_VALUE = auto()
+    HEADER_NOT_CLOSED = ("Expected ']",)
+    KEY_OF_VALUE = ("Cannot overwrite a value",)
     """A key below another one that has a value."""
-    TWICE = auto()
-    """A key or table that is there already."""
-    TOO_DEEP = auto()
-    OTHER = auto()
-
-
-_FAULTS = (
-    ("Invalid value", Fault.NO_VALUE),
-    ("Illegal character '\\n'", Fault.LINE_ENDS_IN_TEXT),
-    ("Unescaped", Fault.ESCAPE),
-    ("Invalid hex value", Fault.ESCAPE),
-    ("Expected '=' after a key", Fault.NO_EQUALS),
-    ("Unclosed array", Fault.LIST_NOT_CLOSED),
-    ("Unclosed inline table", Fault.INLINE_TABLE_NOT_CLOSED),
-    ("Expected newline", Fault.MORE_AFTER_VALUE),
-    ("Invalid statement", Fault.NO_STATEMENT),
-    ("Expected ']", Fault.HEADER_NOT_CLOSED),
-    ("Cannot overwrite a value", Fault.KEY_OF_VALUE),
-    ("Cannot overwrite", Fault.TWICE),
-    ("Cannot declare", Fault.TWICE),
-    ("Duplicate", Fault.TWICE),
-)
-"""How ``tomllib``'s messages begin: it has no other way to say what is wrong. Only here are they read."""
+    TWICE = ("Cannot overwrite", "Cannot declare", "Duplicate")
+    """A key or table that exists already."""
+    TOO_DEEP = ("nested too deeply",)
+    """Our own message: ``tomllib`` runs out of stack."""
+    OTHER = ()
 
 
 class TomlError(ValueError):
@@ -70,17 +52,15 @@ def read(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise _explained(str(error)) from error
+        # Attributes for the place came with Python 3.14; the text has been the same since 3.11.
+        match = re.fullmatch(
+            r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL
+        )
+        if match is None:
+            raise TomlError(Fault.OTHER, str(error), 1) from error
+        message, line, column = match.groups()
+        faults = (fault for fault in Fault if message.startswith(fault.value))
+        fault = next(faults, Fault.ESCAPE if "escape" in message else Fault.OTHER)
+        raise TomlError(fault, message, int(line) if line else None, int(column or 1)) from error
     except RecursionError as error:
         raise TomlError(Fault.TOO_DEEP, "nested too deeply", 1) from error
-
-
-def _explained(words: str) -> TomlError:
-    # Attributes for the place came with Python 3.14; the text has been the same since 3.11.
-    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", words, re.DOTALL)
-    if found is None:
-        return TomlError(Fault.OTHER, words, 1)
-    message, line, column = found.groups()
-    begins = (fault for words, fault in _FAULTS if message.startswith(words))
-    fault = next(begins, Fault.ESCAPE if "escape" in message else Fault.OTHER)
-    return TomlError(fault, message, int(line) if line else None, int(column or 1))

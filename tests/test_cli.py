@@ -24,23 +24,23 @@ def studyctl(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
 
 
 def test_alone_it_explains_itself(tmp_path: Path) -> None:
-    said = studyctl(cwd=tmp_path)
-    assert said.returncode == 0
-    assert "studyctl run pocket" in said.stdout
+    output = studyctl(cwd=tmp_path)
+    assert output.returncode == 0
+    assert "studyctl run pocket" in output.stdout
     assert (
         "specs that ship: backends, bits-sweep, calibration-language, paper, pocket, pocket-full, sparsity-sweep"
-        in said.stdout
+        in output.stdout
     )
-    assert said.stderr == ""
+    assert output.stderr == ""
 
 
 def test_errors_go_to_stderr_with_place_and_exit_code(tmp_path: Path) -> None:
     spec = tmp_path / "x.toml"
     spec.write_text('[study]\nname = "x"\n\n[[models]]\nid = "./nowhere"\ndtpye = "auto"\n')
-    said = studyctl("validate", "x.toml", cwd=tmp_path)
-    assert said.returncode == 2
-    assert said.stdout == ""
-    assert said.stderr == (
+    output = studyctl("validate", "x.toml", cwd=tmp_path)
+    assert output.returncode == 2
+    assert output.stdout == ""
+    assert output.stderr == (
         "error: unknown key `dtpye`\n"
         " --> x.toml:6:1\n"
         "  |\n"
@@ -53,9 +53,9 @@ def test_errors_go_to_stderr_with_place_and_exit_code(tmp_path: Path) -> None:
 
 def test_errors_as_json(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("")
-    said = studyctl("plan", "x.toml", "--json", cwd=tmp_path)
-    assert said.returncode == 2
-    assert json.loads(said.stdout)["problems"][0]["what"] == "the spec is empty"
+    output = studyctl("plan", "x.toml", "--json", cwd=tmp_path)
+    assert output.returncode == 2
+    assert json.loads(output.stdout)["problems"][0]["what"] == "the spec is empty"
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_errors_as_json(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_there_is_named(tmp_path: Path, arguments: list[str], what: str) -> None:
-    said = studyctl(*arguments, cwd=tmp_path)
-    assert said.returncode in (1, 2)
-    assert what in said.stderr
-    assert "Traceback" not in said.stderr
-    assert "hint:" in said.stderr
+    output = studyctl(*arguments, cwd=tmp_path)
+    assert output.returncode in (1, 2)
+    assert what in output.stderr
+    assert "Traceback" not in output.stderr
+    assert "hint:" in output.stderr
 
 
 @pytest.mark.parametrize("name", ["paper", "sparsity-sweep", "bits-sweep", "calibration-language"])

@@ -28,9 +28,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("cache")
 class TestTheList:
     def test_says_what_each_can_do_and_whether_it_is_there(self, tmp_path: Path) -> None:
-        said = studyctl("backends", cwd=tmp_path, COLUMNS=str(COLUMNS))
-        assert said.returncode == 0
-        lines = {line.split()[0]: line.rstrip() for line in said.stdout.splitlines()}
+        output = studyctl("backends", cwd=tmp_path, COLUMNS=str(COLUMNS))
+        assert output.returncode == 0
+        lines = {line.split()[0]: line.rstrip() for line in output.stdout.splitlines()}
         for name, version, methods, devices, state in (
             ("autoawq", "0.2.9", "awq", "cpu, cuda", "○ not synced"),
             ("auto-gptq", "0.7.1", "gptq", "cuda", "◐ unfinished"),
@@ -41,18 +41,18 @@ class TestTheList:
             assert told[:5] == [name, version, methods, devices, state]
         assert lines["autoawq"].endswith("~2.4 GiB"), "what it would take"
         assert lines["gptqmodel"].endswith(" 1.2 KiB"), "what it takes"
-        assert "`studyctl backends sync [NAME]...` makes what is not synced" in said.stdout
-        assert "each takes 5.0 GiB" in said.stdout
-        assert said.stderr == ""
+        assert "`studyctl backends sync [NAME]...` makes what is not synced" in output.stdout
+        assert "each takes 5.0 GiB" in output.stdout
+        assert output.stderr == ""
 
     def test_fits_into_a_terminal(self, tmp_path: Path) -> None:
-        said = studyctl("backends", cwd=tmp_path, COLUMNS=str(COLUMNS)).stdout
-        assert max(map(len, said.splitlines())) <= COLUMNS
-        assert "…" not in said
+        output = studyctl("backends", cwd=tmp_path, COLUMNS=str(COLUMNS)).stdout
+        assert max(map(len, output.splitlines())) <= COLUMNS
+        assert "…" not in output
         for name, backend in BACKENDS.items():
-            assert name in said
+            assert name in output
             for method in backend.abilities:
-                assert method in said
+                assert method in output
 
     def test_is_there_for_scripts(self, tmp_path: Path, cache: Path) -> None:
         found = {
@@ -82,44 +82,44 @@ class TestTheList:
 
 @pytest.mark.parametrize("command", ["sync", "remove"])
 def test_an_unknown_name_is_told_before_anything_is_done(tmp_path: Path, cache: Path, command: str) -> None:
-    said = studyctl("backends", command, "gptqmodel", "autogptq", cwd=tmp_path)
-    assert said.returncode == 1
-    assert said.stdout == ""
-    assert "error: there is no backend `autogptq`: did you mean `auto-gptq`?" in said.stderr
-    assert "hint: there are autoawq, auto-gptq, gptqmodel, llm-compressor" in said.stderr
+    output = studyctl("backends", command, "gptqmodel", "autogptq", cwd=tmp_path)
+    assert output.returncode == 1
+    assert output.stdout == ""
+    assert "error: there is no backend `autogptq`: did you mean `auto-gptq`?" in output.stderr
+    assert "hint: there are autoawq, auto-gptq, gptqmodel, llm-compressor" in output.stderr
     assert (cache / "backends" / "gptqmodel" / "synced.json").exists()
 
 
 class TestSync:
     def test_has_nothing_to_do_where_all_is_there(self, tmp_path: Path, cache: Path) -> None:
-        said = studyctl("backends", "sync", "gptqmodel", cwd=tmp_path)
-        assert (said.returncode, said.stdout, said.stderr) == (0, "", "gptqmodel: synced already\n")
+        output = studyctl("backends", "sync", "gptqmodel", cwd=tmp_path)
+        assert (output.returncode, output.stdout, output.stderr) == (0, "", "gptqmodel: synced already\n")
 
     def test_tries_every_one_and_tells_all_that_failed(self, tmp_path: Path, cache: Path) -> None:
         uv = FakeUv(tmp_path / "path")
         uv.order(fail="pip", say="error: no network")
         path = f"{uv.folder}{os.pathsep}{os.environ['PATH']}"
-        said = studyctl("backends", "sync", "autoawq", "gptqmodel", "auto-gptq", cwd=tmp_path, PATH=path)
-        assert said.returncode == 1
-        assert said.stdout == ""
-        assert "autoawq: making the environment with uv\n" in said.stderr
-        assert "gptqmodel: synced already\n" in said.stderr
+        output = studyctl("backends", "sync", "autoawq", "gptqmodel", "auto-gptq", cwd=tmp_path, PATH=path)
+        assert output.returncode == 1
+        assert output.stdout == ""
+        assert "autoawq: making the environment with uv\n" in output.stderr
+        assert "gptqmodel: synced already\n" in output.stderr
         for name in ("autoawq", "auto-gptq"):
-            assert f"error: {name} could not be installed: error: no network" in said.stderr
-            assert f"`studyctl backends sync {name}` begins anew" in said.stderr
-        assert "Traceback" not in said.stderr
+            assert f"error: {name} could not be installed: error: no network" in output.stderr
+            assert f"`studyctl backends sync {name}` begins anew" in output.stderr
+        assert "Traceback" not in output.stderr
 
 
 class TestRemove:
     def test_says_what_it_did(self, tmp_path: Path, cache: Path) -> None:
-        said = studyctl("backends", "remove", "gptqmodel", "autoawq", cwd=tmp_path)
-        assert said.returncode == 0
-        assert said.stderr == "gptqmodel: removed\nautoawq: there was nothing to remove\n"
+        output = studyctl("backends", "remove", "gptqmodel", "autoawq", cwd=tmp_path)
+        assert output.returncode == 0
+        assert output.stderr == "gptqmodel: removed\nautoawq: there was nothing to remove\n"
         assert not (cache / "backends" / "gptqmodel").exists()
 
     def test_wants_a_name(self, tmp_path: Path, cache: Path) -> None:
-        said = studyctl("backends", "remove", cwd=tmp_path)
-        assert said.returncode == 2
+        output = studyctl("backends", "remove", cwd=tmp_path)
+        assert output.returncode == 2
         assert (cache / "backends" / "gptqmodel").exists()
 
 

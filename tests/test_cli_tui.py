@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from studyctl import cli
+from studyctl.cli.arguments import complete_specs
+from studyctl.cli.terminal import on_a_terminal
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
 from studyctl.run import start
@@ -17,7 +19,7 @@ from tests.tui import studies
 
 
 @dataclass
-class Said:
+class Output:
     code: int
     out: str
     err: str
@@ -42,7 +44,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_on_a_terminal", lambda: True)
+    monkeypatch.setattr("studyctl.cli.terminal.on_a_terminal", lambda: True)
+    monkeypatch.setattr("studyctl.cli.runs.on_a_terminal", lambda: True)
 
 
 @pytest.fixture
@@ -60,12 +63,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[StudyApp]:
 
 @pytest.fixture
 def studyctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
-    def call(*arguments: str) -> Said:
+    def call(*arguments: str) -> Output:
         monkeypatch.setattr(sys, "argv", ["studyctl", *arguments])
         with pytest.raises(SystemExit) as end:
             cli.main()
         out, err = capsys.readouterr()
-        return Said(int(end.value.code or 0), out, err)
+        return Output(int(end.value.code or 0), out, err)
 
     return call
 
@@ -75,9 +78,9 @@ def first_screen(app: StudyApp) -> str:
 
 
 def test_watch_shows_the_studies(terminal: None, runs: Path, studyctl, opened) -> None:
-    said = studyctl("watch")
-    assert (said.code, said.out) == (0, "")
-    assert said.err == "small [goes] on running\n"
+    output = studyctl("watch")
+    assert (output.code, output.out) == (0, "")
+    assert output.err == "small [goes] on running\n"
     assert (first_screen(opened[0]), opened[0].study) == ("studies", None)
 
 
@@ -89,8 +92,8 @@ def test_watch_of_a_study_shows_the_monitor(terminal: None, runs: Path, studyctl
 
 def test_watch_without_a_terminal_prints_lines(runs: Path, studyctl, opened) -> None:
     studies.finished(runs / "small")
-    said = studyctl("watch", "small")
-    assert (said.code, said.out, opened) == (0, "small: 6/6 trials done\n", [])
+    output = studyctl("watch", "small")
+    assert (output.code, output.out, opened) == (0, "small: 6/6 trials done\n", [])
 
 
 def test_watch_plain_prints_lines_on_a_terminal_too(terminal: None, runs: Path, studyctl, opened) -> None:
@@ -101,15 +104,15 @@ def test_watch_plain_prints_lines_on_a_terminal_too(terminal: None, runs: Path, 
 
 def test_watch_of_all_without_a_terminal_is_the_list(runs: Path, studyctl, opened) -> None:
     studies.finished(runs / "small")
-    said = studyctl("watch")
-    assert "✓ done" in said.out
+    output = studyctl("watch")
+    assert "✓ done" in output.out
     assert opened == []
 
 
 def test_watch_of_a_study_that_is_not_there(terminal: None, runs: Path, studyctl, opened) -> None:
-    said = studyctl("watch", "nothing")
-    assert said.code == ExitCode.FAILED
-    assert "there is no study `nothing`" in said.err
+    output = studyctl("watch", "nothing")
+    assert output.code == ExitCode.FAILED
+    assert "there is no study `nothing`" in output.err
     assert opened == []
 
 
@@ -135,19 +138,19 @@ def test_edit_begins_a_new_spec(terminal: None, runs: Path, studyctl, opened) ->
 @pytest.mark.parametrize(
     ("name", "what", "hint"),
     [
-        ("specs/mine", "specs/mine is not there", "studyctl edit specs/mine.toml"),
+        ("specs/mine", "there is no spec specs/mine", "studyctl edit specs/mine.toml"),
         ("nothing", "there is no spec `nothing`", "specs that ship"),
-        ("folder.toml", "folder.toml is a folder", "name the spec in it"),
+        ("folder.toml", "folder.toml is a folder", "name a spec in it"),
     ],
 )
 def test_edit_of_what_is_no_file(
     terminal: None, runs: Path, studyctl, opened, name: str, what: str, hint: str
 ) -> None:
     Path("folder.toml").mkdir()
-    said = studyctl("edit", name)
-    assert said.code != 0
-    assert what in said.err
-    assert hint in said.err
+    output = studyctl("edit", name)
+    assert output.code != 0
+    assert what in output.err
+    assert hint in output.err
     assert opened == []
 
 
@@ -159,9 +162,9 @@ def test_sql_opens_the_query_editor(terminal: None, runs: Path, studyctl, opened
 
 def test_sql_in_the_app_takes_no_query(terminal: None, runs: Path, studyctl, opened) -> None:
     studies.finished(runs / "small")
-    said = studyctl("sql", "small", "from leaderboard", "--tui")
-    assert said.code == ExitCode.FAILED
-    assert "takes a study and nothing else" in said.err
+    output = studyctl("sql", "small", "from leaderboard", "--tui")
+    assert output.code == ExitCode.FAILED
+    assert "takes a study and nothing else" in output.err
     assert opened == []
 
 
@@ -178,10 +181,10 @@ def test_run_starts_in_the_background_and_opens_the_monitor(
 
     monkeypatch.setattr(start, "run_study", run_study)
     chosen = ("--only", "awq*", "--only", "gptq*", "--model", "tiny")
-    said = studyctl("run", "mine.toml", *chosen, "--tui", *more)
-    assert said.code == 0
+    output = studyctl("run", "mine.toml", *chosen, "--tui", *more)
+    assert output.code == 0
     assert asked == [(Path("mine.toml"), Selection(("awq*", "gptq*"), ("tiny",)), True)]
-    assert said.err == "small runs in the background\nsmall [goes] on running\n"
+    assert output.err == "small runs in the background\nsmall [goes] on running\n"
     assert (first_screen(opened[0]), opened[0].study) == ("monitor", study.paths)
 
 
@@ -193,10 +196,10 @@ def test_without_a_terminal_the_app_is_refused_with_a_hint_and_nothing_is_starte
 ) -> None:
     studies.finished(runs / "small")
     monkeypatch.setattr(start, "run_study", lambda *_, **__: pytest.fail("it was started"))
-    said = studyctl(*arguments)
-    assert said.code == ExitCode.FAILED
-    assert "needs a terminal" in said.err
-    assert "hint:" in said.err
+    output = studyctl(*arguments)
+    assert output.code == ExitCode.FAILED
+    assert "needs a terminal" in output.err
+    assert "hint:" in output.err
     assert opened == []
 
 
@@ -216,29 +219,29 @@ def test_what_counts_as_a_terminal(
     monkeypatch.setenv("TERM", term)
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, Stream(name in terminal_of))
-    assert cli._on_a_terminal() is drawn
+    assert on_a_terminal() is drawn
 
 
 def test_alone_it_mentions_watch(runs: Path, studyctl) -> None:
     studies.finished(runs / "small")
-    said = studyctl()
-    assert "studyctl watch " in said.out
-    assert "studyctl show small" in said.out
+    output = studyctl()
+    assert "studyctl watch " in output.out
+    assert "studyctl show small" in output.out
 
 
 def test_a_study_that_cannot_be_read_is_listed_with_the_reason(runs: Path, studyctl) -> None:
     studies.finished(runs / "a").paths.plan.write_text("{")
     studies.finished(runs / "b")
-    said = studyctl("list")
-    assert said.code == 0
-    assert "! unreadable" in said.out
-    assert "is no JSON" in said.out
-    assert "hint: " in said.out
-    assert "✓ done" in said.out
+    output = studyctl("list")
+    assert output.code == 0
+    assert "! unreadable" in output.out
+    assert "is no JSON" in output.out
+    assert "hint: " in output.out
+    assert "✓ done" in output.out
 
 
 def test_specs_complete_as_they_are_typed(runs: Path) -> None:
     Path("specs").mkdir()
     Path("specs/mine.toml").write_text('[study]\nname = "mine"\n')
-    assert list(cli._specs("spec")) == ["specs/mine.toml"]
-    assert "pocket" in list(cli._specs("poc"))
+    assert list(complete_specs("spec")) == ["specs/mine.toml"]
+    assert "pocket" in list(complete_specs("poc"))

@@ -4,8 +4,6 @@ Nothing heavy is imported at module level: ``studyctl --help`` must not wait for
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -43,11 +41,10 @@ def about(
         welcome(stdout())
 
 
-@contextmanager
-def _errors_drawn() -> Iterator[None]:
-    """Draw what a user can cause; anything else is a bug and keeps its traceback."""
+def main() -> None:
+    """Run the command line. Errors that a user can cause are drawn; any other is a bug and keeps its traceback."""
     try:
-        yield
+        app()
     except StudyError as error:
         from studyctl.report.problems import as_json, draw
 
@@ -62,9 +59,3 @@ def _errors_drawn() -> Iterator[None]:
         # `studyctl sql ... | head` closed our stdout: not an error, and Python must not complain when it flushes at exit.
         sys.stderr.close()
         raise SystemExit(ExitCode.DONE) from None
-
-
-def main(run_app: Callable[[], None] = app) -> None:
-    """Run the command line."""
-    with _errors_drawn():
-        run_app()

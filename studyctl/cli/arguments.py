@@ -49,7 +49,7 @@ SpecArgument = Annotated[
     str,
     typer.Argument(
         metavar="SPEC",
-        help="A spec file, or the name of one that ships: pocket, paper ...",
+        help="A spec file, or the name of one that ships with studyctl: pocket, paper ...",
         autocompletion=complete_specs,
     ),
 ]
@@ -75,7 +75,9 @@ BackendsArgument = Annotated[
 ]
 BackendNames = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_backends)]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it; without it only what would be done is shown.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", help="Do it; without this option, only show what would be done.")
+]
 
 
 def study_paths(study: str) -> "StudyPaths":

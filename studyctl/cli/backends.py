@@ -5,25 +5,23 @@ import typer
 from studyctl.cli.arguments import BackendNames, BackendsArgument, JsonOption, print_json, stderr, stdout
 from studyctl.errors import StudyError
 
-commands = typer.Typer(
-    help="Other packages that a variant can be compressed by, each in an environment of its own."
-)
+commands = typer.Typer(help="Other packages that can compress a variant, each in an environment of its own.")
 
 
 @commands.callback(invoke_without_command=True)
 def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List them: version, methods, devices, whether the environment is there, its size on disk."""
+    """List them: version, methods, devices, whether the environment exists, its size on disk."""
     if context.invoked_subcommand is not None:
         return
     from studyctl.backends.catalog import BACKENDS
     from studyctl.backends.environments import environment
     from studyctl.report.backends import backends_as_json, draw_backends
 
-    found = [environment(backend) for backend in BACKENDS.values()]
+    environments = [environment(backend) for backend in BACKENDS.values()]
     if as_json:
-        print_json(backends_as_json(found))
+        print_json(backends_as_json(environments))
     else:
-        draw_backends(found, stdout())
+        draw_backends(environments, stdout())
 
 
 @commands.command("sync")
@@ -36,13 +34,13 @@ def sync_backends(names: BackendsArgument = None) -> None:
     console = stderr()
     for backend in [find_backend(name) for name in names or BACKENDS]:
 
-        def tell(step: str, name: str = backend.name) -> None:
+        def report(step: str, name: str = backend.name) -> None:
             console.print(f"{name}: {step}", soft_wrap=True)
 
         try:
-            if not sync(backend, tell):
-                tell("synced already")
-        except StudyError as error:  # the others can be made all the same
+            if not sync(backend, report):
+                report("synced already")
+        except StudyError as error:  # the others are made all the same
             problems += error.problems
     if problems:
         raise StudyError(problems)

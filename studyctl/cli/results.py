@@ -1,4 +1,4 @@
-"""Commands that read what was measured, and the weights that it was measured on."""
+"""Commands that read results, and that export weights."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -47,14 +47,14 @@ def show(study: StudyArgument, as_json: JsonOption = False) -> None:
 @commands.command()
 def sql(
     study: StudyArgument,
-    query: Annotated[str, typer.Argument(help="Without one: a prompt.")] = "",
+    query: Annotated[str, typer.Argument(help="A query; without one, a prompt opens.")] = "",
     output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.TABLE,
     external: Annotated[
         bool, typer.Option("--external", help="Let the query read and write other files.")
     ] = False,
     tui: Annotated[bool, typer.Option("--tui", help="Open the query editor of the terminal app.")] = False,
 ) -> None:
-    """Ask the results a question in SQL."""
+    """Query the results in SQL."""
     from studyctl.report.sql import answer, prompt
 
     paths = study_paths(study)
@@ -93,7 +93,7 @@ def export(
 
 @db.command("rebuild")
 def db_rebuild(study: StudyArgument) -> None:
-    """Build the database anew from the journals."""
+    """Build the database again from the journals."""
     from studyctl.run.start import rebuild
 
     stderr().print(rebuild(study_paths(study)))

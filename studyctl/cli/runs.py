@@ -47,7 +47,7 @@ def run(
     from studyctl.spec.bundled import spec_path
 
     if tui:
-        need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` looks in")
+        need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` follows it")
     selection = Selection(tuple(only or ()), tuple(model or ()))
     started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui)
     if tui:
@@ -67,10 +67,10 @@ def watch(
         ),
     ] = "",
     plain: Annotated[
-        bool, typer.Option("--plain", help="Lines of what happens, as without a terminal.")
+        bool, typer.Option("--plain", help="Print lines, as where there is no terminal.")
     ] = False,
 ) -> None:
-    """Watch studies in the terminal app; it is not the run, so leaving it changes nothing."""
+    """Watch studies in the terminal app. The runs go on when you leave it."""
     paths = study_paths(study) if study else None
     if not plain and on_a_terminal():
         open_app("monitor" if paths else "studies", study=paths)
@@ -88,9 +88,9 @@ def watch(
 @commands.command()
 def stop(
     study: StudyArgument,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for the running stages.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the running steps.")] = False,
 ) -> None:
-    """Stop a study after its running stages; what was measured is stored."""
+    """Stop a study after its running steps; what was measured is stored."""
     from studyctl.run.control import ask_to_stop
 
     stderr().print(ask_to_stop(study_paths(study), "now" if now else "after_stage"))
@@ -119,9 +119,9 @@ def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
 def logs(
     study: StudyArgument,
     trial: TrialArgument = "",
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow until the run ends.")] = False,
 ) -> None:
-    """Print what happened in a study or trial, and what its libraries printed."""
+    """Print the log of a study or trial, with the output of its libraries."""
     from studyctl.report.logs import print_logs
     from studyctl.store.studies import find_trial
 
@@ -131,7 +131,7 @@ def logs(
 
 @commands.command("list")
 def list_studies(as_json: JsonOption = False) -> None:
-    """List the studies under runs/: state, progress, host, last sign of life."""
+    """List the studies under runs/: state, progress, host, last activity."""
     from studyctl.report.studies import draw_studies
     from studyctl.store.studies import study_rows
 

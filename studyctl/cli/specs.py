@@ -13,7 +13,7 @@ commands = typer.Typer()
 
 @commands.command()
 def validate(spec: SpecArgument, as_json: JsonOption = False) -> None:
-    """Check a spec by itself: keys, types, bounds, names."""
+    """Check a spec without looking at its sources: keys, types, bounds, names."""
     from studyctl.spec.bundled import spec_path
     from studyctl.spec.loading import load_spec
 
@@ -38,7 +38,7 @@ def plan(
     as_json: JsonOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Too little disk or memory is an error.")] = False,
 ) -> None:
-    """Show what a spec asks for, what is stored already, what would run and why, and what that takes."""
+    """Show what a spec asks for, what is stored already, what would run and why, and what it would take."""
     from studyctl.plan.preview import preview
     from studyctl.report.plan import draw_plan, plan_as_json
     from studyctl.spec.bundled import spec_path
@@ -55,18 +55,18 @@ def plan(
 
 @commands.command()
 def edit(spec: SpecArgument) -> None:
-    """Write or change a spec, with its problems and what it would run beside it."""
+    """Edit a spec in the terminal app, which shows its problems and its plan."""
     from studyctl.spec.bundled import spec_path
 
     path = spec_path(spec)
     if path.suffix != ".toml" and not path.is_file():
         raise StudyError(
-            f"{path} is not there",
-            hint=f"a name that ends in .toml begins a new spec: `studyctl edit {path}.toml`",
+            f"there is no spec {path}",
+            hint=f"a name that ends in .toml starts a new one: `studyctl edit {path}.toml`",
         )
     if path.is_dir():
-        raise StudyError(f"{path} is a folder", hint="name the spec in it")
-    need_terminal("`studyctl edit`", f"any editor will do; `studyctl plan {spec}` says what is wrong with it")
+        raise StudyError(f"{path} is a folder", hint="name a spec in it")
+    need_terminal("`studyctl edit`", f"use any editor, and `studyctl plan {spec}` to check the spec")
     open_app("spec", spec=path)
 
 

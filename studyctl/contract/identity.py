@@ -1,7 +1,7 @@
-"""What models, texts, tasks and token ids are: found once, when a study is planned, and handed to the workers as they were found.
+"""What models, texts, tasks and token ids are. They are resolved once, when a study is planned, and handed to the workers.
 
-A key is None where a source could not be looked up; ``unknown`` says why. A local file is named with the hash of the bytes that
-were looked at: whoever reads it later reads these bytes, or fails (:mod:`studyctl.sources.verified`).
+A key is None where a source could not be looked up; ``unknown`` says why. A local file has the hash of its bytes: whoever reads it
+later reads the same bytes, or fails (:mod:`studyctl.sources.verified`).
 """
 
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class ModelIdentity:
     """Whether there is one among the files; a published checkpoint may come without."""
     unknown: str = ""
     note: str = ""
-    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+    """For the user: the hub does not answer, and the commit is the one that was last seen."""
 
     @property
     def short_name(self) -> str:
@@ -97,7 +97,7 @@ class TextIdentity:
     commit: str | None = None
     unknown: str = ""
     note: str = ""
-    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+    """For the user: the hub does not answer, and the commit is the one that was last seen."""
 
     def __str__(self) -> str:
         return f"{self.purpose} text `{self.name}` in {self.language}"
@@ -128,7 +128,7 @@ class TaskIdentity:
     commit: str | None = None
     unknown: str = ""
     note: str = ""
-    """Something to tell: the commit is the one that was seen last, for the hub does not answer."""
+    """For the user: the hub does not answer, and the commit is the one that was last seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a runner hands to a worker: one attempt at a trial, with everything that its sources were found to be."""
+"""What a runner hands to a worker: one attempt at a trial, with its resolved sources."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ class _Handed(BaseModel):
 
 
 class StopRequest(_Handed):
-    """Ask a worker to stop, after the step that is running or at once."""
+    """Asks a worker to stop, after the running step or at once."""
 
     stop: Literal["after_stage", "now"]
 
@@ -48,7 +48,7 @@ class TextProtocol(_Handed):
 
 
 class TaskProtocol(_Handed):
-    """How tasks are asked."""
+    """How tasks are measured."""
 
     shots: int
     limit: int
@@ -59,7 +59,7 @@ class TaskProtocol(_Handed):
 
 
 class Job(_Handed):
-    """One attempt at a trial: everything that the worker needs to know."""
+    """One attempt at a trial, with everything that a worker needs for it."""
 
     root: Path
     """The study's folder."""
@@ -87,7 +87,7 @@ class Job(_Handed):
     steps: tuple[Step, ...]
     """To run, in order."""
     evaluations: tuple[Step, ...]
-    """All that the spec asks for: run if the weights turn out different."""
+    """All that the spec asks for; run if the weights turn out to differ from ``weights_hash``."""
     measured: dict[str, tuple[Span, ...]] = {}
     """Batches of windows that are stored for these weights, by the key of their step."""
     text: TextProtocol | None = None
@@ -100,8 +100,8 @@ class Job(_Handed):
     backend_network: bool = False
     """Whether another package's process may use the network."""
     export_to: Path | None = None
-    """Where ``studyctl export`` wants the weights: such a job is no attempt at the trial and writes no journal. None: an
-    export of the study itself."""
+    """Folder for the weights of a ``studyctl export``: such a job is no attempt at the trial and writes no journal. None: the
+    export step of the study."""
 
     @property
     def is_dense(self) -> bool:
@@ -110,7 +110,7 @@ class Job(_Handed):
 
     @property
     def is_checkpoint(self) -> bool:
-        """Return whether the weights are somebody's published ones."""
+        """Return whether the weights are those of a published compressed model."""
         return self.checkpoint is not None
 
     @property

@@ -18,10 +18,10 @@ KlCounts = Mapping[int, int]
 
 
 def added(counts: Iterable[KlCounts]) -> dict[int, int]:
-    """Return the counts of several batches together."""
+    """Return the sum of the counts of several batches."""
     total: dict[int, int] = {}
-    for one in counts:
-        for index, tokens in one.items():
+    for batch in counts:
+        for index, tokens in batch.items():
             total[index] = total.get(index, 0) + tokens
     return total
 
@@ -33,9 +33,5 @@ def quantile(counts: KlCounts, share: float) -> float | None:
     for index in sorted(counts):
         below += counts[index]
         if rank < below:
-            return _middle(index)
+            return 0.0 if index == 0 else LOWEST * math.pow(RATIO, index - 0.5)
     return None
-
-
-def _middle(index: int) -> float:
-    return 0.0 if index == 0 else LOWEST * math.pow(RATIO, index - 0.5)

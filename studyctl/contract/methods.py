@@ -5,7 +5,6 @@ be read and planned without it. :data:`METHODS` names the function that does the
 """
 
 import re
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self, cast
 
@@ -50,22 +49,21 @@ class MethodSettings(BaseModel):
     needs_data: ClassVar[bool] = False
     """Whether calibration activations are needed."""
 
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method"})
+    """Fields that a variant's name always shows: as its method, or by :meth:`name_parts`."""
+
     method: str
 
-    @abstractmethod
     def name_parts(self) -> list[str]:
         """Return the parts of a variant's name that are always shown, such as ``["4bit", "g64"]``."""
+        return []
 
-    @abstractmethod
-    def named_fields(self) -> frozenset[str]:
-        """Return the fields that :meth:`name_parts` shows already."""
-
-    @abstractmethod
     def bits_per_weight(self, in_features: int) -> float:
-        """Return what a weight of a linear with this many inputs costs in bits, masks, scales and zero points included.
+        """Return what a weight of a linear with this many inputs costs in bits, with masks, scales and zero points.
 
         Scales are counted at 16 bits. Unstructured sparsity is counted with a bitmap: ``min(16, 16 · density + 1)``.
         """
+        raise NotImplementedError
 
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         """Return ``(field, reason)`` if a linear with this many inputs cannot be compressed so."""
@@ -78,52 +76,37 @@ class Dense(MethodSettings):
     method: Literal["dense"] = "dense"
 
     @override
-    def name_parts(self) -> list[str]:
-        return []
-
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset()
-
-    @override
     def bits_per_weight(self, in_features: int) -> float:
         return 16.0
 
 
 class Pruning(MethodSettings):
-    """Zeros chosen weights: a fraction of them, or a fixed number in every group of m along the inputs."""
+    """Sets weights to zero: a fraction of them, or a fixed number of every m consecutive inputs."""
 
-    sparsity: Annotated[
-        float | None, Field(ge=0, lt=1, description="fraction of the weights set to zero")
-    ] = None
-    pattern: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[1-9]\d*:[1-9]\d*$",
-            description="n:m, keeps n of every m consecutive inputs; fixes the sparsity",
-        ),
-    ] = None
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method", "sparsity", "pattern"})
+
+    sparsity: float | None = Field(None, ge=0, lt=1, description="fraction of the weights set to zero")
+    pattern: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*:[1-9]\d*$",
+        description="n:m, keeps n of every m consecutive inputs; fixes the sparsity",
+    )
 
     @field_validator("pattern")
     @classmethod
     def _pattern_keeps_fewer_than_all(cls, value: str | None) -> str | None:
-        if value is not None:
-            kept, group = map(int, value.split(":"))
-            if kept >= group:
-                raise ValueError(
-                    f"`{value}` keeps {kept} of {group}, so it prunes nothing; n must be smaller than m"
-                )
+        kept, group = map(int, value.split(":")) if value else (0, 1)
+        if kept >= group:
+            what = f"`{value}` keeps {kept} of {group}, so it prunes nothing; n must be smaller than m"
+            raise ValueError(what)
         return value
 
     @model_validator(mode="after")
     def _either_sparsity_or_pattern(self) -> Self:
         if (self.sparsity is None) == (self.pattern is None):
-            both = self.sparsity is not None
-            raise ValueError(
-                "a pattern fixes the sparsity: give one of the two"
-                if both
-                else "needs `sparsity` or `pattern`"
-            )
+            if self.pattern is None:
+                raise ValueError("needs `sparsity` or `pattern`")
+            raise ValueError("a pattern fixes the sparsity: give one of the two")
         return self
 
     @property
@@ -145,10 +128,6 @@ class Pruning(MethodSettings):
     @override
     def name_parts(self) -> list[str]:
         return [self.pattern if self.pattern is not None else f"{self.sparsity:g}"]
-
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset({"sparsity", "pattern"})
 
     @override
     def bits_per_weight(self, in_features: int) -> float:
@@ -190,19 +169,17 @@ class SparseGPT(Pruning):
 class Quantization(MethodSettings):
     """Weights on a grid of ``2**bits`` values per group of consecutive inputs."""
 
-    bits: Annotated[int, Field(ge=2, le=8, description="bits of a code")] = 4
-    group_size: Annotated[
-        int, Field(ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel")
-    ] = 128
-    symmetric: Annotated[bool, Field(description="symmetric about zero, without a zero point")] = False
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method", "bits", "group_size"})
+
+    bits: int = Field(4, ge=2, le=8, description="bits of a code")
+    group_size: int = Field(
+        128, ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel"
+    )
+    symmetric: bool = Field(False, description="symmetric about zero, without a zero point")
 
     @override
     def name_parts(self) -> list[str]:
         return [f"{self.bits}bit", f"g{self.group_size}"]
-
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset({"bits", "group_size"})
 
     @override
     def bits_per_weight(self, in_features: int) -> float:
@@ -244,22 +221,21 @@ class AWQ(Quantization):
     weight_term: WeightTerm = False
     ratios: Ratios = 20
     clip: Clip = True
-    order: Annotated[
-        Literal["block"],
-        Field(
-            description="scales move between the linear groups of a block before any is rounded, so all see the uncompressed block"
-        ),
-    ] = "block"
+    order: Literal["block"] = Field(
+        "block",
+        description="scales move between the linears of a block before any is rounded, so all see the uncompressed block",
+    )
     propagate: Propagate = "dense"
 
 
 class PruneThenQuantize(Quantization, Pruning):
     """Prunes and quantizes in one variant, such as ``["sparsegpt", "gptq"]``, with the options of both.
 
-    Each linear is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
+    Each linear group is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
     """
 
     needs_data: ClassVar[bool] = True
+    named_fields: ClassVar[frozenset[str]] = Pruning.named_fields | Quantization.named_fields
     method: tuple[Literal["magnitude", "wanda", "sparsegpt"], Literal["rtn", "gptq", "awq"]]  # type: ignore[assignment]
     act_order: ActOrder = False
     static_groups: StaticGroups = False
@@ -289,7 +265,7 @@ class PruneThenQuantize(Quantization, Pruning):
     @classmethod
     def _awq_sees_the_uncompressed_block(cls, value: Order, info: ValidationInfo) -> Order:
         if value == "stage" and "awq" in info.data.get("method", ()):
-            raise ValueError("awq moves scales between the linear groups of a block, so its order is block")
+            raise ValueError("awq moves scales between the linears of a block, so its order is block")
         return value
 
     @property
@@ -312,10 +288,6 @@ class PruneThenQuantize(Quantization, Pruning):
         return [*Pruning.name_parts(self), *Quantization.name_parts(self)]
 
     @override
-    def named_fields(self) -> frozenset[str]:
-        return Pruning.named_fields(self) | Quantization.named_fields(self)
-
-    @override
     def bits_per_weight(self, in_features: int) -> float:
         kept = 1 - self.target_sparsity
         quantized = Quantization.bits_per_weight(self, in_features)
@@ -329,31 +301,21 @@ class PruneThenQuantize(Quantization, Pruning):
 class Checkpoint(MethodSettings):
     """Somebody's published compressed model, measured like ours; see docs/checkpoints.md for the formats it may have."""
 
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method", "id", "of"})
     method: Literal["checkpoint"] = "checkpoint"
-    id: Annotated[
-        str,
-        Field(min_length=1, description="hub id or folder (relative to the spec) of the compressed model"),
-    ]
-    of: Annotated[
-        str, Field(min_length=1, description="id of the model whose dense trial it is compared with")
-    ]
-    revision: Annotated[str, Field(min_length=1, description="branch, tag or commit")] = "main"
+    id: str = Field(
+        min_length=1, description="hub id or folder (relative to the spec) of the compressed model"
+    )
+    of: str = Field(min_length=1, description="id of the model whose dense trial it is compared with")
+    revision: str = Field("main", min_length=1, description="branch, tag or commit")
 
     @override
     def name_parts(self) -> list[str]:
         return [re.sub(r"[^A-Za-z0-9._-]+", "_", self.id.rstrip("/").rsplit("/", 1)[-1])]
 
-    @override
-    def named_fields(self) -> frozenset[str]:
-        return frozenset({"id", "of"})
-
-    @override
-    def bits_per_weight(self, in_features: int) -> float:
-        raise NotImplementedError("a checkpoint's size is read from its files")
-
 
 StatisticName = Literal["norm", "mean_abs", "hessian"]
-"""A statistic of the input of linears over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
+"""A statistic of a linear group's input over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
 
 WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize
 """Settings of the methods that look at calibration activations: they have ``order`` and ``propagate``."""
@@ -368,7 +330,7 @@ class Method:
     """``module:function`` of the implementation, called as ``function(LinearGroup, settings)`` for every linear group, which
     returns one ``CompressedLinear`` per linear of it; None where there is nothing to call."""
     statistics: frozenset[StatisticName] = frozenset()
-    """What the walker measures on the input of every linear group."""
+    """What the walker measures of the input of every linear group."""
     prepare: str | None = None
     """``module:function`` that is called as ``function(BlockInput, settings)`` before the linears of a block are compressed,
     and returns a ``PreparedBlock``: for methods that move scales between linear groups."""
@@ -413,7 +375,7 @@ def method_of(settings: MethodSettings) -> Method:
 
 
 def settings_of(value: object) -> object:
-    """Return settings that were dumped as the method's own type; what is none stays as it is, for a validator to refuse."""
+    """Return dumped settings as the method's own type; anything else unchanged, for a validator to refuse."""
     if not isinstance(value, dict) or "method" not in value:
         return value
     method = value["method"]

@@ -1,6 +1,6 @@
-"""``plan.json``: what a spec asked for when it was run last, for readers that have no access to the sources.
+"""``plan.json``: what a spec asked for when it was last run, for readers that have no access to the sources.
 
-The plan writes it, the store and the next plan read it: the one form and the one reader are here.
+The plan writes it; the store and the next plan read it.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Planned:
 
     def steps(self, trial: PlannedTrial) -> tuple[Step, ...]:
         """Return the steps of a trial; ``load`` is no result and not among them."""
-        evaluations = tuple(one.step for one in self.evaluations.get(trial.model, ()))
+        evaluations = tuple(planned.step for planned in self.evaluations.get(trial.model, ()))
         if trial.variant == "dense":
             return evaluations
         return (Step(StepKind.COMPRESS, key=trial.weights_key), *evaluations)
@@ -105,7 +105,7 @@ def read_plan(paths: StudyPaths) -> Planned | None:
 
 
 def _unreadable(paths: StudyPaths, why: str) -> StudyError:
-    hint = f"delete it and run `studyctl run {paths.spec}`, which writes it anew; nothing that was measured is lost"
+    hint = f"delete it and run `studyctl run {paths.spec}`, which writes it again; no result is lost"
     return StudyError(Problem(f"{paths.plan} {why}", file=paths.plan, hint=hint))
 
 

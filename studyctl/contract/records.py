@@ -1,4 +1,4 @@
-"""The records of a journal: what a worker writes, what the publisher makes rows of, what the live view and the runner read.
+"""The records of a journal. A worker writes them; the publisher, the live view and the runner read them.
 
 One JSON object a line, ``kind`` first. ``seq`` (from 0), ``at`` (UTC, ISO 8601), ``trial`` and ``attempt`` are filled in by
 the writer. NaN and infinity do not exist in JSON: they are written as ``null`` and read as None.
@@ -70,7 +70,7 @@ class StepStarted(Record, tag="step_started"):
 
 
 class StepFinished(Record, tag="step_finished"):
-    """A step is finished: what was recorded since it began counts from now on."""
+    """A step is complete: what was recorded since it began counts from now on."""
 
     step: Step
     weights_key: str | None = None
@@ -91,13 +91,13 @@ class StepFinished(Record, tag="step_finished"):
 
     @property
     def is_last(self) -> bool:
-        """Return whether its step is done: but for a batch that others follow it is."""
+        """Return whether the whole step is complete: a batch of windows may be followed by others."""
         windows = self.step.windows
         return windows is None or (self.measured is not None and windows[1] >= self.measured)
 
 
 class ExportFacts(msgspec.Struct, omit_defaults=True):
-    """What is known of an exported folder."""
+    """Facts about an exported folder."""
 
     folder: str
     format: str
@@ -166,7 +166,7 @@ class Window(Record, tag="window"):
     """Document in which it begins, from 0."""
     kl_nats: float | None = None
     top1: int | None = None
-    """Tokens at which both models find the same token likeliest."""
+    """Tokens for which both models predict the same most likely token."""
     signal: float | None = None
     """Energy of the dense model's logits, each token's minus their mean."""
     noise: float | None = None
@@ -174,7 +174,7 @@ class Window(Record, tag="window"):
 
 
 class TextBatch(Record, tag="text_batch"):
-    """What the windows of a batch have in common."""
+    """What a batch of windows has as a whole."""
 
     language: str
     sequence_length: int
@@ -194,7 +194,7 @@ class TaskFigure(Record, tag="task"):
     main: bool | None = None
     """Whether it is the task's main metric; None: written before 0.2."""
     averaged: bool = False
-    """Whether it is a fraction of right answers, or alike, that means over tasks can be taken of."""
+    """Whether means over tasks include it: a fraction of right answers, or the like."""
     shots: int | None = None
     limit: int | None = None
     """The first n items; 0: all."""
@@ -209,7 +209,7 @@ class Items(Record, tag="item"):
 
 
 class ChunkResults(Record, tag="chunks"):
-    """Parts of a task that are done while the task is not; in a file of their own, not in a journal."""
+    """Complete parts of a task that is not complete. They have a file of their own and are in no journal."""
 
     plan: str
     chunks: dict[int, Any]
@@ -242,13 +242,13 @@ class FidelityTotals(Record, tag="fidelity"):
 
 
 class WorkerReady(Record, tag="worker_ready"):
-    """A worker process listens; told to the runner, in no journal."""
+    """A worker process is listening. Sent to the runner, not written to a journal."""
 
     pid: int
 
 
 class WorkerFatal(Record, tag="worker_fatal"):
-    """A worker cannot write to the study's folder and ends; told to the runner, in no journal."""
+    """A worker cannot write to the study's folder and ends. Sent to the runner, not written to a journal."""
 
     error: str
 

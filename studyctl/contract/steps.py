@@ -1,16 +1,15 @@
 """The steps of a trial. Nothing else in the project spells their names or takes one apart."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple, Self
 
 BATCH_WINDOWS = 8
-"""Windows of a text that are measured, stored and resumed together. Fixed, whatever a device bears: a batch's shape decides
-about the last bits of its figures, and more windows later must give those of a new study."""
+"""Windows of a text that are measured, stored and resumed together. The same on every device: the shape of a batch changes the
+last bits of its figures, and windows that are added later must give the figures of a new study."""
 ALL_WINDOWS = 2**31 - 1
-"""Where the windows of a step end that are all of a text."""
+"""End of the windows of a step that measures all of a text."""
 
 Span = tuple[int, int]
 """First window, and the one after the last, in the order in which windows are taken (not that of the text)."""
@@ -20,7 +19,7 @@ class StepKind(StrEnum):
     """What a step does."""
 
     LOAD = "load"
-    """Has the model, its texts and the dense references in memory."""
+    """Loads the model, its texts and the dense references."""
     COMPRESS = "compress"
     PERPLEXITY = "perplexity"
     """Perplexity and fidelity in one language."""
@@ -29,7 +28,7 @@ class StepKind(StrEnum):
 
 
 class StepId(NamedTuple):
-    """What people call a step: its kind, and the language or task that it is about."""
+    """The name of a step: its kind, and its language or task."""
 
     kind: StepKind
     subject: str | None = None
@@ -39,7 +38,7 @@ class StepId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the step of a text that ``str`` made.
+        """Return the step that ``str`` wrote as this text.
 
         Raises:
             ValueError: it names none.
@@ -62,11 +61,11 @@ class Step:
     windows: Span | None = None
     """Of a text; None for any other step, and for texts that a version before 0.2 measured, which were one step each."""
     key: str | None = None
-    """Names everything that determines the result, beside the weights and the windows; None where that could not be looked up."""
+    """Hash of everything that determines the result, except the weights and the windows; None where that could not be looked up."""
 
     @property
     def id(self) -> StepId:
-        """Return what people call it."""
+        """Return its name."""
         return StepId(self.kind, self.subject)
 
     def __str__(self) -> str:
@@ -92,9 +91,4 @@ class Step:
 @lru_cache(maxsize=1024)  # every trial of a study asks for the same few
 def batch_spans(end: int) -> tuple[Span, ...]:
     """Return the batches of the windows before ``end``: they begin at multiples of :data:`BATCH_WINDOWS`."""
-    return tuple(_spans(end))
-
-
-def _spans(end: int) -> Iterator[Span]:
-    for first in range(0, end, BATCH_WINDOWS):
-        yield first, min(first + BATCH_WINDOWS, end)
+    return tuple((first, min(first + BATCH_WINDOWS, end)) for first in range(0, end, BATCH_WINDOWS))

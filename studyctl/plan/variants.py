@@ -92,7 +92,7 @@ def variant_name(
     parts = [method, *settings.name_parts()]
     for field, info in type(settings).model_fields.items():
         value = getattr(settings, field)
-        if field == "method" or field in settings.named_fields():
+        if field in settings.named_fields:
             continue
         if value != info.default or field in swept:
             parts.append(_option(field, value))

@@ -1,14 +1,13 @@
-"""What an editor says of a place in a spec: what the key there means, and what could be written.
+"""Help and completions for a place in a spec, for an editor.
 
-All of it follows from the models (:mod:`~studyctl.spec.keys`) and from what the text itself names; the text may be one
-that is being typed (:mod:`~studyctl.spec.partial`).
+Both come from the models (:mod:`~studyctl.spec.keys`) and from the names in the text itself, which may be half written
+(:mod:`~studyctl.spec.partial`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
-
-from pydantic import BaseModel
+from operator import itemgetter
+from typing import Any
 
 from studyctl.spec.keys import (
     METHOD_NAMES,
@@ -16,17 +15,18 @@ from studyctl.spec.keys import (
     choices_of,
     key_at,
     keys_of,
-    options_in,
+    last_key,
     tables_at,
     types_at,
+    value_at,
 )
-from studyctl.spec.messages import shown, table_name
+from studyctl.spec.messages import table_name
 from studyctl.spec.models import BUNDLED_LANGUAGES, BUNDLED_TEXTS, TABLES, Evaluation, Spec, Table
 from studyctl.spec.partial import Here, Partial, read_partial, words_of
 from studyctl.spec.positions import Loc
 
 METHOD = replace(keys_of(TABLES["wanda"])["method"], choices=METHOD_NAMES, kind="text or pair")
-"""Of every ``[[compression]]``, also while it is not known which."""
+"""The key ``method`` of every ``[[compression]]``, whatever its value is so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Completions:
 
 
 def explain(text: str, row: int, column: int) -> Help | None:
-    """Return what the key or table at a place is for; None where that is not known. Rows and columns count from 0."""
+    """Return what the key or table at a place is for; None for unknown ones. Rows and columns count from 0."""
     partial = read_partial(text)
     here = partial.here(row, column)
     key = _key_at(here.loc, partial.data) if here.loc != here.table else None
@@ -67,31 +67,21 @@ def explain(text: str, row: int, column: int) -> Help | None:
 
 
 def complete(text: str, row: int, column: int) -> Completions:
-    """Return what could be written at a place and begins with (or at least holds) what is there."""
+    """Return what could be written at a place: items that begin with the word there, then items that contain it."""
     partial = read_partial(text)
     here = partial.here(row, column)
     offers = {"header": _headers, "key": _keys, "value": _values}
-    found = offers[here.part](partial, here) if here.part in offers else ()
-    rest = partial.lines[row][here.end :].lstrip()
-    items = [item if here.part != "key" or not rest.startswith("=") else _only_name(item) for item in found]
-    typed = here.plain.lower() if here.part != "header" else here.word.lstrip("[ ").lower()
-    return Completions(here.start, here.end, _matching(items, typed))
-
-
-def _only_name(item: Item) -> Item:
-    return Item(item.label, item.label, item.note)
-
-
-def _matching(items: Iterable[Item], typed: str) -> tuple[Item, ...]:
-    """Return the items that begin with what is typed, then those that hold it."""
+    items = offers[here.part](partial, here) if here.part in offers else ()
+    if here.part == "key" and partial.lines[row][here.end :].lstrip().startswith("="):
+        items = (replace(item, insert=item.label) for item in items)
+    typed = here.word.lstrip("[ " if here.part == "header" else "\"'").lower()
     labels = [(item.label.strip('[]" ').lower(), item) for item in items]
-    begin = [item for label, item in labels if label.startswith(typed)]
-    hold = [item for label, item in labels if typed in label and not label.startswith(typed)]
-    return (*begin, *hold)
+    matches = [(not label.startswith(typed), item) for label, item in labels if typed in label]
+    return Completions(here.start, here.end, tuple(item for _, item in sorted(matches, key=itemgetter(0))))
 
 
 def _in_list(loc: Loc, data: Mapping[str, Any]) -> Loc:
-    """Return the way with an index where a single table stands in place of a list of them."""
+    """Return the place with an index where a single table is written instead of a list of them."""
     for end in range(1, len(loc) + 1):
         following = loc[end] if end < len(loc) else "of a table"
         single = isinstance(following, str) and tables_at(loc[:end], data) is None
@@ -101,16 +91,12 @@ def _in_list(loc: Loc, data: Mapping[str, Any]) -> Loc:
 
 
 def _key_at(loc: Loc, data: Mapping[str, Any]) -> Key | None:
-    """Return the key that a way names, or that the list is of which it names an item."""
-    name = _name(loc)
+    """Return the key at a place, or the key of the list that the place is in."""
+    name = last_key(loc)
     if name == "method" and loc[0] == "compression":
         return METHOD
     key = key_at(_in_list(loc[:-1], data) + loc[-1:], data) if loc else None
     return key if key is not None and key.name == name else None
-
-
-def _name(loc: Loc) -> str:
-    return next((part for part in reversed(loc) if isinstance(part, str)), "")
 
 
 # -- help
@@ -122,8 +108,8 @@ def _about_key(key: Key) -> Help:
     facts += [kind, key.bounds]
     if key.choices:
         facts.append(f"one of {', '.join(key.choices)}")
-    if not key.required and (default := toml_value(key.default)):
-        facts.append(f"default {default}")
+    if key.default_text:
+        facts.append(f"default {key.default_text}")
     return Help(key.name, tuple(filter(None, facts)), key.description)
 
 
@@ -132,50 +118,32 @@ def _about_table(loc: Loc, data: Mapping[str, Any]) -> Help | None:
     if not loc or (key is None and table is None):
         return None
     about = _first_line(table) if table is not None else ""
-    keys = (
-        [f"keys: {', '.join(keys_of(table))}"]
-        if table is not None and table not in (Spec, Evaluation)
-        else []
+    keys = f"keys: {', '.join(keys_of(table))}" if table not in (None, Evaluation) else ""
+    return Help(
+        table_name(loc).strip("`"), (keys,) if keys else (), about or (key.description if key else "")
     )
-    name = table_name(loc).strip("`")
-    return Help(name, tuple(keys), about or (key.description if key else ""))
 
 
 def _first_line(table: type[Table]) -> str:
     return (table.__doc__ or "").partition("\n")[0].replace("``", "`")
 
 
-def toml_value(value: object) -> str:
-    """Return a default as TOML writes it; empty for none."""
-    if value is None or isinstance(value, BaseModel) or value in ("", (), {}):
-        return ""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {toml_value(item)}" for name, item in value.items()) + " }"
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(toml_value, value))}]"
-    return shown(value)
-
-
 # -- completion
 
 
 def _headers(partial: Partial, here: Here) -> Iterator[Item]:
-    there = {loc for loc in partial.headers.values() if loc != here.table}
+    written = {loc for loc in partial.headers.values() if loc != here.table}
     for name, key in keys_of(Spec).items():
         table = tables_at((name,), {})
         if key.kind == "list of tables":
             yield Item(f"[[{name}]]", f"[[{name}]]", key.description)
-        elif table is Evaluation:
-            inner = keys_of(Evaluation).items()
-            yield from (
-                Item(f"[{name}.{part}]", f"[{name}.{part}]", more.description)
-                for part, more in inner
-                if (name, part) not in there
-            )
         elif table is None:
             yield Item(f"[{name}.…]", f"[{name}.", key.description)
-        elif (name,) not in there:
-            yield Item(f"[{name}]", f"[{name}]", key.description)
+        else:
+            inner = {(name, part): more for part, more in keys_of(Evaluation).items()}
+            for loc, about in (inner if table is Evaluation else {(name,): key}).items():
+                if loc not in written:
+                    yield Item(f"[{'.'.join(loc)}]", f"[{'.'.join(loc)}]", about.description)
 
 
 def _keys(partial: Partial, here: Here) -> Iterator[Item]:
@@ -191,22 +159,19 @@ def _keys(partial: Partial, here: Here) -> Iterator[Item]:
         yield from (Item(name, f"{name} = ") for name in _names_at(partial, loc))
 
 
-def _keys_of(table: type[Table], there: set[str]) -> Iterator[Item]:
-    keys = [key for key in keys_of(table).values() if key.name not in there]
+def _keys_of(table: type[Table], written: set[str]) -> Iterator[Item]:
+    keys = [key for key in keys_of(table).values() if key.name not in written]
     for key in sorted(keys, key=lambda key: not key.required):
         need = "required: " if key.required else ""
         yield Item(key.name, f"{key.name} = ", f"{need}{key.description}")
 
 
 def _names_at(partial: Partial, loc: Loc) -> list[str]:
-    """Return what the keys of a table of the user's own names may be."""
-    options = [get_args(option.type) for option in types_at(loc, partial.data) if option.origin is dict]
-    words = [word for names, _ in options for word in choices_of(tuple(options_in(names)))]
-    if not words and loc[-2:] in (("tasks", "data"), ("tasks", "main")):
-        words = list(words_of(_at(partial.data, (*loc[:-1], "names"))))
-    elif not words and loc[-1] == "config":
-        words = list(_languages_used(partial.data))
-    return words if options else []
+    """Return the keys that a table with the user's own names may have."""
+    names = [inner for option in types_at(loc, partial.data) for inner in option.names]
+    if loc[-2:] in (("tasks", "data"), ("tasks", "main")):
+        return list(words_of(value_at((*loc[:-1], "names"), partial.data)))
+    return list(_languages_used(partial.data) if names and loc[-1] == "config" else choices_of(names))
 
 
 def _values(partial: Partial, here: Here) -> Iterator[Item]:
@@ -222,7 +187,7 @@ def _values(partial: Partial, here: Here) -> Iterator[Item]:
     listed = key.kind.startswith("list of") and not inside
     for word, note in _words(data, loc, key):
         yield Item(word, f'["{word}"]' if listed else f'"{word}"', note)
-    default = toml_value(key.default)
+    default = key.default_text
     if default and not inside and not key.choices and not here.word.startswith(("'", '"')):
         yield Item(default, default, "default")
 
@@ -230,14 +195,14 @@ def _values(partial: Partial, here: Here) -> Iterator[Item]:
 def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]]:
     """Yield the texts that a value may be, with a note."""
     if key is METHOD and isinstance(loc[-1], str):
-        yield from ((word, _method_note(word)) for word in METHOD_NAMES)
+        yield from ((word, _first_line(TABLES[word])) for word in METHOD_NAMES)
     elif key.name == "source":
-        own = data.get("text")
-        yield from ((word, "of this spec") for word in (own if isinstance(own, dict) else ()))
+        texts = data.get("text")
+        yield from ((word, "of this spec") for word in (texts if isinstance(texts, dict) else ()))
         yield from ((word, "bundled") for word in BUNDLED_TEXTS)
     elif key.name == "languages":
-        taken = set(words_of(_at(data, loc[: loc.index(key.name) + 1])))
-        yield from ((word, "") for word in _languages(data, loc) if word not in taken)
+        listed = set(words_of(value_at(loc[: loc.index(key.name) + 1], data)))
+        yield from ((word, "") for word in _languages(data, loc) if word not in listed)
     elif key.name in ("models", "of"):
         models = data.get("models")
         tables = models if isinstance(models, list) else []
@@ -249,16 +214,11 @@ def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]
         yield from ((word, "default" if word == key.default else "") for word in words)
 
 
-def _method_note(name: str) -> str:
-    table = tables_at(("compression", 0), {"compression": [{"method": name}]})
-    return _first_line(table) if table else ""
-
-
 def _languages(data: dict[str, Any], loc: Loc) -> list[str]:
-    """Return the languages of the text source that is spoken of, or all that are known."""
+    """Return the languages of the text source that is meant, or all that the spec and the bundled texts name."""
     above = loc[: loc.index("languages")]
-    source = _at(data, (*above, "source")) or _at(data, ("calibration", "source"))
-    config = _at(data, ("text", str(source), "config"))
+    source = value_at((*above, "source"), data) or value_at(("calibration", "source"), data)
+    config = value_at(("text", str(source), "config"), data)
     if isinstance(config, dict):
         return list(config)
     if source in BUNDLED_TEXTS:
@@ -267,15 +227,5 @@ def _languages(data: dict[str, Any], loc: Loc) -> list[str]:
 
 
 def _languages_used(data: dict[str, Any]) -> Iterator[str]:
-    yield from words_of(_at(data, ("calibration", "languages")))
-    yield from words_of(_at(data, ("evaluation", "perplexity", "languages")))
-
-
-def _at(data: Any, loc: Loc) -> Any:
-    """Return the value at a place, or None where there is none."""
-    for part in loc:
-        known = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
-        if part not in known:
-            return None
-        data = data[part]
-    return data
+    yield from words_of(value_at(("calibration", "languages"), data))
+    yield from words_of(value_at(("evaluation", "perplexity", "languages"), data))

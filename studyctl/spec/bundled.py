@@ -1,13 +1,13 @@
-"""The specs that ship with the project: they run by name."""
+"""The specs that ship with the project. They can be run by name."""
 
 from pathlib import Path
 
 import studyctl
-from studyctl.errors import Problem, SpecError, did_you_mean
+from studyctl.errors import SpecError, did_you_mean
 
 
 def bundled_folder() -> Path:
-    """Return the folder of the specs that ship: inside an installed package, beside it in a checkout."""
+    """Return the folder of the specs that ship: inside an installed package, next to it in a checkout."""
     package = Path(studyctl.__file__).parent
     installed = package / "specs"
     return installed if installed.is_dir() else package.parent / "specs"
@@ -29,12 +29,5 @@ def spec_path(name: str) -> Path:
         return path
     if name in bundled_names():
         return bundled_folder() / f"{name}.toml"
-    guess = did_you_mean(name, bundled_names())
-    shipped = ", ".join(bundled_names())
-    raise SpecError(
-        Problem(
-            f"there is no spec `{name}`",
-            note=guess,
-            hint=f"{guess} " * bool(guess) + f"specs that ship: {shipped}",
-        )
-    )
+    hint = f"{did_you_mean(name, bundled_names())} specs that ship: {', '.join(bundled_names())}".lstrip()
+    raise SpecError(f"there is no spec `{name}`", hint)

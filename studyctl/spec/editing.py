@@ -4,9 +4,7 @@ An editor's lines end in a newline and hold no character that would break a line
 has instead (other ends of lines, a byte order mark, such characters) is put back when it is saved.
 """
 
-import difflib
 import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -63,7 +61,7 @@ class Loaded:
     data: bytes | None
     """As it is on the disk; None: there is no such file yet."""
     stamp: tuple[int, int] | None = None
-    """Time of change and size, which tell at little cost that nothing has happened."""
+    """Time of change and size: while they are the same, the file is not read again."""
 
     @property
     def is_bundled(self) -> bool:
@@ -85,7 +83,7 @@ class ChangedElsewhereError(StudyError):
 
 
 def load(path: Path) -> Loaded:
-    """Read a spec for an editor; of a file that there is not, a template.
+    """Read a spec for an editor; a template, if there is no such file.
 
     Raises:
         SpecError: it cannot be read, is not UTF-8, or is too large.
@@ -111,8 +109,9 @@ def _study_name(path: Path) -> str:
 
 
 def as_shown(text: str) -> str:
-    """Return a text as an editor takes it."""
-    return text.replace("\r\n", "\n").translate(_STAND_INS)
+    """Return a text as an editor takes it. Where only some lines end as on Windows, these ends are kept as characters."""
+    ends = "\r\n" if text.count("\r\n") == text.count("\n") else "\n"
+    return text.replace(ends, "\n").translate(_STAND_INS)
 
 
 def as_meant(text: str) -> str:
@@ -129,22 +128,10 @@ def encoded(text: str, loaded: Loaded) -> bytes:
     """Return what is written for an editor's text: the bytes of the file wherever it was not edited."""
     if loaded.data is not None and text == loaded.text:
         return loaded.data
-    before = (loaded.data or b"").removeprefix(BOM).decode()
-    mark = BOM if (loaded.data or b"").startswith(BOM) else b""
-    return mark + as_meant(_with_ends(text, before)).encode()
-
-
-def _with_ends(text: str, before: str) -> str:
-    """Return the text with the ends of lines that the file had: each its own where the line is still there."""
-    ends = re.findall(r"\r?\n", before)
-    usual = Counter(ends).most_common(1)[0][0] if ends else "\n"
-    if len(set(ends)) < 2:
-        return text.replace("\n", usual)
-    old, new = as_shown(before).split("\n"), text.split("\n")
-    kept = dict[int, str]()
-    for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
-        kept |= {block.b + index: end for index, end in enumerate(ends[block.a : block.a + block.size])}
-    return "".join(line + kept.get(row, usual) for row, line in enumerate(new[:-1])) + new[-1]
+    before = loaded.data or b""
+    ends = "\r\n" if before.count(b"\r\n") == before.count(b"\n") > 0 else "\n"
+    mark = BOM if before.startswith(BOM) else b""
+    return mark + as_meant(text.replace("\n", ends)).encode()
 
 
 Elsewhere = Literal["changed", "gone"]
@@ -171,7 +158,7 @@ def save(loaded: Loaded, text: str, *, keep_other: bool = False) -> Loaded:
     Args:
         loaded: the file as it was loaded or saved last.
         text: what is in the editor.
-        keep_other: write although the file was changed elsewhere; that version is kept beside, as ``NAME.toml.orig``.
+        keep_other: write although the file was changed elsewhere; that version is kept as ``NAME.toml.orig``.
 
     Raises:
         ChangedElsewhereError: the file was changed elsewhere; nothing is written.
@@ -180,12 +167,12 @@ def save(loaded: Loaded, text: str, *, keep_other: bool = False) -> Loaded:
     data = encoded(text, loaded)
     try:
         file = loaded.path.resolve()  # a link goes on pointing to the file
-        there = file.read_bytes() if file.exists() else None
-        if there not in (None, loaded.data, data):
+        on_disk = file.read_bytes() if file.exists() else None
+        if on_disk not in (None, loaded.data, data):
             if not keep_other:
                 raise ChangedElsewhereError(f"{loaded.path} was changed elsewhere")
-            write_atomic(_free_name(file, there or b""), there or b"")
-        mode = file.stat().st_mode if there is not None else None
+            write_atomic(_free_name(file, on_disk or b""), on_disk or b"")
+        mode = file.stat().st_mode if on_disk is not None else None
         write_atomic(file, data)
         if mode is not None:
             file.chmod(mode)

@@ -1,16 +1,18 @@
-"""Reading a spec with what it extends: one set of data, and places in the file that each part comes from."""
+"""Reading a spec with what it extends: the merged data, and for each part its place in the file that it comes from."""
 
 import copy
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from studyctl.errors import Problem, SpecError, did_you_mean
-from studyctl.spec.positions import Place, deepest, merged
+from studyctl import toml
+from studyctl.errors import SpecError, did_you_mean
+from studyctl.spec.positions import Place, Span, deepest, merged
 from studyctl.spec.syntax import read_toml
 
 _BASE = re.compile(r"# studyctl: relative paths start at (\".*\")")
@@ -41,7 +43,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        nearby = [found.name for found in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        nearby = [file.name for file in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         close = did_you_mean(path.name, nearby)
         raise SpecError(f"there is no spec `{path}`", hint=close or "name a .toml file") from None
     except IsADirectoryError:
@@ -51,7 +53,7 @@ def read_text(path: Path) -> str:
         line = before.count(b"\n") + 1
         column = len(before.rpartition(b"\n")[2].decode("utf-8-sig", errors="replace")) + 1
         what = "this is not UTF-8, the encoding of TOML files"
-        raise SpecError(Problem(what, path, line, column, hint="save the file as UTF-8")) from None
+        raise SpecError(Span(path, line, column, 1).problem(what, hint="save the file as UTF-8")) from None
     except OSError as error:
         raise SpecError(f"`{path}` cannot be read: {error.strerror or error}") from None
 
@@ -62,15 +64,14 @@ def base_of(path: Path, text: str) -> Path:
     Raises:
         SpecError: the first line is no such name.
     """
-    noted = _BASE.match(text)
-    own = path.absolute().parent
+    first_line = _BASE.match(text)
+    folder = path.absolute().parent
     try:
-        return own / json.loads(noted[1]) if noted else own
+        return folder / json.loads(first_line[1]) if first_line else folder
     except ValueError as error:
         hint = "remove the line: paths then start at the folder of this file"
-        raise SpecError(
-            Problem("the first line names no folder", path, 1, 1, len(text.partition("\n")[0]), hint=hint)
-        ) from error
+        span = Span(path, 1, 1, len(text.partition("\n")[0]))
+        raise SpecError(span.problem("the first line names no folder", hint=hint)) from error
 
 
 def with_base(text: str, base: Path) -> str:
@@ -90,43 +91,34 @@ def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
     Raises:
         SpecError: one of them is no TOML, is missing, or extends itself.
     """
-    toml = read_toml(text, path)
-    if toml.problems:
-        raise SpecError(toml.problems)
+    data, places = read_toml(text, path)
     base = base_of(path, text)
-    own = Layers(text, toml.data, toml.located.root, base)
-    study = toml.data.get("study")
+    study = data.get("study")
     extends = study.get("extends") if isinstance(study, dict) else None
     if not isinstance(study, dict) or not isinstance(extends, str) or not extends:
-        return own
-    parent = _parent(path, base / extends, toml.located.root, (*above, path))
+        return Layers(text, data, places, base)
+    parent = _parent(path, base / extends, places, (*above, path))
     study.pop("extends")
     inherited = copy.deepcopy(parent.data)
     if parent.base != base:
         move_paths(inherited, parent.base, base)
-    return Layers(text, merge(inherited, own.data), merged(parent.places, own.places), base, parent)
+    return Layers(text, merge(inherited, data), merged(parent.places, places), base, parent)
 
 
 def _parent(path: Path, parent: Path, places: Place, chain: tuple[Path, ...]) -> Layers:
-    span = deepest(places, ("study", "extends"))[0].value
-    at = (
-        {"file": path, "line": span.line, "column": span.column, "length": span.length}
-        if span
-        else {"file": path}
-    )
+    span = deepest(places, ("study", "extends"))[0].value or Span(path, 1, 1, 1)
     shown = Path(os.path.relpath(parent)) if not path.is_absolute() else parent
     if parent.resolve() in [file.resolve() for file in chain]:
-        way = " → ".join(f"`{file.name}`" for file in (*chain, parent))
-        raise SpecError(
-            Problem(f"the spec extends itself: {way}", hint="take `extends` out of one of them", **at)
-        )
+        files = " → ".join(f"`{file.name}`" for file in (*chain, parent))
+        what = f"the spec extends itself: {files}"
+        raise SpecError(span.problem(what, hint="take `extends` out of one of them"))
     try:
         text = read_text(shown)
     except SpecError as error:
-        found = error.problems[0]
-        if found.line is not None:
+        problem = error.problems[0]
+        if problem.line is not None:
             raise
-        raise SpecError(Problem(found.what, hint=found.hint, **at)) from None
+        raise SpecError(span.problem(problem.what, hint=problem.hint)) from None
     return read_layers(shown, text, chain)
 
 
@@ -134,69 +126,81 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``over`` put on it: tables are merged, arrays and values replaced."""
     result = dict(base)
     for name, value in over.items():
-        there = result.get(name)
-        if isinstance(there, dict) and isinstance(value, dict):
-            value = merge(there, value)
+        inherited = result.get(name)
+        if isinstance(inherited, dict) and isinstance(value, dict):
+            value = merge(inherited, value)
         result[name] = value
     return result
 
 
-def move_paths(data: dict[str, Any], start: Path, to: Path) -> None:
+def merged_text(layers: Layers) -> str:
+    """Return the text of a spec with everything in it that it inherits; comments and order are kept."""
+    import tomlkit  # reading and checking a spec go without
+
+    if layers.parent is None:
+        return layers.text
+    over, parent = tomlkit.parse(layers.text), tomlkit.parse(merged_text(layers.parent))
+    if layers.parent.base != layers.base:
+        move_paths(parent, layers.parent.base, layers.base)
+    over["study"].pop("extends")
+    try:
+        _fill(over, parent)
+        if toml.read(text := tomlkit.dumps(over)) == layers.data:
+            return text
+    except ValueError:
+        pass
+    # tomlkit cannot fill every form of a table (dotted keys, tables in one line): then the data without the comments
+    return tomlkit.dumps(layers.data)
+
+
+def _fill(over: Any, base: MutableMapping[str, Any]) -> None:
+    """Add to ``over`` what only ``base`` has."""
+    for name, value in base.items():
+        if name not in over:
+            over[name] = value
+        elif isinstance(over[name], dict) and isinstance(value, dict):
+            _fill(over[name], value)
+
+
+_PATHS = (
+    ("models", "id"),
+    ("compression", "id"),
+    ("compression", "of"),
+    ("compression", "calibration", "ids"),
+    ("calibration", "ids"),
+    ("text", "*", "files"),
+    ("evaluation", "tasks", "include"),
+    ("evaluation", "tasks", "data"),
+)
+"""Keys whose texts may be relative paths, also within lists on the way and in everything below."""
+
+
+def move_paths(data: MutableMapping[str, Any], start: Path, to: Path) -> None:
     """Rewrite the relative paths of a spec in ``start`` so that they hold in ``to``; works in place.
 
-    A model's id that is a folder beside the spec is a path as well.
+    The id of a model is a path only where such a folder exists.
     """
 
-    def moved(value: str) -> str:
-        return value if Path(value).is_absolute() else os.path.relpath(start / value, to)
+    def moved(value: str, key: str) -> str:
+        is_name = (
+            value == "pocket" if key == "include" else key in ("id", "of") and not (start / value).exists()
+        )
+        return value if is_name or Path(value).is_absolute() else os.path.relpath(start / value, to)
 
-    def moved_id(value: str) -> str:
-        return moved(value) if (start / value).exists() else value
-
-    def moved_include(value: str) -> str:
-        return value if value == "pocket" else moved(value)
-
-    for table, key, change in _paths_in(data, moved, moved_id, moved_include):
-        table[key] = change(table[key])
+    for keys in _PATHS:
+        _change_texts(data, keys, partial(moved, key=keys[-1]))
 
 
-Change = Callable[[str], str]
-
-
-def _paths_in(
-    data: dict[str, Any], path: Change, model: Change, include: Change
-) -> Iterator[tuple[Any, Any, Change]]:
-    """Yield ``(table or list, key, change)`` for every value that may be a path."""
-    for table in _tables(data.get("models")):
-        yield from _texts(table, "id", model)
-    for table in _tables(data.get("compression")):
-        if table.get("method") == "checkpoint":
-            yield from _texts(table, "id", model)
-            yield from _texts(table, "of", model)
-        overrides = table.get("calibration")
-        for override in _tables([overrides] if isinstance(overrides, dict) else overrides):
-            yield from _texts(override, "ids", path)
-    yield from _texts(data.get("calibration"), "ids", path)
-    text = data.get("text")
-    for table in text.values() if isinstance(text, dict) else ():
-        yield from _texts(table, "files", path)
-    evaluation = data.get("evaluation")
-    tasks = evaluation.get("tasks") if isinstance(evaluation, dict) else None
-    yield from _texts(tasks, "include", include)
-    yield from _texts(tasks, "data", path)
-
-
-def _tables(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _texts(table: object, key: str | int, change: Change) -> Iterator[tuple[Any, Any, Change]]:
-    """Yield every text at a key, also within lists and tables there."""
-    if not isinstance(table, dict | list) or (isinstance(table, dict) and key not in table):
+def _change_texts(data: Any, keys: tuple[str, ...], change: Callable[[str], str]) -> None:
+    """Change every text that these keys lead to."""
+    if isinstance(data, list):
+        items, below = [*enumerate(data)], keys
+    elif isinstance(data, dict):
+        items, below = [(key, data[key]) for key in data if not keys or keys[0] in (key, "*")], keys[1:]
+    else:
         return
-    value = table[key]  # type: ignore[index]
-    if isinstance(value, str):
-        yield table, key, change
-    elif isinstance(value, dict | list):
-        for inner in list(value) if isinstance(value, dict) else range(len(value)):
-            yield from _texts(value, inner, change)
+    for key, value in items:
+        if isinstance(value, str) and not below:
+            data[key] = change(value)
+        else:
+            _change_texts(value, below, change)

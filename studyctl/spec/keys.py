@@ -4,9 +4,10 @@ Messages, the reference and an editor's help all come from here.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -14,18 +15,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from studyctl.contract.methods import PAIR
-from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_tag, swept_options
+from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_tag
 from studyctl.spec.positions import Loc
 
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
-"""What ``method`` may be, beside a pair such as ``["sparsegpt", "gptq"]``."""
+"""The single methods; ``method`` may also be a pair such as ``["sparsegpt", "gptq"]``."""
 
 PATTERNS = {
     r"^[A-Za-z0-9._-]+$": "letters, digits, `.`, `_` and `-`",
     r"^[A-Za-z0-9_-]+$": "letters, digits, `_` and `-`",
     r"^[1-9]\d*:[1-9]\d*$": 'n:m such as "2:4"',
 }
-"""What the patterns of the models ask for."""
+"""What the patterns of the models allow, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,12 @@ class Key:
     swept: bool
     """Whether a list of values makes a variant of each."""
 
+    @property
+    def default_text(self) -> str:
+        """Return the default as TOML writes it; empty where there is none to show."""
+        empty = self.default in (None, "", (), {}) or isinstance(self.default, BaseModel)
+        return "" if empty else shown(self.default)
+
 
 @dataclass(frozen=True, slots=True)
 class Type:
@@ -63,33 +70,60 @@ class Type:
         """Return whether it is a table with fixed keys."""
         return isinstance(self.type, type) and issubclass(self.type, BaseModel)
 
+    @property
+    def names(self) -> "tuple[Type, ...]":
+        """Return the types of the keys of a table with the user's own names."""
+        return types_in(get_args(self.type)[0]) if self.origin is dict else ()
+
+    @property
+    def items(self) -> "tuple[Type, ...]":
+        """Return the types of the items of a list, or of the values of a table with the user's own names."""
+        arguments = get_args(self.type)
+        if self.origin is dict:
+            return types_in(arguments[1])
+        items = [item for item in arguments if item is not ...] if self.origin is tuple else []
+        return tuple(inner for item in items for inner in types_in(item))
+
     def bound(self, name: str) -> Any:
         """Return a bound such as ``ge``, or None where there is none."""
-        found = [value for item in self.metadata if (value := getattr(item, name, None)) is not None]
-        return found[-1] if found else None
+        bounds = [value for item in self.metadata if (value := getattr(item, name, None)) is not None]
+        return bounds[-1] if bounds else None
+
+
+def types_in(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Type, ...]:
+    """Return the members of a union, or the one type that it is, each with its bounds. TOML has no None."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        flat = [item.metadata if isinstance(item, FieldInfo) else (item,) for item in more]
+        return types_in(inner, (*metadata, *chain.from_iterable(flat)))
+    if origin in (Union, UnionType):
+        return tuple(chain.from_iterable(types_in(argument, metadata) for argument in get_args(annotation)))
+    return () if annotation is NoneType else (Type(annotation, tuple(metadata)),)
+
+
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
 @cache
 def keys_of(table: type[BaseModel]) -> Mapping[str, Key]:
     """Return the keys of a table by name, in the order of the models."""
-    settings = table.settings_type if issubclass(table, CompressionTable) else None
-    swept = (*swept_options(settings), "calibration", "backend") if settings else ()
-    # `method` first, then what the method knows, then what all have.
-    names = [*("method",), *swept_options(settings), "models", "calibration", "backend"] if settings else []
-    return {name: _key(table, name, name in swept) for name in names or table.model_fields}
+    if not issubclass(table, CompressionTable):
+        return {name: _key(table, name, swept=False) for name in table.model_fields}
+    *options, calibration, backend = table.sweepable()
+    names = ("method", *options, "models", calibration, backend)  # what all methods have comes last
+    return {name: _key(table, name, swept=name in table.sweepable()) for name in names}
 
 
 def tables_at(loc: Loc, data: object) -> type[Table] | None:
-    """Return the table that is at a place of a spec, or None where there is none (or it is not known which)."""
-    found = [option.type for option in types_at(loc, data) if option.is_table]
-    return found[0] if found else None
+    """Return the table that is at a place of a spec, or None where there is none, or its method is unknown."""
+    return next((option.type for option in types_at(loc, data) if option.is_table), None)
 
 
 def key_at(loc: Loc, data: object) -> Key | None:
-    """Return what is known of the key at a place; of its list, where the place is within one."""
-    names = [index for index, part in enumerate(loc) if isinstance(part, str)]
-    for end in reversed(names):
-        table = tables_at(loc[:end], data)
+    """Return the key at a place, or of the list that the place is in."""
+    for end in reversed(range(len(loc))):
+        table = tables_at(loc[:end], data) if isinstance(loc[end], str) else None
         if table is not None:
             return keys_of(table).get(str(loc[end]))
     return None
@@ -100,59 +134,68 @@ def types_at(loc: Loc, data: object) -> tuple[Type, ...]:
     types: tuple[Type, ...] = (Type(Spec),)
     for part in loc:
         types = tuple(inner for option in types for inner in _inside(option, part, data))
-        if isinstance(data, dict):
-            data = data.get(part)
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part] if part < len(data) else None
+        data = value_at((part,), data)
     return types
 
 
-def _inside(option: Type, part: str | int, data: object) -> Iterator[Type]:
-    arguments = get_args(option.type)
-    if option.is_table and isinstance(part, str):
+def shown(value: object) -> str:
+    """Return a value as TOML writes it, long texts clipped."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return f'"{value}"' if len(value) <= 40 else f'"{value[:39]}…"'
+        case dict():
+            return "{ " + ", ".join(f"{name} = {shown(item)}" for name, item in value.items()) + " }"
+        case tuple() | list():
+            return f"[{', '.join(map(shown, value))}]"
+    return str(value)
+
+
+def last_key(loc: Loc) -> str:
+    """Return the key that a place is at, or in whose list it is."""
+    return next((part for part in reversed(loc) if isinstance(part, str)), "")
+
+
+def holds(data: object, part: str | int) -> bool:
+    """Return whether a table has this key, or a list this index."""
+    return part in (data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ())
+
+
+def value_at(loc: Loc, data: Any) -> Any:
+    """Return the value at a place, or None where there is none."""
+    for part in loc:
+        if not holds(data, part):
+            return None
+        data = data[part]
+    return data
+
+
+def _inside(option: Type, part: str | int, data: object) -> tuple[Type, ...]:
+    """Return the types at a key or an index of a value of this type."""
+    if option.is_table:
         field = option.type.model_fields.get(part)
-        if field is not None:
-            yield from types_of(field)
-    elif option.origin is dict and isinstance(part, str):
-        yield from options_in(arguments[1])
-    elif option.origin is tuple and isinstance(part, int):
-        item = arguments[0] if arguments[-1] is ... else arguments[min(part, len(arguments) - 1)]
-        if TABLES["wanda"] in [one.type for one in options_in(item)]:
-            chosen = data[part] if isinstance(data, list) and part < len(data) else None
-            table = TABLES.get(method_tag(chosen))
-            yield from [Type(table)] if table else []
-        else:
-            yield from options_in(item)
+        return types_in(field.annotation, field.metadata) if field else ()
+    if option.origin is not (dict if isinstance(part, str) else tuple):
+        return ()
+    if TABLES["wanda"] in [item.type for item in option.items]:
+        table = TABLES.get(method_tag(value_at((part,), data)))
+        return (Type(table),) if table else ()
+    if _is_pair(option):
+        return types_in(get_args(option.type)[min(int(part), 1)])
+    return option.items
 
 
-def types_of(field: FieldInfo) -> tuple[Type, ...]:
-    """Return the types that a field takes, ``None`` left out: TOML has none."""
-    return tuple(options_in(field.annotation, tuple(field.metadata)))
+def _is_pair(option: Type) -> bool:
+    return option.origin is tuple and get_args(option.type)[-1] is not ...
 
 
-def options_in(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[Type]:
-    """Yield the members of a union, or the one type that it is, each with its bounds."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        inner, *more = get_args(annotation)
-        flat = [
-            found for item in more for found in (item.metadata if isinstance(item, FieldInfo) else [item])
-        ]
-        yield from options_in(inner, (*metadata, *flat))
-    elif origin in (Union, UnionType):
-        for argument in get_args(annotation):
-            yield from options_in(argument, metadata)
-    elif annotation is not NoneType:
-        yield Type(annotation, metadata)
-
-
-def _key(table: type[BaseModel], name: str, swept: bool) -> Key:
+def _key(table: type[BaseModel], name: str, *, swept: bool) -> Key:
     field = table.model_fields[name]
-    types = types_of(field)
+    types = types_in(field.annotation, field.metadata)
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     if swept:
-        types = tuple(options_in(get_args(field.annotation)[0]))
-        default = default[0] if default else None
+        types, default = types[0].items, default[0] if default else None
     return Key(
         name=name,
         description=field.description or "",
@@ -165,61 +208,45 @@ def _key(table: type[BaseModel], name: str, swept: bool) -> Key:
     )
 
 
-def choices_of(types: tuple[Type, ...]) -> tuple[str, ...]:
+def choices_of(types: Iterable[Type]) -> tuple[str, ...]:
     """Return the words that literals among these types allow, also inside a list."""
-    found: list[str] = []
+    words: list[str] = []
     for option in types:
         if option.origin is Literal:
-            found += map(str, get_args(option.type))
+            words += map(str, get_args(option.type))
         elif option.origin is tuple:
-            found += [
-                word
-                for item in get_args(option.type)
-                if item is not ...
-                for word in choices_of((*options_in(item),))
-            ]
-    return tuple(found)
+            words += choices_of(option.items)
+    return tuple(words)
 
 
-def kinds(types: tuple[Type, ...]) -> str:
+def kinds(types: Iterable[Type]) -> str:
     """Return what a value is: ``text or table of text``."""
     return " or ".join(dict.fromkeys(_kind(option) for option in types))
 
 
 def _kind(option: Type) -> str:
-    if option.origin is tuple:
-        items = [item for item in get_args(option.type) if item is not ...]
-        if len(items) > 1 and len(items) == len(get_args(option.type)):
-            return "pair"
-        return f"list of {_plural(kinds(tuple(options_in(items[0]))))}"
-    if option.origin is dict:
-        return f"table of {_plural(kinds(tuple(options_in(get_args(option.type)[1]))))}"
+    if _is_pair(option):
+        return "pair"
+    if option.origin in (tuple, dict):
+        plural = re.sub(r"(table|number|text)\b", r"\1s", kinds(option.items))
+        return f"{'table' if option.origin is dict else 'list'} of {plural}"
     if option.is_table:
         return "table"
     return {int: "whole number", float: "number", bool: "true or false"}.get(option.type, "text")
 
 
-def _plural(kind: str) -> str:
-    return re.sub(r"(table|number|text)\b", r"\1s", kind)
-
-
-def bounds(types: tuple[Type, ...]) -> str:
+def bounds(types: Iterable[Type]) -> str:
     """Return the bounds of a number or of a list's items: ``at least 2 and at most 8``."""
     for option in types:
         if option.type in (int, float):
-            return _number_bounds(option)
-        if option.origin is tuple and get_args(option.type)[-1] is ...:
-            return bounds(tuple(options_in(get_args(option.type)[0])))
+            numbers = [(words, option.bound(name)) for name, words in _BOUNDS.items()]
+            return " and ".join(
+                f"{words} {number:g}" if abs(number) < 1e6 else f"{words} {number}"
+                for words, number in numbers
+                if number is not None
+            )
+        if option.origin is tuple and not _is_pair(option):
+            return bounds(option.items)
         if (pattern := option.bound("pattern")) in PATTERNS:
             return PATTERNS[pattern]
     return ""
-
-
-def _number_bounds(option: Type) -> str:
-    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    given = [(word, option.bound(name)) for name, word in words.items()]
-    return " and ".join(
-        f"{word} {value:g}" if abs(value) < 1e6 else f"{word} {value}"
-        for word, value in given
-        if value is not None
-    )

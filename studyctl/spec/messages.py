@@ -1,14 +1,14 @@
-"""Pydantic's findings in plain words, at places that are in the file.
+"""Pydantic's errors in plain words, at places that are in the file.
 
-A location of pydantic's also names union members (the method's tag, ``dict[str, str]``) and an index for a single value
-where a list may be. What the file does not hold is dropped from it. Of the complaints of several union members the ones of
-the member that the value was meant for are kept.
+Pydantic's locations also name union members (the method's tag, ``dict[str, str]``), and have an index for a single value where a
+list is allowed. Parts that the file does not have are dropped. Of the errors of several union members, only those of the member
+that was meant are kept.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
@@ -16,17 +16,18 @@ from studyctl.errors import did_you_mean
 from studyctl.spec.keys import (
     METHOD_NAMES,
     PATTERNS,
-    Key,
-    Type,
     choices_of,
+    holds,
     key_at,
     keys_of,
     kinds,
-    options_in,
+    last_key,
+    shown,
     tables_at,
     types_at,
+    value_at,
 )
-from studyctl.spec.models import TABLES
+from studyctl.spec.models import TABLES, TABLES_BY_HEADER
 from studyctl.spec.positions import Loc
 
 PAIR_EXAMPLE = '["sparsegpt", "gptq"]'
@@ -47,33 +48,24 @@ class Finding:
 def findings(errors: Iterable[ErrorDetails], data: Mapping[str, Any]) -> list[Finding]:
     """Return what is wrong, in plain words; ``data`` is what was validated."""
     placed = [(within(error["loc"], data), error) for error in errors]
-    found: dict[Finding, None] = {}
+    texts: dict[Finding, None] = {}
     for loc, error in placed:
-        silent = _is_type_error(error) and any(_speaks_for(other, of, loc) for of, other in placed)
+        vague = _is_type_error(error) and any(_explains(other, at, loc) for at, other in placed)
         # A list counts as too short as well where its items are wrong.
-        silent |= error["type"] == "too_short" and value_at(loc, data) != []
-        if silent:
-            continue
-        found |= dict.fromkeys(_worded(error, loc, data))
-    return list(found)
+        vague |= error["type"] == "too_short" and value_at(loc, data) != []
+        if not vague:
+            texts |= dict.fromkeys(_worded(error, loc, data))
+    return list(texts)
 
 
-def within(loc: Loc, data: object) -> Loc:
+def within(loc: Loc, data: Any) -> Loc:
     """Return ``loc`` without the parts that are not in the data."""
     kept: list[str | int] = []
     for part in loc:
-        known = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
-        if part in known:
-            data = data[part]  # type: ignore[index]
+        if holds(data, part):
+            data = data[part]
             kept.append(part)
     return tuple(kept)
-
-
-def value_at(loc: Loc, data: Any) -> Any:
-    """Return the value at a place that is in the data."""
-    for part in loc:
-        data = data[part]
-    return data
 
 
 def table_name(loc: Loc) -> str:
@@ -90,21 +82,12 @@ def listing(words: Iterable[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-def shown(value: object) -> str:
-    """Return a value as TOML writes it, clipped."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"' if len(value) <= 40 else f'"{value[:39]}…"'
-    return str(value)
-
-
 def _is_type_error(error: ErrorDetails) -> bool:
     return error["type"].endswith("_type")
 
 
-def _speaks_for(error: ErrorDetails, at: Loc, loc: Loc) -> bool:
-    """Return whether this error tells more about the value at ``loc`` than that its type is wrong."""
+def _explains(error: ErrorDetails, at: Loc, loc: Loc) -> bool:
+    """Return whether this error says more about the value at ``loc`` than that its type is wrong."""
     deeper = len(at) > len(loc) and at[: len(loc)] == loc
     return deeper or (at == loc and not _is_type_error(error) and error["type"] != "too_short")
 
@@ -113,86 +96,59 @@ def _worded(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Iterator[
     kind = error["type"]
     if kind == "problems_inside":
         for inner, what in error["ctx"]["problems"]:
-            yield Finding(
-                what, within((*loc, *inner), data), key=bool(inner) and inner[-1] in ("pattern", "files")
-            )
+            at_key = inner[-1:] in (("pattern",), ("files",))
+            yield Finding(what, within((*loc, *inner), data), key=at_key)
     elif kind == "extra_forbidden":
-        yield unknown_key(loc, data)
+        yield _unknown_key(loc, data)
     elif kind == "missing":
         yield _missing(str(error["loc"][-1]), loc, data)
     elif kind == "union_tag_invalid":
         yield _bad_method(loc, data)
     elif _is_type_error(error):
-        yield wrong_type(loc, data)
+        yield _wrong_type(loc, data)
     else:
         yield _bad_value(error, loc, data)
 
 
-def unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
-    """Return the finding for a key that its table does not know."""
-    *above, name = loc
+def _unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
+    above, name = loc[:-1], str(loc[-1])
     value = value_at(loc, data)
-    tabular = isinstance(value, dict) or (
-        isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-    )
-    what = f"unknown {'table' if tabular and not above else 'key'} `{name}`"
-    table = tables_at(tuple(above), data)
+    is_table = isinstance(value, dict) or isinstance(value_at((0,), value), dict)
+    what = f"unknown {'table' if is_table and not above else 'key'} `{name}`"
+    table = tables_at(above, data)
     allowed = list(keys_of(table)) if table else []
-    note = did_you_mean(str(name), allowed)
-    if note:
+    if note := did_you_mean(name, allowed):
         return Finding(what, loc, key=True, note=note)
-    owners = _owners(str(name))
+    owners = _owners(name)
     if owners == ["`[evaluation]`"]:
         return Finding(what, loc, key=True, note=f"write `[evaluation.{name}]`")
     if owners:
         return Finding(what, loc, key=True, hint=f"`{name}` belongs to {' or '.join(owners)}")
-    return Finding(what, loc, key=True, hint=f"{_subject(tuple(above), data)} takes {listing(allowed)}")
-
-
-_TABLES: tuple[Loc, ...] = (
-    ("study",),
-    ("models", 0),
-    ("calibration",),
-    ("text", "<name>"),
-    ("evaluation",),
-    ("evaluation", "perplexity"),
-    ("evaluation", "fidelity"),
-    ("evaluation", "tasks"),
-    ("execution",),
-)
+    return Finding(what, loc, key=True, hint=f"{_subject(above, data)} takes {listing(allowed)}")
 
 
 def _owners(name: str) -> list[str]:
     """Return which tables have a key of this name."""
-    found = []
-    for loc in _TABLES:
-        table = tables_at(loc, {})
-        if table is not None and name in keys_of(table):
-            found.append(table_name(loc))
+    owners = [f"`{header}`" for header, table in TABLES_BY_HEADER if name in keys_of(table)]
     methods = [method for method in METHOD_NAMES if name in keys_of(TABLES[method])]
     if methods:
         every = len(methods) == len(METHOD_NAMES)
-        found.append("`[[compression]]`" if every else f"method {listing(methods)}")
-    return found
+        owners.append("`[[compression]]`" if every else f"method {listing(methods)}")
+    return owners
 
 
 def _subject(loc: Loc, data: Mapping[str, Any]) -> str:
-    value = value_at(loc, data)
-    if len(loc) == 2 and loc[0] == "compression" and isinstance(value.get("method"), str):
-        return f"method `{value['method']}`"
-    return table_name(loc)
+    method = value_at((*loc, "method"), data) if len(loc) == 2 and loc[0] == "compression" else None
+    return f"method `{method}`" if isinstance(method, str) else table_name(loc)
 
 
 def _missing(name: str, loc: Loc, data: Mapping[str, Any]) -> Finding:
     if loc and loc[-1] == "method":
         return _needs_pair(loc)
-    table = tables_at(loc, data)
-    key = keys_of(table).get(name) if table else None
-    about = f"`{name}`: {key.description}" if key else ""
-    if not loc:
-        header = table_name((name,))
-        return Finding(f"the spec needs {header}", (), hint=f"{header}: {key.description}" if key else "")
-    return Finding(f"{_subject(loc, data)} needs `{name}`", loc, hint=about)
+    key = key_at((*loc, name), data)
+    title = f"`{name}`" if loc else table_name((name,))
+    hint = f"{title}: {key.description}" if key else ""
+    return Finding(f"{_subject(loc, data)} needs {title}", loc, hint=hint)
 
 
 def _needs_pair(loc: Loc) -> Finding:
@@ -204,71 +160,63 @@ def _bad_method(loc: Loc, data: Mapping[str, Any]) -> Finding:
     table = value_at(loc, data)
     methods = f"methods are {listing(METHOD_NAMES)}, or a pair such as {PAIR_EXAMPLE}"
     if not isinstance(table, dict):
-        return wrong_type(loc, data)
+        return _wrong_type(loc, data)
     if "method" not in table:
         return Finding("`[[compression]]` needs `method`", loc, hint=methods)
     method = table["method"]
     place = (*loc, "method")
     if not isinstance(method, str):
-        return Finding(f"`method` needs text, got {got(method)}", place, hint=methods)
+        return Finding(f"`method` needs text, got {_described(method)}", place, hint=methods)
     if method == "dense":
         return Finding(
             "`dense` is always there", place, hint="remove this table: every model is measured uncompressed"
         )
-    note = did_you_mean(method, METHOD_NAMES)
-    return Finding(f"unknown method `{method}`", place, note=note, hint="" if note else methods)
+    return Finding(f"unknown method `{method}`", place, hint=methods)
 
 
-def wrong_type(loc: Loc, data: Mapping[str, Any]) -> Finding:
-    """Return the finding for a value of a wrong type."""
+def _wrong_type(loc: Loc, data: Mapping[str, Any]) -> Finding:
     value = value_at(loc, data)
     if loc and loc[-1] == "method":
         return _needs_pair(loc)
-    table = tables_at(loc, data)
-    if isinstance(value, list) and table is not None and value and isinstance(value[0], dict):
+    if tables_at(loc, data) is not None and isinstance(value_at((0,), value), dict):
         return Finding(f"{_name(loc)} is one table, not a list of them", loc, hint=f"write {table_name(loc)}")
-    wanted = _wanted(loc, data)
-    what = f"{_name(loc)} needs {_with_article(wanted)}, got {got(value)}"
-    if isinstance(value, str) and _reads_as(wanted, value):
+    key = key_at(loc, data)
+    kind = key.kind if key and key.swept and loc[-1] == key.name else kinds(types_at(loc, data))
+    what = f"{_name(loc)} needs {_with_article(kind)}, got {_described(value)}"
+    if isinstance(value, str) and kind in _UNQUOTED and re.fullmatch(_UNQUOTED[kind], value):
         return Finding(what, loc, note=f"write {value} without quotes")
-    if wanted == "list of texts" and isinstance(value, str):
+    if kind == "list of texts" and isinstance(value, str):
         return Finding(what, loc, note=f"write [{shown(value)}]")
-    if wanted == "list of tables" and isinstance(loc[-1], str):
+    if kind == "list of tables" and isinstance(loc[-1], str):
         return Finding(what, loc, hint=f"write {table_name(loc)} and its keys below it")
     return Finding(what, loc)
 
 
-def _reads_as(wanted: str, text: str) -> bool:
-    """Return whether a quoted text would be right without its quotes."""
-    patterns = {"true or false": "true|false", "whole number": r"[+-]?\d+", "number": r"[+-]?\d+(\.\d+)?"}
-    return wanted in patterns and re.fullmatch(patterns[wanted], text) is not None
-
-
-def _wanted(loc: Loc, data: Mapping[str, Any]) -> str:
-    key = key_at(loc, data)
-    single = key is not None and key.swept and loc[-1] == key.name
-    return key.kind if key is not None and single else kinds(types_at(loc, data))
+_UNQUOTED = {
+    "true or false": "true|false",
+    "whole number": r"[+-]?\d+",
+    "number": r"[+-]?\d+(\.\d+)?",
+}
+"""What would be right without its quotes."""
 
 
 def _name(loc: Loc) -> str:
     """Return what a value is called: its key, or the key of the list that it is in."""
-    return f"`{next(part for part in reversed(loc) if isinstance(part, str))}`"
+    return f"`{last_key(loc)}`"
 
 
 def _with_article(kind: str) -> str:
-    parts = [part if part in ("text", "true or false") else f"a {part}" for part in kind.split(" or ")]
-    return kind if kind == "true or false" else " or ".join(parts)
+    if kind == "true or false":
+        return kind
+    return " or ".join(part if part == "text" else f"a {part}" for part in kind.split(" or "))
 
 
-def got(value: object) -> str:
-    """Return what a value is, in the words of a TOML file."""
+def _described(value: object) -> str:
+    """Return what a value is: itself, if it is a number, or else its type."""
     if isinstance(value, bool | int | float):
         return shown(value)
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, dict):
-        return "a table"
-    return "a list" if isinstance(value, list) else "a date or time"
+    words: dict[type, str] = {str: "text", dict: "a table", list: "a list"}
+    return words.get(type(value), "a date or time")
 
 
 def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Finding:
@@ -279,11 +227,10 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
         return _bad_key(loc, data)
     if kind == "literal_error" and key is not None:
         return _bad_choice(error, loc, value)
-    if kind in _BOUNDS and key is not None:
-        words = f"must be {key.bounds}" if key.bounds else error["msg"]
+    if kind.startswith(("greater_than", "less_than", "string_pattern")) and key is not None and key.bounds:
+        only = key.bounds.startswith("letters")
+        words = f"may hold {key.bounds} only" if only else f"must be {key.bounds}"
         return Finding(f"{name} {words}, not {shown(value)}", loc)
-    if kind == "string_pattern_mismatch" and key is not None:
-        return Finding(_pattern_words(name, key, value), loc)
     if kind == "too_long" and loc[-1] == "method":
         return _needs_pair(loc)
     plain = {
@@ -295,40 +242,23 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
     return Finding(plain.get(kind, f"{name}: {error['msg'].removeprefix('Value error, ')}"), loc)
 
 
-_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
-
-
 def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
     allowed = [str(word).strip("' ") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-    what = f"{_name(loc)} cannot be {shown(value) if isinstance(value, str) else got(value)}"
+    what = f"{_name(loc)} cannot be {shown(value) if isinstance(value, str) else _described(value)}"
     note = did_you_mean(value, allowed) if isinstance(value, str) else ""
-    if loc[-2:-1] == ("method",):
-        order = "first" if loc[-1] == 0 else "second"
-        return Finding(what, loc, note=note, hint=f"the {order} of a pair is one of {listing(allowed)}")
-    return Finding(
-        what, loc, note=note, hint=f"it is {'one of ' if len(allowed) > 1 else ''}{listing(allowed)}"
-    )
+    pair = loc[-2:-1] == ("method",)
+    subject = ("the first of a pair", "the second of a pair")[int(loc[-1])] if pair else "it"
+    hint = f"{subject} is {'one of ' if len(allowed) > 1 else ''}{listing(allowed)}"
+    return Finding(what, loc, note=note, hint=hint)
 
 
 def _bad_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     name = str(loc[-1])
-    options = types_at(loc[:-1], data)
-    words = [word for option in options for word in choices_of(_key_types(option.type))]
-    if words:
+    names = [inner for option in types_at(loc[:-1], data) for inner in option.names]
+    if words := choices_of(names):
         note = did_you_mean(name, words)
         hint = f"{_name(loc[:-1])} takes {listing(words)}"
         return Finding(f"unknown key `{name}`", loc, key=True, note=note, hint="" if note else hint)
-    patterns = [inner.bound("pattern") for option in options for inner in _key_types(option.type)]
+    patterns = [inner.bound("pattern") for inner in names]
     hint = next((f"names hold {PATTERNS[pattern]} only" for pattern in patterns if pattern in PATTERNS), "")
     return Finding(f"`{name}` cannot be a name here", loc, key=True, hint=hint)
-
-
-def _key_types(annotation: Any) -> tuple[Type, ...]:
-    """Return the types that the keys of a ``dict[..., ...]`` may have."""
-    return tuple(options_in(get_args(annotation)[0])) if get_origin(annotation) is dict else ()
-
-
-def _pattern_words(name: str, key: Key, value: object) -> str:
-    if key.bounds.startswith("letters"):
-        return f"{name} may hold {key.bounds} only, not {shown(value)}"
-    return f"{name} must be {key.bounds}, not {shown(value)}"

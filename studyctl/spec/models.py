@@ -7,10 +7,13 @@ mistake and not a way to write four.
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import reduce
 from itertools import product
+from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,9 +30,33 @@ from pydantic_core import PydanticCustomError
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
 
+
+def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
+    """Return what a validator raises: ``(place relative to the validated value, what is wrong)``, any number of them."""
+    what = "; ".join(what for _, what in problems)
+    return PydanticCustomError("problems_inside", "{what}", {"what": what, "problems": list(problems)})
+
+
+def _repeated(
+    values: tuple[Any, ...], prefix: tuple[str, ...] = ()
+) -> list[tuple[tuple[str | int, ...], str]]:
+    first: dict[Any, int] = {}
+    again = [index for index, value in enumerate(values) if first.setdefault(value, index) != index]
+    names = {
+        index: "this" if isinstance(values[index], BaseModel) else f"`{values[index]}`" for index in again
+    }
+    return [((*prefix, index), f"{name} is listed twice") for index, name in names.items()]
+
+
+def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if problems := _repeated(values):
+        raise problems_inside(*problems)
+    return values
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
-Languages = Annotated[tuple[Language, ...], Field(min_length=1, strict=False)]
+Languages = Annotated[tuple[Language, ...], Field(min_length=1, strict=False), AfterValidator(_all_different)]
 Text = Annotated[str, Field(min_length=1)]
 Samples = Annotated[int, Field(ge=1, le=100_000, description="windows")]
 SequenceLength = Annotated[int, Field(ge=2, le=1_000_000)]
@@ -47,36 +74,11 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, defer_build=True)
 
 
-def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
-    """Return what a validator raises: ``(place relative to the validated value, what is wrong)``, any number of them."""
-    what = "; ".join(what for _, what in problems)
-    return PydanticCustomError("problems_inside", "{what}", {"what": what, "problems": list(problems)})
-
-
-def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    problems = _repeated(values)
-    if problems:
-        raise problems_inside(*problems)
-    return values
-
-
-def _repeated(
-    values: tuple[Any, ...], prefix: tuple[str, ...] = ()
-) -> list[tuple[tuple[str | int, ...], str]]:
-    first: dict[Any, int] = {}
-    again = [index for index, value in enumerate(values) if first.setdefault(value, index) != index]
-    return [((*prefix, index), f"{_shown(values[index])} is listed twice") for index in again]
-
-
-def _shown(value: object) -> str:
-    return "this" if isinstance(value, BaseModel) else f"`{value}`"
-
-
 class Study(Table):
     """What the study is called and what it builds on."""
 
-    name: Annotated[Name, Field(description="folder under `runs/`")]
-    title: Annotated[str, Field(description="shown above the results")] = ""
+    name: Name = Field(description="name of the study's folder under `runs/`")
+    title: str = Field("", description="shown above the results")
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
         Field(
@@ -84,53 +86,42 @@ class Study(Table):
             strict=False,
             description="every trial that draws at random (the choice of calibration windows) runs once for each",
         ),
+        AfterValidator(_all_different),
     ] = (0,)
-    extends: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="spec to build on, relative to this one: tables are merged key by key, arrays and values replaced",
-        ),
-    ] = None
+    extends: str | None = Field(
+        None,
+        min_length=1,
+        description="spec to build on, relative to this one: tables are merged key by key, arrays and values replaced",
+    )
 
     @field_validator("name")
     @classmethod
-    def _name_is_a_folder_of_its_own(cls, value: str) -> str:
+    def _name_is_a_folder_name(cls, value: str) -> str:
         if not value.strip("."):
-            raise problems_inside(((), f"`{value}` is no name for a folder"))
+            raise problems_inside(((), f"`{value}` cannot be the name of a folder"))
         return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _all_different(value)
 
 
 class Model(Table):
     """A model to compress and measure."""
 
-    id: Annotated[
-        Text, Field(description="hub id, folder (relative to the spec), or `package:<module>/<file>.gguf`")
-    ]
-    revision: Annotated[
-        Text, Field(description="branch, tag or commit of a hub model; resolved to a commit and recorded")
-    ] = "main"
-    dtype: Annotated[
-        Literal["bfloat16", "float16", "float32", "auto"],
-        Field(description="auto: bfloat16 where the device computes it natively, else float32"),
-    ] = "auto"
-    bos: Annotated[
-        Bos,
-        Field(
-            description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default"
-        ),
-    ] = "auto"
-    chat_template: Annotated[
-        bool, Field(description="task prompts go through the model's chat template, as lm-eval does it")
-    ] = False
-    allow_pickle: Annotated[
-        bool, Field(description="load a checkpoint that exists as pickle only; unpickling can run any code")
-    ] = False
+    id: Text = Field(description="hub id, folder (relative to the spec), or `package:<module>/<file>.gguf`")
+    revision: Text = Field(
+        "main", description="branch, tag or commit of a hub model; resolved to a commit and recorded"
+    )
+    dtype: Literal["bfloat16", "float16", "float32", "auto"] = Field(
+        "auto", description="auto: bfloat16 where the device computes it natively, else float32"
+    )
+    bos: Bos = Field(
+        "auto",
+        description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default",
+    )
+    chat_template: bool = Field(
+        False, description="task prompts go through the model's chat template, as lm-eval does it"
+    )
+    allow_pickle: bool = Field(
+        False, description="load a checkpoint that exists as pickle only; unpickling can run any code"
+    )
 
     @property
     def short_name(self) -> str:
@@ -139,39 +130,27 @@ class Model(Table):
 
 
 class Calibration(Table):
-    """The text that methods with data look at; the default for every variant that needs data."""
+    """The text that methods with data look at, for every variant that does not override it."""
 
-    source: Annotated[Text, Field(description="a named text source")] = "c4"
-    languages: Annotated[Languages, Field(description="windows are taken from them in turn")] = ("en",)
-    samples: Annotated[Samples, Field(description="windows")] = 128
-    sequence_length: Annotated[SequenceLength, Field(description="tokens of a window")] = 2048
-    ids: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="exact token ids instead: an int32 .npy file `[samples, tokens]`; `{model}` is the last part of the model's id",
-        ),
-    ] = None
-
-    @field_validator("languages")
-    @classmethod
-    def _languages_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _all_different(value)
+    source: Text = Field("c4", description="a named text source")
+    languages: Languages = Field(("en",), description="windows are taken from them in turn")
+    samples: Samples = Field(128, description="windows")
+    sequence_length: SequenceLength = Field(2048, description="tokens of a window")
+    ids: str | None = Field(
+        None,
+        min_length=1,
+        description="exact token ids instead: an int32 .npy file `[samples, tokens]`; `{model}` is the last part of the model's id",
+    )
 
 
 class CalibrationOverride(Table):
-    """Keys of ``[calibration]`` that a variant has different."""
+    """Keys of ``[calibration]`` that a variant overrides."""
 
-    source: Annotated[str | None, Field(min_length=1, description="a named text source")] = None
-    languages: Annotated[Languages | None, Field(description="windows are taken from them in turn")] = None
-    samples: Annotated[Samples | None, Field(description="windows")] = None
-    sequence_length: Annotated[SequenceLength | None, Field(description="tokens of a window")] = None
-    ids: Annotated[str | None, Field(min_length=1, description="exact token ids instead")] = None
-
-    @field_validator("languages")
-    @classmethod
-    def _languages_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return value and _all_different(value)
+    source: str | None = Field(None, min_length=1, description="a named text source")
+    languages: Languages | None = Field(None, description="windows are taken from them in turn")
+    samples: Samples | None = Field(None, description="windows")
+    sequence_length: SequenceLength | None = Field(None, description="tokens of a window")
+    ids: str | None = Field(None, min_length=1, description="exact token ids instead")
 
     def applied_to(self, base: Calibration) -> Calibration:
         """Return ``base`` with these keys replaced."""
@@ -182,10 +161,6 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _list_as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 Backend = Literal["studyctl", "autoawq", "auto-gptq", "gptqmodel", "llm-compressor"]
 
 
@@ -194,77 +169,79 @@ class CompressionTable(Table):
 
     settings_type: ClassVar[type[MethodSettings]]
 
-    method: Annotated[Any, Field(description="what is done to the weights")]
-    models: Annotated[
-        tuple[Text, ...],
-        Field(
-            min_length=1,
-            strict=False,
-            description="only models whose id matches one of these patterns (`*`, `?`)",
-        ),
-    ] = ("*",)
+    method: Any = Field(description="how the weights are compressed")
+    models: tuple[Text, ...] = Field(
+        ("*",),
+        min_length=1,
+        strict=False,
+        description="only models whose id matches one of these patterns (`*`, `?`)",
+    )
     calibration: Annotated[
         tuple[CalibrationOverride, ...],
         BeforeValidator(_as_tuple),
         Field(
             min_length=1,
             default_factory=lambda: (CalibrationOverride(),),
-            description="keys of `[calibration]` that differ; a list sweeps",
+            description="overrides of `[calibration]`; a list sweeps",
         ),
     ]
     backend: Annotated[
         tuple[Backend, ...],
         BeforeValidator(_as_tuple),
-        Field(min_length=1, description="whose implementation does it; a list sweeps"),
+        Field(min_length=1, description="the package that compresses; a list sweeps"),
     ] = ("studyctl",)
 
     @property
     def swept(self) -> frozenset[str]:
         """Return the options that are lists of several values."""
-        return frozenset(name for name in self._sweepable() if len(getattr(self, name)) > 1)
+        return frozenset(name for name in self.sweepable() if len(getattr(self, name)) > 1)
 
     def covers(self, model_id: str) -> bool:
         """Return whether ``models`` lets this table apply to a model."""
         return any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
     def expand(self) -> Iterator[tuple[MethodSettings, CalibrationOverride, Backend]]:
-        """Yield one setting for every combination of the listed values, the last option changing fastest."""
-        for given, calibration, backend in product(self._options(), self.calibration, self.backend):
-            yield self.settings_type(method=self.method, **given), calibration, backend
+        """Yield the settings of every combination of the listed values; the last option changes fastest."""
+        for options, calibration, backend in product(self._options(), self.calibration, self.backend):
+            yield self.settings_type(method=self.method, **options), calibration, backend
 
-    def _sweepable(self) -> tuple[str, ...]:
-        return (*swept_options(self.settings_type), "calibration", "backend")
+    @classmethod
+    def sweepable(cls) -> tuple[str, ...]:
+        """Return the keys that may be lists: the method's options, the calibration and the backend."""
+        return (*options_of(cls.settings_type), "calibration", "backend")
 
     def _options(self) -> Iterator[dict[str, Any]]:
-        names = swept_options(self.settings_type)
+        """Yield every combination of the listed options."""
+        names = options_of(self.settings_type)
         for values in product(*(getattr(self, name) for name in names)):
             yield dict(zip(names, values, strict=True))
 
     @model_validator(mode="after")
     def _every_combination_is_valid(self) -> Self:
-        problems = [found for name in self._sweepable() for found in _repeated(getattr(self, name), (name,))]
-        for given in self._options():
+        problems = [item for name in self.sweepable() for item in _repeated(getattr(self, name), (name,))]
+        for options in self._options():
             try:
-                self.settings_type(method=self.method, **given)
+                self.settings_type(method=self.method, **options)
             except ValidationError as error:
-                problems += [(self._place(found["loc"], given), found["msg"]) for found in error.errors()]
+                problems += [
+                    (self._place(item["loc"], options), item["msg"].removeprefix("Value error, "))
+                    for item in error.errors()
+                ]
         if problems:
-            raise problems_inside(
-                *dict.fromkeys((loc, what.removeprefix("Value error, ")) for loc, what in problems)
-            )
+            raise problems_inside(*dict.fromkeys(problems))
         return self
 
-    def _place(self, loc: tuple[str | int, ...], given: dict[str, Any]) -> tuple[str | int, ...]:
+    def _place(self, loc: tuple[str | int, ...], options: dict[str, Any]) -> tuple[str | int, ...]:
         """Return where in this table the value is that one combination's settings complain about."""
         if loc:
             name = str(loc[0])
-            return (name, getattr(self, name).index(given[name])) if name in given else (name,)
+            return (name, getattr(self, name).index(options[name])) if name in options else (name,)
         both = {"pattern", "sparsity"} <= self.model_fields_set
         return ("pattern",) if both else ()
 
 
-def swept_options(settings: type[MethodSettings]) -> tuple[str, ...]:
-    """Return the options of a method, each of which may be a list."""
+def options_of(settings: type[MethodSettings]) -> tuple[str, ...]:
+    """Return the options of a method: all its settings but its name."""
     return tuple(name for name in settings.model_fields if name != "method")
 
 
@@ -272,8 +249,9 @@ def _sweeping(settings: type[MethodSettings]) -> type[CompressionTable]:
     """Return the table of a method: its settings, with a list allowed wherever there is a value."""
     method: Any = settings.model_fields["method"].annotation
     described = Field(..., description=CompressionTable.model_fields["method"].description)
-    fields: dict[str, Any] = {"method": (Annotated[method, BeforeValidator(_list_as_tuple)], described)}
-    for name in swept_options(settings):
+    pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+    fields: dict[str, Any] = {"method": (Annotated[method, pair], described)}
+    for name in options_of(settings):
         field = settings.model_fields[name]
         item = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         # Any here, because the type exists at run time only.
@@ -294,7 +272,7 @@ TABLES: dict[str, type[CompressionTable]] = {
 
 
 def method_tag(value: Any) -> str:
-    """Return the key of :data:`TABLES` that a compression table's ``method`` selects, or something that is none."""
+    """Return what a compression table's ``method`` selects: a key of :data:`TABLES`, if it is right."""
     method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
     return PAIR if isinstance(method, list | tuple) else str(method)
 
@@ -303,21 +281,17 @@ if TYPE_CHECKING:
     AnyCompression = CompressionTable
 else:
     _tagged = tuple(Annotated[table, Tag(tag)] for tag, table in TABLES.items())
-    _union = _tagged[0]
-    for _table in _tagged[1:]:
-        _union = _union | _table
-    AnyCompression = Annotated[_union, Discriminator(method_tag)]
+    AnyCompression = Annotated[reduce(or_, _tagged), Discriminator(method_tag)]
 
 
 class TextSource(Table):
     """A named text: a hub dataset, or local files."""
 
-    dataset: Annotated[str | None, Field(min_length=1, description="hub id of a dataset")] = None
-    revision: Annotated[Text, Field(description="branch, tag or commit of the dataset")] = "main"
-    config: Annotated[
-        Text | dict[Language, Text] | None,
-        Field(description="configuration of the dataset: one for all languages or a table with one for each"),
-    ] = None
+    dataset: str | None = Field(None, min_length=1, description="hub id of a dataset")
+    revision: Text = Field("main", description="branch, tag or commit of the dataset")
+    config: Text | dict[Language, Text] | None = Field(
+        None, description="configuration of the dataset: one for all languages or a table with one for each"
+    )
     split: Annotated[
         Text | dict[Purpose, Text],
         Field(
@@ -325,14 +299,12 @@ class TextSource(Table):
             description="split of the dataset: one for all purposes or a table with one for each",
         ),
     ]
-    files: Annotated[
-        Text | dict[Purpose, Text] | None,
-        Field(
-            description="local files instead (.jsonl, .txt, .parquet), relative to the spec: one for all purposes "
-            "or a table with one for each; `{language}` is filled in"
-        ),
-    ] = None
-    field: Annotated[Text, Field(description="field or column that holds the text")] = "text"
+    files: Text | dict[Purpose, Text] | None = Field(
+        None,
+        description="local files instead (.jsonl, .txt, .parquet), relative to the spec: one for all purposes "
+        "or a table with one for each; `{language}` is filled in",
+    )
+    field: Text = Field("text", description="field or column that holds the text")
 
     @model_validator(mode="after")
     def _either_dataset_or_files(self) -> Self:
@@ -346,25 +318,18 @@ class TextSource(Table):
 class Perplexity(Table):
     """Perplexity and bits per byte in each language."""
 
-    source: Annotated[Text, Field(description="a named text source")] = "c4"
-    languages: Annotated[Languages, Field(description="languages to measure")] = ("en",)
-    sequence_length: Annotated[SequenceLength, Field(description="tokens of a window, a BOS included")] = 2048
-    windows: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="n of each language, drawn from all of the text (of a hub dataset from 256 windows after the other); 0: all of the text",
-        ),
-    ] = 128
-
-    @field_validator("languages")
-    @classmethod
-    def _languages_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _all_different(value)
+    source: Text = Field("c4", description="a named text source")
+    languages: Languages = Field(("en",), description="languages to measure")
+    sequence_length: SequenceLength = Field(2048, description="tokens of a window, a BOS included")
+    windows: int = Field(
+        128,
+        ge=0,
+        description="windows of each language, drawn from the whole text (a hub dataset: from 256 windows after the other); 0: all of it",
+    )
 
 
 class Fidelity(Table):
-    """Distance to the dense model on the perplexity windows, from the same forward pass."""
+    """Distance to the dense model on the perplexity windows, computed in the same forward pass."""
 
     metrics: Annotated[
         tuple[FidelityMetric, ...],
@@ -374,65 +339,48 @@ class Fidelity(Table):
             description="kl: KL(dense || compressed) in nats; top1: agreement of the likeliest token; "
             "snr: logit signal to noise in dB",
         ),
+        AfterValidator(_all_different),
     ] = ("kl", "top1", "snr")
-
-    @field_validator("metrics")
-    @classmethod
-    def _metrics_differ(cls, value: tuple[FidelityMetric, ...]) -> tuple[FidelityMetric, ...]:
-        return _all_different(value)
 
 
 class TaskData(Table):
     """Local files of a stock task."""
 
-    test: Annotated[Text, Field(description="items to score")]
-    fewshot: Annotated[
-        str | None, Field(min_length=1, description="items that few-shot examples are drawn from")
-    ] = None
+    test: Text = Field(description="items to score")
+    fewshot: str | None = Field(None, min_length=1, description="items that few-shot examples are drawn from")
 
 
 class Tasks(Table):
     """Task accuracies by lm-eval's own definitions."""
 
-    names: Annotated[tuple[Text, ...], Field(min_length=1, strict=False, description="lm-eval tasks")]
-    shots: Annotated[int, Field(ge=0, le=64, description="examples before each item")] = 0
-    limit: Annotated[int, Field(ge=0, description="the first n items; 0: every item")] = 0
-    include: Annotated[
+    names: Annotated[
         tuple[Text, ...],
-        Field(
-            strict=False,
-            description="folders with lm-eval YAML files, relative to the spec; `pocket` is bundled",
-        ),
-    ] = ()
-    data: Annotated[
-        dict[Text, Text | TaskData],
-        Field(
-            default_factory=dict,
-            description="a stock task read from a local file instead of the hub, by the task's name",
-        ),
+        Field(min_length=1, strict=False, description="lm-eval tasks"),
+        AfterValidator(_all_different),
     ]
-    main: Annotated[
-        dict[Text, Text],
-        Field(
-            default_factory=dict,
-            description="main metric by the task's name: the one that tables and means show; else lm-eval's first",
-        ),
-    ]
-
-    @field_validator("names")
-    @classmethod
-    def _names_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _all_different(value)
+    shots: int = Field(0, ge=0, le=64, description="examples before each item")
+    limit: int = Field(0, ge=0, description="the first n items; 0: every item")
+    include: tuple[Text, ...] = Field(
+        (),
+        strict=False,
+        description="folders with lm-eval YAML files, relative to the spec; `pocket` is bundled",
+    )
+    data: dict[Text, Text | TaskData] = Field(
+        default_factory=dict,
+        description="a stock task read from a local file instead of the hub, by the task's name",
+    )
+    main: dict[Text, Text] = Field(
+        default_factory=dict,
+        description="main metric by the task's name: the one that tables and means show; else lm-eval's first",
+    )
 
 
 class Evaluation(Table):
-    """What is measured. A table that is not there is not measured."""
+    """What is measured. Without its table, a kind of evaluation is left out."""
 
-    perplexity: Annotated[
-        Perplexity | None, Field(description="perplexity and bits per byte in each language")
-    ] = None
-    fidelity: Annotated[Fidelity | None, Field(description="distance to the dense model")] = None
-    tasks: Annotated[Tasks | None, Field(description="accuracy on tasks")] = None
+    perplexity: Perplexity | None = Field(None, description="perplexity and bits per byte in each language")
+    fidelity: Fidelity | None = Field(None, description="distance to the dense model")
+    tasks: Tasks | None = Field(None, description="accuracy on tasks")
 
     @model_validator(mode="after")
     def _fidelity_has_windows(self) -> Self:
@@ -448,33 +396,30 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|\d+")
 class Execution(Table):
     """How the study is run; nothing here changes a result."""
 
-    executor: Annotated[Literal["local", "ray", "slurm"], Field(description="where workers run")] = "local"
-    devices: Annotated[
-        Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)],
-        Field(description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker each'),
-    ] = "auto"
-    retries: Annotated[int, Field(ge=0, le=20, description="new attempts after a failure")] = 1
-    keep_weights: Annotated[bool, Field(description="export every variant under `runs/<study>/weights/`")] = (
-        False
+    executor: Literal["local", "ray", "slurm"] = Field("local", description="where workers run")
+    devices: Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] = Field(
+        "auto", description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker each'
     )
-    backend_network: Annotated[
-        bool, Field(description="let the processes of other packages (`backend`) use the network")
-    ] = False
-    on_finish: Annotated[
-        str | None,
-        Field(min_length=1, description="command run when the study ends; gets a one-line summary on stdin"),
-    ] = None
+    retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
+    keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")
+    backend_network: bool = Field(
+        False, description="let the processes of other packages (`backend`) use the network"
+    )
+    on_finish: str | None = Field(
+        None, min_length=1, description="command run when the study ends; gets a one-line summary on stdin"
+    )
 
     @field_validator("devices")
     @classmethod
-    def _devices_exist_in_principle(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        one = isinstance(value, str)
-        problems: list[tuple[tuple[str | int, ...], str]] = [
-            (
-                () if one else (index,),
-                f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such',
-            )
-            for index, device in enumerate([value] if isinstance(value, str) else value)
+    def _devices_have_valid_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        places: dict[tuple[int, ...], str] = (
+            {(): value}
+            if isinstance(value, str)
+            else {(index,): device for index, device in enumerate(value)}
+        )
+        problems = [
+            (place, f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such')
+            for place, device in places.items()
             if not all(_DEVICE.fullmatch(part.strip()) for part in device.split(","))
         ]
         if problems:
@@ -485,24 +430,38 @@ class Execution(Table):
 class Spec(Table):
     """A whole study."""
 
-    study: Annotated[Study, Field(description="name and title of the study")]
-    models: Annotated[
-        tuple[Model, ...], Field(min_length=1, strict=False, description="models to compress and measure")
-    ]
-    calibration: Annotated[
-        Calibration, Field(default_factory=Calibration, description="text that methods with data look at")
-    ]
-    compression: Annotated[
-        tuple[AnyCompression, ...], Field(strict=False, description="variants beside dense")
-    ] = ()
-    text: Annotated[dict[Name, TextSource], Field(default_factory=dict, description="named text sources")]
-    evaluation: Annotated[Evaluation, Field(default_factory=Evaluation, description="what is measured")]
-    execution: Annotated[Execution, Field(default_factory=Execution, description="how the study is run")]
+    study: Study = Field(description="name and title of the study")
+    models: tuple[Model, ...] = Field(
+        min_length=1, strict=False, description="models to compress and measure"
+    )
+    calibration: Calibration = Field(
+        default_factory=Calibration, description="text that methods with data look at"
+    )
+    compression: tuple[AnyCompression, ...] = Field(
+        (), strict=False, description="variants to compare with dense"
+    )
+    text: dict[Name, TextSource] = Field(default_factory=dict, description="named text sources")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="what is measured")
+    execution: Execution = Field(default_factory=Execution, description="how the study is run")
 
     @field_validator("models")
     @classmethod
     def _models_differ(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
-        ids = _repeated(tuple(model.id for model in value))
-        if ids:
+        if ids := _repeated(tuple(model.id for model in value)):
             raise problems_inside(*(((*loc, "id"), what) for loc, what in ids))
         return value
+
+
+TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
+    ("[study]", Study),
+    ("[[models]]", Model),
+    ("[calibration]", Calibration),
+    ("[text.<name>]", TextSource),
+    ("[evaluation]", Evaluation),
+    ("[evaluation.perplexity]", Perplexity),
+    ("[evaluation.fidelity]", Fidelity),
+    ("[evaluation.tasks]", Tasks),
+    ("[evaluation.tasks.data.<task>]", TaskData),
+    ("[execution]", Execution),
+)
+"""All tables but the ``[[compression]]`` of each method."""

@@ -1,16 +1,17 @@
-"""The specs below a folder: what can be started from there."""
+"""The specs in and below a folder, which can be started from there."""
 
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from studyctl.files import runs_folder
 
 DEEPEST = 4
-"""Folders below which nothing is looked for."""
+"""Levels of folders that are searched."""
 MOST = 200
-"""Specs that are named."""
+"""Specs after which the search ends."""
 LOOKED_AT = 1 << 16
 """Bytes of a file in which its table `study` must begin."""
 _STUDY = re.compile(rb"^\s*(\[\s*study\s*\]|study\s*[.=])", re.MULTILINE)
@@ -21,22 +22,17 @@ def specs_below(folder: Path) -> list[Path]:
 
     Hidden folders, virtual environments and the folder of studies (whose specs are copies) are left out.
     """
-    found: list[Path] = []
-    for path in _toml_files(folder):
-        if _is_spec(path):
-            found.append(path.relative_to(folder))
-            if len(found) == MOST:
-                break
-    return sorted(found, key=lambda path: (len(path.parts), path))
+    specs = (path.relative_to(folder) for path in _toml_files(folder) if _is_spec(path))
+    return sorted(islice(specs, MOST), key=lambda path: (len(path.parts), path))
 
 
 def _toml_files(folder: Path) -> Iterator[Path]:
     runs = runs_folder().resolve()
     for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        deep = len(here.relative_to(folder).parts) >= DEEPEST
-        folders[:] = [] if deep else sorted(name for name in folders if _may_hold_specs(here / name, runs))
-        yield from (here / name for name in sorted(files) if name.endswith(".toml"))
+        path = Path(parent)
+        deep = len(path.relative_to(folder).parts) >= DEEPEST
+        folders[:] = [] if deep else sorted(name for name in folders if _may_hold_specs(path / name, runs))
+        yield from (path / name for name in sorted(files) if name.endswith(".toml"))
 
 
 def _may_hold_specs(folder: Path, runs: Path) -> bool:
@@ -53,4 +49,4 @@ def _is_spec(path: Path) -> bool:
         with path.open("rb") as file:
             return _STUDY.search(file.read(LOOKED_AT)) is not None
     except OSError:
-        return False  # what cannot be read cannot be run from here
+        return False

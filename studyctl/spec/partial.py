@@ -1,7 +1,7 @@
-"""Reading a spec while it is typed: which table, key and value a place belongs to, in text that is no TOML yet.
+"""Reading a spec while it is typed: which table, key and value a place belongs to, in text that is not TOML yet.
 
-The parsers give up, or lose the tables below, where a quote or a list is not closed. Here a line that begins a table or a
-key always does so: no value of a spec goes on in a line that looks like one.
+The parsers give up, or lose the tables below, where a quote or a list is not closed. Here a line that looks like the
+beginning of a table or a key always is one: no value of a spec continues in such a line.
 """
 
 import re
@@ -20,7 +20,7 @@ _NAME = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 _HEADER = re.compile(rf"\s*(\[\[?)\s*([A-Za-z_][\w-]*(?:\s*\.\s*{_NAME})*)\s*\]{{1,2}}\s*(?:#.*)?$")
 _HEADER_TYPED = re.compile(r"\s*\[\[?[^\]=\"'#]*$")
 _ASSIGNMENT = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
-_TOKEN = re.compile(r"""("(?:\\.|[^"\\\n])*"?)|('[^'\n]*'?)|(#[^\n]*)|([\[\]{},=])|([^\s\[\]{},=#"']+)""")
+_TOKEN = re.compile(r"""("(?:\\.|[^"\\\n])*"?|'[^'\n]*'?)|(#[^\n]*)|([\[\]{},=])|[^\s\[\]{},=#"']+""")
 _WORD_END = {
     "": re.compile(r"[\w.+-]*"),
     '"': re.compile(r'[^\s"\],}]*"?'),
@@ -47,11 +47,6 @@ class Here:
     end: int = 0
     """Column at which the word ends, behind the place."""
 
-    @property
-    def plain(self) -> str:
-        """Return the word without its opening quote."""
-        return self.word.lstrip("\"'")
-
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -71,7 +66,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A text with what is certain of it."""
+    """A text, and what could be read of it."""
 
     lines: tuple[str, ...]
     headers: dict[int, Loc]
@@ -79,117 +74,94 @@ class Partial:
     statements: dict[int, Statement]
     """By the row of their keys."""
     data: dict[str, Any] = field(repr=False)
-    """What could be read: values that are complete."""
+    """The values that are complete."""
 
     def here(self, row: int, column: int) -> Here:
         """Return what a place is part of; rows and columns count from 0."""
-        line, table = self.lines[row], self._table_of(row)
-        if row in self.headers or (_HEADER_TYPED.match(line) and not self._open_before(row)):
-            return _in_header(line, column, self.headers.get(row, table))
-        statement = self.statements.get(row)
-        if statement is not None and column < statement.column:
-            return _in_key(line, column, table, statement.keys)
-        statement = statement or self._open_before(row)
-        if statement is None:
-            return _in_key(line, column, table, ())
-        return self._in_value(statement, row, column)
+        line, statement = self.lines[row], self._statement_at(row)
+        # Headers are in the order of their rows.
+        table = next((loc for above, loc in reversed(self.headers.items()) if above <= row), ())
+        if row in self.headers or (_HEADER_TYPED.match(line) and statement is None):
+            return _in_header(line, column, table)
+        if statement is None or (row == statement.row and column < statement.column):
+            return _in_key(line, column, table, statement.keys if statement else ())
+        value = _end_of(self._value_text(statement, row, column))
+        loc = (*statement.loc, *(part for part in value.path if part != ""))
+        start = column - len(value.word)
+        quote = value.word[:1] if value.word[:1] in "\"'" else ""
+        end = _end(_WORD_END[quote], line, column)
+        if value.closed:
+            return Here("nothing", statement.table, loc)
+        if value.wants_key:
+            return Here("key", loc, (*loc, line[start:end]), value.word, start, end)
+        return Here("value", statement.table, loc, value.word, start, end)
 
     def keys_in(self, table: Loc) -> set[str]:
         """Return the keys that a table has, dotted ones by their first part."""
         return {item.keys[0] for item in self.statements.values() if item.table == table}
 
-    def _table_of(self, row: int) -> Loc:
-        above = [header for header in self.headers if header <= row]
-        return self.headers[above[-1]] if above else ()
-
-    def _open_before(self, row: int) -> Statement | None:
-        """Return the statement whose list or table is still open where a line starts."""
-        for above in range(row - 1, -1, -1):
-            if above in self.headers:
-                return None
-            if above in self.statements:
-                statement = self.statements[above]
-                return statement if _Nest(self._value_text(statement, row, 0)).frames else None
-        return None
+    def _statement_at(self, row: int) -> Statement | None:
+        """Return the statement that begins in a line, or whose list or table is still open where the line starts."""
+        begin = max((above for above in (*self.headers, *self.statements) if above <= row), default=-1)
+        statement = self.statements.get(begin)
+        if statement is None or begin == row:
+            return statement
+        return statement if _end_of(self._value_text(statement, row, 0)).path else None
 
     def _value_text(self, statement: Statement, row: int, column: int) -> str:
         """Return the text of a value up to a place."""
-        if row == statement.row:
-            return self.lines[row][statement.column : column]
-        first = self.lines[statement.row][statement.column :]
-        return "\n".join((first, *self.lines[statement.row + 1 : row], self.lines[row][:column]))
-
-    def _in_value(self, statement: Statement, row: int, column: int) -> Here:
-        nest = _Nest(self._value_text(statement, row, column))
-        loc = (*statement.loc, *nest.loc)
-        word, line = nest.word, self.lines[row]
-        start = column - len(word)
-        tail = _WORD_END[word[:1] if word[:1] in "\"'" else ""].match(line, column)
-        end = tail.end() if tail else column
-        if nest.closed:
-            return Here("nothing", statement.table, loc)
-        if nest.wants_key:
-            return Here("key", loc, (*loc, line[start:end]), word, start, end)
-        return Here("value", statement.table, loc, word, start, end)
+        return "\n".join((*self.lines[statement.row : row], self.lines[row][:column]))[statement.column :]
 
 
-@dataclass(slots=True)
-class _Frame:
-    """A list or a table in braces that is open."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a piece of a value ends."""
 
-    bracket: str
-    index: int = 0
-    key: str = ""
-
-
-class _Nest:
-    """The lists and tables that are open at the end of a piece of a value, and the word that it ends with."""
-
-    def __init__(self, text: str) -> None:
-        self.frames: list[_Frame] = []
-        self.word = ""
-        self.closed = False
-        """Whether a value or a comment ends here, so that nothing can follow but a comma or a bracket."""
-        for match in _TOKEN.finditer(text):
-            self._take(match, ends=match.end() == len(text))
-
-    @property
-    def loc(self) -> Loc:
-        parts = [frame.index if frame.bracket == "[" else frame.key for frame in self.frames]
-        return tuple(part for part in parts if part != "")
+    path: Loc
+    """Of each list that is open the index, of each table in braces the key; an empty key is still to be written."""
+    word: str
+    """What the piece ends with, where that is not complete."""
+    closed: bool
+    """Whether a value or a comment ends here, so that nothing can follow but a comma or a bracket."""
 
     @property
     def wants_key(self) -> bool:
-        return bool(self.frames) and self.frames[-1].bracket == "{" and not self.frames[-1].key
+        return self.path[-1:] == ("",)
 
-    def _take(self, match: re.Match[str], *, ends: bool) -> None:
-        double, single, comment, sign, word = match.groups()
-        self.word = ""
-        if comment is not None:
-            self.closed = self.closed or ends
-        elif sign is not None:
-            self._take_sign(sign)
+
+def _end_of(text: str) -> _End:
+    """Return how a piece of a value ends."""
+    path: list[str | int] = []
+    word, key, closed = "", "", False
+    for match in _TOKEN.finditer(text):
+        token, at_end = match[0], match.end() == len(text)
+        quoted, comment, sign = match.groups()
+        word = ""
+        if comment:
+            closed = closed or at_end
+        elif sign:
+            closed = sign in "]}"
+            _step(path, sign, key)
         else:
-            token = double or single or word or ""
-            complete = word is None and len(token) > 1 and token[-1] == token[0]
-            if self.wants_key and not ends:
-                self._pending = token.strip("\"'")
-            self.closed = complete or not ends
-            self.word = token if ends and not complete else ""
+            complete = quoted is not None and len(token) > 1 and token[-1] == token[0]
+            closed = complete or not at_end
+            if at_end and not complete:
+                word = token
+            elif not at_end:
+                key = token.strip("\"'")
+    return _End(tuple(path), word, closed)
 
-    _pending: str = ""
 
-    def _take_sign(self, sign: str) -> None:
-        self.closed = sign in "]}"
-        if sign in "[{":
-            self.frames.append(_Frame(sign))
-        elif self.closed and self.frames:
-            self.frames.pop()
-        elif self.frames and sign == ",":
-            self.frames[-1].index += 1
-            self.frames[-1].key = ""
-        elif self.frames and sign == "=":
-            self.frames[-1].key = self._pending
+def _step(path: list[str | int], sign: str, key: str) -> None:
+    """Change the way to the innermost open list or table by a bracket, a comma or an equals sign."""
+    if sign in "[{":
+        path.append(0 if sign == "[" else "")
+    elif sign in "]}":
+        del path[-1:]
+    elif path and isinstance(path[-1], int):
+        path[-1] += sign == ","
+    elif path:
+        path[-1] = "" if sign == "," else path[-1] or key
 
 
 @lru_cache(maxsize=2)  # the cursor moves more often than the text changes
@@ -202,13 +174,13 @@ def read_partial(text: str) -> Partial:
     table: Loc = ()
     for row, line in enumerate(lines):
         if header := _HEADER.match(line):
-            table = headers[row] = _header_loc(names_of(header[2]), header[1] == "[[", counts)
+            table = headers[row] = _header_loc(_names_of(header[2]), header[1] == "[[", counts)
         elif assignment := _ASSIGNMENT.match(line):
-            statements[row] = Statement(table, names_of(assignment[1]), row, assignment.end())
+            statements[row] = Statement(table, _names_of(assignment[1]), row, assignment.end())
     return Partial(lines, headers, statements, _data(lines, headers, statements))
 
 
-def names_of(dotted: str) -> tuple[str, ...]:
+def _names_of(dotted: str) -> tuple[str, ...]:
     """Return the parts of a dotted key, without quotes."""
     return tuple(part.strip("\"'") for part in re.findall(_NAME, dotted))
 
@@ -228,38 +200,35 @@ def _data(
     lines: tuple[str, ...], headers: dict[int, Loc], statements: dict[int, Statement]
 ) -> dict[str, Any]:
     data: dict[str, Any] = {}
-    begins = sorted((*headers, *statements, len(lines)))
-    ends = dict(pairwise(begins))
+    ends = dict(pairwise(sorted((*headers, *statements, len(lines)))))
     for loc in headers.values():
-        _put(data, loc, None)
+        _table_at(data, loc)
     for row, statement in statements.items():
         value, end = lines[row][statement.column :], row + 1
-        while (
-            end < ends[row] and _Nest(value).frames
-        ):  # what is behind a value that is closed is typed at the moment
+        # What follows a value that is closed is being typed.
+        while end < ends[row] and _end_of(value).path:
             value, end = f"{value}\n{lines[end]}", end + 1
+        *above, name = statement.loc
+        table = _table_at(data, tuple(above))
         try:
-            _put(data, statement.loc, toml.read(f"value = {value}")["value"])
+            if table is not None:
+                table[name] = toml.read(f"value = {value}")["value"]
         except TomlError:
-            continue  # it is being typed; what it will be is not known
+            continue  # it is being typed
     return data
 
 
-def _put(data: Any, loc: Loc, value: Any) -> None:
-    """Set a value at a place, making the tables and lists on the way; None only makes those."""
-    for part, following in zip(loc, (*loc[1:], None), strict=True):
-        new: Any = (
-            value if following is None and value is not None else [] if isinstance(following, int) else {}
-        )
+def _table_at(data: Any, loc: Loc) -> Any:
+    """Return the table at a place, made where there is none; None where a value is in its place."""
+    for part, following in zip(loc, (*loc[1:], ""), strict=False):
         if isinstance(data, list) and isinstance(part, int):
             data.extend({} for _ in range(part + 1 - len(data)))
         elif isinstance(data, dict):
-            if following is None and value is not None:
-                data[part] = new
-            data.setdefault(part, new)
+            data.setdefault(part, [] if isinstance(following, int) else {})
         else:
-            return  # two lines contradict each other, which is told elsewhere
+            return None  # two lines contradict each other, which is reported elsewhere
         data = data[part]
+    return data if isinstance(data, dict) else None
 
 
 def _in_header(line: str, column: int, loc: Loc) -> Here:
@@ -275,10 +244,15 @@ def _in_key(line: str, column: int, table: Loc, keys: tuple[str, ...]) -> Here:
     typed = re.match(rf"\s*((?:{_NAME}\s*\.\s*)*)([\w-]*)$", line[:column])
     if typed is None:
         return Here("nothing", table, (*table, *keys))
-    above, word = (*table, *names_of(typed[1])), typed[2]
-    start, tail = typed.start(2), re.compile(r"[\w-]*").match(line, column)
-    end = tail.end() if tail else column
+    above, word, start = (*table, *_names_of(typed[1])), typed[2], typed.start(2)
+    end = _end(re.compile(r"[\w-]*"), line, column)
     return Here("key", above, (*above, line[start:end]), word, start, end)
+
+
+def _end(pattern: re.Pattern[str], line: str, column: int) -> int:
+    """Return the column up to which a pattern matches from this one on."""
+    match = pattern.match(line, column)
+    return match.end() if match else column
 
 
 def words_of(value: object) -> Iterator[str]:

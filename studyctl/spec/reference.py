@@ -1,6 +1,6 @@
 """``docs/spec.md``: every table and key of a spec, written from the models.
 
-``python -m studyctl.spec.reference > docs/spec.md`` writes it anew.
+``python -m studyctl.spec.reference > docs/spec.md`` writes it.
 """
 
 import sys
@@ -8,26 +8,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from inspect import cleandoc
 
-from pydantic import BaseModel
-
 from studyctl.contract.methods import METHODS, PAIR
+from studyctl.spec.assist import METHOD
 from studyctl.spec.keys import Key, keys_of
 from studyctl.spec.models import (
     BUNDLED_LANGUAGES,
     BUNDLED_TEXTS,
     TABLES,
+    TABLES_BY_HEADER,
     Calibration,
     CalibrationOverride,
     CompressionTable,
-    Execution,
-    Fidelity,
-    Model,
-    Perplexity,
     Spec,
-    Study,
-    TaskData,
-    Tasks,
-    TextSource,
+    Table,
 )
 
 SHARED = ("models", "calibration", "backend")
@@ -50,64 +43,37 @@ Written from the models in `studyctl/spec/models.py` and `studyctl/contract/meth
   {", ".join(f"`{language}`" for language in BUNDLED_LANGUAGES)}.
 """
 
-TABLES_IN_ORDER: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("[study]", Study),
-    ("[[models]]", Model),
-    ("[calibration]", Calibration),
-    ("[text.<name>]", TextSource),
-    ("[evaluation.perplexity]", Perplexity),
-    ("[evaluation.fidelity]", Fidelity),
-    ("[evaluation.tasks]", Tasks),
-    ("[evaluation.tasks.data.<task>]", TaskData),
-    ("[execution]", Execution),
-)
-
 
 def reference() -> str:
     """Return the text of ``docs/spec.md``."""
-    parts = [INTRODUCTION, _overview()]
-    for header, table in TABLES_IN_ORDER:
+    parts = [INTRODUCTION, _section("## Tables", Spec, list(keys_of(Spec).values()))]
+    for header, table in TABLES_BY_HEADER:
         parts.append(_section(f"## `{header}`", table, list(keys_of(table).values())))
         if table is Calibration:
             parts += _compression()
     return "\n".join(parts)
 
 
-def _overview() -> str:
-    rows = [
-        (
-            f"`{'[[' if key.kind == 'list of tables' else '['}{key.name}{']]' if key.kind == 'list of tables' else ']'}`",
-            key,
-        )
-        for key in keys_of(Spec).values()
-    ]
-    lines = [f"| {header} | {key.description} | {'yes' if key.required else 'no'} |" for header, key in rows]
-    return "\n".join(["| table | holds | required |", "| --- | --- | --- |", *lines, ""])
-
-
 def _compression() -> Iterator[str]:
     """Yield the section on ``[[compression]]``: keys of all methods, then each method's options."""
-    some = TABLES["wanda"]
-    keys = [replace(keys_of(some)["method"], choices=(), kind="text or pair")]
-    keys += [keys_of(some)[name] for name in SHARED]
-    yield _section("## `[[compression]]`", CompressionTable, keys)
-    yield _section(
-        "### Keys of `calibration` in a variant",
-        CalibrationOverride,
-        list(keys_of(CalibrationOverride).values()),
-    )
+    shared = [keys_of(TABLES["wanda"])[name] for name in SHARED]
+    yield _section("## `[[compression]]`", CompressionTable, [replace(METHOD, choices=()), *shared])
+    override = list(keys_of(CalibrationOverride).values())
+    yield _section("### Keys of `calibration` in a variant", CalibrationOverride, override)
     for tag, table in TABLES.items():
         name = '["sparsegpt", "gptq"]' if tag == PAIR else f'"{tag}"'
         options = [key for key in keys_of(table).values() if key.name not in (*SHARED, "method")]
-        data = (
-            "Looks at calibration text." if METHODS[tag].settings.needs_data else "Needs no calibration text."
-        )
-        yield _section(f"### `method = {name}`", table, options, data)
+        data = "Looks at" if METHODS[tag].settings.needs_data else "Needs no"
+        yield _section(f"### `method = {name}`", table, options, f"{data} calibration text.")
 
 
-def _section(heading: str, table: type[BaseModel], keys: list[Key], more: str = "") -> str:
+def _section(heading: str, table: type[Table], keys: list[Key], more: str = "") -> str:
     about = " ".join(filter(None, (cleandoc(table.__doc__ or ""), more))).replace("``", "`")
-    rows = [f"| `{key.name}` | {_type(key)} | {_default(key)} | {_cell(key.description)} |" for key in keys]
+    defaults = ["required" if key.required else f"`{key.default_text}`".replace("``", "–") for key in keys]
+    rows = [
+        f"| `{key.name}` | {_type(key)} | {default} | {_cell(key.description)} |"
+        for key, default in zip(keys, defaults, strict=True)
+    ]
     return "\n".join(
         [heading, "", about, "", "| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""]
     )
@@ -119,26 +85,6 @@ def _type(key: Key) -> str:
         return words if key.kind == "text" else f"{key.kind}: {words}"
     bounds = f", {key.bounds}" if key.bounds else ""
     return _cell(key.kind + bounds)
-
-
-def _default(key: Key) -> str:
-    if key.required:
-        return "required"
-    if key.default in (None, "", (), {}) or isinstance(key.default, BaseModel):
-        return "–"
-    return f"`{_toml(key.default)}`"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + " }"
-    return str(value)
 
 
 def _cell(text: str) -> str:

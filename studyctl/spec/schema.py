@@ -4,7 +4,7 @@ from typing import Any
 
 from studyctl.contract.methods import PAIR
 from studyctl.spec.keys import keys_of
-from studyctl.spec.models import TABLES, Spec, swept_options
+from studyctl.spec.models import TABLES, Spec
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -12,13 +12,13 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a spec.
 
-    ``[[compression]]`` is one of the methods' tables, told apart by ``method``; where a list sweeps, a single value is
+    ``[[compression]]`` is one of the methods' tables, which ``method`` selects; where a list sweeps, a single value is
     allowed as well.
     """
     schema: dict[str, Any] = Spec.model_json_schema()
     for tag, table in TABLES.items():
         properties = schema["$defs"][table.__name__]["properties"]
-        for name in (*swept_options(table.settings_type), "calibration", "backend"):
+        for name in table.sweepable():
             properties[name] = _value_or_list(properties[name])
         if tag != PAIR:
             properties["method"] |= {"const": tag}
@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _required(schema: dict[str, Any]) -> dict[str, Any]:
-    """Take out of the schema what must be given, and return the same for specs that inherit nothing."""
+    """Move what is required out of the schema: it is so only in specs that do not extend another."""
     study, tasks = (schema["$defs"][name].pop("required") for name in ("Study", "Tasks"))
     inside = {
         "study": {"required": study},
@@ -46,12 +46,12 @@ def _required(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value_or_list(items: dict[str, Any]) -> dict[str, Any]:
-    one = _without_null(items["items"])
+    single = _without_null(items["items"])
     about: dict[str, Any] = {key: items[key] for key in ("description", "default") if key in items}
     if isinstance(about.get("default"), list):
         about["default"] = about["default"][0]
-    many: dict[str, Any] = {"type": "array", "items": one, "minItems": 1}
-    return {"anyOf": [one, many], **about}
+    many: dict[str, Any] = {"type": "array", "items": single, "minItems": 1}
+    return {"anyOf": [single, many], **about}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_toml(schema: Any) -> Any:
-    """Return the schema without what TOML has not (null) and what Pydantic adds (titles made of names)."""
+    """Return the schema without null, which TOML does not have, and without the titles that Pydantic makes of names."""
     if isinstance(schema, list):
         return [_as_toml(item) for item in schema]
     if not isinstance(schema, dict):

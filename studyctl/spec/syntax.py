@@ -1,74 +1,75 @@
-"""Reading TOML: its data, and what is wrong where it cannot be read.
+"""Reading the TOML of a spec, with words for what is wrong with it.
 
 A parser stops at its first error. To show them all, the line of each is taken out and the rest is read again, as long
-as an error stays within its line; keys and tables that are there twice are found by their places.
+as an error stays within its line. Repeated keys and tables come from the places, which know both.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from studyctl import toml
-from studyctl.errors import Problem
-from studyctl.spec.positions import Located, Place, Repeated, Span, locate
+from studyctl.errors import Problem, SpecError
+from studyctl.spec.positions import Place, Places, Span
 from studyctl.toml import Fault, TomlError
 
 MOST_ERRORS = 20
+_CLOSED = re.compile(
+    r'''(?:"""(?:\\.|[^\\])*?"""|"(?!"")(?:\\.|[^"\\\n])*"|'{3}.*?'{3}|'(?!'')[^'\n]*'|#[^\n]*|[^"'#])*+''',
+    re.DOTALL,
+)
+"""Text up to a quote that is not closed."""
 NOT_CLOSED = "a list is not closed: `]` or `,` is missing before this"
 
 
-@dataclass(frozen=True, slots=True)
-class Toml:
-    """A TOML text that was read, or what is wrong with it."""
+def read_toml(text: str, file: Path) -> tuple[dict[str, Any], Place]:
+    """Return the data of a TOML text, and where everything in it is.
 
-    data: dict[str, Any]
-    located: Located
-    problems: tuple[Problem, ...]
-
-
-def read_toml(text: str, file: Path) -> Toml:
-    """Return the data of a TOML text with places, or its problems (and then no data)."""
+    Raises:
+        SpecError: with everything that is wrong with it.
+    """
     try:
-        located = locate(text, file)
-        return Toml(toml.read(text), located, ())
+        places = Places(text, file)
+        return toml.read(text), places.root
     except TomlError as error:
         if error.fault is not Fault.TOO_DEEP:
-            return Toml({}, located, tuple(_problems(text, file, located, error)))
+            raise SpecError(_problems(text, file, error)) from None
     except RecursionError:  # of the places
         pass
-    return Toml({}, Located(Place(), (), ()), (Problem("lists are nested too deeply", file, 1, 1),))
+    raise SpecError(Problem("lists are nested too deeply", file, 1, 1))
 
 
-def _spans_lines(error: TomlError) -> bool:
-    return error.line is None or error.fault in (Fault.LIST_NOT_CLOSED, Fault.INLINE_TABLE_NOT_CLOSED)
-
-
-def _problems(text: str, file: Path, located: Located, first: TomlError) -> list[Problem]:
-    errors, repaired = _errors(text, first)
-    # What is there twice is told with both places; the parser would stop at the first of them.
-    found = [_repeated(item) for item in locate(repaired, file).repeated]
-    found += [
-        _worded(error, text, file, located) for error in errors if not (found and _is_repetition(error))
-    ]
-    return sorted(found, key=lambda problem: (problem.line or 0, problem.column or 0))
+def _problems(text: str, file: Path, first: TomlError) -> list[Problem]:
+    lines = text.replace("\r\n", "\n").split("\n")
+    errors, repaired = _errors(lines, first)
+    # What is there twice is reported with both places; the parser would stop at the first of them.
+    repeated = Places(repaired, file).repeated
+    others = [error for error in errors if not (repeated and _is_repetition(error))]
+    return sorted(
+        (*repeated, *(_worded(error, lines, file) for error in others)),
+        key=lambda problem: (problem.line or 0, problem.column or 0),
+    )
 
 
 def _is_repetition(error: TomlError) -> bool:
     return error.fault in (Fault.TWICE, Fault.KEY_OF_VALUE)
 
 
-def _errors(text: str, error: TomlError) -> tuple[list[TomlError], str]:
-    """Return the errors that can be told apart, and the text without the lines that are no TOML."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    repaired, found = list(lines), list[TomlError]()
-    while len(found) < MOST_ERRORS:
-        found.append(error)
+def _spans_lines(error: TomlError) -> bool:
+    return error.line is None or error.fault in (Fault.LIST_NOT_CLOSED, Fault.INLINE_TABLE_NOT_CLOSED)
+
+
+def _errors(lines: list[str], error: TomlError) -> tuple[list[TomlError], str]:
+    """Return the errors that stay within their lines, and the text without these lines."""
+    lines, repaired, errors = list(lines), list(lines), list[TomlError]()
+    while len(errors) < MOST_ERRORS:
+        errors.append(error)
         if error.line is None or _spans_lines(error) or _in_open_list(error, lines):
             break
         # A header is replaced, so that the keys below it do not end up in the table above.
         header = lines[error.line - 1].lstrip().startswith("[")
-        lines[error.line - 1] = f"[_broken_{len(found)}]" if header else ""
+        lines[error.line - 1] = f"[_broken_{len(errors)}]" if header else ""
         if not _is_repetition(error):
             repaired[error.line - 1] = lines[error.line - 1]
         try:
@@ -78,63 +79,42 @@ def _errors(text: str, error: TomlError) -> tuple[list[TomlError], str]:
             last, error = error.line, following
         if _spans_lines(error) or (error.line or 0) <= last:
             break
-    return found, "\n".join(repaired)
+    return errors, "\n".join(repaired)
 
 
 def _in_open_list(error: TomlError, lines: list[str]) -> bool:
-    """Return whether a key was met where a list's next item is wanted."""
-    rest = lines[(error.line or 1) - 1][error.column - 1 :]
+    """Return whether a key was met where the next item of a list should be."""
+    rest = lines[error.line - 1][error.column - 1 :] if error.line else ""
     return error.fault is Fault.NO_VALUE and re.match(r"[\w.\"'-]+\s*=", rest) is not None
 
 
-def _repeated(item: Repeated) -> Problem:
-    listed = item.table and item.name in ("models", "compression")
-    return Problem(
-        f"{'table' if item.table else 'key'} `{item.name}` is there twice",
-        item.again.file,
-        item.again.line,
-        item.again.column,
-        item.again.length,
-        note=f"first in line {item.first.line}" if item.first else "",
-        hint=f"write `[[{item.name}]]` for each of several" if listed else "",
-    )
-
-
-def _worded(error: TomlError, text: str, file: Path, located: Located) -> Problem:
-    lines = text.replace("\r\n", "\n").split("\n")
-    place = Span(file, error.line or len(text.rstrip().split("\n")), error.column, 1)
-    unclosed = error.line is None and not _is_repetition(error)
-    if (unclosed or error.fault is Fault.LINE_ENDS_IN_TEXT) and located.broken:
-        same = [span for span in located.broken if error.line in (None, span.line)]
-        return _problem("text in quotes is not closed", _from_quote(same[0] if same else place, text))
-    line = lines[place.line - 1]
+def _worded(error: TomlError, lines: list[str], file: Path) -> Problem:
+    text = "\n".join(lines)
+    row = error.line or text.rstrip().count("\n") + 1
+    line = lines[row - 1]
+    place = Span(file, row, error.column if error.line else len(line.rstrip()) + 1, 1)
+    if error.line is None or error.fault is Fault.LINE_ENDS_IN_TEXT:
+        source = line if error.line else text
+        closed = _CLOSED.match(source)
+        assert closed is not None  # it matches nothing as well
+        if rest := source[closed.end() :].partition("\n")[0].rstrip():
+            above, column = closed[0].count("\n"), len(closed[0].rpartition("\n")[2]) + 1
+            return Span(file, (error.line or 1) + above, column, len(rest)).problem(
+                "text in quotes is not closed"
+            )
     if _in_open_list(error, lines):
-        return _problem(NOT_CLOSED, place)
+        return place.problem(NOT_CLOSED)
     if error.fault is Fault.ESCAPE:
-        column = max(1, line.rfind("\\", 0, place.column) + 1)
-        note = "use single quotes: 'C:\\folder'"
-        return _problem(
-            "a backslash in double quotes starts an escape", Span(file, place.line, column, 1), note
-        )
+        backslash = replace(place, column=max(1, line.rfind("\\", 0, place.column) + 1))
+        what = "a backslash in double quotes starts an escape"
+        return backslash.problem(what, "use single quotes: 'C:\\folder'")
     what, note, length = _explained(error, line, line[place.column - 1 :])
-    return _problem(what, Span(file, place.line, place.column, max(1, length)), note)
-
-
-def _from_quote(span: Span, text: str) -> Span:
-    line = text.split("\n")[span.line - 1]
-    start = re.compile("[\"']").search(line, span.column - 1)
-    skipped = start.start() - span.column + 1 if start else 0
-    return Span(span.file, span.line, span.column + skipped, max(1, span.length - skipped))
-
-
-def _problem(what: str, span: Span, note: str = "") -> Problem:
-    return Problem(what, span.file, span.line, span.column, span.length, note=note)
+    return replace(place, length=max(1, length)).problem(what, note)
 
 
 def _explained(error: TomlError, line: str, rest: str) -> tuple[str, str, int]:
     """Return what is wrong, a note, and how many characters of ``rest`` to underline."""
-    token = re.match(r"[^\s,#\]}]*", rest)
-    word = token[0] if token else ""
+    word = re.split(r"[\s,#\]}]", rest, maxsplit=1)[0]
     match error.fault:
         case Fault.NO_VALUE:
             return _bad_value(line, word)
@@ -149,7 +129,7 @@ def _explained(error: TomlError, line: str, rest: str) -> tuple[str, str, int]:
             return "the value has ended before this", "", len(word)
         case Fault.NO_STATEMENT:
             note = "" if word.isascii() else "a key with such letters needs quotes"
-            return "here a key or a table's header is wanted", note, len(word)
+            return "a key or a table's header is expected here", note, len(word)
         case Fault.KEY_OF_VALUE:
             return "the key before this has another value already", "", 1
         case Fault.HEADER_NOT_CLOSED:

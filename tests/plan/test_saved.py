@@ -83,7 +83,7 @@ def test_what_is_no_plan_is_said(paths: StudyPaths, content: str, what: str) -> 
     said = refusal(paths)
     assert f"{paths.plan} {what}" in said
     assert "delete it and run" in said
-    assert "nothing that was measured is lost" in said
+    assert "no result is lost" in said
 
 
 def test_a_plan_of_a_later_version_is_not_guessed_at(paths: StudyPaths) -> None:

@@ -121,6 +121,6 @@ def marked(problem: Problem, text: str) -> str:
     return line[problem.column - 1 :][: problem.length]
 
 
-def told(text: str) -> list[tuple[str, str]]:
+def mistakes(text: str) -> list[tuple[str, str]]:
     """Return ``(what, underlined)`` of everything that is wrong with a spec."""
     return [(problem.what, marked(problem, text)) for problem in problems(text)]

@@ -20,48 +20,48 @@ def offered(marked: str) -> list[str]:
 def chosen(marked: str, label: str) -> str:
     """Return the text as it is when the item is taken."""
     text, row, column = at(marked)
-    found: Completions = complete(text, row, column)
-    item = next(item for item in found.items if item.label == label)
+    result: Completions = complete(text, row, column)
+    item = next(item for item in result.items if item.label == label)
     lines = text.split("\n")
-    lines[row] = lines[row][: found.start] + item.insert + lines[row][found.end :]
+    lines[row] = lines[row][: result.start] + item.insert + lines[row][result.end :]
     return "\n".join(lines)
 
 
-def told(marked: str) -> Help:
-    found = explain(*at(marked))
-    assert found is not None
-    return found
+def help_at(marked: str) -> Help:
+    result = explain(*at(marked))
+    assert result is not None
+    return result
 
 
 # -- help
 
 
 def test_a_key_is_explained_with_type_bounds_and_default() -> None:
-    found = told("[calibration]\nsam|ples = 9\n")
-    assert found.name == "samples"
-    assert found.facts == ("whole number", "at least 1 and at most 100000", "default 128")
-    assert found.about == "windows"
+    result = help_at("[calibration]\nsam|ples = 9\n")
+    assert result.name == "samples"
+    assert result.facts == ("whole number", "at least 1 and at most 100000", "default 128")
+    assert result.about == "windows"
 
 
 def test_a_value_is_explained_by_its_key() -> None:
-    assert told("[calibration]\nsamples = 9|\n").name == "samples"
+    assert help_at("[calibration]\nsamples = 9|\n").name == "samples"
 
 
 def test_an_item_of_a_list_over_several_lines_is_explained_by_its_key() -> None:
-    assert told('[evaluation.tasks]\nnames = [\n  "a",\n  "b|",\n]\n').name == "names"
+    assert help_at('[evaluation.tasks]\nnames = [\n  "a",\n  "b|",\n]\n').name == "names"
 
 
 def test_a_swept_key_says_that_a_list_makes_variants() -> None:
-    found = told('[[compression]]\nmethod = "wanda"\nsparsity = [0.3, 0.|5]\n')
-    assert found.facts[:2] == ("number, or a list: a variant for each", "at least 0 and less than 1")
+    result = help_at('[[compression]]\nmethod = "wanda"\nsparsity = [0.3, 0.|5]\n')
+    assert result.facts[:2] == ("number, or a list: a variant for each", "at least 0 and less than 1")
 
 
 def test_choices_are_named() -> None:
-    assert "one of bfloat16, float16, float32, auto" in told('[[models]]\nid = "x"\ndtype = "|"\n').facts
+    assert "one of bfloat16, float16, float32, auto" in help_at('[[models]]\nid = "x"\ndtype = "|"\n').facts
 
 
 def test_a_required_key_says_so() -> None:
-    assert told('[study]\nname = "m|"\n').facts[0] == "required"
+    assert help_at('[study]\nname = "m|"\n').facts[0] == "required"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_required_key_says_so() -> None:
     ],
 )
 def test_keys_are_explained_in_text_that_is_no_toml(marked: str) -> None:
-    assert told(marked).name == "samples"
+    assert help_at(marked).name == "samples"
 
 
 def test_no_place_of_no_half_written_text_is_too_hard() -> None:
@@ -88,17 +88,17 @@ def test_no_place_of_no_half_written_text_is_too_hard() -> None:
 
 
 def test_keys_of_a_compression_table_follow_its_method() -> None:
-    assert told('[[compression]]\nmethod = "awq"\ngroup_s|ize = 64\n').name == "group_size"
-    assert told('[[compression]]\nmethod = "wanda"\ngroup_s|ize = 64\n').name == "[[compression]]"
+    assert help_at('[[compression]]\nmethod = "awq"\ngroup_s|ize = 64\n').name == "group_size"
+    assert help_at('[[compression]]\nmethod = "wanda"\ngroup_s|ize = 64\n').name == "[[compression]]"
 
 
 def test_a_header_is_explained() -> None:
-    assert told("[calib|ration]\n").about.startswith("The text that methods with data look at")
+    assert help_at("[calib|ration]\n").about.startswith("The text that methods with data look at")
 
 
 def test_a_table_in_braces_is_explained_with_and_without_a_list_around_it() -> None:
     for value in ('[{}, { languages = ["s|w"] }]', '{ languages = ["s|w"] }'):
-        assert told(f'[[compression]]\nmethod = "wanda"\ncalibration = {value}\n').name == "languages"
+        assert help_at(f'[[compression]]\nmethod = "wanda"\ncalibration = {value}\n').name == "languages"
 
 
 def test_nothing_is_known_of_a_table_that_there_is_not() -> None:
@@ -177,8 +177,8 @@ def test_text_sources_are_the_bundled_ones_and_those_of_this_text() -> None:
 
 
 def test_languages_are_those_of_the_source_and_not_there_yet() -> None:
-    known = offered('[calibration]\nsource = "pocket"\nlanguages = ["en", "|"]\n')
-    assert known == ["ar", "de", "es", "ru", "sw", "zh"]
+    languages = offered('[calibration]\nsource = "pocket"\nlanguages = ["en", "|"]\n')
+    assert languages == ["ar", "de", "es", "ru", "sw", "zh"]
     own = '[text.web]\ndataset = "a/b"\nconfig = { en = "x", fi = "y" }\n\n[calibration]\nsource = "web"\n'
     assert offered(own + 'languages = ["|') == ["en", "fi"]
 

@@ -49,9 +49,8 @@ def test_an_editor_gets_lines_that_only_a_newline_breaks(text: str) -> None:
 
 def test_lines_keep_their_own_ends_beside_an_edit() -> None:
     file = loaded(b"\xef\xbb\xbfa = 1\r\nb = 2\nc = 3\r\nd = 4")
-    assert encoded("a = 1\nnew\nb = 2\nc = 5\nd = 4", file) == (
-        b"\xef\xbb\xbfa = 1\r\nnew\r\nb = 2\nc = 5\r\nd = 4"
-    )
+    edited = file.text.replace("b = 2", "new\nb = 2").replace("c = 3", "c = 5")
+    assert encoded(edited, file) == b"\xef\xbb\xbfa = 1\r\nnew\nb = 2\nc = 5\r\nd = 4"
 
 
 def test_windows_ends_of_lines_are_taken_on_by_new_lines() -> None:

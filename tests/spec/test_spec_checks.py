@@ -2,7 +2,7 @@
 
 import pytest
 
-from .specs import MINIMAL, marked, problems, told
+from .specs import MINIMAL, marked, mistakes, problems
 
 WANDA = '[[compression]]\nmethod = "wanda"\nsparsity = 0.5\n'
 C4 = '[text.c4]\ndataset = "allenai/c4"\nconfig = { en = "en", de = "de" }\n'
@@ -53,7 +53,7 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
         ),
         (
             '[calibration]\nids = "a.npy"\n' + WANDA + 'calibration = { languages = ["de"] }\n',
-            "`languages` has no effect beside `ids`, which gives exact tokens",
+            "`languages` has no effect together with `ids`, which gives exact tokens",
             "languages",
         ),
         (
@@ -108,12 +108,12 @@ def test_one_thing_is_wrong(tables: str, what: str, underlined: str) -> None:
     ],
 )
 def test_nothing_is_wrong(tables: str) -> None:
-    assert told(MINIMAL + tables) == []
+    assert mistakes(MINIMAL + tables) == []
 
 
 def test_one_bad_table_does_not_hide_what_is_wrong_with_the_others() -> None:
     tables = '[calibration]\nsource = "x"\nsamples = 0\n[[compression]]\nmethod = "rtn"\nmodels = ["L*"]\nbits = 9\n'
-    assert [what for what, _ in told(MINIMAL + tables)] == [
+    assert [what for what, _ in mistakes(MINIMAL + tables)] == [
         "there is no text source `x`",
         "`samples` must be at least 1 and at most 100000, not 0",
         "no model matches `L*`",
@@ -122,4 +122,4 @@ def test_one_bad_table_does_not_hide_what_is_wrong_with_the_others() -> None:
 
 
 def test_a_value_that_cannot_be_read_is_told_once() -> None:
-    assert told(MINIMAL + WANDA + "[calibration]\nsource = 5\n") == [("`source` needs text, got 5", "5")]
+    assert mistakes(MINIMAL + WANDA + "[calibration]\nsource = 5\n") == [("`source` needs text, got 5", "5")]

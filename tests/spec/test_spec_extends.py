@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studyctl.errors import Problem, SpecError
-from studyctl.spec.extends import merge, move_paths, read_layers
+from studyctl.spec.extends import merge, merged_text, move_paths, read_layers
 from studyctl.spec.loading import load_spec, parse_spec, self_contained
-from studyctl.spec.standalone import merged_text
 
 from .specs import FULL, document
 

@@ -12,7 +12,7 @@ from studyctl.errors import ExitCode, SpecError
 from studyctl.spec.loading import load_spec
 from studyctl.spec.models import CalibrationOverride
 
-from .specs import FULL, MINIMAL, document, marked, problems, told
+from .specs import FULL, MINIMAL, document, marked, mistakes, problems
 
 
 def test_a_spec_with_everything_is_read() -> None:
@@ -172,7 +172,7 @@ def test_the_shipped_specs_are_right() -> None:
         ),
         # methods
         (
-            '[[compression]]\nmethod = "spargegpt"\nsparsity = 0.5',
+            '[[compression]]\nmethod = "spargegpt"\nsparsity = 0.5\ncalibration = { source = "pocket" }',
             "unknown method `spargegpt`",
             '"spargegpt"',
             "did you mean `sparsegpt`?",
@@ -292,7 +292,7 @@ windows = -1
 languages = ["xx"]
 source = "pocket"
 """
-    assert told(text) == [
+    assert mistakes(text) == [
         ("the spec needs `[[models]]`", "["),
         ('`name` may hold letters, digits, `.`, `_` and `-` only, not "a b"', '"a b"'),
         ("there is no text source `nowhere`", '"nowhere"'),
@@ -308,7 +308,7 @@ source = "pocket"
 
 def test_a_single_table_of_models_is_checked_all_the_same() -> None:
     text = '[study]\nname = "x"\n[models]\nid = "x"\ndtyp = "auto"\n'
-    assert told(text) == [("`models` is a list of tables", "[models]"), ("unknown key `dtyp`", "dtyp")]
+    assert mistakes(text) == [("`models` is a list of tables", "[models]"), ("unknown key `dtyp`", "dtyp")]
 
 
 def test_missing_tables() -> None:

@@ -9,13 +9,13 @@ import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studyctl.spec.positions import Place, Span, deepest, locate, merged
+from studyctl.spec.positions import Place, Places, Span, deepest, merged
 
 FILE = Path("a.toml")
 
 
-def found(text: str, *loc: str | int, key: bool = False) -> tuple[int, int, int] | None:
-    place, reached = deepest(locate(text, FILE).root, loc)
+def place_of(text: str, *loc: str | int, key: bool = False) -> tuple[int, int, int] | None:
+    place, reached = deepest(Places(text, FILE).root, loc)
     assert reached == loc
     span = place.key if key else place.value
     return (span.line, span.column, span.length) if span else None
@@ -49,36 +49,33 @@ def test_places(
     key: tuple[int, int, int] | None,
     value: tuple[int, int, int] | None,
 ) -> None:
-    assert found(text, *loc, key=True) == key
-    assert found(text, *loc) == value
+    assert place_of(text, *loc, key=True) == key
+    assert place_of(text, *loc) == value
 
 
 def test_what_the_file_does_not_hold_is_skipped_over() -> None:
-    root = locate("[[compression]]\nsparsity = 0.5", FILE).root
+    root = Places("[[compression]]\nsparsity = 0.5", FILE).root
     assert deepest(root, ("compression", 0, "wanda", "sparsity", 0))[1] == ("compression", 0, "sparsity")
     assert deepest(root, ("compression", 0, "method"))[1] == ("compression", 0)
     assert deepest(root, ("models",))[1] == ()
 
 
 def test_what_is_there_twice() -> None:
-    located = locate("[a]\nx = 1\nx = 2\n[a]\nx = 3\n", FILE)
-    assert [
-        (item.name, item.table, item.again.line, item.first and item.first.line) for item in located.repeated
-    ] == [
-        ("x", False, 3, 2),
-        ("a", True, 4, 1),
+    repeated = Places("[a]\nx = 1\nx = 2\n[a]\nx = 3\n", FILE).repeated
+    assert [(problem.what, problem.line, problem.note) for problem in repeated] == [
+        ("key `x` is there twice", 3, "first in line 2"),
+        ("table `a` is there twice", 4, "first in line 1"),
     ]
 
 
 def test_broken_texts_keep_the_places_of_the_rest() -> None:
-    located = locate("a = \n[t]\nb = 1\n", FILE)
-    assert [span.line for span in located.broken] == [1]
-    assert deepest(located.root, ("t", "b"))[0].value == Span(FILE, 3, 5, 1)
+    places = Places("a = \n[t]\nb = 1\n", FILE)
+    assert deepest(places.root, ("t", "b"))[0].value == Span(FILE, 3, 5, 1)
 
 
 def test_merged_places_are_in_the_file_that_defines_them() -> None:
-    base = locate("[t]\na = 1\nb = [1, 2]\n[[m]]\nx = 1\n[[m]]\nx = 2", Path("base.toml")).root
-    over = locate("[t]\nb = [3]\n[[m]]\nx = 3", Path("over.toml")).root
+    base = Places("[t]\na = 1\nb = [1, 2]\n[[m]]\nx = 1\n[[m]]\nx = 2", Path("base.toml")).root
+    over = Places("[t]\nb = [3]\n[[m]]\nx = 3", Path("over.toml")).root
     both = merged(base, over)
 
     def file(*loc: str | int) -> str:
@@ -114,7 +111,6 @@ def _placed(place: Place) -> Any:
 
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 def test_everything_that_tomllib_reads_has_a_place(data: dict[str, Any]) -> None:
-    located = locate(tomlkit.dumps(data), FILE)
-    assert not located.broken
-    assert not located.repeated
-    assert _placed(located.root) == _shape(data)
+    places = Places(tomlkit.dumps(data), FILE)
+    assert not places.repeated
+    assert _placed(places.root) == _shape(data)

@@ -9,14 +9,14 @@ from pydantic import BaseModel
 
 from studyctl.contract.methods import METHODS
 from studyctl.spec.keys import key_at, keys_of
-from studyctl.spec.models import BUNDLED_LANGUAGES, TABLES
-from studyctl.spec.reference import TABLES_IN_ORDER, reference
+from studyctl.spec.models import BUNDLED_LANGUAGES, TABLES, TABLES_BY_HEADER
+from studyctl.spec.reference import reference
 from studyctl.spec.schema import DRAFT, json_schema
 
 from .specs import FULL, MINIMAL
 
 ROOT = Path(__file__).parents[2]
-ALL_TABLES: list[type[BaseModel]] = [*(table for _, table in TABLES_IN_ORDER), *TABLES.values()]
+ALL_TABLES: list[type[BaseModel]] = [*(table for _, table in TABLES_BY_HEADER), *TABLES.values()]
 
 
 def test_the_reference_is_up_to_date() -> None:
@@ -74,7 +74,7 @@ def _accepts(word: str, argument: Any, schema: dict[str, Any], value: Any, root:
     table = value if isinstance(value, dict) else {}
     items = value if isinstance(value, list) else []
     number = value if TYPES["number"](value) else None
-    known = schema.get("properties", {})
+    properties = schema.get("properties", {})
     patterns = schema.get("patternProperties", {})
     checks = {
         "$ref": lambda: accepts(root["$defs"][argument.rpartition("/")[2]], value, root),
@@ -98,7 +98,7 @@ def _accepts(word: str, argument: Any, schema: dict[str, Any], value: Any, root:
         "additionalProperties": lambda: all(
             argument is not False and accepts(argument, table[name], root)
             for name in table
-            if name not in known and not any(re.search(pattern, name) for pattern in patterns)
+            if name not in properties and not any(re.search(pattern, name) for pattern in patterns)
         ),
         "items": lambda: all(accepts(argument, item, root) for item in items),
         "prefixItems": lambda: all(

@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studyctl.errors import Problem, SpecError
 from studyctl.spec.syntax import read_toml
 
 FILE = Path("a.toml")
+
+
+def problems(text: str) -> list[Problem]:
+    """Return what is wrong with a TOML text."""
+    with pytest.raises(SpecError) as caught:
+        read_toml(text, FILE)
+    return caught.value.problems
 
 
 @pytest.mark.parametrize(
@@ -25,12 +33,14 @@ FILE = Path("a.toml")
         (
             "ä = 3",
             (1, 1, 1),
-            "here a key or a table's header is wanted",
+            "a key or a table's header is expected here",
             "a key with such letters needs quotes",
         ),
         ('a = "x\nb = 1', (1, 5, 2), "text in quotes is not closed", ""),
         ('a = """x\nb = 1', (1, 5, 4), "text in quotes is not closed", ""),
         ("a = [1,\nb = 2", (2, 1, 1), "a list is not closed: `]` or `,` is missing before this", ""),
+        ("a = [1", (1, 7, 1), "a list is not closed: `]` or `,` is missing before this", ""),
+        ("a = ", (1, 4, 1), "`a` has no value", ""),
         ("a = [1 2]", (1, 8, 1), "a list is not closed: `]` or `,` is missing before this", ""),
         (
             'a = "C:\\users"',
@@ -45,21 +55,20 @@ FILE = Path("a.toml")
         (
             'é = "你"\r\nb = \r\n',
             (1, 1, 1),
-            "here a key or a table's header is wanted",
+            "a key or a table's header is expected here",
             "a key with such letters needs quotes",
         ),
     ],
 )
 def test_one_error(text: str, place: tuple[int, int, int], what: str, note: str) -> None:
-    problem = read_toml(text, FILE).problems[0]
+    problem = problems(text)[0]
     assert (problem.line, problem.column, problem.length) == place
     assert (problem.what, problem.note) == (what, note)
 
 
 def test_all_errors_that_stay_within_their_line() -> None:
     text = "a = True\nb = 1\nb = 2\n[x\ny = 1\n[z]\ny = \n"
-    problems = read_toml(text, FILE).problems
-    assert [(problem.line, problem.what) for problem in problems] == [
+    assert [(problem.line, problem.what) for problem in problems(text)] == [
         (1, "`True` is no value"),
         (3, "key `b` is there twice"),
         (4, "the table's header is not closed"),
@@ -69,27 +78,26 @@ def test_all_errors_that_stay_within_their_line() -> None:
 
 def test_a_list_of_tables_written_as_one() -> None:
     text = '[compression]\nmethod = "rtn"\n[compression]\nmethod = "gptq"\n'
-    (problem,) = read_toml(text, FILE).problems
+    (problem,) = problems(text)
     assert (problem.line, problem.what) == (3, "table `compression` is there twice")
     assert problem.hint == "write `[[compression]]` for each of several"
 
 
-def test_endless_nesting_is_told() -> None:
-    (problem,) = read_toml("a = " + "[" * 5000, FILE).problems
+def test_endless_nesting_is_reported() -> None:
+    (problem,) = problems("a = " + "[" * 5000)
     assert problem.what == "lists are nested too deeply"
 
 
 @given(st.text("ab=[]{}\"'\n\r\t#.,1e:你\\ ", max_size=40))
 def test_a_text_has_data_or_problems_with_places(text: str) -> None:
-    toml = read_toml(text, FILE)
     try:
-        assert toml.data == tomllib.loads(text)
-        assert not toml.problems
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        assert toml.problems
         lines = text.split("\n")
-        for problem in toml.problems:
+        for problem in problems(text):
             assert problem.line is not None
             assert problem.column is not None
             assert 1 <= problem.line <= len(lines)
             assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
+    else:
+        assert read_toml(text, FILE)[0] == data

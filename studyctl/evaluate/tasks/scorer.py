@@ -14,7 +14,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from studyctl.contract.limits import scored_tokens
+from studyctl.contract.limits import device_kind
 from studyctl.errors import StepError
 from studyctl.evaluate.tasks.finished import FinishedChunks, computed_by
 from studyctl.evaluate.tasks.packed import Answer, open_packed
@@ -22,6 +22,10 @@ from studyctl.evaluate.tasks.trees import Prompt
 from studyctl.evaluate.text.head import not_finite
 from studyctl.reporter import Reporter
 
+BATCH_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Most logits of a batch of requests: HFLM has them all at once, in the model's dtype and again as fp32."""
+MIN_BATCH_TOKENS = 512
+"""Tokens of such a batch that a large vocabulary does not lower any further."""
 GENERATION_SEED = 1234
 ROLLING_WINDOWS = 256
 """Windows that HFLM hands over at a time for tasks of rolling log-likelihood."""
@@ -66,7 +70,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         )
         vocabulary = model.get_output_embeddings().weight.shape[0]
         self._batch_tokens = batch_tokens
-        self._plain_tokens = scored_tokens(vocabulary, self.device.type, batch_tokens)
+        most_tokens = BATCH_LOGITS[device_kind(self.device.type)] // vocabulary
+        self._plain_tokens = min(batch_tokens, max(most_tokens, MIN_BATCH_TOKENS))
         self._reporter = reporter
         self._finished = finished
         self._done = self._total = 0

@@ -106,7 +106,7 @@ class SpecEditor(Editor):
 
     def edit(self, edit: Edit) -> EditResult:
         """Perform an edit; what is pasted is made fit for lines first."""
-        edit.text = as_shown(edit.text).replace(as_shown("\r"), "\n")
+        edit.text = as_shown(edit.text.replace("\r\n", "\n").replace("\r", "\n"))
         return super().edit(edit)
 
     def load(self, text: str, *, read_only: bool) -> None:
