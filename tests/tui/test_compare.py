@@ -18,8 +18,8 @@ from studyctl_tui.compare.figures import TaskSheet, task_measures
 from studyctl_tui.compare.grid import CompareGrid, _on_two_lines
 from studyctl_tui.compare.plot import RatioTicks, _free
 from studyctl_tui.compare.ranks import place
-from studyctl_tui.compare.scale import Scale
 from studyctl_tui.compare.screen import CompareScreen
+from studyctl_tui.compare.sheets import Scale
 from studyctl_tui.monitor.screen import MonitorScreen
 from studyctl_tui.shared.help import HelpScreen
 from studyctl_tui.shared.variant_names import shortened
