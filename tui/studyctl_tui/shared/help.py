@@ -19,7 +19,7 @@ def _distance(active: ActiveBinding) -> int:
         return 3 if active.binding.action.startswith(("app.", "screen.")) else 0
     if isinstance(active.node, App):
         return 2
-    return 1 if type(active.node).__module__.startswith("tui.") else 3
+    return 1 if type(active.node).__module__.startswith("studyctl_tui.") else 3
 
 
 class HelpScreen(ModalScreen[None]):
