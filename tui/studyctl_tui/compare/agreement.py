@@ -1,4 +1,4 @@
-"""Backends compared: what each of them made of a setting, and what ours made of it."""
+"""The results of each backend for a setting, compared with ours."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,7 +38,7 @@ _WIDE_MEASURES = (
 
 
 class AgreementSheet(Sheet):
-    """Backends by figures, under a heading for each setting; what one of the backends could not do is shown too."""
+    """Backends by figures, under a heading for each setting; trials that failed are shown too."""
 
     title = "by backend"
     legend = f"{GLYPHS[0]} ours equal or better  {GLYPHS[1:-1]} worse  {GLYPHS[-1]} by twice"
@@ -55,13 +55,13 @@ class AgreementSheet(Sheet):
         self.empty = "none of these settings is measured with two backends yet" if rows else _ONE_BACKEND
 
     def cell(self, line: Line, column: str) -> Cell:
-        """Return a figure; a ratio has a step for how ours looks compared with it."""
+        """Return a figure; a ratio has a step for how bad ours looks compared with it."""
         row, measure = self._of[line.key], self._measures[column]
         cell = measure.cell(measure.of(row))
         return Cell(cell.text) if row.ours else cell
 
     def says(self, line: Line, column: str | None) -> str:
-        """Return what a figure means, or the figures of a backend in a row."""
+        """Return what a figure means, or all figures of a backend."""
         row = self._of.get(line.key)
         if row is None:
             return line.label
@@ -81,7 +81,7 @@ class AgreementSheet(Sheet):
 
 
 def _by_setting(rows: Iterable[Agreement], lines: dict[str, Line]) -> Iterator[Line]:
-    """Yield a heading for each setting of which something is measured, and its backends, ours first."""
+    """Yield a heading for each setting with results, and its backends, ours first."""
     chosen = {row.trial_id: row for row in rows if row.trial_id in lines}
     settings: dict[tuple[str, int | None], list[Agreement]] = {
         (chosen[trial].setting, chosen[trial].seed): [] for trial in lines if trial in chosen

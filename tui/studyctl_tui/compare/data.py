@@ -1,4 +1,4 @@
-"""What the Compare screen knows of one model, and in which order it shows its variants."""
+"""The results of one model, and the order in which the Compare screen shows its variants."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +12,14 @@ from studyctl.store.comparison import Agreement, Disagreement, Rank
 from studyctl.store.results import LanguageResult, Standing, StepRow, TaskResult
 
 MAIN = "main"
-"""Stands for the main metric of a task, whatever that is."""
+"""Stands for the main metric of a task."""
 SORTS: dict[str, Callable[[Standing], float | None]] = {
     "plan order": lambda trial: 0.0,
     "size": lambda trial: trial.bits_per_weight,
     "ppl ratio": lambda trial: trial.ppl_ratio,
     "accuracy": lambda trial: None if trial.acc is None else -trial.acc,
 }
-"""What variants can be sorted by, the least first."""
+"""What variants can be sorted by, the smallest value first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Comparison:
     """The published results of one model."""
 
     models: tuple[str, ...] = ()
-    """All that the study has, in the order of the plan."""
+    """All models of the study, in the order of the plan."""
     model: str = ""
     trials: tuple[Standing, ...] = ()
     languages: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Comparison:
     agreement: tuple[Agreement, ...] = ()
     """Trials whose setting several backends compress, ours first."""
     pareto: frozenset[tuple[str, str]] = frozenset()
-    """Trial and measure of what nothing beats in both size and quality."""
+    """Trial and measure of each point of the Pareto front of size and quality."""
 
     @property
     def compares(self) -> bool:
@@ -52,7 +52,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is shown of the variants, and how."""
+    """Which variants are shown, and in which order."""
 
     sort: str = next(iter(SORTS))
     grouped: bool = False
@@ -71,10 +71,10 @@ class Line:
 
 
 def read_comparison(paths: StudyPaths, model: str) -> Comparison:
-    """Read what is published of a model; of the first one if there is no such model. For a thread.
+    """Read the published results of a model; of the first one if there is no such model. Call it in a thread.
 
     Raises:
-        StudyError: nothing is published, or not by this version.
+        StudyError: nothing is published, or by another version.
     """
     with results.open(paths) as reader:
         models = tuple(row.model for row in reader.progress())
@@ -130,7 +130,7 @@ def _grouped(comparison: Comparison, lines: list[Line]) -> Iterator[Line]:
 
 
 def labels(comparison: Comparison) -> dict[str, str]:
-    """Return how to call each trial: its variant, with the seed where a variant has several."""
+    """Return a name for each trial: its variant, with the seed where a variant has several."""
     times = Counter(trial.variant for trial in comparison.trials)
     return {
         trial.trial_id: trial.variant if times[trial.variant] == 1 else f"{trial.variant} seed {trial.seed}"

@@ -13,7 +13,7 @@ from studyctl_tui.compare.sheets import Cell, Figure, Measure, Scale, Sheet, sha
 
 Result = TypeVar("Result", LanguageResult, TaskResult)
 NOT_FINITE = "✗"
-"""A perplexity that was measured and is not a number."""
+"""A perplexity that was measured and is not finite."""
 LANGUAGE_MEASURES = (
     Measure("ppl ratio", "ppl_ratio", ratio, Scale((1.02, 1.1, 1.25, 2.0)), "ppl_ratio"),
     Measure("perplexity", "perplexity", ratio, of_dense=True),
@@ -31,7 +31,7 @@ _LOSS = Scale((-0.01, -0.03, -0.06, -0.12))
 
 
 def task_measures(comparison: Comparison) -> tuple[Measure, ...]:
-    """Return what tasks can be compared by: their main metrics first, then the change of every other metric."""
+    """Return the measures of tasks: of their main metrics first, then the change of every other metric."""
     others = dict.fromkeys(score.metric for score in comparison.scores.values() if not score.main)
     return (
         Measure("accuracy change", "change", change, _LOSS, "acc_change"),
@@ -47,10 +47,10 @@ def task_measures(comparison: Comparison) -> tuple[Measure, ...]:
 
 
 class FigureSheet(Sheet, Generic[Result]):
-    """Variants by what they are measured on; the figure of the whole trial comes last."""
+    """Variants by languages or tasks; the figure of the whole trial comes last."""
 
     MARK = ""
-    """What the mark behind a figure means."""
+    """The mark behind a figure, and what it means."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class FigureSheet(Sheet, Generic[Result]):
             self.legend = f"{measure.scale.legend(measure.show)}  {self.MARK}"
 
     def has_figures(self, line: Line) -> bool:
-        """Leave the dense model out where the others are compared with it."""
+        """Whether a line has results; the dense model is left out where the others are compared with it."""
         if line.trial is not None and line.trial.variant == "dense" and not self.measure.of_dense:
             return False
         return any((line.key, column) in self._of for column in self.columns)
@@ -106,7 +106,7 @@ class LanguageSheet(FigureSheet[LanguageResult]):
         super().__init__(measure, comparison.perplexity, comparison.languages, lines)
 
     def is_marked(self, line: Line, result: LanguageResult) -> bool:
-        """Whether it is the worst language of the line."""
+        """Whether this is the worst language of the line."""
         scale, values = self.measure.scale, {}
         for language in self.columns:
             value = self.measure.of(self._of.get((line.key, language)))
@@ -149,7 +149,7 @@ class TaskSheet(FigureSheet[TaskResult]):
         self.headers = {task: task.removeprefix(shared) for task in tasks}
 
     def is_marked(self, line: Line, result: TaskResult) -> bool:
-        """Whether it is a change that is unlikely to be chance."""
+        """Whether the change is unlikely to be chance."""
         return self.measure.figure == "change" and result.significant
 
     def sentence(self, result: TaskResult) -> str:

@@ -1,7 +1,6 @@
-"""A table that draws what is visible only: first column and header stay, cells have shades, a cursor moves over cells."""
+"""A table that draws only what is visible: first column and header stay, cells have shades, a cursor moves over cells."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import ClassVar
@@ -22,7 +21,7 @@ from studyctl_tui.compare.sheets import GLYPHS, Sheet
 from studyctl_tui.shared.variant_names import shortened
 
 MOST_WIDTH = 14
-"""Characters of a column at most: figure, glyph, mark and a blank."""
+"""Maximum characters of a column: figure, glyph, mark and a blank."""
 _BLEND = (0.0, 0.12, 0.22, 0.33, 0.45)
 """How much of the theme's error colour is mixed into its background for each step: text stays readable on each."""
 _SIXTEEN: tuple[Style, ...] = (
@@ -55,17 +54,11 @@ class CompareGrid(ScrollView, can_focus=True):
         Binding("end", "edge(1, 0)", "Last line", show=False),
         Binding("ctrl+left", "edge(0, -1)", "First column", show=False),
         Binding("ctrl+right", "edge(0, 1)", "Last column", show=False),
-        Binding("enter", "choose", "To Monitor"),
+        Binding("enter", "screen.monitor", "To Monitor"),
     ]
 
-    @dataclass
     class Moved(Message):
         """The cursor is elsewhere, or what is under it has changed."""
-
-        grid: "CompareGrid"
-
-    class Chosen(Message):
-        """Enter was pressed on a line."""
 
     def __init__(self, sheet: Sheet) -> None:
         super().__init__()
@@ -100,19 +93,19 @@ class CompareGrid(ScrollView, can_focus=True):
 
     @property
     def size_needed(self) -> tuple[int, int]:
-        """Columns and rows with which all of the table is visible; one that says why it is empty needs all."""
+        """Columns and rows that show the whole table; an empty one takes the whole terminal for its reason."""
         sheet = self.sheet
         if not sheet.lines:
             return 1 << 16, 1 << 16
         return self._widths[0] + sheet.least_width * len(sheet.columns), len(sheet.lines) + 2
 
     def on_resize(self) -> None:
-        """Share the width again."""
+        """Compute the widths again."""
         self._measure()
         self._reveal()
 
     def _measure(self) -> None:
-        """Give each column what it needs; less, with names on two lines, where not all would fit."""
+        """Compute the widths: what each column needs, or less, with names on two lines, where they do not fit."""
         sheet, room = self.sheet, self._room.width
         longest = max([Text(line.label).cell_len for line in sheet.lines], default=0)
         names = [sheet.headers.get(column, column) for column in sheet.columns]
@@ -129,13 +122,13 @@ class CompareGrid(ScrollView, can_focus=True):
 
     @property
     def _room(self) -> Size:
-        """What the scroll bars leave."""
+        """Size without the scroll bars."""
         return self.scrollable_content_region.size
 
     # -- drawing
 
     def render_line(self, y: int) -> Strip:
-        """Draw a line: of the header, or of the table as far as it is scrolled."""
+        """Draw a line of the header, or of the table at its scroll position."""
         sheet, width, base = self.sheet, self._room.width, self.rich_style
         if not sheet.lines:
             text = f" {sheet.empty}" if y == self._top else ""
@@ -177,7 +170,7 @@ class CompareGrid(ScrollView, can_focus=True):
         return base + self.get_component_rich_style("grid--cursor", partial=True)
 
     def _framed(self, label: Segment, cells: list[Segment], style: Style) -> Strip:
-        """Put the name, which stays, before the cells, which are scrolled; half a figure would be a wrong one."""
+        """Put the name before the scrolled cells; a cell that is only half visible is left blank, as it would read as another figure."""
         room = max(0, self._room.width - self._widths[0])
         left, end = self.scroll_offset.x, 0
         whole: list[Segment] = []
@@ -193,7 +186,7 @@ class CompareGrid(ScrollView, can_focus=True):
     # -- the cursor
 
     def move_to(self, row: int, column: int, way: int = 1) -> None:
-        """Put the cursor on a cell, as far as there is one; headings are skipped in the given direction."""
+        """Put the cursor on a cell, or the nearest one; headings are skipped in the direction of `way`."""
         lines = self.sheet.lines
         self._row = min(max(row, 0), max(0, len(lines) - 1))
         self._column = min(max(column, -1), len(self.sheet.columns) - 1)
@@ -203,7 +196,7 @@ class CompareGrid(ScrollView, can_focus=True):
             self._row = next(row for row in (*ahead, *back) if lines[row].key)
         self._reveal()
         self.refresh()
-        self.post_message(self.Moved(self))
+        self.post_message(self.Moved())
 
     def _reveal(self) -> None:
         """Scroll to the cursor."""
@@ -224,17 +217,13 @@ class CompareGrid(ScrollView, can_focus=True):
         self.move_to(self._row + rows, self._column + columns, rows or 1)
 
     def action_page(self, pages: int) -> None:
-        """Move by what is visible."""
+        """Move by pages."""
         self.move_to(self._row + pages * max(1, self._room.height - self._top - 1), self._column, pages)
 
     def action_edge(self, rows: int, columns: int) -> None:
         """Move to the first or last line or column."""
         many = 1 << 30
         self.move_to(self._row + rows * many, self._column + columns * many, -rows or 1)
-
-    def action_choose(self) -> None:
-        """Say that this line was chosen."""
-        self.post_message(self.Chosen())
 
     def on_click(self, event: Click) -> None:
         """Put the cursor where the mouse is."""
@@ -248,7 +237,7 @@ class CompareGrid(ScrollView, can_focus=True):
 
 @lru_cache(maxsize=8)
 def _shades(background: str, error: str, foreground: str) -> tuple[Style, ...]:
-    """Return the style of each step in a theme with these colours."""
+    """Return the style of each step."""
     plain, bad, text = (Color.parse(color) for color in (background, error, foreground))
     return tuple(Style(color=text.rich_color, bgcolor=plain.blend(bad, part).rich_color) for part in _BLEND)
 

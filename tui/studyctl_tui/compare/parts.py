@@ -13,13 +13,12 @@ from studyctl_tui.compare.agreement import AgreementSheet
 from studyctl_tui.compare.data import Comparison, Line
 from studyctl_tui.compare.figures import LANGUAGE_MEASURES, LanguageSheet, TaskSheet, task_measures
 from studyctl_tui.compare.grid import CompareGrid
-from studyctl_tui.compare.plot import SizePlot
 from studyctl_tui.compare.ranks import ANY, RankSheet, TauSheet, sentences
 from studyctl_tui.compare.sheets import Sheet
-from studyctl_tui.compare.size import SIZE_MEASURES, SizeSheet
+from studyctl_tui.compare.size import SIZE_MEASURES, SizePlot, SizeSheet
 
 WIDE = 120
-"""Columns from which on the part of backends shows all of its figures."""
+"""Columns from which the part of backends shows all of its figures."""
 
 
 class Part(Vertical):
@@ -32,12 +31,13 @@ class Part(Vertical):
     Part .part--title { height: 1; color: $foreground; text-wrap: nowrap; text-overflow: ellipsis; }
     """
     EXTRA: ClassVar[tuple[int, int]] = (1, 1)
-    """Columns and rows that it needs besides those of its table."""
+    """Columns and rows that it needs in addition to those of its table."""
 
     def __init__(self) -> None:
         super().__init__(id=f"compare-{self.NAME.lower()}")
         self._number = 0
         self._title = Text()
+        self._heading = Static(classes="part--title", markup=False)
         self._empty = ""
         self._comparison = Comparison()
         self._lines: tuple[Line, ...] = ()
@@ -45,25 +45,21 @@ class Part(Vertical):
 
     def compose(self) -> ComposeResult:
         """Yield title and table."""
-        yield Static(classes="part--title", markup=False)
-        yield from self.compose_table()
-
-    def compose_table(self) -> ComposeResult:
-        """Yield the table and what goes with it."""
+        yield self._heading
         yield self.grid
 
     @property
     def size_needed(self) -> tuple[int, int]:
-        """Columns and rows with which all of it is visible."""
+        """Columns and rows that show the whole part."""
         columns, rows = self.grid.size_needed
         return max(columns + self.EXTRA[0], self._title.cell_len + 1), rows + self.EXTRA[1]
 
     def sheets(self) -> Sequence[Callable[[], Sheet]]:
-        """Return what makes the tables to choose from."""
+        """Return a constructor for each table to choose from."""
         raise NotImplementedError
 
     def show(self, comparison: Comparison, lines: Sequence[Line], empty: str) -> None:
-        """Draw results; `empty` says why there are no lines, where the reason is not that nothing is measured."""
+        """Draw results; `empty`: why there are no lines, if not because nothing is measured."""
         self._comparison, self._lines, self._empty = comparison, tuple(lines), empty
         self._draw()
 
@@ -78,11 +74,8 @@ class Part(Vertical):
         sheet = sheets[self._number]()
         sheet.empty = self._empty or sheet.empty
         self._title = Text.assemble((f"{self.NAME}: {sheet.title}", "bold"), "   ", sheet.legend)
-        self.query_one(".part--title", Static).update(self._title)
+        self._heading.update(self._title)
         self.grid.show(sheet)
-
-    def moved(self) -> None:
-        """Draw what depends on the cursor."""
 
     def chosen(self) -> str | None:
         """Return the trial under the cursor."""
@@ -133,9 +126,9 @@ class RanksPart(Part):
     RanksPart .sentences { height: 1fr; padding: 0 1; border-top: solid $panel; }
     """
 
-    def compose_table(self) -> ComposeResult:
+    def compose(self) -> ComposeResult:
         """Yield the matrix and the sentences."""
-        yield self.grid
+        yield from super().compose()
         yield Static(classes="sentences", markup=False)
 
     def sheets(self) -> Sequence[Callable[[], Sheet]]:
@@ -150,8 +143,8 @@ class RanksPart(Part):
         trials = {line.key for line in self._lines if line.key}
         return sentences(self._comparison, trials, *sorted(str(metric) for metric in metrics))
 
-    def moved(self) -> None:
-        """Say what the metrics under the cursor place differently."""
+    def on_compare_grid_moved(self) -> None:
+        """Show the variants that the metrics under the cursor rank differently."""
         texts = [sentence for _, sentence in self._sentences()]
         if not texts and self.grid.line is not None:
             texts = ["no variant is two places or more apart"]
@@ -171,8 +164,9 @@ class SizePart(Part):
     SizePart CompareGrid { width: 38; }
     """
 
-    def compose_table(self) -> ComposeResult:
+    def compose(self) -> ComposeResult:
         """Yield picture and legend."""
+        yield self._heading
         with Horizontal():
             yield SizePlot()
             yield self.grid
@@ -181,7 +175,7 @@ class SizePart(Part):
         """Return the legend for each figure of quality."""
         return [partial(SizeSheet, self._comparison, self._lines, measure) for measure in SIZE_MEASURES]
 
-    def moved(self) -> None:
+    def on_compare_grid_moved(self) -> None:
         """Point at the variant under the cursor."""
         sheet, line = self.grid.sheet, self.grid.line
         if isinstance(sheet, SizeSheet):
@@ -189,12 +183,12 @@ class SizePart(Part):
 
 
 class AgreementPart(Part):
-    """Settings that several backends compress; it has the whole width to itself."""
+    """Settings that several backends compress; takes the whole width."""
 
     NAME = "Agreement"
 
     def sheets(self) -> Sequence[Callable[[], Sheet]]:
-        """Return one table, with more columns where they are visible as a whole."""
+        """Return one table, with more columns where they fit."""
         return [partial(AgreementSheet, self._comparison, self._lines, wide=self.size.width >= WIDE)]
 
     def on_resize(self) -> None:

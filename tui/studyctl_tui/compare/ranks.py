@@ -14,7 +14,7 @@ NAMES = {
     "worst_ppl_ratio": "worst language",
     "acc_change": "mean accuracy",
 }
-"""How people call the metrics, in the order in which they are shown; tasks follow."""
+"""Names of the metrics, in the order in which they are shown; tasks follow."""
 _SHORT = {"worst_ppl_ratio": "worst lang.", "acc_change": "mean acc"}
 ANY = "*"
 """Key of the line that stands for all metrics."""
@@ -23,12 +23,12 @@ _TOO_FEW = "too few variants are measured to rank them"
 
 
 def name_of(metric: str) -> str:
-    """Return how people call a metric."""
+    """Return the name of a metric."""
     return NAMES[metric] if metric in NAMES else str(StepId.parse(metric).subject)
 
 
 def short_names(comparison: Comparison) -> dict[str, str]:
-    """Return the short name of each metric that ranks something, tasks in the order of the spec."""
+    """Return the short name of each metric with ranks, tasks in the order of the spec."""
     shared = shared_start(list(comparison.tasks))
     tasks = {task_metric(task): task.removeprefix(shared) for task in comparison.tasks}
     ranking = {rank.metric for rank in comparison.ranks}
@@ -52,7 +52,7 @@ class TauSheet(Sheet):
         self.headers = names
 
     def cell(self, line: Line, column: str) -> Cell:
-        """Return tau; the more two metrics disagree, the worse it looks."""
+        """Return tau, shaded by how much two metrics disagree."""
         row = self._of.get((line.key, column))
         if line.key == ANY:
             return Cell("")
@@ -61,7 +61,7 @@ class TauSheet(Sheet):
         return Cell(_signed(row.kendall_tau, 2), _AGREEMENT.step(row.kendall_tau))
 
     def says(self, line: Line, column: str | None) -> str:
-        """Return tau with how many variants it is about."""
+        """Return tau and the number of variants."""
         if line.key == ANY:
             return "where any two metrics place a variant most differently, below"
         row, name = self._of.get((line.key, column or "")), name_of(line.key)
@@ -89,7 +89,7 @@ class RankSheet(Sheet):
         self.headers = names
 
     def has_figures(self, line: Line) -> bool:
-        """Leave out what has no place in any metric."""
+        """Whether a variant has a place in any metric."""
         return any((line.key, metric) in self._of for metric in self.columns)
 
     def cell(self, line: Line, column: str) -> Cell:
@@ -117,7 +117,7 @@ def place(rank: Rank) -> str:
 
 
 def sentences(comparison: Comparison, trials: Collection[str], *metrics: str) -> list[tuple[str, str]]:
-    """Return trials with what is odd about their places, the largest difference first.
+    """Return trials that metrics rank differently, each with a sentence, the largest difference first.
 
     Args:
         comparison: The results.

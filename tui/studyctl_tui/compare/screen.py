@@ -1,4 +1,4 @@
-"""Compare: variants by language, by task, where metrics disagree, size against quality, backends against each other."""
+"""Compare: variants by language and by task, where metrics disagree, size against quality, backends."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
-from textual.worker import get_current_worker
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
@@ -25,9 +24,9 @@ if TYPE_CHECKING:  # the two screens lead to each other
     from studyctl_tui.monitor.screen import MonitorScreen
 
 WIDE = 140
-"""Columns from which on a sentence about a cell fits one line."""
+"""Columns from which a sentence about a cell fits on one line."""
 OTHER_LINES = 6
-"""Lines of the terminal that no part has."""
+"""Lines of the terminal outside the parts."""
 READING = "reading the results …"
 
 
@@ -65,7 +64,7 @@ class CompareScreen(StudyScreen):
         super().__init__()
         self._paths: StudyPaths | None = None
         self._request: object = None
-        """What was asked for last: a published file and a model."""
+        """The study, publication and model that were read last."""
         self._model = ""
         """Model to show; empty: the first."""
         self._comparison: Comparison | None = None
@@ -89,12 +88,12 @@ class CompareScreen(StudyScreen):
         self.query_one("#compare-parts").display = False
         self._activate(0)
 
-    # -- what there is to show
+    # -- results
 
     def show_view(self, view: View) -> None:
         """Read the results when newer ones are published; start again when another study is open."""
         if view.paths != self._paths:
-            if self._paths is not None:  # else: a choice that was made before the first view stands
+            if self._paths is not None:  # else: keep a choice that was made before the first view
                 self._choice, self._model = Choice(), ""
             self._paths, self._comparison, self._trouble = view.paths, None, None
             self._draw()
@@ -106,35 +105,29 @@ class CompareScreen(StudyScreen):
         request = (view.paths, view.published_at, self._model)
         if request != self._request:
             self._request = request
-            self._read(request)
+            self._read(view.paths, self._model)
 
-    @work(thread=True, group="compare")
-    def _read(self, request: tuple[StudyPaths, str, str]) -> None:
-        """Read in a thread what is published; not if something else was asked for meanwhile."""
-        paths, _, model = request
+    @work(thread=True, exclusive=True, group="compare")
+    def _read(self, paths: StudyPaths, model: str) -> None:
+        """Read the published results in a thread."""
         comparison, trouble = None, None
-        if request == self._request:
-            try:
-                comparison = read_comparison(paths, model)
-            except StudyError as error:
-                trouble = error
-            if not get_current_worker().is_cancelled:
-                self.app.call_from_thread(self._take_results, request, comparison, trouble)
+        try:
+            comparison = read_comparison(paths, model)
+        except StudyError as error:
+            trouble = error
+        self.app.call_from_thread(self._take_results, comparison, trouble)
 
-    def _take_results(
-        self, request: object, comparison: Comparison | None, trouble: StudyError | None
-    ) -> None:
-        if request == self._request and (trouble is not None or comparison != self._comparison):
+    def _take_results(self, comparison: Comparison | None, trouble: StudyError | None) -> None:
+        if trouble is not None or comparison != self._comparison:
             self._comparison, self._trouble = comparison, trouble
             self._draw()
 
     def _draw(self) -> None:
-        """Draw the results as they are chosen."""
+        """Draw the chosen results."""
         comparison = self._comparison
         shown = comparison is not None and comparison.compares
         self.query_one("#compare-parts").display = shown
         self.query_one("#compare-message").display = not shown
-        self._write("tabs", tabs([part.NAME for part in self._parts], self._active))
         self._write("state", state(comparison, self._choice))
         if comparison is None or not shown:
             self._show_message()
@@ -155,12 +148,8 @@ class CompareScreen(StudyScreen):
         self._write("message", "\n\n".join(lines) or READING)
 
     @on(CompareGrid.Moved)
-    def _cursor_moved(self, event: CompareGrid.Moved) -> None:
-        for part in self._parts:
-            if part.grid is event.grid:
-                part.moved()
-                if part is self._part:
-                    self._write("says", part.says())
+    def _cursor_moved(self) -> None:
+        self._write("says", self._part.says())
 
     # -- parts
 
@@ -179,7 +168,7 @@ class CompareScreen(StudyScreen):
         self.call_after_refresh(self._focus)
 
     def _place(self) -> None:
-        """Show the neighbour too, next to the part or below it, where both are visible as a whole."""
+        """Show the neighbour too, next to the part or below it, where both fit."""
         size, neighbour = self.app.size, None
         side_by_side, stacked = True, False
         if (self._active ^ 1) < len(self._parts):
@@ -253,7 +242,7 @@ class CompareScreen(StudyScreen):
     # -- filter
 
     def action_filter(self) -> None:
-        """Ask for words of variants."""
+        """Ask for words to filter by."""
         pattern = self.query_one("#compare-pattern", Input)
         pattern.value = self._choice.pattern
         self.type_into(pattern)
@@ -281,8 +270,8 @@ class CompareScreen(StudyScreen):
             self.app.copy_to_clipboard(text)
             self.app.notify(f"copied: {text.replace(chr(9), ' ')}", markup=False)
 
-    @on(CompareGrid.Chosen)
-    async def _to_monitor(self) -> None:
+    async def action_monitor(self) -> None:
+        """Go to the trial under the cursor in the Monitor."""
         trial = self._part.chosen()
         if trial is not None:
             await self.app.switch_mode("monitor")

@@ -96,7 +96,7 @@ class Sheet(ABC):
         self.headers: dict[str, str] = {}
         """Text above a column where that is not its name."""
         kept: list[Line] = []
-        for line in reversed(list(lines)):  # a heading stays where the line below it is no heading
+        for line in reversed(list(lines)):  # a heading is kept if the line below it is not a heading
             if self.has_figures(line) if line.key else bool(kept) and kept[-1].key:
                 kept.append(line)
         self.lines = tuple(reversed(kept))

@@ -1,4 +1,4 @@
-"""What the Compare screen says above its tables, and instead of them."""
+"""The text above the tables of the Compare screen, and instead of them."""
 
 from collections.abc import Iterator, Sequence
 

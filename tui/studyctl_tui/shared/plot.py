@@ -1,4 +1,4 @@
-"""What the pictures of the app have in common."""
+"""The plot that both pictures of the app use."""
 
 import numpy as np
 import numpy.typing as npt
