@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from rich.text import Text
 
@@ -15,11 +16,7 @@ _RISING = Scale((1.02, 1.1, 1.25, 2.0))
 _FALLING = Scale((0.98, 0.9, 0.8, 0.5))
 _ONE_BACKEND = 'no second backend here: backend = ["studyctl", "autoawq"] asks for one'
 
-
-def _two(value: float | None) -> Text:
-    return fixed(value, 2)
-
-
+_two = partial(fixed, decimals=2)
 _MEASURES = (
     Measure("KL", "kl_nats", ratio, meaning="nats a token to dense, mean over the languages"),
     Measure("KL ratio", "kl_ratio", _two, _RISING, meaning="studyctl's KL / this one's: below 1 studyctl's is nearer to dense"),

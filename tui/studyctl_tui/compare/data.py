@@ -1,7 +1,7 @@
 """The results of one model, and the order in which the Compare screen shows its variants."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -118,15 +118,14 @@ def arranged(comparison: Comparison, choice: Choice) -> tuple[Line, ...]:
         if (not choice.marked or trial.trial_id in choice.marked)
         and _matches(names[trial.trial_id], choice.pattern)
     ]
-    return tuple(_grouped(comparison, lines)) if choice.grouped else tuple(lines)
-
-
-def _grouped(comparison: Comparison, lines: list[Line]) -> Iterator[Line]:
+    if not choice.grouped:
+        return tuple(lines)
+    grouped: list[Line] = []
     for method in dict.fromkeys(trial.method for trial in comparison.trials):
         members = [line for line in lines if line.trial is not None and line.trial.method == method]
         if members:
-            yield Line("", method)
-            yield from members
+            grouped += [Line("", method), *members]
+    return tuple(grouped)
 
 
 def labels(comparison: Comparison) -> dict[str, str]:
