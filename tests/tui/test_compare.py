@@ -16,10 +16,10 @@ from studyctl_tui.app import StudyApp
 from studyctl_tui.compare.data import MAIN, Comparison, Line
 from studyctl_tui.compare.figures import TaskSheet, task_measures
 from studyctl_tui.compare.grid import CompareGrid, _on_two_lines
-from studyctl_tui.compare.plot import RatioTicks, _free
 from studyctl_tui.compare.ranks import place
-from studyctl_tui.compare.scale import Scale
 from studyctl_tui.compare.screen import CompareScreen
+from studyctl_tui.compare.sheets import Scale
+from studyctl_tui.compare.size import RatioTicks, _free
 from studyctl_tui.monitor.screen import MonitorScreen
 from studyctl_tui.shared.help import HelpScreen
 from studyctl_tui.shared.variant_names import shortened
@@ -47,9 +47,9 @@ def text_of(app: StudyApp) -> str:
 
 
 def line_with(app: StudyApp, start: str) -> str:
-    found = [line for line in text_of(app).splitlines() if line.lstrip().startswith(start)]
-    assert found, text_of(app)
-    return " ".join(found[0].split())
+    lines = [line for line in text_of(app).splitlines() if line.lstrip().startswith(start)]
+    assert lines, text_of(app)
+    return " ".join(lines[0].split())
 
 
 def labels(app: StudyApp) -> list[str]:
@@ -254,7 +254,7 @@ async def test_backends_that_are_not_measured_yet_are_told_from_a_study_without(
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "told"),
+    ("name", "width", "short"),
     [
         ("rtn-4bit-g64@gptqmodel", 22, "rtn-4bit-g64@gptqmodel"),
         ("gptq-4bit-g128-act_order@auto-gptq", 18, "gptq-4bit-…@auto-…"),
@@ -265,9 +265,9 @@ async def test_backends_that_are_not_measured_yet_are_told_from_a_study_without(
         ("sparsegpt-0.5", 8, "sparseg…"),
     ],
 )
-def test_a_short_name_tells_setting_and_backend(name: str, width: int, told: str) -> None:
-    assert shortened(name, width) == told
-    assert len(told) <= width
+def test_a_short_name_keeps_parts_of_setting_and_backend(name: str, width: int, short: str) -> None:
+    assert shortened(name, width) == short
+    assert len(short) <= width
 
 
 async def test_tab_and_brackets_go_through_the_parts_and_around(finished: FakeStudy) -> None:
@@ -416,13 +416,14 @@ async def test_trials_that_are_marked_in_the_monitor_are_compared_on_the_first_v
 async def test_several_seeds_of_a_variant_have_a_line_each(runs: Path) -> None:
     class Seeds(FakeStudy):
         def trials(self) -> list[dict[str, Any]]:
-            found = super().trials()
-            again = [
-                one | {"trial": f"{one['trial']}.1", "seed": 1, "weights_key": f"{one['weights_key']}.1"}
-                for one in found
-                if one["variant"] == "wanda-0.5"
+            trials = super().trials()
+            more = [
+                trial
+                | {"trial": f"{trial['trial']}.1", "seed": 1, "weights_key": f"{trial['weights_key']}.1"}
+                for trial in trials
+                if trial["variant"] == "wanda-0.5"
             ]
-            return found + again
+            return trials + more
 
     study = Seeds(runs / "seeds", models=("org/alpha",)).write_all()
     publish(study.paths)
@@ -460,8 +461,8 @@ async def test_help_names_the_keys(finished: FakeStudy) -> None:
         app = await shown(pilot)
         await pilot.press("question_mark")
         assert isinstance(app.screen, HelpScreen)
-        told = {description for _, description in app.screen._keys}
-        assert {"Next part", "Group by method", "Show all, not only marked ones", "Last column"} <= told
+        keys = {description for _, description in app.screen._keys}
+        assert {"Next part", "Group by method", "Show all, not only marked ones", "Last column"} <= keys
 
 
 # -- moving
@@ -472,7 +473,7 @@ async def test_many_variants_and_languages_scroll_while_names_and_header_stay(
 ) -> None:
     languages = tuple(f"l{number:02}" for number in range(20))
     variants = ("dense", *(f"wanda-{number}" for number in range(60)))
-    study = made(
+    study = study_with(
         runs / "many", monkeypatch, dict.fromkeys(variants, 1.2) | {"dense": 1.0}, languages=languages
     )
     async with compare(study).run_test(size=SMALL) as pilot:
@@ -545,7 +546,7 @@ async def test_only_dense_says_so_and_that_results_will_come(runs: Path) -> None
         assert "The study runs: results appear here by themselves." in text_of(app)
 
 
-async def test_results_of_another_schema_say_how_to_publish_them_anew(
+async def test_results_of_another_schema_say_how_to_publish_them_again(
     finished: FakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "VERSION", 99)
@@ -567,7 +568,7 @@ async def test_results_that_are_published_meanwhile_appear(runs: Path) -> None:
         assert "No compressed variant" not in text_of(app)
 
 
-async def test_another_study_begins_anew(runs: Path, finished: FakeStudy) -> None:
+async def test_another_study_starts_again(runs: Path, finished: FakeStudy) -> None:
     other = FakeStudy(runs / "other", models=("org/gamma",), variants=("dense", "rtn-4bit-g64")).write_all()
     publish(other.paths)
     async with compare(finished).run_test(size=SMALL) as pilot:
@@ -583,7 +584,7 @@ async def test_what_diverged_is_named_and_stays_out_of_the_picture(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ratios = {"dense": 1.0, "a-1": 1.1, "b-1": 5e4, "c-1": math.nan}
-    study = made(runs / "diverged", monkeypatch, ratios)
+    study = study_with(runs / "diverged", monkeypatch, ratios)
     async with compare(study).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         assert line_with(app, "b-1").startswith("b-1 50000▇")
@@ -667,27 +668,27 @@ def test_places_in_words(rank: int, tied: int, words: str) -> None:
 
 
 def test_ticks_of_ratios_are_round_and_apart() -> None:
-    def told(low: float, high: float) -> list[str]:
+    def labels_of(low: float, high: float) -> list[str]:
         return RatioTicks().get_ticks_and_labels(math.log10(low), math.log10(high))[1]
 
-    assert told(0.95, 2.1) == ["×1", "×1.2", "×1.5", "×2"]
-    assert told(0.9, 900) == ["×1", "×5", "×20", "×100", "×500"] or len(told(0.9, 900)) >= 3
-    assert told(0.999, 1.03) == ["×1", "×1.01", "×1.02"]
+    assert labels_of(0.95, 2.1) == ["×1", "×1.2", "×1.5", "×2"]
+    assert labels_of(0.9, 900) == ["×1", "×5", "×20", "×100", "×500"] or len(labels_of(0.9, 900)) >= 3
+    assert labels_of(0.999, 1.03) == ["×1", "×1.01", "×1.02"]
 
 
-def test_letters_that_would_hide_each_other_stand_beside_each_other() -> None:
-    taken: set[tuple[int, int]] = set()
+def test_letters_that_would_hide_each_other_stand_next_to_each_other() -> None:
+    occupied: set[tuple[int, int]] = set()
     cells = []
     for _ in range(4):
-        cells.append(_free(5, 5, taken))
-        taken.add(cells[-1])
+        cells.append(_free(5, 5, occupied))
+        occupied.add(cells[-1])
     assert cells == [(5, 5), (6, 5), (4, 5), (7, 5)]
 
 
 # -- studies
 
 
-def made(
+def study_with(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
     ratios: dict[str, float],
@@ -713,4 +714,4 @@ def made(
 
 def several(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
     """Four variants of two methods; the better the text, the worse the answers."""
-    return made(root, monkeypatch, {"dense": 1.0, "a-1": 1.1, "b-1": 1.2, "a-2": 1.3, "b-2": 1.4})
+    return study_with(root, monkeypatch, {"dense": 1.0, "a-1": 1.1, "b-1": 1.2, "a-2": 1.3, "b-2": 1.4})

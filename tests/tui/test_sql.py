@@ -55,7 +55,7 @@ async def until(pilot: Pilot[str], holds: Callable[[], bool]) -> None:
             return
         await pilot.pause(0.02)
     raise AssertionError(
-        "the app never came to what was waited for:\n" + shown(pilot) + "\n".join(said(pilot))
+        "the app never came to what was waited for:\n" + shown(pilot) + "\n".join(messages(pilot))
     )
 
 
@@ -84,8 +84,8 @@ async def asked(pilot: Pilot[str], sql: str) -> SqlScreen:
 
 
 async def ended(pilot: Pilot[str]) -> None:
-    line = pilot.app.screen.query_one(QueryLine)
-    await until(pilot, lambda: not line.busy)
+    screen = cast(SqlScreen, pilot.app.screen)
+    await until(pilot, lambda: not screen.busy)
     await pilot.pause()
 
 
@@ -99,7 +99,7 @@ def shown(pilot: Pilot[str]) -> str:
     return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 
-def said(pilot: Pilot[str]) -> list[str]:
+def messages(pilot: Pilot[str]) -> list[str]:
     """Return the notifications."""
     return [notification.message for notification in pilot.app._notifications]
 
@@ -155,7 +155,7 @@ class TestAsking:
             screen = await opened(pilot)
             screen.ask("  \n")
             await pilot.pause()
-            assert said(pilot) == ["there is no query"]
+            assert messages(pilot) == ["there is no query"]
 
     async def test_the_next_result_takes_the_place_and_the_focus_of_the_last(self, small: FakeStudy) -> None:
         async with app_on(small).run_test(size=(80, 24)) as pilot:
@@ -230,7 +230,7 @@ class TestMistakes:
             await asked(pilot, "select 7 as x")
             await asked(pilot, "select 8 as x")
             assert table_of(pilot).rows.source_data.to_pylist() == [{"x": 8}]
-            assert len([one for one in said(pilot) if "history cannot be written" in one]) == 1
+            assert len([one for one in messages(pilot) if "history cannot be written" in one]) == 1
 
 
 class TestStopping:
@@ -241,7 +241,7 @@ class TestStopping:
             screen.ask(ENDLESS)
             await until(pilot, lambda: "esc stops it" in shown(pilot))
             await pilot.press("f5")
-            assert "a query runs: esc stops it" in said(pilot)
+            assert "a query runs: esc stops it" in messages(pilot)
             await pilot.press(key)
             await until(pilot, lambda: "stopped after" in shown(pilot))
             assert "the query was stopped" in shown(pilot)
@@ -495,7 +495,7 @@ class TestReadyQueries:
             await pilot.press("ctrl+o", "down", "ctrl+e")
             await until(pilot, lambda: pilot.app.screen is screen)
             assert screen.query_one(SqlEditor).text == questions()[1].sql
-            assert not screen.query_one(QueryLine).busy
+            assert not screen.busy
             assert screen.query_one(SqlEditor).has_focus
 
     async def test_it_can_be_clicked(self, small: FakeStudy) -> None:
@@ -543,7 +543,7 @@ class TestReadyQueries:
         async with app_on(small).run_test(size=(80, 24)) as pilot:
             await opened(pilot)
             await pilot.press("f4")
-            await until(pilot, lambda: any("history cannot be read" in one for one in said(pilot)))
+            await until(pilot, lambda: any("history cannot be read" in one for one in messages(pilot)))
 
 
 class TestExport:
@@ -560,7 +560,7 @@ class TestExport:
             screen = await asked(pilot, "select 1 as a, [1, 2] as list union all select 2, null order by a")
             await self.export(pilot, f"out.{ending}")
             await until(pilot, lambda: pilot.app.screen is screen)
-            assert f"2 rows written to out.{ending}" in said(pilot)[-1]
+            assert f"2 rows written to out.{ending}" in messages(pilot)[-1]
         path = tmp_path / f"out.{ending}"
         match ending:
             case "csv":
@@ -644,7 +644,7 @@ class TestExport:
         async with app_on(small).run_test(size=(80, 24)) as pilot:
             await opened(pilot)
             await pilot.press("ctrl+e")
-            assert said(pilot) == ["there are no rows to export: run a query first"]
+            assert messages(pilot) == ["there are no rows to export: run a query first"]
 
 
 class TestPlot:
@@ -687,7 +687,7 @@ class TestPlot:
         async with app_on(small).run_test(size=(80, 24)) as pilot:
             await asked(pilot, sql)
             await pilot.press("f7")
-            assert "there is nothing to draw" in said(pilot)[-1]
+            assert "there is nothing to draw" in messages(pilot)[-1]
 
     async def test_what_is_not_finite_is_left_out(self, small: FakeStudy) -> None:
         async with app_on(small).run_test(size=(80, 24)) as pilot:
@@ -714,9 +714,9 @@ class TestPlot:
 
     def test_columns_are_sorted_into_labels_and_numbers(self) -> None:
         table = pa.table({"a": ["x"], "b": [1], "c": [[1]], "d": [True]})
-        found = plottable(table)
-        assert found is not None
-        assert (found.labels, found.numbers, found.bars) == (("a",), ("b",), True)
+        data = plottable(table)
+        assert data is not None
+        assert (data.labels, data.numbers) == (["a"], ["b"])
 
 
 class TestCells:

@@ -1,4 +1,4 @@
-"""The app: five screens on one study. It watches; closing it, or losing the line to it, changes nothing of a run."""
+"""The app: five screens on one study. Closing it, or losing the connection to it, does not change a run."""
 
 import gc
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,16 +12,16 @@ from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.worker import get_current_worker
+from textual.worker import active_worker
 
 from studyctl.files import StudyPaths
 from studyctl_tui.shared.help import HelpScreen
 from studyctl_tui.shared.screen import StudyScreen
-from studyctl_tui.shared.too_small import TooSmallScreen
+from studyctl_tui.shared.too_small import TooSmallScreen, too_small
 from studyctl_tui.shared.view import View, Watcher
 from studyctl_tui.themes import DARK, THEMES
 
-for _digit in "12345":  # one terminal's option keys, which hide alt and a digit in all others
+for _digit in "12345":  # the option keys of a single terminal, which hide alt and a digit in all others
     cast("dict[str, object]", ANSI_SEQUENCES_KEYS).pop(f"\x1b{_digit}", None)
 
 T = TypeVar("T")
@@ -30,16 +30,14 @@ LOOK_SECONDS = 1.0
 """How often the open study is read."""
 PRELOAD_SECONDS = 1.0
 SCREENS = ("studies", "monitor", "compare", "spec", "sql")
-"""In the order of their number keys; each has a folder of this name, imported when it is shown first: all of them would
+"""In the order of their number keys; each has a folder of this name, imported when it is first shown: all of them would
 double the time that the app takes to start."""
 
 
 def screen_type(name: str) -> type[StudyScreen]:
     """Return the class of a screen."""
-    found: type[StudyScreen] = getattr(
-        import_module(f"studyctl_tui.{name}.screen"), f"{name.capitalize()}Screen"
-    )
-    return found
+    module = import_module(f"studyctl_tui.{name}.screen")
+    return cast("type[StudyScreen]", getattr(module, f"{name.capitalize()}Screen"))
 
 
 def _open(name: str) -> StudyScreen:
@@ -47,12 +45,10 @@ def _open(name: str) -> StudyScreen:
 
 
 class StudyApp(App[str]):
-    """The app; what it returns is said to the shell when it has ended."""
+    """The app; what it returns is printed in the shell when it has ended."""
 
     TITLE = "studyctl"
     CSS_PATH = "studyctl.tcss"
-    ENABLE_COMMAND_PALETTE = True
-    COMMAND_PALETTE_BINDING = "ctrl+p"
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         name: partial(_open, name) for name in SCREENS
     }
@@ -89,18 +85,20 @@ class StudyApp(App[str]):
         self.spec = spec
         self.view: View | None = None
         """The newest view of the open study; None before the first."""
-        for theme in THEMES:
+        for theme in THEMES.values():
             self.register_theme(theme)
         self.set_reactive(App.theme, DARK.name)
-        self.stylesheet.set_variables(self.get_css_variables())  # it was made with another theme's
+        self.stylesheet.set_variables(
+            self.get_css_variables()
+        )  # it was created with the variables of another theme
         self._first = screen
         self._looking = self._look_again = False
         self._watcher = watcher or (Watcher(study) if study is not None else None)
 
     def on_mount(self) -> None:
-        """Show the first screen and begin to look."""
+        """Show the first screen and begin to read the study."""
         if self._watcher is not None:
-            self.view = self._watcher.seen_early()  # then the screen's first drawing has it
+            self.view = self._watcher.seen_early()  # then the screen draws it at first
         self.switch_mode(self._first)
         self.set_interval(LOOK_SECONDS, self.look)
         self.set_timer(PRELOAD_SECONDS, self._preload)
@@ -110,7 +108,7 @@ class StudyApp(App[str]):
     def _preload(self) -> None:
         for name in SCREENS:
             screen_type(name)
-        gc.enable()  # who starts the app may have put it off
+        gc.enable()  # the command line disables it during the start
 
     # -- the open study
 
@@ -123,13 +121,13 @@ class StudyApp(App[str]):
         self.look()
 
     def select(self, trial: str | None) -> None:
-        """Ask for the details of a trial: they are part of the next view, which is made at once."""
+        """Select the trial whose details are part of the next view, and read that view now."""
         if self._watcher is not None and self._watcher.selected != trial:
             self._watcher.selected = trial
             self.look()
 
     def look(self) -> None:
-        """Read the open study now, in a thread; while that is being done, once more after it."""
+        """Read the open study now, in a thread; where it is being read already, once more after that."""
         if self._looking:
             self._look_again = True
         elif self._watcher is not None:
@@ -138,13 +136,9 @@ class StudyApp(App[str]):
 
     @work(thread=True, group="look")
     def _read(self, watcher: Watcher) -> None:
-        worker = get_current_worker()
         for view in watcher.glances():
-            if not worker.is_cancelled:
-                self.call_from_thread(self._take, watcher, view)
-        view = watcher.look()
-        if not worker.is_cancelled:
-            self.call_from_thread(self._looked, watcher, view)
+            self.call_from_thread(self._take, watcher, view)
+        self.call_from_thread(self._looked, watcher, watcher.look())
 
     def _looked(self, watcher: Watcher, view: View) -> None:
         self._looking = False
@@ -163,9 +157,12 @@ class StudyApp(App[str]):
     def call_from_thread(self, callback: Callable[..., T | Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """Run a function for a thread, as Textual does.
 
-        What a thread found out while the app closes is dropped: screens lose their widgets one by one then, and the
-        first that is missing would end the app with a traceback.
+        Results of a cancelled worker are dropped, and those that come while the app closes: screens lose their widgets
+        one by one then, and the first that is missing would end the app with a traceback.
         """
+        worker = active_worker.get(None)
+        if worker is not None and worker.is_cancelled:
+            return cast("T", None)
 
         def unless_closing() -> T | Awaitable[T]:
             return callback(*args, **kwargs) if self.is_running else cast("T", None)
@@ -188,48 +185,37 @@ class StudyApp(App[str]):
 
     def action_next_theme(self) -> None:
         """Go through the themes."""
-        names = [theme.name for theme in THEMES]
-        self.theme = names[(names.index(self.theme) + 1) % len(names)] if self.theme in names else names[0]
+        names = list(THEMES)
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
 
     def action_leave(self) -> None:
-        """Leave; a run goes on. Text that is not saved is asked for first."""
-        stack = self.get_screen_stack("spec") if "spec" in self._screen_stacks else []
-        editor = next((screen for screen in stack if isinstance(screen, StudyScreen)), None)
-        if editor is None:
-            self._leave()
-        else:
-            editor.ask_first(self._leave)
+        """Leave; a run goes on. Ask first if a spec is not saved."""
+        for screen in self.get_screen_stack("spec") if "spec" in self._screen_stacks else ():
+            if isinstance(screen, StudyScreen):
+                screen.ask_first(self._leave)
+                return
+        self._leave()
 
     def _leave(self) -> None:
-        self.exit(self._goodbye())
-
-    def _goodbye(self) -> str:
-        view = self.view
-        if view is None or not view.snapshot.running:
-            return ""
-        name = view.paths.name
-        return (
-            f"{name} goes on running; `studyctl watch {name}` looks in again, `studyctl stop {name}` stops it"
-        )
+        text = ""
+        if self.view is not None and self.view.snapshot.running:
+            name = self.view.paths.name
+            text = f"{name} goes on running; `studyctl watch {name}` shows it again, `studyctl stop {name}` stops it"
+        self.exit(text)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer the screens, the themes and the keys in the palette."""
         for number, name in enumerate(SCREENS, 1):
             kind = screen_type(name)
             yield SystemCommand(f"{kind.NAME} ({number})", kind.ABOUT, partial(self.action_go, name))
-        for theme in THEMES:
-            yield SystemCommand(
-                f"Theme: {theme.name}", "colours", partial(setattr, self, "theme", theme.name)
-            )
+        for name in THEMES:
+            yield SystemCommand(f"Theme: {name}", "colours", partial(setattr, self, "theme", name))
         yield SystemCommand("Keys (?)", "the keys of this screen", self.action_keys)
         yield SystemCommand("Quit (q)", "leave; a run goes on", self.action_leave)
 
     # -- size
 
     def on_resize(self) -> None:
-        """Say when the terminal is too small, and go on when it is not any more."""
-        screen = self.screen
-        if isinstance(screen, StudyScreen):
-            columns, rows = screen.NEEDS
-            if self.size.width < columns or self.size.height < rows:
-                self.push_screen(TooSmallScreen(columns, rows))
+        """Show a message while the terminal is too small."""
+        if isinstance(self.screen, StudyScreen) and too_small(self.size):
+            self.push_screen(TooSmallScreen())

@@ -62,4 +62,4 @@ SIXTEEN = Theme(
         "screen-selection-foreground": "ansi_white",
     },
 )
-THEMES = (DARK, LIGHT, SIXTEEN)
+THEMES = {theme.name: theme for theme in (DARK, LIGHT, SIXTEEN)}

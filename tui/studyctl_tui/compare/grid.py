@@ -1,13 +1,15 @@
-"""A table that draws what is visible only: first column and header stay, cells have shades, a cursor moves over cells."""
+"""A table that draws only what is visible: first column and header stay, cells have shades, a cursor moves over cells."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from functools import lru_cache
+from itertools import accumulate
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.color import Color
 from textual.events import Click
 from textual.geometry import Size
 from textual.message import Message
@@ -15,12 +17,20 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from studyctl_tui.compare.data import Line
-from studyctl_tui.compare.scale import GLYPHS, Shades
-from studyctl_tui.compare.sheets import Cell, Sheet
+from studyctl_tui.compare.sheets import GLYPHS, Sheet
 from studyctl_tui.shared.variant_names import shortened
 
 MOST_WIDTH = 14
-"""Characters of a column at most: figure, glyph, mark and a blank."""
+"""Maximum characters of a column: figure, glyph, mark and a blank."""
+_BLEND = (0.0, 0.12, 0.22, 0.33, 0.45)
+"""How much of the theme's error colour is mixed into its background for each step: text stays readable on each."""
+_SIXTEEN: tuple[Style, ...] = (
+    Style(),
+    Style(),
+    Style(color="yellow"),
+    Style(color="red"),
+    Style(color="red", bold=True),
+)
 
 
 class CompareGrid(ScrollView, can_focus=True):
@@ -44,142 +54,114 @@ class CompareGrid(ScrollView, can_focus=True):
         Binding("end", "edge(1, 0)", "Last line", show=False),
         Binding("ctrl+left", "edge(0, -1)", "First column", show=False),
         Binding("ctrl+right", "edge(0, 1)", "Last column", show=False),
-        Binding("enter", "choose", "To Monitor"),
+        Binding("enter", "screen.monitor", "To Monitor"),
     ]
 
-    @dataclass
     class Moved(Message):
         """The cursor is elsewhere, or what is under it has changed."""
 
-        grid: "CompareGrid"
-
-        @property
-        def control(self) -> "CompareGrid":
-            """The table."""
-            return self.grid
-
-    @dataclass
-    class Chosen(Message):
-        """Enter was pressed on a line."""
-
-        grid: "CompareGrid"
-        line: Line
-
-    def __init__(self) -> None:
+    def __init__(self, sheet: Sheet) -> None:
         super().__init__()
-        self._sheet: Sheet | None = None
+        self.sheet = sheet
+        """What is shown."""
         self._row, self._column = 0, -1
-        self._widths: tuple[int, ...] = ()
+        self._widths: tuple[int, ...] = (0,)
         self._headers: list[tuple[str, ...]] = []
-        self._shades = Shades()
+        self._top = 1
+        """Lines of the header."""
 
     # -- what is shown
 
     def show(self, sheet: Sheet) -> None:
         """Draw another table; the cursor stays on its line and column where they are still there."""
-        key, column = (self.line.key, self.column) if self.line is not None else ("", None)
-        self._sheet = sheet
+        key, column = self.line.key if self.line is not None else "", self.column
+        self.sheet = sheet
         keys = [line.key for line in sheet.lines]
-        self._row = keys.index(key) if key in keys and key else min(self._row, max(0, len(keys) - 1))
-        self._column = sheet.columns.index(column) if column in sheet.columns else -1
-        self._skip_heading(1)
+        row = keys.index(key) if key in keys else self._row
         self._measure()
-        self.refresh()
-        self.post_message(self.Moved(self))
-
-    @property
-    def sheet(self) -> Sheet | None:
-        """What is shown."""
-        return self._sheet
+        self.move_to(row, sheet.columns.index(column) if column in sheet.columns else -1)
 
     @property
     def line(self) -> Line | None:
         """The line under the cursor."""
-        return self._sheet.lines[self._row] if self._sheet is not None and self._sheet.lines else None
+        return self.sheet.lines[self._row] if self.sheet.lines else None
 
     @property
     def column(self) -> str | None:
         """The column under the cursor; None: the names of the lines."""
-        return self._sheet.columns[self._column] if self._sheet is not None and self._column >= 0 else None
+        return self.sheet.columns[self._column] if self._column >= 0 else None
 
     @property
-    def wants(self) -> tuple[int, int]:
-        """Columns and rows with which all of the table is visible; one that says why it is empty wants all."""
-        sheet = self._sheet
-        if sheet is None or not sheet.lines:
+    def size_needed(self) -> tuple[int, int]:
+        """Columns and rows that show the whole table; an empty one takes the whole terminal for its reason."""
+        sheet = self.sheet
+        if not sheet.lines:
             return 1 << 16, 1 << 16
         return self._widths[0] + sheet.least_width * len(sheet.columns), len(sheet.lines) + 2
 
     def on_resize(self) -> None:
-        """Share the width anew."""
+        """Compute the widths again."""
         self._measure()
         self._reveal()
 
     def _measure(self) -> None:
-        """Give each column what it needs; less, with names on two lines, where not all would fit."""
-        sheet = self._sheet
-        if sheet is None:
-            return
-        room = self._room.width
+        """Compute the widths: what each column needs, or less, with names on two lines, where they do not fit."""
+        sheet, room = self.sheet, self._room.width
         longest = max([Text(line.label).cell_len for line in sheet.lines], default=0)
-        names = [sheet.header(column) for column in sheet.columns]
+        names = [sheet.headers.get(column, column) for column in sheet.columns]
         label = min(longest + 1, max(16, room // 4, room - sheet.least_width * len(names)))
-        wanted = [min(max(sheet.least_width, len(name) + 2), MOST_WIDTH) for name in names]
-        if names and label + sum(wanted) > room:
+        widths = [min(max(sheet.least_width, len(name) + 2), MOST_WIDTH) for name in names]
+        if names and label + sum(widths) > room:
             most = max(sheet.least_width, (room - label) // len(names))
-            wanted = [min(width, most) for width in wanted]
-        self._widths = (label, *wanted)
-        lines = [_on_two_lines(name, width - 1) for name, width in zip(names, wanted, strict=True)]
-        two = any(first for first, _ in lines)
-        self._headers = [pair if two else pair[1:] for pair in lines]
+            widths = [min(width, most) for width in widths]
+        self._widths = (label, *widths)
+        pairs = [_on_two_lines(name, width - 1) for name, width in zip(names, widths, strict=True)]
+        self._top = 2 if any(upper for upper, _ in pairs) else 1
+        self._headers = [pair[-self._top :] for pair in pairs]
         self.virtual_size = Size(sum(self._widths), self._top + max(1, len(sheet.lines)))
 
     @property
     def _room(self) -> Size:
-        """What is left beside scroll bars."""
+        """Size without the scroll bars."""
         return self.scrollable_content_region.size
-
-    @property
-    def _top(self) -> int:
-        return len(self._headers[0]) if self._headers else 1
 
     # -- drawing
 
     def render_line(self, y: int) -> Strip:
-        """Draw a line: of the header, or of the table as far as it is scrolled."""
-        sheet, width, base = self._sheet, self._room.width, self.rich_style
-        if sheet is None or (not sheet.lines and y != self._top):
-            return Strip.blank(width, base)
+        """Draw a line of the header, or of the table at its scroll position."""
+        sheet, width, base = self.sheet, self._room.width, self.rich_style
         if not sheet.lines:
-            return Strip([Segment(f" {sheet.empty}", base)]).adjust_cell_length(width, base)
+            text = f" {sheet.empty}" if y == self._top else ""
+            return Strip([Segment(text, base)]).adjust_cell_length(width, base)
         if y < self._top:
             style = base + self.get_component_rich_style("grid--header", partial=True)
-            cells = [Segment(f"{lines[y]:>{w - 1}} ", style) for lines, w in self._columns()]
+            columns = zip(self._headers, self._widths[1:], strict=True)
+            cells = [Segment(f"{lines[y]:>{w - 1}} ", style) for lines, w in columns]
             return self._framed(Segment(" " * self._widths[0], style), cells, style)
         row = y - self._top + self.scroll_offset.y
-        return self._line(sheet, row, base) if row < len(sheet.lines) else Strip.blank(width, base)
+        return self._line(row, base) if row < len(sheet.lines) else Strip.blank(width, base)
 
-    def _columns(self) -> Iterator[tuple[tuple[str, ...], int]]:
-        return zip(self._headers, self._widths[1:], strict=True)
-
-    def _line(self, sheet: Sheet, row: int, base: Style) -> Strip:
-        line = sheet.lines[row]
+    def _line(self, row: int, base: Style) -> Strip:
+        line = self.sheet.lines[row]
         name = Text(shortened(line.label, self._widths[0] - 1))
         name.truncate(self._widths[0] - 1, overflow="ellipsis", pad=True)
         if not line.key:
             style = base + self.get_component_rich_style("grid--heading", partial=True)
             return self._framed(Segment(f"{name.plain} ", style), [], base)
-        here = row == self._row
-        cursor = self._cursor_style(base) if here and self.has_focus else None
-        label = cursor if cursor and self._column < 0 else base + Style(bold=here)
+        cursor = self._cursor_style(base) if row == self._row and self.has_focus else None
+        label = cursor if cursor and self._column < 0 else base + Style(bold=row == self._row)
+        colors = self.app.theme_variables
+        shades = _SIXTEEN
+        if not self.app.native_ansi_color:
+            shades = _shades(colors["background"], colors["error"], colors["foreground"])
         cells: list[Segment] = []
-        shades = self._shades.of(self.app)
-        for number, (column, width) in enumerate(zip(sheet.columns, self._widths[1:], strict=True)):
-            cell = sheet.cell(line, column)
+        for number, (column, width) in enumerate(zip(self.sheet.columns, self._widths[1:], strict=True)):
+            cell = self.sheet.cell(line, column)
             style = base if cell.step is None else base + shades[cell.step]
             if cursor and number == self._column:
                 style = cursor
-            cells.append(Segment(_cell_text(cell, width), style))
+            glyph = " " if cell.step is None else GLYPHS[cell.step]
+            cells.append(Segment(f"{cell.text:>{width - 2}}{glyph}{cell.mark}", style))
         return self._framed(Segment(f"{name.plain} ", label), cells, base)
 
     def _cursor_style(self, base: Style) -> Style:
@@ -188,7 +170,7 @@ class CompareGrid(ScrollView, can_focus=True):
         return base + self.get_component_rich_style("grid--cursor", partial=True)
 
     def _framed(self, label: Segment, cells: list[Segment], style: Style) -> Strip:
-        """Put the name, which stays, before the cells, which are scrolled; half a figure would be a wrong one."""
+        """Put the name before the scrolled cells; a cell that is only half visible is left blank, as it would read as another figure."""
         room = max(0, self._room.width - self._widths[0])
         left, end = self.scroll_offset.x, 0
         whole: list[Segment] = []
@@ -203,38 +185,31 @@ class CompareGrid(ScrollView, can_focus=True):
 
     # -- the cursor
 
-    def _skip_heading(self, way: int) -> None:
-        lines = self._sheet.lines if self._sheet is not None else ()
-        while 0 <= self._row + way < len(lines) and not lines[self._row].key:
-            self._row += way
-        if lines and not lines[self._row].key:
-            self._skip_heading(-way)
-
     def move_to(self, row: int, column: int, way: int = 1) -> None:
-        """Put the cursor on a cell, as far as there is one; headings are skipped in the given direction."""
-        if self._sheet is None or not self._sheet.lines:
-            return
-        self._row = min(max(row, 0), len(self._sheet.lines) - 1)
-        self._column = min(max(column, -1), len(self._sheet.columns) - 1)
-        self._skip_heading(way)
+        """Put the cursor on a cell, or the nearest one; headings are skipped in the direction of `way`."""
+        lines = self.sheet.lines
+        self._row = min(max(row, 0), max(0, len(lines) - 1))
+        self._column = min(max(column, -1), len(self.sheet.columns) - 1)
+        if lines:
+            ahead = range(self._row, len(lines)) if way > 0 else range(self._row, -1, -1)
+            back = range(self._row, -1, -1) if way > 0 else range(self._row, len(lines))
+            self._row = next(row for row in (*ahead, *back) if lines[row].key)
         self._reveal()
         self.refresh()
-        self.post_message(self.Moved(self))
+        self.post_message(self.Moved())
 
     def _reveal(self) -> None:
         """Scroll to the cursor."""
-        if not self._widths:
-            return
+        if not self._room.height:
+            return  # it was never shown
         room = max(1, self._room.height - self._top)
         top = min(self.scroll_offset.y, self._row)
         top = 0 if self._row <= 1 else max(top, self._row - room + 1)
-        left, label = self.scroll_offset.x, self._widths[0]
-        if self._column < 0:
-            left = 0
-        else:
+        left = 0
+        if self._column >= 0:
             begin = sum(self._widths[1 : self._column + 1])
             end = begin + self._widths[self._column + 1]
-            left = max(min(left, begin), end - (self._room.width - label))
+            left = max(min(self.scroll_offset.x, begin), end - (self._room.width - self._widths[0]))
         self.scroll_to(max(0, left), top, animate=False, force=True)
 
     def action_move(self, rows: int, columns: int) -> None:
@@ -242,7 +217,7 @@ class CompareGrid(ScrollView, can_focus=True):
         self.move_to(self._row + rows, self._column + columns, rows or 1)
 
     def action_page(self, pages: int) -> None:
-        """Move by what is visible."""
+        """Move by pages."""
         self.move_to(self._row + pages * max(1, self._room.height - self._top - 1), self._column, pages)
 
     def action_edge(self, rows: int, columns: int) -> None:
@@ -250,28 +225,21 @@ class CompareGrid(ScrollView, can_focus=True):
         many = 1 << 30
         self.move_to(self._row + rows * many, self._column + columns * many, -rows or 1)
 
-    def action_choose(self) -> None:
-        """Say that this line was chosen."""
-        if self.line is not None:
-            self.post_message(self.Chosen(self, self.line))
-
     def on_click(self, event: Click) -> None:
         """Put the cursor where the mouse is."""
         row = event.y - self._top + self.scroll_offset.y
-        if self._sheet is None or event.y < self._top or row >= len(self._sheet.lines):
+        if event.y < self._top or row >= len(self.sheet.lines):
             return
-        x, column = event.x - self._widths[0] + self.scroll_offset.x, -1
-        if event.x >= self._widths[0]:
-            for width in self._widths[1:]:
-                column += 1
-                if (x := x - width) < 0:
-                    break
-        self.move_to(row, column)
+        x = event.x - self._widths[0]
+        ends = list(accumulate(self._widths[1:]))
+        self.move_to(row, bisect_right(ends, x + self.scroll_offset.x) if x >= 0 else -1)
 
 
-def _cell_text(cell: Cell, width: int) -> str:
-    glyph = " " if cell.step is None else GLYPHS[cell.step]
-    return f"{cell.text:>{width - 2}}{glyph}{cell.mark}"
+@lru_cache(maxsize=8)
+def _shades(background: str, error: str, foreground: str) -> tuple[Style, ...]:
+    """Return the style of each step."""
+    plain, bad, text = (Color.parse(color) for color in (background, error, foreground))
+    return tuple(Style(color=text.rich_color, bgcolor=plain.blend(bad, part).rich_color) for part in _BLEND)
 
 
 def _on_two_lines(name: str, width: int) -> tuple[str, str]:

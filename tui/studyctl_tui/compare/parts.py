@@ -1,35 +1,24 @@
 """The parts of the Compare screen: a title with what the marks mean, a table, and what goes with it."""
 
-from collections.abc import Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.geometry import Size
 from textual.widgets import Static
 
 from studyctl_tui.compare.agreement import AgreementSheet
 from studyctl_tui.compare.data import Comparison, Line
 from studyctl_tui.compare.figures import LANGUAGE_MEASURES, LanguageSheet, TaskSheet, task_measures
 from studyctl_tui.compare.grid import CompareGrid
-from studyctl_tui.compare.plot import SizePlot
 from studyctl_tui.compare.ranks import ANY, RankSheet, TauSheet, sentences
 from studyctl_tui.compare.sheets import Sheet
-from studyctl_tui.compare.size import SIZE_MEASURES, SizeSheet
+from studyctl_tui.compare.size import SIZE_MEASURES, SizePlot, SizeSheet
 
 WIDE = 120
-"""Columns from which on the part of backends shows all of its figures."""
-OTHER_LINES = 6
-"""Lines of the terminal that no part has."""
-
-
-@runtime_checkable
-class ShowsTrial(Protocol):
-    """The Monitor, as far as this screen knows it: the two screens lead to each other."""
-
-    def go_to(self, trial: str) -> None:
-        """Select a trial."""
+"""Columns from which the part of backends shows all of its figures."""
 
 
 class Part(Vertical):
@@ -38,51 +27,39 @@ class Part(Vertical):
     NAME: ClassVar[str] = ""
     DEFAULT_CSS = """
     Part { width: 1fr; display: none; }
-    Part.active, Part.beside { display: block; }
+    Part.active, Part.neighbour { display: block; }
     Part .part--title { height: 1; color: $foreground; text-wrap: nowrap; text-overflow: ellipsis; }
     """
+    EXTRA: ClassVar[tuple[int, int]] = (1, 1)
+    """Columns and rows that it needs in addition to those of its table."""
 
     def __init__(self) -> None:
         super().__init__(id=f"compare-{self.NAME.lower()}")
         self._number = 0
         self._title = Text()
+        self._heading = Static(classes="part--title", markup=False)
         self._empty = ""
         self._comparison = Comparison()
         self._lines: tuple[Line, ...] = ()
+        self.grid = CompareGrid(self.sheets()[0]())
 
     def compose(self) -> ComposeResult:
         """Yield title and table."""
-        yield Static(classes="part--title", markup=False)
-        yield from self.compose_table()
-
-    def compose_table(self) -> ComposeResult:
-        """Yield the table and what goes with it."""
-        yield CompareGrid()
+        yield self._heading
+        yield self.grid
 
     @property
-    def grid(self) -> CompareGrid:
-        """The table."""
-        return self.query_one(CompareGrid)
-
-    EXTRA: ClassVar[tuple[int, int]] = (1, 1)
-    """Columns and rows that it needs beside those of its table."""
-
-    @property
-    def wants(self) -> tuple[int, int]:
-        """Columns and rows with which all of it is visible."""
-        columns, rows = self.grid.wants
+    def size_needed(self) -> tuple[int, int]:
+        """Columns and rows that show the whole part."""
+        columns, rows = self.grid.size_needed
         return max(columns + self.EXTRA[0], self._title.cell_len + 1), rows + self.EXTRA[1]
 
-    def sheets(self) -> int:
-        """Return how many tables there are to choose from."""
-        raise NotImplementedError
-
-    def sheet(self, number: int) -> Sheet:
-        """Return one of them."""
+    def sheets(self) -> Sequence[Callable[[], Sheet]]:
+        """Return a constructor for each table to choose from."""
         raise NotImplementedError
 
     def show(self, comparison: Comparison, lines: Sequence[Line], empty: str) -> None:
-        """Draw results; `empty` says why there are no lines, where the reason is not that nothing is measured."""
+        """Draw results; `empty`: why there are no lines, if not because nothing is measured."""
         self._comparison, self._lines, self._empty = comparison, tuple(lines), empty
         self._draw()
 
@@ -92,30 +69,28 @@ class Part(Vertical):
         self._draw()
 
     def _draw(self) -> None:
-        self._number %= self.sheets()
-        sheet = self.sheet(self._number)
+        sheets = self.sheets()
+        self._number %= len(sheets)
+        sheet = sheets[self._number]()
         sheet.empty = self._empty or sheet.empty
         self._title = Text.assemble((f"{self.NAME}: {sheet.title}", "bold"), "   ", sheet.legend)
-        self.query_one(".part--title", Static).update(self._title)
+        self._heading.update(self._title)
         self.grid.show(sheet)
 
-    def moved(self) -> None:
-        """The cursor is elsewhere."""
-
     def chosen(self) -> str | None:
-        """Return the trial that the cursor is about."""
+        """Return the trial under the cursor."""
         line = self.grid.line
         return line.key if line is not None and line.trial is not None else None
 
     def says(self) -> str:
         """Return a sentence about what is under the cursor."""
-        sheet, line = self.grid.sheet, self.grid.line
-        return sheet.says(line, self.grid.column) if sheet is not None and line is not None else ""
+        line = self.grid.line
+        return self.grid.sheet.says(line, self.grid.column) if line is not None else ""
 
     def copied(self) -> str:
         """Return the text under the cursor."""
-        sheet, line = self.grid.sheet, self.grid.line
-        return sheet.copied(line, self.grid.column) if sheet is not None and line is not None else ""
+        line = self.grid.line
+        return self.grid.sheet.copied(line, self.grid.column) if line is not None else ""
 
 
 class LanguagesPart(Part):
@@ -123,13 +98,11 @@ class LanguagesPart(Part):
 
     NAME = "Languages"
 
-    def sheets(self) -> int:
-        """Return how many figures languages have."""
-        return len(LANGUAGE_MEASURES)
-
-    def sheet(self, number: int) -> Sheet:
-        """Return the table of one."""
-        return LanguageSheet(self._comparison, self._lines, LANGUAGE_MEASURES[number])
+    def sheets(self) -> Sequence[Callable[[], Sheet]]:
+        """Return a table for each figure of languages."""
+        return [
+            partial(LanguageSheet, self._comparison, self._lines, measure) for measure in LANGUAGE_MEASURES
+        ]
 
 
 class TasksPart(Part):
@@ -137,13 +110,10 @@ class TasksPart(Part):
 
     NAME = "Tasks"
 
-    def sheets(self) -> int:
-        """Return how many figures tasks have."""
-        return len(task_measures(self._comparison))
-
-    def sheet(self, number: int) -> Sheet:
-        """Return the table of one."""
-        return TaskSheet(self._comparison, self._lines, task_measures(self._comparison)[number])
+    def sheets(self) -> Sequence[Callable[[], Sheet]]:
+        """Return a table for each figure of tasks."""
+        measures = task_measures(self._comparison)
+        return [partial(TaskSheet, self._comparison, self._lines, measure) for measure in measures]
 
 
 class RanksPart(Part):
@@ -156,42 +126,33 @@ class RanksPart(Part):
     RanksPart .sentences { height: 1fr; padding: 0 1; border-top: solid $panel; }
     """
 
-    def compose_table(self) -> ComposeResult:
+    def compose(self) -> ComposeResult:
         """Yield the matrix and the sentences."""
-        yield CompareGrid()
+        yield from super().compose()
         yield Static(classes="sentences", markup=False)
 
-    def sheets(self) -> int:
-        """Return two: tau and places."""
-        return 2
-
-    def sheet(self, number: int) -> Sheet:
-        """Return the table of tau or that of places."""
-        return RankSheet(self._comparison, self._lines) if number else TauSheet(self._comparison)
+    def sheets(self) -> Sequence[Callable[[], Sheet]]:
+        """Return the table of tau and that of places."""
+        return [partial(TauSheet, self._comparison), partial(RankSheet, self._comparison, self._lines)]
 
     def _sentences(self) -> list[tuple[str, str]]:
-        grid, line = self.grid, self.grid.line
-        shown = {one.key for one in self._lines if one.key}
+        line = self.grid.line
         if line is None:
             return []
-        metrics = {
-            one for one in (line.key if line.trial is None else None, grid.column) if one not in (None, ANY)
-        }
-        return sentences(self._comparison, shown, *sorted(str(one) for one in metrics))
+        metrics = {line.key if line.trial is None else None, self.grid.column} - {None, ANY}
+        trials = {line.key for line in self._lines if line.key}
+        return sentences(self._comparison, trials, *sorted(str(metric) for metric in metrics))
 
-    def moved(self) -> None:
-        """Tell what the metrics under the cursor say differently."""
-        found = self._sentences()
-        if found:
-            text = "\n".join(sentence for _, sentence in found)
-        else:
-            text = "no variant is two places or more apart" if self.grid.line is not None else ""
-        self.query_one(".sentences", Static).update(text)
+    def on_compare_grid_moved(self) -> None:
+        """Show the variants that the metrics under the cursor rank differently."""
+        texts = [sentence for _, sentence in self._sentences()]
+        if not texts and self.grid.line is not None:
+            texts = ["no variant is two places or more apart"]
+        self.query_one(".sentences", Static).update("\n".join(texts))
 
     def chosen(self) -> str | None:
         """Return the trial under the cursor, or that of the first sentence."""
-        found = self._sentences()
-        return super().chosen() or (found[0][0] if found else None)
+        return super().chosen() or next((trial for trial, _ in self._sentences()), None)
 
 
 class SizePart(Part):
@@ -203,21 +164,18 @@ class SizePart(Part):
     SizePart CompareGrid { width: 38; }
     """
 
-    def compose_table(self) -> ComposeResult:
+    def compose(self) -> ComposeResult:
         """Yield picture and legend."""
+        yield self._heading
         with Horizontal():
             yield SizePlot()
-            yield CompareGrid()
+            yield self.grid
 
-    def sheets(self) -> int:
-        """Return how many figures there are for quality."""
-        return len(SIZE_MEASURES)
+    def sheets(self) -> Sequence[Callable[[], Sheet]]:
+        """Return the legend for each figure of quality."""
+        return [partial(SizeSheet, self._comparison, self._lines, measure) for measure in SIZE_MEASURES]
 
-    def sheet(self, number: int) -> Sheet:
-        """Return the legend for one."""
-        return SizeSheet(self._comparison, self._lines, SIZE_MEASURES[number])
-
-    def moved(self) -> None:
+    def on_compare_grid_moved(self) -> None:
         """Point at the variant under the cursor."""
         sheet, line = self.grid.sheet, self.grid.line
         if isinstance(sheet, SizeSheet):
@@ -225,24 +183,14 @@ class SizePart(Part):
 
 
 class AgreementPart(Part):
-    """Settings that several backends compress; it has the whole width to itself."""
+    """Settings that several backends compress; takes the whole width."""
 
     NAME = "Agreement"
 
-    def sheets(self) -> int:
-        """Return one: all figures stand beside each other."""
-        return 1
-
-    def sheet(self, number: int) -> Sheet:
-        """Return it, with more columns where they are visible as a whole."""
-        return AgreementSheet(self._comparison, self._lines, wide=self.size.width >= WIDE)
+    def sheets(self) -> Sequence[Callable[[], Sheet]]:
+        """Return one table, with more columns where they fit."""
+        return [partial(AgreementSheet, self._comparison, self._lines, wide=self.size.width >= WIDE)]
 
     def on_resize(self) -> None:
         """Show more or fewer columns."""
         self._draw()
-
-
-def fitting(part: Part, neighbour: Part, size: Size) -> tuple[bool, bool]:
-    """Return whether two parts are visible as a whole beside each other, and whether they are one below the other."""
-    (columns, rows), (more_columns, more_rows) = part.wants, neighbour.wants
-    return 2 * max(columns, more_columns) <= size.width, 2 * max(rows, more_rows) <= size.height - OTHER_LINES

@@ -1,36 +1,32 @@
-"""Compare: variants by language, by task, where metrics disagree, size against quality, backends against each other."""
+"""Compare: variants by language and by task, where metrics disagree, size against quality, backends."""
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
-from textual.worker import get_current_worker
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl_tui.compare.data import SORTS, Choice, Comparison, arranged, read_comparison
 from studyctl_tui.compare.grid import CompareGrid
-from studyctl_tui.compare.parts import (
-    AgreementPart,
-    LanguagesPart,
-    Part,
-    RanksPart,
-    ShowsTrial,
-    SizePart,
-    TasksPart,
-    fitting,
-)
+from studyctl_tui.compare.parts import AgreementPart, LanguagesPart, Part, RanksPart, SizePart, TasksPart
 from studyctl_tui.compare.words import missing, state, tabs, why_empty
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.view import View
 
+if TYPE_CHECKING:  # the two screens lead to each other
+    from studyctl_tui.monitor.screen import MonitorScreen
+
 WIDE = 140
-"""Columns from which on a sentence about a cell fits one line."""
+"""Columns from which a sentence about a cell fits on one line."""
+OTHER_LINES = 6
+"""Lines of the terminal outside the parts."""
 READING = "reading the results …"
 
 
@@ -44,7 +40,7 @@ class CompareScreen(StudyScreen):
     CompareScreen #compare-parts { height: 1fr; }
     CompareScreen #compare-parts.stacked { layout: vertical; }
     CompareScreen .stacked Part { height: 1fr; }
-    CompareScreen Part.beside, CompareScreen Part.active { padding-right: 1; }
+    CompareScreen Part.neighbour, CompareScreen Part.active { padding-right: 1; }
     CompareScreen #compare-says { height: 2; padding: 0 1; color: $foreground; background: $panel; }
     CompareScreen.wide #compare-says { height: 1; }
     CompareScreen #compare-message { padding: 1 2; }
@@ -67,13 +63,14 @@ class CompareScreen(StudyScreen):
     def __init__(self) -> None:
         super().__init__()
         self._paths: StudyPaths | None = None
-        self._asked: object = None
-        """What was asked for last: a published file and a model."""
-        self._wanted = ""
+        self._request: object = None
+        """The study, publication and model that were read last."""
+        self._model = ""
         """Model to show; empty: the first."""
         self._comparison: Comparison | None = None
         self._trouble: StudyError | None = None
         self._choice = Choice()
+        self._parts = (LanguagesPart(), TasksPart(), RanksPart(), SizePart(), AgreementPart())
         self._active = 0
 
     def compose_body(self) -> ComposeResult:
@@ -82,7 +79,7 @@ class CompareScreen(StudyScreen):
         yield Static(id="compare-state", classes="compare--line", markup=False)
         yield Static(READING, id="compare-message", markup=False)
         with Horizontal(id="compare-parts"):
-            yield from (LanguagesPart(), TasksPart(), RanksPart(), SizePart(), AgreementPart())
+            yield from self._parts
         yield Static(id="compare-says", markup=False)
         yield Input(id="compare-pattern", placeholder="words or * of variants; enter keeps, escape clears")
 
@@ -91,13 +88,13 @@ class CompareScreen(StudyScreen):
         self.query_one("#compare-parts").display = False
         self._activate(0)
 
-    # -- what there is to show
+    # -- results
 
     def show_view(self, view: View) -> None:
-        """Read the results when others are published; begin anew when another study is open."""
+        """Read the results when newer ones are published; start again when another study is open."""
         if view.paths != self._paths:
-            if self._paths is not None:  # else: a choice that was made before the first view stands
-                self._choice, self._wanted = Choice(), ""
+            if self._paths is not None:  # else: keep a choice that was made before the first view
+                self._choice, self._model = Choice(), ""
             self._paths, self._comparison, self._trouble = view.paths, None, None
             self._draw()
         self._look(view)
@@ -105,73 +102,56 @@ class CompareScreen(StudyScreen):
             self._show_message()
 
     def _look(self, view: View) -> None:
-        asked = (view.paths, view.published_at, self._wanted)
-        if asked != self._asked:
-            self._asked = asked
-            self._read(asked)
+        request = (view.paths, view.published_at, self._model)
+        if request != self._request:
+            self._request = request
+            self._read(view.paths, self._model)
 
-    @work(thread=True, group="compare")
-    def _read(self, asked: tuple[StudyPaths, str, str]) -> None:
-        """Read in a thread what is published; not if something else was asked for meanwhile."""
-        paths, _, model = asked
+    @work(thread=True, exclusive=True, group="compare")
+    def _read(self, paths: StudyPaths, model: str) -> None:
+        """Read the published results in a thread."""
         comparison, trouble = None, None
-        if asked == self._asked:
-            try:
-                comparison = read_comparison(paths, model)
-            except StudyError as error:
-                trouble = error
-            if not get_current_worker().is_cancelled:
-                self.app.call_from_thread(self._take_results, asked, comparison, trouble)
+        try:
+            comparison = read_comparison(paths, model)
+        except StudyError as error:
+            trouble = error
+        self.app.call_from_thread(self._take_results, comparison, trouble)
 
-    def _take_results(self, asked: object, comparison: Comparison | None, trouble: StudyError | None) -> None:
-        if asked == self._asked and (trouble is not None or comparison != self._comparison):
+    def _take_results(self, comparison: Comparison | None, trouble: StudyError | None) -> None:
+        if trouble is not None or comparison != self._comparison:
             self._comparison, self._trouble = comparison, trouble
             self._draw()
 
     def _draw(self) -> None:
-        """Draw the results as they are chosen."""
+        """Draw the chosen results."""
         comparison = self._comparison
         shown = comparison is not None and comparison.compares
         self.query_one("#compare-parts").display = shown
         self.query_one("#compare-message").display = not shown
+        self._write("state", state(comparison, self._choice))
         if comparison is None or not shown:
             self._show_message()
-            self._show_state()
             return
         lines = arranged(comparison, self._choice)
         for part in self._parts:
             part.show(comparison, lines, why_empty(self._choice) if not lines else "")
         self._place()
-        self._show_state()
         self._focus()
 
-    # -- words
+    def _write(self, name: str, text: str | Text) -> None:
+        self.query_one(f"#compare-{name}", Static).update(text)
 
     def _show_message(self) -> None:
         """Say what is missing, and what to do."""
         view = self.study_app.view
         lines = list(missing(self._comparison, self._trouble, view)) if view is not None else []
-        self.query_one("#compare-message", Static).update("\n\n".join(lines) or READING)
-
-    def _show_state(self) -> None:
-        """Say which part and what of it is shown."""
-        names = [part.NAME for part in self._parts]
-        self.query_one("#compare-tabs", Static).update(tabs(names, self._active))
-        self.query_one("#compare-state", Static).update(state(self._comparison, self._choice))
+        self._write("message", "\n\n".join(lines) or READING)
 
     @on(CompareGrid.Moved)
-    def _cursor_moved(self, event: CompareGrid.Moved) -> None:
-        for number, part in enumerate(self._parts):
-            if part.grid is event.grid:
-                part.moved()
-                if number == self._active:
-                    self.query_one("#compare-says", Static).update(part.says())
+    def _cursor_moved(self) -> None:
+        self._write("says", self._part.says())
 
     # -- parts
-
-    @property
-    def _parts(self) -> list[Part]:
-        return list(self.query(Part))
 
     @property
     def _part(self) -> Part:
@@ -180,22 +160,25 @@ class CompareScreen(StudyScreen):
     def _activate(self, number: int) -> None:
         """Show a part; on a wide terminal with its neighbour."""
         self._active = number
-        for other, part in enumerate(self._parts):
-            part.set_class(other == number, "active")
+        for part in self._parts:
+            part.set_class(part is self._part, "active")
         self._place()
-        self._show_state()
-        self.query_one("#compare-says", Static).update(self._part.says())
+        self._write("tabs", tabs([part.NAME for part in self._parts], number))
+        self._write("says", self._part.says())
         self.call_after_refresh(self._focus)
 
     def _place(self) -> None:
-        """Show the neighbour too, beside the part or below it, where both are visible as a whole."""
-        size, parts = self.app.size, self._parts
-        neighbour = parts[self._active ^ 1] if (self._active ^ 1) < len(parts) else None
-        beside, below = fitting(self._part, neighbour, size) if neighbour is not None else (True, False)
-        self.query_one("#compare-parts").set_class(not beside, "stacked")
+        """Show the neighbour too, next to the part or below it, where both fit."""
+        size, neighbour = self.app.size, None
+        side_by_side, stacked = True, False
+        if (self._active ^ 1) < len(self._parts):
+            neighbour = self._parts[self._active ^ 1]
+            columns, rows = map(max, zip(self._part.size_needed, neighbour.size_needed, strict=True))
+            side_by_side, stacked = 2 * columns <= size.width, 2 * rows <= size.height - OTHER_LINES
+        self.query_one("#compare-parts").set_class(not side_by_side, "stacked")
         self.set_class(size.width >= WIDE, "wide")
-        for part in parts:
-            part.set_class(part is neighbour and (beside or below), "beside")
+        for part in self._parts:
+            part.set_class(part is neighbour and (side_by_side or stacked), "neighbour")
 
     def on_resize(self) -> None:
         """Show one part or two."""
@@ -219,12 +202,11 @@ class CompareScreen(StudyScreen):
 
     def mark(self, trials: Collection[str]) -> None:
         """Show only these trials."""
-        self._choice = replace(self._choice, marked=frozenset(trials))
         view = self.study_app.view
-        models = [one.model for one in view.snapshot.trials if one.trial in trials] if view else []
+        models = [trial.model for trial in view.snapshot.trials if trial.trial in trials] if view else []
         if models and (self._comparison is None or self._comparison.model not in models):
             self._show_model(models[0])
-        self._draw()
+        self._choose(marked=frozenset(trials))
 
     def action_show_all(self) -> None:
         """Show all trials again."""
@@ -232,14 +214,15 @@ class CompareScreen(StudyScreen):
 
     def action_next_sort(self) -> None:
         """Sort by something else."""
-        self._choose(sort=SORTS[(SORTS.index(self._choice.sort) + 1) % len(SORTS)])
+        sorts = list(SORTS)
+        self._choose(sort=sorts[(sorts.index(self._choice.sort) + 1) % len(sorts)])
 
     def action_group(self) -> None:
         """Put the variants of a method together, or not."""
         self._choose(grouped=not self._choice.grouped)
 
-    def _choose(self, **changes: object) -> None:
-        self._choice = replace(self._choice, **changes)  # type: ignore[arg-type]  # fields of Choice
+    def _choose(self, **changes: Any) -> None:
+        self._choice = replace(self._choice, **changes)
         self._draw()
 
     def action_next_model(self) -> None:
@@ -252,22 +235,21 @@ class CompareScreen(StudyScreen):
             self.app.notify("the study has one model")
 
     def _show_model(self, model: str) -> None:
-        self._wanted = model
+        self._model = model
         if (view := self.study_app.view) is not None and view.paths == self._paths:
             self._look(view)
 
     # -- filter
 
     def action_filter(self) -> None:
-        """Ask for words of variants."""
+        """Ask for words to filter by."""
         pattern = self.query_one("#compare-pattern", Input)
         pattern.value = self._choice.pattern
         self.type_into(pattern)
 
     def action_clear_filter(self) -> None:
         """Show all variants again."""
-        self.query_one("#compare-pattern").display = False
-        self._part.grid.focus()
+        self._close_filter()
         if self._choice.pattern:
             self._choose(pattern="")
 
@@ -276,7 +258,7 @@ class CompareScreen(StudyScreen):
         self._choose(pattern=event.value.strip())
 
     @on(Input.Submitted, "#compare-pattern")
-    def _pattern_kept(self) -> None:
+    def _close_filter(self) -> None:
         self.query_one("#compare-pattern").display = False
         self._part.grid.focus()
 
@@ -288,11 +270,9 @@ class CompareScreen(StudyScreen):
             self.app.copy_to_clipboard(text)
             self.app.notify(f"copied: {text.replace(chr(9), ' ')}", markup=False)
 
-    @on(CompareGrid.Chosen)
-    async def _to_monitor(self) -> None:
+    async def action_monitor(self) -> None:
+        """Go to the trial under the cursor in the Monitor."""
         trial = self._part.chosen()
-        if trial is None:
-            return
-        await self.app.switch_mode("monitor")
-        if isinstance(monitor := self.app.screen, ShowsTrial):
-            monitor.go_to(trial)
+        if trial is not None:
+            await self.app.switch_mode("monitor")
+            cast("MonitorScreen", self.app.screen).go_to(trial)

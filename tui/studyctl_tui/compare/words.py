@@ -1,4 +1,4 @@
-"""What the Compare screen says above its tables, and instead of them."""
+"""The text above the tables of the Compare screen, and instead of them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,8 +11,6 @@ from studyctl_tui.shared.view import View
 
 def missing(comparison: Comparison | None, trouble: StudyError | None, view: View) -> Iterator[str]:
     """Yield why there is nothing to compare, and what to do; nothing while the results are read."""
-    if comparison is None and trouble is None:
-        return
     if trouble is not None:
         for problem in trouble.problems:
             yield problem.what
@@ -25,6 +23,8 @@ def missing(comparison: Comparison | None, trouble: StudyError | None, view: Vie
             yield "m shows the next model."
         if not view.snapshot.running:
             yield f"`studyctl run {view.paths.spec}` measures what is missing; 2 shows how far it is."
+    else:
+        return
     if view.snapshot.running:
         yield "The study runs: results appear here by themselves."
 
@@ -40,28 +40,27 @@ def tabs(names: Sequence[str], active: int) -> Text:
     """Return the names of the parts, the active one in brackets."""
     text = Text()
     for number, name in enumerate(names):
-        text.append(f"[{name}]" if number == active else f" {name} ", "bold" if number == active else "dim")
-        text.append(" ")
+        label, style = (f"[{name}]", "bold") if number == active else (f" {name} ", "dim")
+        text.append(label, style).append(" ")
     return text
 
 
 def state(comparison: Comparison | None, choice: Choice) -> Text:
     """Return the model, and how its variants are chosen, each after the key that changes it."""
     text = Text()
-    for key, what in _state(comparison, choice):
-        text.append(key, "bold").append(f" {what}   ")
-    return text
-
-
-def _state(comparison: Comparison | None, choice: Choice) -> Iterator[tuple[str, str]]:
     if comparison is None or not comparison.models:
-        return
+        return text
     place = comparison.models.index(comparison.model) + 1
-    yield "m", f"{comparison.model.rsplit('/', 1)[-1]} {place}/{len(comparison.models)}"
-    yield "s", choice.sort
-    if choice.grouped:
-        yield "g", "by method"
-    if choice.pattern:
-        yield "/", choice.pattern
-    if choice.marked:
-        yield "u", f"{len(choice.marked)} marked"
+    model = f"{comparison.model.rsplit('/', 1)[-1]} {place}/{len(comparison.models)}"
+    grouped = "by method" if choice.grouped else ""
+    marked = f"{len(choice.marked)} marked" if choice.marked else ""
+    for key, value in (
+        ("m", model),
+        ("s", choice.sort),
+        ("g", grouped),
+        ("/", choice.pattern),
+        ("u", marked),
+    ):
+        if value:
+            text.append(key, "bold").append(f" {value}   ")
+    return text

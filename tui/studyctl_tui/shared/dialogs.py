@@ -1,4 +1,4 @@
-"""Small dialogs: something to read, and what can be done about it."""
+"""Small dialogs: a text and a list of choices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Something that can be chosen in a dialog, by its key or from the list."""
+    """A choice of a dialog, by its key or from the list."""
 
     key: str
     text: str
@@ -27,7 +27,7 @@ CLOSE = Choice("escape", "Close", "")
 
 
 class Ask(ModalScreen[str]):
-    """Shows a text and a list of choices; gives back the answer of the chosen one, empty if it was left."""
+    """Shows a text and a list of choices; returns the answer of the chosen one, empty if none was chosen."""
 
     DEFAULT_CSS = """
     Ask { align: center middle; }
@@ -57,9 +57,10 @@ class Ask(ModalScreen[str]):
             yield OptionList(*self._options())
 
     def _options(self) -> list[Option]:
+        keys = ["esc" if choice is CLOSE else choice.key for choice in self._choices]
         return [
-            Option(Text.assemble((f"{_shown(choice.key):4}", "bold"), choice.text), id=choice.answer or None)
-            for choice in self._choices
+            Option(Text.assemble((f"{key:4}", "bold"), choice.text), id=choice.answer or None)
+            for key, choice in zip(keys, self._choices, strict=True)
         ]
 
     def show(self, body: Text, choices: Sequence[Choice]) -> None:
@@ -83,10 +84,6 @@ class Ask(ModalScreen[str]):
                 self.dismiss(choice.answer)
 
     def action_read(self, pages: int) -> None:
-        """Turn the pages of a long text."""
+        """Scroll a long text by pages."""
         text = self.query_one(VerticalScroll)
         text.scroll_relative(y=pages * text.size.height, animate=False)
-
-
-def _shown(key: str) -> str:
-    return "esc" if key == "escape" else key

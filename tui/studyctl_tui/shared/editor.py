@@ -10,8 +10,8 @@ from textual.widgets import TextArea
 class Editor(TextArea):
     """A text area whose keys take effect in the order in which they are pressed.
 
-    Textual runs a key's binding after the key went up through all widgets, and a letter at once: of keys that come fast, a
-    letter overtakes a backspace. Here bindings run at once, too.
+    Textual inserts a letter at once, but runs a key's binding only after the key went up through all widgets: if keys come
+    fast, a letter overtakes a backspace. Here bindings run at once too.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -21,7 +21,7 @@ class Editor(TextArea):
 
     async def _on_key(self, event: events.Key) -> None:
         if event.key.startswith("alt+"):
-            event.prevent_default()  # they are the app's, also where a terminal gives them a letter
+            event.prevent_default()  # they belong to the app, even where a terminal sends a letter with them
             return
         for binding in self._bindings.key_to_bindings.get(event.key, ()):
             if await self.app.run_action(binding.action, default_namespace=self):

@@ -14,7 +14,7 @@ from studyctl_tui.shared.screen import StudyScreen
 
 
 def _distance(active: ActiveBinding) -> int:
-    """Return how far down the list a key is: what the screen does, what the app does, how one moves in tables and texts."""
+    """Return the place of a key in the list: first the screen's, then our widgets', then the app's, then Textual's."""
     if isinstance(active.node, Screen):
         return 3 if active.binding.action.startswith(("app.", "screen.")) else 0
     if isinstance(active.node, App):
@@ -23,13 +23,13 @@ def _distance(active: ActiveBinding) -> int:
 
 
 class HelpScreen(ModalScreen[None]):
-    """Lists what can be pressed where one is, from the bindings themselves."""
+    """Lists the active key bindings."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,q,f1", "dismiss", "Close")]
 
     def __init__(self, screen: StudyScreen) -> None:
         super().__init__()
-        self._title, self._about = screen.NAME, screen.ABOUT
+        self._heading = Text.assemble((screen.NAME, "bold"), f"  {screen.ABOUT}")
         self._keys = [
             (self.app.get_key_display(active.binding), active.binding.description)
             for active in sorted(screen.active_bindings.values(), key=_distance)
@@ -38,12 +38,9 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield the list."""
-        with VerticalScroll(classes="dialog"):
-            yield Static(Text.assemble((self._title, "bold"), f"  {self._about}"))
-            yield Static(self._table())
-
-    def _table(self) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
         for key, description in dict.fromkeys(self._keys):
             table.add_row(Text(key, style="bold"), description)
-        return table
+        with VerticalScroll(classes="dialog"):
+            yield Static(self._heading)
+            yield Static(table)

@@ -1,11 +1,10 @@
-"""Starting, resuming and stopping runs from a screen: everything slow in a thread, everything else after asking."""
+"""Starting, resuming and stopping runs from a screen, after asking; slow calls run in a thread."""
 
 from pathlib import Path
 
 from rich.text import Text
 from textual import work
 from textual.notifications import SeverityLevel
-from textual.worker import get_current_worker
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
@@ -25,20 +24,20 @@ class RunsScreen(StudyScreen):
         """Studies that are being started."""
 
     def starting_changed(self) -> None:
-        """Draw what is being started."""
+        """Draw the studies that are being started."""
 
     def offer(self, spec: Path | None, only_study: str = "") -> None:
-        """Show what a spec would run, and start it if that is wanted.
+        """Show what a spec would run, and start it if the user agrees.
 
         Args:
             spec: the file; None: nothing was chosen.
-            only_study: the study that it must be of; empty: any.
+            only_study: the study that the spec must be of; empty: any.
         """
         if spec is not None:
             dialog = PlanDialog(spec, only_study)
-            self.app.push_screen(dialog, lambda answer: self._decided(answer or "", dialog))
+            self.app.push_screen(dialog, lambda answer: self._decided(answer, dialog))
 
-    def _decided(self, answer: str, dialog: PlanDialog) -> None:
+    def _decided(self, answer: str | None, dialog: PlanDialog) -> None:
         if answer == EDIT:
             self.study_app.spec = dialog.spec
             self.study_app.action_go("spec")
@@ -50,46 +49,42 @@ class RunsScreen(StudyScreen):
     @work(thread=True, group="start")
     def _start(self, spec: Path, study: str) -> None:
         try:
-            said, started = start_in_background(spec), True
+            text, started = start_in_background(spec), True
         except StudyError as error:
-            said, started = str(error), False
-        if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._started, study, said, started)
+            text, started = str(error), False
+        self.app.call_from_thread(self._started, study, text, started)
 
-    def _started(self, study: str, said: str, started: bool) -> None:
+    def _started(self, study: str, text: str, started: bool) -> None:
         self.starting.remove(study)
         self.starting_changed()
         if not started:
-            self.app.push_screen(Ask(f"{study} was not started", Text(said), ()))
+            self.app.push_screen(Ask(f"{study} was not started", Text(text), ()))
             return
-        self.app.notify(said.splitlines()[0], markup=False)
-        if self.is_current:  # whoever went elsewhere meanwhile is left there
+        self.app.notify(text.splitlines()[0], markup=False)
+        if self.is_current:  # a user who went elsewhere meanwhile stays there
             self.study_app.open_study(StudyPaths(runs_folder() / study), "monitor")
 
     def offer_stop(self, row: StudyRow) -> None:
-        """Ask how a run is to be stopped, and have its runner do that."""
-        paths = StudyPaths(runs_folder() / row.study)
-        body = Text(
-            f"{row.done} of {row.trials} trials are done. What was measured is kept, R goes on later."
-        )
+        """Ask how to stop a run, and send that to its runner."""
+        body = f"{row.done} of {row.trials} trials are done. What was measured is kept, R goes on later."
         choices = [
-            Choice("s", "After the stages that run now", "after_stage"),
-            Choice("n", "Now; what these stages measured so far is lost", "now"),
+            Choice("s", "After the running steps", "after_stage"),
+            Choice("n", "Now; what these steps measured so far is lost", "now"),
         ]
+        paths = StudyPaths(runs_folder() / row.study)
         self.app.push_screen(
-            Ask(f"Stop {row.study}?", body, choices), lambda answer: self._stop_decided(paths, answer or "")
+            Ask(f"Stop {row.study}?", Text(body), choices), lambda answer: self._stop(paths, answer)
         )
 
-    def _stop_decided(self, paths: StudyPaths, answer: str) -> None:
+    def _stop(self, paths: StudyPaths, answer: str | None) -> None:
         if answer:
-            self._stop(paths, "now" if answer == "now" else "after_stage")
+            self._ask_runner(paths, "now" if answer == "now" else "after_stage")
 
     @work(thread=True, group="stop")
-    def _stop(self, paths: StudyPaths, when: StopWhen) -> None:
+    def _ask_runner(self, paths: StudyPaths, when: StopWhen) -> None:
+        severity: SeverityLevel = "information"
         try:
-            said, severe = ask_to_stop(paths, when), False
+            text = ask_to_stop(paths, when)
         except StudyError as error:
-            said, severe = str(error), True
-        severity: SeverityLevel = "error" if severe else "information"
-        if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self.app.notify, said, severity=severity, markup=False)
+            text, severity = str(error), "error"
+        self.app.call_from_thread(self.app.notify, text, severity=severity, markup=False)

@@ -16,22 +16,20 @@ if TYPE_CHECKING:
 
 
 class StudyScreen(Screen[None]):
-    """A screen of the app: a bar that says where one is, the body, and hints of keys.
+    """A screen of the app: a bar with its name, the body, and key hints.
 
     Subclasses override :meth:`compose_body` and :meth:`show_view`.
     """
 
     NAME: ClassVar[str] = ""
-    """What the bar and the palette call it."""
+    """Its name in the bar and the palette."""
     ABOUT: ClassVar[str] = ""
-    """What it is for, one sentence; `?` shows it."""
-    NEEDS: ClassVar[tuple[int, int]] = (80, 20)
-    """Columns and rows below which the app says that the terminal is too small."""
+    """Its purpose in one sentence; `?` shows it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ready = False
-        """Whether there is a bar and a body: views may come before."""
+        """Whether bar and body are mounted: views may come earlier."""
         self._shown: View | None = None
 
     @property
@@ -47,7 +45,7 @@ class StudyScreen(Screen[None]):
         yield Footer(compact=True, show_command_palette=False)
 
     def compose_body(self) -> ComposeResult:
-        """Yield what is between bar and footer."""
+        """Yield the widgets between bar and footer."""
         yield from ()
 
     def show_view(self, view: View) -> None:
@@ -57,40 +55,37 @@ class StudyScreen(Screen[None]):
         """
 
     def ask_first(self, then: Callable[[], object], otherwise: Callable[[], object] | None = None) -> None:
-        """Do something that loses unsaved work, once that is saved or given up; at once where there is none.
+        """Do something that would lose unsaved work, after asking what to do with that; at once if there is none.
 
         Args:
-            then: what is done.
-            otherwise: what is done instead if the answer is to go on.
+            then: called when the work is saved or may be lost.
+            otherwise: called if the user goes on editing.
         """
         then()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Let the key of a filter be typed where text is typed."""
+        """Keep the key of the filter a character where text is typed."""
         if action == "filter" and isinstance(self.focused, Input | TextArea):
             return False
         return super().check_action(action, parameters)
 
     def type_into(self, field: Input) -> None:
-        """Show a field and have it take every key from now on: a letter that was meant for it could be a command here."""
+        """Show a field and focus it at once: the next letter could be a command of the screen otherwise."""
         field.display = True
         self.set_focus(field)
 
     def on_mount(self) -> None:
-        """Draw what came before there was anything to draw on."""
+        """Draw the view that came before the widgets."""
         self._ready = True
-        self._catch_up()
+        self.on_screen_resume()
 
     def on_screen_resume(self) -> None:
-        """Catch up with what came while another screen was shown."""
-        self._catch_up()
-
-    def _catch_up(self) -> None:
+        """Draw the view that came while another screen was shown."""
         if (view := self.study_app.view) is not None:
             self.take(view)
 
     def take(self, view: View) -> None:
-        """Take a view for bar and body."""
+        """Draw a view in bar and body."""
         if self._ready and view is not self._shown:
             self._shown = view
             self.query_one(TopBar).show_view(view)

@@ -1,16 +1,20 @@
-"""What a terminal shows that is too small for a screen."""
+"""The message of a terminal that is too small."""
 
 from textual.app import ComposeResult
+from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+COLUMNS, ROWS = 80, 20
+
+
+def too_small(size: Size) -> bool:
+    """Whether a terminal is too small for the app."""
+    return size.width < COLUMNS or size.height < ROWS
+
 
 class TooSmallScreen(ModalScreen[None]):
-    """Says what it needs; gone as soon as there is room."""
-
-    def __init__(self, columns: int, rows: int) -> None:
-        super().__init__()
-        self._columns, self._rows = columns, rows
+    """Says what the app needs; gone as soon as there is room."""
 
     def compose(self) -> ComposeResult:
         """Yield the sentence."""
@@ -18,17 +22,15 @@ class TooSmallScreen(ModalScreen[None]):
 
     def on_mount(self) -> None:
         """Say how large it is."""
-        self._say()
+        self.on_resize()
 
     def on_resize(self) -> None:
         """Leave when there is room."""
-        if self.app.size.width < self._columns or self.app.size.height < self._rows:
-            self._say()
+        size = self.app.size
+        if too_small(size):
+            self.query_one(Static).update(
+                f"This screen needs {COLUMNS} × {ROWS} characters; the terminal has "
+                f"{size.width} × {size.height}. Make it larger, or q to leave."
+            )
         elif self.is_current:
             self.dismiss()
-
-    def _say(self) -> None:
-        self.query_one(Static).update(
-            f"This screen needs {self._columns} × {self._rows} characters; the terminal has "
-            f"{self.app.size.width} × {self.app.size.height}. Make it larger, or q to leave."
-        )

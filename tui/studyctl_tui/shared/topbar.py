@@ -1,40 +1,38 @@
-"""The bar at the top: where one is, and how the study stands."""
+"""The bar at the top: the study, the screen, and the progress."""
 
 from datetime import UTC, datetime
 
 from rich.text import Text
+from textual.reactive import reactive
 from textual.widgets import Static
 
 from studyctl.units import bytes_text, duration_text
 from studyctl_tui.shared.view import View
 
 GLYPHS = {"pending": "·", "running": "▶", "done": "✓", "failed": "✗", "stopped": "◌"}
-"""Of the states of trials and stages: nothing is told by colour alone."""
+"""Symbols of the states of trials and steps: no state is shown by colour alone."""
 
 
 class TopBar(Static):
     """``studyctl › mine › Monitor`` on the left, progress and time left on the right."""
 
+    study: reactive[str] = reactive("")
+    standing: reactive[Text] = reactive(Text())
+
     def __init__(self, name: str) -> None:
         super().__init__(classes="topbar")
         self._name = name
-        self._right = Text()
-        self._study = ""
 
     def show_view(self, view: View) -> None:
         """Draw what is new."""
-        study, right = view.paths.name, standing(view)
-        if (study, right) != (self._study, self._right):
-            self._study, self._right = study, right
-            self.refresh()
+        self.study, self.standing = view.paths.name, standing(view)
 
     def render(self) -> Text:
-        """Put both sides on one line; the right side gives way last."""
-        where = " › ".join(part for part in ("studyctl", self._study, self._name) if part)
-        room = self.size.width - self._right.cell_len - 1
-        left = Text(where, style="bold")
+        """Put both sides on one line; the left side is cut first."""
+        room = self.size.width - self.standing.cell_len - 1
+        left = Text(" › ".join(filter(None, ("studyctl", self.study, self._name))), style="bold")
         left.truncate(max(0, room), overflow="ellipsis", pad=True)
-        return Text.assemble(left, " ", self._right)
+        return Text.assemble(left, " ", self.standing)
 
 
 def standing(view: View) -> Text:

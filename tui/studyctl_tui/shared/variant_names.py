@@ -1,11 +1,11 @@
-"""Names of variants where there is little room for them."""
+"""Short names of variants."""
 
 _LEAST = 7
-"""Characters of ``@backend`` that tell it from the others."""
+"""Characters of ``@backend`` that distinguish the backends."""
 
 
 def shortened(name: str, width: int) -> str:
-    """Return a name of at most so many characters: of ``setting@backend`` both are told, where both have room."""
+    """Return a name cut to a width; of ``setting@backend`` both are cut, if the width is enough for both."""
     if len(name) <= width:
         return name
     setting, at, backend = name.partition("@")

@@ -1,8 +1,9 @@
-"""What the app knows of the open study, read in a thread: screens draw it and never wait for a file."""
+"""The state of the open study, read in a thread: screens draw it and never wait for a file."""
 
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from studyctl.errors import StudyError
@@ -18,13 +19,13 @@ class View:
     paths: StudyPaths
     snapshot: Snapshot
     standings: Mapping[str, Standing] = field(default_factory=dict)
-    """Figures by trial; of those that have some, and at the very first of the first trials only."""
+    """Figures by trial, of trials that have some; at first only of as many trials as a screen shows."""
     detail: TrialDetail | None = None
     """Of the selected trial."""
     published_at: str = ""
-    """When the database was published that other queries read; UTC, ISO 8601; empty before the first."""
+    """When the database was published; UTC, ISO 8601; empty before the first publication."""
     trouble: StudyError | None = None
-    """Why what is shown is not the newest (a journal of a later version, a damaged file); None when all is well."""
+    """Why this is not the newest state (a journal of a later version, a damaged file); None when all is well."""
 
 
 class Watcher:
@@ -33,7 +34,7 @@ class Watcher:
     def __init__(self, paths: StudyPaths) -> None:
         self.paths = paths
         self.selected: str | None = None
-        """Trial whose details are wanted."""
+        """Trial whose details are shown."""
         self._live = Live(paths)
         self._lock = threading.Lock()
         self._last = View(paths, Snapshot(paths.name, "", ()))
@@ -41,17 +42,17 @@ class Watcher:
         self._glanced = False
 
     def begin(self) -> None:
-        """Take the first glance in a thread, while what shows it is still being imported."""
+        """Read the published state in a thread, while the app is still being imported."""
         pool = ThreadPoolExecutor(1)
         self._early = pool.submit(self._glance)
         pool.shutdown(wait=False)
 
     def seen_early(self) -> View | None:
-        """Return that first glance if it was taken already; never waits."""
+        """Return the view of :meth:`begin` if it is ready; never waits."""
         return self._early.result() if self._early is not None and self._early.done() else None
 
     def glances(self) -> Iterator[View]:
-        """Yield the view as it was published last, without a look at the journals, which takes long if there are many.
+        """Yield the last published state, without reading the journals, which takes long if there are many.
 
         First with the figures of as many trials as a screen shows, then with all; nothing after the first call.
         """
@@ -61,45 +62,37 @@ class Watcher:
         if glanced:
             return
         first = self._glance() if early is None else early.result()
-        if first is not None:
-            yield first
-            if len(first.standings) < len(first.snapshot.trials):
-                yield self._glance_further()
+        if first is None:
+            return
+        yield first
+        if len(first.standings) < len(first.snapshot.trials):
+            with self._lock, suppress(StudyError, OSError):  # the look that follows reports it
+                standings = self._live.published_standings()
+                self._last = replace(self._last, standings=standings, published_at=self._live.published_at)
+            yield self._last
 
     def _glance(self) -> View | None:
-        with self._lock:
-            try:
-                seen = self._live.as_published()
-            except (StudyError, OSError):
-                return None  # what is wrong is found again, and told, by the look that follows
-            if seen is None:
-                return None
-            self._last = View(self.paths, seen.snapshot, seen.standings, published_at=seen.published_at)
-            return self._last
-
-    def _glance_further(self) -> View:
-        with self._lock:
-            try:
-                standings = self._live.published_standings()
-            except (StudyError, OSError):
-                return self._last  # as above
-            self._last = replace(self._last, standings=standings, published_at=self._live.published_at)
-            return self._last
+        with self._lock, suppress(StudyError, OSError):  # the look that follows reports it
+            if (glance := self._live.as_published()) is not None:
+                self._last = View(
+                    self.paths, glance.snapshot, glance.standings, published_at=glance.published_at
+                )
+                return self._last
+        return None
 
     def look(self) -> View:
-        """Read what is new. Trouble is part of the view, with what was known before."""
+        """Read what is new. Trouble is part of the view, with what was read before."""
         with self._lock:
             try:
                 snapshot = self._live.refresh()
                 standings = self._live.standings()
-                known = any(trial.trial == self.selected for trial in snapshot.trials)
-                detail = self._live.trial(self.selected) if self.selected and known else None
-                published = self._live.published_at
-                self._last = View(self.paths, snapshot, standings, detail, published)
+                planned = any(trial.trial == self.selected for trial in snapshot.trials)
+                detail = self._live.trial(self.selected) if self.selected and planned else None
+                self._last = View(self.paths, snapshot, standings, detail, self._live.published_at)
             except StudyError as error:
                 self._last = replace(self._last, trouble=error)
             except OSError as error:
-                what = f"cannot read {error.filename or self.paths.root}: {error.strerror}"
-                hint = "looked at again every second: a file system far away may come back"
-                self._last = replace(self._last, trouble=StudyError(what, hint))
+                problem = f"cannot read {error.filename or self.paths.root}: {error.strerror}"
+                hint = "read again every second: a file system far away may come back"
+                self._last = replace(self._last, trouble=StudyError(problem, hint))
             return self._last

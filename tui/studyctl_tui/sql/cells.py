@@ -1,4 +1,4 @@
-"""What stands in the cells of a result, and how wide its columns are."""
+"""The text of the cells of a result, and the widths of its columns."""
 
 import csv
 import io
@@ -14,17 +14,17 @@ from studyctl.report.tables import write_csv
 
 NULL = "NULL"
 MEASURED_ROWS = 1000
-"""Rows that say how wide a column is whose cells must be written out to know it."""
+"""Rows that are measured of a column whose cells must be formatted for it."""
 LONGEST = 500
-"""Characters of a cell that are drawn at most; it is cut at the column's width before."""
+"""Maximum characters of a cell; the width of its column usually cuts it before."""
 WIDEST_FLOAT = len("-1.23457e-100")
 _PICTURES: dict[int, int | str] = {code: 0x2400 + code for code in range(32)}
 _PICTURES |= {ord("\n"): "⏎", ord("\t"): " ", ord("\r"): "", 0x7F: 0x2421}
-"""Control characters would reach the terminal; these stand for them."""
+"""Replacements for control characters, which would reach the terminal."""
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Tell whether a column has numbers, which stand at the right."""
+    """Whether a column has numbers; they are aligned right."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
@@ -69,7 +69,7 @@ class Rows(ArrowBackend):  # type: ignore[misc]  # its types are not read
     def __init__(self, table: pa.Table) -> None:
         super().__init__(table)
         self.numbers = [is_number(kind) for kind in table.schema.types]
-        """Which columns stand at the right."""
+        """Which columns are aligned right."""
         self._widths: list[int] = []
 
     @property
@@ -78,7 +78,7 @@ class Rows(ArrowBackend):  # type: ignore[misc]  # its types are not read
         return self._widths
 
     def measure(self) -> None:
-        """Find out how wide the columns are; of a million rows that takes its time, so in a thread."""
+        """Measure the columns; slow for a million rows, so call it in a thread."""
         self._widths = [_width(self, number) for number in range(self.column_count)]
 
 
@@ -90,5 +90,5 @@ def _width(rows: Rows, number: int) -> int:
         return max(least, int(ArrowBackend(pa.table({"": column})).column_content_widths[0]))
     shown = min(len(column), MEASURED_ROWS)
     if shown < len(column) and pa.types.is_floating(kind):
-        least = WIDEST_FLOAT  # a later figure is never cut
+        least = WIDEST_FLOAT  # figures of later rows are not cut either
     return max([least, *(len(cell_text(rows.get_cell_at(row, number))) for row in range(shown))])

@@ -1,32 +1,25 @@
-"""Where a query is written: SQL in colours, and the place of a mistake underlined."""
+"""The editor of queries: SQL in colours, and the place of a mistake underlined."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
-from typing import ClassVar
 
 import tree_sitter_sql
 from rich.style import Style
 from rich.text import Text
-from textual.binding import Binding, BindingType
 from textual.color import Color
-from textual.widgets import TextArea
 from textual.widgets.text_area import TextAreaTheme
 from tree_sitter import Language
 
 from studyctl_tui.shared.editor import Editor
 
 THEME = "studyctl-sql"
-TAKEN = frozenset({"ctrl+e", "f6", "f7"})
-"""Keys of a text area that are the screen's here."""
 _COMMON = re.compile(
     r"\b(?:from|select|where|group|order|by|all|limit|join|left|using|on|as|and|or|not|in|is|with|having|qualify"
     r"|filter|over|union|asc|desc|distinct|case|when|then|else|end|describe|show|tables|summarize|explain|pivot"
     r"|unpivot|exclude|replace|columns)\b",
     re.IGNORECASE,
 )
-"""DuckDB begins queries with FROM, PIVOT or DESCRIBE, which the grammar does not know: it leaves those parts without a word."""
+"""Keywords by pattern: the grammar knows no query that begins with FROM, PIVOT or DESCRIBE and leaves it unhighlighted."""
 _OTHER_CAPTURES = """
 (comment) @comment
 (marginalia) @comment
@@ -40,7 +33,7 @@ _OTHER_CAPTURES = """
 
 @cache
 def _language() -> tuple[Language, str]:
-    """Return the grammar, and the query that says what its parts are; of keywords it has one kind each."""
+    """Return the grammar and its highlight query; the grammar has a node kind for each keyword."""
     language = Language(tree_sitter_sql.language())
     kinds = {
         kind
@@ -51,18 +44,8 @@ def _language() -> tuple[Language, str]:
     return language, f"{_OTHER_CAPTURES}\n[{keywords}] @keyword"
 
 
-def _bindings() -> Iterator[Binding]:
-    """Yield a text area's bindings without the keys that are taken."""
-    for binding in (*TextArea.BINDINGS, *Editor.BINDINGS):
-        assert isinstance(binding, Binding)
-        if keys := [key for key in binding.key.split(",") if key not in TAKEN]:
-            yield replace(binding, key=",".join(keys))
-
-
-class SqlEditor(Editor, inherit_bindings=False):
+class SqlEditor(Editor):
     """A text area that knows SQL."""
-
-    BINDINGS: ClassVar[list[BindingType]] = list(_bindings())
 
     def __init__(self, text: str = "") -> None:
         super().__init__(
@@ -78,6 +61,8 @@ class SqlEditor(Editor, inherit_bindings=False):
         self._mark: tuple[int, int, int] | None = None
         """Row, first and last column (from 0) of the mistake."""
         self._keyword = Style(bold=True)
+        for key in ("ctrl+e", "f6", "f7"):  # these are the screen's, in its order in the footer
+            del self._bindings.key_to_bindings[key]
         self.register_language("sql", *_language())
         self.language = "sql"
 
@@ -87,23 +72,26 @@ class SqlEditor(Editor, inherit_bindings=False):
 
     def _take_colours(self) -> None:
         theme = self.app.current_theme
-        # a keyword may stand in a comment or string for the pattern above, so these say that they are not bold
-        self._keyword = Style(color=_colour(theme.primary), bold=True)
-        plain = Style(color=_colour(theme.foreground), bold=False)
-        styles = {
-            "keyword": self._keyword,
-            "identifier": plain,
-            "relation": Style(color=_colour(theme.secondary), bold=False),
-            "function": Style(color=_colour(theme.secondary), bold=False),
-            "string": Style(color=_colour(theme.success), bold=False),
-            "number": Style(color=_colour(theme.accent), bold=False),
-            "comment": Style(bold=False, italic=True, dim=True),
+        colours = {
+            "keyword": theme.primary,
+            "identifier": theme.foreground,
+            "relation": theme.secondary,
+            "function": theme.secondary,
+            "string": theme.success,
+            "number": theme.accent,
         }
+        # the pattern above also matches in comments and strings: their styles turn bold off
+        styles = {
+            name: Style(color=Color.parse(colour).rich_color if colour else None, bold=name == "keyword")
+            for name, colour in colours.items()
+        }
+        self._keyword = styles["keyword"]
+        styles["comment"] = Style(bold=False, italic=True, dim=True)
         self.register_theme(TextAreaTheme(THEME, syntax_styles=styles))
         self.theme = THEME
 
     def get_line(self, line_index: int) -> Text:
-        """Return a line with what the grammar's colours are laid over."""
+        """Return a line with keywords and mistake; the grammar's colours are laid over them."""
         line = super().get_line(line_index)
         for word in _COMMON.finditer(line.plain):
             line.stylize(self._keyword, *word.span())
@@ -118,7 +106,7 @@ class SqlEditor(Editor, inherit_bindings=False):
         self.move_cursor((0, 0))
 
     def place(self, line: int, column: int, length: int) -> None:
-        """Put the cursor at a mistake and underline it; numbers from 1, as problems have them."""
+        """Put the cursor at a mistake and underline it; line and column from 1, as in problems."""
         row, first = line - 1, column - 1
         self.move_cursor((row, first))
         self._mark = (row, first, first + max(1, length))
@@ -131,10 +119,5 @@ class SqlEditor(Editor, inherit_bindings=False):
             self.notify_style_update()
 
     def on_text_area_changed(self) -> None:
-        """Forget the mistake: it may be mended."""
+        """Forget the mistake: it may be corrected."""
         self.unmark()
-
-
-def _colour(name: str | None) -> str | None:
-    """Return a theme's colour as rich names it."""
-    return Color.parse(name).rich_color.name if name else None

@@ -1,4 +1,4 @@
-"""Writing rows to a file, never over another one without asking."""
+"""Writing rows to a file; another file is replaced only after asking."""
 
 import errno
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
-from textual.worker import get_current_worker
 
 from studyctl.files import atomic_path
 from studyctl.report.tables import write_csv, write_json, write_parquet
@@ -27,14 +26,14 @@ WRITERS: dict[str, Callable[[pa.Table, BinaryIO], None]] = {
 
 
 def write_rows(table: pa.Table, path: Path, *, replace: bool) -> int:
-    """Write rows in the format that the ending names; a failure leaves no part of a file. Returns the bytes.
+    """Write rows in the format of the ending and return the size in bytes; a failure leaves no partial file.
 
     Raises:
         FileExistsError: there is such a file, and it may not be replaced.
         OSError: it cannot be written.
     """
     if not replace:
-        path.open("xb").close()  # takes the name, so that no other program's file is lost
+        path.open("xb").close()  # reserves the name, so that no other program's file is lost
     try:
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
@@ -46,18 +45,26 @@ def write_rows(table: pa.Table, path: Path, *, replace: bool) -> int:
         raise
 
 
-def what_failed(path: Path, error: OSError) -> str:
-    """Say what is wrong and what to do."""
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
+def _trouble(path: Path, error: Exception) -> str:
+    """Return the problem and what to do."""
+    match error:
+        case OSError() if path.is_dir():
+            return f"{path} cannot be written: it is a folder"
+        case FileExistsError():
+            return f"{path} exists already: enter once more replaces it"
+        case FileNotFoundError():
+            return f"{path} cannot be written: there is no folder {path.parent}"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return f"the disk of {path.parent} is full; nothing was written: free some space, or name another folder"
-        case errno.EACCES | errno.EPERM | errno.EROFS:
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
             return f"{path.parent} may not be written to: name another folder"
-    return f"{path} cannot be written: {error.strerror or error}"
+        case OSError():
+            return f"{path} cannot be written: {error.strerror or error}"
+    return f"{path.suffix} cannot hold these rows: {error}"
 
 
-class ExportDialog(ModalScreen[str | None]):
-    """Asks for a file name; returns what it wrote, in words."""
+class ExportDialog(ModalScreen[None]):
+    """Asks for a file name and writes the rows there."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Close"),
@@ -73,9 +80,9 @@ class ExportDialog(ModalScreen[str | None]):
     ExportDialog .says { min-height: 2; }
     """
 
-    def __init__(self, table: pa.Table, name: str) -> None:
+    def __init__(self, table: pa.Table) -> None:
         super().__init__()
-        self._table, self._stem = table, name
+        self._table = table
         self._may_replace: Path | None = None
         self._writing = False
 
@@ -83,17 +90,19 @@ class ExportDialog(ModalScreen[str | None]):
         """Yield the question."""
         with Vertical():
             yield Static(Text(f"Export {self._table.num_rows:,} rows", style="bold"))
-            yield Input(f"{self._stem}.csv", select_on_focus=False, compact=True)
+            yield Input("result.csv", select_on_focus=False, compact=True)
             yield Static("", classes="says", markup=False)
             yield Static("↑ ↓ csv, json, parquet · enter writes · esc closes", markup=False)
 
     def action_next_format(self) -> None:
-        """Give the name the next ending."""
+        """Change the ending of the name to the next format."""
         box = self.query_one(Input)
-        path, endings = Path(str(box.value) or self._stem), list(WRITERS)
-        known = path.suffix.lower() in WRITERS
-        ending = endings[(endings.index(path.suffix.lower()) + 1) % len(endings)] if known else endings[0]
-        box.value = str(path.with_suffix("") if known else path) + ending
+        path, endings = Path(box.value or "result"), list(WRITERS)
+        ending = path.suffix.lower()
+        if ending in endings:
+            box.value = str(path.with_suffix(endings[(endings.index(ending) + 1) % len(endings)]))
+        else:
+            box.value = f"{path}{endings[0]}"
         box.cursor_position = len(box.value)
 
     @on(Input.Changed)
@@ -115,33 +124,19 @@ class ExportDialog(ModalScreen[str | None]):
 
     @work(thread=True)
     def _write(self, path: Path, replace: bool) -> None:
-        worker, size = get_current_worker(), 0
-        error: Exception | None = None
         try:
-            if not path.absolute().parent.is_dir():
-                raise FileNotFoundError(errno.ENOENT, f"there is no folder {path.parent}")
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            if path.exists() and not replace:
-                raise FileExistsError(errno.EEXIST, "it exists already")
             size = write_rows(self._table, path, replace=replace)
-        except (OSError, pa.ArrowException) as failed:
-            error = failed
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._written, path, size, error)
+        except (OSError, pa.ArrowException) as error:
+            self.app.call_from_thread(self._failed, path, error)
+        else:
+            text = f"{self._table.num_rows:,} rows written to {path} ({bytes_text(size)})"
+            self.app.call_from_thread(self.app.notify, text, markup=False)
+            self.app.call_from_thread(self.dismiss)
 
-    def _written(self, path: Path, size: int, error: Exception | None) -> None:
+    def _failed(self, path: Path, error: Exception) -> None:
         self._writing = False
-        match error:
-            case None:
-                self.dismiss(f"{self._table.num_rows:,} rows written to {path} ({bytes_text(size)})")
-            case FileExistsError():
-                self._may_replace = path
-                self._say(f"{path} exists already: enter once more replaces it")
-            case OSError():
-                self._say(what_failed(path, error))
-            case _:
-                self._say(f"{path.suffix} cannot hold these rows: {error}")
+        self._may_replace = path if isinstance(error, FileExistsError) else None
+        self._say(_trouble(path, error))
 
     def _say(self, text: str) -> None:
         self.query_one(".says", Static).update(text)

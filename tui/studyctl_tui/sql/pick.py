@@ -1,7 +1,6 @@
-"""Choosing a query: one of the ready ones, or one that was asked before."""
+"""Choosing a query: a ready one, or one from the history."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,34 +12,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from studyctl.store.history import Asked
 from studyctl.store.questions import Question
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A query that can be chosen."""
-
-    title: str
-    about: str
-    sql: str
-
-    def holds(self, words: Sequence[str]) -> bool:
-        """Tell whether every word is somewhere in it."""
-        everything = f"{self.title} {self.about} {self.sql}".lower()
-        return all(word in everything for word in words)
-
-
-@dataclass(frozen=True, slots=True)
-class Picked:
-    """What was chosen, and whether it is to be run."""
-
-    sql: str
-    run: bool
-
-
-class PickDialog(ModalScreen[Picked | None]):
-    """A list with a filter; what is at the cursor is explained below."""
+class PickDialog(ModalScreen[tuple[str, bool] | None]):
+    """A list with a filter, and an explanation below; returns the chosen query and whether to run it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Close"),
@@ -66,7 +42,7 @@ class PickDialog(ModalScreen[Picked | None]):
     PickDialog .keys { height: 1; color: $text-muted; }
     """
 
-    def __init__(self, title: str, choices: Sequence[Choice]) -> None:
+    def __init__(self, title: str, choices: Sequence[Question]) -> None:
         super().__init__()
         self._heading, self._choices = title, choices
         self._left = list(choices)
@@ -88,7 +64,11 @@ class PickDialog(ModalScreen[Picked | None]):
     @on(Input.Changed)
     def _filter(self, event: Input.Changed) -> None:
         words = event.value.lower().split()
-        self._left = [choice for choice in self._choices if choice.holds(words)]
+        self._left = [
+            choice
+            for choice in self._choices
+            if all(word in f"{choice.title} {choice.about} {choice.sql}".lower() for word in words)
+        ]
         self._fill()
 
     def _fill(self) -> None:
@@ -109,7 +89,7 @@ class PickDialog(ModalScreen[Picked | None]):
 
     @on(OptionList.OptionSelected)
     def _clicked(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(Picked(self._left[event.option_index].sql, run=True))
+        self.dismiss((self._left[event.option_index].sql, True))
 
     def _explain(self, text: str) -> None:
         self.query_one(".about", Static).update(text)
@@ -122,21 +102,4 @@ class PickDialog(ModalScreen[Picked | None]):
         """Take the query at the cursor."""
         at = self.query_one(OptionList).highlighted
         if self._left and at is not None:
-            self.dismiss(Picked(self._left[at].sql, run))
-
-
-def question_choices(questions: Sequence[Question]) -> list[Choice]:
-    """Return the ready queries as choices."""
-    return [Choice(one.title, one.about, one.sql) for one in questions]
-
-
-def history_choices(history: Sequence[Asked]) -> list[Choice]:
-    """Return what was asked as choices, each with its first words."""
-    return [
-        Choice(
-            " ".join(one.sql.split())[:200],
-            f"asked of {one.study}, {one.at[:16].replace('T', ' ')} UTC",
-            one.sql,
-        )
-        for one in history
-    ]
+            self.dismiss((self._left[at].sql, run))

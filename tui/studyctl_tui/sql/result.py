@@ -1,4 +1,4 @@
-"""The rows of a query: a table that draws only what is seen of it, however many rows there are."""
+"""The rows of a query: a table that draws only its visible part, however many rows there are."""
 
 from bisect import bisect_right
 from itertools import accumulate
@@ -74,7 +74,7 @@ class ResultTable(DataTable):  # type: ignore[misc]  # its types are not read
         self._strips: LRUCache[tuple[object, ...], Strip] = LRUCache(500)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Draw what is seen; the style of the widget is found once for all lines."""
+        """Draw the visible lines; the style of the widget is computed once for all."""
         self._base = self.rich_style
         drawn: list[Strip] = super().render_lines(crop)
         return drawn
@@ -82,8 +82,8 @@ class ResultTable(DataTable):  # type: ignore[misc]  # its types are not read
     def render_line(self, y: int) -> Strip:
         """Draw a line of the table.
 
-        The base class puts each cell through a console, and all that are seen once more whenever the cursor moves: too
-        slow to scroll smoothly. Here a row is put together from text, and only the cursor's is drawn anew.
+        The base class renders each cell through a console, and all visible ones again whenever the cursor moves: too
+        slow to scroll smoothly. Here a row is made from text, and only the cursor's is drawn again.
         """
         row = y - self.header_height + self.scroll_offset.y
         if y < self.header_height or not self.is_valid_row_index(row):
@@ -96,8 +96,8 @@ class ResultTable(DataTable):  # type: ignore[misc]  # its types are not read
         cursor = self.cursor_column if row == self.cursor_row else None
         cursor_style = None if cursor is None else self.get_component_rich_style("datatable--cursor")
         key = (row, x1, x2, base_style, cursor, cursor_style)
-        if (known := self._strips.get(key)) is not None:
-            return known
+        if (cached := self._strips.get(key)) is not None:
+            return cached
         edges = [0, *accumulate(column.render_width for column in self.ordered_columns)]
         first = min(bisect_right(edges, x1) - 1, len(edges) - 2)
         segments = []
@@ -126,7 +126,7 @@ class ResultTable(DataTable):  # type: ignore[misc]  # its types are not read
         return Segment(f" {set_cell_size(text, width)} ", style)
 
     def notify_style_update(self) -> None:
-        """Draw anew in other colours."""
+        """Draw again in other colours."""
         self._strips.clear()
         super().notify_style_update()
 
@@ -149,14 +149,14 @@ class ResultTable(DataTable):  # type: ignore[misc]  # its types are not read
             "\t".join(" ".join(text.split()) if "\t" in text or "\n" in text else text for text in texts),
         )
 
-    def _copy(self, what: str, text: str) -> None:
+    def _copy(self, part: str, text: str) -> None:
         self.app.copy_to_clipboard(text)
         shown = text if len(text) <= 60 else text[:59] + "…"
-        self.app.notify(f"copied {what}: {shown}", markup=False)
+        self.app.notify(f"copied {part}: {shown}", markup=False)
 
 
 class ResultPane(Container):
-    """Where the rows are, or the words that stand for them."""
+    """Shows the rows, or a text instead of them."""
 
     DEFAULT_CSS = """
     ResultPane { height: 1fr; }
@@ -167,20 +167,16 @@ class ResultPane(Container):
         super().__init__()
         self.answer: Answer | None = None
         """What is shown."""
+        self.table: ResultTable | None = None
+        """The rows on the screen."""
         self._text = text
 
-    @property
-    def table(self) -> ResultTable | None:
-        """The rows on the screen."""
-        found = [table for table in self.query(ResultTable) if table.display]
-        return found[0] if found else None
-
     def compose(self) -> ComposeResult:
-        """Yield the words."""
+        """Yield the text."""
         yield Static(self._text, markup=False)
 
     def say(self, text: Text) -> None:
-        """Show words instead of rows."""
+        """Show a text instead of rows."""
         self._remove()
         self.answer = None
         message = self.query_one(Static)
@@ -188,24 +184,25 @@ class ResultPane(Container):
         message.update(text)
 
     def show(self, answer: Answer, rows: Rows, *, widest: int) -> None:
-        """Show rows; who was at the rows before is at these."""
+        """Show rows; the focus moves from the old rows to these."""
         focused = self.table is not None and self.table.has_focus
         self._remove()
         self.answer = answer
         self.query_one(Static).display = False
-        table = ResultTable(rows, widest=widest)
-        self.mount(table)
+        self.table = ResultTable(rows, widest=widest)
+        self.mount(self.table)
         if focused:
-            table.focus()
+            self.table.focus()
 
     def _remove(self) -> None:
-        for table in self.query(ResultTable):
-            table.display = False  # removing takes a moment
-            table.remove()
+        if self.table is not None:
+            self.table.display = False  # removing takes a moment
+            self.table.remove()
+            self.table = None
 
 
-def told(problem: Problem, place: tuple[int, int] | None = None, line: str = "") -> Text:
-    """Return a problem in words, with the line that is wrong (numbers from 1)."""
+def problem_text(problem: Problem, place: tuple[int, int] | None = None, line: str = "") -> Text:
+    """Return the text of a problem, with the wrong line at `place` (line and column from 1)."""
     text = Text.assemble(("✗ ", "bold red"), problem.what)
     if place is not None:
         start = max(0, place[1] - 40)

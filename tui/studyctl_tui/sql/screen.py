@@ -1,5 +1,7 @@
 """SQL: a query, what can be asked, and the rows that come back."""
 
+import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -9,25 +11,27 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import Resize
-from textual.worker import get_current_worker
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.history import recall
-from studyctl.store.questions import about_trial, questions
-from studyctl.store.session import CatalogTable, Session
+from studyctl.store.history import recall, remember
+from studyctl.store.questions import Question, about_trial, questions
+from studyctl.store.session import Answer, CatalogTable, Session
+from studyctl.units import duration_text
 from studyctl_tui.shared.screen import StudyScreen
+from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.view import View
+from studyctl_tui.sql.cells import Rows
 from studyctl_tui.sql.editor import SqlEditor
 from studyctl_tui.sql.export import ExportDialog
-from studyctl_tui.sql.pick import Choice, PickDialog, Picked, history_choices, question_choices
+from studyctl_tui.sql.pick import PickDialog
 from studyctl_tui.sql.plot import PlotDialog, plottable
-from studyctl_tui.sql.result import ResultPane, ResultTable, told
-from studyctl_tui.sql.status import QueryLine
-from studyctl_tui.sql.tree import Catalog, CatalogPane
+from studyctl_tui.sql.result import ResultPane, ResultTable, problem_text
+from studyctl_tui.sql.status import NOTHING, QueryLine
+from studyctl_tui.sql.tree import Catalog, CatalogPane, Entry
 
 WIDE = 120
-"""Columns from which on the tree is shown without being asked for."""
+"""Columns from which the tree is shown by default."""
 WELCOME = Text.from_markup(
     "[bold]ctrl+j[/] or [bold]F5[/] runs the query, or the part of it that is selected.\n"
     "[bold]ctrl+o[/] has ready queries: which variant is best per bit, which languages suffer, which items flipped …\n"
@@ -37,7 +41,7 @@ WELCOME = Text.from_markup(
 
 
 class SqlScreen(StudyScreen):
-    """Asks the published database. The event loop never waits for it: queries run in a thread and can be stopped."""
+    """Queries the published database. The event loop never waits: queries run in a thread and can be stopped."""
 
     NAME = "SQL"
     ABOUT = "Ask the published results in SQL; export, plot or copy what comes back."
@@ -68,8 +72,12 @@ class SqlScreen(StudyScreen):
         """Publication that the tree is of."""
         self._unread = False
         """Whether there was nothing to read when the tree was made."""
-        self._tree_wanted: bool | None = None
+        self._tree_shown: bool | None = None
         """None: the width decides."""
+        self._began: float | None = None
+        """When the query that runs was started; None: none runs."""
+        self._stopping = False
+        self._history_trouble = False
 
     def compose_body(self) -> ComposeResult:
         """Yield tree, editor, status and result."""
@@ -81,16 +89,17 @@ class SqlScreen(StudyScreen):
                 yield ResultPane(WELCOME)
 
     def on_mount(self) -> None:
-        """Begin in the editor."""
+        """Begin in the editor, with a clock for when a query runs."""
+        self._clock = self.set_interval(0.1, self._tick, pause=True)
         self.query_one(SqlEditor).focus()
 
     def on_unmount(self) -> None:
-        """End what runs: the process would wait for it."""
+        """End the running query: the process would wait for it."""
         if self._session is not None:
             self._session.close()
 
     def on_resize(self, event: Resize) -> None:
-        """Show the tree where there is room, and a higher editor."""
+        """Show the tree and a higher editor where there is room."""
         self.set_class(event.size.height >= 40, "-tall")
         self._show_tree()
 
@@ -104,14 +113,17 @@ class SqlScreen(StudyScreen):
         if view.published_at != self._published:
             self._published = view.published_at
             self._look(session)
-            self.query_one(QueryLine).newest(_moment(view.published_at))
+            # the database has UTC without a zone
+            moment = datetime.fromisoformat(view.published_at) if view.published_at else None
+            self.query_one(QueryLine).newest = moment and moment.replace(tzinfo=None)
 
     def _open(self, paths: StudyPaths) -> Session:
         if self._session is not None and self._session.paths == paths:
             return self._session
         if self._session is not None:
             self._session.close()
-            self.query_one(QueryLine).reset()
+            self._over()
+            self.query_one(QueryLine).show(NOTHING)
             self.query_one(CatalogPane).show(())
             self.query_one(ResultPane).say(WELCOME)
         self._session, self._published = Session(paths), None
@@ -119,26 +131,24 @@ class SqlScreen(StudyScreen):
 
     @work(thread=True, exclusive=True, group="catalog")
     def _look(self, session: Session) -> None:
-        """Read what can be asked."""
-        worker = get_current_worker()
-        found: tuple[CatalogTable, ...] = ()
+        """Read the tables and columns."""
+        tables: tuple[CatalogTable, ...] = ()
         problem: Problem | None = None
         try:
-            found = session.catalog()
+            tables = session.catalog()
         except StudyError as error:
             problem = error.problems[0]
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._show_catalog, session, found, problem)
+        self.app.call_from_thread(self._show_catalog, session, tables, problem)
 
     def _show_catalog(
-        self, session: Session, found: tuple[CatalogTable, ...], problem: Problem | None
+        self, session: Session, tables: tuple[CatalogTable, ...], problem: Problem | None
     ) -> None:
         if session is not self._session:
             return
-        self.query_one(CatalogPane).show(found)
+        self.query_one(CatalogPane).show(tables)
         pane = self.query_one(ResultPane)
-        if pane.answer is None and not self._busy and (problem is not None) != self._unread:
-            pane.say(told(problem) if problem is not None else WELCOME)
+        if pane.answer is None and not self.busy and (problem is not None) != self._unread:
+            pane.say(problem_text(problem) if problem is not None else WELCOME)
             self._unread = problem is not None
 
     # -- asking
@@ -152,10 +162,15 @@ class SqlScreen(StudyScreen):
         """Show what is stored of a trial."""
         self.ask(about_trial(trial_id))
 
+    @property
+    def busy(self) -> bool:
+        """Whether a query runs."""
+        return self._began is not None
+
     def action_run(self) -> None:
         """Run the query, or what is selected of it."""
-        editor, line, paths = self.query_one(SqlEditor), self.query_one(QueryLine), self.study_app.study
-        if line.busy:
+        editor, paths = self.query_one(SqlEditor), self.study_app.study
+        if self.busy:
             self.notify("a query runs: esc stops it")
             return
         sql = editor.selected_text or editor.text
@@ -164,49 +179,105 @@ class SqlScreen(StudyScreen):
             return
         start = min(editor.selection) if editor.selected_text else (0, 0)
         editor.unmark()
-        line.ask(self._open(paths), sql, start)
+        session = self._open(paths)
+        self._began, self._stopping = time.monotonic(), False
+        self._clock.resume()
+        self._tick()
+        self._run(session, sql, start)
         self.refresh_bindings()
 
-    @on(QueryLine.Answered)
-    def _answered(self, event: QueryLine.Answered) -> None:
+    @work(thread=True)
+    def _run(self, session: Session, sql: str, start: tuple[int, int]) -> None:
+        """Run a query that begins at this row and column of the editor."""
+        trouble = ""
+        outcome: tuple[Answer, Rows] | Problem
+        try:
+            remember(session.paths.name, sql)
+        except StudyError as error:
+            trouble = f"{error.problems[0].what}; {error.problems[0].hint}"
+        try:
+            answer = session.run(sql)
+            rows = Rows(answer.table)
+            rows.measure()
+            outcome = answer, rows
+        except StudyError as error:
+            outcome = error.problems[0]
+        self.app.call_from_thread(self._ended, session, outcome, start, trouble)
+
+    def _ended(
+        self, session: Session, outcome: tuple[Answer, Rows] | Problem, start: tuple[int, int], trouble: str
+    ) -> None:
+        if trouble and not self._history_trouble:
+            self._history_trouble = True  # reported once
+            self.notify(trouble, severity="warning", markup=False)
+        if session is not self._session:
+            return  # of a study that was left
+        seconds = time.monotonic() - (self._began or 0.0)
+        self._over()
         self.refresh_bindings()
-        pane = self.query_one(ResultPane)
-        if event.answer.table.num_columns:
-            pane.show(event.answer, event.rows, widest=60 if self.size.width >= WIDE else 28)
+        if isinstance(outcome, Problem):
+            self._show_problem(outcome, start, seconds)
+        else:
+            self._show_rows(*outcome)
+
+    def _tick(self) -> None:
+        if self._began is None or self._session is None:
+            return
+        then = "stopping" if self._stopping else "esc stops it"
+        seconds = duration_text(time.monotonic() - self._began)
+        self.query_one(QueryLine).show(Text.assemble((GLYPHS["running"], "bold"), f" {seconds} · {then}"))
+        if self._stopping:
+            self._session.interrupt()  # every time: a query that had not begun yet missed the first
+
+    def _over(self) -> None:
+        self._began, self._stopping = None, False
+        self._clock.pause()
+
+    def _show_rows(self, answer: Answer, rows: Rows) -> None:
+        count, pane = answer.table.num_rows, self.query_one(ResultPane)
+        text = f"{GLYPHS['done']} {count:,} row{'s' * (count != 1)} · {answer.seconds:.2f} s"
+        self.query_one(QueryLine).show(Text(text), answer.published_at)
+        if answer.table.num_columns:
+            pane.show(answer, rows, widest=60 if self.size.width >= WIDE else 28)
         else:
             pane.say(Text("it was done; it has no rows to show"))
 
-    @on(QueryLine.Failed)
-    def _failed(self, event: QueryLine.Failed) -> None:
-        self.refresh_bindings()
-        problem, pane, editor = event.problem, self.query_one(ResultPane), self.query_one(SqlEditor)
+    def _show_problem(self, problem: Problem, start: tuple[int, int], seconds: float) -> None:
+        pane, editor, status = (
+            self.query_one(ResultPane),
+            self.query_one(SqlEditor),
+            self.query_one(QueryLine),
+        )
         if problem.severity == "warning":
+            status.show(Text(f"{GLYPHS['stopped']} stopped after {duration_text(seconds)}"))
             pane.say(Text(problem.what))
-        elif problem.line is None or problem.column is None:
-            pane.say(told(problem))
+            return
+        text = "the query is wrong" if problem.line else "the query failed"
+        if problem.file is not None:
+            text = "no answer"  # there is nothing to read, or it cannot be read
+        status.show(Text.assemble((GLYPHS["failed"], "bold"), f" {text}"))
+        if problem.line is None or problem.column is None:
+            pane.say(problem_text(problem))
         else:
-            row, before = event.start
+            row, before = start
             line, column = problem.line + row, problem.column + (before if problem.line == 1 else 0)
             editor.place(line, column, problem.length)
-            pane.say(told(problem, (line, column), editor.document.get_line(line - 1)))
+            pane.say(problem_text(problem, (line, column), editor.document.get_line(line - 1)))
 
     # -- keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer what can be done now."""
+        """Enable the keys that work now."""
         if action == "stop":
-            return self._busy
+            return self.busy
         if action == "edit":
-            return not self._busy and not isinstance(self.focused, SqlEditor)
+            return not self.busy and not isinstance(self.focused, SqlEditor)
         return True
-
-    @property
-    def _busy(self) -> bool:
-        return any(line.busy for line in self.query(QueryLine))
 
     def action_stop(self) -> None:
         """Stop the query that runs."""
-        self.query_one(QueryLine).stop()
+        self._stopping = True
+        self._tick()
 
     def action_edit(self) -> None:
         """Go back to the query."""
@@ -214,49 +285,57 @@ class SqlScreen(StudyScreen):
 
     def action_tree(self) -> None:
         """Show the tree or hide it."""
-        pane = self.query_one(CatalogPane)
-        self._tree_wanted = pane.has_class("hidden")
+        self._tree_shown = self.query_one(CatalogPane).has_class("hidden")
         self._show_tree()
-        (self.query_one(Catalog) if self._tree_wanted else self.query_one(SqlEditor)).focus()
+        self.query_one(Catalog if self._tree_shown else SqlEditor).focus()
 
     def _show_tree(self) -> None:
-        wanted = self.app.size.width >= WIDE if self._tree_wanted is None else self._tree_wanted
-        self.query_one(CatalogPane).set_class(not wanted, "hidden")
+        shown = self.app.size.width >= WIDE if self._tree_shown is None else self._tree_shown
+        self.query_one(CatalogPane).set_class(not shown, "hidden")
 
-    @on(CatalogPane.Chosen)
-    def _insert(self, event: CatalogPane.Chosen) -> None:
-        editor = self.query_one(SqlEditor)
-        editor.replace(event.name, *editor.selection)
+    @on(Catalog.NodeSelected)
+    def _insert(self, event: Catalog.NodeSelected[Entry]) -> None:
+        if event.node.data is not None:
+            editor = self.query_one(SqlEditor)
+            editor.replace(event.node.data.name, *editor.selection)
 
     @on(ResultTable.CellHighlighted)
     def _moved(self) -> None:
-        if (table := self.query_one(ResultPane).table) is not None:
-            self.query_one(QueryLine).at(table.position())
+        if (table := self.query_one(ResultPane).table) is not None and not self.busy:
+            self.query_one(QueryLine).position = table.position()
 
     def action_questions(self) -> None:
         """Choose a ready query."""
-        self._pick("Questions that a study answers", question_choices(questions()))
+        self._pick("Questions that a study answers", questions())
 
     @work(thread=True, exclusive=True, group="history")
     def action_history(self) -> None:
         """Choose a query that was asked before."""
         try:
-            choices = history_choices(recall())
+            history = recall()
         except StudyError as error:
             self.app.call_from_thread(self.notify, error.problems[0].what, severity="error", markup=False)
             return
+        choices = [
+            Question(
+                " ".join(asked.sql.split())[:200],
+                f"asked of {asked.study}, {asked.at[:16].replace('T', ' ')} UTC",
+                asked.sql,
+            )
+            for asked in history
+        ]
         self.app.call_from_thread(self._pick, "Asked before", choices)
 
-    def _pick(self, title: str, choices: list[Choice]) -> None:
+    def _pick(self, title: str, choices: Sequence[Question]) -> None:
         self.app.push_screen(PickDialog(title, choices), self._picked)
 
-    def _picked(self, picked: Picked | None) -> None:
-        if picked is None:
-            return
-        self.query_one(SqlEditor).put(picked.sql)
-        self.query_one(SqlEditor).focus()
-        if picked.run:
-            self.action_run()
+    def _picked(self, picked: tuple[str, bool] | None) -> None:
+        if picked is not None:
+            sql, run = picked
+            self.query_one(SqlEditor).put(sql)
+            self.query_one(SqlEditor).focus()
+            if run:
+                self.action_run()
 
     def action_export(self) -> None:
         """Write the rows to a file."""
@@ -264,11 +343,7 @@ class SqlScreen(StudyScreen):
         if answer is None:
             self.notify("there are no rows to export: run a query first")
             return
-        self.app.push_screen(ExportDialog(answer.table, "result"), self._exported)
-
-    def _exported(self, what: str | None) -> None:
-        if what:
-            self.notify(what, markup=False)
+        self.app.push_screen(ExportDialog(answer.table))
 
     def action_plot(self) -> None:
         """Draw the rows."""
@@ -278,8 +353,3 @@ class SqlScreen(StudyScreen):
             self.notify("there is nothing to draw: a result with a column of numbers is needed")
             return
         self.app.push_screen(PlotDialog(data))
-
-
-def _moment(text: str) -> datetime | None:
-    """Return when something was published, as the database has it: UTC without a zone."""
-    return datetime.fromisoformat(text).replace(tzinfo=None) if text else None

@@ -1,33 +1,28 @@
-"""What can be asked: views and tables with their columns, and what each of them is."""
+"""The views and tables with their columns, and a comment on each."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.message import Message
 from textual.widgets import Static, Tree
-from textual.widgets.tree import TreeNode
 
-from studyctl.store.session import CatalogColumn, CatalogTable
+from studyctl.store.session import CatalogTable
 
-_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _RESERVED = frozenset({"window", "at", "order", "group", "table", "column", "end", "from", "to"})
-"""Words that are no name without quotes, as far as columns are called so."""
+"""Reserved words that are names of columns or may be; they need quotes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A line of the tree."""
 
     name: str
     about: str
-    """What the line below the tree says."""
+    """The text below the tree."""
 
 
 class Catalog(Tree[Entry]):
@@ -64,20 +59,13 @@ class Catalog(Tree[Entry]):
 
 
 class CatalogPane(Vertical):
-    """The tree, and below it what the line at the cursor means."""
+    """The tree, and below it the comment on the line at the cursor."""
 
     DEFAULT_CSS = """
     CatalogPane { width: 30; border-right: solid $panel; }
     CatalogPane Tree { height: 1fr; background: $background; padding: 0; scrollbar-size: 1 1; }
     CatalogPane Static { height: auto; max-height: 8; min-height: 3; padding: 0 1; color: $foreground; background: $panel; }
     """
-
-    class Chosen(Message):
-        """A name is wanted in the query."""
-
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
 
     def __init__(self) -> None:
         super().__init__(id="sql-tree")
@@ -89,58 +77,37 @@ class CatalogPane(Vertical):
         yield Static(id="sql-comment", markup=False)
 
     def show(self, tables: Sequence[CatalogTable]) -> None:
-        """Draw what is there; what is open stays open where only the counts are new."""
+        """Draw the tables; where only the counts changed, nodes stay open."""
         tables, old = tuple(tables), self._shown
         if tables == old:
             return
         self._shown = tables
         tree = self.query_one(Catalog)
-        if [_shape(table) for table in tables] == [_shape(table) for table in old]:
+        if [replace(table, rows=None) for table in tables] == [replace(table, rows=None) for table in old]:
             for node, table in zip(tree.root.children, tables, strict=True):
                 node.set_label(_table_label(table))
             return
         tree.clear()
         for table in tables:
-            node = tree.root.add(_table_label(table), Entry(quoted(table.name), _table_about(table)))
+            about = f"{'view' if table.view else 'table'} {table.name}: {table.comment}"
+            node = tree.root.add(_table_label(table), Entry(quoted(table.name), about))
             for column in table.columns:
-                node.add_leaf(
-                    _column_label(column), Entry(quoted(column.name), f"{column.name}: {column.comment}")
-                )
+                label = Text.assemble(column.name, " ", (column.type.lower(), "dim"))
+                node.add_leaf(label, Entry(quoted(column.name), f"{column.name}: {column.comment}"))
         tree.root.expand()
 
     @on(Tree.NodeHighlighted)
     def _explain(self, event: Tree.NodeHighlighted[Entry]) -> None:
         self.query_one("#sql-comment", Static).update(event.node.data.about if event.node.data else "")
 
-    @on(Tree.NodeSelected)
-    def _choose(self, event: Tree.NodeSelected[Entry]) -> None:
-        if (entry := _entry(event.node)) is not None:
-            self.post_message(self.Chosen(entry.name))
-
 
 def quoted(name: str) -> str:
-    """Return a name as SQL takes it."""
-    if _PLAIN_NAME.fullmatch(name) and name not in _RESERVED:
+    """Return a name, in quotes where SQL needs them."""
+    if name.isidentifier() and name.islower() and name not in _RESERVED:
         return name
     return '"' + name.replace('"', '""') + '"'
-
-
-def _entry(node: TreeNode[Entry]) -> Entry | None:
-    return node.data
-
-
-def _shape(table: CatalogTable) -> tuple[object, ...]:
-    return table.name, table.view, table.comment, table.columns
 
 
 def _table_label(table: CatalogTable) -> Text:
     rows = "" if table.rows is None else f" {table.rows:,}"
     return Text.assemble((table.name, "bold" if table.view else ""), (rows, "dim"))
-
-
-def _table_about(table: CatalogTable) -> str:
-    return f"{'view' if table.view else 'table'} {table.name}: {table.comment}"
-
-
-def _column_label(column: CatalogColumn) -> Text:
-    return Text.assemble(column.name, " ", (column.type.lower(), "dim"))
