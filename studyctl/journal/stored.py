@@ -221,6 +221,10 @@ class Attempt:
         """``open`` (running, or killed), ``done``, ``failed`` or ``stopped``."""
         return "open" if self.finished is None else self.finished.state
 
+    def state_if(self, *, running: bool) -> str:
+        """Return the state, where whether it runs or was killed is known."""
+        return self.state if self.finished is not None else "running" if running else "stopped"
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

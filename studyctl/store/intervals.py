@@ -29,7 +29,6 @@ Lead = tuple[str, ...]
 """What identifies a trial."""
 Figure = tuple[Lead, str, str, int, Draws]
 """Trial, measure, language or task, pairs, draws."""
-_LEAD = tuple(column.name for column in LEAD)
 
 _WINDOWS = """
 SELECT w.trial_id, w.model, w.method, w.variant, w.language, list(w.nll_nats - d.nll_nats ORDER BY w."window"), any_value(w.tokens)
@@ -83,7 +82,7 @@ def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[Figure]:
     """Yield the drawn changes of accuracy, one a trial, task and metric."""
     for row in task_flips:
         if row["items"] >= LEAST_PAIRS:
-            lead = tuple(row[name] for name in _LEAD)
+            lead = tuple(row[name] for name in LEAD)
             draws = _flip_draws(row["task"], row["items"], row["right_to_wrong"], row["wrong_to_right"])
             yield lead, row["metric"], row["task"], row["items"], draws
 
@@ -131,4 +130,4 @@ def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]
 def _row(lead: Lead, measure: str, subject: str | None, pairs: int, draws: Draws) -> dict[str, Any]:
     low, high = np.percentile(draws, PERCENTILES)
     values = {"measure": measure, "subject": subject, "pairs": pairs, "low": float(low), "high": float(high)}
-    return {**dict(zip(_LEAD, lead, strict=True)), **values}
+    return {**dict(zip(LEAD, lead, strict=True)), **values}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from studyctl.store.intervals import intervals
-from studyctl.store.publish import create_schema, publish
+from studyctl.store.publish import publish
 from studyctl.store.query import open_reader
+from studyctl.store.schema import create_schema
 from tests.store import builder
 from tests.store.builder import FakeStudy
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from studyctl.store.publish import create_schema
 from studyctl.store.reference import markdown
+from studyctl.store.schema import create_schema
 
 
 @pytest.fixture

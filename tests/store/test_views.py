@@ -11,8 +11,9 @@ import pytest
 
 from studyctl.contract.records import TextBatch, TextTotals, Window
 from studyctl.store import results
-from studyctl.store.publish import create_schema, publish
+from studyctl.store.publish import publish
 from studyctl.store.query import open_reader
+from studyctl.store.schema import create_schema
 from tests.store.builder import FakeStudy
 
 Rows = list[tuple[Any, ...]]
