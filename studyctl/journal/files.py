@@ -43,8 +43,8 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 class JournalWriter:
     """Writes the journal of one attempt; every other process only reads it.
 
-    An existing file is continued after its last whole record (a runner notes so that its worker was killed); what a crash
-    left behind that is cut off first. All records have ``trial`` and ``attempt`` of the ``attempt_started`` record.
+    An existing file is continued after its last whole record (so a runner records that its worker was killed); what a crash
+    left after that is cut off first. All records have ``trial`` and ``attempt`` of the ``attempt_started`` record.
 
     Raises:
         StudyError: the file cannot be written (disk full, no permission).
@@ -68,9 +68,9 @@ class JournalWriter:
             raise _cannot_write(path, error) from error
 
     def _continue(self) -> int:
-        """Take up origin and numbering of the file as it is; return how many of its bytes are whole records."""
-        there, end = parse(self.path.read_bytes(), self.path)
-        for record in there:
+        """Take over trial, attempt and numbering from the file; return how many of its bytes are whole records."""
+        records, end = parse(self.path.read_bytes(), self.path)
+        for record in records:
             self._seq = record.seq + 1
             if isinstance(record, AttemptStarted):
                 self._trial, self._attempt = record.trial, record.attempt
@@ -142,10 +142,10 @@ class JournalTail:
                 data = file.read()
         except FileNotFoundError:
             return []
-        found, consumed = parse(data, self.path, first_line=self._lines + 1)
+        new, consumed = parse(data, self.path, first_line=self._lines + 1)
         self._offset += consumed
         self._lines += data.count(b"\n", 0, consumed)
-        return found
+        return new
 
 
 def read_journal(path: Path) -> Iterator[AnyRecord]:
@@ -167,7 +167,7 @@ def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[AnyRecord]
         first_line: Number of the first line of ``data`` in its file.
     """
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-    found: list[AnyRecord] = []
+    parsed: list[AnyRecord] = []
     consumed = 0
     for number, line in enumerate(lines):
         record = decode(line)
@@ -177,9 +177,9 @@ def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[AnyRecord]
             raise damaged(path, first_line + number)
         if isinstance(record, AttemptStarted):
             check_schema(record, path)
-        found.append(record)
+        parsed.append(record)
         consumed += len(line) + 1
-    return found, consumed
+    return parsed, consumed
 
 
 def decode(line: bytes) -> AnyRecord | None:

@@ -6,7 +6,6 @@ a crash or a full disk costs itself only.
 
 import json
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,15 +33,12 @@ class Asked:
     sql: str
 
 
-def state_folder() -> Path:
-    """Return the folder of what the app remembers (``STUDYCTL_STATE`` moves it)."""
-    override = os.environ.get("STUDYCTL_STATE")
-    return Path(override) if override else Path(platformdirs.user_state_dir("studyctl"))
-
-
 def history_file() -> Path:
-    """Return the file of the queries."""
-    return state_folder() / "sql_history.jsonl"
+    """Return the file of the queries, in the folder of what the app remembers (``STUDYCTL_STATE`` moves it)."""
+    return (
+        Path(os.environ.get("STUDYCTL_STATE") or platformdirs.user_state_dir("studyctl"))
+        / "sql_history.jsonl"
+    )
 
 
 def remember(study: str, sql: str) -> None:
@@ -80,7 +76,12 @@ def recall() -> list[Asked]:
     except OSError as error:
         raise StudyError(Problem(f"the query history cannot be read: {error}", file=path)) from error
     newest: dict[str, Asked] = {}
-    for asked in _parsed(reversed(lines)):
+    for line in reversed(lines):
+        try:
+            record: Any = json.loads(line)
+            asked = Asked(str(record["at"]), str(record["study"]), str(record["sql"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # torn or of another program; the others are good
         newest.setdefault(asked.sql, asked)
     return list(newest.values())
 
@@ -101,12 +102,3 @@ def _lines(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     return [line for line in text.split("\n") if line]
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[Asked]:
-    for line in lines:
-        try:
-            record: Any = json.loads(line)
-            yield Asked(str(record["at"]), str(record["study"]), str(record["sql"]))
-        except (ValueError, KeyError, TypeError):
-            continue  # torn or of another program; the others are good

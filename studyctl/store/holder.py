@@ -14,7 +14,7 @@ from studyctl.files import StudyPaths
 STALE_SECONDS = 60
 """A heartbeat older than this is of a runner that is gone (on another host)."""
 HOST_FIELDS = ("memory_bytes", "memory_total_bytes", "load", "cores")
-"""What a heartbeat tells of its host."""
+"""What a heartbeat says about its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Holder:
     attempts: tuple[dict[str, Any], ...]
     """Those that run: ``trial``, ``attempt``, ``device``, ``pid``, ``memory_bytes``."""
     seconds_left: float | None = None
-    """What it reckons with; None before it can tell."""
+    """Its estimate; None before it has one."""
     memory_bytes: int | None = None
     """Of its host, in use by anybody."""
     memory_total_bytes: int | None = None
@@ -47,9 +47,9 @@ def read_holder(paths: StudyPaths) -> Holder | None:
     try:
         data = json.loads(paths.runner.read_text())
         since, heartbeat = (datetime.fromisoformat(data[key]) for key in ("since", "heartbeat"))
-        known = {name: data.get(name) for name in ("seconds_left", *HOST_FIELDS)}
+        figures = {name: data.get(name) for name in ("seconds_left", *HOST_FIELDS)}
         return Holder(
-            data["host"], data["pid"], data["created"], since, heartbeat, tuple(data["attempts"]), **known
+            data["host"], data["pid"], data["created"], since, heartbeat, tuple(data["attempts"]), **figures
         )
     except FileNotFoundError:
         return None

@@ -62,20 +62,16 @@ def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
     for *lead, language, differences, tokens in connection.execute(_WINDOWS).fetchall():
         if len(differences) >= LEAST_PAIRS:
             by_size[language, len(differences), tokens].append((tuple(lead), differences))
-    for (language, count, tokens), found in by_size.items():
-        differences = np.array([values for _, values in found]).T
+    for (language, count, tokens), trials in by_size.items():
+        differences = np.array([values for _, values in trials]).T
         middle = differences.mean(axis=0)
         # Drawn samples scatter by the deviation of these windows, which is smaller than that of all windows.
         wider = (count / (count - 1)) ** 0.5
-        drawn = middle + (_counts(language, count) @ differences / count - middle) * wider
-        for (lead, _), draws in zip(found, drawn.T, strict=True):
+        # How often each window is in each drawn sample: [DRAWS, count].
+        counts = _generator(language, count).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+        drawn = middle + (counts.astype(np.float64) @ differences / count - middle) * wider
+        for (lead, _), draws in zip(trials, drawn.T, strict=True):
             yield lead, "ppl_ratio", language, count, draws / tokens
-
-
-def _counts(name: str, count: int) -> NDArray[np.float64]:
-    """Return how often each of ``count`` windows is in each drawn sample: ``[DRAWS, count]``."""
-    drawn = _generator(name, count).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    return drawn.astype(np.float64)
 
 
 def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[Figure]:
@@ -112,8 +108,8 @@ def _ratio_rows(figures: Iterator[Figure]) -> Iterator[dict[str, Any]]:
     for lead, measure, subject, pairs, draws in figures:
         together[lead].append(draws)
         yield _row(lead, measure, subject, pairs, np.exp(draws))
-    for lead, found in together.items():
-        yield _row(lead, "ppl_ratio", None, len(found), np.exp(np.mean(found, axis=0)))
+    for lead, languages in together.items():
+        yield _row(lead, "ppl_ratio", None, len(languages), np.exp(np.mean(languages, axis=0)))
 
 
 def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -123,8 +119,8 @@ def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]
         if (subject, measure) in averaged:
             together[lead].append(draws)
         yield _row(lead, measure, subject, pairs, draws)
-    for lead, found in together.items():
-        yield _row(lead, "main", None, len(found), np.mean(found, axis=0))
+    for lead, tasks in together.items():
+        yield _row(lead, "main", None, len(tasks), np.mean(tasks, axis=0))
 
 
 def _row(lead: Lead, measure: str, subject: str | None, pairs: int, draws: Draws) -> dict[str, Any]:

@@ -272,12 +272,12 @@ class Results:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rows(self, row: type[_Row], source: str, **wanted: str | None) -> list[_Row]:
+    def _rows(self, row: type[_Row], source: str, **equal: str | None) -> list[_Row]:
         columns = ", ".join(f'"{name}"' for name in row._fields)
-        given = {name: value for name, value in wanted.items() if value is not None}
-        where = " WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""
-        found = self._connection.execute(f"SELECT {columns} FROM {source}{where}", list(given.values()))
-        return list(map(row._make, found.fetchall()))
+        values = {name: value for name, value in equal.items() if value is not None}
+        where = " WHERE " + " AND ".join(f"{name} = ?" for name in values) if values else ""
+        rows = self._connection.execute(f"SELECT {columns} FROM {source}{where}", list(values.values()))
+        return list(map(row._make, rows.fetchall()))
 
 
 def open(paths: StudyPaths) -> Results:
@@ -288,17 +288,17 @@ def open(paths: StudyPaths) -> Results:
     """
     connection = open_reader(paths)
     try:
-        found = connection.execute("SELECT schema_version, studyctl FROM about").fetchone()
+        about = connection.execute("SELECT schema_version, studyctl FROM about").fetchone()
     except duckdb.CatalogException:
-        found = None
-    if found is None or found[0] != VERSION:
+        about = None
+    if about is None or about[0] != VERSION:
         connection.close()
-        writer = f"studyctl {found[1]}" if found else "something else"
+        writer = f"studyctl {about[1]}" if about else "something else"
         raise StudyError(
             Problem(
                 f"{paths.database} was published by {writer}, with other tables than this version's",
                 file=paths.database,
-                hint=f"`studyctl db rebuild {paths.name}` publishes it anew from the journals",
+                hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
             )
         )
     return Results(connection)
