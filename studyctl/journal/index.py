@@ -21,7 +21,7 @@ from studyctl.contract.records import (
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
 from studyctl.journal.files import MARKERS, RECORDS, check_schema, damaged, decode
-from studyctl.journal.stored import Attempt, Failure, Results, Stored, StoredResult, StoredStep
+from studyctl.journal.stored import Attempt, Results, Stored, StoredResult, StoredStep
 
 ABOUT = "studyctl.json"
 """In every exported folder: the content of its model card, for programs."""
@@ -148,7 +148,7 @@ class _Scan:
         self.attempt: Attempt | None = None
         self._started: AttemptStarted | None = None
         self._steps: list[StoredStep] = []
-        self._failures: dict[Step, Failure] = {}
+        self._failures: dict[Step, StepFailed] = {}
         self._open_step: Step | None = None
         self._begin = 0
         """Of the open step."""
@@ -229,9 +229,7 @@ class _Scan:
                 self._steps.append(joined or finished)
             case StepFailed(step=step):
                 self._open_step = None
-                self._failures[step] = Failure(
-                    step, record.error, record.cause, record.hint, record.at, record.permanent
-                )
+                self._failures[step] = record
             case AttemptFinished():
                 self._open_step, self._ended = None, record
             case _:

@@ -6,9 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from studyctl.contract.records import AttemptFinished, AttemptStarted
+from studyctl.contract.records import AttemptFinished, AttemptStarted, StepFailed
 from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, batch_spans
-from studyctl.errors import FailureCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +177,6 @@ _NOTHING = Results()
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a step of an attempt is not finished."""
-
-    step: Step
-    error: str
-    cause: FailureCause
-    hint: str
-    at: str
-    permanent: bool = False
-    """Whether trying again as it is would fail again."""
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """One execution of a trial, as far as its journal says."""
 
@@ -202,7 +188,7 @@ class Attempt:
     """Finished steps in the order in which they ran, ``load`` included."""
     open_step: Step | None = None
     """Step that was begun and neither finished nor failed."""
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[StepFailed, ...] = ()
     """Steps that failed, oldest first: a failure of one evaluation does not keep the others from being run."""
     finished: AttemptFinished | None = None
     """None while it runs, or when it was killed."""
@@ -251,7 +237,7 @@ class Stored:
         """Return the number of the attempt that would be made now; the first is 1."""
         return self.last_attempt.get(trial, 0) + 1
 
-    def last_failure(self, trial: str) -> Failure | None:
+    def last_failure(self, trial: str) -> StepFailed | None:
         """Return the first failure of a trial's newest attempt, or None if it had none."""
         attempts = self.attempts.get(trial)
         return attempts[-1].failures[0] if attempts and attempts[-1].failures else None

@@ -86,14 +86,14 @@ def read_figures(
                     LanguageFigures(
                         language=language,
                         perplexity=record.perplexity,
-                        dense_perplexity=dense_text and dense_text.perplexity,
-                        kl_nats=distance and distance.kl_nats,
-                        top1=distance and distance.top1,
+                        dense_perplexity=dense_text.perplexity if dense_text else None,
+                        kl_nats=distance.kl_nats if distance else None,
+                        top1=distance.top1 if distance else None,
                     )
                 )
             case TaskFigure(task=task, metric=metric):
                 dense_task = dense_tasks.get((task, metric))
-                dense_value = dense_task and dense_task.value
+                dense_value = dense_task.value if dense_task else None
                 figures.tasks.append(TaskFigures(task, metric, record.value, record.stderr, dense_value))
     return figures
 

@@ -9,8 +9,8 @@ import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
@@ -78,9 +78,8 @@ def recall() -> list[Asked]:
     newest: dict[str, Asked] = {}
     for line in reversed(lines):
         try:
-            record: Any = json.loads(line)
-            asked = Asked(str(record["at"]), str(record["study"]), str(record["sql"]))
-        except (ValueError, KeyError, TypeError):
+            asked = msgspec.json.decode(line, type=Asked)
+        except ValueError:
             continue  # torn or of another program; the others are good
         newest.setdefault(asked.sql, asked)
     return list(newest.values())

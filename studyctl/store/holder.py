@@ -1,11 +1,11 @@
 """Who runs a study now: the runner's process on this host, its heartbeat in ``runner.json`` for everybody else."""
 
-import json
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import psutil
 
 from studyctl.errors import StudyError
@@ -13,8 +13,6 @@ from studyctl.files import StudyPaths
 
 STALE_SECONDS = 60
 """A heartbeat older than this is of a runner that is gone (on another host)."""
-HOST_FIELDS = ("memory_bytes", "memory_total_bytes", "load", "cores")
-"""What a heartbeat says about its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +43,10 @@ class Holder:
 def read_holder(paths: StudyPaths) -> Holder | None:
     """Return who wrote ``runner.json``, alive or not; None if nobody did."""
     try:
-        data = json.loads(paths.runner.read_text())
-        since, heartbeat = (datetime.fromisoformat(data[key]) for key in ("since", "heartbeat"))
-        figures = {name: data.get(name) for name in ("seconds_left", *HOST_FIELDS)}
-        return Holder(
-            data["host"], data["pid"], data["created"], since, heartbeat, tuple(data["attempts"]), **figures
-        )
+        return msgspec.json.decode(paths.runner.read_bytes(), type=Holder)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise StudyError(
             f"{paths.runner} is damaged ({error})", hint="delete it if no runner is at work"
         ) from error

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from studyctl.backends import OWN
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial, read_plan
+from studyctl.contract.records import StepFailed
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
-from studyctl.journal.stored import Attempt, Failure, StepResult, Stored
+from studyctl.journal.stored import Attempt, StepResult, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,11 @@ class TrialStatus:
     asked: tuple[Step, ...]
     latest: Attempt | None
     """Newest attempt on the weights that the plan asks for."""
-    failures: dict[StepId, Failure] = field(default_factory=dict)
+    failures: dict[StepId, StepFailed] = field(default_factory=dict)
     """Failures of that attempt, as far as the plan still asks for these steps and nothing is stored."""
 
     @property
-    def failure(self) -> Failure | None:
+    def failure(self) -> StepFailed | None:
         """Why the trial failed, if it did: the first failure, which may have caused others."""
         return next(iter(self.failures.values()), None) if self.state == "failed" else None
 
@@ -97,7 +98,7 @@ def trial_status(
     return TrialStatus(state, done, asked, latest, failures)
 
 
-def _unfinished_state(latest: Attempt | None, failures: dict[StepId, Failure]) -> str:
+def _unfinished_state(latest: Attempt | None, failures: dict[StepId, StepFailed]) -> str:
     if latest is None:
         return "pending"
     if latest.state in ("open", "stopped"):

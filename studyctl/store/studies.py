@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import StudyPaths, runs_folder
-from studyctl.store.holder import Holder
 from studyctl.store.live import Live, Snapshot
 
 UNEXPECTED = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -199,6 +198,11 @@ def _row(paths: StudyPaths, live: Live) -> StudyRow:
 def _read_row(paths: StudyPaths, snapshot: Snapshot) -> StudyRow:
     trials, done, failed = len(snapshot.trials), snapshot.count("done"), snapshot.count("failed")
     runner = snapshot.runner
+    if runner is not None and snapshot.running:
+        last_sign: datetime | None = runner.heartbeat
+    else:
+        times = [datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in paths.journal.glob("*.jsonl")]
+        last_sign = max([*times, runner.heartbeat] if runner else times, default=None)
     if snapshot.running:
         state = "running"
     elif runner is not None and done + failed < trials:
@@ -214,12 +218,7 @@ def _read_row(paths: StudyPaths, snapshot: Snapshot) -> StudyRow:
         done=done,
         failed=failed,
         host=runner.host if runner else "",
-        last_sign=runner.heartbeat if runner and snapshot.running else _last_sign(paths, runner),
+        last_sign=last_sign,
         title=snapshot.title,
         seconds_left=runner.seconds_left if runner and snapshot.running else None,
     )
-
-
-def _last_sign(paths: StudyPaths, runner: Holder | None) -> datetime | None:
-    times = [datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in paths.journal.glob("*.jsonl")]
-    return max([*times, runner.heartbeat] if runner else times, default=None)
