@@ -8,6 +8,7 @@ Damage anywhere else is an error that names file and line, never a silently shor
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -40,7 +41,7 @@ UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch)
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
-class JournalWriter:
+class JournalWriter(AbstractContextManager["JournalWriter"]):
     """Writes the journal of one attempt; every other process only reads it.
 
     An existing file is continued after its last whole record (so a runner records that its worker was killed); what a crash
@@ -112,9 +113,6 @@ class JournalWriter:
     def close(self) -> None:
         """Close the file; a closed writer cannot be used again."""
         os.close(self._file)
-
-    def __enter__(self) -> "JournalWriter":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

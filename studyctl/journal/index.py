@@ -6,6 +6,7 @@ was appended since. Where a step's records lie in its journal is remembered, so 
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,9 @@ from studyctl.journal.stored import Attempt, Results, Stored, StoredResult, Stor
 
 ABOUT = "studyctl.json"
 """In every exported folder: the content of its model card, for programs."""
+
+_JOURNAL = re.compile(r"(.+)\.(\d+)\.jsonl")
+"""Trial and attempt."""
 
 T = TypeVar("T")
 
@@ -64,9 +68,11 @@ class Index:
             StudyError: a journal is damaged in the middle, or newer than this studyctl.
         """
         sizes = self._sizes(only)
-        gone = set() if only is not None else self._scans.keys() - sizes.keys()
         changed = self._changed
-        changed |= {self._forget(name) for name in gone}
+        for name in set() if only is not None else self._scans.keys() - sizes.keys():
+            gone = self._scans.pop(name)
+            self._by_trial[gone.trial].discard(name)
+            changed.add(gone.trial)
         for name, size in sizes.items():
             scan = self._scans.get(name)
             if scan is None or size < scan.offset:
@@ -81,16 +87,13 @@ class Index:
         return self._stored
 
     def _sizes(self, only: Iterable[tuple[str, int]] | None) -> dict[str, int]:
-        if only is None:
-            return {entry.name: entry.stat().st_size for entry in _journals(self._paths.journal)}
-        files = [self._paths.attempt_journal(trial, attempt) for trial, attempt in only]
-        return {file.name: file.stat().st_size for file in files if file.exists()}
-
-    def _forget(self, name: str) -> str:
-        """Drop a journal that is gone; return its trial."""
-        scan = self._scans.pop(name)
-        self._by_trial[scan.trial].discard(name)
-        return scan.trial
+        if only is not None:
+            files = [self._paths.attempt_journal(trial, attempt) for trial, attempt in only]
+            return {file.name: file.stat().st_size for file in files if file.exists()}
+        if not self._paths.journal.is_dir():
+            return {}
+        with os.scandir(self._paths.journal) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if _JOURNAL.fullmatch(entry.name)}
 
     def _gather(self, trials: set[str]) -> Stored:
         """Return what is stored, gathered again for these trials and for all that shares weights with them."""
@@ -123,15 +126,6 @@ class Index:
         for key in keys:
             self._owners.setdefault(key, set()).add(trial)
         return keys
-
-
-def _journals(folder: Path) -> Iterator[os.DirEntry[str]]:
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                trial, _, attempt = entry.name.removesuffix(".jsonl").rpartition(".")
-                if entry.name.endswith(".jsonl") and trial and attempt.isdecimal():
-                    yield entry
 
 
 class _Scan:

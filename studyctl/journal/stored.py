@@ -241,8 +241,3 @@ class Stored:
         """Return the first failure of a trial's newest attempt, or None if it had none."""
         attempts = self.attempts.get(trial)
         return attempts[-1].failures[0] if attempts and attempts[-1].failures else None
-
-    @property
-    def unfinished(self) -> list[Attempt]:
-        """Newest attempts that have not ended: they run, or were killed."""
-        return [attempts[-1] for attempts in self.attempts.values() if attempts[-1].state == "open"]

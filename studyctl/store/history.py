@@ -1,7 +1,6 @@
 """The queries that were asked in the app, newest first; kept over days, shared by every app of the user.
 
-One JSON object a line: ``at`` (UTC, ISO 8601), ``study``, ``sql``. Lines are appended under a lock; a line that was torn by
-a crash or a full disk costs itself only.
+One JSON object a line: ``at`` (UTC, ISO 8601), ``study``, ``sql``. Written under a lock, as a whole; a line that is no query is skipped.
 """
 
 import json
@@ -54,7 +53,11 @@ def remember(study: str, sql: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=PATIENCE_SECONDS):
-            _append(path, json.dumps(asdict(asked), ensure_ascii=False))
+            lines = [
+                *_lines(path),
+                json.dumps(asdict(asked), ensure_ascii=False).encode(errors="surrogatepass"),
+            ]
+            write_atomic(path, b"".join(line + b"\n" for line in lines[-MOST:]))
     except (OSError, Timeout) as error:
         problem = Problem(
             f"the query history cannot be written: {error}",
@@ -78,26 +81,15 @@ def recall() -> list[Asked]:
     newest: dict[str, Asked] = {}
     for line in reversed(lines):
         try:
-            asked = msgspec.json.decode(line, type=Asked)
+            asked = msgspec.json.decode(line.decode(errors="replace"), type=Asked)
         except ValueError:
             continue  # torn or of another program; the others are good
         newest.setdefault(asked.sql, asked)
     return list(newest.values())
 
 
-def _append(path: Path, line: str) -> None:
-    lines = _lines(path)
-    if len(lines) >= MOST:
-        write_atomic(path, "".join(f"{kept}\n" for kept in [*lines[1 - MOST :], line]))
-        return
-    torn = bool(lines) and not path.read_bytes().endswith(b"\n")
-    with path.open("ab") as file:
-        file.write(("\n" if torn else "").encode() + line.encode(errors="surrogatepass") + b"\n")
-
-
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[bytes]:
     try:
-        text = path.read_bytes().decode(errors="replace")
+        return [line for line in path.read_bytes().split(b"\n") if line]
     except FileNotFoundError:
         return []
-    return [line for line in text.split("\n") if line]

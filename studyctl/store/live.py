@@ -21,7 +21,7 @@ from studyctl.errors import FailureCause, StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalTail
 from studyctl.journal.index import Index
-from studyctl.journal.stored import Stored
+from studyctl.journal.stored import Attempt, Stored
 from studyctl.store import results
 from studyctl.store.holder import Holder, living_runner, read_holder
 from studyctl.store.planned import TrialStatus, read_planned, trial_status
@@ -108,20 +108,6 @@ class LiveStep:
     unit: str = ""
     note: str = ""
     error: str | None = None
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveAttempt:
-    """An execution of a trial."""
-
-    attempt: int
-    state: str
-    """``running``, ``done``, ``failed`` or ``stopped``."""
-    started_at: str
-    """UTC, ISO 8601."""
-    host: str
-    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +123,8 @@ class TrialDetail:
     layers: tuple[LayerResult, ...]
     """Of the compress step that is stored, or that runs now."""
     warnings: tuple[Finding, ...]
-    attempts: tuple[LiveAttempt, ...]
+    attempts: tuple[Attempt, ...]
+    """Oldest first."""
     cause: FailureCause | None
     """If it failed."""
     hint: str
@@ -360,16 +347,7 @@ class Live:
             tasks=tasks,
             layers=layers,
             warnings=warnings,
-            attempts=tuple(
-                LiveAttempt(
-                    attempt=one.attempt,
-                    state=one.state_if(running=name in self._running and one is newest),
-                    started_at=one.started.at,
-                    host=one.started.host,
-                    device=one.started.device or "",
-                )
-                for one in attempts
-            ),
+            attempts=attempts,
             cause=status.failure.cause if status.failure else None,
             hint=status.failure.hint if status.failure else "",
             log=self.paths.attempt_log(name, newest.attempt) if newest else None,
@@ -407,11 +385,7 @@ class Live:
             state = status.step_state(asked.id)
             stored, failure = status.done.get(asked.id), status.failures.get(asked.id)
             step = LiveStep(
-                asked.id,
-                state,
-                stored.seconds if stored else None,
-                error=failure.error if failure else None,
-                hint=failure.hint if failure else "",
+                asked.id, state, stored.seconds if stored else None, error=failure.error if failure else None
             )
             progress = tail.progress(asked.id) if tail is not None and state == "running" else {}
             yield replace(step, **progress)

@@ -1,5 +1,6 @@
 """The results of a study as rows: what reports and the terminal app read. No SQL elsewhere, no arithmetic on metrics."""
 
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
@@ -177,11 +178,7 @@ class StepRow(NamedTuple):
 
     kind: str
     subject: str | None
-    state: str
-    seconds: float | None
     peak_memory_bytes: int | None
-    attempt: int | None
-    finished_at: datetime | None
 
 
 class LayerResult(NamedTuple):
@@ -196,7 +193,7 @@ class LayerResult(NamedTuple):
     damping: float | None
 
 
-class Results:
+class Results(AbstractContextManager["Results"]):
     """The results as they were published last; everything it returns is of one moment. Close it after use."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -265,9 +262,6 @@ class Results:
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
-
-    def __enter__(self) -> "Results":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -161,11 +161,9 @@ def _compressed_in(status: TrialStatus, stored: Stored) -> AttemptStarted | None
 
 def _backend_version(started: AttemptStarted | None) -> str | None:
     """Return the version of the implementation; journals from before the field have that of studyctl only."""
-    if started is None:
-        return None
-    if started.backend_version is None and started.backend == OWN:
+    if started is not None and started.backend_version is None and started.backend == OWN:
         return started.studyctl
-    return started.backend_version
+    return started.backend_version if started is not None else None
 
 
 def _first(*values: float | None) -> float | None:

@@ -72,14 +72,14 @@ class Session:
         """
         with self._lock:
             if self._closed:
-                raise StudyError(_interrupted())
+                raise StudyError(_STOPPED)
             reader = self._newest()
             began = time.perf_counter()
             try:
                 table = fetch(reader, sql)
             except StudyError as error:
                 if isinstance(error.__cause__, duckdb.InterruptException):
-                    raise StudyError(_interrupted()) from error
+                    raise StudyError(_STOPPED) from error
                 raise
             return Answer(table, time.perf_counter() - began, self._published_at)
 
@@ -143,10 +143,6 @@ class Session:
             reader.close()
 
 
-def _interrupted() -> Problem:
-    return Problem("the query was stopped", severity="warning")
-
-
 def _published_at(reader: duckdb.DuckDBPyConnection) -> datetime | None:
     try:
         rows = reader.execute("SELECT published_at FROM about").fetchall()
@@ -163,6 +159,7 @@ def _count(reader: duckdb.DuckDBPyConnection, view: str) -> int | None:
         return None
 
 
+_STOPPED = Problem("the query was stopped", severity="warning")
 _TABLES = """
 SELECT * EXCLUDE place FROM (
     SELECT view_name AS name, true AS view, coalesce(comment, ''), NULL, view_oid AS place FROM duckdb_views()

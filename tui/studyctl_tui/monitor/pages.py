@@ -142,14 +142,19 @@ def _step(live: LiveStep, width: int) -> Content:
 
 
 def _attempts(detail: TrialDetail) -> list[Content]:
-    return [
-        Content.assemble(
-            (f"attempt {one.attempt} ", "dim"),
-            (f"{GLYPHS[one.state]} {one.state}", STYLES[one.state]),
-            (f"  {one.started_at[:16].replace('T', ' ')} UTC  {one.host} {one.device}", "dim"),
+    lines = []
+    for one in reversed(detail.attempts):
+        started = one.started
+        state = one.state_if(running=detail.trial.state == "running" and one is detail.attempts[-1])
+        where = f"  {started.at[:16].replace('T', ' ')} UTC  {started.host} {started.device or ''}"
+        lines.append(
+            Content.assemble(
+                (f"attempt {one.attempt} ", "dim"),
+                (f"{GLYPHS[state]} {state}", STYLES[state]),
+                (where, "dim"),
+            )
         )
-        for one in reversed(detail.attempts)
-    ]
+    return lines
 
 
 def _settings(detail: TrialDetail, width: int) -> list[Content]:
