@@ -95,9 +95,10 @@ class StudyError(Exception):
         problems: Problem | str | Sequence[Problem],
         hint: str = "",
         code: ProblemCode = ProblemCode.OTHER,
+        file: Path | None = None,
     ) -> None:
         if isinstance(problems, str):
-            problems = Problem(problems, hint=hint, code=code)
+            problems = Problem(problems, hint=hint, code=code, file=file)
         self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("; ".join(problem.what for problem in self.problems))
 

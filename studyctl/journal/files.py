@@ -8,7 +8,7 @@ Damage anywhere else is an error that names file and line, never a silently shor
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -59,23 +59,17 @@ class JournalWriter(AbstractContextManager["JournalWriter"]):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             created = not path.exists()
-            end = 0 if created else self._continue()
+            records, self._end = ([], 0) if created else parse(path.read_bytes(), path)
+            for record in records:
+                self._seq = record.seq + 1
+                if isinstance(record, AttemptStarted):
+                    self._trial, self._attempt = record.trial, record.attempt
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            os.ftruncate(self._file, end)
-            self._end = end
+            os.ftruncate(self._file, self._end)
             if created:
                 sync_folder(path.parent)
         except OSError as error:
             raise _cannot_write(path, error) from error
-
-    def _continue(self) -> int:
-        """Take over trial, attempt and numbering from the file; return how many of its bytes are whole records."""
-        records, end = parse(self.path.read_bytes(), self.path)
-        for record in records:
-            self._seq = record.seq + 1
-            if isinstance(record, AttemptStarted):
-                self._trial, self._attempt = record.trial, record.attempt
-        return end
 
     def write(self, record: Record) -> None:
         """Append a record, which gets its number, time and origin; it is on the disk when this returns.
@@ -185,11 +179,9 @@ def decode(line: bytes) -> AnyRecord | None:
     try:
         return records.decode(line)
     except ValueError:
-        pass
-    try:
-        return upgraded(line)
-    except ValueError:
-        return None
+        with suppress(ValueError):
+            return upgraded(line)
+    return None
 
 
 def check_schema(started: AttemptStarted, path: Path) -> None:
@@ -200,12 +192,10 @@ def check_schema(started: AttemptStarted, path: Path) -> None:
     """
     if started.schema > SCHEMA:
         raise StudyError(
-            Problem(
-                f"{path.name} was written by studyctl {started.studyctl} "
-                f"(journal schema {started.schema}); this one reads schema {SCHEMA}",
-                file=path,
-                hint="use that version of studyctl or a later one for this study",
-            )
+            f"{path.name} was written by studyctl {started.studyctl} "
+            f"(journal schema {started.schema}); this one reads schema {SCHEMA}",
+            file=path,
+            hint="use that version of studyctl or a later one for this study",
         )
 
 
@@ -224,10 +214,5 @@ def damaged(path: Path, line: int) -> StudyError:
 def _cannot_write(path: Path, error: OSError) -> StudyError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "free some space and run again" if full else "make the folder writable and run again"
-    return StudyError(
-        Problem(
-            f"cannot write {path}: {error.strerror or error}",
-            file=path,
-            hint=f"{hint}; what is stored is kept",
-        )
-    )
+    message = f"cannot write {path}: {error.strerror or error}"
+    return StudyError(message, file=path, hint=f"{hint}; what is stored is kept")

@@ -108,24 +108,26 @@ class Index:
         keys: set[str] = set()
         for trial in trials:
             keys |= {step.weights_key for one in old.attempts.get(trial, ()) for step in one.steps}
-            keys |= self._gather_trial(trial, new)
+            scans = sorted(
+                (self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number
+            )
+            attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
+            _set(new.attempts, trial, attempts or None)
+            _set(new.last_attempt, trial, scans[-1].number if scans else None)
+            for key in {step.weights_key for attempt in attempts for step in attempt.steps}:
+                self._owners.setdefault(key, set()).add(trial)
+                keys.add(key)
         for key in sorted(keys):
             owners = sorted(self._owners[key])
-            attempts = [attempt for trial in owners for attempt in new.attempts.get(trial, ())]
-            steps = [step for one in attempts for step in one.steps if step.weights_key == key]
+            steps = [
+                step
+                for trial in owners
+                for attempt in new.attempts.get(trial, ())
+                for step in attempt.steps
+                if step.weights_key == key
+            ]
             _gather_weights(key, steps, new, self._paths)
         return new
-
-    def _gather_trial(self, trial: str, stored: Stored) -> set[str]:
-        """Take the attempts of a trial; return the weights that they have steps of."""
-        scans = sorted((self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number)
-        attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
-        _set(stored.attempts, trial, attempts or None)
-        _set(stored.last_attempt, trial, scans[-1].number if scans else None)
-        keys = {step.weights_key for attempt in attempts for step in attempt.steps}
-        for key in keys:
-            self._owners.setdefault(key, set()).add(trial)
-        return keys
 
 
 class _Scan:

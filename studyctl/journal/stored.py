@@ -74,11 +74,6 @@ class ResultPart(NamedTuple):
     batches: tuple[Span | None, ...]
     """In their order."""
 
-    @property
-    def share(self) -> float:
-        """Return which part of the stored step that is."""
-        return len(self.batches) / len(self.stored.batches)
-
 
 class StepResult(NamedTuple):
     """The result of a step that a plan asks for, which several attempts may have worked at."""
@@ -94,7 +89,11 @@ class StepResult(NamedTuple):
     @property
     def seconds(self) -> float | None:
         """Return what all parts took together."""
-        seconds = [part.share * part.stored.seconds for part in self.parts if part.stored.seconds is not None]
+        seconds = [
+            part.stored.seconds * (len(part.batches) / len(part.stored.batches))
+            for part in self.parts
+            if part.stored.seconds is not None
+        ]
         return sum(seconds) if seconds else None
 
     @property

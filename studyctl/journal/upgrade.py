@@ -1,7 +1,7 @@
 """Journals of other versions: those from before 0.2 are read as if this version had written them.
 
-There a step was called stage and named by a text, a text was one step with totals of its own, and a record's further fields
-stood beside the others.
+There a step was called stage and named by a text, a text was one step with totals of its own, and a record's details
+were fields like the others.
 """
 
 import msgspec

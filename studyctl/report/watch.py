@@ -1,7 +1,6 @@
 """``studyctl watch`` where there is no terminal to draw on: lines of what happens, until the run ends."""
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,20 +27,8 @@ PROGRESS_SECONDS = 60.0
 """How often the progress of a step is printed."""
 
 
-def watch_plainly(
-    paths: StudyPaths,
-    console: Console,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def watch_plainly(paths: StudyPaths, console: Console) -> None:
     """Print how a study stands, then what happens in it until its run ends, and how it stands then.
-
-    Args:
-        paths: the study.
-        console: where the lines go.
-        clock: seconds that only grow.
-        sleep: waits for so many seconds.
 
     Raises:
         StudyError: a journal is damaged in the middle or newer than this studyctl, or the plan is unreadable.
@@ -51,11 +38,11 @@ def watch_plainly(
     _print(console, standing_line(snapshot, paths))
     if not snapshot.running:
         return
-    watch = _Watch(paths, console, clock)
+    watch = _Watch(paths, console)
     watch.begin(snapshot)
     while snapshot.running:
-        sleep(LOOK_SECONDS)
-        # The journals are read after it is known whether the run goes on: what it wrote last is never missed.
+        time.sleep(LOOK_SECONDS)
+        # The journals are read after the runner was looked for: what it wrote last is never missed.
         snapshot = live.refresh()
         watch.print_new(snapshot)
     _print(console, standing_line(snapshot, paths))
@@ -96,8 +83,8 @@ def _print(console: Console, line: str) -> None:
 class _Watch:
     """Prints what is appended to the journals from :meth:`begin` on."""
 
-    def __init__(self, paths: StudyPaths, console: Console, clock: Callable[[], float]) -> None:
-        self._paths, self._console, self._clock = paths, console, clock
+    def __init__(self, paths: StudyPaths, console: Console) -> None:
+        self._paths, self._console = paths, console
         self._old: set[Path] = set()
         """Journals of attempts that have ended."""
         self._tails: dict[Path, JournalTail] = {}
@@ -120,7 +107,7 @@ class _Watch:
                 self._lines.of(record)  # of a text that is being measured, the batches so far
         for trial in snapshot.trials:
             if trial.state == "running" and trial.step is not None:
-                self._printed[trial.trial] = self._clock()
+                self._printed[trial.trial] = time.monotonic()
                 position = f"  {trial.unit} {trial.done:g}/{trial.total:g}" if trial.total else ""
                 _print(self._console, f"▶ {trial.trial}  {trial.step}{position}")
 
@@ -134,7 +121,7 @@ class _Watch:
                 if isinstance(record, AttemptFinished):
                     del self._tails[path]
                     self._old.add(path)
-        now = self._clock()
+        now = time.monotonic()
         for trial, line in self._positions.items():
             if now - self._printed.setdefault(trial, now) >= PROGRESS_SECONDS:
                 self._printed[trial] = now
@@ -149,7 +136,7 @@ class _Watch:
         elif isinstance(record, AttemptStarted | StepFinished | StepFailed | AttemptFinished):
             self._positions.pop(record.trial, None)
             if not isinstance(record, StepFinished) or record.is_last:
-                self._printed[record.trial] = self._clock()
+                self._printed[record.trial] = time.monotonic()
         if (text := self._lines.of(record)) is not None:
             _print(self._console, text)
         if isinstance(record, StepFailed) and record.hint:

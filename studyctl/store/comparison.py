@@ -1,6 +1,6 @@
 """Rows of the views that compare variants with each other, and what is remarkable about them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import combinations
 from typing import NamedTuple
 
@@ -139,20 +139,13 @@ def gaps(ranks: Iterable[Rank], metric: str | None = None, other_metric: str | N
             continue  # a metric in which all trials are equal ranks none
         by_trial.setdefault(rank.trial_id, []).append(rank)
     metrics = {name for name in (metric, other_metric) if name is not None}
-    widest = [
-        max(candidates, key=lambda gap: gap.weight)
-        for places in by_trial.values()
-        if (
-            candidates := [
-                gap for gap in _gaps_of(places) if metrics <= {gap.better.metric, gap.worse.metric}
-            ]
-        )
-    ]
+    widest = []
+    for places in by_trial.values():
+        pairs = (sorted(pair, key=lambda rank: rank.middle) for pair in combinations(places, 2))
+        candidates = [
+            Gap(better, worse) for better, worse in pairs if metrics <= {better.metric, worse.metric}
+        ]
+        if candidates:
+            widest.append(max(candidates, key=lambda gap: gap.weight))
     remarkable = [gap for gap in widest if gap.places >= LEAST_GAP]
     return sorted(remarkable, key=lambda gap: -gap.places)
-
-
-def _gaps_of(places: list[Rank]) -> Iterator[Gap]:
-    for pair in combinations(places, 2):
-        better, worse = sorted(pair, key=lambda rank: rank.middle)
-        yield Gap(better, worse)

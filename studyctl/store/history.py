@@ -13,7 +13,7 @@ import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import StudyError
 from studyctl.files import write_atomic
 
 MOST = 1000
@@ -59,12 +59,11 @@ def remember(study: str, sql: str) -> None:
             ]
             write_atomic(path, b"".join(line + b"\n" for line in lines[-MOST:]))
     except (OSError, Timeout) as error:
-        problem = Problem(
+        raise StudyError(
             f"the query history cannot be written: {error}",
             file=path,
             hint="make the folder writable, or move it with STUDYCTL_STATE",
-        )
-        raise StudyError(problem) from error
+        ) from error
 
 
 def recall() -> list[Asked]:
@@ -77,7 +76,7 @@ def recall() -> list[Asked]:
     try:
         lines = _lines(path)
     except OSError as error:
-        raise StudyError(Problem(f"the query history cannot be read: {error}", file=path)) from error
+        raise StudyError(f"the query history cannot be read: {error}", file=path) from error
     newest: dict[str, Asked] = {}
     for line in reversed(lines):
         try:

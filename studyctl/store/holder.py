@@ -31,10 +31,8 @@ class Holder:
     """Its estimate; None before it has one."""
     memory_bytes: int | None = None
     """Of its host, in use by anybody."""
-    memory_total_bytes: int | None = None
     load: float | None = None
     """Processes that wait for a processor there, averaged over a minute."""
-    cores: int | None = None
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"

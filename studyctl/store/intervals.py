@@ -21,7 +21,7 @@ from studyctl.store.schema import LEAD
 DRAWS = 1000
 PERCENTILES = (2.5, 97.5)
 LEAST_PAIRS = 10
-"""Fewer windows or items do not tell how far they scatter."""
+"""Fewer windows or items say too little about how far they scatter."""
 
 Draws = NDArray[np.float64]
 """``[DRAWS]``: the figure of each drawn sample."""

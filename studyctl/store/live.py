@@ -1,4 +1,4 @@
-"""How a study stands this second, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
+"""How a study stands now, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ from studyctl.store.results import (
 )
 
 AT_ONCE = 200
-"""Trials whose figures are read at first: more than a screen has lines."""
+"""Trials whose figures are read first: more than a screen has lines."""
 MOST_FRESH = 100
 """Trials whose figures are taken from journals at a time: those that run, then those that changed last."""
 

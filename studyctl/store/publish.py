@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import studyctl
 from studyctl.contract.plan import Planned
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, atomic_path
 from studyctl.journal.index import Index
 from studyctl.journal.stored import Stored
@@ -69,13 +69,12 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
             with closing(duckdb.connect(str(temporary), config=config)) as connection:
                 total = _fill(connection, planned, rows)
     except (OSError, duckdb.IOException) as error:
-        problem = Problem(
+        raise StudyError(
             f"cannot write {paths.database}: {error}",
             file=paths.database,
             hint="free some space or make the folder writable; the journals hold all results, "
             f"`studyctl db rebuild {paths.name}` publishes them",
-        )
-        raise StudyError(problem) from error
+        ) from error
     return Published(time.perf_counter() - began, total)
 
 
@@ -189,7 +188,7 @@ def _columns_of(part: Part, required: set[str]) -> set[str]:
         raise ValueError(f"it has {metadata.num_rows} rows and its journal says {part.rows}")
     columns = set(metadata.schema.to_arrow_schema().names)
     if missing := required - columns:
-        raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
+        raise ValueError(f"it does not have the columns {', '.join(sorted(missing))}")
     return columns
 
 

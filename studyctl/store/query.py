@@ -181,11 +181,9 @@ def _nothing_published(paths: StudyPaths) -> Problem:
 
 def _unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
     if "lock" in str(error).lower():
-        return Problem(
-            f"another program has {paths.database} open for writing",
-            file=paths.database,
-            hint="close it, or open it there with `duckdb -readonly`",
-        )
+        what = f"another program has {paths.database} open for writing"
+        hint = "close it, or open it there with `duckdb -readonly`"
+        return Problem(what, file=paths.database, hint=hint)
     first = str(error).splitlines()[0]
     hint = f"`studyctl db rebuild {paths.name}` builds it again from the journals"
     return Problem(f"cannot read {paths.database}: {first}", file=paths.database, hint=hint)

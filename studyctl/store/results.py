@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 import duckdb
 
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
 from studyctl.store.query import open_reader
@@ -248,7 +248,7 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(FailedTrial, "failures")
 
     def warnings(self, trial_id: str | None = None) -> list[Finding]:
-        """Return what a reader of the results must know; about one trial if it is named."""
+        """Return what a reader of the results must know; of one trial if it is named."""
         return self._rows(Finding, "warnings", trial_id=trial_id)
 
     def steps(self, trial_id: str) -> list[StepRow]:
@@ -289,10 +289,8 @@ def open(paths: StudyPaths) -> Results:
         connection.close()
         writer = f"studyctl {about[1]}" if about else "something else"
         raise StudyError(
-            Problem(
-                f"{paths.database} was published by {writer}, with other tables than this version's",
-                file=paths.database,
-                hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
-            )
+            f"{paths.database} was published by {writer}, with other tables than this version's",
+            file=paths.database,
+            hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
         )
     return Results(connection)

@@ -15,7 +15,7 @@ COMMENT ON COLUMN trials.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN trials.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN trials.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN trials.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN trials.bits_per_weight IS 'bits that a weight of a block''s linears costs, scales, zeros and masks included';
+COMMENT ON COLUMN trials.bits_per_weight IS 'bits that a weight of a block''s linears costs, scales, zero points and masks included';
 COMMENT ON COLUMN trials.sparsity IS 'fraction of those weights that is zero, 0 to 1';
 COMMENT ON COLUMN trials.compress_seconds IS 'time of the current compress step';
 COMMENT ON COLUMN trials.total_seconds IS 'time of all current steps together, load included';
@@ -97,7 +97,7 @@ COMMENT ON COLUMN steps.seconds IS 'the step''s own work, without imports and lo
 COMMENT ON COLUMN steps.peak_memory_bytes IS 'highest memory of its process or device until its end';
 COMMENT ON COLUMN steps.attempt IS 'attempt whose result is current; of several, the newest';
 COMMENT ON COLUMN steps.finished_at IS 'end, UTC';
-COMMENT ON COLUMN steps.key IS 'names everything, beside weights and windows, that determines its result';
+COMMENT ON COLUMN steps.key IS 'names everything but weights and windows that determines its result';
 COMMENT ON COLUMN steps.weights_hash IS 'hash of the weights that it made or measured';
 
 CREATE TABLE layers (
@@ -238,7 +238,7 @@ CREATE TABLE intervals (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     measure VARCHAR, subject VARCHAR, pairs BIGINT, low DOUBLE, high DOUBLE
 );
-COMMENT ON TABLE intervals IS 'one row a figure beside the dense model''s: 95 % bootstrap interval, windows and items paired';
+COMMENT ON TABLE intervals IS 'one row a figure compared with the dense model''s: 95 % bootstrap interval, windows and items paired';
 COMMENT ON COLUMN intervals.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN intervals.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN intervals.method IS 'compression method; dense for the uncompressed model';

@@ -508,7 +508,7 @@ class TestParts:
             ),
             (
                 lambda path: pq.write_table(pq.read_table(path).drop(["gold"]), path),
-                "it lacks the columns gold",
+                "it does not have the columns gold",
             ),
         ],
         ids=["missing", "torn", "empty", "other rows", "no gold"],
