@@ -11,8 +11,8 @@ from benchmarks.timing import Timing, in_turns, timed
 from studyctl.contract.records import Items, TaskFigure
 from studyctl.files import StudyPaths
 from studyctl.journal.parts import write_items
-from studyctl.store.publish import create_schema, publish
-from studyctl.store.schema import ITEMS
+from studyctl.store.publish import publish
+from studyctl.store.schema import create_schema
 from tests.store.builder import FakeStudy, item_table
 
 MODELS = 40
@@ -83,10 +83,10 @@ def _record(study: FakeStudy) -> int:
 def _naive(paths: StudyPaths, file: Path, count: int) -> float:
     """Return the seconds of inserting ``count`` published rows into a new file, row by row."""
     with closing(duckdb.connect(str(paths.database), read_only=True)) as connection:
-        rows = connection.execute(f"FROM {ITEMS.name} LIMIT {count}").fetchall()
-    places = ", ".join("?" * len(ITEMS.columns))
+        rows = connection.execute(f"FROM items LIMIT {count}").fetchall()
+    places = ", ".join("?" * len(rows[0]))
     file.unlink(missing_ok=True)
     with closing(duckdb.connect(str(file))) as connection:
         create_schema(connection)
         connection.execute("BEGIN")  # or every row would be synced to the disk by itself
-        return timed(lambda: connection.executemany(f"INSERT INTO {ITEMS.name} VALUES ({places})", rows))
+        return timed(lambda: connection.executemany(f"INSERT INTO items VALUES ({places})", rows))

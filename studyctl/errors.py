@@ -95,9 +95,10 @@ class StudyError(Exception):
         hint: str = "",
         cause: FailureCause = FailureCause.ERROR,
         code: ProblemCode = ProblemCode.OTHER,
+        file: Path | None = None,
     ) -> None:
         if isinstance(problems, str):
-            problems = Problem(problems, hint=hint, code=code)
+            problems = Problem(problems, hint=hint, code=code, file=file)
         self.cause = cause
         self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("; ".join(problem.what for problem in self.problems))

@@ -41,7 +41,7 @@ def run(
     ] = False,
 ) -> None:
     """Bring the stored results up to date with a spec."""
-    from studyctl.report.run import report_run
+    from studyctl.report.show import report_run
     from studyctl.run.selection import Selection
     from studyctl.run.start import run_study
     from studyctl.spec.bundled import spec_path
@@ -99,7 +99,7 @@ def stop(
 @commands.command()
 def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
     """Try failed trials again: all of them, or one."""
-    from studyctl.report.run import report_run
+    from studyctl.report.show import report_run
     from studyctl.run.control import ask_to_retry
     from studyctl.run.selection import Selection
     from studyctl.run.start import run_study

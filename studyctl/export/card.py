@@ -9,7 +9,7 @@ from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import Job
 from studyctl.contract.methods import Pruning, Quantization
 from studyctl.report.layout import MISSING, change, fixed, ratio
-from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
+from studyctl.store.figures import Figures
 from studyctl.units import bytes_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PACKAGES = ("studyctl", "torch", "transformers", "compressed-tensors")
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """Everything that a card tells."""
+    """Everything that a card says."""
 
     job: Job
     """The trial."""
@@ -39,12 +39,12 @@ class CardFacts:
     def as_dict(self) -> dict[str, Any]:
         """Return it for programs, JSON-serialisable."""
         job, exported = self.job, self.exported
-        taken = {"trial", "method", "variant", "backend", "seed", "settings", "weights_key"}
+        copied = {"trial", "method", "variant", "backend", "seed", "settings", "weights_key"}
         return {
             "version": 1,
             "study": job.root.name,
             "model": {"id": self.base.id, "commit": self.base.commit, "key": self.base.key},
-            **job.model_dump(mode="json", include=taken),
+            **job.model_dump(mode="json", include=copied),
             "calibration": job.asked_calibration,
             "weights_hash": self.weights_hash,
             "bits_per_weight": self.bits_per_weight,
@@ -58,7 +58,7 @@ class CardFacts:
 def model_card(facts: CardFacts) -> str:
     """Return the text of ``README.md``, with the header that model hubs read."""
     sections = [
-        "\n".join(_header(facts)),
+        _header(facts),
         f"# {facts.job.model.short_name}: {facts.job.variant}",
         _summary(facts),
         "\n".join(_loading(facts.exported)),
@@ -71,16 +71,20 @@ def model_card(facts: CardFacts) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _header(facts: CardFacts) -> Iterator[str]:
-    yield "---"
-    if facts.base.kind == "hub":
-        yield f"base_model: {facts.base.id}"
-    yield "library_name: transformers"
-    yield "pipeline_tag: text-generation"
-    yield "tags:"
-    tags = ["studyctl", *facts.job.method.split("+")]
-    yield from (f"- {tag}" for tag in tags + (["compressed-tensors"] if facts.exported.packing else []))
-    yield "---"
+def _header(facts: CardFacts) -> str:
+    base = [f"base_model: {facts.base.id}"] if facts.base.kind == "hub" else []
+    packed = ["compressed-tensors"] if facts.exported.packing else []
+    tags = [f"- {tag}" for tag in ("studyctl", *facts.job.method.split("+"), *packed)]
+    lines = [
+        "---",
+        *base,
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        *tags,
+        "---",
+    ]
+    return "\n".join(lines)
 
 
 def _summary(facts: CardFacts) -> str:
@@ -112,8 +116,8 @@ def _loading(exported: "Exported") -> Iterator[str]:
     yield f"- transformers: `pack-quantized`, {kind}{order}, is read by compressed-tensors {_readers(packing)}."
     yield f"- Load it as `{exported.dtype}`, in which it was packed: at another dtype products are rounded otherwise."
     unfit = _unfit_for_vllm(exported, packing)
-    known = f" By its sources it has no kernel for {' and '.join(unfit)}." if unfit else ""
-    yield f"- vLLM: the layout is the one that its `compressed-tensors` loader reads; not tried with this folder.{known}"
+    gaps = f" By its sources it has no kernel for {' and '.join(unfit)}." if unfit else ""
+    yield f"- vLLM: the layout is the one that its `compressed-tensors` loader reads; not tried with this folder.{gaps}"
 
 
 def _readers(packing: "Packing") -> str:
@@ -149,7 +153,11 @@ def _identity(facts: CardFacts) -> Iterator[Sequence[str]]:
     yield "method", f"`{job.method}`" + (f" by {job.backend}" if job.backend != OWN else "")
     settings = {key: value for key, value in job.settings if key != "method" and value is not None}
     if settings:
-        yield "settings", ", ".join(f"`{key} = {_plain(value)}`" for key, value in settings.items())
+        texts = (
+            f"`{key} = {str(value).lower() if isinstance(value, bool) else value}`"
+            for key, value in settings.items()
+        )
+        yield "settings", ", ".join(texts)
     yield "calibration", _calibration(job)
     if job.seed is not None:
         yield "seed", str(job.seed)
@@ -171,9 +179,9 @@ def _calibration(job: Job) -> str:
 def _size(facts: CardFacts) -> Iterator[str]:
     exported, job = facts.exported, facts.job
     rows = [
-        ["by the settings, linears of the blocks", _bits(facts.bits_per_weight)],
-        ["as stored, linears of the blocks", _bits(exported.block_bits_per_weight)],
-        ["as stored, whole model", _bits(exported.model_bits_per_weight)],
+        ["by the settings, linears of the blocks", fixed(facts.bits_per_weight, 2).plain],
+        ["as stored, linears of the blocks", fixed(exported.block_bits_per_weight, 2).plain],
+        ["as stored, whole model", fixed(exported.model_bits_per_weight, 2).plain],
     ]
     yield _table(("bits per weight", ""), rows)
     files = "1 file" if exported.weight_files == 1 else f"{exported.weight_files} files"
@@ -200,36 +208,32 @@ def _sparse(sparsity: float, pattern: str | None) -> str:
 def _measured(figures: Figures) -> Iterator[str]:
     if figures.languages:
         head = ("language", "perplexity", "to dense", "KL to dense (nats a token)", "top-1 agreement")
-        yield _table(head, [_language_row(one) for one in figures.languages])
+        rows = [
+            [
+                one.language,
+                ratio(one.perplexity).plain,
+                ratio(one.ratio, "×").plain,
+                MISSING if one.kl_nats is None else f"{one.kl_nats:.3g}",
+                fixed(one.top1, 3).plain,
+            ]
+            for one in figures.languages
+        ]
+        yield _table(head, rows)
     if figures.tasks:
         head = ("task", "metric", "value", "standard error", "change to dense")
-        yield _table(head, [_task_row(one) for one in figures.tasks])
+        rows = [
+            [
+                one.task,
+                one.metric,
+                fixed(one.value, 3).plain,
+                fixed(one.stderr, 3).plain,
+                change(one.change).plain,
+            ]
+            for one in figures.tasks
+        ]
+        yield _table(head, rows)
     if not figures.languages and not figures.tasks:
         yield "Nothing was measured of this variant yet."
-
-
-def _language_row(one: LanguageFigures) -> list[str]:
-    kl = MISSING if one.kl_nats is None else f"{one.kl_nats:.3g}"
-    return [
-        one.language,
-        ratio(one.perplexity).plain,
-        ratio(one.ratio, "×").plain,
-        kl,
-        fixed(one.top1, 3).plain,
-    ]
-
-
-def _task_row(one: TaskFigures) -> list[str]:
-    cells = [fixed(one.value, 3), fixed(one.stderr, 3), change(one.change)]
-    return [one.task, one.metric, *(cell.plain for cell in cells)]
-
-
-def _bits(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"
-
-
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,8 +14,7 @@ from studyctl.errors import StepError
 from studyctl.export.card import PACKAGES, CardFacts, model_card
 from studyctl.export.folder import Exported, export_model
 from studyctl.files import StudyPaths
-from studyctl.journal.exports import ABOUT
-from studyctl.journal.index import read_stored
+from studyctl.journal.index import ABOUT, read_stored
 from studyctl.reporter import Reporter
 from studyctl.sources.checkpoints import TOKENIZER_FILES
 from studyctl.sources.models import LoadedModel

@@ -8,6 +8,7 @@ Damage anywhere else is an error that names file and line, never a silently shor
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -40,11 +41,11 @@ UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch)
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
-class JournalWriter:
+class JournalWriter(AbstractContextManager["JournalWriter"]):
     """Writes the journal of one attempt; every other process only reads it.
 
-    An existing file is continued after its last whole record (a runner notes so that its worker was killed); what a crash
-    left behind that is cut off first. All records have ``trial`` and ``attempt`` of the ``attempt_started`` record.
+    An existing file is continued after its last whole record (so a runner records that its worker was killed); what a crash
+    left after that is cut off first. All records have ``trial`` and ``attempt`` of the ``attempt_started`` record.
 
     Raises:
         StudyError: the file cannot be written (disk full, no permission).
@@ -58,23 +59,17 @@ class JournalWriter:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             created = not path.exists()
-            end = 0 if created else self._continue()
+            records, self._end = ([], 0) if created else parse(path.read_bytes(), path)
+            for record in records:
+                self._seq = record.seq + 1
+                if isinstance(record, AttemptStarted):
+                    self._trial, self._attempt = record.trial, record.attempt
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            os.ftruncate(self._file, end)
-            self._end = end
+            os.ftruncate(self._file, self._end)
             if created:
                 sync_folder(path.parent)
         except OSError as error:
             raise _cannot_write(path, error) from error
-
-    def _continue(self) -> int:
-        """Take up origin and numbering of the file as it is; return how many of its bytes are whole records."""
-        there, end = parse(self.path.read_bytes(), self.path)
-        for record in there:
-            self._seq = record.seq + 1
-            if isinstance(record, AttemptStarted):
-                self._trial, self._attempt = record.trial, record.attempt
-        return end
 
     def write(self, record: Record) -> None:
         """Append a record, which gets its number, time and origin; it is on the disk when this returns.
@@ -113,9 +108,6 @@ class JournalWriter:
         """Close the file; a closed writer cannot be used again."""
         os.close(self._file)
 
-    def __enter__(self) -> "JournalWriter":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -142,10 +134,10 @@ class JournalTail:
                 data = file.read()
         except FileNotFoundError:
             return []
-        found, consumed = parse(data, self.path, first_line=self._lines + 1)
+        new, consumed = parse(data, self.path, first_line=self._lines + 1)
         self._offset += consumed
         self._lines += data.count(b"\n", 0, consumed)
-        return found
+        return new
 
 
 def read_journal(path: Path) -> Iterator[AnyRecord]:
@@ -167,7 +159,7 @@ def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[AnyRecord]
         first_line: Number of the first line of ``data`` in its file.
     """
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-    found: list[AnyRecord] = []
+    parsed: list[AnyRecord] = []
     consumed = 0
     for number, line in enumerate(lines):
         record = decode(line)
@@ -177,9 +169,9 @@ def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[AnyRecord]
             raise damaged(path, first_line + number)
         if isinstance(record, AttemptStarted):
             check_schema(record, path)
-        found.append(record)
+        parsed.append(record)
         consumed += len(line) + 1
-    return found, consumed
+    return parsed, consumed
 
 
 def decode(line: bytes) -> AnyRecord | None:
@@ -187,11 +179,9 @@ def decode(line: bytes) -> AnyRecord | None:
     try:
         return records.decode(line)
     except ValueError:
-        pass
-    try:
-        return upgraded(line)
-    except ValueError:
-        return None
+        with suppress(ValueError):
+            return upgraded(line)
+    return None
 
 
 def check_schema(started: AttemptStarted, path: Path) -> None:
@@ -202,12 +192,10 @@ def check_schema(started: AttemptStarted, path: Path) -> None:
     """
     if started.schema > SCHEMA:
         raise StudyError(
-            Problem(
-                f"{path.name} was written by studyctl {started.studyctl} "
-                f"(journal schema {started.schema}); this one reads schema {SCHEMA}",
-                file=path,
-                hint="use that version of studyctl or a later one for this study",
-            )
+            f"{path.name} was written by studyctl {started.studyctl} "
+            f"(journal schema {started.schema}); this one reads schema {SCHEMA}",
+            file=path,
+            hint="use that version of studyctl or a later one for this study",
         )
 
 
@@ -226,10 +214,5 @@ def damaged(path: Path, line: int) -> StudyError:
 def _cannot_write(path: Path, error: OSError) -> StudyError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "free some space and run again" if full else "make the folder writable and run again"
-    return StudyError(
-        Problem(
-            f"cannot write {path}: {error.strerror or error}",
-            file=path,
-            hint=f"{hint}; what is stored is kept",
-        )
-    )
+    message = f"cannot write {path}: {error.strerror or error}"
+    return StudyError(message, file=path, hint=f"{hint}; what is stored is kept")

@@ -1,12 +1,13 @@
-"""What the journals hold, by the keys of what was measured: fast enough to ask before and during every run.
+"""What the journals hold, by the keys of what was measured: fast enough to read before and during every run.
 
 Only lines about attempts and steps are parsed (they are found by a search for bytes), and a second look reads only what
 was appended since. Where a step's records lie in its journal is remembered, so that a publisher reads current results only.
 """
 
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator
-from functools import cmp_to_key
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +21,14 @@ from studyctl.contract.records import (
 )
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
-from studyctl.journal.exports import exported_weights
 from studyctl.journal.files import MARKERS, RECORDS, check_schema, damaged, decode
-from studyctl.journal.stored import Attempt, Failure, Results, Stored, StoredResult, StoredStep
+from studyctl.journal.stored import Attempt, Results, Stored, StoredResult, StoredStep
+
+ABOUT = "studyctl.json"
+"""In every exported folder: the content of its model card, for programs."""
+
+_JOURNAL = re.compile(r"(.+)\.(\d+)\.jsonl")
+"""Trial and attempt."""
 
 T = TypeVar("T")
 
@@ -62,9 +68,11 @@ class Index:
             StudyError: a journal is damaged in the middle, or newer than this studyctl.
         """
         sizes = self._sizes(only)
-        gone = set() if only is not None else self._scans.keys() - sizes.keys()
         changed = self._changed
-        changed |= {self._forget(name) for name in gone}
+        for name in set() if only is not None else self._scans.keys() - sizes.keys():
+            gone = self._scans.pop(name)
+            self._by_trial[gone.trial].discard(name)
+            changed.add(gone.trial)
         for name, size in sizes.items():
             scan = self._scans.get(name)
             if scan is None or size < scan.offset:
@@ -79,19 +87,16 @@ class Index:
         return self._stored
 
     def _sizes(self, only: Iterable[tuple[str, int]] | None) -> dict[str, int]:
-        if only is None:
-            return {entry.name: entry.stat().st_size for entry in _journals(self._paths.journal)}
-        files = [self._paths.attempt_journal(trial, attempt) for trial, attempt in only]
-        return {file.name: file.stat().st_size for file in files if file.exists()}
-
-    def _forget(self, name: str) -> str:
-        """Drop a journal that is gone; return its trial."""
-        scan = self._scans.pop(name)
-        self._by_trial[scan.trial].discard(name)
-        return scan.trial
+        if only is not None:
+            files = [self._paths.attempt_journal(trial, attempt) for trial, attempt in only]
+            return {file.name: file.stat().st_size for file in files if file.exists()}
+        if not self._paths.journal.is_dir():
+            return {}
+        with os.scandir(self._paths.journal) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if _JOURNAL.fullmatch(entry.name)}
 
     def _gather(self, trials: set[str]) -> Stored:
-        """Return what is stored, gathered anew for these trials and for all that shares weights with them."""
+        """Return what is stored, gathered again for these trials and for all that shares weights with them."""
         old = self._stored
         new = Stored(
             dict(old.attempts),
@@ -103,33 +108,26 @@ class Index:
         keys: set[str] = set()
         for trial in trials:
             keys |= {step.weights_key for one in old.attempts.get(trial, ()) for step in one.steps}
-            keys |= self._gather_trial(trial, new)
+            scans = sorted(
+                (self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number
+            )
+            attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
+            _set(new.attempts, trial, attempts or None)
+            _set(new.last_attempt, trial, scans[-1].number if scans else None)
+            for key in {step.weights_key for attempt in attempts for step in attempt.steps}:
+                self._owners.setdefault(key, set()).add(trial)
+                keys.add(key)
         for key in sorted(keys):
             owners = sorted(self._owners[key])
-            attempts = [attempt for trial in owners for attempt in new.attempts.get(trial, ())]
-            steps = [step for one in attempts for step in one.steps if step.weights_key == key]
+            steps = [
+                step
+                for trial in owners
+                for attempt in new.attempts.get(trial, ())
+                for step in attempt.steps
+                if step.weights_key == key
+            ]
             _gather_weights(key, steps, new, self._paths)
         return new
-
-    def _gather_trial(self, trial: str, stored: Stored) -> set[str]:
-        """Take the attempts of a trial; return the weights that they have steps of."""
-        scans = sorted((self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number)
-        attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
-        _set(stored.attempts, trial, attempts or None)
-        _set(stored.last_attempt, trial, scans[-1].number if scans else None)
-        keys = {step.weights_key for attempt in attempts for step in attempt.steps}
-        for key in keys:
-            self._owners.setdefault(key, set()).add(trial)
-        return keys
-
-
-def _journals(folder: Path) -> Iterator[os.DirEntry[str]]:
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                trial, _, attempt = entry.name.removesuffix(".jsonl").rpartition(".")
-                if entry.name.endswith(".jsonl") and trial and attempt.isdecimal():
-                    yield entry
 
 
 class _Scan:
@@ -146,7 +144,7 @@ class _Scan:
         self.attempt: Attempt | None = None
         self._started: AttemptStarted | None = None
         self._steps: list[StoredStep] = []
-        self._failures: dict[Step, Failure] = {}
+        self._failures: dict[Step, StepFailed] = {}
         self._open_step: Step | None = None
         self._begin = 0
         """Of the open step."""
@@ -159,7 +157,7 @@ class _Scan:
             data = file.read()
         self.size = size
         whole = self._whole(data)
-        found = False
+        changed = False
         for begin, end in _marked_lines(data, whole):
             record = decode(data[begin:end])
             if record is None:
@@ -167,9 +165,9 @@ class _Scan:
                     whole = begin  # the tail of a crash, or a line that is being written
                     break
                 raise damaged(self.path, self._line_number(begin))
-            found |= self._take(record, self.offset + begin, self.offset + end + 1)
+            changed |= self._take(record, self.offset + begin, self.offset + end + 1)
         self.offset += whole
-        if found and self._started is not None:
+        if changed and self._started is not None:
             self.attempt = Attempt(
                 self.trial,
                 self.number,
@@ -177,11 +175,10 @@ class _Scan:
                 self._started,
                 tuple(self._steps),
                 self._open_step,
-                self._begin if self._open_step is not None else 0,
                 tuple(self._failures.values()),
                 self._ended,
             )
-        return found
+        return changed
 
     def _whole(self, data: bytes) -> int:
         """Return how many bytes are whole records; damage before the last of them is an error.
@@ -221,22 +218,19 @@ class _Scan:
                 self._failures.pop(step, None)
             case StepFinished():
                 self._open_step = None
-                self._append(self._finished(record, self._started, end))
+                finished = self._finished(record, self._started, end)
+                joined = self._steps[-1].followed_by(finished) if self._steps else None
+                if joined is not None:
+                    self._steps.pop()
+                self._steps.append(joined or finished)
             case StepFailed(step=step):
                 self._open_step = None
-                self._failures[step] = _failure(record)
+                self._failures[step] = record
             case AttemptFinished():
                 self._open_step, self._ended = None, record
             case _:
                 return False  # the marker was part of something else
         return True
-
-    def _append(self, step: StoredStep) -> None:
-        both = self._steps[-1].followed_by(step) if self._steps else None
-        if both is not None:
-            self._steps[-1] = both
-        else:
-            self._steps.append(step)
 
     def _finished(self, record: StepFinished, started: AttemptStarted, end: int) -> StoredStep:
         return StoredStep(
@@ -257,10 +251,6 @@ class _Scan:
         )
 
 
-def _failure(record: StepFailed) -> Failure:
-    return Failure(record.step, record.error, record.cause, record.hint, record.at, record.permanent)
-
-
 def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
     """Yield begin and end (before its newline) of the lines about steps and attempts, in order."""
     ends: dict[int, int] = {}
@@ -274,35 +264,36 @@ def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
 
 
 def _gather_weights(key: str, steps: list[StoredStep], stored: Stored, paths: StudyPaths) -> None:
-    """Find the current results among the steps of one ``weights_key``, oldest attempts first."""
-    compressed: StoredStep | None = None
-    load: StoredStep | None = None
-    for one in steps:
-        if one.step.kind is StepKind.COMPRESS:
-            compressed = _newer(compressed, one)
-        elif one.step.kind is StepKind.LOAD:
-            load = _newer(load, one)
-    results: dict[str, list[StoredStep]] = {}
+    """Find the current results among the steps of one ``weights_key``, those of a trial oldest first."""
+    steps = _oldest_first(steps)
+    newest = {one.step.kind: one for one in steps}
+    compressed = newest.get(StepKind.COMPRESS)
+    by_key: dict[str, list[StoredStep]] = {}
     for one in steps:
         if one.step.kind is StepKind.EXPORT and exported_weights(paths.exported(one.trial)) != key:
             continue  # the folder was deleted, or holds other weights by now
         if one.step.kind is not StepKind.LOAD and (
             compressed is None or one.weights_hash == compressed.weights_hash
         ):
-            results.setdefault(one.step.key or "", []).append(one)
-    found = {step_key: StoredResult.of_steps(_oldest_first(those)) for step_key, those in results.items()}
-    _set(stored.results, key, Results(found) if found else None)
-    _set(stored.loads, key, load)
+            by_key.setdefault(one.step.key or "", []).append(one)
+    results = {step_key: StoredResult.of_steps(same_key) for step_key, same_key in by_key.items()}
+    _set(stored.results, key, Results(results) if results else None)
+    _set(stored.loads, key, newest.get(StepKind.LOAD))
     _set(stored.weights_hash, key, compressed.weights_hash if compressed is not None else None)
 
 
 def _oldest_first(steps: list[StoredStep]) -> list[StoredStep]:
-    """Return steps in the order in which they count: attempts of one trial are numbered, others have a clock only."""
+    """Return steps in the order in which they count: those of a trial as they are, others by the clock.
 
-    def order(one: StoredStep, other: StoredStep) -> int:
-        return -1 if _newer(one, other) is other else 1
+    A clock may be set back between two attempts: a later step of a trial counts as no older than the one before it.
+    """
+    times: dict[str, str] = {}
 
-    return sorted(steps, key=cmp_to_key(order))
+    def time(step: StoredStep) -> str:
+        times[step.trial] = max(times.get(step.trial, ""), step.at)
+        return times[step.trial]
+
+    return sorted(steps, key=time)
 
 
 def _set(values: dict[str, T], key: str, value: T | None) -> None:
@@ -313,9 +304,12 @@ def _set(values: dict[str, T], key: str, value: T | None) -> None:
         values[key] = value
 
 
-def _newer(other: StoredStep | None, step: StoredStep) -> StoredStep:
-    """Return the newer of two: attempts of one trial are numbered (a clock may be set back), others have a clock only."""
-    if other is None:
-        return step
-    newer = step.attempt >= other.attempt if step.trial == other.trial else step.at >= other.at
-    return step if newer else other
+def exported_weights(folder: Path) -> str | None:
+    """Return the ``weights_key`` of a folder that was exported; None if it does not exist, or holds something else.
+
+    A folder is complete if it exists at all, so nothing else of it is looked at.
+    """
+    try:
+        return str(json.loads((folder / ABOUT).read_bytes())["weights_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

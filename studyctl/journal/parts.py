@@ -1,4 +1,4 @@
-"""Item rows as Parquet parts beside the journal: a part that a journal names is whole and on the disk."""
+"""Item rows as Parquet parts in the folder of the journals: a part that a journal names is whole and on the disk."""
 
 from pathlib import Path
 from urllib.parse import quote

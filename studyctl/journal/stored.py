@@ -6,12 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from studyctl.contract.records import (
-    AttemptFinished,
-    AttemptStarted,
-)
+from studyctl.contract.records import AttemptFinished, AttemptStarted, StepFailed
 from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, batch_spans
-from studyctl.errors import FailureCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +41,19 @@ class StoredStep:
 
     def followed_by(self, other: "StoredStep") -> "StoredStep | None":
         """Return both as one, if the other one is the next batch of the same text in the same attempt."""
-        mine, theirs = self.step.windows, other.step.windows
-        if mine is None or theirs is None or mine[1] != theirs[0] or mine[1] % BATCH_WINDOWS:
+        windows, next_windows = self.step.windows, other.step.windows
+        if windows is None or next_windows is None:
             return None
-        if (self.step.id, self.step.key, self.weights_hash) != (
-            other.step.id,
-            other.step.key,
-            other.weights_hash,
+        same = (self.step.id, self.step.key, self.weights_hash)
+        if (
+            windows[1] != next_windows[0]
+            or windows[1] % BATCH_WINDOWS
+            or same != (other.step.id, other.step.key, other.weights_hash)
         ):
             return None
         return replace(
             other,
-            step=Step(other.step.kind, other.step.subject, (mine[0], theirs[1]), other.step.key),
+            step=Step(other.step.kind, other.step.subject, (windows[0], next_windows[1]), other.step.key),
             begin=self.begin,
             seconds=(self.seconds or 0.0) + (other.seconds or 0.0),
             peak_memory_bytes=max(self.peak_memory_bytes or 0, other.peak_memory_bytes or 0) or None,
@@ -77,11 +74,6 @@ class ResultPart(NamedTuple):
     batches: tuple[Span | None, ...]
     """In their order."""
 
-    @property
-    def share(self) -> float:
-        """Return which part of the stored step that is."""
-        return len(self.batches) / len(self.stored.batches)
-
 
 class StepResult(NamedTuple):
     """The result of a step that a plan asks for, which several attempts may have worked at."""
@@ -97,8 +89,12 @@ class StepResult(NamedTuple):
     @property
     def seconds(self) -> float | None:
         """Return what all parts took together."""
-        known = [part.share * part.stored.seconds for part in self.parts if part.stored.seconds is not None]
-        return sum(known) if known else None
+        seconds = [
+            part.stored.seconds * (len(part.batches) / len(part.stored.batches))
+            for part in self.parts
+            if part.stored.seconds is not None
+        ]
+        return sum(seconds) if seconds else None
 
     @property
     def peak_memory_bytes(self) -> int | None:
@@ -111,7 +107,7 @@ class StoredResult:
     """What is stored under one key of some weights."""
 
     steps: tuple[StoredStep, ...]
-    """Where batches are there twice, the later one counts."""
+    """Of a batch that is there twice, the later one counts."""
     batches: frozenset[Span | None]
     available: int | None
     """Windows that the text has, if a step knows."""
@@ -132,25 +128,25 @@ class StoredResult:
 
     def of(self, step: Step) -> StepResult:
         """Return the result of a step that is covered."""
-        wanted: tuple[Span | None, ...] = (None,) if None in self.batches else step.spans(self.available)
+        spans: tuple[Span | None, ...] = (None,) if None in self.batches else step.spans(self.available)
         sources: dict[int, list[Span | None]] = {}
-        for span in wanted:
+        for span in spans:
             place = max(place for place, one in enumerate(self.steps) if span in one.batches)
             sources.setdefault(place, []).append(span)
         return StepResult(
-            tuple(ResultPart(self.steps[place], tuple(spans)) for place, spans in sources.items())
+            tuple(ResultPart(self.steps[place], tuple(batches)) for place, batches in sources.items())
         )
 
 
 @lru_cache(maxsize=4096)  # the trials of a study have the same few sets
-def _covers(there: frozenset[Span | None], end: int) -> bool:
+def _covers(stored: frozenset[Span | None], end: int) -> bool:
     # The end may be that of all windows, which nobody counts up to.
-    return len(there) * BATCH_WINDOWS >= end and there.issuperset(batch_spans(end))
+    return len(stored) * BATCH_WINDOWS >= end and stored.issuperset(batch_spans(end))
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What is stored of some weights; false if nothing is."""
+    """What is stored of some weights; false where nothing is."""
 
     by_key: Mapping[str, StoredResult] = field(default_factory=dict)
 
@@ -159,8 +155,8 @@ class Results:
 
     def has(self, step: Step) -> bool:
         """Return whether everything that a step asks for is stored."""
-        found = self.by_key.get(step.key) if step.key is not None else None
-        return found is not None and found.covers(step)
+        result = self.by_key.get(step.key) if step.key is not None else None
+        return result is not None and result.covers(step)
 
     def missing(self, steps: Iterable[Step]) -> tuple[Step, ...]:
         """Return the steps of which something is not stored."""
@@ -172,29 +168,16 @@ class Results:
 
     def spans(self, step: Step) -> tuple[Span, ...]:
         """Return the batches of windows that are stored of a step, whether they are all of it or not."""
-        found = self.by_key.get(step.key) if step.key is not None else None
-        return tuple(sorted(span for span in found.batches if span)) if found is not None else ()
+        result = self.by_key.get(step.key) if step.key is not None else None
+        return tuple(sorted(span for span in result.batches if span)) if result is not None else ()
 
 
 _NOTHING = Results()
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a step of an attempt is not finished."""
-
-    step: Step
-    error: str
-    cause: FailureCause
-    hint: str
-    at: str
-    permanent: bool = False
-    """Whether trying again as it is would fail again."""
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One execution of a trial, as far as its journal tells."""
+    """One execution of a trial, as far as its journal says."""
 
     trial: str
     attempt: int
@@ -204,9 +187,7 @@ class Attempt:
     """Finished steps in the order in which they ran, ``load`` included."""
     open_step: Step | None = None
     """Step that was begun and neither finished nor failed."""
-    open_begin: int = 0
-    """Byte of the open step's ``step_started`` line."""
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[StepFailed, ...] = ()
     """Steps that failed, oldest first: a failure of one evaluation does not keep the others from being run."""
     finished: AttemptFinished | None = None
     """None while it runs, or when it was killed."""
@@ -220,6 +201,10 @@ class Attempt:
     def state(self) -> str:
         """``open`` (running, or killed), ``done``, ``failed`` or ``stopped``."""
         return "open" if self.finished is None else self.finished.state
+
+    def state_if(self, *, running: bool) -> str:
+        """Return the state, where whether it runs or was killed is known."""
+        return self.state if self.finished is not None else "running" if running else "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,19 +229,14 @@ class Stored:
 
     def compressed(self, weights_key: str) -> StoredStep | None:
         """Return the step that made these weights."""
-        found = self.has(weights_key).by_key.get(weights_key)
-        return found.steps[-1] if found is not None else None
+        result = self.has(weights_key).by_key.get(weights_key)
+        return result.steps[-1] if result is not None else None
 
     def next_attempt(self, trial: str) -> int:
         """Return the number of the attempt that would be made now; the first is 1."""
         return self.last_attempt.get(trial, 0) + 1
 
-    def last_failure(self, trial: str) -> Failure | None:
+    def last_failure(self, trial: str) -> StepFailed | None:
         """Return the first failure of a trial's newest attempt, or None if it had none."""
         attempts = self.attempts.get(trial)
         return attempts[-1].failures[0] if attempts and attempts[-1].failures else None
-
-    @property
-    def unfinished(self) -> list[Attempt]:
-        """Newest attempts that have not ended: they run, or were killed."""
-        return [attempts[-1] for attempts in self.attempts.values() if attempts[-1].state == "open"]

@@ -1,10 +1,8 @@
 """Journals of other versions: those from before 0.2 are read as if this version had written them.
 
-There a step was called stage and named by a text, a text was one step with totals of its own, and a record's further fields
-stood beside the others.
+There a step was called stage and named by a text, a text was one step with totals of its own, and a record's details
+were fields like the others.
 """
-
-from typing import Any
 
 import msgspec
 
@@ -15,7 +13,10 @@ _KINDS = {"stage_started": "step_started", "stage_finished": "step_finished", "s
 _EXPORT = (
     "folder", "format", "packed_bits", "why_plain", "weight_bytes", "stored_bits_per_weight", "model_bits_per_weight",
 )  # fmt: skip
-_KNOWN_OF_WARNING = frozenset({"seq", "at", "kind", "trial", "attempt", "stage", "message", "key"})
+_NO_DETAIL = frozenset({"seq", "at", "kind", "trial", "attempt", "stage", "step", "message", "key"})
+"""Fields of a warning that are none of its details."""
+_NULLS = frozenset({"nll_nats", "value", "perplexity"})
+"""Fields in which ``null`` stands for a figure that is not finite."""
 
 
 def upgraded(line: bytes) -> AnyRecord:
@@ -28,7 +29,7 @@ def upgraded(line: bytes) -> AnyRecord:
     if not isinstance(values, dict) or not isinstance(values.get("seq"), int) or "kind" not in values:
         raise ValueError("not a record")
     if values["kind"] == "attempt_started" and values.get("schema", 0) > SCHEMA:
-        # Of a later version: nobody reads on, and that it is one can be told.
+        # Of a later version: nothing but its version is read.
         return AttemptStarted(
             schema=values["schema"],
             studyctl=str(values.get("studyctl", "(unknown)")),
@@ -39,21 +40,13 @@ def upgraded(line: bytes) -> AnyRecord:
         )
     values["kind"] = _KINDS.get(values["kind"], values["kind"])
     if isinstance(values.get("stage"), str):
-        values["step"] = _step(values["stage"], values.get("key"))
+        kind, subject = StepId.parse(values["stage"])
+        values["step"] = {"kind": str(kind), "subject": subject, "key": values.get("key")}
     if values["kind"] == "warning":
-        values["details"] = {name: values[name] for name in values.keys() - _KNOWN_OF_WARNING - {"step"}}
+        values["details"] = {name: values[name] for name in values.keys() - _NO_DETAIL}
     if values["kind"] == "step_finished" and "folder" in values:
         values["exported"] = {name: values[name] for name in _EXPORT if values.get(name) is not None}
     if values["kind"] == "attempt_started":
         values.setdefault("schema", 1)
         values.setdefault("studyctl", "")
     return convert({name: value for name, value in values.items() if value is not None or name in _NULLS})
-
-
-_NULLS = frozenset({"nll_nats", "value", "perplexity"})
-"""Fields in which ``null`` stands for a figure that is not finite."""
-
-
-def _step(name: str, key: str | None) -> dict[str, Any]:
-    kind, subject = StepId.parse(name)
-    return {"kind": str(kind), "subject": subject, "key": key}

@@ -21,18 +21,27 @@ def draw_backends(environments: list[Environment], console: Console) -> None:
     for name in ("backend", "version", "methods", "devices", "environment"):
         table.add_column(name, no_wrap=name != "methods")
     table.add_column("size", justify="right", no_wrap=True)
-    for found in environments:
-        backend = found.backend
-        size = bytes_text(found.size_bytes) if found.size_bytes else f"~{bytes_text(backend.size_bytes)}"
+    for environment in environments:
+        backend = environment.backend
+        size = (
+            bytes_text(environment.size_bytes)
+            if environment.size_bytes
+            else f"~{bytes_text(backend.size_bytes)}"
+        )
         methods = ", ".join(
             name + (" (cuda)" if row.devices == ("cuda",) and "cpu" in backend.devices else "")
             for name, row in backend.abilities.items()
         )
         table.add_row(
-            backend.name, backend.version, methods, ", ".join(backend.devices), _STATES[found.state], size
+            backend.name,
+            backend.version,
+            methods,
+            ", ".join(backend.devices),
+            _STATES[environment.state],
+            size,
         )
     console.print(table)
-    if any(found.state != "synced" for found in environments):
+    if any(environment.state != "synced" for environment in environments):
         console.print(
             "`studyctl backends sync [NAME]...` makes what is not synced; where torch for a GPU is what pip or uv "
             f"installs, each takes {bytes_text(GPU_SIZE_BYTES)}",
@@ -41,18 +50,18 @@ def draw_backends(environments: list[Environment], console: Console) -> None:
 
 
 def backends_as_json(environments: list[Environment]) -> list[dict[str, object]]:
-    """Return what is known of every backend."""
+    """Return every backend with its environment, for scripts."""
     return [
         {
-            "backend": found.backend.name,
-            "package": found.backend.package,
-            "version": found.backend.version,
-            "methods": {name: list(row.devices) for name, row in found.backend.abilities.items()},
-            "state": found.state,
-            "folder": str(found.folder),
-            "size_bytes": found.size_bytes,
-            "expected_size_bytes": found.backend.size_bytes,
+            "backend": environment.backend.name,
+            "package": environment.backend.package,
+            "version": environment.backend.version,
+            "methods": {name: list(row.devices) for name, row in environment.backend.abilities.items()},
+            "state": environment.state,
+            "folder": str(environment.folder),
+            "size_bytes": environment.size_bytes,
+            "expected_size_bytes": environment.backend.size_bytes,
             "expected_size_bytes_with_gpu": GPU_SIZE_BYTES,
         }
-        for found in environments
+        for environment in environments
     ]

@@ -44,7 +44,7 @@ def fitting_tables(
         width: Characters a line.
     """
     most = max(12, width // 3)
-    names = [name if name.cell_len <= most else _before_backend(name) for name in names]
+    names = [name if name.cell_len <= most else _on_two_lines(name) for name in names]
     longest = max(line.cell_len for name in names for line in name.split("\n"))
     label_width = min(max(len(label), longest), most)
     chunks = _chunks(columns, width - 1 - label_width, len(columns))
@@ -66,7 +66,7 @@ def fitting_tables(
         yield table
 
 
-def _before_backend(name: Text) -> Text:
+def _on_two_lines(name: Text) -> Text:
     """Return a name on two lines, where it has a backend: ``awq-4bit-g64`` and ``@autoawq`` below it."""
     at = name.plain.rfind("@")
     return Text("\n").join(name.divide([at])) if at > 0 else name

@@ -10,12 +10,12 @@ from studyctl.contract.records import (
     AttemptFinished,
     AttemptStarted,
     Progress,
-    Record,
     StepFailed,
     StepFinished,
     Warned,
 )
 from studyctl.contract.steps import StepId
+from studyctl.reporter import SilentReporter
 from studyctl.units import duration_text
 
 
@@ -27,7 +27,7 @@ class Lines:
         """Of the batches so far, by trial and step."""
 
     def of(self, record: AnyRecord) -> str | None:
-        """Return what a person wants to read of a record, or None if it is no event."""
+        """Return the line of a record, or None if it is no event."""
         trial = record.trial
         match record:
             case AttemptStarted():
@@ -59,26 +59,20 @@ def progress_line(record: Progress) -> str:
     return f"  {record.trial}  {record.step}  {position_of(record)}"
 
 
-class ConsoleReporter:
-    """Tells a person at a terminal what long work outside of a run is doing."""
+class ConsoleReporter(SilentReporter):
+    """Prints on a terminal what long work outside of a run is doing."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._said = ""
+        self._last = ""
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """Print each new note once."""
         text = note or unit
-        if text != self._said:
-            self._said = text
+        if text != self._last:
+            self._last = text
             self.console.print(Text(text), soft_wrap=True)
-
-    def record(self, record: Record) -> None:
-        """Nothing outside of a run makes results."""
 
     def warning(self, message: str, **fields: object) -> None:
         """Print it."""
         self.console.print(Text(f"warning: {message}"), soft_wrap=True)
-
-    def check_stop(self) -> None:
-        """Ctrl-C ends the process."""

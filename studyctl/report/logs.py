@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from studyctl.contract.records import AnyRecord, Progress
+from studyctl.contract.records import Progress
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalTail
@@ -46,29 +46,22 @@ class _Follower:
 
     def _attempts(self) -> list[Path]:
         """Return the journals, oldest first."""
-        found = [
-            path
-            for path in self.paths.journal.glob("*.jsonl")
-            if self.trial in (None, path.stem.rpartition(".")[0])
-        ]
-        return sorted(found, key=lambda path: path.stat().st_mtime)
+        paths = self.paths.journal.glob("*.jsonl")
+        chosen = [path for path in paths if self.trial in (None, path.stem.rpartition(".")[0])]
+        return sorted(chosen, key=lambda path: path.stat().st_mtime)
 
     def print_new(self) -> bool:
-        """Print what came; return whether there is anything to follow."""
+        """Print what is new; return whether there is anything to follow."""
         for path in self._attempts():
             if path not in self._old and path not in self._tails:
                 self._tails[path] = JournalTail(path)
         for path, tail in self._tails.items():
             for record in tail.new_records():
-                self._print(record)
+                text = progress_line(record) if isinstance(record, Progress) else self._lines.of(record)
+                if text:
+                    self.console.print(Text(f"{record.at[11:19]} {text}"), soft_wrap=True)
             self._print_log(self.paths.logs / f"{path.stem}.log")
         return bool(self._tails)
-
-    def _print(self, record: AnyRecord) -> None:
-        text = progress_line(record) if isinstance(record, Progress) else self._lines.of(record)
-        if text:
-            stamp = record.at[11:19]
-            self.console.print(Text(f"{stamp} {text}"), soft_wrap=True)
 
     def _print_log(self, path: Path) -> None:
         try:

@@ -1,6 +1,7 @@
 """What ``studyctl plan`` prints."""
 
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -32,29 +33,29 @@ def _headline(plan: StudyPlan, comparison: Comparison) -> str:
     variants = len({variant.name for variant in plan.variants})
     seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
     parts = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
-    return f"{spec.study.name}: {parts}, {comparison.steps:,} stages"
+    return f"{spec.study.name}: {parts}, {comparison.steps:,} steps"
 
 
 def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
     trials = Counter(trial.variant.name for trial in plan.trials)
     unavailable = Counter(trial.variant.name for trial in comparison.unavailable)
-    stages: dict[str, int] = defaultdict(int)
+    steps: dict[str, int] = defaultdict(int)
     to_run: dict[str, int] = defaultdict(int)
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     for todo in comparison.todo:
         name = todo.trial.variant.name
         to_run[name] += 1
-        stages[name] += len(todo.steps)
+        steps[name] += len(todo.steps)
         reasons[name][str(todo.reason)] += 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("variant", no_wrap=True)
-    for column in ("stored", "to run", "stages"):
+    for column in ("stored", "to run", "steps"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("because")
     for name, count in trials.items():
         because = ", ".join(reasons[name]) or ("not available here" if unavailable[name] else "")
         stored = count - to_run[name] - unavailable[name]
-        table.add_row(name, str(stored), str(to_run[name]), str(stages[name]), because)
+        table.add_row(name, str(stored), str(to_run[name]), str(steps[name]), because)
     return table
 
 
@@ -77,10 +78,9 @@ def _cost(shown: Preview) -> str:
 
 
 def plan_as_json(shown: Preview) -> dict[str, Any]:
-    """Return the plan for scripts: every trial with the stages that would run, why, and the estimate."""
+    """Return the plan for scripts: every trial with the steps that would run, why, and the estimate."""
     todo = {entry.trial.id: entry for entry in shown.comparison.todo}
     unavailable = {trial.id for trial in shown.comparison.unavailable}
-    needed = shown.estimate
     return {
         "study": shown.plan.document.spec.study.name,
         "trials": [
@@ -96,13 +96,7 @@ def plan_as_json(shown: Preview) -> dict[str, Any]:
             }
             for trial in shown.plan.trials
         ],
-        "estimate": {
-            "seconds": needed.seconds,
-            "measured": needed.measured,
-            "host_bytes": needed.host_bytes,
-            "device_bytes": needed.device_bytes,
-            "disk_bytes": needed.disk_bytes,
-        },
+        "estimate": asdict(shown.estimate),
         "notes": shown.plan.notes,
         "problems": as_json(shown.problems),
     }

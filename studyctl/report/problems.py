@@ -82,19 +82,14 @@ def _shown(path: Path) -> str:
 
 
 def _source(problem: Problem) -> str | None:
+    """Return the line of a problem; None where it has none or its file cannot be read."""
     if problem.file is None or problem.line is None:
         return None
-    lines = _lines(problem.file)
-    return lines[problem.line - 1] if problem.line <= len(lines) else None
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a file, or none: a problem can be told without them."""
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        lines = problem.file.read_bytes().decode("utf-8-sig", errors="replace").split("\n")
     except OSError:
-        return []
-    return [line.removesuffix("\r") for line in text.split("\n")]
+        return None
+    return lines[problem.line - 1].removesuffix("\r") if problem.line <= len(lines) else None
 
 
 def _clipped(source: str, column: int, length: int, room: int) -> tuple[str, int, int]:
@@ -105,17 +100,13 @@ def _clipped(source: str, column: int, length: int, room: int) -> tuple[str, int
     if cell_len(before + marked + after) > room:
         kept = max(room // 3, room - cell_len(marked + after))
         if cell_len(before) > kept:
-            before = "…" + _last_cells(before, kept - 1)
+            before = "…" + set_cell_size(before[::-1], kept - 1)[::-1]
         left = room - cell_len(before)
         if cell_len(marked) > left:
             marked, after = set_cell_size(marked, left - 1) + "…", ""
         elif cell_len(marked + after) > left:
             after = set_cell_size(after, left - cell_len(marked) - 1) + "…" if left > cell_len(marked) else ""
     return before + marked + after, cell_len(before), max(1, cell_len(marked))
-
-
-def _last_cells(text: str, cells: int) -> str:
-    return set_cell_size(text[::-1], cells)[::-1]
 
 
 def _printable(text: str) -> str:

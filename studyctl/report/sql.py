@@ -4,7 +4,6 @@ import contextlib
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 from rich.console import Console
 from rich.text import Text
 
@@ -24,10 +23,7 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
     Raises:
         StudyError: the query is wrong, or nothing is published yet.
     """
-    _print(run_sql(paths, query, external_access=external_access), output)
-
-
-def _print(rows: pa.Table, output: str) -> None:
+    rows = run_sql(paths, query, external_access=external_access)
     if output == "table":
         print_table(rows, Console(highlight=False))
         return

@@ -1,6 +1,6 @@
 """``studyctl list``, and ``studyctl`` alone: the studies that are here."""
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +27,7 @@ FIRST_STEPS = (
 
 
 def draw_studies(rows: list[StudyRow], console: Console) -> None:
-    """Print the list, and beneath it why some of them cannot be read."""
+    """Print the list, and below it why some of them cannot be read."""
     if not rows:
         console.print(
             f"there are no studies in {runs_folder().resolve()}; `studyctl run pocket` makes one",
@@ -36,12 +36,9 @@ def draw_studies(rows: list[StudyRow], console: Console) -> None:
         )
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("study", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("host")
-    table.add_column("last sign of life", no_wrap=True)
+    for name in ("study", "state", "done", "failed", "host", "last sign of life"):
+        justify: JustifyMethod = "right" if name in ("done", "failed") else "left"
+        table.add_column(name, justify=justify, no_wrap=name != "host")
     for row in rows:
         sign = f"{row.last_sign.astimezone():%Y-%m-%d %H:%M:%S}" if row.last_sign else ""
         table.add_row(

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, BinaryIO
@@ -17,22 +16,33 @@ from rich.text import Text
 
 SHOWN_ROWS = 1000
 """Rows that a terminal table shows at most; the other formats write all."""
+BATCH_ROWS = 10_000
+"""Rows that are turned into Python's objects at a time."""
 
 
 def write_csv(rows: pa.Table, stream: BinaryIO) -> None:
     """Write CSV with a header: NULL as an empty field, NaN as ``nan``, lists and structs as JSON."""
-    for text in _csv_chunks(rows):
-        stream.write(text.encode(errors="surrogatepass"))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(rows.schema.names)
+    for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            writer.writerow([_csv_value(value) for value in row])
+        stream.write(buffer.getvalue().encode(errors="surrogatepass"))
+        buffer.seek(0)
+        buffer.truncate()
+    stream.write(buffer.getvalue().encode(errors="surrogatepass"))
 
 
 def write_json(rows: pa.Table, stream: BinaryIO) -> None:
     """Write an array with an object a line: NULL, NaN and infinity as ``null``, timestamps in ISO 8601."""
     rows = _named_apart(rows)
     separator = b"[\n"
-    for record in _records(rows):
-        text = json.dumps({name: _json_value(value) for name, value in record.items()}, ensure_ascii=False)
-        stream.write(separator + text.encode(errors="surrogatepass"))
-        separator = b",\n"
+    for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
+        for record in batch.to_pylist():
+            text = json.dumps(_json_value(record), ensure_ascii=False)
+            stream.write(separator + text.encode(errors="surrogatepass"))
+            separator = b",\n"
     stream.write(b"\n]\n" if rows.num_rows else b"[]\n")
 
 
@@ -91,19 +101,6 @@ def _cell(value: Any) -> Text:
     return Text(text.replace("\n", "⏎").replace("\r", "").replace("\t", " ").replace("\x1b", "␛"))
 
 
-def _csv_chunks(rows: pa.Table) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(rows.schema.names)
-    for batch in rows.to_batches(max_chunksize=10_000):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            writer.writerow([_csv_value(value) for value in row])
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
-
-
 def _csv_value(value: Any) -> str:
     match value:
         case None:
@@ -142,19 +139,14 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def _records(rows: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in rows.to_batches(max_chunksize=10_000):
-        yield from batch.to_pylist()
-
-
 def _named_apart(rows: pa.Table) -> pa.Table:
-    """Rename columns with equal names (``select a.x, b.x``), as objects and Parquet have one of a name."""
-    taken: set[str] = set()
+    """Rename columns with equal names (``select a.x, b.x``), since objects and Parquet allow no duplicates."""
+    seen: set[str] = set()
     names = []
     for name in rows.schema.names:
         unique, number = name, 1
-        while unique in taken:
+        while unique in seen:
             unique, number = f"{name}_{number}", number + 1
-        taken.add(unique)
+        seen.add(unique)
         names.append(unique)
     return rows.rename_columns(names)

@@ -1,7 +1,6 @@
 """``studyctl watch`` where there is no terminal to draw on: lines of what happens, until the run ends."""
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,23 +24,11 @@ from studyctl.units import duration_text
 LOOK_SECONDS = 1.0
 """How often the journals are read."""
 PROGRESS_SECONDS = 60.0
-"""How often a step that goes on is told of."""
+"""How often the progress of a step is printed."""
 
 
-def watch_plainly(
-    paths: StudyPaths,
-    console: Console,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def watch_plainly(paths: StudyPaths, console: Console) -> None:
     """Print how a study stands, then what happens in it until its run ends, and how it stands then.
-
-    Args:
-        paths: the study.
-        console: where the lines go.
-        clock: seconds that only grow.
-        sleep: waits for so many seconds.
 
     Raises:
         StudyError: a journal is damaged in the middle or newer than this studyctl, or the plan is unreadable.
@@ -51,11 +38,11 @@ def watch_plainly(
     _print(console, standing_line(snapshot, paths))
     if not snapshot.running:
         return
-    watch = _Watch(paths, console, clock)
+    watch = _Watch(paths, console)
     watch.begin(snapshot)
     while snapshot.running:
-        sleep(LOOK_SECONDS)
-        # The journals are read after it is known whether the run goes on: what it wrote last is never missed.
+        time.sleep(LOOK_SECONDS)
+        # The journals are read after the runner was looked for: what it wrote last is never missed.
         snapshot = live.refresh()
         watch.print_new(snapshot)
     _print(console, standing_line(snapshot, paths))
@@ -65,14 +52,12 @@ def standing_line(snapshot: Snapshot, paths: StudyPaths) -> str:
     """Return how a study stands, on one line: ``mine: 14/16 trials done · 1 failed · 12 min left``."""
     parts = [f"{snapshot.study}: {_progress_of(snapshot)}"]
     runner = snapshot.runner
-    if snapshot.running and runner is not None:
+    if runner is not None and snapshot.running:
         parts.append(f"run by {runner}")
     elif runner is not None:
         ago = max(0.0, (datetime.now(UTC) - runner.heartbeat).total_seconds())
-        parts.append(
-            f"its runner on {runner.host} died, last sign of life {duration_text(ago)} ago; "
-            f"`studyctl run {paths.spec}` goes on"
-        )
+        died = f"its runner on {runner.host} died, last sign of life {duration_text(ago)} ago"
+        parts.append(f"{died}; `studyctl run {paths.spec}` goes on")
     elif snapshot.count("done") < len(snapshot.trials):
         parts.append(f"nobody runs it; `studyctl run {paths.spec}` goes on")
     return " · ".join(parts)
@@ -85,11 +70,10 @@ def _counts(snapshot: Snapshot) -> str:
 
 
 def _progress_of(snapshot: Snapshot) -> str:
-    parts = [_counts(snapshot)]
     runner = snapshot.runner
     if snapshot.running and runner is not None and runner.seconds_left:
-        parts.append(f"{duration_text(runner.seconds_left)} left")
-    return " · ".join(parts)
+        return f"{_counts(snapshot)} · {duration_text(runner.seconds_left)} left"
+    return _counts(snapshot)
 
 
 def _print(console: Console, line: str) -> None:
@@ -99,22 +83,20 @@ def _print(console: Console, line: str) -> None:
 class _Watch:
     """Prints what is appended to the journals from :meth:`begin` on."""
 
-    def __init__(self, paths: StudyPaths, console: Console, clock: Callable[[], float]) -> None:
-        self._paths, self._console, self._clock = paths, console, clock
+    def __init__(self, paths: StudyPaths, console: Console) -> None:
+        self._paths, self._console = paths, console
         self._old: set[Path] = set()
         """Journals of attempts that have ended."""
         self._tails: dict[Path, JournalTail] = {}
-        self._listed_at: int | None = None
-        """Time of the folder of journals when it was listed."""
         self._positions: dict[str, str] = {}
         """How far the step is that a trial runs now."""
-        self._told: dict[str, float] = {}
-        """When the progress of a trial was told last."""
+        self._printed: dict[str, float] = {}
+        """When something of a trial was printed last."""
         self._overall = ""
         self._lines = Lines()
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Say what runs now, and pass over what was written before."""
+        """Print what runs now, and skip what was written before."""
         self._overall = _counts(snapshot)
         attempts = snapshot.runner.attempts if snapshot.runner is not None else ()
         running = {self._paths.attempt_journal(one["trial"], one["attempt"]) for one in attempts}
@@ -125,32 +107,28 @@ class _Watch:
                 self._lines.of(record)  # of a text that is being measured, the batches so far
         for trial in snapshot.trials:
             if trial.state == "running" and trial.step is not None:
-                self._told[trial.trial] = self._clock()
+                self._printed[trial.trial] = time.monotonic()
                 position = f"  {trial.unit} {trial.done:g}/{trial.total:g}" if trial.total else ""
                 _print(self._console, f"▶ {trial.trial}  {trial.step}{position}")
 
     def print_new(self, snapshot: Snapshot) -> None:
         """Print what came since the last call."""
-        self._list()
+        began = set(self._paths.journal.glob("*.jsonl")) - self._old - self._tails.keys()
+        self._tails |= {path: JournalTail(path) for path in sorted(began)}
         for path, tail in list(self._tails.items()):
             for record in tail.new_records():
                 self._take(record)
                 if isinstance(record, AttemptFinished):
                     del self._tails[path]
                     self._old.add(path)
-        self._print_positions()
+        now = time.monotonic()
+        for trial, line in self._positions.items():
+            if now - self._printed.setdefault(trial, now) >= PROGRESS_SECONDS:
+                self._printed[trial] = now
+                _print(self._console, line)
         if snapshot.running and (counts := _counts(snapshot)) != self._overall:
             self._overall = counts
             _print(self._console, f"{snapshot.study}: {_progress_of(snapshot)}")
-
-    def _list(self) -> None:
-        """Find the journals of attempts that began."""
-        folder = self._paths.journal
-        changed_at = folder.stat().st_mtime_ns if folder.exists() else None
-        if changed_at != self._listed_at:
-            self._listed_at = changed_at
-            for path in sorted(set(folder.glob("*.jsonl")) - self._old - self._tails.keys()):
-                self._tails[path] = JournalTail(path)
 
     def _take(self, record: AnyRecord) -> None:
         if isinstance(record, Progress):
@@ -158,15 +136,8 @@ class _Watch:
         elif isinstance(record, AttemptStarted | StepFinished | StepFailed | AttemptFinished):
             self._positions.pop(record.trial, None)
             if not isinstance(record, StepFinished) or record.is_last:
-                self._told[record.trial] = self._clock()
+                self._printed[record.trial] = time.monotonic()
         if (text := self._lines.of(record)) is not None:
             _print(self._console, text)
         if isinstance(record, StepFailed) and record.hint:
             _print(self._console, f"  hint: {record.hint}")
-
-    def _print_positions(self) -> None:
-        now = self._clock()
-        for trial, line in self._positions.items():
-            if now - self._told.setdefault(trial, now) >= PROGRESS_SECONDS:
-                self._told[trial] = now
-                _print(self._console, line)

@@ -1,6 +1,6 @@
-"""Rows of the views that set variants against each other, and what is remarkable about them."""
+"""Rows of the views that compare variants with each other, and what is remarkable about them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import combinations
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ class Agreement(NamedTuple):
     sparsity: float | None
     compress_seconds: float | None
     peak_memory_bytes: int | None
-    """Of the compress stage."""
+    """Of the compress step."""
     kl_ratio: float | None
     """KL of ours / of this one: below 1 where ours is nearer to dense."""
     speedup: float | None
@@ -93,7 +93,7 @@ class Agreement(NamedTuple):
 
     @property
     def ours(self) -> bool:
-        """Whether it is what the others are held against."""
+        """Whether it is what the others are compared with."""
         return self.backend == OWN
 
     @property
@@ -136,19 +136,16 @@ def gaps(ranks: Iterable[Rank], metric: str | None = None, other_metric: str | N
     by_trial: dict[str, list[Rank]] = {}
     for rank in ranks:
         if rank.tied == rank.trials:
-            continue  # a metric that tells no trial from another places none
+            continue  # a metric in which all trials are equal ranks none
         by_trial.setdefault(rank.trial_id, []).append(rank)
-    wanted = {one for one in (metric, other_metric) if one is not None}
-    widest = [
-        max(found, key=lambda gap: gap.weight)
-        for places in by_trial.values()
-        if (found := [gap for gap in _gaps_of(places) if wanted <= {gap.better.metric, gap.worse.metric}])
-    ]
+    metrics = {name for name in (metric, other_metric) if name is not None}
+    widest = []
+    for places in by_trial.values():
+        pairs = (sorted(pair, key=lambda rank: rank.middle) for pair in combinations(places, 2))
+        candidates = [
+            Gap(better, worse) for better, worse in pairs if metrics <= {better.metric, worse.metric}
+        ]
+        if candidates:
+            widest.append(max(candidates, key=lambda gap: gap.weight))
     remarkable = [gap for gap in widest if gap.places >= LEAST_GAP]
     return sorted(remarkable, key=lambda gap: -gap.places)
-
-
-def _gaps_of(places: list[Rank]) -> Iterator[Gap]:
-    for pair in combinations(places, 2):
-        better, worse = sorted(pair, key=lambda rank: rank.middle)
-        yield Gap(better, worse)

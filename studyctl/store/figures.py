@@ -1,7 +1,7 @@
-"""What was measured of one trial so far, beside the dense model, from the journals: current while a study runs.
+"""What was measured of one trial so far, compared with the dense model, from the journals: current while a study runs.
 
 Reports read the published database (:mod:`studyctl.store.results`); a model card is written by the attempt whose figures it
-tells, before they are published.
+has, before they are published.
 """
 
 from collections.abc import Iterable
@@ -66,54 +66,43 @@ def read_figures(
         stored: what the journals hold.
         weights_key: of the trial.
         dense_key: ``weights_key`` of the dense trial of the model; None: nothing to compare with.
-        evaluations: what is asked for, in the order in which it is told.
+        evaluations: what is asked for, in the order in which it is reported.
 
     Raises:
         StudyError: a journal is damaged.
     """
     evaluations = tuple(evaluations)
-    mine = _Measured(stored.has(weights_key), evaluations)
-    dense = _Measured(stored.has(dense_key if dense_key != weights_key else None), evaluations)
-    languages = [
-        LanguageFigures(
-            language=language,
-            perplexity=text.perplexity,
-            dense_perplexity=dense.texts[language].perplexity if language in dense.texts else None,
-            kl_nats=mine.distances[language].kl_nats if language in mine.distances else None,
-            top1=mine.distances[language].top1 if language in mine.distances else None,
-        )
-        for language, text in mine.texts.items()
-    ]
-    tasks = [
-        TaskFigures(
-            task=one.task,
-            metric=one.metric,
-            value=one.value,
-            stderr=one.stderr,
-            dense_value=dense.tasks[key].value if key in dense.tasks else None,
-        )
-        for key, one in mine.tasks.items()
-    ]
-    return Figures(languages, tasks)
+    records = _records(stored.has(weights_key), evaluations)
+    dense = _records(stored.has(dense_key if dense_key != weights_key else None), evaluations)
+    distances = {record.language: record for record in records if isinstance(record, FidelityTotals)}
+    dense_texts = {record.language: record for record in dense if isinstance(record, TextTotals)}
+    dense_tasks = {(record.task, record.metric): record for record in dense if isinstance(record, TaskFigure)}
+    figures = Figures([], [])
+    for record in records:
+        match record:
+            case TextTotals(language=language):
+                distance, dense_text = distances.get(language), dense_texts.get(language)
+                figures.languages.append(
+                    LanguageFigures(
+                        language=language,
+                        perplexity=record.perplexity,
+                        dense_perplexity=dense_text.perplexity if dense_text else None,
+                        kl_nats=distance.kl_nats if distance else None,
+                        top1=distance.top1 if distance else None,
+                    )
+                )
+            case TaskFigure(task=task, metric=metric):
+                dense_task = dense_tasks.get((task, metric))
+                dense_value = dense_task.value if dense_task else None
+                figures.tasks.append(TaskFigures(task, metric, record.value, record.stderr, dense_value))
+    return figures
 
 
-class _Measured:
-    """What is stored of some weights."""
-
-    def __init__(self, results: Results, evaluations: Iterable[Step]) -> None:
-        self.texts: dict[str, TextTotals] = {}
-        self.distances: dict[str, FidelityTotals] = {}
-        self.tasks: dict[tuple[str, str], TaskFigure] = {}
-        for step in evaluations:
-            if (found := results.of(step)) is not None:
-                self._take([record for part in found.parts for record in records_of(part)])
-
-    def _take(self, records: list[AnyRecord]) -> None:
-        for record in [*records, *totals_of(records)]:
-            match record:
-                case TextTotals():
-                    self.texts[record.language] = record
-                case FidelityTotals():
-                    self.distances[record.language] = record
-                case TaskFigure():
-                    self.tasks[record.task, record.metric] = record
+def _records(results: Results, evaluations: Iterable[Step]) -> list[AnyRecord]:
+    """Return what is recorded of the stored evaluations of some weights, with the totals of texts."""
+    records: list[AnyRecord] = []
+    for step in evaluations:
+        if (result := results.of(step)) is not None:
+            of_step = [record for part in result.parts for record in records_of(part)]
+            records += [*of_step, *totals_of(of_step)]
+    return records

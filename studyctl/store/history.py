@@ -1,21 +1,19 @@
 """The queries that were asked in the app, newest first; kept over days, shared by every app of the user.
 
-One JSON object a line: ``at`` (UTC, ISO 8601), ``study``, ``sql``. Lines are appended under a lock; a line that was torn by
-a crash or a full disk costs itself only.
+One JSON object a line: ``at`` (UTC, ISO 8601), ``study``, ``sql``. Written under a lock, as a whole; a line that is no query is skipped.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import StudyError
 from studyctl.files import write_atomic
 
 MOST = 1000
@@ -34,15 +32,12 @@ class Asked:
     sql: str
 
 
-def state_folder() -> Path:
-    """Return the folder of what the app remembers (``STUDYCTL_STATE`` moves it)."""
-    override = os.environ.get("STUDYCTL_STATE")
-    return Path(override) if override else Path(platformdirs.user_state_dir("studyctl"))
-
-
 def history_file() -> Path:
-    """Return the file of the queries."""
-    return state_folder() / "sql_history.jsonl"
+    """Return the file of the queries, in the folder of what the app remembers (``STUDYCTL_STATE`` moves it)."""
+    return (
+        Path(os.environ.get("STUDYCTL_STATE") or platformdirs.user_state_dir("studyctl"))
+        / "sql_history.jsonl"
+    )
 
 
 def remember(study: str, sql: str) -> None:
@@ -58,14 +53,17 @@ def remember(study: str, sql: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=PATIENCE_SECONDS):
-            _append(path, json.dumps(asdict(asked), ensure_ascii=False))
+            lines = [
+                *_lines(path),
+                json.dumps(asdict(asked), ensure_ascii=False).encode(errors="surrogatepass"),
+            ]
+            write_atomic(path, b"".join(line + b"\n" for line in lines[-MOST:]))
     except (OSError, Timeout) as error:
-        problem = Problem(
+        raise StudyError(
             f"the query history cannot be written: {error}",
             file=path,
             hint="make the folder writable, or move it with STUDYCTL_STATE",
-        )
-        raise StudyError(problem) from error
+        ) from error
 
 
 def recall() -> list[Asked]:
@@ -78,35 +76,19 @@ def recall() -> list[Asked]:
     try:
         lines = _lines(path)
     except OSError as error:
-        raise StudyError(Problem(f"the query history cannot be read: {error}", file=path)) from error
+        raise StudyError(f"the query history cannot be read: {error}", file=path) from error
     newest: dict[str, Asked] = {}
-    for asked in _parsed(reversed(lines)):
+    for line in reversed(lines):
+        try:
+            asked = msgspec.json.decode(line.decode(errors="replace"), type=Asked)
+        except ValueError:
+            continue  # torn or of another program; the others are good
         newest.setdefault(asked.sql, asked)
     return list(newest.values())
 
 
-def _append(path: Path, line: str) -> None:
-    lines = _lines(path)
-    if len(lines) >= MOST:
-        write_atomic(path, "".join(f"{kept}\n" for kept in [*lines[1 - MOST :], line]))
-        return
-    torn = bool(lines) and not path.read_bytes().endswith(b"\n")
-    with path.open("ab") as file:
-        file.write(("\n" if torn else "").encode() + line.encode(errors="surrogatepass") + b"\n")
-
-
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[bytes]:
     try:
-        text = path.read_bytes().decode(errors="replace")
+        return [line for line in path.read_bytes().split(b"\n") if line]
     except FileNotFoundError:
         return []
-    return [line for line in text.split("\n") if line]
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[Asked]:
-    for line in lines:
-        try:
-            record: Any = json.loads(line)
-            yield Asked(str(record["at"]), str(record["study"]), str(record["sql"]))
-        except (ValueError, KeyError, TypeError):
-            continue  # torn or of another program; the others are good

@@ -1,11 +1,11 @@
 """Who runs a study now: the runner's process on this host, its heartbeat in ``runner.json`` for everybody else."""
 
-import json
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import psutil
 
 from studyctl.errors import StudyError
@@ -13,8 +13,6 @@ from studyctl.files import StudyPaths
 
 STALE_SECONDS = 60
 """A heartbeat older than this is of a runner that is gone (on another host)."""
-HOST_FIELDS = ("memory_bytes", "memory_total_bytes", "load", "cores")
-"""What a heartbeat tells of its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +28,11 @@ class Holder:
     attempts: tuple[dict[str, Any], ...]
     """Those that run: ``trial``, ``attempt``, ``device``, ``pid``, ``memory_bytes``."""
     seconds_left: float | None = None
-    """What it reckons with; None before it can tell."""
+    """Its estimate; None before it has one."""
     memory_bytes: int | None = None
     """Of its host, in use by anybody."""
-    memory_total_bytes: int | None = None
     load: float | None = None
     """Processes that wait for a processor there, averaged over a minute."""
-    cores: int | None = None
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
@@ -45,15 +41,10 @@ class Holder:
 def read_holder(paths: StudyPaths) -> Holder | None:
     """Return who wrote ``runner.json``, alive or not; None if nobody did."""
     try:
-        data = json.loads(paths.runner.read_text())
-        since, heartbeat = (datetime.fromisoformat(data[key]) for key in ("since", "heartbeat"))
-        known = {name: data.get(name) for name in ("seconds_left", *HOST_FIELDS)}
-        return Holder(
-            data["host"], data["pid"], data["created"], since, heartbeat, tuple(data["attempts"]), **known
-        )
+        return msgspec.json.decode(paths.runner.read_bytes(), type=Holder)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise StudyError(
             f"{paths.runner} is damaged ({error})", hint="delete it if no runner is at work"
         ) from error

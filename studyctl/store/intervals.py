@@ -21,7 +21,7 @@ from studyctl.store.schema import LEAD
 DRAWS = 1000
 PERCENTILES = (2.5, 97.5)
 LEAST_PAIRS = 10
-"""Fewer windows or items do not tell how far they scatter."""
+"""Fewer windows or items say too little about how far they scatter."""
 
 Draws = NDArray[np.float64]
 """``[DRAWS]``: the figure of each drawn sample."""
@@ -29,7 +29,6 @@ Lead = tuple[str, ...]
 """What identifies a trial."""
 Figure = tuple[Lead, str, str, int, Draws]
 """Trial, measure, language or task, pairs, draws."""
-_LEAD = tuple(column.name for column in LEAD)
 
 _WINDOWS = """
 SELECT w.trial_id, w.model, w.method, w.variant, w.language, list(w.nll_nats - d.nll_nats ORDER BY w."window"), any_value(w.tokens)
@@ -63,27 +62,23 @@ def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
     for *lead, language, differences, tokens in connection.execute(_WINDOWS).fetchall():
         if len(differences) >= LEAST_PAIRS:
             by_size[language, len(differences), tokens].append((tuple(lead), differences))
-    for (language, count, tokens), found in by_size.items():
-        differences = np.array([values for _, values in found]).T
+    for (language, count, tokens), trials in by_size.items():
+        differences = np.array([values for _, values in trials]).T
         middle = differences.mean(axis=0)
         # Drawn samples scatter by the deviation of these windows, which is smaller than that of all windows.
         wider = (count / (count - 1)) ** 0.5
-        drawn = middle + (_counts(language, count) @ differences / count - middle) * wider
-        for (lead, _), draws in zip(found, drawn.T, strict=True):
+        # How often each window is in each drawn sample: [DRAWS, count].
+        counts = _generator(language, count).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+        drawn = middle + (counts.astype(np.float64) @ differences / count - middle) * wider
+        for (lead, _), draws in zip(trials, drawn.T, strict=True):
             yield lead, "ppl_ratio", language, count, draws / tokens
-
-
-def _counts(name: str, count: int) -> NDArray[np.float64]:
-    """Return how often each of ``count`` windows is in each drawn sample: ``[DRAWS, count]``."""
-    drawn = _generator(name, count).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    return drawn.astype(np.float64)
 
 
 def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[Figure]:
     """Yield the drawn changes of accuracy, one a trial, task and metric."""
     for row in task_flips:
         if row["items"] >= LEAST_PAIRS:
-            lead = tuple(row[name] for name in _LEAD)
+            lead = tuple(row[name] for name in LEAD)
             draws = _flip_draws(row["task"], row["items"], row["right_to_wrong"], row["wrong_to_right"])
             yield lead, row["metric"], row["task"], row["items"], draws
 
@@ -113,8 +108,8 @@ def _ratio_rows(figures: Iterator[Figure]) -> Iterator[dict[str, Any]]:
     for lead, measure, subject, pairs, draws in figures:
         together[lead].append(draws)
         yield _row(lead, measure, subject, pairs, np.exp(draws))
-    for lead, found in together.items():
-        yield _row(lead, "ppl_ratio", None, len(found), np.exp(np.mean(found, axis=0)))
+    for lead, languages in together.items():
+        yield _row(lead, "ppl_ratio", None, len(languages), np.exp(np.mean(languages, axis=0)))
 
 
 def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -124,11 +119,11 @@ def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]
         if (subject, measure) in averaged:
             together[lead].append(draws)
         yield _row(lead, measure, subject, pairs, draws)
-    for lead, found in together.items():
-        yield _row(lead, "main", None, len(found), np.mean(found, axis=0))
+    for lead, tasks in together.items():
+        yield _row(lead, "main", None, len(tasks), np.mean(tasks, axis=0))
 
 
 def _row(lead: Lead, measure: str, subject: str | None, pairs: int, draws: Draws) -> dict[str, Any]:
     low, high = np.percentile(draws, PERCENTILES)
     values = {"measure": measure, "subject": subject, "pairs": pairs, "low": float(low), "high": float(high)}
-    return {**dict(zip(_LEAD, lead, strict=True)), **values}
+    return {**dict(zip(LEAD, lead, strict=True)), **values}

@@ -1,10 +1,10 @@
-"""How a study stands this second, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
+"""How a study stands now, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from studyctl.contract.plan import Planned, PlannedTrial
 from studyctl.contract.records import (
@@ -25,6 +25,7 @@ from studyctl.journal.stored import Attempt, Stored
 from studyctl.store import results
 from studyctl.store.holder import Holder, living_runner, read_holder
 from studyctl.store.planned import TrialStatus, read_planned, trial_status
+from studyctl.store.query import file_stamp
 from studyctl.store.results import (
     Finding,
     LanguageResult,
@@ -32,11 +33,10 @@ from studyctl.store.results import (
     Results,
     Standing,
     TaskResult,
-    TrialRow,
 )
 
 AT_ONCE = 200
-"""Trials whose figures are read at first: more than a screen has lines."""
+"""Trials whose figures are read first: more than a screen has lines."""
 MOST_FRESH = 100
 """Trials whose figures are taken from journals at a time: those that run, then those that changed last."""
 
@@ -108,20 +108,6 @@ class LiveStep:
     unit: str = ""
     note: str = ""
     error: str | None = None
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveAttempt:
-    """An execution of a trial."""
-
-    attempt: int
-    state: str
-    """``running``, ``done``, ``failed`` or ``stopped``."""
-    started_at: str
-    """UTC, ISO 8601."""
-    host: str
-    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,30 +123,25 @@ class TrialDetail:
     layers: tuple[LayerResult, ...]
     """Of the compress step that is stored, or that runs now."""
     warnings: tuple[Finding, ...]
-    attempts: tuple[LiveAttempt, ...]
+    attempts: tuple[Attempt, ...]
+    """Oldest first."""
     cause: FailureCause | None
     """If it failed."""
     hint: str
     log: Path | None
     """What its newest attempt printed."""
-    journal: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Figures:
-    """What was measured of one trial."""
-
-    languages: tuple[LanguageResult, ...]
-    tasks: tuple[TaskResult, ...]
-    layers: tuple[LayerResult, ...]
-    warnings: tuple[Finding, ...]
+_Figures: TypeAlias = tuple[
+    tuple[LanguageResult, ...], tuple[TaskResult, ...], tuple[LayerResult, ...], tuple[Finding, ...]
+]
+"""What was measured of one trial, and what its attempts warned of."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
+class _Judged(NamedTuple):
     """A trial with what it was judged from."""
 
-    seen: tuple[object, object, bool]
+    sources: tuple[object, object, bool]
     live: LiveTrial
     status: TrialStatus
 
@@ -181,15 +162,13 @@ class Live:
         self._stored = Stored()
         self._judged: dict[str, _Judged] = {}
         self._running: frozenset[str] = frozenset()
-        self._published = _Published(paths)
+        self._published: Mapping[str, Standing] = {}
+        self._published_read: object = None
+        self.published_at = ""
+        """When the results were published that :meth:`standings` has read; UTC, ISO 8601; empty before the first."""
         self._fresh: tuple[object, dict[str, Standing]] = (None, {})
         self._figures: tuple[tuple[object, ...], _Figures] | None = None
-        """What the last call of :meth:`trial` found, and what it was found from."""
-
-    @property
-    def published_at(self) -> str:
-        """When the results were published that :meth:`standings` has read; UTC, ISO 8601; empty before the first."""
-        return self._published.at
+        """What the last call of :meth:`trial` returned, after what it was read from."""
 
     def as_published(self) -> Glance | None:
         """Return how the study stood when it was published last, or None if it never was: quick where journals are many.
@@ -201,10 +180,13 @@ class Live:
         """
         if not self.paths.database.is_file():
             return None
-        with results.open(self.paths) as found:
-            about = found.about()
-            trials = tuple(_as_published(row) for row in found.trials())
-            standings = {row.trial_id: row for row in found.top(AT_ONCE)}
+        with results.open(self.paths) as published:
+            about = published.about()
+            trials = tuple(
+                LiveTrial(*row[:8], step=StepId.parse(row.stage) if row.stage else None, error=row.error)
+                for row in published.trials()
+            )
+            standings = {row.trial_id: row for row in published.top(AT_ONCE)}
         runner = living_runner(self.paths)
         holder = runner or read_holder(self.paths)
         snapshot = Snapshot(about.study, about.title, trials, holder, runner is not None)
@@ -216,7 +198,15 @@ class Live:
         Raises:
             StudyError: the database cannot be read, or is of another version.
         """
-        return self._published.standings()
+        stamp = file_stamp(self.paths.database)
+        if stamp is None:
+            self._published_read, self._published, self.published_at = None, {}, ""
+        elif stamp != self._published_read:
+            with results.open(self.paths) as published:
+                self._published = {row.trial_id: row for row in published.leaderboard()}
+                self.published_at = _utc(published.about().published_at)
+            self._published_read = stamp
+        return self._published
 
     def refresh(self) -> Snapshot:
         """Return how the study stands.
@@ -230,18 +220,20 @@ class Live:
         )
         self._running = frozenset(trial for trial, _ in attempts)
         self._read(attempts)
-        trials = tuple(self._with_progress(judged) for judged in self._judged.values())
-        return Snapshot(
-            self._planned.study, self._planned.title, trials, runner or read_holder(self.paths), runner is not None
-        )  # fmt: skip
+        trials = tuple(
+            judged.live if (tail := self._tail(judged)) is None else tail.applied_to(judged.live)
+            for judged in self._judged.values()
+        )
+        holder = runner or read_holder(self.paths)
+        return Snapshot(self._planned.study, self._planned.title, trials, holder, runner is not None)
 
     def _read(self, attempts: frozenset[tuple[str, int]]) -> None:
         """Read what is new; all journals are looked at only when one was added or removed."""
-        folder = _stamp(self.paths.journal)
+        folder = file_stamp(self.paths.journal)
         watched = self._watched | attempts
         stored = self._index.refresh(watched if folder == self._looked_at and folder is not None else None)
         self._looked_at, self._watched = folder, attempts or self._watched
-        plan = _stamp(self.paths.plan)
+        plan = file_stamp(self.paths.plan)
         judged_from = (stored, plan, self._running)
         if judged_from != self._judged_from:
             if plan != self._plan_read or plan is None:
@@ -252,15 +244,33 @@ class Live:
             self._tails = {name: tail for name, tail in self._tails.items() if name in self._running}
 
     def _judge(self, trial: PlannedTrial) -> _Judged:
+        """Return how a trial stands; the same object as before where nothing changed."""
         running = trial.trial in self._running
-        stored = self._stored
-        seen = (stored.attempts.get(trial.trial), stored.results.get(trial.weights_key or ""), running)
+        attempts = self._stored.attempts.get(trial.trial)
+        sources = (attempts, self._stored.results.get(trial.weights_key or ""), running)
+        steps = self._planned.steps(trial)
         before = self._judged.get(trial.trial)
-        if before is not None and all(new is old for new, old in zip(seen, before.seen, strict=True)):
-            asked = self._planned.steps(trial)
-            if asked == before.status.asked and before.live.variant == trial.variant:
-                return before
-        return _Judged(seen, *_described(self._planned, stored, trial, running))
+        if (
+            before is not None
+            and all(new is old for new, old in zip(sources, before.sources, strict=True))
+            and (steps, trial.variant) == (before.status.asked, before.live.variant)
+        ):
+            return before
+        status = trial_status(trial, steps, self._stored, running=running)
+        live = LiveTrial(
+            trial=trial.trial,
+            model=trial.model,
+            method=trial.method,
+            variant=trial.variant,
+            state=status.state,
+            steps=len(status.asked),
+            steps_done=len(status.done),
+            attempts=len(attempts or ()),
+            step=status.step,
+            error=status.error,
+            at=max((result.latest.at for result in status.done.values()), default=None),
+        )
+        return _Judged(sources, live, status)
 
     def _tail(self, judged: _Judged) -> "_AttemptTail | None":
         """Return the tail of a running trial's newest attempt."""
@@ -273,30 +283,26 @@ class Live:
         tail.read()
         return tail
 
-    def _with_progress(self, judged: _Judged) -> LiveTrial:
-        tail = self._tail(judged) if judged.live.state == "running" else None
-        return judged.live if tail is None else tail.applied_to(judged.live)
-
     def standings(self) -> Mapping[str, Standing]:
         """Return the figures of every trial that has some: those of the last publication, newer ones from the journals.
 
         As of the last refresh.
         """
-        published = self._published.standings()
+        published = self.published_standings()
         fresh = self._fresh_trials()
         if not fresh:
             return published
         # A batch of windows more of a text that is not done yet changes no figure.
-        wanted = tuple((name, self._judged[name].status.done) for name in fresh)
-        if wanted != self._fresh[0]:
-            with self._in_memory(fresh) as found:
-                rows = {row.trial_id: row for row in found.leaderboard() if row.trial_id in fresh}
-            self._fresh = (wanted, rows)
+        source = tuple((name, self._judged[name].status.done) for name in fresh)
+        if source != self._fresh[0]:
+            with self._in_memory(fresh) as newest:
+                rows = {row.trial_id: row for row in newest.leaderboard() if row.trial_id in fresh}
+            self._fresh = (source, rows)
         return {**published, **self._fresh[1]}
 
     def _fresh_trials(self) -> list[str]:
         """Return the trials that have results which are not published yet."""
-        since = self._published.at
+        since = self.published_at
         newer = [one.live for one in self._judged.values() if one.status.done and (one.live.at or "") > since]
         newer.sort(key=lambda trial: (trial.state == "running", trial.at), reverse=True)
         return [trial.trial for trial in newer[:MOST_FRESH]]
@@ -330,46 +336,42 @@ class Live:
         tail, status = self._tail(judged), judged.status
         attempts = self._stored.attempts.get(name, ())
         newest = attempts[-1] if attempts else None
-        figures = self._figures_of(name, tail.warnings if tail is not None else 0)
-        open_compress = tail is not None and tail.step == StepId(StepKind.COMPRESS)
+        languages, tasks, layers, warnings = self._figures_of(judged, tail.warnings if tail else 0)
+        if tail is not None and tail.step == StepId(StepKind.COMPRESS):
+            layers = tuple(tail.layers)
         return TrialDetail(
             trial=judged.live if tail is None else tail.applied_to(judged.live),
             planned=planned,
             steps=tuple(self._steps(planned, status, tail)),
-            languages=figures.languages,
-            tasks=figures.tasks,
-            layers=tuple(tail.layers) if tail is not None and open_compress else figures.layers,
-            warnings=figures.warnings,
-            attempts=tuple(_attempt(one, name in self._running and one is newest) for one in attempts),
+            languages=languages,
+            tasks=tasks,
+            layers=layers,
+            warnings=warnings,
+            attempts=attempts,
             cause=status.failure.cause if status.failure else None,
             hint=status.failure.hint if status.failure else "",
             log=self.paths.attempt_log(name, newest.attempt) if newest else None,
-            journal=newest.journal if newest else None,
         )
 
-    def _figures_of(self, name: str, warnings: int) -> "_Figures":
+    def _figures_of(self, judged: _Judged, warnings: int) -> _Figures:
         """Return what was measured of a trial; read again only when a step of the study ended, a warning came or it was published."""
-        source = (name, self._stored, self._planned, self._running, self._published.at, warnings)
+        name = judged.live.trial
+        source = (name, self._stored, self._planned, self._running, self.published_at, warnings)
         if self._figures is None or source != self._figures[0]:
-            with self._results_of(name) as found:
-                figures = _Figures(
-                    tuple(found.perplexity(name)),
-                    tuple(found.tasks(name)),
-                    tuple(found.layers(name)),
-                    tuple(found.warnings(name)),
+            in_journals = (
+                not self.published_at
+                or judged.live.state in ("running", "failed")
+                or name in self._fresh_trials()
+            )
+            with self._in_memory([name]) if in_journals else results.open(self.paths) as newest:
+                figures = (
+                    tuple(newest.perplexity(name)),
+                    tuple(newest.tasks(name)),
+                    tuple(newest.layers(name)),
+                    tuple(newest.warnings(name)),
                 )
             self._figures = (source, figures)
         return self._figures[1]
-
-    def _results_of(self, name: str) -> Results:
-        """Return the newest results of a trial: published ones, unless there are newer ones in the journals."""
-        if (
-            name in self._fresh_trials()
-            or self._judged[name].live.state in ("running", "failed")
-            or not self._published.at
-        ):
-            return self._in_memory([name])
-        return results.open(self.paths)
 
     def _steps(
         self, planned: PlannedTrial, status: TrialStatus, tail: "_AttemptTail | None"
@@ -383,37 +385,10 @@ class Live:
             state = status.step_state(asked.id)
             stored, failure = status.done.get(asked.id), status.failures.get(asked.id)
             step = LiveStep(
-                asked.id,
-                state,
-                stored.seconds if stored else None,
-                error=failure.error if failure else None,
-                hint=failure.hint if failure else "",
+                asked.id, state, stored.seconds if stored else None, error=failure.error if failure else None
             )
             progress = tail.progress(asked.id) if tail is not None and state == "running" else {}
             yield replace(step, **progress)
-
-
-class _Published:
-    """The figures of the last publication, read once."""
-
-    def __init__(self, paths: StudyPaths) -> None:
-        self._paths = paths
-        self._read: object = None
-        self._standings: dict[str, Standing] = {}
-        self.at = ""
-        """When it was made; UTC, ISO 8601; empty before the first."""
-
-    def standings(self) -> dict[str, Standing]:
-        stamp = _stamp(self._paths.database)
-        if stamp is None:
-            self._read, self._standings, self.at = None, {}, ""
-        elif stamp != self._read:
-            with results.open(self._paths) as found:
-                self._standings = {row.trial_id: row for row in found.leaderboard()}
-                at = found.about().published_at
-            self.at = _utc(at)
-            self._read = stamp
-        return self._standings
 
 
 class _AttemptTail(JournalTail):
@@ -446,7 +421,7 @@ class _AttemptTail(JournalTail):
                 case Warned():
                     self.warnings += 1
                 case Layer():
-                    self.layers.append(_layer(record))
+                    self.layers.append(LayerResult(*(getattr(record, name) for name in LayerResult._fields)))
 
     def progress(self, step: StepId | None) -> dict[str, Any]:
         """Return how far the running step is."""
@@ -456,57 +431,10 @@ class _AttemptTail(JournalTail):
         return {"done": last.done, "total": last.total, "unit": last.unit, "note": last.note}
 
     def applied_to(self, trial: LiveTrial) -> LiveTrial:
+        """Return a trial with the progress of its running step."""
         return replace(trial, **self.progress(trial.step), at=self._at)
 
 
 def _utc(moment: datetime) -> str:
-    """Return a moment of the database, which is UTC without a word, as ISO 8601."""
+    """Return a moment of the database, which is UTC without a time zone, as ISO 8601."""
     return moment.replace(tzinfo=UTC).isoformat(timespec="milliseconds")
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Tell whether a file or folder changed."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def _as_published(row: TrialRow) -> LiveTrial:
-    return LiveTrial(
-        row.trial_id, row.model, row.method, row.variant, row.state, row.stages, row.stages_done, row.attempts,
-        step=StepId.parse(row.stage) if row.stage is not None else None, error=row.error,
-    )  # fmt: skip
-
-
-def _layer(record: Layer) -> LayerResult:
-    return LayerResult(*(getattr(record, name) for name in LayerResult._fields))
-
-
-def _attempt(attempt: Attempt, running: bool) -> LiveAttempt:
-    state = attempt.state
-    if state == "open":
-        state = "running" if running else "stopped"
-    started = attempt.started
-    return LiveAttempt(attempt.attempt, state, started.at, started.host, started.device or "")
-
-
-def _described(
-    planned: Planned, stored: Stored, trial: PlannedTrial, running: bool
-) -> tuple[LiveTrial, TrialStatus]:
-    status = trial_status(trial, planned.steps(trial), stored, running=running)
-    described = LiveTrial(
-        trial=trial.trial,
-        model=trial.model,
-        method=trial.method,
-        variant=trial.variant,
-        state=status.state,
-        steps=len(status.asked),
-        steps_done=len(status.done),
-        attempts=len(stored.attempts.get(trial.trial, ())),
-        step=status.step,
-        error=status.error,
-        at=max((one.latest.at for one in status.done.values()), default=None),
-    )
-    return described, status

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from studyctl.backends import OWN
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial, read_plan
+from studyctl.contract.records import StepFailed
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
-from studyctl.journal.stored import Attempt, Failure, StepResult, Stored
+from studyctl.journal.stored import Attempt, StepResult, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,11 @@ class TrialStatus:
     asked: tuple[Step, ...]
     latest: Attempt | None
     """Newest attempt on the weights that the plan asks for."""
-    failures: dict[StepId, Failure] = field(default_factory=dict)
+    failures: dict[StepId, StepFailed] = field(default_factory=dict)
     """Failures of that attempt, as far as the plan still asks for these steps and nothing is stored."""
 
     @property
-    def failure(self) -> Failure | None:
+    def failure(self) -> StepFailed | None:
         """Why the trial failed, if it did: the first failure, which may have caused others."""
         return next(iter(self.failures.values()), None) if self.state == "failed" else None
 
@@ -75,10 +76,10 @@ def trial_status(
         trial: What is asked for.
         asked: Its steps.
         stored: What the journals hold.
-        running: Whether a living runner is at it; a journal alone cannot tell a running attempt from a killed one.
+        running: Whether a living runner runs it; by its journal alone, a running attempt looks like a killed one.
     """
-    have = stored.has(trial.weights_key)
-    done = {step.id: result for step in asked if (result := have.of(step)) is not None}
+    results = stored.has(trial.weights_key)
+    done = {step.id: result for step in asked if (result := results.of(step)) is not None}
     attempts = [one for one in stored.attempts.get(trial.trial, ()) if one.weights_key == trial.weights_key]
     latest = attempts[-1] if attempts else None
     keys = {step.id: step.key for step in asked}
@@ -97,7 +98,7 @@ def trial_status(
     return TrialStatus(state, done, asked, latest, failures)
 
 
-def _unfinished_state(latest: Attempt | None, failures: dict[StepId, Failure]) -> str:
+def _unfinished_state(latest: Attempt | None, failures: dict[StepId, StepFailed]) -> str:
     if latest is None:
         return "pending"
     if latest.state in ("open", "stopped"):
@@ -113,8 +114,7 @@ def read_planned(paths: StudyPaths, stored: Stored) -> Planned:
     Raises:
         StudyError: the file is no plan, or of a later studyctl.
     """
-    planned = read_plan(paths)
-    return planned if planned is not None else _from_journals(paths.name, stored)
+    return read_plan(paths) or _from_journals(paths.name, stored)
 
 
 def _from_journals(study: str, stored: Stored) -> Planned:
@@ -123,9 +123,9 @@ def _from_journals(study: str, stored: Stored) -> Planned:
     trials = []
     for name, attempts in stored.attempts.items():
         for attempt in attempts:
-            known = steps.setdefault(attempt.started.model, {})
+            of_model = steps.setdefault(attempt.started.model, {})
             for one in attempt.steps:
-                known[one.step.id] = _all_windows(known.get(one.step.id), one.step)
+                of_model[one.step.id] = _all_windows(of_model.get(one.step.id), one.step)
         started = attempts[-1].started
         trials.append(
             PlannedTrial(
@@ -146,16 +146,19 @@ def _from_journals(study: str, stored: Stored) -> Planned:
     evaluations = {
         model: tuple(
             PlannedStep(step)
-            for step in known.values()
+            for step in of_model.values()
             if step.kind not in (StepKind.LOAD, StepKind.COMPRESS)
         )
-        for model, known in steps.items()
+        for model, of_model in steps.items()
     }
     return Planned(study=study, evaluations=evaluations, trials=tuple(trials))
 
 
-def _all_windows(known: Step | None, step: Step) -> Step:
-    """Return a step that asks for the windows of its batches so far and of one more."""
-    if known is None or known.key != step.key or known.windows is None or step.windows is None:
-        return step if step.windows is None else Step(step.kind, step.subject, (0, step.windows[1]), step.key)
-    return Step(step.kind, step.subject, (0, max(known.windows[1], step.windows[1])), step.key)
+def _all_windows(earlier: Step | None, step: Step) -> Step:
+    """Return a step that asks for all windows up to the end of this batch and of the earlier ones."""
+    if step.windows is None:
+        return step
+    end = step.windows[1]
+    if earlier is not None and earlier.key == step.key and earlier.windows is not None:
+        end = max(end, earlier.windows[1])
+    return Step(step.kind, step.subject, (0, end), step.key)

@@ -6,11 +6,10 @@ and the later one wins.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,35 +18,19 @@ import pyarrow.parquet as pq
 
 import studyctl
 from studyctl.contract.plan import Planned
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, atomic_path
 from studyctl.journal.index import Index
 from studyctl.journal.stored import Stored
 from studyctl.store.intervals import intervals
 from studyctl.store.planned import read_planned
-from studyctl.store.rows import Part, Rows, collect, timestamp
-from studyctl.store.schema import ABOUT, INTERVALS, ITEMS, LEAD, TABLES, TASK_FLIPS, VERSION, Table, views_sql
+from studyctl.store.rows import Part, Row, Rows, collect, lead, timestamp
+from studyctl.store.schema import LEAD, VERSION, create_schema
 
 STORAGE = "v1.2.0"
 """Oldest DuckDB that can open the file."""
-
-ITEM_COLUMNS = tuple(column for column in ITEMS.columns if column not in LEAD)
-_SINCE_0_2 = ("score", "passage")
-"""Columns that parts of earlier versions lack."""
-
-_ARROW: dict[str, pa.DataType] = {
-    "VARCHAR": pa.string(),
-    "JSON": pa.string(),
-    "DOUBLE": pa.float64(),
-    "BIGINT": pa.int64(),
-    "INTEGER": pa.int32(),
-    "BOOLEAN": pa.bool_(),
-    "TIMESTAMP": pa.timestamp("us"),
-    "TINYINT": pa.int8(),
-    "VARCHAR[]": pa.list_(pa.string()),
-    "DOUBLE[]": pa.list_(pa.float64()),
-}
-_ITEM_SCHEMA = pa.schema([(column.name, _ARROW[column.type]) for column in ITEM_COLUMNS])
+_SINCE_0_2 = frozenset({"score", "passage"})
+"""Columns that Parquet parts of earlier versions do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +65,17 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
             stale.unlink(missing_ok=True)  # of a publisher that was killed
         with atomic_path(paths.database) as temporary:
             temporary.unlink()  # DuckDB creates its file, and takes an empty one for a broken one
-            total = _build(temporary, planned, rows)
+            config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
+            with closing(duckdb.connect(str(temporary), config=config)) as connection:
+                total = _fill(connection, planned, rows)
     except (OSError, duckdb.IOException) as error:
-        problem = Problem(
+        raise StudyError(
             f"cannot write {paths.database}: {error}",
             file=paths.database,
             hint="free some space or make the folder writable; the journals hold all results, "
             f"`studyctl db rebuild {paths.name}` publishes them",
-        )
-        raise StudyError(problem) from error
+        ) from error
     return Published(time.perf_counter() - began, total)
-
-
-def create_schema(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create all tables and views, empty, with their comments."""
-    connection.execute("".join(table.ddl() for table in TABLES) + views_sql())
 
 
 def publish_in_memory(
@@ -123,140 +102,115 @@ def publish_in_memory(
     return connection
 
 
-def _build(file: Path, planned: Planned, rows: Rows) -> int:
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "storage_compatibility_version": STORAGE,
-        "threads": 2,
-    }
-    with closing(duckdb.connect(str(file), config=config)) as connection:
-        return _fill(connection, planned, rows)
-
-
 def _fill(
     connection: duckdb.DuckDBPyConnection, planned: Planned, rows: Rows, at: datetime | None = None
 ) -> int:
+    """Create and fill all tables; return the number of rows."""
     connection.execute("BEGIN")
     create_schema(connection)
     total = _insert_items(connection, rows)
-    rows.tables[ABOUT.name] = [_about(planned, at or datetime.now(UTC).replace(tzinfo=None))]
-    for table in TABLES:
-        total += _insert(connection, table, rows.tables.get(table.name, []))
-    flips = _task_flips(connection)
-    total += _insert(connection, TASK_FLIPS, flips)
-    total += _insert(connection, INTERVALS, intervals(connection, flips))
-    connection.execute("COMMIT")
-    return total
-
-
-def _about(planned: Planned, at: datetime) -> dict[str, Any]:
-    return {
+    about: Row = {
         "schema_version": VERSION,
         "study": planned.study,
         "title": planned.title,
         "notes": list(planned.notes),
         "spec_hash": planned.spec_hash,
         "planned_at": timestamp(planned.at),
-        "published_at": at,
+        "published_at": at or datetime.now(UTC).replace(tzinfo=None),
         "studyctl": studyctl.__version__,
     }
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: list[dict[str, Any]]) -> int:
-    if rows:
-        columns = [pa.array([row.get(one.name) for row in rows], _ARROW[one.type]) for one in table.columns]
-        _insert_arrow(connection, table, pa.table(columns, names=[column.name for column in table.columns]))
-    return len(rows)
-
-
-def _insert_arrow(connection: duckdb.DuckDBPyConnection, table: Table, arrow: Any) -> None:
-    connection.register("arriving", arrow)
-    connection.execute(f"INSERT INTO {table.name} SELECT * FROM arriving")
-    connection.unregister("arriving")
-
-
-def _insert_items(connection: duckdb.DuckDBPyConnection, rows: Rows) -> int:
-    """Insert every readable part; a part that is not becomes a warning."""
-    readable = []
-    for part in rows.parts:
-        if problem := _problem_with(part):
-            rows.warn(part.trial, part.step, f"item rows of {part.path.name} are missing here: {problem}")
-        else:
-            readable.append(part)
-    if not readable:
-        return 0
-    try:
-        return _insert_parts(connection, readable)
-    except duckdb.Error:  # damaged inside: find out which
-        connection.execute("ROLLBACK; BEGIN")
-        create_schema(connection)
-    return _insert_one_by_one(connection, rows, readable)
-
-
-def _insert_one_by_one(connection: duckdb.DuckDBPyConnection, rows: Rows, parts: Sequence[Part]) -> int:
-    total = 0
-    for part in parts:
-        try:
-            table = _with_every_column(pq.read_table(part.path)).select(_ITEM_SCHEMA.names).cast(_ITEM_SCHEMA)
-            lead = [pa.array([value] * table.num_rows, pa.string()) for value in _lead(part)]
-            arrow = pa.table([*lead, *table.columns], names=[column.name for column in ITEMS.columns])
-            _insert_arrow(connection, ITEMS, arrow)
-        except (OSError, pa.ArrowException) as error:
-            first = str(error).splitlines()[0]
-            rows.warn(part.trial, part.step, f"item rows of {part.path.name} are missing here: {first}")
-        else:
-            total += table.num_rows
+    for table, values in (rows.tables | {"about": [about]}).items():
+        total += _insert(connection, table, values)
+    flips = _task_flips(connection)
+    total += _insert(connection, "task_flips", flips)
+    total += _insert(connection, "intervals", intervals(connection, flips))
+    connection.execute("COMMIT")
     return total
 
 
-def _with_every_column(table: pa.Table) -> pa.Table:
-    for name in _SINCE_0_2:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(table.num_rows, _ITEM_SCHEMA.field(name).type))
-    return table
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) -> int:
+    """Insert rows; a column that a row does not have is NULL."""
+    if rows:
+        names = connection.table(table).columns
+        connection.register("arriving", pa.table({name: [row.get(name) for row in rows] for name in names}))
+        connection.execute(f"INSERT INTO {table} SELECT * FROM arriving")
+        connection.unregister("arriving")
+    return len(rows)
 
 
-def _problem_with(part: Part) -> str:
-    """Return what is wrong with a part, as far as its footer tells."""
+def _insert_items(connection: duckdb.DuckDBPyConnection, rows: Rows) -> int:
+    """Insert every readable part; one that is not becomes a warning."""
+    required = set(connection.table("items").columns) - {*LEAD, *_SINCE_0_2}
+    columns: dict[Part, set[str]] = {}
+    for part in rows.parts:
+        try:
+            columns[part] = _columns_of(part, required)
+        except ValueError as error:
+            _warn(rows, part, error)
+    try:
+        return _insert_parts(connection, columns)
+    except duckdb.Error:
+        connection.execute("ROLLBACK; BEGIN")
+        create_schema(connection)
+    # A part is damaged inside: try each in a database of its own.
+    with closing(duckdb.connect()) as scratch:
+        create_schema(scratch)
+        for part in list(columns):
+            try:
+                _insert_parts(scratch, {part: columns[part]})
+            except duckdb.Error as error:
+                _warn(rows, part, error)
+                del columns[part]
+    return _insert_parts(connection, columns)
+
+
+def _warn(rows: Rows, part: Part, error: Exception) -> None:
+    """Add a warning that the items of a part could not be published."""
+    message = f"item rows of {part.path.name} are missing here: {str(error).splitlines()[0]}"
+    step = part.step
+    row = {"stage": str(step.step), "message": message, "attempt": step.attempt, "at": timestamp(step.at)}
+    rows.add("warnings", part.trial, row)
+
+
+def _columns_of(part: Part, required: set[str]) -> set[str]:
+    """Return the columns of a part.
+
+    Raises:
+        ValueError: its footer says that it cannot be inserted.
+    """
     try:
         metadata = pq.read_metadata(part.path)
     except FileNotFoundError:
-        return "the file is gone"
+        raise ValueError("the file is gone") from None
     except (OSError, pa.ArrowException):
-        return "the file is damaged"
+        raise ValueError("the file is damaged") from None
     if metadata.num_rows != part.rows:
-        return f"it has {metadata.num_rows} rows and its journal says {part.rows}"
-    lacking = {column.name for column in ITEM_COLUMNS} - {*_columns_of(metadata), *_SINCE_0_2}
-    return f"it lacks the columns {', '.join(sorted(lacking))}" if lacking else ""
+        raise ValueError(f"it has {metadata.num_rows} rows and its journal says {part.rows}")
+    columns = set(metadata.schema.to_arrow_schema().names)
+    if missing := required - columns:
+        raise ValueError(f"it does not have the columns {', '.join(sorted(missing))}")
+    return columns
 
 
-def _columns_of(metadata: Any) -> set[str]:
-    """Return the columns of a part, by its footer."""
-    return set(metadata.schema.to_arrow_schema().names)
-
-
-def _lead(part: Part) -> tuple[str, str, str, str]:
-    return part.trial.trial, part.trial.model, part.trial.method, part.trial.variant
-
-
-def _insert_parts(connection: duckdb.DuckDBPyConnection, parts: list[Part]) -> int:
-    names = [column.name for column in LEAD]
-    owners = pa.table(
-        {"part": [str(part.path) for part in parts]}
-        | dict(zip(names, map(list, zip(*map(_lead, parts), strict=True)), strict=True))
-    )
-    connection.register("owners", owners)
-    # A column that no part has, or one that only some have, is NULL where it is missing.
-    there = set[str]().union(*(_columns_of(pq.read_metadata(part.path)) for part in parts))
+def _insert_parts(connection: duckdb.DuckDBPyConnection, columns_of: Mapping[Part, set[str]]) -> int:
+    """Insert the items of parts whose columns are given; return how many."""
+    if not columns_of:
+        return 0
+    owners = [{"part": str(part.path)} | lead(part.trial) for part in columns_of]
+    connection.register("owners", pa.Table.from_pylist(owners))
+    # A column that only some parts have is NULL in the others; one that no part has must not be asked for.
+    existing = set[str]().union(*columns_of.values())
     columns = ", ".join(
-        f"p.{column.name}" if column.name in there else f"NULL AS {column.name}" for column in ITEM_COLUMNS
+        f"o.{name}" if name in LEAD else f"p.{name}" if name in existing else "NULL"
+        for name in connection.table("items").columns
     )
     connection.execute(
-        f"INSERT INTO items SELECT o.trial_id, o.model, o.method, o.variant, {columns} "
+        f"INSERT INTO items SELECT {columns} "
         "FROM read_parquet($files, filename = true, union_by_name = true) p JOIN owners o ON o.part = p.filename",
-        {"files": sorted({str(part.path) for part in parts})},
+        {"files": sorted({owner["part"] for owner in owners})},
     )
     connection.unregister("owners")
-    return sum(part.rows for part in parts)
+    return sum(part.rows for part in columns_of)
 
 
 _FLIPS = """
@@ -276,13 +230,13 @@ GROUP BY ALL ORDER BY ALL
 """
 
 
-def _task_flips(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+def _task_flips(connection: duckdb.DuckDBPyConnection) -> list[Row]:
     """Return the counts of paired items that turned against dense, by the main metric and by acc_norm."""
-    names = [column.name for column in TASK_FLIPS.columns][:-1]
-    found = [dict(zip(names, row, strict=True)) for row in connection.execute(_FLIPS).fetchall()]
-    for row in found:
+    names = connection.table("task_flips").columns[:-1]
+    flips = [dict(zip(names, row, strict=True)) for row in connection.execute(_FLIPS).fetchall()]
+    for row in flips:
         row["mcnemar_p"] = mcnemar_p(row["right_to_wrong"], row["wrong_to_right"])
-    return found
+    return flips
 
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:

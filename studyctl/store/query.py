@@ -7,6 +7,7 @@ as long as any connection of the process has it open; this way a new reader sees
 import re
 import unicodedata
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open the database as it is published now; one of an earlier version is made anew in memory, with this version's tables.
+    """Open the database as it is published now; one of an earlier version is built again in memory, with this version's tables.
 
     Args:
         paths: Files of the study.
@@ -31,17 +32,20 @@ def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.D
     Raises:
         StudyError: nothing is published yet, the file is damaged, or another program has it open for writing.
     """
+    # DuckDB opens a file twice to attach it. When it is replaced in between, the header of the old one is taken for that of
+    # the new one: an error at best. So only a file that was the same before and after is read.
     while True:
-        before = _identity(paths)
+        if (before := file_stamp(paths.database)) is None:
+            raise StudyError(_nothing_published(paths))
         connection = duckdb.connect(":memory:")
         try:
             _attach(connection, paths, external_access=external_access)
         except duckdb.Error as error:
             connection.close()
-            if before == _identity(paths):
+            if before == file_stamp(paths.database):
                 raise StudyError(_unreadable(paths, error)) from error
         else:
-            if before == _identity(paths):
+            if before == file_stamp(paths.database):
                 return _of_this_version(connection, paths, external_access=external_access)
             connection.close()
 
@@ -51,37 +55,32 @@ def _of_this_version(
 ) -> duckdb.DuckDBPyConnection:
     """Return a reader with the tables of this version; nothing is written into the study."""
     try:
-        found = connection.execute("SELECT schema_version, published_at FROM about").fetchall()
+        about = connection.execute("SELECT schema_version, published_at FROM about").fetchall()
     except duckdb.Error:  # of another program
         return connection
-    if not found or found[0][0] >= VERSION or not paths.journal.is_dir():
+    if not about or about[0][0] >= VERSION or not paths.journal.is_dir():
         return connection
     connection.close()
     from studyctl.store.publish import publish_in_memory  # with pyarrow, which takes time to import
 
     stored = read_stored(paths)
-    current = publish_in_memory(paths, read_planned(paths, stored), stored, frozenset(), at=found[0][1])
+    current = publish_in_memory(paths, read_planned(paths, stored), stored, frozenset(), at=about[0][1])
     _shut(current, external_access=external_access)
     return current
 
 
-def _identity(paths: StudyPaths) -> tuple[int, int, int]:
-    """Tell one published file from the next.
-
-    DuckDB opens a file twice to attach it. When it is replaced in between, the header of the old one is taken for that of
-    the new one: an error if one is lucky. So only a file that was the same before and after is read.
-    """
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file or folder changes; None if it does not exist."""
     try:
-        status = paths.database.stat()
+        status = path.stat()
     except FileNotFoundError:
-        raise StudyError(_nothing_published(paths)) from None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, paths: StudyPaths, *, external_access: bool) -> None:
     file = str(paths.database).replace("'", "''")
-    connection.execute(f"ATTACH '{file}' AS study (READ_ONLY)")
-    connection.execute("USE study")
+    connection.execute(f"ATTACH '{file}' AS study (READ_ONLY); USE study")
     _shut(connection, external_access=external_access)
 
 
@@ -140,16 +139,11 @@ def _problem_with(sql: str, message: str) -> Problem:
     text, _, place = message.partition("\n\nLINE ")
     what = " ".join(part.strip() for part in text.splitlines() if part.strip())
     if "disabled by configuration" in what:
-        return Problem(
-            what,
-            hint="queries see this study only; the command's --external allows other files, and exports (--format, ctrl+e in "
-            "the app) write them",
-        )
+        hint = "queries see this study only; the command's --external allows other files, and exports (--format, ctrl+e in the "
+        return Problem(what, hint=hint + "app) write them")
     if "attached in read-only mode" in what:
-        return Problem(
-            what,
-            hint="results are read-only; `create temp table` works, and exports (--format, ctrl+e in the app) write files",
-        )
+        hint = "results are read-only; `create temp table` works, and exports (--format, ctrl+e in the app) write files"
+        return Problem(what, hint=hint)
     if ";" in sql.strip().rstrip(";"):
         return Problem(what, hint=_NAMES)  # places within one of several statements are off
     if not (match := re.match(r"(\d+): (.*)\n( *)(\^+)", place)):
@@ -187,11 +181,9 @@ def _nothing_published(paths: StudyPaths) -> Problem:
 
 def _unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
     if "lock" in str(error).lower():
-        return Problem(
-            f"another program has {paths.database} open for writing",
-            file=paths.database,
-            hint="close it, or open it there with `duckdb -readonly`",
-        )
+        what = f"another program has {paths.database} open for writing"
+        hint = "close it, or open it there with `duckdb -readonly`"
+        return Problem(what, file=paths.database, hint=hint)
     first = str(error).splitlines()[0]
-    hint = f"`studyctl db rebuild {paths.name}` builds it anew from the journals"
+    hint = f"`studyctl db rebuild {paths.name}` builds it again from the journals"
     return Problem(f"cannot read {paths.database}: {first}", file=paths.database, hint=hint)

@@ -27,7 +27,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def about_trial(trial_id: str) -> str:
-    """Return the query that shows what is stored of one trial: its stages, figures and task values, one row each."""
+    """Return the query that shows what is stored of one trial: its steps, figures and task values, one row each."""
     quoted = trial_id.replace("'", "''")
     return _ABOUT_TRIAL.format(trial=f"'{quoted}'")
 

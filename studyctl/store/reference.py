@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import duckdb
 
-from studyctl.store.publish import create_schema
+from studyctl.store.schema import create_schema
 
 _HEAD = """# The results database
 

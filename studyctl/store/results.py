@@ -1,11 +1,12 @@
 """The results of a study as rows: what reports and the terminal app read. No SQL elsewhere, no arithmetic on metrics."""
 
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 import duckdb
 
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
 from studyctl.store.query import open_reader
@@ -177,11 +178,7 @@ class StepRow(NamedTuple):
 
     kind: str
     subject: str | None
-    state: str
-    seconds: float | None
     peak_memory_bytes: int | None
-    attempt: int | None
-    finished_at: datetime | None
 
 
 class LayerResult(NamedTuple):
@@ -196,7 +193,7 @@ class LayerResult(NamedTuple):
     damping: float | None
 
 
-class Results:
+class Results(AbstractContextManager["Results"]):
     """The results as they were published last; everything it returns is of one moment. Close it after use."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -251,7 +248,7 @@ class Results:
         return self._rows(FailedTrial, "failures")
 
     def warnings(self, trial_id: str | None = None) -> list[Finding]:
-        """Return what a reader of the results must know; about one trial if it is named."""
+        """Return what a reader of the results must know; of one trial if it is named."""
         return self._rows(Finding, "warnings", trial_id=trial_id)
 
     def steps(self, trial_id: str) -> list[StepRow]:
@@ -266,18 +263,15 @@ class Results:
         """Let go of the file."""
         self._connection.close()
 
-    def __enter__(self) -> "Results":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rows(self, row: type[_Row], source: str, **wanted: str | None) -> list[_Row]:
+    def _rows(self, row: type[_Row], source: str, **equal: str | None) -> list[_Row]:
         columns = ", ".join(f'"{name}"' for name in row._fields)
-        given = {name: value for name, value in wanted.items() if value is not None}
-        where = " WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""
-        found = self._connection.execute(f"SELECT {columns} FROM {source}{where}", list(given.values()))
-        return list(map(row._make, found.fetchall()))
+        values = {name: value for name, value in equal.items() if value is not None}
+        where = " WHERE " + " AND ".join(f"{name} = ?" for name in values) if values else ""
+        rows = self._connection.execute(f"SELECT {columns} FROM {source}{where}", list(values.values()))
+        return list(map(row._make, rows.fetchall()))
 
 
 def open(paths: StudyPaths) -> Results:
@@ -288,17 +282,15 @@ def open(paths: StudyPaths) -> Results:
     """
     connection = open_reader(paths)
     try:
-        found = connection.execute("SELECT schema_version, studyctl FROM about").fetchone()
+        about = connection.execute("SELECT schema_version, studyctl FROM about").fetchone()
     except duckdb.CatalogException:
-        found = None
-    if found is None or found[0] != VERSION:
+        about = None
+    if about is None or about[0] != VERSION:
         connection.close()
-        writer = f"studyctl {found[1]}" if found else "something else"
+        writer = f"studyctl {about[1]}" if about else "something else"
         raise StudyError(
-            Problem(
-                f"{paths.database} was published by {writer}, with other tables than this version's",
-                file=paths.database,
-                hint=f"`studyctl db rebuild {paths.name}` publishes it anew from the journals",
-            )
+            f"{paths.database} was published by {writer}, with other tables than this version's",
+            file=paths.database,
+            hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
         )
     return Results(connection)

@@ -1,7 +1,7 @@
 """From journals to rows: the current results of every trial that the spec asks for."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from studyctl.contract.records import (
     Warned,
     Window,
 )
-from studyctl.contract.steps import Step, StepId, StepKind
+from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths
 from studyctl.journal.files import decode, parse
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
@@ -43,12 +43,13 @@ _TABLES: dict[type[Record], str] = {
 }
 """Kinds of records that become rows as they are, and their tables."""
 
+_LOAD = Step(StepKind.LOAD)
 _ATTEMPT_FIELDS = (
     "host", "pid", "device", "device_kind", "threads", "dtype", "backend", "studyctl", "spec_hash"
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """A Parquet part with item rows of a trial's current result."""
 
@@ -67,18 +68,12 @@ class Rows:
 
     def add(self, table: str, trial: PlannedTrial, values: Row) -> None:
         """Add a row that starts with what identifies the trial."""
-        lead = {
-            "trial_id": trial.trial,
-            "model": trial.model,
-            "method": trial.method,
-            "variant": trial.variant,
-        }
-        self.tables.setdefault(table, []).append(lead | values)
+        self.tables.setdefault(table, []).append(lead(trial) | values)
 
-    def warn(self, trial: PlannedTrial, step: StoredStep, message: str) -> None:
-        """Add a warning about a result that could not be published whole."""
-        row = {"stage": str(step.step), "message": message, "attempt": step.attempt, "at": timestamp(step.at)}
-        self.add("warnings", trial, row)
+
+def lead(trial: PlannedTrial) -> Row:
+    """Return what identifies a trial in every table."""
+    return {"trial_id": trial.trial, "model": trial.model, "method": trial.method, "variant": trial.variant}
 
 
 def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozenset[str]) -> Rows:
@@ -98,37 +93,40 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         is_running = trial.trial in running
         status = trial_status(trial, planned.steps(trial), stored, running=is_running)
         attempts = stored.attempts.get(trial.trial, ())
-        rows.add("trials", trial, _trial_row(trial, status, stored, attempts) | {"position": position})
+        results = dict(status.done)
+        if (loaded := stored.loads.get(trial.weights_key or "")) is not None:
+            results[_LOAD.id] = StepResult((ResultPart(loaded, (None,)),))
+        row = _trial_row(trial, status, attempts, list(results.values()))
+        version = _backend_version(_compressed_in(status, stored))
+        rows.add("trials", trial, row | {"position": position, "backend_version": version})
         for attempt in attempts:
             rows.add("attempts", trial, _attempt_row(trial, attempt, is_running and attempt is attempts[-1]))
-        for row in _step_rows(trial, status, stored):
-            rows.add("steps", trial, row)
+        for step in (_LOAD, *status.asked):
+            rows.add("steps", trial, _step_row(step, status, results.get(step.id)))
         _collect_results(rows, paths, trial, status)
     return rows
 
 
 def timestamp(at: str | None) -> datetime | None:
-    """Return a journal's time as DuckDB's TIMESTAMP: UTC without saying so."""
+    """Return a journal's time as DuckDB's TIMESTAMP: UTC, without a time zone."""
     return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None) if at else None
 
 
 def _trial_row(
-    trial: PlannedTrial, status: TrialStatus, stored: Stored, attempts: tuple[Attempt, ...]
+    trial: PlannedTrial, status: TrialStatus, attempts: tuple[Attempt, ...], results: list[StepResult]
 ) -> Row:
-    done = status.done.values()
-    load = _load(trial, stored)
-    timed = [*done, load] if load is not None else list(done)
-    compress = status.compressed
+    compress, failure = status.compressed, status.failure
     weights = compress.latest if compress is not None else None
     started = status.latest.started if status.latest is not None else None
-    failure = status.failure
+    seconds = [result.seconds for result in results if result.seconds is not None]
+    peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes is not None]
     return {
         "state": status.state,
         "bits_per_weight": _first(weights.bits_per_weight if weights else None, trial.bits_per_weight),
         "sparsity": _first(weights.sparsity if weights else None, trial.sparsity),
         "compress_seconds": compress and compress.seconds,
-        "total_seconds": _over(sum, timed, lambda step: step.seconds),
-        "peak_memory_bytes": _over(max, timed, lambda step: step.peak_memory_bytes),
+        "total_seconds": sum(seconds) if seconds else None,
+        "peak_memory_bytes": max(peaks, default=None),
         "error": status.error,
         "cause": failure and failure.cause,
         "hint": failure and failure.hint,
@@ -137,12 +135,11 @@ def _trial_row(
         "stages_done": len(status.done),
         "attempts": len(attempts),
         "backend": trial.backend,
-        "backend_version": _backend_version(_compressed_in(status, stored)),
         "seed": trial.seed,
         "options": json.dumps(trial.settings),
         "calibration": json.dumps(trial.calibration) if trial.calibration is not None else None,
         "started_at": timestamp(attempts[0].started.at) if attempts else None,
-        "finished_at": timestamp(max((step.latest.at for step in done), default=None)),
+        "finished_at": timestamp(max((result.latest.at for result in status.done.values()), default=None)),
         "host": started and started.host,
         "device": started and started.device,
         "device_kind": started and started.device_kind,
@@ -164,41 +161,22 @@ def _compressed_in(status: TrialStatus, stored: Stored) -> AttemptStarted | None
 
 def _backend_version(started: AttemptStarted | None) -> str | None:
     """Return the version of the implementation; journals from before the field have that of studyctl only."""
-    if started is None:
-        return None
-    if started.backend_version is None and started.backend == OWN:
+    if started is not None and started.backend_version is None and started.backend == OWN:
         return started.studyctl
-    return started.backend_version
+    return started.backend_version if started is not None else None
 
 
 def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _over(
-    combine: Callable[[list[Any]], Any],
-    steps: list[StepResult],
-    value: Callable[[StepResult], float | None],
-) -> Any:
-    known = [number for step in steps if (number := value(step)) is not None]
-    return combine(known) if known else None
-
-
-def _load(trial: PlannedTrial, stored: Stored) -> StepResult | None:
-    found = stored.loads.get(trial.weights_key) if trial.weights_key is not None else None
-    return StepResult((ResultPart(found, (None,)),)) if found is not None else None
-
-
 def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Row:
     finished, started = attempt.finished, attempt.started
     failure = attempt.failures[0] if attempt.failures else None
-    state = attempt.state
-    if state == "open":
-        state = "running" if running else "stopped"
     step = failure.step if failure else attempt.open_step
     return {
         "attempt": attempt.attempt,
-        "state": state,
+        "state": attempt.state_if(running=running),
         "stage": step and str(step),
         "error": failure.error if failure else (finished and finished.error) or None,
         "cause": failure and failure.cause,
@@ -216,35 +194,37 @@ def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Row:
     }
 
 
-def _step_rows(trial: PlannedTrial, status: TrialStatus, stored: Stored) -> Iterator[Row]:
-    load = Step(StepKind.LOAD)
-    results = {load.id: _load(trial, stored)} | status.done
-    for step in (load, *status.asked):
-        result = results.get(step.id)
-        row: Row = {"step": str(step), "kind": step.kind, "subject": step.subject, "key": step.key}
-        if result is None:
-            yield row | {"state": status.step_state(step.id)}
-            continue
-        latest = result.latest
-        yield row | {
-            "state": "done",
-            "seconds": result.seconds,
-            "peak_memory_bytes": result.peak_memory_bytes,
-            "attempt": latest.attempt,
-            "finished_at": timestamp(latest.at),
-            "key": latest.step.key,
-            "weights_hash": latest.weights_hash,
-        }
+def _step_row(step: Step, status: TrialStatus, result: StepResult | None) -> Row:
+    row: Row = {"step": str(step), "kind": step.kind, "subject": step.subject, "key": step.key}
+    if result is None:
+        return row | {"state": status.step_state(step.id)}
+    latest = result.latest
+    return row | {
+        "state": "done",
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "attempt": latest.attempt,
+        "finished_at": timestamp(latest.at),
+        "key": latest.step.key,
+        "weights_hash": latest.weights_hash,
+    }
 
 
 def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status: TrialStatus) -> None:
     """Add the records of a trial's current steps, and the warnings of what runs or failed just now."""
-    for step, result in sorted(status.done.items(), key=_where):
-        found = [(part, list(records_of(part))) for part in result.parts]
-        for part, records in found:
-            _add_records(rows, paths, trial, part.stored, records)
-        if step.kind is StepKind.PERPLEXITY:
-            for total in totals_of([record for _, records in found for record in records]):
+
+    def place(result: StepResult) -> tuple[str, int, int]:
+        first = result.parts[0].stored
+        return first.trial, first.attempt, first.begin
+
+    for result in sorted(status.done.values(), key=place):
+        records: list[AnyRecord] = []
+        for part in result.parts:
+            of_part = list(records_of(part))
+            _add_records(rows, paths, trial, part.stored, of_part)
+            records += of_part
+        if result.latest.step.kind is StepKind.PERPLEXITY:
+            for total in totals_of(records):
                 rows.add(_TABLES[type(total)], trial, structs.asdict(total))
     latest = status.latest
     if latest is not None and (latest.open_step or latest.failures):
@@ -253,12 +233,6 @@ def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status:
         for record in _records(latest.journal, 0, None):
             if isinstance(record, Warned) and record.step.id in open_steps:
                 rows.add("warnings", trial, _warning_row(record))
-
-
-def _where(found: tuple[StepId, StepResult]) -> tuple[str, int, int]:
-    """Return where in the journals a result begins."""
-    first = found[1].parts[0].stored
-    return first.trial, first.attempt, first.begin
 
 
 def _add_records(
@@ -320,10 +294,10 @@ def _records(journal: Path, begin: int, end: int | None) -> list[AnyRecord]:
         file.seek(begin)
         data = file.read() if end is None else file.read(end - begin)
         lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-        found = [decode(line) for line in lines if b'"kind":"progress"' not in line]
-        whole = [record for record in found if record is not None]
-        if len(whole) == len(found):
-            return whole
+        decoded = [decode(line) for line in lines if b'"kind":"progress"' not in line]
+        records = [record for record in decoded if record is not None]
+        if len(records) == len(decoded):
+            return records
         file.seek(0)
         first_line = file.read(begin).count(b"\n") + 1
         return parse(data, journal, first_line)[0]

@@ -1,4 +1,4 @@
-"""Asking the published database more than once: what the app's SQL screen keeps open between two queries.
+"""Several queries on the published database: what the app's SQL screen keeps open between two of them.
 
 A session holds one reader. It takes a newer publication with the next query, never in the middle of one; what a query
 made for itself (``create temp table``) is gone then.
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.query import fetch, open_reader
+from studyctl.store.query import fetch, file_stamp, open_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Answer:
     seconds: float
     """What the query took, without opening the file."""
     published_at: datetime | None
-    """When that was published which it read, UTC; None in a file that does not say so."""
+    """When what it read was published, UTC; None in a file that does not say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +71,17 @@ class Session:
                 ``warning``).
         """
         with self._lock:
+            if self._closed:
+                raise StudyError(_STOPPED)
+            reader = self._newest()
+            began = time.perf_counter()
             try:
-                return self._run(sql)
+                table = fetch(reader, sql)
             except StudyError as error:
                 if isinstance(error.__cause__, duckdb.InterruptException):
-                    raise StudyError(_interrupted()) from error
+                    raise StudyError(_STOPPED) from error
                 raise
-
-    def _run(self, sql: str) -> Answer:
-        if self._closed:
-            raise StudyError(_interrupted())
-        reader = self._newest()
-        began = time.perf_counter()
-        table = fetch(reader, sql)
-        return Answer(table, time.perf_counter() - began, self._published_at)
+            return Answer(table, time.perf_counter() - began, self._published_at)
 
     def interrupt(self) -> None:
         """End the query that runs, if one does; it raises in its own thread.
@@ -92,9 +89,8 @@ class Session:
         One that is about to begin may miss it, so whoever must be sure asks again.
         """
         if self._lock.locked() and (reader := self._reader) is not None:
-            with contextlib.suppress(
-                duckdb.ConnectionException
-            ):  # it makes place for a newer publication just now
+            # It may be closed for a newer publication just now.
+            with contextlib.suppress(duckdb.ConnectionException):
                 reader.interrupt()
 
     def catalog(self) -> tuple[CatalogTable, ...]:
@@ -107,12 +103,11 @@ class Session:
             columns: dict[str, list[CatalogColumn]] = {}
             for table, *column in reader.execute(_COLUMNS).fetchall():
                 columns.setdefault(table, []).append(CatalogColumn(*column))
-            found = reader.execute(_TABLES).fetchall()
             return tuple(
                 CatalogTable(
                     name, view, comment, _count(reader, name) if view else rows, tuple(columns.get(name, ()))
                 )
-                for name, view, comment, rows in found
+                for name, view, comment, rows in reader.execute(_TABLES).fetchall()
             )
 
     def close(self) -> None:
@@ -133,7 +128,7 @@ class Session:
 
     def _newest(self) -> duckdb.DuckDBPyConnection:
         """Return a reader of the file as it is now."""
-        seen = self._identity()
+        seen = file_stamp(self.paths.database)
         if self._reader is None or seen is None or seen != self._opened:
             self._let_go()
             reader = open_reader(self.paths)
@@ -142,29 +137,18 @@ class Session:
             self._reader, self._opened = reader, seen
         return self._reader
 
-    def _identity(self) -> object:
-        try:
-            status = self.paths.database.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
-
     def _let_go(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
 
 
-def _interrupted() -> Problem:
-    return Problem("the query was stopped", severity="warning")
-
-
 def _published_at(reader: duckdb.DuckDBPyConnection) -> datetime | None:
     try:
-        found = reader.execute("SELECT published_at FROM about").fetchall()
+        rows = reader.execute("SELECT published_at FROM about").fetchall()
     except (duckdb.CatalogException, duckdb.BinderException):  # another program's file may be asked too
         return None
-    return found[0][0] if found else None
+    return rows[0][0] if rows else None
 
 
 def _count(reader: duckdb.DuckDBPyConnection, view: str) -> int | None:
@@ -175,6 +159,7 @@ def _count(reader: duckdb.DuckDBPyConnection, view: str) -> int | None:
         return None
 
 
+_STOPPED = Problem("the query was stopped", severity="warning")
 _TABLES = """
 SELECT * EXCLUDE place FROM (
     SELECT view_name AS name, true AS view, coalesce(comment, ''), NULL, view_oid AS place FROM duckdb_views()

@@ -1,14 +1,14 @@
-"""The studies under runs/: finding one by name, how each stands."""
+"""The studies under runs/: how to find one by its name, and how each stands."""
 
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import StudyPaths, runs_folder
-from studyctl.store.holder import Holder
 from studyctl.store.live import Live, Snapshot
 
 UNEXPECTED = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -45,17 +45,17 @@ def find_study(name: str) -> StudyPaths:
     """Return the study of a name under runs/, or of a folder.
 
     Raises:
-        StudyError: there is none; names those that are there.
+        StudyError: there is none; names those that exist.
     """
     for folder in (runs_folder() / name, Path(name)):
         if folder.is_dir() and _is_study(folder):
             return StudyPaths(folder.resolve())
     names = study_names()
     guess = did_you_mean(name, names)
-    there = (
+    others = (
         f"studies here: {', '.join(names)}" if names else f"there are no studies in {runs_folder().resolve()}"
     )
-    raise StudyError(f"there is no study `{name}`", hint=f"{guess} {there}".strip())
+    raise StudyError(f"there is no study `{name}`", hint=f"{guess} {others}".strip())
 
 
 def trial_names(paths: StudyPaths) -> list[str]:
@@ -72,11 +72,13 @@ def find_trial(paths: StudyPaths, beginning: str) -> str:
     names = trial_names(paths)
     if beginning in names:
         return beginning
-    found = [name for name in names if name.startswith(beginning)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise StudyError(f"`{beginning}` is the beginning of {len(found)} trials", hint=", ".join(found[:8]))
+    matches = [name for name in names if name.startswith(beginning)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise StudyError(
+            f"`{beginning}` is the beginning of {len(matches)} trials", hint=", ".join(matches[:8])
+        )
     guess = did_you_mean(beginning, names)
     raise StudyError(
         f"study `{paths.name}` has no trial `{beginning}`", hint=guess or f"trials: {', '.join(names[:8])}"
@@ -99,7 +101,7 @@ class StudyRow:
     """Heartbeat of the runner, or the last record of a journal."""
     title: str = ""
     seconds_left: float | None = None
-    """What the runner reckons with; None before it can tell, and when nobody runs it."""
+    """The runner's estimate; None before it has one, and when nobody runs it."""
     trouble: str = ""
     """Why it cannot be read; empty if it can."""
     hint: str = ""
@@ -119,8 +121,7 @@ def study_rows() -> list[StudyRow]:
     return list(StudyList().rows())
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Seen(NamedTuple):
     """A study as it was at the last look."""
 
     stamp: tuple[int | None, ...]
@@ -136,7 +137,7 @@ class StudyList:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def rows(self) -> Iterator[StudyRow]:
         """Yield a line for each study as soon as it is read, in the order of their names.
@@ -147,38 +148,38 @@ class StudyList:
             StudyError: the folder of studies cannot be listed.
         """
         names = study_names()
-        for gone in self._known.keys() - set(names):
-            del self._known[gone]
+        for gone in self._seen.keys() - set(names):
+            del self._seen[gone]
         for name in names:
             yield self._look(StudyPaths(runs_folder() / name))
 
     def _look(self, paths: StudyPaths) -> StudyRow:
-        known = self._known.get(paths.name)
-        stamp = _stamp(paths, with_journals=known is not None and known.row.trouble != "")
-        if known is not None and known.live is None and known.stamp == stamp:
-            return known.row
-        live = known.live if known is not None and known.live is not None else Live(paths)
+        before = self._seen.get(paths.name)
+        stamp = _stamp(paths, with_journals=before is not None and before.row.trouble != "")
+        if before is not None and before.live is None and before.stamp == stamp:
+            return before.row
+        live = before.live if before is not None and before.live is not None else Live(paths)
         row = _row(paths, live)
-        if known is not None and known.row == row:
-            row = known.row
-        self._known[paths.name] = _Known(stamp, row, live if row.state == "running" else None)
+        if before is not None and before.row == row:
+            row = before.row
+        self._seen[paths.name] = _Seen(stamp, row, live if row.state == "running" else None)
         return row
 
 
 def _stamp(paths: StudyPaths, *, with_journals: bool) -> tuple[int | None, ...]:
-    """Tell whether a study changed. A damaged journal may be mended where it is, which its folder does not tell."""
+    """Return what changes when a study changes. A damaged journal may be repaired in place, which does not change its folder."""
     looked_at = [paths.root, paths.journal, paths.plan, paths.runner]
     if with_journals:
-        with suppress(PermissionError):  # told by reading it
+        with suppress(PermissionError):  # reading the study says so
             looked_at += sorted(paths.journal.glob("*.jsonl"))
     return tuple(_changed_at(path) for path in looked_at)
 
 
 def _changed_at(path: Path) -> int | None:
     try:
-        return path.stat().st_ctime_ns  # unlike the time of modification it tells of permissions too
+        return path.stat().st_ctime_ns  # unlike the time of modification it changes with permissions too
     except OSError:
-        return None  # missing, or why it cannot be read is told by reading it
+        return None  # missing, or it cannot be read: reading the study says why
 
 
 def _row(paths: StudyPaths, live: Live) -> StudyRow:
@@ -197,12 +198,19 @@ def _row(paths: StudyPaths, live: Live) -> StudyRow:
 def _read_row(paths: StudyPaths, snapshot: Snapshot) -> StudyRow:
     trials, done, failed = len(snapshot.trials), snapshot.count("done"), snapshot.count("failed")
     runner = snapshot.runner
+    if runner is not None and snapshot.running:
+        last_sign: datetime | None = runner.heartbeat
+    else:
+        times = [datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in paths.journal.glob("*.jsonl")]
+        last_sign = max([*times, runner.heartbeat] if runner else times, default=None)
     if snapshot.running:
         state = "running"
     elif runner is not None and done + failed < trials:
         state = "died"
+    elif not trials:
+        state = "empty"
     else:
-        state = _resting_state(trials, done, failed)
+        state = "failed" if failed else "done" if done == trials else "unfinished"
     return StudyRow(
         study=paths.name,
         state=state,
@@ -210,18 +218,7 @@ def _read_row(paths: StudyPaths, snapshot: Snapshot) -> StudyRow:
         done=done,
         failed=failed,
         host=runner.host if runner else "",
-        last_sign=runner.heartbeat if runner and snapshot.running else _last_sign(paths, runner),
+        last_sign=last_sign,
         title=snapshot.title,
         seconds_left=runner.seconds_left if runner and snapshot.running else None,
     )
-
-
-def _resting_state(trials: int, done: int, failed: int) -> str:
-    if not trials:
-        return "empty"
-    return "failed" if failed else "done" if done == trials else "unfinished"
-
-
-def _last_sign(paths: StudyPaths, runner: Holder | None) -> datetime | None:
-    times = [datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in paths.journal.glob("*.jsonl")]
-    return max([*times, runner.heartbeat] if runner else times, default=None)

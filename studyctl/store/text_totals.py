@@ -36,8 +36,8 @@ def text_totals(windows: Sequence[Window], batch: TextBatch) -> TextTotals:
     """
     nll = _total(window.nll_nats for window in windows)
     tokens = sum(window.tokens for window in windows)
-    known = [window.bytes for window in windows if window.bytes is not None]
-    size = sum(known) if len(known) == len(windows) else None
+    sizes = [window.bytes for window in windows if window.bytes is not None]
+    size = sum(sizes) if len(sizes) == len(windows) else None
     mean = None if nll is None else nll / tokens
     return TextTotals(
         language=batch.language,
@@ -79,8 +79,10 @@ def fidelity_totals(windows: Sequence[Window], batches: Sequence[TextBatch]) -> 
 
 def _total(values: Iterable[float | None]) -> float | None:
     """Return the sum; None if one of the values is not known or not finite."""
-    known = list(values)
-    if any(value is None for value in known):
-        return None
-    total = math.fsum(value for value in known if value is not None)
+    numbers: list[float] = []
+    for value in values:
+        if value is None:
+            return None
+        numbers.append(value)
+    total = math.fsum(numbers)
     return total if math.isfinite(total) else None

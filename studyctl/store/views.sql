@@ -16,7 +16,7 @@ FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
 LEFT JOIN fidelity f ON f.trial_id = p.trial_id AND f.language = p.language
 LEFT JOIN intervals i ON i.trial_id = p.trial_id AND i.measure = 'ppl_ratio' AND i.subject = p.language;
-COMMENT ON VIEW perplexity_vs_dense IS 'one row a trial and language: perplexity beside the dense model''s';
+COMMENT ON VIEW perplexity_vs_dense IS 'one row a trial and language: perplexity compared with the dense model''s';
 COMMENT ON COLUMN perplexity_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN perplexity_vs_dense.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN perplexity_vs_dense.method IS 'compression method';
@@ -44,7 +44,7 @@ FROM tasks t
 LEFT JOIN tasks d ON d.model = t.model AND d.task = t.task AND d.metric = t.metric AND d.variant = 'dense'
 LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric
 LEFT JOIN intervals i ON i.trial_id = t.trial_id AND i.measure = t.metric AND i.subject = t.task;
-COMMENT ON VIEW tasks_vs_dense IS 'one row a trial, task and metric: the value beside the dense model''s, items paired';
+COMMENT ON VIEW tasks_vs_dense IS 'one row a trial, task and metric: the value compared with the dense model''s, items paired';
 COMMENT ON COLUMN tasks_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN tasks_vs_dense.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN tasks_vs_dense.method IS 'compression method';
@@ -111,7 +111,7 @@ COMMENT ON COLUMN leaderboard.method IS 'compression method';
 COMMENT ON COLUMN leaderboard.variant IS 'compression setting';
 COMMENT ON COLUMN leaderboard.seed IS 'seed of the random choices; NULL when nothing is drawn';
 COMMENT ON COLUMN leaderboard.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN leaderboard.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
+COMMENT ON COLUMN leaderboard.bits_per_weight IS 'bits that a weight costs, scales, zero points and masks included';
 COMMENT ON COLUMN leaderboard.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
 COMMENT ON COLUMN leaderboard.ppl_ratio_low IS 'lower end of its 95 % bootstrap interval over paired windows; NULL if a language has none';
@@ -215,7 +215,7 @@ COMMENT ON COLUMN pareto.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN pareto.method IS 'compression method';
 COMMENT ON COLUMN pareto.variant IS 'compression setting';
 COMMENT ON COLUMN pareto.measure IS 'ppl_ratio (lower is better) or acc (higher is better)';
-COMMENT ON COLUMN pareto.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
+COMMENT ON COLUMN pareto.bits_per_weight IS 'bits that a weight costs, scales, zero points and masks included';
 COMMENT ON COLUMN pareto.value IS 'value of the measure';
 
 CREATE VIEW ranks AS
@@ -286,7 +286,7 @@ COMMENT ON VIEW disagreement IS 'one row a model and pair of metrics (in both or
 COMMENT ON COLUMN disagreement.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN disagreement.metric IS 'a metric of the view ranks';
 COMMENT ON COLUMN disagreement.other_metric IS 'another one';
-COMMENT ON COLUMN disagreement.kendall_tau IS 'Kendall''s tau-b of the two rankings: 1 the same order, 0 unrelated, -1 reversed; NULL for fewer than two trials, or when one metric tells none apart';
+COMMENT ON COLUMN disagreement.kendall_tau IS 'Kendall''s tau-b of the two rankings: 1 the same order, 0 unrelated, -1 reversed; NULL for fewer than two trials, or when all are equal in one metric';
 COMMENT ON COLUMN disagreement.variants IS 'trials that have a rank in both';
 
 CREATE VIEW agreement AS
@@ -321,7 +321,7 @@ FROM several b
 LEFT JOIN several ours ON ours.model = b.model AND ours.setting = b.setting AND ours.backend = 'studyctl'
     AND ours.seed IS NOT DISTINCT FROM b.seed
 ORDER BY b.place, b.seed NULLS FIRST, b.backend <> 'studyctl', b.position;
-COMMENT ON VIEW agreement IS 'one row a trial whose setting several backends are to compress: each beside studyctl''s own of the same seed';
+COMMENT ON VIEW agreement IS 'one row a trial whose setting several backends are to compress: each compared with studyctl''s of the same seed';
 COMMENT ON COLUMN agreement.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN agreement.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN agreement.method IS 'compression method';
@@ -334,7 +334,7 @@ COMMENT ON COLUMN agreement.state IS 'pending, running, done, failed or stopped'
 COMMENT ON COLUMN agreement.kl_nats IS 'KL(dense || compressed) a token, mean over the languages';
 COMMENT ON COLUMN agreement.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
 COMMENT ON COLUMN agreement.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
-COMMENT ON COLUMN agreement.bits_per_weight IS 'bits that a weight costs, scales, zeros and masks included';
+COMMENT ON COLUMN agreement.bits_per_weight IS 'bits that a weight costs, scales, zero points and masks included';
 COMMENT ON COLUMN agreement.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN agreement.compress_seconds IS 'time of the compress step';
 COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process or device until the end of the compress step';
@@ -356,5 +356,5 @@ COMMENT ON COLUMN stages.seconds IS 'the step''s own work';
 COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of its process or device until its end';
 COMMENT ON COLUMN stages.attempt IS 'attempt whose result is current';
 COMMENT ON COLUMN stages.finished_at IS 'end, UTC';
-COMMENT ON COLUMN stages.key IS 'names everything, beside weights and windows, that determines its result';
+COMMENT ON COLUMN stages.key IS 'names everything but weights and windows that determines its result';
 COMMENT ON COLUMN stages.weights_hash IS 'hash of the weights that it made or measured';

@@ -103,7 +103,6 @@ def test_a_failure_is_told_with_its_cause(study: FakeStudy) -> None:
         "out of memory at block 3",
     )
     assert stored.attempts[TRIAL][0].state == "failed"
-    assert stored.unfinished == []
     assert stored.last_failure("alpha.dense") is None
 
 
@@ -117,7 +116,8 @@ def test_a_step_that_succeeds_at_the_second_try_did_not_fail(study: FakeStudy) -
 
 def test_an_attempt_without_an_end_is_unfinished(study: FakeStudy) -> None:
     study.attempt(TRIAL).begin("compress")
-    (attempt,) = read_stored(study.paths).unfinished
+    (attempt,) = read_stored(study.paths).attempts[TRIAL]
+    assert attempt.state == "open"
     assert (attempt.trial, attempt.attempt, str(attempt.open_step)) == (TRIAL, 1, "compress")
 
 
@@ -277,10 +277,10 @@ class TestBatches:
         assert results.spans(english) == ((0, 8), (16, 20))
         assert results.of(english) is None
         self.run(attempt, 1)
-        found = read_stored(study.paths).has(WEIGHTS).of(english)
-        assert found is not None
-        assert [part.batches for part in found.parts] == [((0, 8),), ((8, 16),), ((16, 20),)]
-        assert (found.seconds, found.latest.step.windows) == (6.0, (8, 16))
+        result = read_stored(study.paths).has(WEIGHTS).of(english)
+        assert result is not None
+        assert [part.batches for part in result.parts] == [((0, 8),), ((8, 16),), ((16, 20),)]
+        assert (result.seconds, result.latest.step.windows) == (6.0, (8, 16))
 
     @pytest.mark.parametrize(
         ("asked", "there"), [(8, True), (16, True), (20, True), (12, False), (24, False)]
@@ -300,9 +300,9 @@ class TestBatches:
                 step=replace(english, windows=windows), weights_hash=f"hash-of-{TRIAL}", available=11
             )
             attempt.writer.write(finished)
-        found = read_stored(study.paths).has(WEIGHTS).of(english)
-        assert found is not None
-        (part,) = found.parts
+        result = read_stored(study.paths).has(WEIGHTS).of(english)
+        assert result is not None
+        (part,) = result.parts
         assert part.batches == ((0, 8), (8, 11))
         assert part.stored.step.windows == (0, 11), (
             "batches that follow each other are one place of the journal"
@@ -312,10 +312,10 @@ class TestBatches:
         self, study: FakeStudy, attempt: FakeAttempt
     ) -> None:
         self.run(attempt, 0, 1, 2)
-        found = read_stored(study.paths).has(WEIGHTS).of(replace(study.evaluations[0], windows=(0, 16)))
-        assert found is not None
-        (part,) = found.parts
+        result = read_stored(study.paths).has(WEIGHTS).of(replace(study.evaluations[0], windows=(0, 16)))
+        assert result is not None
+        (part,) = result.parts
         assert (part.batches, part.stored.step.windows) == (((0, 8), (8, 16)), (0, 20))
-        assert found.seconds == pytest.approx(2 / 3 * 6.0)
+        assert result.seconds == pytest.approx(2 / 3 * 6.0)
         begun = [one.step.windows for one in records_of(part) if isinstance(one, StepStarted)]
         assert begun == [(0, 8), (8, 16)]

@@ -106,13 +106,13 @@ def test_a_trial_of_it_has_its_details(paths: StudyPaths, old: Callable[[str], R
 
 
 def test_its_results_are_those_of_its_database(paths: StudyPaths, old: Callable[[str], Rows]) -> None:
-    with results.open(paths) as found:
-        standings = [tuple(row) for row in found.leaderboard()]
+    with results.open(paths) as published:
+        standings = [tuple(row) for row in published.leaderboard()]
         languages = [
-            (row.trial_id, row.language, row.perplexity, row.ppl_ratio) for row in found.perplexity()
+            (row.trial_id, row.language, row.perplexity, row.ppl_ratio) for row in published.perplexity()
         ]
-        tasks = [(row.trial_id, row.task, row.metric, row.value, row.change) for row in found.tasks()]
-        shown = {(row.main, row.averaged) for row in found.tasks()}
+        tasks = [(row.trial_id, row.task, row.metric, row.value, row.change) for row in published.tasks()]
+        shown = {(row.main, row.averaged) for row in published.tasks()}
     assert standings == old("FROM leaderboard")
     assert languages == old("SELECT trial_id, language, perplexity, ppl_ratio FROM perplexity_vs_dense")
     assert tasks == old("SELECT trial_id, task, metric, value, change FROM tasks_vs_dense")
@@ -162,8 +162,8 @@ def test_reading_changes_nothing(paths: StudyPaths) -> None:
     live.refresh()
     live.standings()
     live.trial(TRIAL)
-    with results.open(paths) as found:
-        found.leaderboard()
+    with results.open(paths) as published:
+        published.leaderboard()
     run_sql(paths, "FROM perplexity")
     session = Session(paths)
     session.run("FROM leaderboard")

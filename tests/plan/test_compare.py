@@ -10,11 +10,9 @@ import pytest
 from studyctl.contract.identity import TextIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.plan import Planned
-from studyctl.contract.records import SCHEMA, AttemptFinished, AttemptStarted
+from studyctl.contract.records import SCHEMA, AttemptFinished, AttemptStarted, StepFailed
 from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spans
-from studyctl.errors import FailureCause
-from studyctl.journal import stored as stored_module
-from studyctl.journal.stored import Attempt, Failure, Results, Stored
+from studyctl.journal.stored import Attempt, Results, Stored
 from studyctl.plan.compare import Cause, Todo, compare
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
@@ -75,7 +73,7 @@ def stored(
     plan: StudyPlan,
     *,
     without: tuple[str, ...] = (),
-    failure: Failure | None = None,
+    failure: StepFailed | None = None,
     available: int | None = None,
 ) -> Stored:
     """Return a store that has every available result but those of the steps named."""
@@ -185,7 +183,7 @@ class TestWindows:
             assert end < 10**6, "as many batches would not fit into memory"
             return batch_spans(end)
 
-        monkeypatch.setattr(stored_module, "batch_spans", counted)
+        monkeypatch.setattr("studyctl.journal.stored.batch_spans", counted)
         before, now = planned(windows=8), planned(windows=ALL_WINDOWS)
         assert set(reasons(now, stored(before), saved(before)).values()) == {"perplexity.windows 8 → all"}
 
@@ -228,7 +226,7 @@ def test_results_of_an_earlier_version_run_again_once_and_that_is_said() -> None
 def test_a_failed_step_is_run_again() -> None:
     plan = planned()
     batch = Step(StepKind.PERPLEXITY, "de", (0, 8), "de 16 1")
-    failure = Failure(batch, "boom", FailureCause.ERROR, "", "2026-01-01T00:00:00Z")
+    failure = StepFailed(step=batch, error="boom", at="2026-01-01T00:00:00Z")
     store = stored(plan, without=("perplexity:de",), failure=failure)
     found = compare(plan, store, saved(plan))
     assert {steps(todo) for todo in found.todo} == {("perplexity:de",)}

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from studyctl.errors import StudyError
-from studyctl.report.watch import PROGRESS_SECONDS, watch_plainly
+from studyctl.report import watch
+from studyctl.report.watch import PROGRESS_SECONDS
 from tests.store import builder
 from tests.store.builder import FakeAttempt, FakeStudy
 from tests.tui import studies
@@ -23,7 +24,7 @@ class Time:
         self.now = 0.0
         self._parts = iter(parts)
 
-    def clock(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -32,9 +33,10 @@ class Time:
 
 
 def watched(study: FakeStudy, *parts: Callable[[], object]) -> list[str]:
-    time = Time(*parts)
     out = io.StringIO()
-    watch_plainly(study.paths, Console(file=out, width=40), clock=time.clock, sleep=time.sleep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "time", Time(*parts))
+        watch.watch_plainly(study.paths, Console(file=out, width=40))
     return out.getvalue().splitlines()
 
 

@@ -124,10 +124,10 @@ def item_table(task: str, variant: str, items: Iterable[int] = range(ITEMS)) -> 
 
 def steps_of(protocol: Mapping[str, str | None]) -> tuple[Step, ...]:
     """Return the steps that a plan asks for, of their keys by name."""
-    found = ((StepId.parse(name), key) for name, key in protocol.items())
+    steps = ((StepId.parse(name), key) for name, key in protocol.items())
     return tuple(
         Step(kind, subject, (0, WINDOWS) if kind is StepKind.PERPLEXITY else None, key)
-        for (kind, subject), key in found
+        for (kind, subject), key in steps
     )
 
 

@@ -22,8 +22,8 @@ def study(tmp_path: Path) -> FakeStudy:
 
 def rows_of(study: FakeStudy, model: str | None = None) -> list[Agreement]:
     publish(study.paths)
-    with results.open(study.paths) as found:
-        return found.agreement(model)
+    with results.open(study.paths) as published:
+        return published.agreement(model)
 
 
 def by_backend(study: FakeStudy) -> dict[str, Agreement]:
@@ -63,12 +63,12 @@ def test_ratios_are_held_against_ours(study: FakeStudy) -> None:
 
 def test_figures_are_those_of_the_leaderboard_and_of_the_compress_step(study: FakeStudy) -> None:
     rows = by_backend(study.write_all())
-    with results.open(study.paths) as found:
-        standings = {row.trial_id: row for row in found.leaderboard()}
+    with results.open(study.paths) as published:
+        standings = {row.trial_id: row for row in published.leaderboard()}
         peaks = {
             row.trial_id: step.peak_memory_bytes
             for row in rows.values()
-            for step in found.steps(row.trial_id)
+            for step in published.steps(row.trial_id)
             if step.kind == "compress"
         }
     shared = (
@@ -169,10 +169,10 @@ def test_equal_seeds_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_other_views_take_a_backend_for_one_more_variant(study: FakeStudy) -> None:
     publish(study.write_all().paths)
-    with results.open(study.paths) as found:
-        nearest = [(row.variant, row.trials) for row in found.ranks() if row.metric == "kl_nats"]
-        best = [row.variant for row in found.pareto() if row.measure == "ppl_ratio"]
-        assert {row.variants for row in found.disagreement()} == {4}
+    with results.open(study.paths) as published:
+        nearest = [(row.variant, row.trials) for row in published.ranks() if row.metric == "kl_nats"]
+        best = [row.variant for row in published.pareto() if row.measure == "ppl_ratio"]
+        assert {row.variants for row in published.disagreement()} == {4}
     assert nearest[0] == (f"{RTN}@llm-compressor", 4)
     assert nearest[-1] == (f"{RTN}@gptqmodel", 4)
     assert set(best) == {"dense", RTN, f"{RTN}@gptqmodel", f"{RTN}@llm-compressor"}

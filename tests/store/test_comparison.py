@@ -19,22 +19,22 @@ RANKS = [
 ]
 
 
-def told(*metrics: str) -> list[tuple[str, str, str, float]]:
+def described(*metrics: str) -> list[tuple[str, str, str, float]]:
     return [
         (gap.better.variant, gap.better.metric, gap.worse.metric, gap.places) for gap in gaps(RANKS, *metrics)
     ]
 
 
 def test_the_widest_gap_of_each_trial_the_largest_first() -> None:
-    assert told() == [("a", "kl_nats", "task:openbookqa", 7), ("b", "task:openbookqa", "kl_nats", 3)]
+    assert described() == [("a", "kl_nats", "task:openbookqa", 7), ("b", "task:openbookqa", "kl_nats", 3)]
 
 
 def test_gaps_with_one_metric_or_between_two() -> None:
-    assert told("ppl_ratio") == [
+    assert described("ppl_ratio") == [
         ("a", "ppl_ratio", "task:openbookqa", 6),
         ("b", "task:openbookqa", "ppl_ratio", 3),
     ]
-    assert told("ppl_ratio", "kl_nats") == []  # one place apart is no news
+    assert described("ppl_ratio", "kl_nats") == []  # one place apart is no news
 
 
 def test_a_tie_counts_as_its_middle() -> None:

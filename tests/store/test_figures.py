@@ -25,7 +25,7 @@ def test_perplexity_stands_beside_dense(study: FakeStudy) -> None:
     assert [one.language for one in figures.languages] == ["en", "sw", "zh"]
     ratios = [one.ratio for one in figures.languages]
     assert all(
-        math.isclose(ratio or 0, wanted) for ratio, wanted in zip(ratios, (1.5, 1.8, 1.65), strict=True)
+        math.isclose(ratio or 0, expected) for ratio, expected in zip(ratios, (1.5, 1.8, 1.65), strict=True)
     )
     assert all(one.kl_nats is not None and one.top1 is not None for one in figures.languages)
 

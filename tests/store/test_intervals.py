@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from studyctl.store.intervals import intervals
-from studyctl.store.publish import create_schema, publish
+from studyctl.store.publish import publish
 from studyctl.store.query import open_reader
+from studyctl.store.schema import create_schema
 from tests.store import builder
 from tests.store.builder import FakeStudy
 
-Found = dict[tuple[str, str | None], tuple[int, float, float]]
+Rows = dict[tuple[str, str | None], tuple[int, float, float]]
 LEAD = {"trial_id": "m-x", "model": "m", "method": "rtn", "variant": "x"}
 
 
@@ -29,7 +30,7 @@ def windows(connection: duckdb.DuckDBPyConnection, trial: str, language: str, nl
     )
 
 
-def found(fill: Callable[[duckdb.DuckDBPyConnection], None] | None, *flips: dict[str, Any]) -> Found:
+def interval_rows(fill: Callable[[duckdb.DuckDBPyConnection], None] | None, *flips: dict[str, Any]) -> Rows:
     with closing(duckdb.connect()) as connection:
         create_schema(connection)
         if fill is not None:
@@ -54,7 +55,7 @@ def test_windows_that_all_change_alike_leave_no_doubt() -> None:
         windows(connection, "m-dense", "en", dense)
         windows(connection, "m-x", "en", dense + 100 * math.log(1.25))
 
-    assert found(fill) == {
+    assert interval_rows(fill) == {
         ("ppl_ratio", "en"): (20, pytest.approx(1.25), pytest.approx(1.25)),
         ("ppl_ratio", None): (1, pytest.approx(1.25), pytest.approx(1.25)),
     }
@@ -67,7 +68,7 @@ def test_the_width_is_that_of_the_mean_difference() -> None:
         windows(connection, "m-dense", "en", np.full(200, 300.0))
         windows(connection, "m-x", "en", 300 + scatter)
 
-    _, low, high = found(fill)["ppl_ratio", "en"]
+    _, low, high = interval_rows(fill)["ppl_ratio", "en"]
     expected = 3.92 * scatter.std() / 200**0.5 / 100
     assert math.log(high) - math.log(low) == pytest.approx(expected, rel=0.1)
     assert low < math.exp(scatter.mean() / 100) < high
@@ -80,7 +81,7 @@ def test_the_mean_over_languages_is_geometric_and_surer_than_each() -> None:
             windows(connection, "m-dense", language, np.full(50, 300.0))
             windows(connection, "m-x", language, 300 + scatter)
 
-    rows = found(fill)
+    rows = interval_rows(fill)
     pairs, low, high = rows.pop(("ppl_ratio", None))
     assert pairs == 4
     widths = [math.log(top / bottom) for _, bottom, top in rows.values()]
@@ -88,7 +89,7 @@ def test_the_mean_over_languages_is_geometric_and_surer_than_each() -> None:
 
 
 def test_a_change_of_accuracy() -> None:
-    rows = found(None, flips("arc", 1000, lost=60, won=20))
+    rows = interval_rows(None, flips("arc", 1000, lost=60, won=20))
     pairs, low, high = rows["acc", "arc"]
     deviation = math.sqrt((0.08 - 0.04**2) / 1000)
     assert pairs == 1000
@@ -96,13 +97,15 @@ def test_a_change_of_accuracy() -> None:
 
 
 def test_nothing_turned_is_no_certainty() -> None:
-    items, low, high = found(None, flips("arc", 50, 0, 0))["acc", "arc"]
+    items, low, high = interval_rows(None, flips("arc", 50, 0, 0))["acc", "arc"]
     assert items == 50
     assert -0.06 < low < 0 < high < 0.06
 
 
 def test_the_mean_over_tasks_takes_their_main_metrics_as_independent() -> None:
-    rows = found(None, *(flips(task, 500, 30, 30) for task in "abcd"), flips("a", 500, 10, 0, "acc_norm"))
+    rows = interval_rows(
+        None, *(flips(task, 500, 30, 30) for task in "abcd"), flips("a", 500, 10, 0, "acc_norm")
+    )
     widths = [high - low for (metric, task), (_, low, high) in rows.items() if task and metric == "acc"]
     pairs, low, high = rows["main", None]
     assert pairs == 4
@@ -112,7 +115,7 @@ def test_the_mean_over_tasks_takes_their_main_metrics_as_independent() -> None:
 
 
 def test_the_same_results_have_the_same_interval() -> None:
-    assert found(None, flips("arc", 200, 9, 4)) == found(None, flips("arc", 200, 9, 4))
+    assert interval_rows(None, flips("arc", 200, 9, 4)) == interval_rows(None, flips("arc", 200, 9, 4))
 
 
 def test_too_few_pairs_and_figures_that_are_not_finite_have_none() -> None:
@@ -122,7 +125,7 @@ def test_too_few_pairs_and_figures_that_are_not_finite_have_none() -> None:
         windows(connection, "m-dense", "sw", [300.0] * 12)
         windows(connection, "m-x", "sw", [310.0] * 11 + [math.nan])
 
-    assert found(fill, flips("arc", 9, 1, 0)) == {}
+    assert interval_rows(fill, flips("arc", 9, 1, 0)) == {}
 
 
 def test_views_show_them_beside_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

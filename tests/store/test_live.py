@@ -148,7 +148,7 @@ def test_a_failure_with_its_cause_and_what_to_do(study: FakeStudy) -> None:
     trial(live)
     detail = live.trial(TRIAL)
     assert (detail.cause, detail.hint) == ("out_of_memory", "use fewer samples")
-    assert [(one.attempt, one.state) for one in detail.attempts] == [(1, "failed")]
+    assert [(one.attempt, one.state_if(running=False)) for one in detail.attempts] == [(1, "failed")]
 
 
 def test_a_runner_that_died_is_still_named(study: FakeStudy) -> None:

@@ -123,10 +123,8 @@ class TestTables:
         publish(study.paths)
         with closing(open_reader(study.paths)) as connection:
             for table in ("trials", "attempts"):
-                found = connection.execute(
-                    f"SELECT variant, backend, backend_version FROM {table}"
-                ).fetchall()
-                assert found == [
+                rows = connection.execute(f"SELECT variant, backend, backend_version FROM {table}").fetchall()
+                assert rows == [
                     ("rtn-4bit-g64", "studyctl", "0.1.0"),
                     ("rtn-4bit-g64@gptqmodel", "gptqmodel", "4.0.0"),
                 ]
@@ -510,7 +508,7 @@ class TestParts:
             ),
             (
                 lambda path: pq.write_table(pq.read_table(path).drop(["gold"]), path),
-                "it lacks the columns gold",
+                "it does not have the columns gold",
             ),
         ],
         ids=["missing", "torn", "empty", "other rows", "no gold"],
@@ -619,7 +617,7 @@ class TestFile:
         assert ask(f"SELECT stages_done FROM trials WHERE trial_id = '{TRIAL}'") == [(6,)]
 
 
-def read_until(root: Path, last: str, found: Any) -> None:
+def read_until(root: Path, last: str, reports: Any) -> None:
     """Read in a loop until the study has this title; report how often, and what was inconsistent."""
     paths = StudyPaths(root)
     reads, wrong = 0, []
@@ -632,7 +630,7 @@ def read_until(root: Path, last: str, found: Any) -> None:
         reads += 1
         if title == last:
             break
-    found.put((reads, wrong))
+    reports.put((reads, wrong))
 
 
 def test_a_reader_never_sees_an_error_or_half_a_state(tmp_path: Path) -> None:
@@ -647,12 +645,12 @@ def test_a_reader_never_sees_an_error_or_half_a_state(tmp_path: Path) -> None:
 
     publish_generation(0)
     context = multiprocessing.get_context("spawn")
-    found = context.Queue()
-    reader = context.Process(target=read_until, args=(study.root, str(times), found))
+    reports = context.Queue()
+    reader = context.Process(target=read_until, args=(study.root, str(times), reports))
     reader.start()
     for number in range(1, times + 1):
         publish_generation(number)
-    reads, wrong = found.get(timeout=60)
+    reads, wrong = reports.get(timeout=60)
     reader.join(timeout=60)
     assert wrong == []
     assert reads >= 1

@@ -30,8 +30,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 
 def ask(session: Session, title: str) -> list[dict[str, Any]]:
-    found = next(question for question in questions() if question.title == title)
-    rows: list[dict[str, Any]] = session.run(found.sql).table.to_pylist()
+    chosen = next(question for question in questions() if question.title == title)
+    rows: list[dict[str, Any]] = session.run(chosen.sql).table.to_pylist()
     return rows
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from studyctl.store.publish import create_schema
 from studyctl.store.reference import markdown
+from studyctl.store.schema import create_schema
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def test_every_table_view_and_column_has_a_comment(empty: duckdb.DuckDBPyConnect
 def test_columns_that_others_rely_on_come_first(
     empty: duckdb.DuckDBPyConnection, table: str, columns: str
 ) -> None:
-    there = [name for name, *_ in empty.execute(f"DESCRIBE {table}").fetchall()]
-    wanted = ["trial_id", "model", "method", "variant", *columns.split()]
-    assert there[: len(wanted)] == wanted
+    names = [name for name, *_ in empty.execute(f"DESCRIBE {table}").fetchall()]
+    expected = ["trial_id", "model", "method", "variant", *columns.split()]
+    assert names[: len(expected)] == expected
 
 
 def test_types_that_others_rely_on(empty: duckdb.DuckDBPyConnection) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from studyctl.contract.records import TextBatch, TextTotals, Window
 from studyctl.store import results
-from studyctl.store.publish import create_schema, publish
+from studyctl.store.publish import publish
 from studyctl.store.query import open_reader
+from studyctl.store.schema import create_schema
 from tests.store.builder import FakeStudy
 
 Rows = list[tuple[Any, ...]]
@@ -191,12 +192,12 @@ def put_perplexity(tables: duckdb.DuckDBPyConnection, language: str, **values: f
 
 
 def tau(tables: duckdb.DuckDBPyConnection, metric: str, other: str) -> tuple[float | None, int]:
-    found = tables.execute(
+    rows = tables.execute(
         "SELECT kendall_tau, variants FROM disagreement WHERE metric = ? AND other_metric = ?",
         [metric, other],
     ).fetchall()
-    assert len(found) == 1
-    return found[0]
+    assert len(rows) == 1
+    return rows[0]
 
 
 def ranked(tables: duckdb.DuckDBPyConnection, metric: str) -> Rows:
@@ -220,8 +221,8 @@ def test_means_and_ranks_are_of_main_metrics_that_are_fractions(tables: duckdb.D
     put_tasks(tables, "boolq", "acc_norm", main=False, averaged=False, dense=0.1, a=0.9)
     put_tasks(tables, "squad", "f1", dense=0.5, a=0.2)
     put_tasks(tables, "wikitext", "word_perplexity", averaged=False, dense=20.0, a=30.0)
-    found = tables.execute("SELECT acc, acc_change, tasks FROM leaderboard WHERE variant = 'a'").fetchall()
-    assert found == [(pytest.approx(0.4), pytest.approx(-0.2), 2)]
+    rows = tables.execute("SELECT acc, acc_change, tasks FROM leaderboard WHERE variant = 'a'").fetchall()
+    assert rows == [(pytest.approx(0.4), pytest.approx(-0.2), 2)]
     ranks = tables.execute("SELECT DISTINCT metric FROM ranks ORDER BY ALL").fetchall()
     assert ranks == [("acc_change",), ("task:boolq",), ("task:squad",)]
 
@@ -303,8 +304,8 @@ def test_tau_takes_the_trials_that_both_metrics_rank(tables: duckdb.DuckDBPyConn
 def test_results_hand_out_ranks_disagreement_and_pareto_of_one_model(study: FakeStudy) -> None:
     study.write_all()
     publish(study.paths)
-    with results.open(study.paths) as found:
-        ranks, agreements = found.ranks("org/alpha"), found.disagreement("org/alpha")
+    with results.open(study.paths) as published:
+        ranks, agreements = published.ranks("org/alpha"), published.disagreement("org/alpha")
         best = [(one.variant, one.value) for one in ranks if one.metric == "task:boolq"]
         assert best == [("rtn-4bit-g64", 0.6), ("wanda-0.5", 0.35)]
         assert {one.model for one in ranks} == {one.model for one in agreements} == {"org/alpha"}
@@ -314,7 +315,7 @@ def test_results_hand_out_ranks_disagreement_and_pareto_of_one_model(study: Fake
         assert {one.kendall_tau for one in agreements if one.metric == "kl_nats"} == {
             None
         }  # all have the same
-        assert [one.variant for one in found.pareto("org/beta") if one.measure == "ppl_ratio"] == [
+        assert [one.variant for one in published.pareto("org/beta") if one.measure == "ppl_ratio"] == [
             "rtn-4bit-g64",
             "dense",
         ]

@@ -58,16 +58,16 @@ def overview(shown: TrialView, width: int) -> list[Content]:
         lines += wrapped(f"{where}{warning.message}", width, "! ", "$warning")
     lines.append(Content())
     for attempt in reversed(detail.attempts):
-        lines.append(
-            Content.assemble(
-                (f"attempt {attempt.attempt} ", "dim"),
-                (f"{GLYPHS[attempt.state]} {attempt.state}", STYLES[attempt.state]),
-                (
-                    f"  {attempt.started_at[:16].replace('T', ' ')} UTC  {attempt.host} {attempt.device}",
-                    "dim",
-                ),
-            )
+        started = attempt.started
+        is_last = attempt is detail.attempts[-1]
+        state = attempt.state_if(running=detail.trial.state == "running" and is_last)
+        where = f"  {started.at[:16].replace('T', ' ')} UTC  {started.host} {started.device or ''}"
+        heading = Content.assemble(
+            (f"attempt {attempt.attempt} ", "dim"),
+            (f"{GLYPHS[state]} {state}", STYLES[state]),
+            (where, "dim"),
         )
+        lines.append(heading)
     planned = detail.planned
     settings = {**planned.settings, "seed": planned.seed, "dtype": planned.dtype}
     for head, values in (("settings ", settings), ("calibration ", planned.calibration)):
