@@ -33,7 +33,7 @@ ADDS_ATTENTION = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
 ROW_BLOCK = 1 << 19
 """Weights that are tried or rounded at once: what does not fit a processor's cache is written and read again many times."""
 HEAP_TENSOR_BYTES = 32 << 20
-"""A worker keeps the memory of freed tensors of up to this size: no more is possible with glibc."""
+"""glibc may keep the memory of freed tensors of up to this size for the next ones."""
 
 
 def device_kind(device: str) -> str:

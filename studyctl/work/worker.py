@@ -12,7 +12,6 @@ from studyctl.contract.job import Job
 from studyctl.contract.records import WorkerFatal, WorkerReady
 from studyctl.files import StudyPaths
 from studyctl.work.channel import Channel
-from studyctl.work.memory import keep_freed_memory
 from studyctl.work.recorder import CannotWriteError
 
 CANNOT_WRITE = 71
@@ -46,7 +45,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(*_take_pipes())
     faulthandler.enable()
-    keep_freed_memory()
     channel.tell(WorkerReady(pid=os.getpid()))
     engine = None
     while True:

@@ -26,7 +26,7 @@ from studyctl.contract.methods import MethodSettings, settings_of
 from studyctl.plan.compressing import compressing_bytes
 from studyctl.plan.memory import RUNTIME_BYTES
 from studyctl.reporter import SilentReporter
-from studyctl.work.memory import keep_freed_memory, peak_bytes, reset_peak
+from studyctl.work.memory import peak_bytes, reset_peak
 
 WIDTHS = {"bfloat16": 2, "float32": 4}
 """Bytes of a number."""
@@ -142,7 +142,6 @@ def peaks(case: Case) -> dict[str, float]:
 
 
 def main(given: dict[str, Any]) -> dict[str, float]:
-    keep_freed_memory()  # as a worker does
     torch.set_num_threads(given["threads"])
     torch.manual_seed(0)
     return peaks(read_case(given))
