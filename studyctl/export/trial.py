@@ -24,19 +24,6 @@ from studyctl.store.figures import read_figures
 COPIED = (*TOKENIZER_FILES, "generation_config.json")
 
 
-def refuse_other_weights(job: Job, made_hash: str) -> None:
-    """Refuse to export, under the name of a trial, weights that were not measured.
-
-    Raises:
-        StepError: compressing again gave other weights than those of the stored results.
-    """
-    if job.export_to is not None and job.weights_hash not in (None, made_hash):
-        raise StepError(
-            f"this machine makes other weights of {job.trial} than those that were measured, so they are not exported",
-            hint="export on the machine that ran the study, or run the study here with `keep_weights = true`",
-        )
-
-
 def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Reporter) -> ExportFacts:
     """Export what is in memory, to where ``studyctl export`` asked for it or into the study.
 

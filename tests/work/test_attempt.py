@@ -203,22 +203,19 @@ def test_the_runner_hears_what_the_journal_holds(job: Job) -> None:
 
 
 class TestBatchesThatWereTooLarge:
-    def test_are_remembered_by_the_next_worker(self, job: Job) -> None:
-        assert Engine().batch_tokens(job) == 256
-        Engine().halve_batch(job)
-        Engine().halve_batch(job)
-        assert Engine().batch_tokens(job) == 64
+    def test_are_remembered_by_the_next_trial_of_the_model(self, job: Job) -> None:
+        engine = Engine()
+        assert engine.batch_tokens(job) == 256
+        engine.halve_batch(job)
+        engine.halve_batch(job.model_copy(update={"trial": "next"}))
+        assert engine.batch_tokens(job) == 64
+        assert engine.batch_tokens(job.model_copy(update={"batch_tokens": 32})) == 32
 
     def test_of_another_model_or_dtype_say_nothing(self, job: Job) -> None:
-        Engine().halve_batch(job)
+        engine = Engine()
+        engine.halve_batch(job)
         for change in ({"model": ModelIdentity("m", "folder", "other")}, {"dtype": "bfloat16"}):
-            assert Engine().batch_tokens(job.model_copy(update=change)) == 256
-
-    def test_a_torn_file_is_as_none(self, job: Job) -> None:
-        Engine().halve_batch(job)
-        path = StudyPaths(job.root).batches
-        path.write_text(path.read_text()[:-3])
-        assert Engine().batch_tokens(job) == 256
+            assert engine.batch_tokens(job.model_copy(update=change)) == 256
 
 
 def test_after_a_batch_of_a_text_failed_the_others_of_that_text_are_not_tried(job: Job) -> None:

@@ -4,17 +4,17 @@ Definitions, with p the dense model's distribution and q the scored model's, ove
 
 - nll: ``-log q(token)``, from an fp32 log-softmax; perplexity ``exp(Σ nll / tokens)``; bits per byte ``Σ nll / ln 2 / bytes``.
 - kl: ``KL(p || q) = Σ_v p_v (log p_v - log q_v)`` in nats, mean and 95th percentile over tokens.
-- top1: share of tokens at which both find the same token likeliest.
+- top1: share of tokens for which the same token is likeliest in both.
 - snr: ``10 log10(Σ |d|² / Σ |d - c|²)`` in dB over all tokens, d and c the dense and the scored logits, each minus its mean
   over the vocabulary (what a softmax does not see).
 
-What is returned are sums by window, of which :mod:`studyctl.store.text_totals` makes these figures.
+Scores are sums by window, from which :mod:`studyctl.store.text_totals` computes these figures.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch.nn import functional
 from studyctl.contract import kl_counts
 from studyctl.contract.identity import FidelityMetric
 from studyctl.contract.limits import chunk_tokens
+from studyctl.contract.records import TextBatch, Window
 from studyctl.errors import StepError
 from studyctl.evaluate.text.head import Decoder, Head, not_finite, open_head
 from studyctl.evaluate.text.reference import DenseReference, fingerprint, keep_reference
@@ -32,28 +33,17 @@ from studyctl.evaluate.text.windows import Windows
 from studyctl.reporter import Reporter
 
 
-@dataclass(frozen=True)
-class BatchScores:
-    """What a batch of windows costs a model, and how far it is from the dense one: sums over the tokens of each window."""
+class BatchScores(NamedTuple):
+    """Scores of a batch of windows: the cost of its tokens, and their distances to the dense model, as sums by window."""
 
-    nll_nats: NDArray[np.float64]
-    """``[windows]``"""
-    kl_nats: NDArray[np.float64] | None = None
-    """``[windows]``; None where it was not asked for, as the following ones."""
-    top1: NDArray[np.int64] | None = None
-    """``[windows]``: tokens at which both find the same token likeliest."""
-    signal: NDArray[np.float64] | None = None
-    """``[windows]``: Σ |d|²."""
-    noise: NDArray[np.float64] | None = None
-    """``[windows]``: Σ |d - c|²."""
-    kl_counts: dict[int, int] | None = None
-    """Tokens by bin of their KL (:mod:`studyctl.contract.kl_counts`)."""
+    windows: list[Window]
+    batch: TextBatch
 
 
 class _Distances:
-    """Distances of some tokens, ``[tokens]`` each; what is not asked for is empty.
+    """Distances of each token to the dense model, ``[tokens]`` each; those that are not measured are empty.
 
-    Reserved at once: small pieces between the logits would keep their memory from being used again.
+    Allocated at once: small tensors between the logits would keep the memory of those from being used again.
     """
 
     def __init__(self, metrics: tuple[FidelityMetric, ...], tokens: int, device: torch.device) -> None:
@@ -86,6 +76,7 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
     model: Any,
     windows: Windows,
     *,
+    language: str,
     reference: DenseReference | None = None,
     keep: Path | None = None,
     metrics: tuple[FidelityMetric, ...] = (),
@@ -95,30 +86,31 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
 ) -> BatchScores:
     """Score a batch of windows.
 
-    Peak memory beside the model: the hidden states of the windows ``[windows, length, hidden]`` where they are kept or compared,
+    Peak memory in addition to the model: the hidden states of the windows ``[windows, length, hidden]`` where they are kept or compared,
     what one forward pass needs, and six fp32 tensors ``[chunk_tokens, vocabulary]``; there are never logits of a whole pass.
 
     Args:
         model: a ``transformers`` causal language model, in evaluation mode.
         windows: what to score.
+        language: of the text, for the records.
         reference: the dense model on the same windows, or None: no distances.
-        keep: file for this model's hidden states, to be the reference of others.
+        keep: file for this model's hidden states, as a reference for others.
         metrics: distances to measure.
         batch_tokens: tokens of a forward pass; at least one window is taken.
-        reporter: asked before every forward pass whether to stop.
+        reporter: asked before every forward pass whether to stop; hears nothing else.
         done: called after every forward pass with the windows that are scored.
 
     Raises:
-        StepError: logits are not finite, the family is not known, the reference is of other tokens, or the disk is full.
+        StepError: logits are not finite, the family is unknown, the reference is of other tokens, or the disk is full.
     """
     ids = torch.from_numpy(windows.ids)
     decoder = open_head(model, ids[0])
-    dense_head = _dense_head(reference, windows, decoder.head) if reference is not None and metrics else None
+    dense_head = _dense_head(reference, windows, decoder.head) if reference is not None else None
     rows = max(1, batch_tokens // ids.shape[1])
     nll: list[Tensor] = []
-    kept: list[Tensor] = []
+    states: list[Tensor] = []
     tokens = len(ids) * windows.scored_tokens
-    distances = _Distances(metrics if dense_head is not None else (), tokens, decoder.head.weight.device)
+    distances = _Distances(metrics if reference is not None else (), tokens, decoder.head.weight.device)
     for first in range(0, len(ids), rows):
         reporter.check_stop()
         batch = ids[first : first + rows].to(decoder.device)
@@ -126,15 +118,12 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
         dense = reference.states[first : first + rows].to(decoder.device) if reference is not None else None
         nll.append(_score_pass(decoder, hidden, batch[:, 1:], dense, dense_head, distances))
         if keep is not None:
-            kept.append(hidden.cpu())
+            states.append(hidden.cpu())
         if done is not None:
             done(min(first + rows, len(ids)))
-    scores = _summed(torch.cat(nll), distances, windows)
-    broken = np.flatnonzero(~np.isfinite(scores.nll_nats))
-    if len(broken):
-        raise not_finite(f" in window {windows.numbers[broken[0]]}")
+    scores = _records(torch.cat(nll), distances, windows, language)
     if keep is not None:
-        keep_reference(keep, torch.cat(kept), windows, decoder.head)
+        keep_reference(keep, torch.cat(states), windows, decoder.head)
     return scores
 
 
@@ -149,16 +138,15 @@ def _score_pass(
     """Return the nll of each token of a forward pass ``[tokens]``, and add their distances to dense.
 
     Args:
-        decoder: What computed the hidden states.
+        decoder: Of the model.
         hidden: ``[rows, tokens, hidden]``
         targets: ``[rows, tokens]``: the token after each.
         dense: The dense model's hidden states, or None.
-        dense_head: What turns them into logits, or None.
-        distances: Are added to.
+        dense_head: Turns them into logits; or None.
+        distances: The tokens' distances are added here.
     """
     states, tokens = hidden.flatten(0, 1), targets.flatten().long()
     dense_states = None if dense is None else dense.flatten(0, 1)
-    # Reserved at once: small pieces between the logits would keep their memory from being used again.
     nll = torch.empty(len(tokens), device=states.device)
     size = chunk_tokens(decoder.head.vocabulary, states.device.type)
     for start in range(0, len(tokens), size):
@@ -171,35 +159,52 @@ def _score_pass(
     return nll
 
 
-def _summed(nll: Tensor, distances: _Distances, windows: Windows) -> BatchScores:
-    """Return the sums of each window, of values of each token."""
+def _records(nll: Tensor, distances: _Distances, windows: Windows, language: str) -> BatchScores:
+    """Return the records of a batch from the values of each token ``[windows · tokens]``.
 
-    def sums(values: Tensor) -> NDArray[Any] | None:
+    Raises:
+        StepError: the nll of a window is not finite.
+    """
+
+    def sums(values: Tensor) -> list[Any]:
         if not len(values):
-            return None
+            return [None] * len(windows)
         by_window = values.view(len(windows), -1)
         exact = by_window.double() if by_window.is_floating_point() else by_window
-        summed: NDArray[Any] = exact.sum(dim=1).cpu().numpy()
+        summed: list[Any] = exact.sum(dim=1).tolist()
         return summed
 
-    total = sums(nll)
-    assert total is not None
-    return BatchScores(
-        nll_nats=total,
-        kl_nats=sums(distances.kl),
-        top1=sums(distances.same),
-        signal=sums(distances.signal),
-        noise=sums(distances.noise),
-        kl_counts=_counts(distances.kl.cpu().numpy()) if len(distances.kl) else None,
+    columns = {
+        "window": windows.numbers.tolist(),
+        "nll_nats": sums(nll),
+        "bytes": windows.bytes.tolist(),
+        "characters": windows.characters.tolist(),
+        "document": windows.documents.tolist(),
+        "kl_nats": sums(distances.kl),
+        "top1": sums(distances.same),
+        "signal": sums(distances.signal),
+        "noise": sums(distances.noise),
+    }
+    for number, nats in zip(columns["window"], columns["nll_nats"], strict=True):
+        if not math.isfinite(nats):
+            raise not_finite(f" in window {number}")
+    records = [
+        Window(language=language, tokens=windows.scored_tokens, **dict(zip(columns, row, strict=True)))
+        for row in zip(*columns.values(), strict=True)
+    ]
+    counts = _counts(distances.kl.cpu().numpy()) if len(distances.kl) else None
+    batch = TextBatch(
+        language=language, sequence_length=windows.ids.shape[1], bos=windows.bos, kl_counts=counts
     )
+    return BatchScores(records, batch)
 
 
 def _counts(kl: NDArray[np.float32]) -> dict[int, int]:
     """Return how many tokens ``[tokens]`` have a KL in each bin."""
     finite = kl[np.isfinite(kl)].astype(np.float64)
     # Bin 0 is below LOWEST, the last one has no end.
-    place = np.log(np.maximum(finite, 1e-300) / kl_counts.LOWEST) / np.log(kl_counts.RATIO)
-    bins = np.clip(np.floor(place).astype(np.int64) + 1, 0, kl_counts.BINS)
+    position = np.log(np.maximum(finite, 1e-300) / kl_counts.LOWEST) / np.log(kl_counts.RATIO)
+    bins = np.clip(np.floor(position).astype(np.int64) + 1, 0, kl_counts.BINS)
     numbers, tokens = np.unique(bins, return_counts=True)
     return dict(zip(numbers.tolist(), tokens.tolist(), strict=True))
 

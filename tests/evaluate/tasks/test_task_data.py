@@ -1,23 +1,21 @@
 import json
 from pathlib import Path
-from typing import Any
 
-import lm_eval
 import pytest
-from lm_eval.tasks import TaskManager
 
 from studyctl.errors import Problem, ProblemCode, StepError
-from studyctl.evaluate.tasks import data as task_data
 from studyctl.evaluate.tasks.data import TaskRequest, load_task
+from tests.evaluate.tasks.test_score_task import STOCK, task_of
 
-STOCK = Path(lm_eval.__file__).parent / "tasks"
 ARC = {"question": "What?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"}
 RTE = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 0}
 
 
-def request_of(yaml: str | Path, test: Path | None, **options: Any) -> TaskRequest:
-    given = {"fewshot": None, "shots": 0, "limit": 0, "chat_template": False, "bos": "auto"} | options
-    return TaskRequest(name="task", yaml=STOCK / yaml, test=test, **given)
+def request_of(
+    yaml: str | Path, test: Path | None, *, fewshot: Path | None = None, shots: int = 0
+) -> TaskRequest:
+    task = task_of("task", STOCK / yaml, test, fewshot)
+    return TaskRequest(task, shots, limit=0, chat_template=False, bos="auto")
 
 
 def problem_of(request: TaskRequest) -> Problem:
@@ -162,11 +160,11 @@ class TestDefinitions:
         ]
 
     def test_a_file_that_matches_a_pattern_since_the_plan_is_an_error(self, tmp_path: Path) -> None:
-        planned = lines(tmp_path / "x1.jsonl", {"question": "Why?", "answer": "So"})
+        lines(tmp_path / "x1.jsonl", {"question": "Why?", "answer": "So"})
         definition = lines(
             tmp_path / "own.yaml", self.OWN + "dataset_kwargs: {data_files: {test: 'x*.jsonl'}}"
         )
-        request = request_of(definition, None, files=frozenset({definition, planned}))
+        request = request_of(definition, None)
         assert len(load_task(request).eval_docs) == 1
         added = lines(tmp_path / "x2.jsonl", {"question": "How?", "answer": "So"})
         problem = problem_of(request)
@@ -183,22 +181,6 @@ class TestDefinitions:
     def test_a_group_is_no_task(self, tmp_path: Path) -> None:
         definition = lines(tmp_path / "group.yaml", "group: some\ntask: [arc_easy]\n")
         assert "is not the definition of one lm-eval task" in problem_of(request_of(definition, None)).what
-
-    def test_an_unknown_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(
-            task_data, "TaskManager", lambda: TaskManager(include_path=STOCK / "glue", include_defaults=False)
-        )
-        request = TaskRequest("no_such_task", None, None, None, 0, 0, False, "auto")
-        assert problem_of(request).what == "lm-eval has no task `no_such_task`"
-
-    def test_a_name_alone_is_looked_up_in_lm_eval(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(
-            task_data, "TaskManager", lambda: TaskManager(include_path=STOCK / "glue", include_defaults=False)
-        )
-        request = TaskRequest("rte", None, lines(tmp_path / "x.jsonl", RTE), None, 0, 0, False, "auto")
-        assert load_task(request).eval_docs[0]["sentence1"] == "It rains."
 
     def test_a_hub_dataset_that_is_not_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from studyctl.contract.records import TaskFigure
 from studyctl.errors import StepError
-from studyctl.evaluate.tasks.results import TaskMetric, TaskScores, passage_of
+from studyctl.evaluate.tasks.results import TaskScores, passage_of
 from tests.evaluate.tasks.test_score_task import (
     GENERATE,
     ITEMS,
@@ -33,7 +34,7 @@ metric_list: [{metric: mcc}, {metric: acc}]
 )
 
 
-def main(scores: TaskScores) -> TaskMetric:
+def main(scores: TaskScores) -> TaskFigure:
     (metric,) = (one for one in scores.metrics if one.main)
     return metric
 
