@@ -14,11 +14,15 @@ from studyctl.contract.records import SCHEMA, AttemptStarted
 PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
 """Those that results can depend on."""
 UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
-"""Those that a published checkpoint's weights can depend on; which of them are needed, and installed, differs."""
+"""Those that a checkpoint's weights can depend on, where they are installed."""
 
 
 def describe_attempt(job: Job) -> AttemptStarted:
     """Return the first record of an attempt. Written by the worker, or by the runner when it died before it could."""
+    versions = {name: version(name) for name in PACKAGES}
+    if job.is_checkpoint:
+        installed = {distribution.name.lower() for distribution in distributions()}
+        versions |= {name: version(name) for name in UNPACKERS if name in installed}
     return AttemptStarted(
         trial=job.trial,
         attempt=job.attempt,
@@ -28,7 +32,7 @@ def describe_attempt(job: Job) -> AttemptStarted:
         host=socket.gethostname(),
         pid=os.getpid(),
         python=platform.python_version(),
-        versions={name: version(name) for name in PACKAGES} | _unpackers(job),
+        versions=versions,
         model=job.model.id,
         model_key=job.model.key,
         method=job.method,
@@ -44,10 +48,3 @@ def describe_attempt(job: Job) -> AttemptStarted:
         dtype=job.dtype,
         threads=job.threads,
     )
-
-
-def _unpackers(job: Job) -> dict[str, str]:
-    if not job.is_checkpoint:
-        return {}
-    installed = {found.name.lower() for found in distributions()}
-    return {name: version(name) for name in UNPACKERS if name in installed}

@@ -76,7 +76,7 @@ class Engine:
 
     # -- load
 
-    def load(self, job: Job, recorder: Recorder) -> StepFinished:
+    def load(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
         """Load the job's model, its trial's weights if they are stored, its texts and its dense references."""
         self.weights_hash, self._compress_first, self._measure_all = "", (), False
         if (
@@ -94,7 +94,7 @@ class Engine:
                 self._make_reference(job, batch, recorder)
         if not job.is_dense and not job.asks_for(StepKind.COMPRESS):
             self._restore_weights(job)
-        return StepFinished(step=Step(StepKind.LOAD))
+        return StepFinished(step=step)
 
     def _load_dense(self, job: Job, recorder: Recorder) -> None:
         loaded, asked = self.loaded, (job.model.key, job.dtype, job.device)

@@ -1,14 +1,20 @@
-"""The reporter of a worker: every record goes to the journal first, then to the runner."""
+"""The worker's pipes to its runner, and its reporter: every record goes to the journal first, then to the runner."""
 
+import json
+import os
+import queue
+import threading
 import time
+from typing import Any
 
-from studyctl.contract.job import Job
-from studyctl.contract.records import Progress, Record, Warned
+from studyctl.contract.job import Job, StopRequest
+from studyctl.contract.records import Progress, Record, Warned, encode
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
 from studyctl.journal.files import JournalWriter
-from studyctl.work.channel import Channel
 
+ORPHANED = 70
+"""Exit code of a worker whose runner is gone."""
 PROGRESS_SECONDS = 0.5
 """Progress is written at most this often; the last of a step always is."""
 
@@ -21,19 +27,51 @@ class CannotWriteError(Exception):
     """The study's folder cannot be written: nothing can be acknowledged any more, so the worker ends."""
 
 
+class Channel:
+    """The worker's end of the pipes to its runner."""
+
+    def __init__(self, requests: int, records: int) -> None:
+        self.jobs: queue.Queue[Job] = queue.Queue()
+        self.stop: str | None = None
+        """None, ``after_stage`` or ``now``."""
+        self._requests = requests
+        self._records = records
+        threading.Thread(target=self._listen, name="requests", daemon=True).start()
+
+    def send(self, record: Record) -> None:
+        """Send one record to the runner."""
+        try:
+            line = encode(record)
+            while line:
+                line = line[os.write(self._records, line) :]
+        except BrokenPipeError:
+            os._exit(ORPHANED)
+
+    def _listen(self) -> None:
+        with os.fdopen(self._requests, encoding="utf-8") as lines:
+            for line in lines:
+                message: dict[str, Any] = json.loads(line)
+                if "stop" in message:
+                    self.stop = StopRequest.model_validate(message).stop
+                else:
+                    self.jobs.put(Job.model_validate(message))
+        # The runner is gone: whatever is not acknowledged will be run again, so end at once.
+        os._exit(ORPHANED)
+
+
 class Recorder:
-    """Writes records of one attempt."""
+    """Writes the records of one attempt."""
 
     def __init__(self, job: Job, journal: JournalWriter | None, channel: Channel) -> None:
         self.step = Step(StepKind.LOAD)
-        """The one that is running."""
+        """The running step."""
         self._job = job
         self._journal = journal
         self._channel = channel
         self._last_progress = 0.0
 
     def record(self, record: Record) -> None:
-        """Write a record to the journal, if there is one, and tell the runner."""
+        """Write a record to the journal, if there is one, and send it to the runner."""
         try:
             if self._journal is not None:
                 self._journal.write(record)
@@ -41,7 +79,7 @@ class Recorder:
                 record.trial, record.attempt = self._job.trial, self._job.attempt
         except StudyError as error:
             raise CannotWriteError(str(error)) from error
-        self._channel.tell(record)
+        self._channel.send(record)
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """Write progress, throttled; the last of a step is never lost."""

@@ -274,7 +274,7 @@ def attempt(paths: StudyPaths, target: Path, **changes: Any) -> list[dict[str, A
     job = _make_job(paths, RTN, target).model_copy(update={"threads": 1, **changes})
     channel = FakeChannel()
     Attempt(job, Engine(), channel).run()  # type: ignore[arg-type]
-    return channel.told
+    return channel.sent
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -40,11 +40,11 @@ def step_of(name: str) -> Step:
 
 class FakeChannel:
     def __init__(self) -> None:
-        self.told: list[Record] = []
+        self.sent: list[Record] = []
         self.stop: str | None = None
 
-    def tell(self, record: Record) -> None:
-        self.told.append(record)
+    def send(self, record: Record) -> None:
+        self.sent.append(record)
 
 
 class FakeEngine:
@@ -73,13 +73,10 @@ class FakeEngine:
     def forget_chunks(self, job: Job, step: Step) -> None:
         self.finished.append(str(step))
 
-    def load(self, job: Job, recorder: Any) -> StepFinished:
-        return self._do(Step(StepKind.LOAD))
-
-    def compress(self, job: Job, step: Step, recorder: Any) -> StepFinished:
+    def load(self, job: Job, step: Step, recorder: Any) -> StepFinished:
         return self._do(step)
 
-    perplexity = task = compress
+    compress = perplexity = task = export = load
 
     def batch_tokens(self, job: Job) -> int:
         return self.batch
@@ -198,8 +195,8 @@ def test_a_full_disk_ends_the_worker(job: Job) -> None:
 def test_the_runner_hears_what_the_journal_holds(job: Job) -> None:
     channel = FakeChannel()
     records = run(job, FakeEngine(), channel)
-    assert channel.told == records
-    assert {record.trial for record in channel.told} == {"t"}
+    assert channel.sent == records
+    assert {record.trial for record in channel.sent} == {"t"}
 
 
 class TestBatchesThatWereTooLarge:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from studyctl.backends.exchange import DriverCause, Outcome
+from studyctl.compress.weights.compressed import Compressed
 from studyctl.compress.weights.stored import weights_hash
 from studyctl.contract.job import Job
 from studyctl.contract.records import Progress, StepFailed
@@ -141,7 +142,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
     return fake
 
 
-def run(job: Job, ids: np.ndarray | None = None) -> tuple[elsewhere.Made, LoadedModel]:
+def run(job: Job, ids: np.ndarray | None = None) -> tuple[tuple[Compressed, Outcome], LoadedModel]:
     loaded = dense_model(job)
     return compress_elsewhere(job, loaded, ids, SilentReporter()), loaded  # type: ignore[arg-type]
 
@@ -229,7 +230,7 @@ class TestTheHandedFolder:
 class TestTheTask:
     def test_says_all_that_the_package_needs(self, workplace: Path, package: FakePackage) -> None:
         job = job_of(workplace, WANDA)
-        made, _ = run(job, IDS)
+        (_, outcome), _ = run(job, IDS)
         task = package.task
         assert (task["method"], task["dtype"], task["device"], task["threads"]) == (
             "wanda",
@@ -241,7 +242,7 @@ class TestTheTask:
         assert package.ids is not None
         assert package.ids.dtype == np.int32
         assert (package.ids == IDS).all()
-        assert made.outcome is package.outcome
+        assert outcome is package.outcome
         json.dumps(task)
 
     def test_has_the_nll_that_it_must_find(self, workplace: Path, package: FakePackage) -> None:

@@ -3,9 +3,8 @@
 Local items never pass through the cache of ``datasets``, so they cannot be stale, and no hub is asked.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from studyctl.contract.identity import Bos, TaskIdentity
 from studyctl.errors import Problem, ProblemCode, StepError
-from studyctl.files import cache_folder
+from studyctl.files import cache_folder, digest
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """``dataset_path`` values that mean: files named in ``dataset_kwargs.data_files``."""
@@ -37,7 +36,6 @@ MISFITS = (
 )
 """What the templates and functions of a task raise when an item is not what they expect."""
 
-_ONE_OBJECT = "one JSON object a line is wanted"
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
 _SPLITS = ("training_split", "validation_split", "test_split")
 
@@ -123,7 +121,7 @@ def _overrides(request: TaskRequest, config: Mapping[str, Any], folder: Path) ->
         # lm-eval hands every option on to `datasets.load_dataset`.
         pinned = {"revision": request.task.commit} if request.task.commit else {}
         return {"dataset_kwargs": {"cache_dir": str(cache), **pinned, **options}}
-    splits = _resolve(options["data_files"], folder)
+    splits = _files_by_split(options["data_files"], folder)
     files = [path for paths in splits.values() for path in paths]
     if added := {path.absolute() for path in files} - {file.path for file in request.task.files}:
         raise StepError(
@@ -135,10 +133,8 @@ def _overrides(request: TaskRequest, config: Mapping[str, Any], folder: Path) ->
         return _in_memory(splits)
     options["data_files"] = {split: [str(path) for path in paths] for split, paths in splits.items()}
     # `datasets` names its cache by path and time, which may stay the same when the content changes.
-    state = hashlib.blake2b(digest_size=10)
-    for path in files:
-        state.update(hashlib.blake2b(path.read_bytes()).digest())
-    return {"dataset_kwargs": options | {"cache_dir": str(cache / state.hexdigest())}}
+    content = digest([file.sha256 for file in request.task.files])
+    return {"dataset_kwargs": options | {"cache_dir": str(cache / content)}}
 
 
 def _local_splits(
@@ -161,12 +157,7 @@ def _local_splits(
         files[source] = request.task.fewshot
         example_split = source if example_split or pool == scored else None
     elif pool != scored:
-        if request.shots > 0 and not (example_split is None and examples.get("samples")):
-            raise StepError(
-                f"task `{request.name}` has no items to draw {request.shots} examples from",
-                hint=f'give {request.name} = {{ test = "{test.name}", fewshot = "..." }} under [evaluation.tasks.data]',
-            )
-        example_split = None
+        example_split = None  # planning made sure that no examples are asked for
     changes: dict[str, Any] = {split: None for split in _SPLITS if config.get(split) not in files}
     changes["fewshot_split"] = example_split
     if examples:
@@ -186,67 +177,40 @@ def _in_memory(files: Mapping[str, list[Path]]) -> dict[str, Any]:
 
 
 def _read(paths: list[Path]) -> datasets.Dataset:
-    rows = [row for path in paths for row in _rows(path)]
-    if not rows:
-        raise _unusable(paths[0], f"{paths[0]} is empty", _ONE_OBJECT)
+    """Return the items of JSON lines files; planning made sure that they are JSON, but not that they are alike."""
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        first = len(rows)
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+            if not line.strip():
+                continue
+            rows.append(json.loads(line))
+            if different := set(rows[first]).symmetric_difference(rows[-1]):
+                name = min(different)
+                extra = name not in rows[first]
+                has = f"a field `{name}`, line 1 has not" if extra else f"no field `{name}`, line 1 has"
+                hint = "every line has the same fields; null stands for no value"
+                problem = f"line {number} of {path} has {has}"
+                raise StepError(Problem(problem, file=path, line=number, hint=hint))
     try:
         return datasets.Dataset.from_list(rows)
     except pa.ArrowException as error:
-        reason = f"the items of {paths[0]} are not alike: {error}"
-        raise _unusable(paths[0], reason, "a field has one type in all lines") from error
+        problem = f"the items of {paths[0]} are not alike: {error}"
+        hint = "a field has one type in all lines"
+        raise StepError(Problem(problem, file=paths[0], hint=hint)) from error
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON lines file; all of them have the fields of the first."""
-    fields: set[str] = set()
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise _unusable(path, f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise _unusable(path, f"{path} is not UTF-8: {error.reason}", "save it as UTF-8") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {path}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            reason = f"{where} is not JSON: {error.msg}"
-            raise _unusable(path, reason, _ONE_OBJECT, line=number, column=error.colno) from error
-        if not isinstance(row, dict):
-            raise _unusable(path, f"{where} is no JSON object", _ONE_OBJECT, line=number)
-        fields = fields or set(row)
-        if different := fields.symmetric_difference(row):
-            name = min(different)
-            reason = (
-                f"no field `{name}`, line 1 has" if name in fields else f"a field `{name}`, line 1 has not"
-            )
-            hint = "every line has the same fields; null stands for no value"
-            raise _unusable(path, f"{where} has {reason}", hint, line=number)
-        yield row
-
-
-def _unusable(
-    path: Path, reason: str, hint: str = "", *, line: int | None = None, column: int | None = None
-) -> StepError:
-    return StepError(Problem(reason, file=path, line=line, column=column, hint=hint))
-
-
-def _resolve(data_files: Any, folder: Path) -> dict[str, list[Path]]:
+def _files_by_split(data_files: Any, folder: Path) -> dict[str, list[Path]]:
     """Return the files of each split; relative paths and patterns are relative to the definition's folder."""
     splits = data_files if isinstance(data_files, Mapping) else {"train": data_files}
-    resolved: dict[str, list[Path]] = {}
-    for split, names in splits.items():
-        resolved[split] = []
-        for name in [names] if isinstance(names, str) else names:
-            matches = sorted(folder.glob(name)) if not Path(name).is_absolute() else [Path(name)]
-            if not matches or not matches[0].is_file():
-                raise StepError(
-                    f"the data file {folder / name} is missing", hint=f"`data_files` are relative to {folder}"
-                )
-            resolved[split] += matches
-    return resolved
+    return {
+        split: [
+            path
+            for name in ([names] if isinstance(names, str) else names)
+            for path in ([Path(name)] if Path(name).is_absolute() else sorted(folder.glob(name)))
+        ]
+        for split, names in splits.items()
+    }
 
 
 def _check_fields(request: TaskRequest, task: Task, config: Mapping[str, Any]) -> None:

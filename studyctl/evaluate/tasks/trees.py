@@ -1,7 +1,7 @@
-"""Prompts as prefix trees: what several prompts begin with is read once.
+"""Prompts as prefix trees: the common beginning of several prompts is read once.
 
 Prompts in sorted order are a depth-first walk of the tree over all their tokens: each adds a branch after what it shares
-with the one before. In that order the tokens below a token are the ones that follow it, up to its ``end``; so token i sees
+with the one before. In that order the tokens below a token are the ones that follow it, up to its ``end``; so token i attends to
 token j exactly if ``j <= i < end[j]``, and its position is its depth. No other structure is needed.
 """
 
@@ -16,7 +16,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model reads for one request, and what is to follow."""
+    """The tokens that a model reads for one request, and those that it is to predict."""
 
     tokens: tuple[int, ...]
     """Context and continuation without its last token; at least one token."""
@@ -46,20 +46,20 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Return whether nothing branches: every token sees all before it."""
+        """Return whether nothing branches: every token attends to all before it."""
         return bool((self.ends == self.size).all())
 
 
 def build_trees(prompts: Sequence[Prompt], limit: int, token_work: float) -> list[Tree]:
     """Return the trees of prompts, the largest first; a pure function of its arguments.
 
-    A prompt joins the tree of those that sort before it where reading its beginning again would cost more than what the
-    larger tree costs in attention, which computes the square of a tree and masks most of it.
+    A prompt joins the tree of the prompts before it in sorted order where reading its beginning again would cost more than
+    the larger tree costs in attention, which computes the square of a tree and masks most of it.
 
     Args:
         prompts: In any order.
         limit: Tokens of a tree; only a single prompt may have more.
-        token_work: What a token costs outside of attention, as pairs of tokens inside of it.
+        token_work: Cost of a token outside of attention, in pairs of tokens in attention.
     """
     order = sorted(range(len(prompts)), key=lambda number: prompts[number].tokens)
     trees = [

@@ -27,7 +27,7 @@ from studyctl.contract.identity import FidelityMetric
 from studyctl.contract.limits import chunk_tokens
 from studyctl.contract.records import TextBatch, Window
 from studyctl.errors import StepError
-from studyctl.evaluate.text.head import Decoder, Head, not_finite, open_head
+from studyctl.evaluate.text.head import Head, not_finite, open_head
 from studyctl.evaluate.text.reference import DenseReference, fingerprint, keep_reference
 from studyctl.evaluate.text.windows import Windows
 from studyctl.reporter import Reporter
@@ -40,35 +40,20 @@ class BatchScores(NamedTuple):
     batch: TextBatch
 
 
-class _Distances:
-    """Distances of each token to the dense model, ``[tokens]`` each; those that are not measured are empty.
-
-    Allocated at once: small tensors between the logits would keep the memory of those from being used again.
-    """
-
-    def __init__(self, metrics: tuple[FidelityMetric, ...], tokens: int, device: torch.device) -> None:
-        self.metrics = metrics
-        self.added = 0
-        kl, top1, snr = (tokens if name in metrics else 0 for name in ("kl", "top1", "snr"))
-        self.kl = torch.empty(kl, device=device)
-        self.same = torch.empty(top1, dtype=torch.bool, device=device)
-        self.signal = torch.empty(snr, dtype=torch.float64, device=device)
-        self.noise = torch.empty(snr, dtype=torch.float64, device=device)
-
-    def add(self, logits: Tensor, log_q: Tensor, dense: Tensor) -> None:
-        """Add tokens by their scored and dense logits ``[tokens, vocabulary]``; ``log_q`` is changed."""
-        part = slice(self.added, self.added + len(logits))
-        self.added = part.stop
-        if "top1" in self.metrics:
-            self.same[part] = logits.argmax(-1) == dense.argmax(-1)
-        if "kl" in self.metrics:
-            log_p = functional.log_softmax(dense, dim=-1)
-            ratio = torch.sub(log_p, log_q, out=log_q)
-            # KL is never negative; rounding may be.
-            self.kl[part] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
-        if "snr" in self.metrics:
-            self.signal[part] = _energy(dense)
-            self.noise[part] = _energy(dense - logits)
+DTYPES = {
+    "nll_nats": torch.float32,
+    "kl_nats": torch.float32,
+    "top1": torch.bool,
+    "signal": torch.float64,
+    "noise": torch.float64,
+}
+"""Of each token's value, by the field of a window that is their sum."""
+FIELDS: dict[FidelityMetric, tuple[str, ...]] = {
+    "kl": ("kl_nats",),
+    "top1": ("top1",),
+    "snr": ("signal", "noise"),
+}
+"""Sums that a metric is computed from."""
 
 
 @torch.no_grad()
@@ -107,84 +92,88 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
     decoder = open_head(model, ids[0])
     dense_head = _dense_head(reference, windows, decoder.head) if reference is not None else None
     rows = max(1, batch_tokens // ids.shape[1])
-    nll: list[Tensor] = []
+    names = ["nll_nats", *(field for metric in metrics for field in FIELDS[metric] if reference is not None)]
+    # Allocated at once: small tensors between the logits would keep the memory of those from being used again.
+    values = {
+        name: torch.empty(len(ids) * windows.scored_tokens, dtype=DTYPES[name], device=decoder.device)
+        for name in names
+    }
     states: list[Tensor] = []
-    tokens = len(ids) * windows.scored_tokens
-    distances = _Distances(metrics if reference is not None else (), tokens, decoder.head.weight.device)
     for first in range(0, len(ids), rows):
         reporter.check_stop()
         batch = ids[first : first + rows].to(decoder.device)
         hidden = decoder.hidden(batch)[:, :-1]
-        dense = reference.states[first : first + rows].to(decoder.device) if reference is not None else None
-        nll.append(_score_pass(decoder, hidden, batch[:, 1:], dense, dense_head, distances))
+        dense = None
+        if reference is not None and dense_head is not None:
+            dense = dense_head, reference.states[first : first + rows].to(decoder.device)
+        part = slice(first * windows.scored_tokens, (first + rows) * windows.scored_tokens)
+        of_pass = {name: by_token[part] for name, by_token in values.items()}
+        _score_pass(decoder.head, hidden, batch[:, 1:], dense, of_pass)
         if keep is not None:
             states.append(hidden.cpu())
         if done is not None:
             done(min(first + rows, len(ids)))
-    scores = _records(torch.cat(nll), distances, windows, language)
+    scores = _records(values, windows, language)
     if keep is not None:
         keep_reference(keep, torch.cat(states), windows, decoder.head)
     return scores
 
 
 def _score_pass(
-    decoder: Decoder,
+    head: Head,
     hidden: Tensor,
     targets: Tensor,
-    dense: Tensor | None,
-    dense_head: Head | None,
-    distances: _Distances,
-) -> Tensor:
-    """Return the nll of each token of a forward pass ``[tokens]``, and add their distances to dense.
+    dense: tuple[Head, Tensor] | None,
+    values: dict[str, Tensor],
+) -> None:
+    """Write the values of each token of a forward pass.
 
     Args:
-        decoder: Of the model.
+        head: Of the model.
         hidden: ``[rows, tokens, hidden]``
         targets: ``[rows, tokens]``: the token after each.
-        dense: The dense model's hidden states, or None.
-        dense_head: Turns them into logits; or None.
-        distances: The tokens' distances are added here.
+        dense: The dense model's head and hidden states, or None.
+        values: ``[rows · tokens]`` by name, to write.
     """
     states, tokens = hidden.flatten(0, 1), targets.flatten().long()
-    dense_states = None if dense is None else dense.flatten(0, 1)
-    nll = torch.empty(len(tokens), device=states.device)
-    size = chunk_tokens(decoder.head.vocabulary, states.device.type)
+    size = chunk_tokens(head.vocabulary, states.device.type)
     for start in range(0, len(tokens), size):
         part = slice(start, start + size)
-        logits = decoder.head.logits(states[part])
+        logits = head.logits(states[part])
         log_q = functional.log_softmax(logits, dim=-1)
-        nll[part] = -log_q.gather(1, tokens[part, None])[:, 0]
-        if dense_states is not None and dense_head is not None:
-            distances.add(logits, log_q, dense_head.logits(dense_states[part]))
-    return nll
+        values["nll_nats"][part] = -log_q.gather(1, tokens[part, None])[:, 0]
+        if dense is None:
+            continue
+        dense_head, dense_states = dense
+        dense_logits = dense_head.logits(dense_states.flatten(0, 1)[part])
+        if "top1" in values:
+            values["top1"][part] = logits.argmax(-1) == dense_logits.argmax(-1)
+        if "kl_nats" in values:
+            log_p = functional.log_softmax(dense_logits, dim=-1)
+            ratio = torch.sub(log_p, log_q, out=log_q)
+            # KL is never negative; rounding may be.
+            values["kl_nats"][part] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
+        if "signal" in values:
+            values["signal"][part] = _energy(dense_logits)
+            values["noise"][part] = _energy(dense_logits - logits)
 
 
-def _records(nll: Tensor, distances: _Distances, windows: Windows, language: str) -> BatchScores:
+def _records(values: dict[str, Tensor], windows: Windows, language: str) -> BatchScores:
     """Return the records of a batch from the values of each token ``[windows · tokens]``.
 
     Raises:
         StepError: the nll of a window is not finite.
     """
-
-    def sums(values: Tensor) -> list[Any]:
-        if not len(values):
-            return [None] * len(windows)
-        by_window = values.view(len(windows), -1)
-        exact = by_window.double() if by_window.is_floating_point() else by_window
-        summed: list[Any] = exact.sum(dim=1).tolist()
-        return summed
-
-    columns = {
+    columns: dict[str, list[Any]] = {
         "window": windows.numbers.tolist(),
-        "nll_nats": sums(nll),
         "bytes": windows.bytes.tolist(),
         "characters": windows.characters.tolist(),
         "document": windows.documents.tolist(),
-        "kl_nats": sums(distances.kl),
-        "top1": sums(distances.same),
-        "signal": sums(distances.signal),
-        "noise": sums(distances.noise),
     }
+    for name, by_token in values.items():
+        by_window = by_token.view(len(windows), -1)
+        exact = by_window.double() if by_window.is_floating_point() else by_window
+        columns[name] = exact.sum(dim=1).tolist()
     for number, nats in zip(columns["window"], columns["nll_nats"], strict=True):
         if not math.isfinite(nats):
             raise not_finite(f" in window {number}")
@@ -192,9 +181,11 @@ def _records(nll: Tensor, distances: _Distances, windows: Windows, language: str
         Window(language=language, tokens=windows.scored_tokens, **dict(zip(columns, row, strict=True)))
         for row in zip(*columns.values(), strict=True)
     ]
-    counts = _counts(distances.kl.cpu().numpy()) if len(distances.kl) else None
     batch = TextBatch(
-        language=language, sequence_length=windows.ids.shape[1], bos=windows.bos, kl_counts=counts
+        language=language,
+        sequence_length=windows.ids.shape[1],
+        bos=windows.bos,
+        kl_counts=_counts(values["kl_nats"].cpu().numpy()) if "kl_nats" in values else None,
     )
     return BatchScores(records, batch)
 

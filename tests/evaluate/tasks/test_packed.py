@@ -166,12 +166,12 @@ def test_a_model_with_a_window_is_asked_again_when_prompts_grow_longer(
     asked: list[int] = []
     from studyctl.evaluate.tasks import packed as module
 
-    probe = module._probe
+    difference = module._difference
     monkeypatch.setattr(
         module,
-        "_probe",
+        "_difference",
         lambda scorer, prompts: (
-            asked.append(max(len(one.tokens) for one in prompts)) or probe(scorer, prompts)
+            asked.append(max(len(one.tokens) for one in prompts)) or difference(scorer, prompts)
         ),
     )
     for family, expected in (("mistral", [24, 40]), ("llama", [24])):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import os
@@ -105,7 +106,11 @@ def task_of(
     """Return a task as it is planned: a definition of one's own with the files beside it."""
     assert yaml is not None
     files = yaml.parent.rglob("*") if STOCK not in yaml.parents else []
-    planned = tuple(FileIdentity(path.absolute(), "") for path in files if path.is_file())
+    planned = tuple(
+        FileIdentity(path.absolute(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in files
+        if path.is_file()
+    )
     return TaskIdentity(name, "key", yaml=yaml, files=planned, test=test, fewshot=fewshot)
 
 

@@ -32,37 +32,6 @@ def lines(path: Path, *rows: object) -> Path:
 
 
 class TestLocalFiles:
-    def test_empty(self, tmp_path: Path) -> None:
-        problem = problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl")))
-        assert problem.what == f"{tmp_path / 'x.jsonl'} is empty"
-        assert problem.hint == "one JSON object a line is wanted"
-
-    def test_missing(self, tmp_path: Path) -> None:
-        assert (
-            "cannot be read: No such file"
-            in problem_of(request_of("arc/arc_easy.yaml", tmp_path / "x.jsonl")).what
-        )
-
-    def test_not_json(self, tmp_path: Path) -> None:
-        problem = problem_of(
-            request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", ARC, '{"question": }'))
-        )
-        assert problem.what.startswith(f"line 2 of {tmp_path / 'x.jsonl'} is not JSON")
-        assert (problem.line, problem.column) == (2, 14)
-
-    def test_one_json_document_instead_of_lines(self, tmp_path: Path) -> None:
-        (tmp_path / "x.jsonl").write_text(json.dumps([ARC], indent=1))
-        assert "line 1" in problem_of(request_of("arc/arc_easy.yaml", tmp_path / "x.jsonl")).what
-
-    def test_a_line_that_is_no_object(self, tmp_path: Path) -> None:
-        assert (
-            "line 1 of" in problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", [1]))).what
-        )
-
-    def test_not_utf8(self, tmp_path: Path) -> None:
-        (tmp_path / "x.jsonl").write_bytes(b'{"question": "\xff"}')
-        assert "is not UTF-8" in problem_of(request_of("arc/arc_easy.yaml", tmp_path / "x.jsonl")).what
-
     def test_a_line_without_a_field_that_others_have(self, tmp_path: Path) -> None:
         short = {key: value for key, value in ARC.items() if key != "question"}
         problem = problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", ARC, short)))
@@ -111,10 +80,6 @@ class TestLocalFiles:
 
 
 class TestExamples:
-    def test_none_to_draw_from_is_an_error(self, tmp_path: Path) -> None:
-        problem = problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", ARC), shots=2))
-        assert problem.what == "task `task` has no items to draw 2 examples from"
-
     def test_they_come_from_their_own_file(self, tmp_path: Path) -> None:
         test, fewshot = (
             lines(tmp_path / "x.jsonl", ARC),
@@ -170,13 +135,6 @@ class TestDefinitions:
         problem = problem_of(request)
         assert problem.what == f"task `task` changed since the study was planned: {added} was added"
         assert problem.code is ProblemCode.CHANGED
-
-    def test_a_missing_data_file(self, tmp_path: Path) -> None:
-        definition = lines(tmp_path / "own.yaml", self.OWN + "dataset_kwargs: {data_files: {test: x.jsonl}}")
-        assert (
-            problem_of(request_of(definition, None)).what
-            == f"the data file {tmp_path / 'x.jsonl'} is missing"
-        )
 
     def test_a_group_is_no_task(self, tmp_path: Path) -> None:
         definition = lines(tmp_path / "group.yaml", "group: some\ntask: [arc_easy]\n")
