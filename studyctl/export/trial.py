@@ -61,7 +61,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
 
     target = job.export_to or paths.exported(job.trial)
     try:
-        with files_beside(loaded) as files:
+        with files_to_copy(loaded) as files:
             exported = export_model(
                 loaded.model,
                 None if plain else apply(loaded.model, paths.trial_weights(job.weights_key)),
@@ -88,7 +88,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
 
 
 @contextmanager
-def files_beside(loaded: LoadedModel) -> Iterator[list[Path]]:
+def files_to_copy(loaded: LoadedModel) -> Iterator[list[Path]]:
     """Yield the files to copy next to the weights; a checkpoint without a tokenizer was measured with its base model's."""
     files = [path for name in COPIED if (path := loaded.folder / name).is_file()]
     with tempfile.TemporaryDirectory() as saved:

@@ -14,10 +14,9 @@ from studyctl.errors import FailureCause, Problem, ProblemCode, StudyError
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalWriter
-from studyctl.work.description import describe_attempt
 from studyctl.work.engine import Engine
 from studyctl.work.memory import OUT_OF_MEMORY_HINT, peak_bytes, reset_peak
-from studyctl.work.recorder import CannotWriteError, Channel, Recorder, StopRequested
+from studyctl.work.recorder import CannotWriteError, Channel, Recorder, StopRequested, describe_attempt
 
 SMALLEST_BATCH = 64
 """Tokens of a forward pass below which running out of memory is final."""

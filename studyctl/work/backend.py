@@ -25,7 +25,7 @@ from studyctl.contract.job import Job
 from studyctl.contract.methods import Quantization
 from studyctl.errors import FailureCause, StepError
 from studyctl.export.folder import copy_beside, keys_of_older_loaders
-from studyctl.export.trial import files_beside
+from studyctl.export.trial import files_to_copy
 from studyctl.files import StudyPaths
 from studyctl.sources.models import LoadedModel, planned_files
 from studyctl.sources.safetensors_files import INDEX, weight_files
@@ -125,7 +125,7 @@ def hand_over(loaded: LoadedModel, folder: Path) -> None:
         for path in (*weights, loaded.folder / INDEX):
             if path.exists():
                 (folder / path.name).symlink_to(path.resolve())
-    with files_beside(loaded) as files:
+    with files_to_copy(loaded) as files:
         copy_beside(files, folder)
 
 

@@ -155,7 +155,7 @@ class Engine:
         """Yield the steps to run after ``load``: the job's, and those that turn out to be needed as well; an export last."""
         yield from self._compress_first
         yield from (step for step in job.steps if step.kind is StepKind.COMPRESS)
-        # What `compress` came to is decided by now.
+        # `compress` has run by now, and has decided whether everything is measured again.
         steps = job.evaluations if self._measure_all else job.steps
         for step in steps:
             if step.kind is StepKind.PERPLEXITY:

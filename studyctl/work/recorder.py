@@ -2,13 +2,19 @@
 
 import json
 import os
+import platform
 import queue
+import socket
 import threading
 import time
+from importlib.metadata import distributions, version
 from typing import Any
 
+from studyctl.backends import OWN
+from studyctl.backends.catalog import BACKENDS
 from studyctl.contract.job import Job, StopRequest
-from studyctl.contract.records import Progress, Record, Warned, encode
+from studyctl.contract.limits import device_kind
+from studyctl.contract.records import SCHEMA, AttemptStarted, Progress, Record, Warned, encode
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
 from studyctl.journal.files import JournalWriter
@@ -17,6 +23,10 @@ ORPHANED = 70
 """Exit code of a worker whose runner is gone."""
 PROGRESS_SECONDS = 0.5
 """Progress is written at most this often; the last of a step always is."""
+PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
+"""Those that results can depend on."""
+UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
+"""Those that a checkpoint's weights can depend on, where they are installed."""
 
 
 class StopRequested(Exception):
@@ -97,3 +107,36 @@ class Recorder:
         """Raise StopRequested if the user asked to stop now."""
         if self._channel.stop == "now":
             raise StopRequested
+
+
+def describe_attempt(job: Job) -> AttemptStarted:
+    """Return the first record of an attempt. Written by the worker, or by the runner when it died before it could."""
+    versions = {name: version(name) for name in PACKAGES}
+    if job.is_checkpoint:
+        installed = {distribution.name.lower() for distribution in distributions()}
+        versions |= {name: version(name) for name in UNPACKERS if name in installed}
+    return AttemptStarted(
+        trial=job.trial,
+        attempt=job.attempt,
+        schema=SCHEMA,
+        studyctl=version("studyctl"),
+        study=job.root.name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        python=platform.python_version(),
+        versions=versions,
+        model=job.model.id,
+        model_key=job.model.key,
+        method=job.method,
+        variant=job.variant,
+        backend=job.backend,
+        backend_version=version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
+        settings=job.settings.model_dump(mode="json"),
+        calibration=job.asked_calibration,
+        seed=job.seed,
+        weights_key=job.weights_key,
+        device=job.device,
+        device_kind=device_kind(job.device),
+        dtype=job.dtype,
+        threads=job.threads,
+    )

@@ -34,7 +34,7 @@ class Layout:
         self._ends = torch.from_numpy(chunk.ends).to(device)
         self._positions = torch.from_numpy(chunk.positions).to(device)
         self._dtype = dtype
-        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def mask(self, group: Group, window: int | None) -> Tensor | None:
         """Return the additive mask ``[trees, 1, width, width]`` of a group; None: each token attends to all before it.
@@ -45,12 +45,11 @@ class Layout:
         """
         if window is not None and window >= group.width:
             window = None
+        if group.is_chain and window is None:
+            return None
         key = (group.start, window)
-        if key not in self._masks:
-            self._masks[key] = None if group.is_chain and window is None else self._build(group, window)
-        return self._masks[key]
-
-    def _build(self, group: Group, window: int | None) -> Tensor:
+        if key in self._masks:
+            return self._masks[key]
         part = slice(group.start, group.start + group.trees * group.width)
         ends = self._ends[part].view(group.trees, 1, group.width)
         index = torch.arange(group.width, device=ends.device)
@@ -59,7 +58,8 @@ class Layout:
             positions = self._positions[part].view(group.trees, group.width)
             visible &= positions[:, :, None] - positions[:, None, :] < window
         mask = torch.zeros(visible.shape, dtype=self._dtype, device=ends.device)
-        return mask.masked_fill_(~visible, -torch.inf)[:, None]
+        self._masks[key] = mask.masked_fill_(~visible, -torch.inf)[:, None]
+        return self._masks[key]
 
 
 _layout: ContextVar[Layout] = ContextVar("layout")

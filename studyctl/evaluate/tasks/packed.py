@@ -25,6 +25,7 @@ TOKEN_WORK = 3
 """Cost of a token outside of attention, in pairs of tokens in attention, divided by the hidden size: the products take
 24 · hidden² against 4 · hidden, and attention reaches about half of their rate."""
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+LOCAL_ATTENTION = ("sliding_window", "attention_chunk_size")
 PROBED_TOKENS = 24
 PROBED_TARGETS = 4
 PROBED_WORK = 1e9
@@ -57,15 +58,11 @@ class PackedScorer:
         misses = np.bincount(chunk.owners, weights=~likeliest, minlength=len(chunk.prompts))
         return [(float(total), not missed) for total, missed in zip(totals, misses, strict=True)]
 
-    def chunks(self, prompts: Sequence[Prompt], budget: int) -> list[Chunk]:
+    def chunks(self, prompts: Sequence[Prompt], budget: int, token_work: float | None = None) -> list[Chunk]:
         """Return the chunks of these prompts, of ``budget`` tokens a forward pass; the largest trees come first."""
-        work = float(TOKEN_WORK * self.decoder.head.weight.shape[1])
-        return pack(prompts, build_trees(prompts, budget, work), budget, self.kind)
-
-    @property
-    def kind(self) -> str:
-        """Return the kind of device that chunks are made for."""
-        return device_kind(self.decoder.device.type)
+        work = token_work or float(TOKEN_WORK * self.decoder.head.weight.shape[1])
+        kind = device_kind(self.decoder.device.type)
+        return pack(prompts, build_trees(prompts, budget, work), budget, kind)
 
 
 def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
@@ -98,10 +95,15 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
     some of its layers do not attend to all of a prompt, which shows in long prompts only. A model that failed is probed each
     time, since its weights may have changed.
     """
-    if (reason := _other_layers(model)) is not None:
-        return reason
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    # Other layers carry something from token to token along the row.
+    if others := kinds - ATTENTION_LAYERS:
+        return f"it has layers of another kind: {', '.join(sorted(others))}"
+    if getattr(model, "_is_stateful", False):
+        return "its layers keep a state along the row"
+    local = bool(kinds - {"full_attention"}) or any(getattr(config, name, None) for name in LOCAL_ATTENTION)
     longest = max((prompt.tokens for prompt in prompts), key=len)
-    local = _has_local_attention(model)
     try:
         scorer = PackedScorer(model, open_head(model, torch.tensor(longest)))
         if model not in _PROBED or (local and len(longest) > _PROBED[model]):
@@ -123,22 +125,6 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
     return scorer
 
 
-def _other_layers(model: Any) -> str | None:
-    """Return which layers of a model, other than attention, carry something from token to token; None: there are none."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS
-    if kinds:
-        return f"it has layers of another kind: {', '.join(sorted(kinds))}"
-    return "its layers keep a state along the row" if getattr(model, "_is_stateful", False) else None
-
-
-def _has_local_attention(model: Any) -> bool:
-    """Return whether some layers of a model do not attend to all of a prompt."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    limits = ("sliding_window", "attention_chunk_size")
-    return bool(kinds - {"full_attention"}) or any(getattr(config, name, None) for name in limits)
-
-
 def _probes(tokens: tuple[int, ...], vocabulary: int) -> list[Prompt]:
     """Return prompts made of these tokens: two that branch halfway, and one that shares nothing with them."""
     base = (tokens * PROBED_TOKENS)[:PROBED_TOKENS]
@@ -155,7 +141,7 @@ def _probe(tokens: tuple[int, ...]) -> Prompt:
 def _difference(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
     """Return how the answers to prompts in trees differ from those to each alone; empty: they do not."""
     budget = 2 * sum(len(prompt.tokens) for prompt in prompts)
-    (chunk,) = pack(prompts, build_trees(prompts, budget, PROBED_WORK), budget, scorer.kind)
+    (chunk,) = scorer.chunks(prompts, budget, PROBED_WORK)
     together = dict(zip(chunk.prompts.tolist(), scorer.score(chunk), strict=True))
     bound = TOLERANCE[scorer.decoder.head.weight.dtype]
     for number, prompt in enumerate(prompts):

@@ -38,7 +38,8 @@ draws. ``loglikelihoods`` are in the order of the choices, in nats; empty where 
 PASSAGES = ("passage", "article", "context", "paragraph", "page", "premise", "story", "support", "sentence1")
 """Fields of items that hold the text that several of them ask about, in lm-eval's tasks."""
 FRACTIONS = frozenset({"f1", "mcc", "acc_all"})
-"""Metrics of a whole task that are accuracies of a kind, though no item has a value of its own."""
+"""Metrics that are fractions, more being better, though only the whole task has a value. Means over tasks are taken of these,
+and of main metrics whose items' values are such fractions."""
 
 
 BOOTSTRAP_SAMPLES = 1000
@@ -88,9 +89,12 @@ def collect(
     for row, value in zip(rows, by_metric[main], strict=True):
         row |= {"score": _number(value), "correct": _flag(value)}
     metrics = [_figure(task, request, metric, values) for metric, values in by_metric.items()]
+    name = main.partition(",")[0]
+    fractions = all(row["score"] is not None and 0 <= row["score"] <= 1 for row in rows)
+    averaged = bool(task.higher_is_better().get(name)) and (fractions or name in FRACTIONS)
     for figure in metrics:
         figure.main = figure.metric == main
-        figure.averaged = figure.main and _is_averaged(task, main, [row["score"] for row in rows])
+        figure.averaged = figure.main and averaged
     return TaskScores(metrics, pa.Table.from_pylist(rows, schema=ITEMS))
 
 
@@ -119,13 +123,6 @@ def _main_metric(task: Task, request: TaskRequest, metrics: list[str]) -> str:
     return request.main
 
 
-def _is_averaged(task: Task, metric: str, scores: list[float | None]) -> bool:
-    """Return whether means over tasks can be taken of a metric: it is a fraction, and more is better."""
-    fractions = all(score is not None and 0 <= score <= 1 for score in scores)
-    name = metric.partition(",")[0]
-    return bool(task.higher_is_better().get(name)) and (fractions or name in FRACTIONS)
-
-
 def _judge(
     task: Task, request: TaskRequest, doc_id: int, doc: Mapping[str, Any], answers: list[Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -134,8 +131,8 @@ def _judge(
         choices, golds = _choices(task, doc)
         if choices and not any(0 <= gold < len(choices) for gold in golds):
             hint = f"the choices are {choices}"
-            what = f"the right answer of item {doc_id} of {request.where} is not among its {len(choices)} choices"
-            raise StepError(Problem(what, file=request.task.test, hint=hint))
+            problem = f"the right answer of item {doc_id} of {request.where} is not among its {len(choices)} choices"
+            raise StepError(Problem(problem, file=request.task.test, hint=hint))
         metrics = task.process_results(doc, answers)
     except MISFITS as error:
         raise misfit(request, doc_id, doc, error, task.config.to_dict(keep_callable=True)) from error

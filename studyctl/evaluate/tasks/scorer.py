@@ -53,10 +53,10 @@ class Chunk:
 
 
 class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
-    """HFLM that reads what prompts share once, and computes logits only where they are asked for.
+    """HFLM that reads common beginnings of prompts once, and computes logits only where they are needed.
 
     Prompts, their split into context and continuation, and how they are cut are HFLM's own. Log-likelihoods come from an
-    fp32 log-softmax. A model that cannot take prompts in trees is asked in batches of ordinary rows, longest first.
+    fp32 log-softmax. A model that cannot read prompts in trees gets batches of ordinary rows, longest first.
     """
 
     def __init__(
@@ -121,7 +121,12 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
             return answers
         scorer = open_packed(self.model, list(asked.values()))
         if isinstance(scorer, str):
-            self._report_plain(scorer)
+            if not self._reported_plain:
+                self._reported_plain = True
+                self._reporter.warning(
+                    f"{type(self.model).__name__} cannot read prompts in trees ({scorer}): the task is scored in plain"
+                    " batches, which takes longer"
+                )
             kind, chunks = "plain", list(self._plain_chunks(requests, asked))
         else:
             kind, numbers = "trees", list(asked)
@@ -184,14 +189,6 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
             )
         if empty := sum(not target for _, _, target in requests):
             self._reporter.warning(f"{empty} of {self._total} answers have no tokens: they count as certain")
-
-    def _report_plain(self, reason: str) -> None:
-        if not self._reported_plain:
-            self._reported_plain = True
-            self._reporter.warning(
-                f"{type(self.model).__name__} cannot read prompts in trees ({reason}): the task is scored in plain"
-                " batches, which takes longer"
-            )
 
 
 def _prompt(request: Encoded, longest: int) -> Prompt:

@@ -5,7 +5,7 @@ with the one before. In that order the tokens below a token are the ones that fo
 token j exactly if ``j <= i < end[j]``, and its position is its depth. No other structure is needed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,49 +61,35 @@ def build_trees(prompts: Sequence[Prompt], limit: int, token_work: float) -> lis
         limit: Tokens of a tree; only a single prompt may have more.
         token_work: Cost of a token outside of attention, in pairs of tokens in attention.
     """
-    order = sorted(range(len(prompts)), key=lambda number: prompts[number].tokens)
-    trees = [
-        _tree(prompts, run, shared) for run, shared in _runs(prompts, order, limit=limit, work=token_work)
-    ]
-    return sorted(trees, key=lambda tree: (-tree.size, tree.prompts))
-
-
-def _runs(
-    prompts: Sequence[Prompt], order: list[int], *, limit: int, work: float
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield the prompts of each tree, in sorted order, and how many tokens each shares with the one before."""
+    trees: list[Tree] = []
     run: list[int] = []
-    shared: list[int] = []
+    shared: list[int] = []  # tokens that each of the run shares with the one before
     size = 0
     before = np.empty(0, np.int64)
-    for number in order:
+    for number in sorted(range(len(prompts)), key=lambda number: prompts[number].tokens):
         tokens = np.asarray(prompts[number].tokens)
-        common = _common(before, tokens)
+        length = min(len(before), len(tokens))
+        different = np.flatnonzero(before[:length] != tokens[:length])
+        common = int(different[0]) if len(different) else length
         new = len(tokens) - common
         extra = 2 * size * new + new**2 - len(tokens) ** 2
-        if run and (size + new > limit or common * work < extra):
-            yield run, shared
+        if run and (size + new > limit or common * token_work < extra):
+            trees.append(_tree(prompts, run, shared))
             run, shared, size, common = [], [], 0, 0
         run.append(number)
         shared.append(common)
         size += len(tokens) - common
         before = tokens
     if run:
-        yield run, shared
-
-
-def _common(one: Ids, other: Ids) -> int:
-    """Return how many tokens two prompts begin with together."""
-    length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
+        trees.append(_tree(prompts, run, shared))
+    return sorted(trees, key=lambda tree: (-tree.size, tree.prompts))
 
 
 def _tree(prompts: Sequence[Prompt], run: list[int], shared: list[int]) -> Tree:
     longest = max(len(prompts[number].tokens) for number in run)
     size = sum(len(prompts[number].tokens) - common for number, common in zip(run, shared, strict=True))
     tokens, depths, ends = (np.empty(size, np.int64) for _ in range(3))
-    path = np.empty(longest, np.int64)  # index of the token at each depth of the prompt at hand
+    path = np.empty(longest, np.int64)  # index of the token at each depth of this prompt
     scored = []
     start = depth = 0
     for number, common in zip(run, shared, strict=True):

@@ -102,16 +102,14 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
         return decoder
     probe = ids[:PROBE_TOKENS].to(decoder.device)[None]
     hidden = decoder.hidden(probe)[0]
-    if hidden.shape[-1] != head.weight.shape[1]:
-        raise _unknown_head(
-            model, f"hidden states have {hidden.shape[-1]} features, the head takes {head.weight.shape[1]}"
-        )
-    ours = head.logits(hidden)
     theirs = model(input_ids=probe, use_cache=False).logits[0].float()
     # Scale and cap are computed in the model's dtype there and in fp32 here: 16-bit models round them once more.
-    tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
-    finite = torch.isfinite(theirs).all()
-    if finite and not (ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-6):
+    tolerance = (1e-4 if head.weight.dtype == torch.float32 else 2e-2) * theirs.abs().max().clamp(min=1e-6)
+    same_width = hidden.shape[-1] == head.weight.shape[1]
+    # Logits that are not finite are reported by whoever scores with them.
+    if not same_width or (
+        torch.isfinite(theirs).all() and not (head.logits(hidden) - theirs).abs().max() <= tolerance
+    ):
         raise _unknown_head(model, "its logits are not its hidden states times `lm_head`, scaled and capped")
     _CHECKED.add(model)
     return decoder

@@ -121,9 +121,9 @@ class TestItems:
     @pytest.mark.parametrize("metric", ["acc", "acc_norm"])
     def test_their_mean_is_the_metric(self, scored: Scored, metric: str) -> None:
         scores = scored("openbookqa", main=metric)
-        found = [row["score"] for row in scores.items.to_pylist()]
-        assert sum(found) / len(found) == main(scores).value
-        assert [row["correct"] for row in scores.items.to_pylist()] == [value == 1 for value in found]
+        values = [row["score"] for row in scores.items.to_pylist()]
+        assert sum(values) / len(values) == main(scores).value
+        assert [row["correct"] for row in scores.items.to_pylist()] == [value == 1 for value in values]
 
     def test_correct_norm_goes_with_acc_norm_whatever_the_main_metric_is(self, scored: Scored) -> None:
         one, other = (
