@@ -319,7 +319,7 @@ def test_an_export_comes_after_evaluations_that_turn_out_to_be_needed() -> None:
     job: Any = SimpleNamespace(steps=(compress, export), evaluations=(export, task))
     steps = engine.steps(job, recorder)  # type: ignore[arg-type]
     assert next(steps) == compress
-    engine._again = True  # as `compress` says where the weights turned out different
+    engine._measure_all = True  # as `compress` decides where the weights turned out different
     assert list(steps) == [task, export]
     job = SimpleNamespace(steps=(export, task), evaluations=(export, task))
     assert list(Engine().steps(job, recorder)) == [task, export]  # type: ignore[arg-type]
