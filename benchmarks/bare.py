@@ -10,7 +10,7 @@ import torch
 
 from studyctl.contract.job import Job
 from studyctl.contract.records import Record
-from studyctl.contract.steps import StepKind
+from studyctl.contract.steps import Step, StepKind
 from studyctl.reporter import SilentReporter
 from studyctl.work.engine import Engine
 from studyctl.work.recorder import Recorder
@@ -29,7 +29,7 @@ class Nobody(SilentReporter, Recorder):
 def run(job: Job, engine: Engine) -> None:
     """Do a job's steps in the order in which an attempt does them."""
     nobody = Nobody()
-    engine.load(job, nobody)
+    engine.load(job, Step(StepKind.LOAD), nobody)
     for step in engine.steps(job, nobody):
         if step.kind is StepKind.COMPRESS:
             engine.compress(job, step, nobody)

@@ -11,7 +11,6 @@ from studyctl.contract.limits import block_batch_tokens
 from studyctl.contract.methods import METHODS
 from studyctl.reporter import SilentReporter
 from studyctl.sources.lean_transformers import import_models
-from studyctl.work.memory import keep_freed_memory
 
 PACKAGES = ("studyctl", "transformers", "torch")
 COMPILED = ("sparsegpt", "gptq", "awq")
@@ -22,7 +21,6 @@ import_models()  # before the driver loads the model, as a worker does
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
     """Compress as a worker does."""
-    keep_freed_memory()
     if task.method in COMPILED:
         _import_kernels()
     model = AutoModelForCausalLM.from_pretrained(task.folder, dtype=task.dtype).to(task.device).eval()

@@ -211,6 +211,7 @@ def _score(
     return score_windows(
         model,
         windows,
+        language="",
         reference=open_reference(against) if against else None,
         keep=keep,
         metrics=("kl",),
@@ -230,7 +231,7 @@ def _kl(
                 own[name].copy_(value)
     means = []
     for index, one in enumerate(windows):
-        kl = _score(model, one, against=folder / f"{index}.safetensors").kl_nats
-        assert kl is not None  # it was asked for
-        means.append(kl.sum() / (len(one) * one.scored_tokens))
+        scores = _score(model, one, against=folder / f"{index}.safetensors")
+        kl = sum(window.kl_nats or 0 for window in scores.windows)
+        means.append(kl / (len(one) * one.scored_tokens))
     return float(sum(means) / len(means))

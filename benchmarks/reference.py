@@ -20,7 +20,7 @@ from benchmarks.page import note, table
 from benchmarks.tasks import MODEL as SMOLLM2
 from benchmarks.timing import command_seconds
 from studyctl.export.folder import copy_beside
-from studyctl.export.trial import files_beside
+from studyctl.export.trial import files_to_copy
 from studyctl.files import StudyPaths
 from studyctl.sources.identity import identify_model
 from studyctl.sources.models import load_model
@@ -210,7 +210,7 @@ def _by_loops(model: Case, folder: Path) -> str:
         published.compress(loaded.model, ids, solve)
         checkpoint = folder / f"{LOOP}{name}"
         loaded.model.save_pretrained(checkpoint)  # type: ignore[operator]
-        with files_beside(loaded) as files:
+        with files_to_copy(loaded) as files:
             copy_beside(files, checkpoint)
         variants.append(f'[[compression]]\nmethod = "checkpoint"\nid = "{checkpoint}"\nof = "{model.id}"\n')
     return "\n".join(variants)

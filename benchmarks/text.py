@@ -111,6 +111,7 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
         scores = score_windows(
             dense if kind == "dense" else other,
             windows,
+            language="",
             reference=open_reference(folder / "dense") if kind == "ours" else None,
             keep=folder / "dense" if kind == "dense" else None,
             metrics=("kl", "top1"),
@@ -118,9 +119,11 @@ def _worker(kind: str, folder: Path) -> dict[str, float]:
             reporter=SilentReporter(),
         )
         tokens = len(windows) * windows.scored_tokens
-        figures = {"perplexity": math.exp(scores.nll_nats.sum() / tokens)}
-        if scores.kl_nats is not None and scores.top1 is not None:
-            figures |= {"kl": scores.kl_nats.sum() / tokens, "top1": scores.top1.sum() / tokens}
+        nll = sum(window.nll_nats or 0 for window in scores.windows)
+        figures = {"perplexity": math.exp(nll / tokens)}
+        if kind == "ours":
+            figures["kl"] = sum(window.kl_nats or 0 for window in scores.windows) / tokens
+            figures["top1"] = sum(window.top1 or 0 for window in scores.windows) / tokens
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "peak": peak_bytes() - before, **figures}
 

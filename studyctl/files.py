@@ -155,11 +155,6 @@ class StudyPaths:
         """The blocks of a trial whose compression is in progress."""
         return self.cache / "weights" / f"{weights_key}.blocks"
 
-    @property
-    def batches(self) -> Path:
-        """Tokens of a forward pass that models were found to bear."""
-        return self.cache / "batches.json"
-
     def finished_chunks(self, trial: str, key: str) -> Path:
         """The finished chunks of a task in progress."""
         return self.cache / "chunks" / f"{trial}.{key}.jsonl"

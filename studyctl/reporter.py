@@ -1,12 +1,12 @@
-"""How the engine tells what it is doing, without knowing who listens."""
+"""How the engine reports what it is doing, without knowing who listens."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from studyctl.contract.records import Record
 
 
 class Reporter(Protocol):
-    """Receives progress and findings of a step. Journals, terminals and tests implement it."""
+    """Receives the progress and the records of a step. Journals, terminals and tests implement it."""
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """``done`` of ``total`` units (``block``, ``window``, ``item``) are finished."""
@@ -22,16 +22,9 @@ class Reporter(Protocol):
 
 
 class SilentReporter:
-    """Hears everything and tells nobody."""
+    """Ignores everything, and never stops."""
 
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+    def progress(self, *_: Any, **__: Any) -> None:
         """Ignore it."""
 
-    def record(self, record: Record) -> None:
-        """Ignore it."""
-
-    def warning(self, message: str, **fields: object) -> None:
-        """Ignore it."""
-
-    def check_stop(self) -> None:
-        """Never stops."""
+    record = warning = check_stop = progress

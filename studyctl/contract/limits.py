@@ -10,8 +10,6 @@ MIN_CHUNK_TOKENS = 256
 """Fewer make products with a large head slow."""
 CHUNK_TENSORS = 6
 """fp32 tensors of a chunk of a text's logits that exist at once, those of the dense model included."""
-HEAP_TENSOR_BYTES = 32 << 20
-"""A worker keeps the memory of freed tensors of up to this size: no more is possible with glibc."""
 
 
 def device_kind(device: str) -> str:

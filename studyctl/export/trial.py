@@ -1,4 +1,4 @@
-"""The step ``export``: a trial's weights as a folder, with a card that tells what was measured of them."""
+"""The step ``export``: a trial's weights as a folder, with a card that shows how they were measured."""
 
 import json
 import tempfile
@@ -23,46 +23,44 @@ from studyctl.store.figures import read_figures
 COPIED = (*TOKENIZER_FILES, "generation_config.json")
 
 
-def refuse_other_weights(job: Job, made_hash: str) -> None:
-    """Refuse to export, under the name of a trial, weights that were not measured.
-
-    Raises:
-        StepError: compressing again gave other weights than those of the stored results.
-    """
-    if job.export_to is not None and job.weights_hash not in (None, made_hash):
-        raise StepError(
-            f"this machine makes other weights of {job.trial} than those that were measured, so they are not exported",
-            hint="export on the machine that ran the study, or run the study here with `keep_weights = true`",
-        )
-
-
 def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Reporter) -> ExportFacts:
-    """Export what is in memory, to where ``studyctl export`` asked for it or into the study.
+    """Export the weights in memory, to where ``studyctl export`` asked for it or into the study.
 
     Args:
         job: the trial.
         loaded: the model with the trial's weights.
         made_hash: of these weights; empty for the dense model.
-        reporter: hears how far it is.
+        reporter: hears of progress.
 
     Returns:
-        What is told of the folder.
+        Where the folder is, its format and its size.
 
     Raises:
-        StepError: the folder cannot be written, or is not what the model is.
+        StepError: the folder cannot be written, or its weights are not those of the model.
     """
     paths = StudyPaths(job.root)
     plain = job.is_dense or job.is_checkpoint
-    named = made_hash or weights_hash(loaded.model)
+    weights = made_hash or weights_hash(loaded.model)
 
     def describe(exported: Exported) -> dict[str, str]:
-        facts = _facts(job, loaded, exported, named)
+        stored = read_stored(paths)
+        compressed = stored.compressed(job.weights_key)
+        facts = CardFacts(
+            job=job,
+            base=loaded.identity,
+            exported=exported,
+            weights_hash=weights,
+            bits_per_weight=compressed.bits_per_weight if compressed else 16.0 if job.is_dense else None,
+            sparsity=compressed.sparsity if compressed else None,
+            figures=read_figures(stored, job.weights_key, job.dense_key, job.evaluations),
+            versions={name: version(name) for name in PACKAGES},
+        )
         about = json.dumps(facts.as_dict(), indent=2, ensure_ascii=False)
         return {"README.md": model_card(facts), ABOUT: about + "\n"}
 
     target = job.export_to or paths.exported(job.trial)
     try:
-        with files_beside(loaded) as files:
+        with files_to_copy(loaded) as files:
             exported = export_model(
                 loaded.model,
                 None if plain else apply(loaded.model, paths.trial_weights(job.weights_key)),
@@ -73,7 +71,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
                 reporter=reporter,
             )
     except OSError as error:
-        if job.export_to is None:  # in the study's own folder, whose failing concerns more than this
+        if job.export_to is None:  # the study's own folder: the whole attempt is affected
             raise
         hint = "make room or make the folder writable, or export to another one"
         raise StepError(f"{target} cannot be written: {error.strerror or error}", hint=hint) from error
@@ -89,26 +87,11 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
 
 
 @contextmanager
-def files_beside(loaded: LoadedModel) -> Iterator[list[Path]]:
-    """Yield what is copied beside the weights; a checkpoint without a tokenizer was measured with its base model's."""
-    found = [path for name in COPIED if (path := loaded.folder / name).is_file()]
+def files_to_copy(loaded: LoadedModel) -> Iterator[list[Path]]:
+    """Yield the files to copy next to the weights; a checkpoint without a tokenizer was measured with its base model's."""
+    files = [path for name in COPIED if (path := loaded.folder / name).is_file()]
     with tempfile.TemporaryDirectory() as saved:
-        if not any(path.name in TOKENIZER_FILES for path in found):
+        if not any(path.name in TOKENIZER_FILES for path in files):
             loaded.tokenizer.save_pretrained(saved)
-            found += Path(saved).iterdir()
-        yield found
-
-
-def _facts(job: Job, loaded: LoadedModel, exported: Exported, named: str) -> CardFacts:
-    stored = read_stored(StudyPaths(job.root))
-    compressed = stored.compressed(job.weights_key)
-    return CardFacts(
-        job=job,
-        base=loaded.identity,
-        exported=exported,
-        weights_hash=named,
-        bits_per_weight=compressed.bits_per_weight if compressed else 16.0 if job.is_dense else None,
-        sparsity=compressed.sparsity if compressed else None,
-        figures=read_figures(stored, job.weights_key, job.dense_key, job.evaluations),
-        versions={name: version(name) for name in PACKAGES},
-    )
+            files += Path(saved).iterdir()
+        yield files

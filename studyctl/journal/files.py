@@ -18,6 +18,7 @@ from studyctl.contract.records import (
     SCHEMA,
     AnyRecord,
     AttemptStarted,
+    ChunkResults,
     Layer,
     Progress,
     Record,
@@ -35,8 +36,9 @@ RECORDS = (b'{"kind":"', b'{"seq":')
 MARKERS = (b'"kind":"step_', b'"kind":"attempt_', b'"kind":"stage_')
 """What lines about steps and attempts hold; the last in journals from before 0.2."""
 
-UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch)
-"""Kinds without a sync of their own: nothing counts on them before the ``step_finished`` that syncs them as well."""
+UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch, ChunkResults)
+"""Kinds without a sync of their own: nothing counts on them before the ``step_finished`` that syncs them as well
+(chunks: they save work and are no results)."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 

@@ -37,8 +37,8 @@ from studyctl.run.selection import Selection
 from studyctl.run.workers import Event, Worker, start_worker
 from studyctl.signals import how_it_ended
 from studyctl.spec.loading import load_spec, self_contained
-from studyctl.work.description import describe_attempt
 from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
+from studyctl.work.recorder import describe_attempt
 
 HEARTBEAT_SECONDS = 2.0
 TICK_SECONDS = 0.25

@@ -123,11 +123,7 @@ def _tasks(document: Document) -> Iterator[tuple[str, Step]]:
         if task.key is None:
             raise StepError(f"task `{name}` could not be looked up: {task.unknown}")
         # Loading a task leaves its dataset in the cache.
-        load_task(
-            TaskRequest(
-                name, task.yaml, task.test, task.fewshot, tasks.shots, tasks.limit, False, "auto", task.commit
-            )
-        )
+        load_task(TaskRequest(task, tasks.shots, tasks.limit, chat_template=False, bos="auto"))
 
     for name in tasks.names:
         yield name, partial(fetch, name)

@@ -1,9 +1,8 @@
-"""One attempt at a trial: its steps in order, each journaled, each kept apart from the failures of the others."""
+"""One attempt at a trial: its steps in order, each journaled, and unaffected by failures of the others."""
 
 import errno
 import time
 import traceback
-from collections.abc import Callable
 
 import torch
 
@@ -15,14 +14,15 @@ from studyctl.errors import FailureCause, Problem, ProblemCode, StudyError
 from studyctl.evaluate.memory import is_out_of_memory
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalWriter
-from studyctl.work.channel import Channel
-from studyctl.work.description import describe_attempt
 from studyctl.work.engine import Engine
 from studyctl.work.memory import OUT_OF_MEMORY_HINT, peak_bytes, reset_peak
-from studyctl.work.recorder import CannotWriteError, Recorder, StopRequested
+from studyctl.work.recorder import CannotWriteError, Channel, Recorder, StopRequested, describe_attempt
 
 SMALLEST_BATCH = 64
 """Tokens of a forward pass below which running out of memory is final."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+MAY_SUCCEED_LATER = (ProblemCode.UNEXPECTED, ProblemCode.REFERENCE_LOST)
+"""Problems that another attempt may not have."""
 
 
 class Attempt:
@@ -44,7 +44,7 @@ class Attempt:
         torch.set_num_threads(self.job.threads)
         self.recorder.record(describe_attempt(self.job))
         peak = 0
-        failed: set[StepId] = set()  # the batches of a text that are left would fail alike
+        failed: set[StepId] = set()  # the remaining batches of a text would fail as well
         try:
             if self._step(Step(StepKind.LOAD)):
                 for step in self.engine.steps(self.job, self.recorder):
@@ -76,18 +76,8 @@ class Attempt:
             if self._journal is not None:
                 self._journal.close()
 
-    def _work(self, step: Step) -> Callable[[], StepFinished]:
-        engine, job, recorder = self.engine, self.job, self.recorder
-        return {
-            StepKind.LOAD: lambda: engine.load(job, recorder),
-            StepKind.COMPRESS: lambda: engine.compress(job, step, recorder),
-            StepKind.PERPLEXITY: lambda: engine.perplexity(job, step, recorder),
-            StepKind.TASK: lambda: engine.task(job, step, recorder),
-            StepKind.EXPORT: lambda: engine.export(job, step, recorder),
-        }[step.kind]
-
     def _step(self, step: Step) -> bool:
-        """Run one step. Return whether it was finished; a failure is journaled with its cause."""
+        """Run one step. Return whether it is complete; a failure is journaled with its cause."""
         self.recorder.step = step
         try:
             self.recorder.record(self._finished(step))
@@ -96,56 +86,59 @@ class Attempt:
             return True
         except StopRequested:
             self.stopped = True
-            stopped = StepFailed(step=step, error="stopped on request", cause=FailureCause.STOPPED)
-            self.recorder.record(stopped)
+            self.recorder.record(
+                StepFailed(step=step, error="stopped on request", cause=FailureCause.STOPPED)
+            )
         except StudyError as error:
             self._fail(step, error.problems[0], error.cause)
         except CannotWriteError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise CannotWriteError(str(error)) from error
             traceback.print_exc()
-            if is_out_of_memory(error):
-                self._fail(
-                    step, Problem(_one_line(error), hint=OUT_OF_MEMORY_HINT), FailureCause.OUT_OF_MEMORY
-                )
-            else:
-                problem = Problem(_one_line(error), hint=_UNEXPECTED, code=ProblemCode.UNEXPECTED)
-                self._fail(step, problem, FailureCause.ERROR)
+            problem, cause = Problem(_one_line(error), hint=OUT_OF_MEMORY_HINT), FailureCause.OUT_OF_MEMORY
+            if not is_out_of_memory(error):
+                hint, cause = "the whole traceback is in the attempt's log", FailureCause.ERROR
+                problem = Problem(problem.what, hint=hint, code=ProblemCode.UNEXPECTED)
+            self._fail(step, problem, cause)
         return False
 
     def _finished(self, step: Step) -> StepFinished:
-        """Do the work of a step, with smaller batches where memory does not suffice; return what is known of it."""
+        """Do the work of a step, with smaller batches where memory does not suffice; return the record of its end."""
+        engine = self.engine
+        work = {
+            StepKind.LOAD: engine.load,
+            StepKind.COMPRESS: engine.compress,
+            StepKind.PERPLEXITY: engine.perplexity,
+            StepKind.TASK: engine.task,
+            StepKind.EXPORT: engine.export,
+        }[step.kind]
         while True:
             reset_peak()
             begun = time.perf_counter()
             self.recorder.record(StepStarted(step=step))
             try:
-                result = self._work(step)()
+                result = work(self.job, step, self.recorder)
                 break
             except Exception as error:
-                if not is_out_of_memory(error) or step.kind is StepKind.EXPORT:  # which has no batches
+                batch, has_batches = engine.batch_tokens(self.job), step.kind is not StepKind.EXPORT
+                if not (is_out_of_memory(error) and has_batches and batch > SMALLEST_BATCH):
                     raise
-                self._halve_batch(error)
-        if result.seconds is None:  # else the step knows better
+                engine.halve_batch(self.job)
+                self.recorder.warning(
+                    f"out of memory; retried with {batch // 2} tokens a batch",
+                    batch_tokens=batch // 2,
+                    error=_one_line(error),
+                )
+        if result.seconds is None:  # else the step has measured itself
             result.seconds = time.perf_counter() - begun
         if result.peak_memory_bytes is None:
             result.peak_memory_bytes = peak_bytes()
-        result.peak_device_bytes = _device_peak(self.job.device)
-        result.weights_key, result.weights_hash = self.job.weights_key, self.engine.weights_hash
+        on_gpu = device_kind(self.job.device) == "cuda"
+        result.peak_device_bytes = torch.cuda.max_memory_allocated(self.job.device) if on_gpu else 0
+        result.weights_key, result.weights_hash = self.job.weights_key, engine.weights_hash
         return result
-
-    def _halve_batch(self, error: Exception) -> None:
-        before = self.engine.batch_tokens(self.job)
-        if before <= SMALLEST_BATCH:
-            raise error
-        self.engine.halve_batch(self.job)
-        self.recorder.warning(
-            f"out of memory; retried with {before // 2} tokens a batch",
-            batch_tokens=before // 2,
-            error=_one_line(error),
-        )
 
     def _fail(self, step: Step, problem: Problem, cause: FailureCause) -> None:
         self.errors.append(f"{step}: {problem.what}")
@@ -156,21 +149,11 @@ class Attempt:
                 cause=cause,
                 code=problem.code,
                 hint=problem.hint,
-                permanent=cause is FailureCause.ERROR and problem.code not in _MAY_PASS,
+                permanent=cause is FailureCause.ERROR and problem.code not in MAY_SUCCEED_LATER,
             )
         )
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_UNEXPECTED = "the whole traceback is in the attempt's log"
-_MAY_PASS = (ProblemCode.UNEXPECTED, ProblemCode.REFERENCE_LOST)
-"""What another attempt may get through as it is."""
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:500]
-
-
-def _device_peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated(device) if device_kind(device) == "cuda" else 0

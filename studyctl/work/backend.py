@@ -1,4 +1,4 @@
-"""The stage ``compress`` of a variant that another package makes: what it is handed, and what comes back."""
+"""The step ``compress`` of a variant that another package makes: its input, and the weights that come back."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from studyctl.compress.walk.walker import mean_bits
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.contract.job import Job
 from studyctl.contract.methods import Quantization
-from studyctl.errors import FailureCause, Problem, StepError
+from studyctl.errors import FailureCause, StepError
 from studyctl.export.folder import copy_beside, keys_of_older_loaders
-from studyctl.export.trial import files_beside
+from studyctl.export.trial import files_to_copy
 from studyctl.files import StudyPaths
 from studyctl.sources.models import LoadedModel, planned_files
 from studyctl.sources.safetensors_files import INDEX, weight_files
@@ -34,68 +34,67 @@ from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.work.recorder import Recorder
 
 CHECK_WINDOWS, CHECK_TOKENS = 2, 512
-"""At most so much text must give the same nll there as here."""
+"""At most so many calibration tokens must give the same nll in the package's process as here."""
 TOLERANCE_NATS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
-"""How far the mean nll of a token may be off: kernels sum in another order. A wrong ``rope_theta`` is off by more."""
+"""Allowed difference of a token's mean nll: kernels sum in another order. A wrong ``rope_theta`` differs by more."""
+CAUSES = {
+    DriverCause.KILLED: FailureCause.KILLED,
+    DriverCause.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
+}
 
 
-class Made(NamedTuple):
-    """What a package made of the model in memory."""
-
-    compressed: Compressed
-    outcome: Outcome
-
-
-def compress_elsewhere(job: Job, loaded: LoadedModel, ids: np.ndarray | None, recorder: Recorder) -> Made:
+def compress_elsewhere(
+    job: Job, loaded: LoadedModel, ids: np.ndarray | None, recorder: Recorder
+) -> tuple[Compressed, Outcome]:
     """Have the job's backend compress the dense model, and put the weights that come back into the model in memory.
 
     Args:
         job: the trial; its backend is another package.
         loaded: the dense model.
         ids: calibration windows ``[samples, tokens]``; None for methods without data.
-        recorder: draws its progress.
+        recorder: hears of its progress.
 
     Raises:
-        StepError: the environment is not there or broken, reads the model otherwise, fails, or changed what it must not.
+        StepError: the environment is missing or broken, reads the model otherwise, fails, or changed what it must not.
     """
     backend = BACKENDS[job.backend]
-    there = environment(backend)
-    hint = f"`studyctl backends sync {backend.name}` makes it"
-    if there.state != "synced":
-        raise StepError(f"the environment of {backend.name} is {there.state}", hint=hint)
+    installed = environment(backend)
+    if installed.state != "synced":
+        hint = f"`studyctl backends sync {backend.name}` makes it"
+        raise StepError(f"the environment of {backend.name} is {installed.state}", hint=hint)
     paths = StudyPaths(job.root)
     log = paths.attempt_log(job.trial, job.attempt)
     packed = paths.packed_weights(job.weights_key)
     packed.parent.mkdir(parents=True, exist_ok=True)
-    handed = f".handed-{job.weights_key}-"
-    for leftover in packed.parent.glob(f"{handed}*"):  # of an attempt that was killed
+    prefix = f".handed-{job.weights_key}-"
+    for leftover in packed.parent.glob(f"{prefix}*"):  # of an attempt that was killed
         shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=handed) as scratch:
+    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=prefix) as scratch:
         task = _task(job, loaded, ids, Path(scratch))
-        with _room_on_device(loaded):
+        # The package reads the planned files by links.
+        with _gpu_left_to_others(loaded), planned_files(loaded.identity):
             killed_before = kernel_oom_kills()
-            with planned_files(loaded.identity):  # which it reads by links
-                outcome = call_driver(
-                    there.python,
-                    backend.adapter,
-                    task,
-                    log=log,
-                    hear=lambda told: recorder.progress(
-                        told["done"], told["total"], told["unit"], told["note"]
-                    ),
-                    meanwhile=recorder.check_stop,
-                )
+            outcome = call_driver(
+                installed.python,
+                backend.adapter,
+                task,
+                log=log,
+                hear=lambda heard: recorder.progress(
+                    heard["done"], heard["total"], heard["unit"], heard["note"]
+                ),
+                meanwhile=recorder.check_stop,
+            )
         if outcome.failure is not None:
             raise _failure(job, outcome, kernel_oom_kills() > killed_before, log)
         out = Path(task["out"])
-        compressed = _take(job, loaded.model, out)
+        compressed = _read_weights(job, loaded.model, out)
         shutil.rmtree(packed, ignore_errors=True)
         (out / "packed").rename(packed)
-    return Made(compressed, outcome)
+    return compressed, outcome
 
 
 def _task(job: Job, loaded: LoadedModel, ids: np.ndarray | None, scratch: Path) -> dict[str, Any]:
-    """Write what the package reads, and return what it is asked for."""
+    """Write the files that the package reads, and return its task (see :class:`studyctl.backends.driver.Task`)."""
     hand_over(loaded, scratch / "model")
     if ids is not None:
         np.save(scratch / "ids.npy", ids.astype(np.int32))
@@ -126,12 +125,12 @@ def hand_over(loaded: LoadedModel, folder: Path) -> None:
         for path in (*weights, loaded.folder / INDEX):
             if path.exists():
                 (folder / path.name).symlink_to(path.resolve())
-    with files_beside(loaded) as files:
+    with files_to_copy(loaded) as files:
         copy_beside(files, folder)
 
 
 def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
-    """Return windows and what the dense model computes of them here."""
+    """Return windows and the dense model's mean nll on them, as computed here."""
     if ids is not None:
         windows = torch.from_numpy(ids[:CHECK_WINDOWS, :CHECK_TOKENS].astype(np.int64))
     else:
@@ -145,46 +144,43 @@ def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _room_on_device(loaded: LoadedModel) -> Iterator[None]:
-    """Leave a GPU to the package meanwhile."""
-    on_gpu = loaded.device.startswith("cuda")
-    if on_gpu:
-        loaded.model.to("cpu")
-        torch.cuda.empty_cache()
+def _gpu_left_to_others(loaded: LoadedModel) -> Iterator[None]:
+    """Move a model from its GPU to the host inside."""
+    if not loaded.device.startswith("cuda"):
+        yield
+        return
+    loaded.model.to("cpu")
+    torch.cuda.empty_cache()
     try:
         yield
     finally:
-        if on_gpu:
-            loaded.model.to(loaded.device)
+        loaded.model.to(loaded.device)
 
 
 def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> StepError:
-    """Say in the package's own words what went wrong."""
-    name = f"{job.backend} {BACKENDS[job.backend].version}"
-    cause, what = outcome.cause or DriverCause.ERROR, outcome.failure
+    """Return the error for a failed call, in the package's own words."""
+    cause, reason = outcome.cause or DriverCause.ERROR, outcome.failure
     if cause is DriverCause.KILLED and killed_for_memory:
-        cause, what = DriverCause.OUT_OF_MEMORY, "the kernel killed it: out of memory"
+        cause, reason = DriverCause.OUT_OF_MEMORY, "the kernel killed it: out of memory"
     printed = f"all that it printed is in {log}"
     hints = {
         DriverCause.ERROR: printed,
         DriverCause.KILLED: printed,
         DriverCause.NOT_IMPORTED: f"if its environment is broken, `studyctl backends remove {job.backend}` and then "
-        f"`studyctl backends sync {job.backend}` make it anew; {printed}",
+        f"`studyctl backends sync {job.backend}` make it again; {printed}",
         DriverCause.OUT_OF_MEMORY: OUT_OF_MEMORY_HINT,
         DriverCause.READ_OTHERWISE: "its transformers is older than this model's files, and would compress another model",
     }
-    causes = {
-        DriverCause.KILLED: FailureCause.KILLED,
-        DriverCause.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
-    }
     return StepError(
-        Problem(f"{name}: {what}", hint=hints[cause]), cause=causes.get(cause, FailureCause.ERROR)
+        f"{job.backend} {BACKENDS[job.backend].version}: {reason}",
+        hint=hints[cause],
+        cause=CAUSES.get(cause, FailureCause.ERROR),
     )
 
 
 @torch.no_grad()
-def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
-    """Put the weights that came back into the model, after checking that they are of this model and nothing else changed.
+def _read_weights(job: Job, model: nn.Module, out: Path) -> Compressed:
+    """Put the weights that came back into the model, after checking that they belong to it and nothing else changed.
 
     Raises:
         StepError: a weight is missing, has another shape or is not finite, or something outside of the decoder blocks changed.
@@ -198,32 +194,34 @@ def _take(job: Job, model: nn.Module, out: Path) -> Compressed:
             if name.removesuffix(".weight") in linears or not torch.equal(value, inside[name]):
                 inside[name].copy_(value)
                 changed[name] = inside[name].data
-    found = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
+    compressed = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
     settings = job.settings
     bits = stored_bits(model, out / "packed") if isinstance(settings, Quantization) else None
     if bits is None:
         bits = mean_bits(settings, linears.values())
-    return Compressed(settings, found, bits, zero_fraction(model), changed)
+    return Compressed(settings, compressed, bits, zero_fraction(model), changed)
 
 
 def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
     names, inside = set(file.keys()), block_parameters(model)
-    if lacking := [name for name in block_linears(model) if f"{name}.weight" not in names]:
-        raise _wrong(job, f"it gave no weight of `{lacking[0]}`")
-    for name, own in model.named_parameters(remove_duplicate=False):  # a package may untie what is tied here
+    if missing := [name for name in block_linears(model) if f"{name}.weight" not in names]:
+        raise _wrong(job, f"it gave no weight of `{missing[0]}`")
+    for name, parameter in model.named_parameters(
+        remove_duplicate=False
+    ):  # a package may untie what is tied here
         if name not in names:
             continue
         value = file.get_tensor(name)
-        if value.shape != own.shape:
-            raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(own.shape)} here")
+        if value.shape != parameter.shape:
+            raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(parameter.shape)} here")
         if not is_finite(value):
             raise _wrong(job, f"`{name}` is not finite")
-        if name not in inside and not torch.equal(value.to(own.device), own):
+        if name not in inside and not torch.equal(value.to(parameter.device), parameter):
             raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
 
 
-def _wrong(job: Job, what: str) -> StepError:
+def _wrong(job: Job, reason: str) -> StepError:
     return StepError(
-        f"{job.backend} {BACKENDS[job.backend].version}: {what}",
+        f"{job.backend} {BACKENDS[job.backend].version}: {reason}",
         hint="this package does not know this family of models well enough: its figures would mean nothing",
     )

@@ -1,16 +1,32 @@
-"""The reporter of a worker: every record goes to the journal first, then to the runner."""
+"""The worker's pipes to its runner, and its reporter: every record goes to the journal first, then to the runner."""
 
+import json
+import os
+import platform
+import queue
+import socket
+import threading
 import time
+from importlib.metadata import distributions, version
+from typing import Any
 
-from studyctl.contract.job import Job
-from studyctl.contract.records import Progress, Record, Warned
+from studyctl.backends import OWN
+from studyctl.backends.catalog import BACKENDS
+from studyctl.contract.job import Job, StopRequest
+from studyctl.contract.limits import device_kind
+from studyctl.contract.records import SCHEMA, AttemptStarted, Progress, Record, Warned, encode
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
 from studyctl.journal.files import JournalWriter
-from studyctl.work.channel import Channel
 
+ORPHANED = 70
+"""Exit code of a worker whose runner is gone."""
 PROGRESS_SECONDS = 0.5
 """Progress is written at most this often; the last of a step always is."""
+PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
+"""Those that results can depend on."""
+UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
+"""Those that a checkpoint's weights can depend on, where they are installed."""
 
 
 class StopRequested(Exception):
@@ -21,19 +37,51 @@ class CannotWriteError(Exception):
     """The study's folder cannot be written: nothing can be acknowledged any more, so the worker ends."""
 
 
+class Channel:
+    """The worker's end of the pipes to its runner."""
+
+    def __init__(self, requests: int, records: int) -> None:
+        self.jobs: queue.Queue[Job] = queue.Queue()
+        self.stop: str | None = None
+        """None, ``after_stage`` or ``now``."""
+        self._requests = requests
+        self._records = records
+        threading.Thread(target=self._listen, name="requests", daemon=True).start()
+
+    def send(self, record: Record) -> None:
+        """Send one record to the runner."""
+        try:
+            line = encode(record)
+            while line:
+                line = line[os.write(self._records, line) :]
+        except BrokenPipeError:
+            os._exit(ORPHANED)
+
+    def _listen(self) -> None:
+        with os.fdopen(self._requests, encoding="utf-8") as lines:
+            for line in lines:
+                message: dict[str, Any] = json.loads(line)
+                if "stop" in message:
+                    self.stop = StopRequest.model_validate(message).stop
+                else:
+                    self.jobs.put(Job.model_validate(message))
+        # The runner is gone: whatever is not acknowledged will be run again, so end at once.
+        os._exit(ORPHANED)
+
+
 class Recorder:
-    """Writes records of one attempt."""
+    """Writes the records of one attempt."""
 
     def __init__(self, job: Job, journal: JournalWriter | None, channel: Channel) -> None:
         self.step = Step(StepKind.LOAD)
-        """The one that is running."""
+        """The running step."""
         self._job = job
         self._journal = journal
         self._channel = channel
         self._last_progress = 0.0
 
     def record(self, record: Record) -> None:
-        """Write a record to the journal, if there is one, and tell the runner."""
+        """Write a record to the journal, if there is one, and send it to the runner."""
         try:
             if self._journal is not None:
                 self._journal.write(record)
@@ -41,7 +89,7 @@ class Recorder:
                 record.trial, record.attempt = self._job.trial, self._job.attempt
         except StudyError as error:
             raise CannotWriteError(str(error)) from error
-        self._channel.tell(record)
+        self._channel.send(record)
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """Write progress, throttled; the last of a step is never lost."""
@@ -59,3 +107,36 @@ class Recorder:
         """Raise StopRequested if the user asked to stop now."""
         if self._channel.stop == "now":
             raise StopRequested
+
+
+def describe_attempt(job: Job) -> AttemptStarted:
+    """Return the first record of an attempt. Written by the worker, or by the runner when it died before it could."""
+    versions = {name: version(name) for name in PACKAGES}
+    if job.is_checkpoint:
+        installed = {distribution.name.lower() for distribution in distributions()}
+        versions |= {name: version(name) for name in UNPACKERS if name in installed}
+    return AttemptStarted(
+        trial=job.trial,
+        attempt=job.attempt,
+        schema=SCHEMA,
+        studyctl=version("studyctl"),
+        study=job.root.name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        python=platform.python_version(),
+        versions=versions,
+        model=job.model.id,
+        model_key=job.model.key,
+        method=job.method,
+        variant=job.variant,
+        backend=job.backend,
+        backend_version=version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
+        settings=job.settings.model_dump(mode="json"),
+        calibration=job.asked_calibration,
+        seed=job.seed,
+        weights_key=job.weights_key,
+        device=job.device,
+        device_kind=device_kind(job.device),
+        dtype=job.dtype,
+        threads=job.threads,
+    )

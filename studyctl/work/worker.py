@@ -11,25 +11,14 @@ import sys
 from studyctl.contract.job import Job
 from studyctl.contract.records import WorkerFatal, WorkerReady
 from studyctl.files import StudyPaths
-from studyctl.work.channel import Channel
-from studyctl.work.memory import keep_freed_memory
-from studyctl.work.recorder import CannotWriteError
+from studyctl.work.recorder import CannotWriteError, Channel
 
 CANNOT_WRITE = 71
 """Exit code of a worker that could not write to the study's folder."""
 
 
-def _take_pipes() -> tuple[int, int]:
-    """Return private copies of stdin and stdout; what libraries print goes to stderr from now on."""
-    requests, records = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)
-    return requests, records
-
-
-def log_to(job: Job) -> None:
-    """Send everything that this process prints to the attempt's log."""
+def _log_to(job: Job) -> None:
+    """Append everything that this process prints to the attempt's log."""
     path = StudyPaths(job.root).attempt_log(job.trial, job.attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -42,16 +31,18 @@ def log_to(job: Job) -> None:
 
 def main() -> None:
     """Run jobs until the runner closes the pipe."""
-    # A Ctrl-C in the terminal reaches the whole process group; what it means is the runner's to say.
+    # A Ctrl-C in the terminal reaches the whole process group; the runner decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = Channel(*_take_pipes())
+    channel = Channel(os.dup(0), os.dup(1))
+    # What libraries print goes to stderr from now on, and they read nothing.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
     faulthandler.enable()
-    keep_freed_memory()
-    channel.tell(WorkerReady(pid=os.getpid()))
+    channel.send(WorkerReady(pid=os.getpid()))
     engine = None
     while True:
         job = channel.jobs.get()
-        log_to(job)
+        _log_to(job)
         # Torch takes over a second to import; the log of the first attempt shows what that may print.
         from studyctl.sources.lean_transformers import import_models
 
@@ -63,7 +54,7 @@ def main() -> None:
         try:
             Attempt(job, engine, channel).run()
         except CannotWriteError as error:
-            channel.tell(WorkerFatal(error=str(error)))
+            channel.send(WorkerFatal(error=str(error)))
             os._exit(CANNOT_WRITE)
 
 

@@ -140,7 +140,7 @@ class Runner:
         self.stop: str | None = None
         self.act: Callable[[Record], None] = lambda record: None
 
-    def tell(self, record: Record) -> None:
+    def send(self, record: Record) -> None:
         """Stand in for the channel to a runner: every record passes here, right after it was written."""
         self.act(record)
 

@@ -274,7 +274,7 @@ def attempt(paths: StudyPaths, target: Path, **changes: Any) -> list[dict[str, A
     job = _make_job(paths, RTN, target).model_copy(update={"threads": 1, **changes})
     channel = FakeChannel()
     Attempt(job, Engine(), channel).run()  # type: ignore[arg-type]
-    return channel.told
+    return channel.sent
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -319,7 +319,7 @@ def test_an_export_comes_after_evaluations_that_turn_out_to_be_needed() -> None:
     job: Any = SimpleNamespace(steps=(compress, export), evaluations=(export, task))
     steps = engine.steps(job, recorder)  # type: ignore[arg-type]
     assert next(steps) == compress
-    engine._again = True  # as `compress` says where the weights turned out different
+    engine._measure_all = True  # as `compress` decides where the weights turned out different
     assert list(steps) == [task, export]
     job = SimpleNamespace(steps=(export, task), evaluations=(export, task))
     assert list(Engine().steps(job, recorder)) == [task, export]  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from studyctl.backends.exchange import DriverCause, Outcome
+from studyctl.compress.weights.compressed import Compressed
 from studyctl.compress.weights.stored import weights_hash
 from studyctl.contract.job import Job
 from studyctl.contract.records import Progress, StepFailed
@@ -141,7 +142,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
     return fake
 
 
-def run(job: Job, ids: np.ndarray | None = None) -> tuple[elsewhere.Made, LoadedModel]:
+def run(job: Job, ids: np.ndarray | None = None) -> tuple[tuple[Compressed, Outcome], LoadedModel]:
     loaded = dense_model(job)
     return compress_elsewhere(job, loaded, ids, SilentReporter()), loaded  # type: ignore[arg-type]
 
@@ -229,7 +230,7 @@ class TestTheHandedFolder:
 class TestTheTask:
     def test_says_all_that_the_package_needs(self, workplace: Path, package: FakePackage) -> None:
         job = job_of(workplace, WANDA)
-        made, _ = run(job, IDS)
+        (_, outcome), _ = run(job, IDS)
         task = package.task
         assert (task["method"], task["dtype"], task["device"], task["threads"]) == (
             "wanda",
@@ -241,7 +242,7 @@ class TestTheTask:
         assert package.ids is not None
         assert package.ids.dtype == np.int32
         assert (package.ids == IDS).all()
-        assert made.outcome is package.outcome
+        assert outcome is package.outcome
         json.dumps(task)
 
     def test_has_the_nll_that_it_must_find(self, workplace: Path, package: FakePackage) -> None:
@@ -405,8 +406,8 @@ class TestAFailure:
 
 
 def rows(paths: StudyPaths, query: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = run_sql(paths, query).to_pylist()
-    return found
+    rows: list[dict[str, Any]] = run_sql(paths, query).to_pylist()
+    return rows
 
 
 def studyctl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -481,12 +482,12 @@ class TestAStudy:
         )
 
     def test_tells_progress_while_the_package_is_at_work(self, paths: StudyPaths) -> None:
-        told = [
+        progress = [
             record
             for record in read_journal(paths.attempt_journal(THEIRS, 1))
             if isinstance(record, Progress) and record.step.kind is StepKind.COMPRESS
         ]
-        assert (told[-1].done, told[-1].total, told[-1].unit) == (2, 2, "block")
+        assert (progress[-1].done, progress[-1].total, progress[-1].unit) == (2, 2, "block")
 
     def test_leaves_no_weights_behind(self, paths: StudyPaths) -> None:
         assert not list((paths.cache / "weights").glob("*"))
@@ -496,8 +497,8 @@ class TestAStudy:
         assert [trial["to_run"] for trial in plan["trials"]] == [[], [], []]
 
     def test_exports_plain_weights_that_load_again(self, folder: Path, tmp_path: Path) -> None:
-        said = studyctl(folder, "export", "small", THEIRS, str(tmp_path / "out"))
-        assert said.returncode == 0, said.stderr
+        exported = studyctl(folder, "export", "small", THEIRS, str(tmp_path / "out"))
+        assert exported.returncode == 0, exported.stderr
         about = json.loads((tmp_path / "out" / "studyctl.json").read_text())
         dense = load_file(folder / "tiny" / "model.safetensors")
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
@@ -534,8 +535,8 @@ def compress(task):
 
 class TestAStudyWithTroubles:
     @pytest.fixture(scope="class")
-    def told(self, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyPaths, str]:
-        """A study that was run with a package that is killed once and one that always fails, and what was said."""
+    def failed_study(self, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyPaths, str]:
+        """A study that was run with a package that is killed once and one that always fails, and what it printed."""
         table = f'{RTN}backend = ["studyctl", "gptqmodel", "llm-compressor"]'
         folder = tmp_path_factory.mktemp("troubles")
         make_study(sources, folder, table, gptqmodel=KILLED_ONCE, llm_compressor=FAILS)
@@ -543,8 +544,10 @@ class TestAStudyWithTroubles:
         assert ran.returncode == ExitCode.FAILED, ran.stderr
         return StudyPaths(folder / "runs" / "small"), ran.stderr
 
-    def test_has_the_results_of_the_others(self, told: tuple[StudyPaths, str]) -> None:
-        states = rows(told[0], "select backend, state from trials where method = 'rtn' order by backend")
+    def test_has_the_results_of_the_others(self, failed_study: tuple[StudyPaths, str]) -> None:
+        states = rows(
+            failed_study[0], "select backend, state from trials where method = 'rtn' order by backend"
+        )
         assert states == [
             {"backend": "gptqmodel", "state": "done"},
             {"backend": "llm-compressor", "state": "failed"},
@@ -552,9 +555,9 @@ class TestAStudyWithTroubles:
         ]
 
     def test_tells_the_packages_own_words_and_where_the_rest_of_them_is(
-        self, told: tuple[StudyPaths, str]
+        self, failed_study: tuple[StudyPaths, str]
     ) -> None:
-        paths, said = told
+        paths, printed = failed_study
         name = "tiny-rtn-8bit-g16_llm-compressor"
         (failure,) = failures(paths, name)
         assert failure.error == "llm-compressor 0.14.0.1: NotImplementedError: no kernel for this shape"
@@ -565,15 +568,16 @@ class TestAStudyWithTroubles:
         printed = log.read_text()
         assert "looking for a kernel" in printed
         assert "Traceback" in printed
-        assert "no kernel for this shape" in said
+        assert "no kernel for this shape" in printed
 
-    def test_tries_a_package_again_that_was_killed(self, told: tuple[StudyPaths, str]) -> None:
-        (failure,) = failures(told[0], THEIRS)
+    def test_tries_a_package_again_that_was_killed(self, failed_study: tuple[StudyPaths, str]) -> None:
+        (failure,) = failures(failed_study[0], THEIRS)
         assert failure.error == "gptqmodel 7.6.0: its process was killed by SIGKILL"
         assert failure.cause == "killed"
         assert not failure.permanent
         attempts = rows(
-            told[0], f"select attempt, state from attempts where trial_id = '{THEIRS}' order by attempt"
+            failed_study[0],
+            f"select attempt, state from attempts where trial_id = '{THEIRS}' order by attempt",
         )
         assert attempts == [{"attempt": 1, "state": "failed"}, {"attempt": 2, "state": "done"}]
 
@@ -629,7 +633,7 @@ class TestAPackageAtWork:
             padding.truncate(1 << 20)
         console = Console(file=io.StringIO(), width=120)
         clean(paths, console, yes=True)
-        said = console.file.getvalue()  # type: ignore[attr-defined]
-        assert "1.0 MiB  weights" in said, "the dense model is only linked"
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "1.0 MiB  weights" in printed, "the dense model is only linked"
         assert not left.exists()
         assert dense.exists()

@@ -42,8 +42,8 @@ def fidelity(paths: StudyPaths, variant: str) -> list[float]:
     return [float(str(row["kl_nats"])) for row in rows(paths, query)]
 
 
-def stages(paths: StudyPaths) -> list[str]:
-    return [stage.removeprefix("tiny-") for stage in finished(paths)]
+def step_names(paths: StudyPaths) -> list[str]:
+    return [step.removeprefix("tiny-") for step in finished(paths)]
 
 
 EVALUATIONS = ["perplexity:en", "perplexity:de", "task:boats"]
@@ -59,16 +59,16 @@ def test_a_plain_checkpoint_is_measured_and_measured_again_when_it_changes(
     started = measure(workplace, console, '["same", "other"]')
     paths = started.paths
     assert started.code == ExitCode.DONE
-    assert stages(paths) == [
-        f"checkpoint-{name} {stage}" for name in ("other", "same") for stage in ("compress", *EVALUATIONS)
+    assert step_names(paths) == [
+        f"checkpoint-{name} {step}" for name in ("other", "same") for step in ("compress", *EVALUATIONS)
     ]
     assert fidelity(paths, "same") == [0, 0]
     first = fidelity(paths, "other")
     assert all(kl > 0 for kl in first)
-    told = rows(
+    trials = rows(
         paths, "select bits_per_weight, sparsity, state from trials where variant = 'checkpoint-same'"
     )
-    assert told == [{"bits_per_weight": 32.0, "sparsity": 0.0, "state": "done"}]
+    assert trials == [{"bits_per_weight": 32.0, "sparsity": 0.0, "state": "done"}]
 
     # Nothing has changed: nothing is done.
     again = measure(workplace, console, '["same", "other"]')
@@ -76,16 +76,16 @@ def test_a_plain_checkpoint_is_measured_and_measured_again_when_it_changes(
     assert again.outcome.tried == 0
 
     # Other weights under the same name: all of that trial, nothing else. And then a variant of ours, in the same worker.
-    before = stages(paths)
+    before = step_names(paths)
     change_weights(workplace / "other", 1.5)
     measure(workplace, console, '["same", "other"]', only="*-[or]*")
-    new = stages(paths)
-    for stage in before:
-        new.remove(stage)
+    new = step_names(paths)
+    for step in before:
+        new.remove(step)
     assert new == [
-        f"{variant} {stage}"
+        f"{variant} {step}"
         for variant in ("checkpoint-other", "rtn-4bit-g16")
-        for stage in ("compress", *EVALUATIONS)
+        for step in ("compress", *EVALUATIONS)
     ]
     assert all(now > then for now, then in zip(fidelity(paths, "other"), first, strict=True))
     ours = rows(paths, "select max(kl_nats) as most from fidelity where variant = 'rtn-4bit-g16'")
@@ -108,11 +108,11 @@ def test_a_packed_checkpoint_gives_the_figures_of_its_unpacked_weights(
     assert all(kl > 0 for kl in fidelity(paths, "packed"))
     for table in ("perplexity", "tasks", "windows"):
         columns = "* exclude (trial_id, variant)"
-        found = [
+        tables = [
             rows(paths, f"select {columns} from {table} where variant = 'checkpoint-{name}' order by all")
             for name in ("packed", "unpacked")
         ]
-        assert found[0] == found[1] != []
+        assert tables[0] == tables[1] != []
     sizes = rows(
         paths, "select bits_per_weight as bits from trials where variant like 'check%' order by variant"
     )
@@ -130,4 +130,4 @@ def test_a_checkpoint_with_another_tokenizer_fails_with_the_reason(workplace: Pa
     assert started.code == ExitCode.FAILED
     (row,) = rows(started.paths, "select error from trials where variant = 'checkpoint-other'")
     assert "the tokenizer of other gives other token ids than that of ./tiny" in str(row["error"])
-    assert stages(started.paths) == []
+    assert step_names(started.paths) == []

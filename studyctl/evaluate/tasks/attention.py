@@ -1,8 +1,8 @@
 """Attention among the tokens of a tree, for any model that calls attention through the interface of ``transformers``.
 
-A model's own layers, norms and position embeddings run on one row of tokens with positions that begin anew in each tree;
-only the function between query, key, value and output is replaced. It is told by the model what its layer does: scale,
-sliding window (counted in positions, as the model would count them in a prompt alone), soft cap.
+A model's own layers, norms and position embeddings run on one row of tokens with positions that start at 0 in each tree;
+only the function between query, key, value and output is replaced. The model passes the options of each layer: scale,
+sliding window (counted in positions, as in a prompt alone), soft cap.
 """
 
 from collections.abc import Iterator
@@ -18,48 +18,48 @@ from transformers import AttentionInterface
 from studyctl.evaluate.tasks.packing import Chunk, Group
 
 NAME = "studyctl_trees"
-UNKNOWN = ("s_aux", "sinks", "position_bias", "block_indices", "indices")
-"""What a layer may ask of attention and this function does not do: sinks, biases by distance, chosen keys."""
+UNSUPPORTED = ("s_aux", "sinks", "position_bias", "block_indices", "indices")
+"""Options of layers that :func:`attend` does not implement: sinks, biases by distance, chosen keys."""
 
 
-class UnknownAttentionError(Exception):
-    """A layer asks for something that is not known here."""
+class UnsupportedAttentionError(Exception):
+    """A layer asks for something that is not implemented here."""
 
 
 class Layout:
-    """Which tokens of a row see each other, on the device of the model."""
+    """Which tokens of a row attend to each other, on the device of the model."""
 
     def __init__(self, chunk: Chunk, device: torch.device, dtype: torch.dtype) -> None:
         self.groups = chunk.groups
         self._ends = torch.from_numpy(chunk.ends).to(device)
         self._positions = torch.from_numpy(chunk.positions).to(device)
         self._dtype = dtype
-        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def mask(self, group: Group, window: int | None) -> Tensor | None:
-        """Return what is added to the scores ``[trees, 1, width, width]`` of a group; None: every token sees all before it.
+        """Return the additive mask ``[trees, 1, width, width]`` of a group; None: each token attends to all before it.
 
         Args:
             group: Of this row.
-            window: Positions back that are seen, the token's own included; None: all.
+            window: Number of positions, the token's own included, that it attends to; None: all.
         """
         if window is not None and window >= group.width:
             window = None
+        if group.is_chain and window is None:
+            return None
         key = (group.start, window)
-        if key not in self._masks:
-            self._masks[key] = None if group.is_chain and window is None else self._build(group, window)
-        return self._masks[key]
-
-    def _build(self, group: Group, window: int | None) -> Tensor:
+        if key in self._masks:
+            return self._masks[key]
         part = slice(group.start, group.start + group.trees * group.width)
         ends = self._ends[part].view(group.trees, 1, group.width)
         index = torch.arange(group.width, device=ends.device)
-        seen = (index[:, None] >= index) & (index[:, None] < ends)
+        visible = (index[:, None] >= index) & (index[:, None] < ends)
         if window is not None:
             positions = self._positions[part].view(group.trees, group.width)
-            seen &= positions[:, :, None] - positions[:, None, :] < window
-        mask = torch.zeros(seen.shape, dtype=self._dtype, device=ends.device)
-        return mask.masked_fill_(~seen, -torch.inf)[:, None]
+            visible &= positions[:, :, None] - positions[:, None, :] < window
+        mask = torch.zeros(visible.shape, dtype=self._dtype, device=ends.device)
+        self._masks[key] = mask.masked_fill_(~visible, -torch.inf)[:, None]
+        return self._masks[key]
 
 
 _layout: ContextVar[Layout] = ContextVar("layout")
@@ -67,17 +67,17 @@ _layout: ContextVar[Layout] = ContextVar("layout")
 
 @contextmanager
 def tree_attention(model: Any, layout: Layout) -> Iterator[None]:
-    """Have a model's layers call :func:`attend` in the forward passes inside, on a row that is laid out like this.
+    """Make a model's layers call :func:`attend` in the forward passes inside, on a row with this layout.
 
     Raises:
-        UnknownAttentionError: the model does not call attention through the interface of ``transformers``.
+        UnsupportedAttentionError: the model does not call attention through the interface of ``transformers``.
     """
     before = model.config._attn_implementation
     token = _layout.set(layout)
     model.set_attn_implementation(NAME)
     try:
         if model.config.get_text_config()._attn_implementation != NAME:
-            raise UnknownAttentionError("its attention cannot be replaced")
+            raise UnsupportedAttentionError("its attention cannot be replaced")
         yield
     finally:
         model.set_attn_implementation(before)
@@ -103,79 +103,57 @@ def attend(  # noqa: PLR0913 - as transformers calls it
         query: ``[1, heads, tokens, features]``
         key: ``[1, key heads, tokens, features]``
         value: ``[1, key heads, tokens, value features]``
-        attention_mask: None: what is seen is known from the layout.
+        attention_mask: None: the layout decides.
         scaling: Of the scores; None: ``features ** -0.5``.
         dropout: 0.
-        sliding_window: Positions back that are seen; None: all.
+        sliding_window: Positions that a token attends to; None: all.
         softcap: Scores become ``softcap · tanh(scores / softcap)``; None: they do not.
-        options: What else the layer says.
+        options: Other options of the layer.
 
     Returns:
         ``[1, tokens, heads, value features]``, and no weights.
 
     Raises:
-        UnknownAttentionError: the layer asks for something else than this.
+        UnsupportedAttentionError: the layer asks for something else.
     """
-    unknown = [name for name in UNKNOWN if options.get(name) is not None]
+    unsupported = [name for name in UNSUPPORTED if options.get(name) is not None]
     if options.get("is_causal") is False:
-        unknown.append("is_causal")
-    if unknown or attention_mask is not None or dropout or key.shape[2] != query.shape[2]:
-        asked = ", ".join(unknown) or "a mask, dropout or a cache"
-        raise UnknownAttentionError(f"its layers ask attention for {asked}")
+        unsupported.append("is_causal")
+    if unsupported or attention_mask is not None or dropout or key.shape[2] != query.shape[2]:
+        options_text = ", ".join(unsupported) or "a mask, dropout or a cache"
+        raise UnsupportedAttentionError(f"its layers ask attention for {options_text}")
     layout = _layout.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     for group in layout.groups:
         mask = layout.mask(group, sliding_window)
         part = slice(group.start, group.start + group.trees * group.width)
-        q, k, v = (tensor[0, :, part] for tensor in (query, key, value))
-        found = _attend_group(q, k, v, mask, group, scale, softcap)
-        output[part].view(group.trees, group.width, *output.shape[1:]).copy_(found.transpose(1, 2))
+        q, k, v = (  # [trees, heads, width, features]
+            tensor[0, :, part].reshape(tensor.shape[1], group.trees, group.width, -1).transpose(0, 1)
+            for tensor in (query, key, value)
+        )
+        # On a GPU only the slowest kernel takes a mask and shared keys at once.
+        shared = softcap is None and (mask is None or not query.is_cuda)
+        if not shared:
+            k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
+        if softcap is not None:
+            attended = _attend_capped(q, k, v, mask, scale, softcap)
+        else:
+            attended = functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=shared
+            )
+        output[part].view(group.trees, group.width, *output.shape[1:]).copy_(attended.transpose(1, 2))
     return output[None], None
-
-
-def _attend_group(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    group: Group,
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
-    """Return ``[trees, heads, width, value features]`` of tensors ``[heads, trees · width, features]``."""
-    query, key, value = (
-        tensor.reshape(len(tensor), group.trees, group.width, -1).transpose(0, 1)
-        for tensor in (query, key, value)
-    )
-    if softcap is not None:
-        return _attend_capped(query, key, value, mask, scale, softcap)
-    grouped = mask is None or not query.is_cuda
-    if not grouped:  # on a GPU only the slowest kernel takes a mask and groups at once
-        key, value = _for_each_head(key, query), _for_each_head(value, query)
-    return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-    )
-
-
-def _for_each_head(tensor: Tensor, query: Tensor) -> Tensor:
-    """Repeat keys or values for the heads of the query that share them."""
-    return tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
 
 
 def _attend_capped(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float
 ) -> Tensor:
-    """The same with capped scores, which no fused kernel computes; softmax in fp32, as the models do."""
-    key, value = _for_each_head(key, query), _for_each_head(value, query)
+    """Attend with capped scores, which no fused kernel computes; softmax in fp32, as the models do."""
     scores = torch.tanh(query @ key.transpose(-1, -2) * scale / softcap) * softcap
     if mask is None:
-        width = scores.shape[-1]
-        future = torch.ones(width, width, dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(future, -torch.inf)
-    else:
-        scores = scores + mask
-    return functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+        mask = scores.new_full(scores.shape[-2:], -torch.inf).triu_(1)
+    return functional.softmax(scores + mask, dim=-1, dtype=torch.float32).to(query.dtype) @ value
 
 
 AttentionInterface.register(NAME, attend)

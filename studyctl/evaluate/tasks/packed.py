@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations from as few tokens as possible: trees of prompts, and logits only where they are asked for."""
+"""Log-likelihoods of continuations from as few tokens as possible: trees of prompts, and logits only where they are needed."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from studyctl.contract.limits import chunk_tokens, device_kind
 from studyctl.errors import StepError
 from studyctl.evaluate.memory import is_out_of_memory
-from studyctl.evaluate.tasks.attention import Layout, UnknownAttentionError, tree_attention
+from studyctl.evaluate.tasks.attention import Layout, UnsupportedAttentionError, tree_attention
 from studyctl.evaluate.tasks.packing import Chunk, pack
 from studyctl.evaluate.tasks.trees import Prompt, build_trees
 from studyctl.evaluate.text.head import Decoder, Head, open_head
@@ -22,17 +22,18 @@ Answer = tuple[float, bool]
 """Log-likelihood of a continuation in nats, and whether each of its tokens is the likeliest one."""
 
 TOKEN_WORK = 3
-"""What a token costs outside of attention, as pairs of tokens in it, over the hidden size: the products are 24 · hidden² to
-4 · hidden, and attention reaches about half of their rate."""
+"""Cost of a token outside of attention, in pairs of tokens in attention, divided by the hidden size: the products take
+24 · hidden² against 4 · hidden, and attention reaches about half of their rate."""
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+LOCAL_ATTENTION = ("sliding_window", "attention_chunk_size")
 PROBED_TOKENS = 24
 PROBED_TARGETS = 4
 PROBED_WORK = 1e9
-"""As the work of a token: prompts that begin with one token in common share a tree."""
+"""Cost of a token in probes: prompts that have the first token in common share a tree."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Nats a token, by which a model may differ between a prompt in a tree and alone: the order of sums differs."""
+"""Allowed difference, in nats a token, between a prompt in a tree and alone: the order of sums differs."""
 _PROBED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""Longest prompt that a model was asked with and answered right."""
+"""Length of the longest probe for which a model gave the right answers."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,11 @@ class PackedScorer:
         misses = np.bincount(chunk.owners, weights=~likeliest, minlength=len(chunk.prompts))
         return [(float(total), not missed) for total, missed in zip(totals, misses, strict=True)]
 
-    def chunks(self, prompts: Sequence[Prompt], budget: int) -> list[Chunk]:
-        """Return what to compute for these prompts with ``budget`` tokens a forward pass; the largest trees come first."""
-        work = float(TOKEN_WORK * self.decoder.head.weight.shape[1])
-        return pack(prompts, build_trees(prompts, budget, work), budget, self.kind)
-
-    @property
-    def kind(self) -> str:
-        """Return the kind of device that chunks are made for."""
-        return device_kind(self.decoder.device.type)
+    def chunks(self, prompts: Sequence[Prompt], budget: int, token_work: float | None = None) -> list[Chunk]:
+        """Return the chunks of these prompts, of ``budget`` tokens a forward pass; the largest trees come first."""
+        work = token_work or float(TOKEN_WORK * self.decoder.head.weight.shape[1])
+        kind = device_kind(self.decoder.device.type)
+        return pack(prompts, build_trees(prompts, budget, work), budget, kind)
 
 
 def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
@@ -74,90 +71,86 @@ def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndar
     Args:
         head: Of the model.
         states: ``[rows, hidden]``, each once.
-        place: ``[targets]``: the row that predicts a target, in rising order.
+        place: ``[targets]``: the row that predicts a target, in ascending order.
         targets: ``[targets]``
     """
     nats, likeliest = [], []
     size = chunk_tokens(head.vocabulary, states.device.type)
-    wanted = torch.from_numpy(targets).to(states.device)
+    tokens = torch.from_numpy(targets).to(states.device)
     row = torch.from_numpy(place).to(states.device)
     for first in range(0, len(states), size):
         logits = head.logits(states[first : first + size])
         begin, end = np.searchsorted(place, (first, first + size))
         local = row[begin:end] - first
-        found = logits[local, wanted[begin:end]] - torch.logsumexp(logits, dim=-1)[local]
-        nats.append(found.double())
-        likeliest.append(logits.argmax(dim=-1)[local] == wanted[begin:end])
+        log_p = logits[local, tokens[begin:end]] - torch.logsumexp(logits, dim=-1)[local]
+        nats.append(log_p.double())
+        likeliest.append(logits.argmax(dim=-1)[local] == tokens[begin:end])
     return torch.cat(nats).cpu().numpy(), torch.cat(likeliest).cpu().numpy()
 
 
 def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
-    """Return what scores prompts in trees, or why this model cannot.
+    """Return a scorer of prompts in trees, or the reason why this model cannot read them in trees.
 
-    A model is believed that gives the same answers in trees as to each prompt alone. It is asked again when prompts are
-    longer than those that it was asked with and it does not look at all of a prompt: what is out of reach shows in long
-    prompts only. A model that is not believed is asked again each time, since its weights may be others by then.
+    The model is probed: its answers in trees must be those to each prompt alone. It is probed again with longer prompts if
+    some of its layers do not attend to all of a prompt, which shows in long prompts only. A model that failed is probed each
+    time, since its weights may have changed.
     """
-    if (other := _other_layers(model)) is not None:
-        return other
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    # Other layers carry something from token to token along the row.
+    if others := kinds - ATTENTION_LAYERS:
+        return f"it has layers of another kind: {', '.join(sorted(others))}"
+    if getattr(model, "_is_stateful", False):
+        return "its layers keep a state along the row"
+    local = bool(kinds - {"full_attention"}) or any(getattr(config, name, None) for name in LOCAL_ATTENTION)
     longest = max((prompt.tokens for prompt in prompts), key=len)
-    near = _looks_near(model)
     try:
         scorer = PackedScorer(model, open_head(model, torch.tensor(longest)))
-        if model not in _PROBED or (near and len(longest) > _PROBED[model]):
+        if model not in _PROBED or (local and len(longest) > _PROBED[model]):
             probes = _probes(longest, scorer.decoder.head.vocabulary)
-            if reason := _probe(scorer, [*probes, *([_scored(longest)] if near else [])]):
+            if reason := _difference(scorer, [*probes, *([_probe(longest)] if local else [])]):
                 return reason
             _PROBED[model] = len(longest)
-    except (UnknownAttentionError, StepError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        UnsupportedAttentionError,
+        StepError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         if is_out_of_memory(error):
             raise
         return str(error)
     return scorer
 
 
-def _other_layers(model: Any) -> str | None:
-    """Return what a model has beside attention that carries something from token to token along the row."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - ATTENTION_LAYERS
-    if kinds:
-        return f"it has layers of another kind: {', '.join(sorted(kinds))}"
-    return "its layers keep a state along the row" if getattr(model, "_is_stateful", False) else None
-
-
-def _looks_near(model: Any) -> bool:
-    """Return whether some layers of a model do not look at all of a prompt."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    near = ("sliding_window", "attention_chunk_size")
-    return bool(kinds - {"full_attention"}) or any(getattr(config, name, None) for name in near)
-
-
 def _probes(tokens: tuple[int, ...], vocabulary: int) -> list[Prompt]:
-    """Return prompts made of these tokens: two that part halfway, and one that shares nothing with them."""
+    """Return prompts made of these tokens: two that branch halfway, and one that shares nothing with them."""
     base = (tokens * PROBED_TOKENS)[:PROBED_TOKENS]
     half = PROBED_TOKENS // 2
     branch = base[:half] + tuple((token + 1) % vocabulary for token in base[half:])
-    return [_scored(base), _scored(branch), _scored(tuple((token + 2) % vocabulary for token in base[1:]))]
+    return [_probe(base), _probe(branch), _probe(tuple((token + 2) % vocabulary for token in base[1:]))]
 
 
-def _scored(tokens: tuple[int, ...]) -> Prompt:
-    """Return a prompt of which whatever follows its last tokens is scored."""
+def _probe(tokens: tuple[int, ...]) -> Prompt:
+    """Return a prompt with arbitrary targets after its last tokens."""
     return Prompt(tokens, tokens[-PROBED_TARGETS:])
 
 
-def _probe(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
+def _difference(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
     """Return how the answers to prompts in trees differ from those to each alone; empty: they do not."""
     budget = 2 * sum(len(prompt.tokens) for prompt in prompts)
-    (chunk,) = pack(prompts, build_trees(prompts, budget, PROBED_WORK), budget, scorer.kind)
+    (chunk,) = scorer.chunks(prompts, budget, PROBED_WORK)
     together = dict(zip(chunk.prompts.tolist(), scorer.score(chunk), strict=True))
     bound = TOLERANCE[scorer.decoder.head.weight.dtype]
     for number, prompt in enumerate(prompts):
         alone = _alone(scorer, prompt)
         if not math.isfinite(alone):
-            continue  # broken weights; whoever scores with them says so
+            continue  # broken weights: scoring reports them
         difference = abs(together[number][0] - alone)
         if not difference <= bound * len(prompt.targets):
-            return f"an answer differs by {difference:.2g} nats between a prompt alone and beside others"
+            return f"an answer differs by {difference:.2g} nats between a prompt alone and in a tree"
     return ""
 
 

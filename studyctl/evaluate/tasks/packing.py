@@ -1,10 +1,10 @@
-"""Trees side by side in one row of tokens: what one forward pass reads.
+"""Trees next to each other in one row of tokens, for one forward pass.
 
-The row has no padding for the linear layers, or little: trees of (nearly) the same size are neighbours and form a group, in
-which attention runs over all of them at once.
+The row has little or no padding: trees of (nearly) the same size are neighbours and form a group, in which attention runs
+over all of them at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from studyctl.evaluate.tasks.trees import Ids, Prompt, Tree
 
 PADDING = {"cpu": 0.0, "cuda": 0.1}
-"""Part of a group that may be padding: a GPU is better off with a few large products than with many small ones."""
+"""Fraction of a group that may be padding: on a GPU a few large products are faster than many small ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one forward pass reads, and what is taken from it."""
+    """The tokens of one forward pass, and the answers that are read from it."""
 
     ids: Ids
     """``[tokens]``"""
@@ -42,55 +42,49 @@ class Chunk:
     prompts: Ids
     """``[prompts]``: their numbers."""
     rows: Ids
-    """``[targets]``: tokens whose logits are wanted, in rising order."""
+    """``[targets]``: tokens whose logits predict the targets, in ascending order."""
     targets: Ids
-    """``[targets]``: the token to follow."""
+    """``[targets]``: the token that follows."""
     owners: Ids
-    """``[targets]``: which of ``prompts`` asks."""
+    """``[targets]``: index of its prompt in ``prompts``."""
 
 
 def pack(prompts: Sequence[Prompt], trees: Sequence[Tree], budget: int, device: str) -> list[Chunk]:
     """Put trees into chunks of about the same size; a pure function of its arguments.
 
     Args:
-        prompts: What the trees were built from.
+        prompts: Those of the trees.
         trees: The largest first.
         budget: Tokens of a forward pass; at least one tree is taken.
         device: ``cpu`` or ``cuda``.
     """
     tokens = sum(tree.size for tree in trees)
     fair = -(-tokens // max(1, -(-tokens // budget)))
-    return [_chunk(prompts, taken) for taken in _shares(trees, fair, budget, PADDING[device])]
-
-
-def _shares(
-    trees: Sequence[Tree], fair: int, budget: int, padding: float
-) -> Iterator[list[tuple[Tree, int]]]:
-    """Yield the trees of each chunk with their widths."""
-    taken: list[tuple[Tree, int]] = []
-    filled = 0
-    width = 0
+    padding = PADDING[device]
+    chunks: list[Chunk] = []
+    row: list[tuple[Tree, int]] = []  # with the width of its group
+    filled = width = 0
     for tree in trees:
         if not (1 - padding) * width <= tree.size <= width:
             width = tree.size
-        if taken and (filled + width > budget or filled >= fair):
-            yield taken
-            taken, filled, width = [], 0, tree.size
-        taken.append((tree, width))
+        if row and (filled + width > budget or filled >= fair):
+            chunks.append(_chunk(prompts, row))
+            row, filled, width = [], 0, tree.size
+        row.append((tree, width))
         filled += width
-    if taken:
-        yield taken
+    return [*chunks, _chunk(prompts, row)] if row else chunks
 
 
-def _chunk(prompts: Sequence[Prompt], taken: list[tuple[Tree, int]]) -> Chunk:
-    total = sum(width for _, width in taken)
+def _chunk(prompts: Sequence[Prompt], trees: list[tuple[Tree, int]]) -> Chunk:
+    """Return the chunk of trees, each with its width."""
+    total = sum(width for _, width in trees)
     ids, positions = np.zeros(total, np.int64), np.zeros(total, np.int64)
-    ends = np.concatenate([np.arange(1, width + 1) for _, width in taken])  # padding sees itself
+    ends = np.concatenate([np.arange(1, width + 1) for _, width in trees])  # padding attends to itself
     groups: list[Group] = []
     rows, targets, owners = [], [], []
     numbers: list[int] = []
     start = 0
-    for tree, width in taken:
+    for tree, width in trees:
         stop = start + tree.size
         ids[start:stop], positions[start:stop], ends[start:stop] = tree.tokens, tree.depths, tree.ends
         chain = tree.is_chain and tree.size == width

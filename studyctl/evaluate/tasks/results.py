@@ -2,20 +2,22 @@
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
+from lm_eval.api.metrics import mean, stderr_for_metric
 from lm_eval.api.task import Task
 
+from studyctl.contract.records import TaskFigure
 from studyctl.errors import Problem, StepError
 from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, misfit
-from studyctl.evaluate.tasks.statistics import standard_error
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("task", pa.string()),
@@ -36,29 +38,22 @@ draws. ``loglikelihoods`` are in the order of the choices, in nats; empty where 
 PASSAGES = ("passage", "article", "context", "paragraph", "page", "premise", "story", "support", "sentence1")
 """Fields of items that hold the text that several of them ask about, in lm-eval's tasks."""
 FRACTIONS = frozenset({"f1", "mcc", "acc_all"})
-"""Metrics of a whole task that are accuracies of a kind, though no item has a value of its own."""
+"""Metrics that are fractions, more being better, though only the whole task has a value. Means over tasks are taken of these,
+and of main metrics whose items' values are such fractions."""
 
 
-@dataclass(frozen=True)
-class TaskMetric:
-    """An aggregated figure of a task."""
-
-    metric: str
-    """lm-eval's name without its filter; where a task has several filters, all but the first are named ``metric,filter``."""
-    value: float
-    stderr: float | None
-    items: int
-    main: bool = False
-    """Whether it is the one that tables and means show."""
-    averaged: bool = False
-    """Whether means over tasks can be taken of it: a fraction, and more is better."""
+BOOTSTRAP_SAMPLES = 1000
+CORPUS_METRICS = ("bleu", "chrf", "chrfpp", "ter")
+"""Slow metrics over a whole corpus, of which lm-eval takes 100 bootstrap samples."""
+os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval would bootstrap in a pool of processes
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """What a model reaches in a task."""
+    """Scores of a model in a task."""
 
-    metrics: list[TaskMetric]
+    metrics: list[TaskFigure]
+    """Named by lm-eval, without the filter; where a task has several, all but the first are named ``metric,filter``."""
     items: pa.Table
     """Schema :data:`ITEMS`."""
 
@@ -72,34 +67,34 @@ def collect(
         task: lm-eval's task.
         docs: items with their ``doc_id``.
         instances: the requests of each item, with the model's answers.
-        request: what was asked for.
+        request: the task, and how it was asked.
 
     Raises:
         StepError: an item's right answer is not among its choices, or the task cannot judge it.
     """
-    task._instances = [one for ones in instances.values() for one in ones]
+    task._instances = list(chain.from_iterable(instances.values()))
     task.apply_filters()
-    by_filter: dict[str, dict[str, list[Any]]] = {}
+    by_metric: dict[str, list[Any]] = defaultdict(list)
     rows: list[dict[str, Any]] = []
     for number, name in enumerate(task._instances[0].filtered_resps):
-        values: dict[str, list[Any]] = defaultdict(list)
+        suffix = f",{name}" if number else ""
         for doc_id, doc in docs:
-            answers = [one.filtered_resps[name] for one in instances[doc_id]]
-            found, row = _judge(task, request, doc_id, doc, answers)
+            answers = [instance.filtered_resps[name] for instance in instances[doc_id]]
+            item_metrics, row = _judge(task, request, doc_id, doc, answers)
             if number == 0:
                 rows.append({"task": request.name, "item": doc_id, **row, "passage": passage_of(doc)})
-            for metric, value in found.items():
-                values[metric].append(value)
-        by_filter[f",{name}" if number else ""] = values
-    main, scores = _main_metric(task, request, by_filter)
-    for row, value in zip(rows, scores, strict=True):
+            for metric, value in item_metrics.items():
+                by_metric[metric + suffix].append(value)
+    main = _main_metric(task, request, list(by_metric))
+    for row, value in zip(rows, by_metric[main], strict=True):
         row |= {"score": _number(value), "correct": _flag(value)}
-    averaged = _is_averaged(task, main, [row["score"] for row in rows])
-    metrics = [
-        replace(one, main=one.metric == main, averaged=one.metric == main and averaged)
-        for suffix, values in by_filter.items()
-        for one in _aggregate(task, values, suffix)
-    ]
+    metrics = [_figure(task, request, metric, values) for metric, values in by_metric.items()]
+    name = main.partition(",")[0]
+    fractions = all(row["score"] is not None and 0 <= row["score"] <= 1 for row in rows)
+    averaged = bool(task.higher_is_better().get(name)) and (fractions or name in FRACTIONS)
+    for figure in metrics:
+        figure.main = figure.metric == main
+        figure.averaged = figure.main and averaged
     return TaskScores(metrics, pa.Table.from_pylist(rows, schema=ITEMS))
 
 
@@ -111,34 +106,21 @@ def passage_of(doc: Mapping[str, Any]) -> str:
     return hashlib.blake2b(named.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
-def _main_metric(
-    task: Task, request: TaskRequest, by_filter: Mapping[str, Mapping[str, list[Any]]]
-) -> tuple[str, list[Any]]:
-    """Return the metric that the spec names, or the first of the definition, with its values.
+def _main_metric(task: Task, request: TaskRequest, metrics: list[str]) -> str:
+    """Return the metric that the spec names, or the first of the definition.
 
     Raises:
         StepError: the task has no such metric.
     """
-    found = {
-        metric + suffix: values for suffix, metrics in by_filter.items() for metric, values in metrics.items()
-    }
     if request.main is None:
-        listed = [one["metric"] for one in task.config.metric_list or ()]
-        main = next(name for name in (*listed, *found) if name in found)
-    else:
-        main = request.main
-    if main not in found:
+        listed: list[str] = [metric["metric"] for metric in task.config.metric_list or ()]
+        return next(name for name in (*listed, *metrics) if name in metrics)
+    if request.main not in metrics:
         raise StepError(
-            f"task `{request.name}` has no metric `{main}`",
-            hint=f"it has {', '.join(f'`{name}`' for name in found)}; see [evaluation.tasks.main]",
+            f"task `{request.name}` has no metric `{request.main}`",
+            hint=f"it has {', '.join(f'`{name}`' for name in metrics)}; see [evaluation.tasks.main]",
         )
-    return main, found[main]
-
-
-def _is_averaged(task: Task, metric: str, scores: list[float | None]) -> bool:
-    fractions = all(score is not None and 0 <= score <= 1 for score in scores)
-    name = metric.partition(",")[0]
-    return bool(task.higher_is_better().get(name)) and (fractions or name in FRACTIONS)
+    return request.main
 
 
 def _judge(
@@ -149,9 +131,9 @@ def _judge(
         choices, golds = _choices(task, doc)
         if choices and not any(0 <= gold < len(choices) for gold in golds):
             hint = f"the choices are {choices}"
-            what = f"the right answer of item {doc_id} of {request.where} is not among its {len(choices)} choices"
-            raise StepError(Problem(what, file=request.test, hint=hint))
-        found = task.process_results(doc, answers)
+            problem = f"the right answer of item {doc_id} of {request.where} is not among its {len(choices)} choices"
+            raise StepError(Problem(problem, file=request.task.test, hint=hint))
+        metrics = task.process_results(doc, answers)
     except MISFITS as error:
         raise misfit(request, doc_id, doc, error, task.config.to_dict(keep_callable=True)) from error
     scored = task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood")
@@ -161,10 +143,10 @@ def _judge(
     row = {
         "gold": golds[0] if golds else None,
         "predicted": int(np.argmax(likelihoods)) if choices else None,
-        "correct_norm": _flag(found.get("acc_norm")),
+        "correct_norm": _flag(metrics.get("acc_norm")),
         "loglikelihoods": likelihoods,
     }
-    return found, row
+    return metrics, row
 
 
 def _choices(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:
@@ -188,10 +170,17 @@ def _flag(value: Any) -> bool | None:
     return bool(number) if number in (0.0, 1.0) else None
 
 
-def _aggregate(task: Task, values: Mapping[str, list[Any]], suffix: str) -> list[TaskMetric]:
-    metrics = []
-    for metric, collected in values.items():
-        aggregate = task.aggregation().get(metric, mean)
-        error = standard_error(aggregate, collected)
-        metrics.append(TaskMetric(metric + suffix, float(aggregate(collected)), error, len(collected)))
-    return metrics
+def _figure(task: Task, request: TaskRequest, metric: str, values: list[Any]) -> TaskFigure:
+    """Return the aggregate of the items' values, with its standard error as lm-eval defines it."""
+    name = metric.partition(",")[0]
+    aggregate = task.aggregation().get(name, mean)
+    standard_error = stderr_for_metric(aggregate, 100 if name in CORPUS_METRICS else BOOTSTRAP_SAMPLES)
+    return TaskFigure(
+        task=request.name,
+        metric=metric,
+        value=float(aggregate(values)),
+        stderr=float(standard_error(values)) if standard_error is not None and len(values) > 1 else None,
+        items=len(values),
+        shots=request.shots,
+        limit=request.limit,
+    )

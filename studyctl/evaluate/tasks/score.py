@@ -7,8 +7,9 @@ which item of which file is wrong.
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import datasets
@@ -19,17 +20,14 @@ from lm_eval.api.task import Task
 
 from studyctl.errors import StepError
 from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, load_task, misfit
-from studyctl.evaluate.tasks.finished import FinishedChunks
-from studyctl.evaluate.tasks.results import TaskMetric, TaskScores, collect
-from studyctl.evaluate.tasks.scorer import Scorer
+from studyctl.evaluate.tasks.results import TaskScores, collect
+from studyctl.evaluate.tasks.scorer import ResumableChunks, Scorer
 from studyctl.reporter import Reporter
-
-__all__ = ["TaskMetric", "TaskRequest", "TaskScores", "score_task"]
 
 FEWSHOT_SEED = 1234
 """lm-eval's default, as are the other seeds."""
 CHATTY = ("lm_eval", "transformers", "datasets")
-"""Loggers that say at each task what is no news; what matters of it is reported as a warning."""
+"""Loggers that repeat the same at each task; what matters of it is reported as a warning."""
 
 
 def score_task(
@@ -39,7 +37,7 @@ def score_task(
     *,
     batch_tokens: int,
     reporter: Reporter,
-    finished: FinishedChunks,
+    resumable: ResumableChunks | None = None,
     reading: AbstractContextManager[None] | None = None,
 ) -> TaskScores:
     """Score a task.
@@ -51,29 +49,36 @@ def score_task(
         tokenizer: the model's; it is not changed.
         request: the task.
         batch_tokens: tokens of a forward pass, padding included; at least one prompt is taken.
-        reporter: told after every batch.
-        finished: answers that an earlier attempt had, and where these are kept.
+        reporter: hears of progress after every batch, and of warnings.
+        resumable: where answers are saved, and those of an earlier attempt; None: nothing is saved.
         reading: entered while the task's definition and items are read.
 
     Raises:
-        StepError: the task, its data or the tokenizer do not fit what is asked.
+        StepError: the task, its data or the tokenizer cannot be used together.
     """
     with _quiet():
-        _seed()
+        random.seed(0)
+        np.random.seed(1234)
+        torch.manual_seed(1234)
         with reading or nullcontext():
             task = load_task(request)
             docs = list(task.doc_iterator(limit=request.limit or None))
         _check_runnable(task, request, tokenizer)
         _set_shots(task, request, reporter)
-        scorer = Scorer(model, tokenizer, request.bos, batch_tokens, reporter, finished)
+        scorer = Scorer(model, tokenizer, request.bos, batch_tokens, reporter, resumable)
         instances = _ask(task, docs, request, scorer)
-        _answer(instances, scorer)
+        by_kind: dict[str, list[Instance]] = defaultdict(list)
+        for instance in chain.from_iterable(instances.values()):
+            by_kind[instance.request_type] += [instance] * (instance.repeats or 1)
+        for kind, asked in by_kind.items():
+            for instance, answer in zip(asked, scorer.run(kind, asked), strict=True):
+                instance.resps.append(answer)
         return collect(task, docs, instances, request)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what libraries say and draw, and leave them as they were."""
+    """Silence the loggers and progress bars of libraries, and leave them as they were."""
     levels = {name: logging.getLogger(name).level for name in CHATTY}
     bars = not datasets.are_progress_bars_disabled()
     for name in CHATTY:
@@ -86,12 +91,6 @@ def _quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         if bars:
             datasets.enable_progress_bars()
-
-
-def _seed() -> None:
-    random.seed(0)
-    np.random.seed(1234)
-    torch.manual_seed(1234)
 
 
 def _check_runnable(task: Task, request: TaskRequest, tokenizer: Any) -> None:
@@ -118,7 +117,7 @@ def _set_shots(task: Task, request: TaskRequest, reporter: Reporter) -> None:
 def _ask(
     task: Task, docs: list[tuple[int, Any]], request: TaskRequest, scorer: Scorer
 ) -> dict[int, list[Instance]]:
-    """Return what is asked of the model for each item, by ``doc_id``."""
+    """Return lm-eval's requests for each item, by ``doc_id``."""
     chat = {
         "apply_chat_template": request.chat_template,
         "chat_template": scorer.apply_chat_template if request.chat_template else None,
@@ -139,13 +138,3 @@ def _ask(
             raise misfit(request, doc_id, doc, error, task.config.to_dict(keep_callable=True)) from error
         instances[doc_id] = built if isinstance(built, list) else [built]
     return instances
-
-
-def _answer(instances: Mapping[int, list[Instance]], scorer: Scorer) -> None:
-    """Put the model's answers into the requests."""
-    by_kind: dict[str, list[Instance]] = defaultdict(list)
-    for instance in (one for ones in instances.values() for one in ones):
-        by_kind[instance.request_type] += [instance] * (instance.repeats or 1)
-    for kind, asked in by_kind.items():
-        for instance, answer in zip(asked, scorer.run(kind, asked), strict=True):
-            instance.resps.append(answer)

@@ -1,4 +1,4 @@
-"""lm-eval's scorer for ``transformers`` models, answering from as few tokens as it can and telling how far it is."""
+"""lm-eval's scorer for ``transformers`` models, answering from as few tokens as it can, and resumable."""
 
 import copy
 import hashlib
@@ -7,16 +7,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from studyctl.contract.identity import Bos
 from studyctl.contract.limits import device_kind
 from studyctl.errors import StepError
-from studyctl.evaluate.tasks.finished import FinishedChunks, computed_by
 from studyctl.evaluate.tasks.packed import Answer, open_packed
 from studyctl.evaluate.tasks.trees import Prompt
 from studyctl.evaluate.text.head import not_finite
@@ -30,9 +31,20 @@ GENERATION_SEED = 1234
 ROLLING_WINDOWS = 256
 """Windows that HFLM hands over at a time for tasks of rolling log-likelihood."""
 
-Bos = Literal["auto", "none", "prepend"]
+LIBRARIES = ("studyctl", "torch", "transformers", "lm-eval")
+"""Those that decide about the bits of an answer."""
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, then as ids."""
+
+
+class ResumableChunks(Protocol):
+    """Answers to the numbered chunks of an unfinished task. They are JSON values, so that a later process can take them up."""
+
+    def begin(self, plan: str) -> dict[int, Any]:
+        """Return the answers that an earlier attempt saved under the same plan: a name of all that decides about them."""
+
+    def add(self, chunk: int, answers: Any) -> None:
+        """Save the answers of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +57,10 @@ class Chunk:
 
 
 class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
-    """HFLM that reads what prompts share once, and computes logits only where they are asked for.
+    """HFLM that reads common beginnings of prompts once, and computes logits only where they are needed.
 
     Prompts, their split into context and continuation, and how they are cut are HFLM's own. Log-likelihoods come from an
-    fp32 log-softmax. A model that cannot take prompts in trees is asked in batches of ordinary rows, longest first.
+    fp32 log-softmax. A model that cannot read prompts in trees gets batches of ordinary rows, longest first.
     """
 
     def __init__(
@@ -58,7 +70,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         bos: Bos,
         batch_tokens: int,
         reporter: Reporter,
-        finished: FinishedChunks,
+        resumable: ResumableChunks | None = None,
     ) -> None:
         add_bos = {"auto": None, "none": False, "prepend": True}[bos]
         super().__init__(
@@ -73,9 +85,9 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         most_tokens = BATCH_LOGITS[device_kind(self.device.type)] // vocabulary
         self._plain_tokens = min(batch_tokens, max(most_tokens, MIN_BATCH_TOKENS))
         self._reporter = reporter
-        self._finished = finished
+        self._resumable = resumable
         self._done = self._total = 0
-        self._told = False
+        self._reported_plain = False
 
     def run(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
         """Answer requests of one kind (``loglikelihood``, ``generate_until``, ...), in their order."""
@@ -86,34 +98,27 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate in batches, longest context first."""
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
-        chunks = list(self._generating(requests, lengths))
-        return self._in_chunks(
-            "generate", (request.args for request in requests), chunks, [""] * len(requests)
-        )
-
-    def _generating(self, requests: list[Instance], lengths: list[int]) -> Iterator[Chunk]:
         order = sorted(range(len(requests)), key=lambda i: -lengths[i])
+        chunks = []
         while order:
-            room = requests[order[0]].args[1].get("max_gen_toks", self.max_gen_toks)
-            rows = max(1, self._plain_tokens // (lengths[order[0]] + room))
-            taken, order = order[:rows], order[rows:]
+            new_tokens = requests[order[0]].args[1].get("max_gen_toks", self.max_gen_toks)
+            rows = max(1, self._plain_tokens // (lengths[order[0]] + new_tokens))
+            batch, order = order[:rows], order[rows:]
+            chunks.append(Chunk(batch, partial(self._generate, [requests[i] for i in batch], batch[0], rows)))
+        prompts = (request.args for request in requests)
+        return self._in_chunks("generate", prompts, chunks, [""] * len(requests))
 
-            def generate(taken: list[int] = taken, rows: int = rows) -> list[str]:
-                self.batch_size_per_gpu = rows
-                # What is drawn does not depend on which batches were done before.
-                torch.manual_seed(GENERATION_SEED + taken[0])
-                texts: list[str] = super(Scorer, self).generate_until(
-                    [requests[i] for i in taken], disable_tqdm=True
-                )
-                return texts
-
-            yield Chunk(taken, generate)
+    def _generate(self, requests: list[Instance], first: int, rows: int) -> list[str]:
+        self.batch_size_per_gpu = rows
+        torch.manual_seed(GENERATION_SEED + first)  # whichever batches were done before
+        texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return texts
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
         self._warn_of(requests)
-        answers: list[Answer] = [(0.0, True)] * len(requests)  # what no token is asked for is certain
+        answers: list[Answer] = [(0.0, True)] * len(requests)  # an answer without tokens is certain
         asked = {
             i: _prompt(request, self.max_length) for i, request in enumerate(requests) if len(request[2])
         }
@@ -121,21 +126,23 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
             return answers
         scorer = open_packed(self.model, list(asked.values()))
         if isinstance(scorer, str):
-            self._tell_plain(scorer)
-            kind, chunks = "plain", list(self._plainly(requests, asked))
+            if not self._reported_plain:
+                self._reported_plain = True
+                self._reporter.warning(
+                    f"{type(self.model).__name__} cannot read prompts in trees ({scorer}): the task is scored in plain"
+                    " batches, which takes longer"
+                )
+            kind, chunks = "plain", list(self._plain_chunks(requests, asked))
         else:
-            numbers = list(asked)
-            kind, chunks = (
-                "trees",
-                [
-                    Chunk([numbers[prompt] for prompt in row.prompts], partial(scorer.score, row))
-                    for row in scorer.chunks(list(asked.values()), self._batch_tokens)
-                ],
-            )
+            kind, numbers = "trees", list(asked)
+            chunks = [
+                Chunk([numbers[prompt] for prompt in row.prompts], partial(scorer.score, row))
+                for row in scorer.chunks(list(asked.values()), self._batch_tokens)
+            ]
         prompts = ((*prompt.tokens, -1, *prompt.targets) for prompt in asked.values())
         return self._in_chunks(kind, prompts, chunks, answers)
 
-    def _plainly(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Chunk]:
+    def _plain_chunks(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Chunk]:
         """Yield batches of ordinary rows; requests that share all but their last token share a row, as in HFLM."""
         rows: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in asked.items():
@@ -143,43 +150,40 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         order = sorted(rows, key=lambda tokens: (-len(tokens), tokens))
         while order:
             size = max(1, self._plain_tokens // len(order[0]))
-            taken, order = order[:size], order[size:]
-            indices = [index for tokens in taken for index in rows[tokens]]
+            batch, order = order[:size], order[size:]
+            numbers = [number for tokens in batch for number in rows[tokens]]
+            yield Chunk(numbers, partial(self._score_plain, [requests[i] for i in numbers], size))
 
-            def score(indices: list[int] = indices, size: int = size) -> list[Answer]:
-                self.batch_size_per_gpu = size
-                scored: list[Answer] = super(Scorer, self)._loglikelihood_tokens(
-                    [requests[i] for i in indices], disable_tqdm=True
-                )
-                self.batch_size_per_gpu = ROLLING_WINDOWS
-                return scored
-
-            yield Chunk(indices, score)
+    def _score_plain(self, requests: list[Encoded], rows: int) -> list[Answer]:
+        self.batch_size_per_gpu = rows
+        answers: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm=True)
+        self.batch_size_per_gpu = ROLLING_WINDOWS
+        return answers
 
     def _in_chunks(
         self, kind: str, asked: Iterable[Sequence[Any]], chunks: list[Chunk], answers: list[Any]
     ) -> list[Any]:
-        """Fill in the answers, chunk by chunk, but for the chunks that an earlier attempt finished."""
-        how = f"{kind} {self.model.dtype} {self.max_length} {computed_by()}"
+        """Fill in the answers, chunk by chunk, but for the chunks that an earlier attempt saved."""
+        libraries = " ".join(f"{name} {version(name)}" for name in LIBRARIES)
+        how = f"{kind} {self.model.dtype} {self.max_length} {libraries} threads {torch.get_num_threads()}"
         plan = _fingerprint(how, asked, [chunk.requests for chunk in chunks])
-        stored = self._finished.begin(plan)
+        saved = self._resumable.begin(plan) if self._resumable is not None else {}
         for number, chunk in enumerate(chunks):
-            if number in stored:
-                found = [tuple(answer) if isinstance(answer, list) else answer for answer in stored[number]]
+            if number in saved:
+                new = [tuple(answer) if isinstance(answer, list) else answer for answer in saved[number]]
             else:
                 self._reporter.check_stop()
-                found = list(chunk.answer())
-                _check_finite(found)
-                self._finished.add(number, found)
-            for request, answer in zip(chunk.requests, found, strict=True):
+                new = list(chunk.answer())
+                if any(isinstance(answer, tuple) and math.isnan(answer[0]) for answer in new):
+                    raise not_finite()
+                if self._resumable is not None:
+                    self._resumable.add(number, new)
+            for request, answer in zip(chunk.requests, new, strict=True):
                 answers[request] = answer
-            self._advance(len(chunk.requests))
+            # A rolling request is several windows; the bar stays at its end for those that are left.
+            self._done = min(self._done + len(new), self._total)
+            self._reporter.progress(self._done, self._total, "request")
         return answers
-
-    def _advance(self, requests: int) -> None:
-        # A rolling request is several windows; the bar stays at its end for those that are left.
-        self._done = min(self._done + requests, self._total)
-        self._reporter.progress(self._done, self._total, "request")
 
     def _warn_of(self, requests: Sequence[Encoded]) -> None:
         cut = sum(len(context) + len(target) > self.max_length + 1 for _, context, target in requests)
@@ -191,17 +195,9 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         if empty := sum(not target for _, _, target in requests):
             self._reporter.warning(f"{empty} of {self._total} answers have no tokens: they count as certain")
 
-    def _tell_plain(self, reason: str) -> None:
-        if not self._told:
-            self._told = True
-            self._reporter.warning(
-                f"{type(self.model).__name__} cannot read prompts in trees ({reason}): the task is scored in plain"
-                " batches, which takes longer"
-            )
-
 
 def _prompt(request: Encoded, longest: int) -> Prompt:
-    """Return what the model reads, cut from the left as HFLM cuts it."""
+    """Return a request's tokens, cut from the left as HFLM cuts them."""
     _, context, continuation = request
     if len(continuation) > longest:
         raise StepError(
@@ -214,20 +210,15 @@ def _prompt(request: Encoded, longest: int) -> Prompt:
 
 
 def _fingerprint(how: str, asked: Iterable[Sequence[Any]], chunks: list[list[int]]) -> str:
-    """Name everything that answers are computed from beside the weights: requests, how they are cut, and by what."""
+    """Hash of everything but the weights that answers are computed from: requests, their chunks, libraries and settings."""
     state = hashlib.blake2b(how.encode(), digest_size=16)
     for part in chain(asked, chunks):
         state.update(json.dumps(part, default=repr).encode())
     return state.hexdigest()
 
 
-def _check_finite(answers: Sequence[Any]) -> None:
-    if any(isinstance(answer, tuple) and math.isnan(answer[0]) for answer in answers):
-        raise not_finite()
-
-
 def _prepared(tokenizer: Any, bos: Bos) -> Any:
-    """Return a copy of a tokenizer, as HFLM changes it, that adds a BOS if that is asked for."""
+    """Return a copy of a tokenizer (HFLM changes it) that adds a BOS if that is asked for."""
     tokenizer = copy.deepcopy(tokenizer)
     if bos == "prepend":
         if tokenizer.bos_token_id is None:

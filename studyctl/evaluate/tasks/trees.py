@@ -1,11 +1,11 @@
-"""Prompts as prefix trees: what several prompts begin with is read once.
+"""Prompts as prefix trees: the common beginning of several prompts is read once.
 
 Prompts in sorted order are a depth-first walk of the tree over all their tokens: each adds a branch after what it shares
-with the one before. In that order the tokens below a token are the ones that follow it, up to its ``end``; so token i sees
+with the one before. In that order the tokens below a token are the ones that follow it, up to its ``end``; so token i attends to
 token j exactly if ``j <= i < end[j]``, and its position is its depth. No other structure is needed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model reads for one request, and what is to follow."""
+    """The tokens that a model reads for one request, and those that it is to predict."""
 
     tokens: tuple[int, ...]
     """Context and continuation without its last token; at least one token."""
@@ -46,64 +46,50 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Return whether nothing branches: every token sees all before it."""
+        """Return whether nothing branches: every token attends to all before it."""
         return bool((self.ends == self.size).all())
 
 
 def build_trees(prompts: Sequence[Prompt], limit: int, token_work: float) -> list[Tree]:
     """Return the trees of prompts, the largest first; a pure function of its arguments.
 
-    A prompt joins the tree of those that sort before it where reading its beginning again would cost more than what the
-    larger tree costs in attention, which computes the square of a tree and masks most of it.
+    A prompt joins the tree of the prompts before it in sorted order where reading its beginning again would cost more than
+    the larger tree costs in attention, which computes the square of a tree and masks most of it.
 
     Args:
         prompts: In any order.
         limit: Tokens of a tree; only a single prompt may have more.
-        token_work: What a token costs outside of attention, as pairs of tokens inside of it.
+        token_work: Cost of a token outside of attention, in pairs of tokens in attention.
     """
-    order = sorted(range(len(prompts)), key=lambda number: prompts[number].tokens)
-    trees = [
-        _tree(prompts, run, shared) for run, shared in _runs(prompts, order, limit=limit, work=token_work)
-    ]
-    return sorted(trees, key=lambda tree: (-tree.size, tree.prompts))
-
-
-def _runs(
-    prompts: Sequence[Prompt], order: list[int], *, limit: int, work: float
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield the prompts of each tree, in sorted order, and how many tokens each shares with the one before."""
+    trees: list[Tree] = []
     run: list[int] = []
-    shared: list[int] = []
+    shared: list[int] = []  # tokens that each of the run shares with the one before
     size = 0
     before = np.empty(0, np.int64)
-    for number in order:
+    for number in sorted(range(len(prompts)), key=lambda number: prompts[number].tokens):
         tokens = np.asarray(prompts[number].tokens)
-        common = _common(before, tokens)
+        length = min(len(before), len(tokens))
+        different = np.flatnonzero(before[:length] != tokens[:length])
+        common = int(different[0]) if len(different) else length
         new = len(tokens) - common
         extra = 2 * size * new + new**2 - len(tokens) ** 2
-        if run and (size + new > limit or common * work < extra):
-            yield run, shared
+        if run and (size + new > limit or common * token_work < extra):
+            trees.append(_tree(prompts, run, shared))
             run, shared, size, common = [], [], 0, 0
         run.append(number)
         shared.append(common)
         size += len(tokens) - common
         before = tokens
     if run:
-        yield run, shared
-
-
-def _common(one: Ids, other: Ids) -> int:
-    """Return how many tokens two prompts begin with together."""
-    length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
+        trees.append(_tree(prompts, run, shared))
+    return sorted(trees, key=lambda tree: (-tree.size, tree.prompts))
 
 
 def _tree(prompts: Sequence[Prompt], run: list[int], shared: list[int]) -> Tree:
     longest = max(len(prompts[number].tokens) for number in run)
     size = sum(len(prompts[number].tokens) - common for number, common in zip(run, shared, strict=True))
     tokens, depths, ends = (np.empty(size, np.int64) for _ in range(3))
-    path = np.empty(longest, np.int64)  # index of the token at each depth of the prompt at hand
+    path = np.empty(longest, np.int64)  # index of the token at each depth of this prompt
     scored = []
     start = depth = 0
     for number, common in zip(run, shared, strict=True):

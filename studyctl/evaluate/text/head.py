@@ -1,8 +1,8 @@
 """From token ids to final hidden states, and from those to logits.
 
-The two steps are apart so that the logits of a whole text never exist at once, and so that dense models can be stored as
-hidden states. Families differ in what follows ``lm_head`` (a scale, a soft cap); :func:`open_head` compares with the
-model's own logits and refuses a family that does something else.
+The two are separate so that the logits of a whole text never exist at once, and so that the dense model's answers can be
+stored as hidden states. Families differ in what follows ``lm_head`` (a scale, a soft cap); :func:`open_head` compares with
+the model's own logits and refuses a family that does something else.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ from torch.nn import functional
 from studyctl.errors import StepError
 
 PROBE_TOKENS = 16
-"""Tokens that the comparison with the model's own logits takes."""
+"""Tokens of the comparison with the model's own logits."""
 _CHECKED: WeakSet[Any] = WeakSet()
-"""Models whose parts were found to give their logits: how they are put together does not change with their weights."""
+"""Models whose parts gave their logits: how they are put together does not change with their weights."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What turns final hidden states into logits: ``softcap · tanh(scale · (W h + b) / softcap)``."""
+    """Turns final hidden states into logits: ``softcap · tanh(scale · (W h + b) / softcap)``."""
 
     weight: Tensor
     """``[vocabulary, hidden]``, in the dtype of the model."""
@@ -52,7 +52,7 @@ class Head:
         return logits
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits that name the weights, their dtype and what follows them."""
+        """Return the hash of the weights, their dtype, scale and soft cap: 32 hex digits."""
         state = hashlib.blake2b(
             f"{self.weight.dtype} {tuple(self.weight.shape)} {self.scale} {self.softcap}".encode(),
             digest_size=16,
@@ -102,16 +102,14 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
         return decoder
     probe = ids[:PROBE_TOKENS].to(decoder.device)[None]
     hidden = decoder.hidden(probe)[0]
-    if hidden.shape[-1] != head.weight.shape[1]:
-        raise _unknown_head(
-            model, f"hidden states have {hidden.shape[-1]} features, the head takes {head.weight.shape[1]}"
-        )
-    ours = head.logits(hidden)
     theirs = model(input_ids=probe, use_cache=False).logits[0].float()
     # Scale and cap are computed in the model's dtype there and in fp32 here: 16-bit models round them once more.
-    tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
-    finite = torch.isfinite(theirs).all()
-    if finite and not (ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1e-6):
+    tolerance = (1e-4 if head.weight.dtype == torch.float32 else 2e-2) * theirs.abs().max().clamp(min=1e-6)
+    same_width = hidden.shape[-1] == head.weight.shape[1]
+    # Logits that are not finite are reported by whoever scores with them.
+    if not same_width or (
+        torch.isfinite(theirs).all() and not (head.logits(hidden) - theirs).abs().max() <= tolerance
+    ):
         raise _unknown_head(model, "its logits are not its hidden states times `lm_head`, scaled and capped")
     _CHECKED.add(model)
     return decoder
@@ -126,7 +124,7 @@ def not_finite(where: str = "") -> StepError:
 
 
 def _scale(config: Any) -> float:
-    """Return what a family multiplies its logits by."""
+    """Return the factor of a family's logits."""
     if getattr(config, "logits_scaling", None) is not None:  # Granite divides
         return 1 / float(config.logits_scaling)
     for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
@@ -137,6 +135,6 @@ def _scale(config: Any) -> float:
 
 def _unknown_head(model: Any, reason: str) -> StepError:
     return StepError(
-        f"the output of {type(model).__name__} is computed in a way that is not known here: {reason}",
+        f"the output of {type(model).__name__} is computed in a way that is not supported: {reason}",
         hint="perplexity and fidelity cannot be measured for this family; leave it out of `models`",
     )

@@ -1,9 +1,9 @@
-"""The dense model's answer to a batch of windows, kept on disk: final hidden states instead of logits.
+"""The dense model's final hidden states of a batch of windows, kept on disk in place of its logits.
 
-Layout beside each other in one folder::
+Files in one folder::
 
     <name>.safetensors           tensor ``hidden`` [windows, length - 1, hidden], in the dtype of the model; one a batch
-    head-<fingerprint>.safetensors   what turns them into logits, once for all texts of a model
+    head-<fingerprint>.safetensors   the head that turns them into logits, once for all texts of a model
 
 The last position of a window predicts nothing that is scored, so it is not kept. A checksum of the states is kept in the
 header; a file that does not have it is no reference.
@@ -12,6 +12,7 @@ header; a file that does not have it is no reference.
 import errno
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,19 +43,19 @@ class DenseReference:
         """Return the dense model's head.
 
         Raises:
-            StepError: the file that holds it is not what it was.
+            StepError: its file changed or is missing.
         """
         path = _head_path(self.path, self.head)
-        try:
+        with suppress(OSError, SafetensorError, ValueError, LookupError, TypeError):
             with safe_open(path, framework="pt") as file:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
                 follows = json.loads(file.metadata()["follows"])
             head = Head(stored["weight"], stored.get("bias"), **follows)
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
-            raise _broken_head(path) from error
-        if head.fingerprint() != self.head:
-            raise _broken_head(path)
-        return head
+            if head.fingerprint() == self.head:
+                return head
+        raise StepError(
+            f"the dense model's head in {path} is torn or corrupt", hint="delete this file and run again"
+        )
 
 
 def open_reference(path: Path) -> DenseReference | None:
@@ -65,9 +66,9 @@ def open_reference(path: Path) -> DenseReference | None:
             # Not mapped: the pages of a mapped file count as memory of the process.
             states = file.get_tensor("hidden").clone()
         windows, head = metadata["windows"], metadata["head"]
-        whole = _checksum(states, windows, head) == metadata["checksum"]
-        there = whole and _head_path(path, head).is_file()
-        return DenseReference(path, windows, head, states) if there else None
+        intact = _checksum(states, windows, head) == metadata["checksum"]
+        complete = intact and _head_path(path, head).is_file()
+        return DenseReference(path, windows, head, states) if complete else None
     except (OSError, SafetensorError, LookupError, TypeError):
         return None
 
@@ -78,8 +79,8 @@ def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> 
     Args:
         path: File of the reference.
         states: ``[windows, length - 1, hidden]``
-        windows: What the states belong to.
-        head: What turns them into logits.
+        windows: Those of the states.
+        head: Turns them into logits.
 
     Raises:
         StepError: the disk is full.
@@ -88,8 +89,17 @@ def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> 
     states = states.contiguous()
     of_windows, of_head = fingerprint(windows), head.fingerprint()
     about = {"windows": of_windows, "head": of_head, "checksum": _checksum(states, of_windows, of_head)}
+    head_path = _head_path(path, of_head)
     try:
-        _keep_head(_head_path(path, of_head), head)
+        if not head_path.exists():
+            tensors = {"weight": head.weight.cpu().contiguous()}
+            if head.bias is not None:
+                tensors["bias"] = head.bias.cpu().contiguous()
+            follows = json.dumps({"scale": head.scale, "softcap": head.softcap})
+            with atomic_path(
+                head_path
+            ) as temporary:  # a large vocabulary's is not copied once more in memory
+                save_file(tensors, temporary, {"follows": follows})
         write_atomic(path, save({"hidden": states}, about))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -114,20 +124,3 @@ def fingerprint(windows: Windows) -> str:
 
 def _head_path(reference: Path, head: str) -> Path:
     return reference.with_name(f"head-{head}.safetensors")
-
-
-def _keep_head(path: Path, head: Head) -> None:
-    if path.exists():
-        return
-    tensors = {"weight": head.weight.cpu().contiguous()}
-    if head.bias is not None:
-        tensors["bias"] = head.bias.cpu().contiguous()
-    follows = json.dumps({"scale": head.scale, "softcap": head.softcap})
-    with atomic_path(path) as temporary:  # a large vocabulary's is not copied once more in memory
-        save_file(tensors, temporary, {"follows": follows})
-
-
-def _broken_head(path: Path) -> StepError:
-    return StepError(
-        f"the dense model's head in {path} is torn or corrupt", hint="delete this file and run again"
-    )

@@ -4,17 +4,17 @@ Definitions, with p the dense model's distribution and q the scored model's, ove
 
 - nll: ``-log q(token)``, from an fp32 log-softmax; perplexity ``exp(Σ nll / tokens)``; bits per byte ``Σ nll / ln 2 / bytes``.
 - kl: ``KL(p || q) = Σ_v p_v (log p_v - log q_v)`` in nats, mean and 95th percentile over tokens.
-- top1: share of tokens at which both find the same token likeliest.
+- top1: share of tokens for which the same token is likeliest in both.
 - snr: ``10 log10(Σ |d|² / Σ |d - c|²)`` in dB over all tokens, d and c the dense and the scored logits, each minus its mean
   over the vocabulary (what a softmax does not see).
 
-What is returned are sums by window, of which :mod:`studyctl.store.text_totals` makes these figures.
+Scores are sums by window, from which :mod:`studyctl.store.text_totals` computes these figures.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,60 +25,35 @@ from torch.nn import functional
 from studyctl.contract import kl_counts
 from studyctl.contract.identity import FidelityMetric
 from studyctl.contract.limits import chunk_tokens
+from studyctl.contract.records import TextBatch, Window
 from studyctl.errors import StepError
-from studyctl.evaluate.text.head import Decoder, Head, not_finite, open_head
+from studyctl.evaluate.text.head import Head, not_finite, open_head
 from studyctl.evaluate.text.reference import DenseReference, fingerprint, keep_reference
 from studyctl.evaluate.text.windows import Windows
 from studyctl.reporter import Reporter
 
 
-@dataclass(frozen=True)
-class BatchScores:
-    """What a batch of windows costs a model, and how far it is from the dense one: sums over the tokens of each window."""
+class BatchScores(NamedTuple):
+    """Scores of a batch of windows: the cost of its tokens, and their distances to the dense model, as sums by window."""
 
-    nll_nats: NDArray[np.float64]
-    """``[windows]``"""
-    kl_nats: NDArray[np.float64] | None = None
-    """``[windows]``; None where it was not asked for, as the following ones."""
-    top1: NDArray[np.int64] | None = None
-    """``[windows]``: tokens at which both find the same token likeliest."""
-    signal: NDArray[np.float64] | None = None
-    """``[windows]``: Σ |d|²."""
-    noise: NDArray[np.float64] | None = None
-    """``[windows]``: Σ |d - c|²."""
-    kl_counts: dict[int, int] | None = None
-    """Tokens by bin of their KL (:mod:`studyctl.contract.kl_counts`)."""
+    windows: list[Window]
+    batch: TextBatch
 
 
-class _Distances:
-    """Distances of some tokens, ``[tokens]`` each; what is not asked for is empty.
-
-    Reserved at once: small pieces between the logits would keep their memory from being used again.
-    """
-
-    def __init__(self, metrics: tuple[FidelityMetric, ...], tokens: int, device: torch.device) -> None:
-        self.metrics = metrics
-        self.added = 0
-        kl, top1, snr = (tokens if name in metrics else 0 for name in ("kl", "top1", "snr"))
-        self.kl = torch.empty(kl, device=device)
-        self.same = torch.empty(top1, dtype=torch.bool, device=device)
-        self.signal = torch.empty(snr, dtype=torch.float64, device=device)
-        self.noise = torch.empty(snr, dtype=torch.float64, device=device)
-
-    def add(self, logits: Tensor, log_q: Tensor, dense: Tensor) -> None:
-        """Add tokens by their scored and dense logits ``[tokens, vocabulary]``; ``log_q`` is changed."""
-        part = slice(self.added, self.added + len(logits))
-        self.added = part.stop
-        if "top1" in self.metrics:
-            self.same[part] = logits.argmax(-1) == dense.argmax(-1)
-        if "kl" in self.metrics:
-            log_p = functional.log_softmax(dense, dim=-1)
-            ratio = torch.sub(log_p, log_q, out=log_q)
-            # KL is never negative; rounding may be.
-            self.kl[part] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
-        if "snr" in self.metrics:
-            self.signal[part] = _energy(dense)
-            self.noise[part] = _energy(dense - logits)
+DTYPES = {
+    "nll_nats": torch.float32,
+    "kl_nats": torch.float32,
+    "top1": torch.bool,
+    "signal": torch.float64,
+    "noise": torch.float64,
+}
+"""Of each token's value, by the field of a window that is their sum."""
+FIELDS: dict[FidelityMetric, tuple[str, ...]] = {
+    "kl": ("kl_nats",),
+    "top1": ("top1",),
+    "snr": ("signal", "noise"),
+}
+"""Sums that a metric is computed from."""
 
 
 @torch.no_grad()
@@ -86,6 +61,7 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
     model: Any,
     windows: Windows,
     *,
+    language: str,
     reference: DenseReference | None = None,
     keep: Path | None = None,
     metrics: tuple[FidelityMetric, ...] = (),
@@ -95,111 +71,131 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
 ) -> BatchScores:
     """Score a batch of windows.
 
-    Peak memory beside the model: the hidden states of the windows ``[windows, length, hidden]`` where they are kept or compared,
+    Peak memory in addition to the model: the hidden states of the windows ``[windows, length, hidden]`` where they are kept or compared,
     what one forward pass needs, and six fp32 tensors ``[chunk_tokens, vocabulary]``; there are never logits of a whole pass.
 
     Args:
         model: a ``transformers`` causal language model, in evaluation mode.
         windows: what to score.
+        language: of the text, for the records.
         reference: the dense model on the same windows, or None: no distances.
-        keep: file for this model's hidden states, to be the reference of others.
+        keep: file for this model's hidden states, as a reference for others.
         metrics: distances to measure.
         batch_tokens: tokens of a forward pass; at least one window is taken.
-        reporter: asked before every forward pass whether to stop.
+        reporter: asked before every forward pass whether to stop; hears nothing else.
         done: called after every forward pass with the windows that are scored.
 
     Raises:
-        StepError: logits are not finite, the family is not known, the reference is of other tokens, or the disk is full.
+        StepError: logits are not finite, the family is unknown, the reference is of other tokens, or the disk is full.
     """
     ids = torch.from_numpy(windows.ids)
     decoder = open_head(model, ids[0])
-    dense_head = _dense_head(reference, windows, decoder.head) if reference is not None and metrics else None
+    dense_head = _dense_head(reference, windows, decoder.head) if reference is not None else None
     rows = max(1, batch_tokens // ids.shape[1])
-    nll: list[Tensor] = []
-    kept: list[Tensor] = []
-    tokens = len(ids) * windows.scored_tokens
-    distances = _Distances(metrics if dense_head is not None else (), tokens, decoder.head.weight.device)
+    names = ["nll_nats", *(field for metric in metrics for field in FIELDS[metric] if reference is not None)]
+    # Allocated at once: small tensors between the logits would keep the memory of those from being used again.
+    values = {
+        name: torch.empty(len(ids) * windows.scored_tokens, dtype=DTYPES[name], device=decoder.device)
+        for name in names
+    }
+    states: list[Tensor] = []
     for first in range(0, len(ids), rows):
         reporter.check_stop()
         batch = ids[first : first + rows].to(decoder.device)
         hidden = decoder.hidden(batch)[:, :-1]
-        dense = reference.states[first : first + rows].to(decoder.device) if reference is not None else None
-        nll.append(_score_pass(decoder, hidden, batch[:, 1:], dense, dense_head, distances))
+        dense = None
+        if reference is not None and dense_head is not None:
+            dense = dense_head, reference.states[first : first + rows].to(decoder.device)
+        part = slice(first * windows.scored_tokens, (first + rows) * windows.scored_tokens)
+        of_pass = {name: by_token[part] for name, by_token in values.items()}
+        _score_pass(decoder.head, hidden, batch[:, 1:], dense, of_pass)
         if keep is not None:
-            kept.append(hidden.cpu())
+            states.append(hidden.cpu())
         if done is not None:
             done(min(first + rows, len(ids)))
-    scores = _summed(torch.cat(nll), distances, windows)
-    broken = np.flatnonzero(~np.isfinite(scores.nll_nats))
-    if len(broken):
-        raise not_finite(f" in window {windows.numbers[broken[0]]}")
+    scores = _records(values, windows, language)
     if keep is not None:
-        keep_reference(keep, torch.cat(kept), windows, decoder.head)
+        keep_reference(keep, torch.cat(states), windows, decoder.head)
     return scores
 
 
 def _score_pass(
-    decoder: Decoder,
+    head: Head,
     hidden: Tensor,
     targets: Tensor,
-    dense: Tensor | None,
-    dense_head: Head | None,
-    distances: _Distances,
-) -> Tensor:
-    """Return the nll of each token of a forward pass ``[tokens]``, and add their distances to dense.
+    dense: tuple[Head, Tensor] | None,
+    values: dict[str, Tensor],
+) -> None:
+    """Write the values of each token of a forward pass.
 
     Args:
-        decoder: What computed the hidden states.
+        head: Of the model.
         hidden: ``[rows, tokens, hidden]``
         targets: ``[rows, tokens]``: the token after each.
-        dense: The dense model's hidden states, or None.
-        dense_head: What turns them into logits, or None.
-        distances: Are added to.
+        dense: The dense model's head and hidden states, or None.
+        values: ``[rows · tokens]`` by name, to write.
     """
     states, tokens = hidden.flatten(0, 1), targets.flatten().long()
-    dense_states = None if dense is None else dense.flatten(0, 1)
-    # Reserved at once: small pieces between the logits would keep their memory from being used again.
-    nll = torch.empty(len(tokens), device=states.device)
-    size = chunk_tokens(decoder.head.vocabulary, states.device.type)
+    size = chunk_tokens(head.vocabulary, states.device.type)
     for start in range(0, len(tokens), size):
         part = slice(start, start + size)
-        logits = decoder.head.logits(states[part])
+        logits = head.logits(states[part])
         log_q = functional.log_softmax(logits, dim=-1)
-        nll[part] = -log_q.gather(1, tokens[part, None])[:, 0]
-        if dense_states is not None and dense_head is not None:
-            distances.add(logits, log_q, dense_head.logits(dense_states[part]))
-    return nll
+        values["nll_nats"][part] = -log_q.gather(1, tokens[part, None])[:, 0]
+        if dense is None:
+            continue
+        dense_head, dense_states = dense
+        dense_logits = dense_head.logits(dense_states.flatten(0, 1)[part])
+        if "top1" in values:
+            values["top1"][part] = logits.argmax(-1) == dense_logits.argmax(-1)
+        if "kl_nats" in values:
+            log_p = functional.log_softmax(dense_logits, dim=-1)
+            ratio = torch.sub(log_p, log_q, out=log_q)
+            # KL is never negative; rounding may be.
+            values["kl_nats"][part] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
+        if "signal" in values:
+            values["signal"][part] = _energy(dense_logits)
+            values["noise"][part] = _energy(dense_logits - logits)
 
 
-def _summed(nll: Tensor, distances: _Distances, windows: Windows) -> BatchScores:
-    """Return the sums of each window, of values of each token."""
+def _records(values: dict[str, Tensor], windows: Windows, language: str) -> BatchScores:
+    """Return the records of a batch from the values of each token ``[windows · tokens]``.
 
-    def sums(values: Tensor) -> NDArray[Any] | None:
-        if not len(values):
-            return None
-        by_window = values.view(len(windows), -1)
+    Raises:
+        StepError: the nll of a window is not finite.
+    """
+    columns: dict[str, list[Any]] = {
+        "window": windows.numbers.tolist(),
+        "bytes": windows.bytes.tolist(),
+        "characters": windows.characters.tolist(),
+        "document": windows.documents.tolist(),
+    }
+    for name, by_token in values.items():
+        by_window = by_token.view(len(windows), -1)
         exact = by_window.double() if by_window.is_floating_point() else by_window
-        summed: NDArray[Any] = exact.sum(dim=1).cpu().numpy()
-        return summed
-
-    total = sums(nll)
-    assert total is not None
-    return BatchScores(
-        nll_nats=total,
-        kl_nats=sums(distances.kl),
-        top1=sums(distances.same),
-        signal=sums(distances.signal),
-        noise=sums(distances.noise),
-        kl_counts=_counts(distances.kl.cpu().numpy()) if len(distances.kl) else None,
+        columns[name] = exact.sum(dim=1).tolist()
+    for number, nats in zip(columns["window"], columns["nll_nats"], strict=True):
+        if not math.isfinite(nats):
+            raise not_finite(f" in window {number}")
+    records = [
+        Window(language=language, tokens=windows.scored_tokens, **dict(zip(columns, row, strict=True)))
+        for row in zip(*columns.values(), strict=True)
+    ]
+    batch = TextBatch(
+        language=language,
+        sequence_length=windows.ids.shape[1],
+        bos=windows.bos,
+        kl_counts=_counts(values["kl_nats"].cpu().numpy()) if "kl_nats" in values else None,
     )
+    return BatchScores(records, batch)
 
 
 def _counts(kl: NDArray[np.float32]) -> dict[int, int]:
     """Return how many tokens ``[tokens]`` have a KL in each bin."""
     finite = kl[np.isfinite(kl)].astype(np.float64)
     # Bin 0 is below LOWEST, the last one has no end.
-    place = np.log(np.maximum(finite, 1e-300) / kl_counts.LOWEST) / np.log(kl_counts.RATIO)
-    bins = np.clip(np.floor(place).astype(np.int64) + 1, 0, kl_counts.BINS)
+    position = np.log(np.maximum(finite, 1e-300) / kl_counts.LOWEST) / np.log(kl_counts.RATIO)
+    bins = np.clip(np.floor(position).astype(np.int64) + 1, 0, kl_counts.BINS)
     numbers, tokens = np.unique(bins, return_counts=True)
     return dict(zip(numbers.tolist(), tokens.tolist(), strict=True))
 

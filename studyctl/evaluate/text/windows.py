@@ -1,6 +1,6 @@
 """Which tokens of a text are scored: non-overlapping windows of one length, taken in a fixed random order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from studyctl.errors import StepError
 
 SEGMENT = 256
-"""Windows of a text without a known end that are shuffled among themselves, one segment after the other."""
+"""Windows of a text whose end is unknown that are shuffled among themselves, one segment after the other."""
 _SEED = 0
 
 
@@ -30,7 +30,7 @@ class TokenizedText:
 
 @dataclass(frozen=True)
 class Windows:
-    """What a model is shown. The first token of each window is context only: it is not scored.
+    """Windows of token ids. The first token of each is context only: it is not scored.
 
     Sizes are those of the scored tokens. A token that is a part of a character ends where the character does.
     """
@@ -38,7 +38,7 @@ class Windows:
     ids: NDArray[np.int32]
     """``[windows, length]``, a BOS included."""
     numbers: NDArray[np.int64]
-    """``[windows]``: place of each in the text, from 0."""
+    """``[windows]``: position of each in the text, from 0."""
     bytes: NDArray[np.int64]
     """``[windows]``: UTF-8 bytes."""
     characters: NDArray[np.int64]
@@ -48,7 +48,7 @@ class Windows:
     bos: bool
     """Whether every window begins with a BOS token, which is no token of the text."""
     available: int | None = None
-    """Windows that the whole text has; None: its end is not known."""
+    """Windows that the whole text has; None: its end is unknown."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,23 +61,22 @@ class Windows:
     def slice(self, first: int, last: int) -> "Windows":
         """Return windows ``first`` to ``last - 1``, in the order in which they are taken."""
         part = slice(first, last)
-        return Windows(
-            self.ids[part],
-            self.numbers[part],
-            self.bytes[part],
-            self.characters[part],
-            self.documents[part],
-            self.bos,
-            self.available,
+        return replace(
+            self,
+            ids=self.ids[part],
+            numbers=self.numbers[part],
+            bytes=self.bytes[part],
+            characters=self.characters[part],
+            documents=self.documents[part],
         )
 
 
 def cut_windows(
     text: TokenizedText, sequence_length: int, count: int, bos_id: int | None, segment: int | None = None
 ) -> Windows:
-    """Cut a text into windows, without what is left over at its end, and take the first ``count`` in a fixed random order.
+    """Cut a text into windows, drop the tokens left over at its end, and take the first ``count`` in a fixed random order.
 
-    More windows begin with the same ones.
+    A larger ``count`` begins with the same windows.
 
     Args:
         text: the text, or as much of its beginning as :func:`needed_tokens` says.
@@ -91,14 +90,14 @@ def cut_windows(
         StepError: the text does not fill one window.
     """
     text_length = sequence_length - (bos_id is not None)
-    there = len(text.ids) // text_length
-    if there < 1:
+    available = len(text.ids) // text_length
+    if available < 1:
         raise StepError(
             f"the text has {len(text.ids)} tokens, fewer than the {text_length} of one window",
             hint="lower `sequence_length` or add text",
         )
-    numbers = window_order(there, segment or there)[:count]
-    ids = text.ids[: there * text_length].reshape(there, text_length)[numbers].astype(np.int32)
+    numbers = window_order(available, segment or available)[:count]
+    ids = text.ids[: available * text_length].reshape(available, text_length)[numbers].astype(np.int32)
     if bos_id is not None:
         ids = np.concatenate([np.full((len(numbers), 1), bos_id, np.int32), ids], axis=1)
     # Before the first token that is scored, and after the last one.
@@ -112,7 +111,7 @@ def cut_windows(
         characters=text.character_ends[last] - np.where(before >= 0, text.character_ends[before], 0),
         documents=np.searchsorted(text.document_begins, begins, side="right") - 1,
         bos=bos_id is not None,
-        available=there if text.complete else None,
+        available=available if text.complete else None,
     )
 
 
@@ -129,5 +128,5 @@ def window_order(count: int, segment: int) -> NDArray[np.int64]:
 
 
 def needed_tokens(windows: int, sequence_length: int) -> int:
-    """Return the tokens of a dataset without a known end that so many windows are taken from: whole segments."""
+    """Return how many tokens of a dataset whose end is unknown so many windows are taken from: whole segments."""
     return -(-windows // SEGMENT) * SEGMENT * sequence_length

@@ -5,15 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import pytest
 
 from studyctl.errors import StepError
-from studyctl.evaluate.tasks.finished import NothingFinished
-from studyctl.evaluate.tasks.score import TaskRequest, score_task
+from studyctl.evaluate.tasks.score import score_task
 from studyctl.reporter import SilentReporter
-
-RTE = Path(lm_eval.__file__).parent / "tasks" / "glue" / "rte" / "default.yaml"
+from tests.evaluate.tasks.test_score_task import request_of
 
 
 @pytest.mark.parametrize("label", [2, -1, "maybe"])
@@ -27,7 +24,7 @@ def test_label_outside_the_choices(
         "label": "True" if isinstance(label, str) else 0,
     }
     test.write_text("\n".join(json.dumps(row) for row in (good, good | {"label": label})))
-    request = TaskRequest("rte", RTE, test, None, 0, 0, False, "auto")
+    request = request_of("rte", test)
     with pytest.raises(StepError) as caught:
         score_task(
             tiny(),
@@ -35,7 +32,6 @@ def test_label_outside_the_choices(
             request,
             batch_tokens=512,
             reporter=SilentReporter(),
-            finished=NothingFinished(),
         )
     problem = caught.value.problems[0]
     assert problem.what == f"the right answer of item 1 of {test} is not among its 2 choices"

@@ -1,4 +1,4 @@
-"""Answers from trees are those of plain forward passes, in every family, or the model is not asked in trees."""
+"""Answers from trees are those of plain forward passes, in every family, or the model is not scored in trees."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def random_prompts(lengths: list[int], branches: int, targets: int, seed: int = 
     def draw(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(3, VOCABULARY, (count,), generator=generator).tolist())
 
-    found = []
+    prompts = []
     start = draw(3)
     for length in lengths:
         context = start + draw(length - 3)
         for _ in range(branches):
             answer = draw(targets)
-            found.append(Prompt(context + answer[:-1], answer))
-    return found
+            prompts.append(Prompt(context + answer[:-1], answer))
+    return prompts
 
 
 def plainly(model: Any, prompt: Prompt) -> tuple[float, bool]:
@@ -37,8 +37,8 @@ def plainly(model: Any, prompt: Prompt) -> tuple[float, bool]:
     with torch.no_grad():
         logits = model(torch.tensor([prompt.tokens])).logits[0].float()[-len(prompt.targets) :]
     targets = torch.tensor(prompt.targets)
-    found = logits.log_softmax(-1).gather(1, targets[:, None]).double().sum()
-    return float(found), bool((logits.argmax(-1) == targets).all())
+    nats = logits.log_softmax(-1).gather(1, targets[:, None]).double().sum()
+    return float(nats), bool((logits.argmax(-1) == targets).all())
 
 
 def packed(model: Any, prompts: list[Prompt], budget: int = 100) -> list[tuple[float, bool]]:
@@ -51,10 +51,10 @@ def packed(model: Any, prompts: list[Prompt], budget: int = 100) -> list[tuple[f
 
 
 def assert_plain(model: Any, prompts: list[Prompt], **options: Any) -> None:
-    for found, prompt in zip(packed(model, prompts, **options), prompts, strict=True):
+    for answer, prompt in zip(packed(model, prompts, **options), prompts, strict=True):
         expected = plainly(model, prompt)
-        assert found[0] == pytest.approx(expected[0], abs=1e-4)
-        assert found[1] == expected[1]
+        assert answer[0] == pytest.approx(expected[0], abs=1e-4)
+        assert answer[1] == expected[1]
 
 
 @pytest.mark.parametrize("targets", [1, 4])
@@ -88,7 +88,7 @@ def test_one_token_before_one_token() -> None:
     assert_plain(tiny_model("llama"), [Prompt((5,), (9,)), Prompt((5,), (10,)), Prompt((6,), (9,))])
 
 
-def test_a_likeliest_continuation_is_told() -> None:
+def test_a_likeliest_continuation_is_marked() -> None:
     model = tiny_model("llama")
     (prompt, *_) = random_prompts([9], branches=1, targets=1)
     with torch.no_grad():
@@ -102,10 +102,10 @@ def test_a_likeliest_continuation_is_told() -> None:
 def test_sixteen_bits_are_as_near_to_fp32_as_plain_passes_are(family: str, dtype: torch.dtype) -> None:
     prompts = random_prompts([10, 25], branches=3, targets=2)
     exact, model = tiny_model(family), tiny_model(family, dtype=dtype)
-    wanted = torch.tensor([plainly(exact, prompt)[0] for prompt in prompts])
+    expected = torch.tensor([plainly(exact, prompt)[0] for prompt in prompts])
     plain = torch.tensor([plainly(model, prompt)[0] for prompt in prompts])
-    found = torch.tensor([answer[0] for answer in packed(model, prompts)])
-    assert (found - wanted).abs().mean() <= 1.5 * (plain - wanted).abs().mean() + 1e-3
+    trees = torch.tensor([answer[0] for answer in packed(model, prompts)])
+    assert (trees - expected).abs().mean() <= 1.5 * (plain - expected).abs().mean() + 1e-3
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -134,8 +134,8 @@ def test_a_model_that_needs_more_than_attention_in_trees_is_found_out(
     family: str, changes: dict[str, Any]
 ) -> None:
     """Distances as biases (ALiBi), attention of its own, what runs along the row, and attention sinks."""
-    known = tiny_model(family, **changes) if family in ("bloom", "falcon") else other_model(family, **changes)
-    reason = open_packed(known, random_prompts([9, 12], branches=2, targets=2))
+    model = tiny_model(family, **changes) if family in ("bloom", "falcon") else other_model(family, **changes)
+    reason = open_packed(model, random_prompts([9, 12], branches=2, targets=2))
     assert isinstance(reason, str)
     assert reason
 
@@ -160,18 +160,18 @@ def other_model(family: str, **changes: Any) -> Any:
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 
-def test_a_model_with_a_window_is_asked_again_when_prompts_grow_longer(
+def test_a_model_with_a_window_is_probed_again_when_prompts_grow_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
     from studyctl.evaluate.tasks import packed as module
 
-    probe = module._probe
+    difference = module._difference
     monkeypatch.setattr(
         module,
-        "_probe",
+        "_difference",
         lambda scorer, prompts: (
-            asked.append(max(len(one.tokens) for one in prompts)) or probe(scorer, prompts)
+            asked.append(max(len(one.tokens) for one in prompts)) or difference(scorer, prompts)
         ),
     )
     for family, expected in (("mistral", [24, 40]), ("llama", [24])):
@@ -182,7 +182,7 @@ def test_a_model_with_a_window_is_asked_again_when_prompts_grow_longer(
         assert asked == expected, family
 
 
-def test_a_wrong_answer_in_trees_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_answer_in_trees_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from studyctl.evaluate.tasks.attention import Layout
 
     right = Layout.mask
@@ -193,7 +193,7 @@ def test_a_wrong_answer_in_trees_is_not_believed(monkeypatch: pytest.MonkeyPatch
     assert "differs by" in reason
 
 
-def test_prompts_that_begin_alike_are_no_reason_to_believe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_that_begin_alike_do_not_hide_wrong_branches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all prompts share more than what is probed, the probe branches by itself."""
     from studyctl.evaluate.tasks.attention import Layout
 
@@ -216,7 +216,7 @@ def test_broken_weights_say_nothing_about_those_that_come_after() -> None:
     assert_plain(model, prompts)
 
 
-def test_a_model_that_was_not_believed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_failed_is_probed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from studyctl.evaluate.tasks import packed as module
 
     model, prompts = tiny_model("llama"), random_prompts([12], branches=2, targets=2)

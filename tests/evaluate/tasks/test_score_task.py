@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import os
@@ -10,14 +11,16 @@ import datasets
 import lm_eval
 import pytest
 import torch
+from lm_eval.api import metrics
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from studyctl.contract.identity import FileIdentity, TaskIdentity
 from studyctl.errors import StepError
-from studyctl.evaluate.tasks.finished import NothingFinished
-from studyctl.evaluate.tasks.score import TaskRequest, TaskScores, score_task
+from studyctl.evaluate.tasks.data import TaskRequest
+from studyctl.evaluate.tasks.score import TaskScores, score_task
 from studyctl.reporter import SilentReporter
 from tests.thorough import THOROUGH
 
@@ -97,16 +100,24 @@ def write(path: Path, items: list[dict[str, Any]]) -> Path:
     return path
 
 
+def task_of(
+    name: str, yaml: Path | None, test: Path | None = None, fewshot: Path | None = None
+) -> TaskIdentity:
+    """Return a task as it is planned: a definition of one's own with the files beside it."""
+    assert yaml is not None
+    files = yaml.parent.rglob("*") if STOCK not in yaml.parents else []
+    planned = tuple(
+        FileIdentity(path.absolute(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in files
+        if path.is_file()
+    )
+    return TaskIdentity(name, "key", yaml=yaml, files=planned, test=test, fewshot=fewshot)
+
+
 def request_of(name: str, test: Path | None, **options: Any) -> TaskRequest:
-    given = {
-        "yaml": YAML.get(name),
-        "fewshot": None,
-        "shots": 0,
-        "limit": 0,
-        "chat_template": False,
-        "bos": "auto",
-    } | options
-    return TaskRequest(name=name, test=test, **given)
+    task = task_of(name, options.pop("yaml", YAML.get(name)), test, options.pop("fewshot", None))
+    defaults = {"shots": 0, "limit": 0, "chat_template": False, "bos": "auto"}
+    return TaskRequest(task, **(defaults | options))
 
 
 def score(
@@ -118,7 +129,6 @@ def score(
         request,
         batch_tokens=batch_tokens,
         reporter=reporter or SilentReporter(),
-        finished=NothingFinished(),
     )
 
 
@@ -204,6 +214,8 @@ def test_limit_takes_the_first_items(tiny: Callable[..., Any], tokenizer: Any, t
     scores = score(tiny(), tokenizer, request_of("arc_easy", test, limit=2))
     assert scores.items["item"].to_pylist() == [0, 1]
     assert {metric.items for metric in scores.metrics} == {2}
+    (of_one, _) = score(tiny(), tokenizer, request_of("arc_easy", test, limit=1)).metrics
+    assert of_one.stderr is None, "the standard error of one value is not defined"
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
@@ -386,7 +398,7 @@ def test_last_word_tasks_have_one_likelihood_an_item(
     likelihoods = [values[0] for values in scores.items["loglikelihoods"].to_pylist()]
     perplexity = next(metric for metric in scores.metrics if metric.metric == "perplexity")
     assert perplexity.value == pytest.approx(float(torch.tensor(likelihoods).double().mean().neg().exp()))
-    assert perplexity.stderr is not None
+    assert perplexity.stderr == metrics.bootstrap_stderr(metrics.perplexity, likelihoods, iters=1000)
     assert scores.items["gold"].null_count == 5
 
 
@@ -395,7 +407,7 @@ def test_rolling_tasks_are_scored(
 ) -> None:
     scores = score(tiny(), tokenizer, own(ROLLING), recorder)
     assert [metric.metric for metric in scores.metrics] == ["bits_per_byte"]
-    assert scores.metrics[0].value > 1
+    assert (scores.metrics[0].value or 0) > 1
     assert recorder.progressed[-1] == (5, 5, "request")
 
 
@@ -480,7 +492,6 @@ def test_definition_and_items_are_read_where_the_caller_watches_the_files(
         request_of("rte", test),
         batch_tokens=512,
         reporter=recorder,
-        finished=NothingFinished(),
         reading=reading(),
     )
     assert answered == [0]

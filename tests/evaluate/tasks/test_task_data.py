@@ -1,23 +1,21 @@
 import json
 from pathlib import Path
-from typing import Any
 
-import lm_eval
 import pytest
-from lm_eval.tasks import TaskManager
 
 from studyctl.errors import Problem, ProblemCode, StepError
-from studyctl.evaluate.tasks import data as task_data
 from studyctl.evaluate.tasks.data import TaskRequest, load_task
+from tests.evaluate.tasks.test_score_task import STOCK, task_of
 
-STOCK = Path(lm_eval.__file__).parent / "tasks"
 ARC = {"question": "What?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"}
 RTE = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 0}
 
 
-def request_of(yaml: str | Path, test: Path | None, **options: Any) -> TaskRequest:
-    given = {"fewshot": None, "shots": 0, "limit": 0, "chat_template": False, "bos": "auto"} | options
-    return TaskRequest(name="task", yaml=STOCK / yaml, test=test, **given)
+def request_of(
+    yaml: str | Path, test: Path | None, *, fewshot: Path | None = None, shots: int = 0
+) -> TaskRequest:
+    task = task_of("task", STOCK / yaml, test, fewshot)
+    return TaskRequest(task, shots, limit=0, chat_template=False, bos="auto")
 
 
 def problem_of(request: TaskRequest) -> Problem:
@@ -34,37 +32,6 @@ def lines(path: Path, *rows: object) -> Path:
 
 
 class TestLocalFiles:
-    def test_empty(self, tmp_path: Path) -> None:
-        problem = problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl")))
-        assert problem.what == f"{tmp_path / 'x.jsonl'} is empty"
-        assert problem.hint == "one JSON object a line is wanted"
-
-    def test_missing(self, tmp_path: Path) -> None:
-        assert (
-            "cannot be read: No such file"
-            in problem_of(request_of("arc/arc_easy.yaml", tmp_path / "x.jsonl")).what
-        )
-
-    def test_not_json(self, tmp_path: Path) -> None:
-        problem = problem_of(
-            request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", ARC, '{"question": }'))
-        )
-        assert problem.what.startswith(f"line 2 of {tmp_path / 'x.jsonl'} is not JSON")
-        assert (problem.line, problem.column) == (2, 14)
-
-    def test_one_json_document_instead_of_lines(self, tmp_path: Path) -> None:
-        (tmp_path / "x.jsonl").write_text(json.dumps([ARC], indent=1))
-        assert "line 1" in problem_of(request_of("arc/arc_easy.yaml", tmp_path / "x.jsonl")).what
-
-    def test_a_line_that_is_no_object(self, tmp_path: Path) -> None:
-        assert (
-            "line 1 of" in problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", [1]))).what
-        )
-
-    def test_not_utf8(self, tmp_path: Path) -> None:
-        (tmp_path / "x.jsonl").write_bytes(b'{"question": "\xff"}')
-        assert "is not UTF-8" in problem_of(request_of("arc/arc_easy.yaml", tmp_path / "x.jsonl")).what
-
     def test_a_line_without_a_field_that_others_have(self, tmp_path: Path) -> None:
         short = {key: value for key, value in ARC.items() if key != "question"}
         problem = problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", ARC, short)))
@@ -113,10 +80,6 @@ class TestLocalFiles:
 
 
 class TestExamples:
-    def test_none_to_draw_from_is_an_error(self, tmp_path: Path) -> None:
-        problem = problem_of(request_of("arc/arc_easy.yaml", lines(tmp_path / "x.jsonl", ARC), shots=2))
-        assert problem.what == "task `task` has no items to draw 2 examples from"
-
     def test_they_come_from_their_own_file(self, tmp_path: Path) -> None:
         test, fewshot = (
             lines(tmp_path / "x.jsonl", ARC),
@@ -162,43 +125,20 @@ class TestDefinitions:
         ]
 
     def test_a_file_that_matches_a_pattern_since_the_plan_is_an_error(self, tmp_path: Path) -> None:
-        planned = lines(tmp_path / "x1.jsonl", {"question": "Why?", "answer": "So"})
+        lines(tmp_path / "x1.jsonl", {"question": "Why?", "answer": "So"})
         definition = lines(
             tmp_path / "own.yaml", self.OWN + "dataset_kwargs: {data_files: {test: 'x*.jsonl'}}"
         )
-        request = request_of(definition, None, files=frozenset({definition, planned}))
+        request = request_of(definition, None)
         assert len(load_task(request).eval_docs) == 1
         added = lines(tmp_path / "x2.jsonl", {"question": "How?", "answer": "So"})
         problem = problem_of(request)
         assert problem.what == f"task `task` changed since the study was planned: {added} was added"
         assert problem.code is ProblemCode.CHANGED
 
-    def test_a_missing_data_file(self, tmp_path: Path) -> None:
-        definition = lines(tmp_path / "own.yaml", self.OWN + "dataset_kwargs: {data_files: {test: x.jsonl}}")
-        assert (
-            problem_of(request_of(definition, None)).what
-            == f"the data file {tmp_path / 'x.jsonl'} is missing"
-        )
-
     def test_a_group_is_no_task(self, tmp_path: Path) -> None:
         definition = lines(tmp_path / "group.yaml", "group: some\ntask: [arc_easy]\n")
         assert "is not the definition of one lm-eval task" in problem_of(request_of(definition, None)).what
-
-    def test_an_unknown_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(
-            task_data, "TaskManager", lambda: TaskManager(include_path=STOCK / "glue", include_defaults=False)
-        )
-        request = TaskRequest("no_such_task", None, None, None, 0, 0, False, "auto")
-        assert problem_of(request).what == "lm-eval has no task `no_such_task`"
-
-    def test_a_name_alone_is_looked_up_in_lm_eval(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(
-            task_data, "TaskManager", lambda: TaskManager(include_path=STOCK / "glue", include_defaults=False)
-        )
-        request = TaskRequest("rte", None, lines(tmp_path / "x.jsonl", RTE), None, 0, 0, False, "auto")
-        assert load_task(request).eval_docs[0]["sentence1"] == "It rains."
 
     def test_a_hub_dataset_that_is_not_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from studyctl.contract.records import TaskFigure
 from studyctl.errors import StepError
-from studyctl.evaluate.tasks.results import TaskMetric, TaskScores, passage_of
+from studyctl.evaluate.tasks.results import TaskScores, passage_of
 from tests.evaluate.tasks.test_score_task import (
     GENERATE,
     ITEMS,
@@ -33,7 +34,7 @@ metric_list: [{metric: mcc}, {metric: acc}]
 )
 
 
-def main(scores: TaskScores) -> TaskMetric:
+def main(scores: TaskScores) -> TaskFigure:
     (metric,) = (one for one in scores.metrics if one.main)
     return metric
 
@@ -120,9 +121,9 @@ class TestItems:
     @pytest.mark.parametrize("metric", ["acc", "acc_norm"])
     def test_their_mean_is_the_metric(self, scored: Scored, metric: str) -> None:
         scores = scored("openbookqa", main=metric)
-        found = [row["score"] for row in scores.items.to_pylist()]
-        assert sum(found) / len(found) == main(scores).value
-        assert [row["correct"] for row in scores.items.to_pylist()] == [value == 1 for value in found]
+        values = [row["score"] for row in scores.items.to_pylist()]
+        assert sum(values) / len(values) == main(scores).value
+        assert [row["correct"] for row in scores.items.to_pylist()] == [value == 1 for value in values]
 
     def test_correct_norm_goes_with_acc_norm_whatever_the_main_metric_is(self, scored: Scored) -> None:
         one, other = (

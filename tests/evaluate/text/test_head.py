@@ -50,7 +50,7 @@ def test_a_family_that_does_something_else_is_refused(
         return output
 
     monkeypatch.setattr(model, "forward", changed)
-    with pytest.raises(StepError, match="LlamaForCausalLM is computed in a way that is not known"):
+    with pytest.raises(StepError, match="LlamaForCausalLM is computed in a way that is not supported"):
         open_head(model, IDS)
 
 
