@@ -21,7 +21,7 @@ from benchmarks.timing import command_seconds, print_table
 from studyctl.export.folder import copy_beside
 from studyctl.export.trial import files_beside
 from studyctl.files import StudyPaths
-from studyctl.sources.identity import identify_model
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import load_model
 from studyctl.spec.models import Model
 from studyctl.store.query import run_sql

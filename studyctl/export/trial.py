@@ -17,7 +17,7 @@ from studyctl.files import StudyPaths
 from studyctl.journal.exports import ABOUT
 from studyctl.journal.index import read_stored
 from studyctl.reporter import Reporter
-from studyctl.sources.checkpoints import TOKENIZER_FILES
+from studyctl.sources.model_files import TOKENIZER_FILES
 from studyctl.sources.models import LoadedModel
 from studyctl.store.figures import read_figures
 

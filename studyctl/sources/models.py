@@ -14,9 +14,9 @@ from torch import nn
 from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter, SilentReporter
-from studyctl.sources.checkpoints import loaded_files
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.dtypes import resolve_dtype
+from studyctl.sources.model_files import loaded_files
 from studyctl.sources.safetensors_files import weight_files
 from studyctl.sources.verified import changed, unchanged
 
@@ -104,7 +104,7 @@ def load_model(
     """Load a model and its tokenizer, and check that every weight was found, fits and is finite.
 
     Args:
-        identity: what :func:`~studyctl.sources.identity.identify_model` returned.
+        identity: what :func:`~studyctl.sources.model_files.identify_model` returned.
         dtype: of the spec; ``auto`` is resolved for the device.
         device: ``cpu``, ``cuda:0`` ...
         allow_pickle: load weights that exist as pickle only.

@@ -10,8 +10,11 @@ from studyctl.errors import Problem, StepError, StudyError
 from studyctl.evaluate.tasks.data import TaskRequest, load_task
 from studyctl.evaluate.text.windows import needed_tokens
 from studyctl.reporter import Reporter
-from studyctl.sources.identity import identify_checkpoint, identify_model, identify_task, identify_text
+from studyctl.sources.checkpoints import identify_checkpoint
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import load_tokenizer, model_folder
+from studyctl.sources.task_files import identify_task
+from studyctl.sources.text_files import identify_text
 from studyctl.sources.tokens import calibration_tokens, tokenized_text
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model, Spec

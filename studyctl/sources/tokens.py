@@ -73,7 +73,7 @@ def tokenized_text(
     A text for perplexity is tokenised as one text, one for calibration in pieces of whole lines.
 
     Args:
-        text: what :func:`~studyctl.sources.identity.identify_text` returned, with a key.
+        text: what :func:`~studyctl.sources.text_files.identify_text` returned, with a key.
         tokenizer: a fast tokenizer of transformers.
         needed: tokens that a hub dataset must give at least, if it has them; 0: all of it. Local files are taken whole.
         reporter: hears of long waits.

@@ -13,6 +13,7 @@ from studyctl.compress.walk.architectures import block_linears
 from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter
+from studyctl.sources.checkpoints import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
 from studyctl.sources.models import (
     LoadedModel,
     load_tokenizer,
@@ -21,7 +22,6 @@ from studyctl.sources.models import (
     planned_files,
     read_weights,
 )
-from studyctl.sources.published import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
 from studyctl.sources.safetensors_files import read_headers, weight_files
 from studyctl.sources.tokens import tokenizer_key
 
@@ -50,7 +50,7 @@ def load_checkpoint(
     Packed weights are unpacked in the dtype that the checkpoint names, as its users do, and then get the wanted one.
 
     Args:
-        identity: what :func:`~studyctl.sources.published.identify_checkpoint` returned.
+        identity: what :func:`~studyctl.sources.checkpoints.identify_checkpoint` returned.
         base: the model that it is compared with.
         dtype: ``bfloat16``, ``float16`` or ``float32``.
         device: ``cpu``, ``cuda:0`` ...

@@ -15,8 +15,8 @@ from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources import hub
-from studyctl.sources.checkpoints import identify_model
-from studyctl.sources.published import identify_checkpoint
+from studyctl.sources.checkpoints import identify_checkpoint
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.text_files import identify_text
 from studyctl.spec.models import Model, TextSource
 from tests.sources.conftest import CONFIG, tensors

@@ -11,8 +11,8 @@ from torch import nn
 
 from studyctl.contract.identity import Bos
 from studyctl.errors import ProblemCode, StepError, StudyError
-from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.conversion import converted_folder
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import (
     LoadedModel,
     bos_id,

@@ -361,7 +361,7 @@ def test_a_dataset_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, error: E
 def test_dense_perplexity_is_that_of_the_reference(real: Path, name: str) -> None:
     import torch
 
-    from studyctl.sources.checkpoints import identify_model
+    from studyctl.sources.model_files import identify_model
     from studyctl.sources.models import load_model
     from studyctl.spec.models import Model
 

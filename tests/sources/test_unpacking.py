@@ -11,7 +11,7 @@ from torch import nn
 from studyctl.contract.identity import Bos
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StepError
-from studyctl.sources.identity import identify_checkpoint
+from studyctl.sources.checkpoints import identify_checkpoint
 from studyctl.sources.models import LoadedModel, load_tokenizer
 from studyctl.sources.unpacking import (
     ComparedModel,
