@@ -106,7 +106,7 @@ class TestSync:
         assert "gptqmodel: synced already\n" in said.stderr
         for name in ("autoawq", "auto-gptq"):
             assert f"error: {name} could not be installed: error: no network" in said.stderr
-            assert f"`studyctl backends sync {name}` begins anew" in said.stderr
+            assert f"`studyctl backends sync {name}` begins again" in said.stderr
         assert "Traceback" not in said.stderr
 
 

@@ -1,4 +1,4 @@
-"""Somebody's published compressed model: what it is, how its weights are stored, and whether they can be read here."""
+"""Checkpoints, which are published compressed models: what one is, how its weights are stored, and whether they can be read here."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,9 +27,9 @@ _PACKAGES: dict[str, dict[str, str]] = {
 
 
 def identify_checkpoint(settings: Checkpoint, base: Path) -> ModelIdentity:
-    """Return what a published checkpoint is.
+    """Return what a checkpoint is.
 
-    Its key is never that of a model with the same files: what is loaded of the two may differ.
+    Its key is never that of a model with the same files: the weights that are loaded may differ.
 
     Args:
         settings: its table.
@@ -50,7 +50,7 @@ def identify_checkpoint(settings: Checkpoint, base: Path) -> ModelIdentity:
 
 
 def storage_format(config: Mapping[str, Any]) -> str:
-    """Return how a config says that its weights are stored: ``plain``, or the name of a quantization format."""
+    """Return how weights are stored, by their config: ``plain``, or the name of a quantization format."""
     quantization = _quantization(config)
     if not quantization:
         return PLAIN
@@ -59,7 +59,7 @@ def storage_format(config: Mapping[str, Any]) -> str:
 
 
 def check_storage(config: Mapping[str, Any], where: str) -> None:
-    """Refuse weights that cannot be read here, or not as they are meant.
+    """Refuse weights that cannot be read here, or that would be read wrongly.
 
     Raises:
         StudyError: the format is not supported, or needs a package that is not installed.
@@ -81,7 +81,7 @@ def check_storage(config: Mapping[str, Any], where: str) -> None:
 
 
 def storage_caveats(config: Mapping[str, Any]) -> list[str]:
-    """Return what of a checkpoint is left out of the measurement."""
+    """Return the parts of a checkpoint that are not measured, as sentences."""
     groups = _quantization(config).get("config_groups") or {}
     inputs = [group.get("input_activations") for group in groups.values() if isinstance(group, dict)]
     if not any(inputs):
@@ -91,36 +91,32 @@ def storage_caveats(config: Mapping[str, Any]) -> list[str]:
 
 
 def _misread(method: str, quantization: Mapping[str, Any]) -> str:
-    """Return why other weights than those that were published would be read, without a word; empty if they would not."""
+    """Return why other weights than the published ones would be read, without an error; empty if they would not."""
     if method == "awq":
-        named = (quantization.get(key) for key in ("version", "format", "checkpoint_format"))
-        layout = str(next(filter(None, named), "gemm")).lower()
+        names = (quantization.get(key) for key in ("version", "format", "checkpoint_format"))
+        layout = str(next(filter(None, names), "gemm")).lower()
         return f"has AWQ weights in the layout `{layout}`; only `gemm` is read" if layout != "gemm" else ""
-    return _misread_compressed_tensors(quantization) if method == COMPRESSED_TENSORS else ""
-
-
-def _misread_compressed_tensors(quantization: Mapping[str, Any]) -> str:
-    sparsity = quantization.get("sparsity_config") or {}
-    if sparsity.get("format", "dense") != "dense":
-        return (
-            f"is stored in the sparse format `{sparsity['format']}`, which compressed-tensors reads no more"
-        )
+    if method != COMPRESSED_TENSORS:
+        return ""
+    sparsity = (quantization.get("sparsity_config") or {}).get("format", "dense")
+    status = str(quantization.get("quantization_status"))
+    if sparsity != "dense":
+        return f"is stored in the sparse format `{sparsity}`, which compressed-tensors no longer reads"
     if (quantization.get("transform_config") or {}).get("config_groups"):
         return "rotates its activations (transform_config), which is not supported"
     if quantization.get("kv_cache_scheme"):
         return "quantizes keys and values (kv_cache_scheme), which is not supported"
-    status = str(quantization.get("quantization_status"))
     if status != "compressed":
         return f"says that its weights are not compressed (quantization_status `{status}`)"
     return ""
 
 
 def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = config.get("quantization_config")
-    return found if isinstance(found, dict) else {}
+    quantization = config.get("quantization_config")
+    return quantization if isinstance(quantization, dict) else {}
 
 
 def own_dtype(config: Mapping[str, Any]) -> str | None:
-    """Return the dtype that a config names: the one that packed weights are meant to be unpacked in."""
+    """Return the dtype that a config names, in which packed weights are to be unpacked."""
     dtype = config.get("dtype") or config.get("torch_dtype")
     return dtype if dtype in ("bfloat16", "float16", "float32") else None

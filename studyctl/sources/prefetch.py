@@ -1,11 +1,11 @@
-"""Fetching all that a study needs, so that it can run without a connection."""
+"""Fetching everything that a study needs, so that it can run without a connection."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from studyctl.contract.identity import Purpose
-from studyctl.contract.methods import Checkpoint
+from studyctl.contract.methods import Checkpoint, MethodSettings
 from studyctl.errors import Problem, StepError, StudyError
 from studyctl.evaluate.tasks.data import TaskRequest, load_task
 from studyctl.evaluate.text.windows import needed_tokens
@@ -17,9 +17,9 @@ from studyctl.sources.task_files import identify_task
 from studyctl.sources.text_files import identify_text
 from studyctl.sources.tokens import calibration_tokens, tokenized_text
 from studyctl.spec.loading import Document
-from studyctl.spec.models import Model, Spec
+from studyctl.spec.models import Calibration, Model, Tasks
 
-Step = Callable[[], None]
+Fetch = Callable[[], None]
 
 
 def prefetch(document: Document, reporter: Reporter) -> None:
@@ -28,101 +28,84 @@ def prefetch(document: Document, reporter: Reporter) -> None:
     Local folders and files need nothing. Everything is tried; what failed is raised together at the end.
 
     Raises:
-        StudyError: something could not be had; carries a problem for each.
+        StudyError: something could not be fetched; carries a problem for each.
     """
     problems: list[Problem] = []
-    tokenizers: list[Any] = []
-    steps = [
-        *_models(document, tokenizers, reporter),
-        *_texts(document, tokenizers, reporter),
-        *_tasks(document),
-    ]
-    for done, (note, step) in enumerate(steps):
+    sources = list(_Prefetch(document, reporter).sources())
+    for done, (note, fetch) in enumerate(sources):
         reporter.check_stop()
-        reporter.progress(done, len(steps), "source", note=note)
+        reporter.progress(done, len(sources), "source", note=note)
         try:
-            step()
+            fetch()
         except StudyError as error:
             problems += error.problems
-    reporter.progress(len(steps), len(steps), "source")
+    reporter.progress(len(sources), len(sources), "source")
     if problems:
         raise StudyError(problems)
 
 
-def _models(document: Document, tokenizers: list[Any], reporter: Reporter) -> Iterator[tuple[str, Step]]:
-    """Yield a step for each model and published checkpoint; their tokenizers are collected."""
+class _Prefetch:
+    """Fetches the sources of a spec; texts are tokenised by the tokenizers of the models that were fetched before."""
 
-    def fetch(model: Model) -> None:
-        identity = identify_model(model, document.base)
-        folder = model_folder(identity, allow_pickle=model.allow_pickle, reporter=reporter)
-        tokenizers.append(load_tokenizer(folder))
+    def __init__(self, document: Document, reporter: Reporter) -> None:
+        self.spec, self.base, self.reporter = document.spec, document.base, reporter
+        self.tokenizers: list[Any] = []
 
-    def fetch_checkpoint(settings: Checkpoint) -> None:
-        identity = identify_checkpoint(settings, document.base)
-        folder = model_folder(identity, allow_pickle=False, reporter=reporter)
-        if identity.tokenizer:
-            tokenizers.append(load_tokenizer(folder))
-
-    for model in document.spec.models:
-        yield model.id, partial(fetch, model)
-    for settings in _checkpoints(document.spec):
-        yield settings.id, partial(fetch_checkpoint, settings)
-
-
-def _checkpoints(spec: Spec) -> Iterator[Checkpoint]:
-    """Yield every checkpoint that is compared with a model of the spec; the others are left out of the study."""
-    models = {model.id for model in spec.models}
-    for table in spec.compression:
-        for settings, _, _ in table.expand():
+    def sources(self) -> Iterator[tuple[str, Fetch]]:
+        """Yield every source with what fetches it: models, checkpoints, texts, tasks."""
+        for model in self.spec.models:
+            yield model.id, partial(self.model, model)
+        models = {model.id for model in self.spec.models}
+        for settings, _ in self.variants():
+            # Checkpoints of other models are left out of the study.
             if isinstance(settings, Checkpoint) and settings.of in models:
-                yield settings
+                yield settings.id, partial(self.checkpoint, settings)
+        for text in dict.fromkeys(self.texts()):
+            yield ", ".join(text[:3]), partial(self.text, *text)
+        if (tasks := self.spec.evaluation.tasks) is not None:
+            for name in tasks.names:
+                yield name, partial(self.task, name, tasks)
 
+    def variants(self) -> Iterator[tuple[MethodSettings, Calibration]]:
+        for table in self.spec.compression:
+            for settings, override, _ in table.expand():
+                yield settings, override.applied_to(self.spec.calibration)
 
-def _texts(document: Document, tokenizers: list[Any], reporter: Reporter) -> Iterator[tuple[str, Step]]:
-    """Yield a step for each text of each language."""
-
-    def fetch(name: str, purpose: Purpose, language: str, needed: int) -> None:
-        text = identify_text(name, document.spec.text.get(name), purpose, language, document.base)
-        if text.key is None:
-            raise StepError(f"text `{name}` in {language} could not be looked up: {text.unknown}")
-        if text.dataset is not None:
-            # How many documents of a dataset are needed shows when they are tokenised.
-            for tokenizer in tokenizers:
-                tokenized_text(text, tokenizer, needed=needed, reporter=reporter)
-
-    for text in dict.fromkeys(_wanted_texts(document.spec)):
-        yield f"{text[0]}, {text[1]}, {text[2]}", partial(fetch, *text)
-
-
-def _wanted_texts(spec: Spec) -> Iterator[tuple[str, Purpose, str, int]]:
-    """Yield source, purpose, language and tokens needed."""
-    perplexity = spec.evaluation.perplexity
-    if perplexity is not None:
-        for language in perplexity.languages:
-            yield (
-                perplexity.source,
-                "perplexity",
-                language,
-                needed_tokens(perplexity.windows, perplexity.sequence_length),
-            )
-    for table in spec.compression:
-        for settings, override, _ in table.expand():
-            calibration = override.applied_to(spec.calibration)
+    def texts(self) -> Iterator[tuple[str, Purpose, str, int]]:
+        """Yield source, purpose, language and how many tokens are needed."""
+        if (perplexity := self.spec.evaluation.perplexity) is not None:
+            needed = needed_tokens(perplexity.windows, perplexity.sequence_length)
+            for language in perplexity.languages:
+                yield perplexity.source, "perplexity", language, needed
+        for settings, calibration in self.variants():
             if settings.needs_data and calibration.ids is None:
                 languages = calibration.languages
                 needed = calibration_tokens(calibration.samples, calibration.sequence_length, len(languages))
                 for language in languages:
                     yield calibration.source, "calibration", language, needed
 
+    def model(self, model: Model) -> None:
+        identity = identify_model(model, self.base)
+        folder = model_folder(identity, allow_pickle=model.allow_pickle, reporter=self.reporter)
+        self.tokenizers.append(load_tokenizer(folder))
 
-def _tasks(document: Document) -> Iterator[tuple[str, Step]]:
-    """Yield a step for each task."""
-    tasks = document.spec.evaluation.tasks
-    if tasks is None:
-        return
+    def checkpoint(self, settings: Checkpoint) -> None:
+        identity = identify_checkpoint(settings, self.base)
+        folder = model_folder(identity, allow_pickle=False, reporter=self.reporter)
+        if identity.tokenizer:
+            self.tokenizers.append(load_tokenizer(folder))
 
-    def fetch(name: str) -> None:
-        task = identify_task(name, tasks, document.base)
+    def text(self, name: str, purpose: Purpose, language: str, needed: int) -> None:
+        text = identify_text(name, self.spec.text.get(name), purpose, language, self.base)
+        if text.key is None:
+            raise StepError(f"text `{name}` in {language} could not be looked up: {text.unknown}")
+        if text.dataset is not None:
+            # Tokenising shows how many documents of a dataset are needed.
+            for tokenizer in self.tokenizers:
+                tokenized_text(text, tokenizer, needed=needed, reporter=self.reporter)
+
+    def task(self, name: str, tasks: Tasks) -> None:
+        task = identify_task(name, tasks, self.base)
         if task.key is None:
             raise StepError(f"task `{name}` could not be looked up: {task.unknown}")
         # Loading a task leaves its dataset in the cache.
@@ -131,6 +114,3 @@ def _tasks(document: Document) -> Iterator[tuple[str, Step]]:
                 name, task.yaml, task.test, task.fewshot, tasks.shots, tasks.limit, False, "auto", task.commit
             )
         )
-
-    for name in tasks.names:
-        yield name, partial(fetch, name)

@@ -67,9 +67,9 @@ def test_a_format_names_the_packages_that_are_missing(
     installed: Callable[..., None], method: str, packages: str
 ) -> None:
     installed()
-    wanted = " and ".join(packages.split())
+    names = " and ".join(packages.split())
     assert refusal({**PACKED, "quant_method": method}) == (
-        f"`org/name` is stored in the format `{method}`, which needs {wanted} | pip install {packages}"
+        f"`org/name` is stored in the format `{method}`, which needs {names} | pip install {packages}"
     )
 
 

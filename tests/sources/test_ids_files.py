@@ -42,7 +42,7 @@ def test_ids_must_be_in_the_vocabulary(tmp_path: Path) -> None:
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, ids: np.ndarray) -> None:
-    with pytest.raises(StudyError, match=r"int32 or int64 \[samples, tokens\] is wanted"):
+    with pytest.raises(StudyError, match=r"int32 or int64 \[samples, tokens\]"):
         identify_ids(saved(tmp_path, ids), None)
 
 

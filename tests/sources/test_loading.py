@@ -100,7 +100,7 @@ def test_a_tensor_too_many_is_named(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     change(folder, model__layers__9__mlp__up_proj__weight=torch.zeros(2, 2))
     with pytest.raises(
-        StepError, match=r"beside what the model takes.*model\.layers\.9\.mlp\.up_proj\.weight"
+        StepError, match=r"besides those of the model.*model\.layers\.9\.mlp\.up_proj\.weight"
     ):
         load(folder)
 
@@ -286,7 +286,7 @@ def test_a_gguf_file_is_converted_once_and_keeps_its_values(smollm2: Model, own_
 
     identity = identify_model(smollm2, Path())
     assert identity.key is not None
-    leftover = own_cache / "models" / f".{identity.key}.interrupted"
+    leftover = own_cache / "models" / f".{identity.key}.999999999.new.partial"
     leftover.mkdir(parents=True)
     listener = Listener()
     loaded = load_model(identity, dtype="float32", device="cpu", reporter=listener)

@@ -266,5 +266,5 @@ def test_a_chat_template_is_compared_where_it_is_used(base: Path) -> None:
 
 def test_weights_of_another_model_are_named(base: Path) -> None:
     change_config(base, num_hidden_layers=2)
-    with pytest.raises(StepError, match=r"beside what the model takes.*model\.layers\.2"):
+    with pytest.raises(StepError, match=r"besides those of the model.*model\.layers\.2"):
         load(base, base)
