@@ -42,7 +42,6 @@ _NO_LINEAR = re.compile(r"norm|embed|rotary|wpe|wte|relative_attention_bias|(^|\
 _FLOATS = ("BF16", "F16", "F32", "F64")
 _TRANSPOSED = ("gpt2",)
 """Families whose linears are stored ``[in, out]``."""
-_OUTPUT_WEIGHTS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 def read_config(path: Path, where: str) -> dict[str, Any]:
@@ -122,8 +121,3 @@ def block_linears(tensors: Mapping[str, TensorInfo], model_type: str) -> dict[st
 
 def _by_block(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
-
-
-def has_tied_head(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the output layer shares the input embedding: then no weight of its own is stored."""
-    return not any(name.endswith(_OUTPUT_WEIGHTS) for name in tensors)

@@ -14,12 +14,11 @@ from pathlib import Path
 import gguf
 import torch
 import transformers
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import StepError
-from studyctl.files import cache_folder
-from studyctl.folders import atomic_folder
+from studyctl.files import atomic_folder, cache_folder
 from studyctl.reporter import Reporter
 from studyctl.sources.verified import unchanged
 
@@ -39,16 +38,7 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            reporter.progress(
-                0, 1, "model", note=f"waiting for another process that converts {identity.file}"
-            )
-            reporter.check_stop()
-    try:
+    with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder
         reporter.progress(0, 1, "model", note=f"converting {identity.file} (once)")
@@ -58,9 +48,7 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
         except (OSError, ValueError, KeyError, NotImplementedError) as error:
             raise StepError(f"cannot convert `{identity.file}`: {error}") from error
         reporter.progress(1, 1, "model", note=f"converted {identity.file}")
-        return folder
-    finally:
-        lock.release()
+    return folder
 
 
 @contextmanager

@@ -64,16 +64,11 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
     return value
 
 
-def content_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's content, as hex digits."""
+def identify_file(path: Path) -> FileIdentity:
+    """Return a file with the SHA-256 of its content."""
 
     def compute(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    return remembered(path, "sha256", compute)
-
-
-def identify_file(path: Path) -> FileIdentity:
-    """Return a file with the hash of its content."""
-    return FileIdentity(path, content_hash(path))
+    return FileIdentity(path, remembered(path, "sha256", compute))

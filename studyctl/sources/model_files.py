@@ -8,7 +8,7 @@ from typing import Any
 from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.configs import block_linears, check_decoder, has_tied_head, read_config, read_sizes
+from studyctl.sources.configs import block_linears, check_decoder, read_config, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
 from studyctl.sources.safetensors_files import (
@@ -35,6 +35,7 @@ TOKENIZER_FILES = (
 )
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """One of these makes a tokenizer."""
+_OUTPUT_WEIGHTS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 def identify_model(model: Model, base: Path, *, needs_tokenizer: bool = True) -> ModelIdentity:
@@ -141,7 +142,10 @@ def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: st
         "linears": linears,
         "parameters": sum(math.prod(info.shape) for info in tensors.values()),
         "weight_bytes": sum(info.bytes for info in tensors.values()),
-        "tied": has_tied_head(tensors) if tensors else bool(config.get("tie_word_embeddings")),
+        # A tied output layer stores no weight of its own.
+        "tied": not any(name.endswith(_OUTPUT_WEIGHTS) for name in tensors)
+        if tensors
+        else bool(config.get("tie_word_embeddings")),
     }
 
 

@@ -149,9 +149,15 @@ def make_ready(model: nn.Module, name: str, device: str) -> None:
     """Put a model that was read into evaluation mode, without gradients, on a device.
 
     Raises:
-        StepError: a weight is NaN or infinite.
+        StepError: a weight is NaN or infinite; names the first tensor that holds one.
     """
-    check_finite(model, name)
+    for tensor_name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        # One pass and no temporary: minimum and maximum show NaN and infinity alike (40 times as fast as isfinite).
+        low, high = torch.aminmax(tensor)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise StepError(f"the weights of {name} hold NaN or infinity in `{tensor_name}`")
     model.requires_grad_(False).eval().to(device)
 
 
@@ -177,20 +183,6 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise StepError(f"cannot load {identity.id}: {error}") from error
-    _check_complete(info, identity.id)
-    for tensor in (*model.parameters(), *model.buffers()):
-        # Memory that torch did not allocate is a mapped file: who writes to that file would write to the model.
-        if not tensor.untyped_storage().resizable():
-            tensor.data = tensor.data.clone()
-    return cast("nn.Module", model)
-
-
-def _check_complete(info: dict[str, Any], name: str) -> None:
-    """Refuse a model whose weights are not exactly those of its architecture.
-
-    Raises:
-        StepError: tensors are missing, left over, or of another shape.
-    """
     faults = {
         "lack": info["missing_keys"],
         "have, besides those of the model,": info["unexpected_keys"],
@@ -201,24 +193,14 @@ def _check_complete(info: dict[str, Any], name: str) -> None:
             names = sorted(str(key) for key in keys)
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise StepError(
-                f"the weights of {name} {what} {', '.join(names[:4])}{more}",
+                f"the weights of {identity.id} {what} {', '.join(names[:4])}{more}",
                 hint="are weights and config.json of the same model?",
             )
-
-
-def check_finite(model: nn.Module, name: str) -> None:
-    """Refuse NaN and infinity in any weight.
-
-    Raises:
-        StepError: names the first tensor that holds one.
-    """
-    for tensor_name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point() or tensor.numel() == 0:
-            continue
-        # One pass and no temporary: minimum and maximum show NaN and infinity alike (40 times as fast as isfinite).
-        low, high = torch.aminmax(tensor)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise StepError(f"the weights of {name} hold NaN or infinity in `{tensor_name}`")
+    for tensor in (*model.parameters(), *model.buffers()):
+        # Memory that torch did not allocate is a mapped file: who writes to that file would write to the model.
+        if not tensor.untyped_storage().resizable():
+            tensor.data = tensor.data.clone()
+    return cast("nn.Module", model)
 
 
 def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:

@@ -179,7 +179,7 @@ class Engine:
         self._changed = changeable_modules(self.loaded.model)  # known before the first is written
         ids = None if job.calibration is None else self._calibration_ids(job, job.calibration, recorder)
         paths = StudyPaths(job.root)
-        finished = FinishedBlocks(paths.finished_blocks(job.weights_key))
+        finished = FinishedBlocks(paths.resumable_blocks(job.weights_key))
         result = StepFinished(step=step)
         if job.backend == OWN:
             done = compress(
@@ -377,7 +377,7 @@ class Engine:
         return StepFinished(step=step, seconds=seconds)
 
     def _chunks_path(self, job: Job, step: Step) -> Path:
-        return StudyPaths(job.root).finished_chunks(job.trial, step.key or "")
+        return StudyPaths(job.root).resumable_chunks(job.trial, step.key or "")
 
     def forget_chunks(self, job: Job, step: Step) -> None:
         """Delete what would be needed to go on with a task that is finished now."""

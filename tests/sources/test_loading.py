@@ -16,9 +16,9 @@ from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import (
     LoadedModel,
     bos_id,
-    check_finite,
     load_model,
     load_tokenizer,
+    make_ready,
     restore_dense,
 )
 from studyctl.spec.models import Model
@@ -123,11 +123,11 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path, value: float) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_nan_among_many_weights_is_found(dtype: torch.dtype) -> None:
     linear = nn.Linear(300, 200, dtype=dtype)
-    check_finite(linear, "it")
+    make_ready(linear, "it", "cpu")
     with torch.no_grad():
         linear.weight[123, 45] = torch.nan
     with pytest.raises(StepError, match="`weight`"):
-        check_finite(linear, "it")
+        make_ready(linear, "it", "cpu")
 
 
 def test_an_overflow_of_the_dtype_is_found(tmp_path: Path) -> None:

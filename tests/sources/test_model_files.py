@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from studyctl.contract.identity import FileIdentity
 from studyctl.errors import StudyError
 from studyctl.sources.configs import block_linears, check_decoder, read_sizes
-from studyctl.sources.hashes import content_hash
+from studyctl.sources.hashes import identify_file
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.safetensors_files import TensorInfo
 from studyctl.spec.models import Model
@@ -43,7 +42,7 @@ def test_sizes_and_linears_come_from_config_and_headers(folder: Path) -> None:
 def test_every_file_that_is_loaded_is_named_with_its_content(folder: Path) -> None:
     identity = identify_model(Model(id=str(folder)), folder)
     assert identity.files == tuple(
-        FileIdentity(folder.resolve() / name, content_hash(folder / name))
+        identify_file(folder.resolve() / name)
         for name in ("config.json", "model.safetensors", "tokenizer.json")
     )
 

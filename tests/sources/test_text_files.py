@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from studyctl.contract.identity import FileIdentity, TextIdentity
+from studyctl.contract.identity import TextIdentity
 from studyctl.errors import StudyError
-from studyctl.sources.hashes import content_hash
+from studyctl.sources.hashes import identify_file
 from studyctl.sources.text_files import documents_of, identify_text
 from studyctl.spec.models import TextSource
 
@@ -40,7 +40,7 @@ def test_documents_are_joined_by_newlines_and_counted_in_utf8_bytes(path: Path, 
     assert read_file(path, "text") == "één\ntwo\nlines"
     found = identify(tmp_path)
     assert found.bytes == len("één\ntwo\nlines".encode())
-    assert found.file == FileIdentity(path, content_hash(path))
+    assert found.file == identify_file(path)
     assert (found.language, found.purpose) == ("en", "perplexity")
 
 
