@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-import psutil
 
 
 @contextmanager
@@ -91,6 +90,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Delete what killed processes left when they wrote ``path``."""
+    import psutil  # takes 10 ms, and few commands write folders
+
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(new|old)\.partial")
     for folder in path.parent.iterdir():
         match = pattern.fullmatch(folder.name)
@@ -189,7 +190,7 @@ class StudyPaths:
         return self.logs / f"{trial}.{attempt}.log"
 
     def part(self, trial: str, attempt: int, name: str) -> Path:
-        """A Parquet part of one attempt; ``name`` says of which stage."""
+        """A Parquet part of one attempt; ``name`` says of which step."""
         return self.journal / f"{trial}.{attempt}.{name}.parquet"
 
     def trial_weights(self, weights_key: str) -> Path:

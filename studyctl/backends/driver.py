@@ -27,7 +27,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 ORPHANED = 70
@@ -78,7 +77,12 @@ class Task:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Measure time and memory of the compression alone, without loading and saving."""
-        _reset_peak()
+        # The peak begins again, without what loading and the check of the dense model left free.
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        clear = Path("/proc/self/clear_refs")
+        if clear.exists():
+            clear.write_text("5")
         begun = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - begun
@@ -139,7 +143,11 @@ def main() -> None:
 def _run(adapter_path: Path, values: dict[str, Any] | None, report: Callable[..., None]) -> None:
     if values is None or not values["network"]:
         _forbid_network()
-    adapter = _load(adapter_path)
+    spec = importlib.util.spec_from_file_location("adapter", adapter_path)
+    assert spec is not None
+    assert spec.loader is not None
+    adapter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(adapter)
     report("versions", versions={name: importlib.metadata.version(name) for name in adapter.PACKAGES})
     if values is None:
         return
@@ -152,14 +160,6 @@ def _run(adapter_path: Path, values: dict[str, Any] | None, report: Callable[...
     weights = adapter.compress(task)
     _write_plain(Path(values["out"]) / "plain.safetensors", weights, task.dtype)
     report("done", seconds=task.seconds, peak_memory_bytes=task.peak_bytes)
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("adapter", path)
-    assert spec is not None and spec.loader is not None  # noqa: PT018
-    adapter = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(adapter)
-    return adapter
 
 
 class ReadOtherwiseError(Exception):
@@ -240,15 +240,6 @@ def _end_with_worker() -> None:
     if os.getpgrp() == os.getpid():  # as a worker starts it; then what the package started ends too
         os.killpg(0, signal.SIGKILL)
     os._exit(ORPHANED)
-
-
-def _reset_peak() -> None:
-    """Begin a new measurement of the peak, without what loading and the check of the dense model left free."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")
 
 
 def _peak_bytes() -> int:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from studyctl.signals import how_it_ended, last_lines
 
@@ -129,9 +129,15 @@ def _listen(
     hear: Callable[[Mapping[str, Any]], None],
     meanwhile: Callable[[], None],
 ) -> None:
-    records: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    assert process.stdout is not None
-    threading.Thread(target=_read, args=(process.stdout, records), daemon=True).start()
+    records: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        with suppress(ValueError):  # the last line of a process that was killed while it wrote
+            for line in process.stdout or ():
+                records.put(json.loads(line))
+        records.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
     while True:
         try:
             record = records.get(timeout=POLL_SECONDS)
@@ -151,12 +157,3 @@ def _listen(
             outcome.failure, outcome.cause = record["error"], DriverCause(record["cause"])
         meanwhile()
     process.wait()
-
-
-def _read(stream: IO[str], records: "queue.Queue[dict[str, Any] | None]") -> None:
-    for line in stream:
-        try:
-            records.put(json.loads(line))
-        except ValueError:  # the last line of a process that was killed while it wrote
-            break
-    records.put(None)

@@ -94,7 +94,7 @@ def read_sizes(config: Mapping[str, object], where: str) -> dict[str, int]:
         numbers = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
         sizes[key] = next(numbers, 0)
         if key in _REQUIRED and not sizes[key]:
-            raise StudyError(f"the config of `{where}` lacks `{names[0]}`")
+            raise StudyError(f"the config of `{where}` has no `{names[0]}`")
     is_multi_query = config.get("multi_query") and not config.get("new_decoder_architecture")
     heads, hidden = sizes["heads"], sizes["hidden_size"]
     return sizes | {

@@ -235,7 +235,7 @@ def _explained(error: Exception, kind: Kind, repo: str, revision: str) -> StudyE
             "run `studyctl prefetch` with a connection",
         )
     if isinstance(error, errors.EntryNotFoundError):
-        return StudyError(f"{name} lacks a file: {reason}")
+        return StudyError(f"a file of {name} is missing: {reason}")
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
         return StudyError(f"no access to {name}", "log in with `hf auth login`")
     return HubUnreachable(f"the hub did not answer for {name} ({reason})")

@@ -1,4 +1,4 @@
-"""Which files of a folder hold a model's weights, and what their headers say; no tensor is read."""
+"""The files of a folder that hold a model's weights, and the content of their headers; no tensor is read."""
 
 import json
 import math

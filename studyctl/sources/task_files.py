@@ -147,7 +147,7 @@ def _items(task: str, path: Path) -> int:
 
 
 def _merged(path: Path, files: dict[Path, None], above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return a YAML file with what it includes; its own keys win. The files read are added to ``files``."""
+    """Return a YAML file merged over the files that it includes. The files read are added to ``files``."""
     path = path.resolve()
     if path in above:
         raise StudyError(f"`{path}` includes itself")

@@ -108,7 +108,7 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
         field: the field or column that holds the text.
 
     Raises:
-        StudyError: it is not UTF-8, a line is no JSON object or lacks the field, or the format is not known.
+        StudyError: it is not UTF-8, a line is no JSON object or has no such field, or the format is unknown.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -116,9 +116,7 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
     if suffix == ".txt":
         return ["\n".join(_lines(data, path))]
     if suffix != ".jsonl":
-        raise StudyError(
-            f"`{path}` has a format that is not known", hint="texts are .jsonl, .txt or .parquet files"
-        )
+        raise StudyError(f"`{path}` has an unknown format", hint="texts are .jsonl, .txt or .parquet files")
     documents = []
     for place, item in _objects(data, path, hint=f'a line reads {{"{field}": "..."}}'):
         if not isinstance(item.get(field), str):

@@ -149,8 +149,8 @@ class TestWhatIsWritten:
 
     def test_views_and_other_dtypes_become_plain_tensors(self, tmp_path: Path) -> None:
         transposed = torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T
-        wanted = torch.nn.Parameter(torch.ones(2))
-        _write_plain(tmp_path / "plain.safetensors", {"a": transposed, "b": wanted}, torch.bfloat16)
+        parameter = torch.nn.Parameter(torch.ones(2))
+        _write_plain(tmp_path / "plain.safetensors", {"a": transposed, "b": parameter}, torch.bfloat16)
         stored = load_file(tmp_path / "plain.safetensors")
         assert stored["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
         assert {value.dtype for value in stored.values()} == {torch.bfloat16}

@@ -111,7 +111,7 @@ def test_what_would_be_misread_is_refused(keys: dict[str, Any], reason: str) -> 
 
 def test_quantized_activations_are_told() -> None:
     def caveats(*inputs: dict[str, Any] | None) -> list[str]:
-        groups = {str(number): {"input_activations": found} for number, found in enumerate(inputs)}
+        groups = {str(number): {"input_activations": identity} for number, identity in enumerate(inputs)}
         return storage_caveats({"quantization_config": {**PACKED, "config_groups": groups}})
 
     assert storage_caveats({}) == caveats(None) == []
@@ -144,8 +144,8 @@ def test_the_key_changes_with_its_files(folder: Path, name: str) -> None:
 
 
 def test_a_folder_is_relative_to_the_spec(folder: Path) -> None:
-    found = identify_checkpoint(Checkpoint(id="./models/tiny", of="m"), folder.parents[1])
-    assert found.folder == folder.resolve()
+    identity = identify_checkpoint(Checkpoint(id="./models/tiny", of="m"), folder.parents[1])
+    assert identity.folder == folder.resolve()
 
 
 def test_a_checkpoint_may_come_without_tokenizer(folder: Path) -> None:
@@ -156,16 +156,16 @@ def test_a_checkpoint_may_come_without_tokenizer(folder: Path) -> None:
 
 
 def test_what_cannot_be_a_checkpoint(folder: Path) -> None:
-    def said(name: str) -> str:
+    def message(name: str) -> str:
         with pytest.raises(StudyError) as caught:
             identify_checkpoint(Checkpoint(id=name, of="m"), folder.parent)
         return caught.value.problems[0].what
 
-    assert "does not exist" in said("./nothing")
-    assert "is a folder or a model of the hub" in said("package:module/file.gguf")
+    assert "does not exist" in message("./nothing")
+    assert "is a folder or a model of the hub" in message("package:module/file.gguf")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    assert "pickle only" in said(str(folder))
+    assert "pickle only" in message(str(folder))
     (folder / "config.json").write_text(
         json.dumps({"architectures": ["BertForMaskedLM"], "model_type": "bert"})
     )
-    assert "is not a decoder" in said(str(folder))
+    assert "is not a decoder" in message(str(folder))

@@ -97,9 +97,9 @@ def test_a_config_that_cannot_be_read(folder: Path, text: str | bytes) -> None:
     assert "config.json" in refusal(folder)
 
 
-def test_a_config_that_lacks_a_size_names_it(folder: Path) -> None:
+def test_a_config_without_a_size_names_it(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG | {"hidden_size": None}))
-    assert "lacks `hidden_size`" in refusal(folder)
+    assert "has no `hidden_size`" in refusal(folder)
 
 
 @pytest.mark.parametrize("left", [0, 4, 8, 50, -1])

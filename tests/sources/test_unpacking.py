@@ -57,10 +57,12 @@ def weights(loaded: LoadedModel) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in loaded.model.state_dict().items() if "_proj" in name}
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(differences: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert differences.keys() == expected.keys()
     assert [
-        name for name in found if not torch.equal(found[name], expected[name].to(found[name].dtype))
+        name
+        for name in differences
+        if not torch.equal(differences[name], expected[name].to(differences[name].dtype))
     ] == []
 
 
