@@ -4,19 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM  # by name only: no model is imported yet
+from transformers import AutoModelForCausalLM
 
 from studyctl.compress.walk.walker import compress as walk
 from studyctl.contract.limits import block_batch_tokens
 from studyctl.contract.methods import METHODS
 from studyctl.reporter import SilentReporter
-from studyctl.sources.lean_transformers import import_models
 
 PACKAGES = ("studyctl", "transformers", "torch")
 COMPILED = ("sparsegpt", "gptq", "awq")
 """Methods with kernels that numba compiles."""
-
-import_models()  # before the driver loads the model, as a worker does
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:

@@ -32,8 +32,9 @@ from studyctl.evaluate.text.reference import open_reference
 from studyctl.evaluate.text.score import BatchScores, score_windows
 from studyctl.evaluate.text.windows import Windows
 from studyctl.reporter import SilentReporter
-from studyctl.sources.identity import identify_model, identify_text
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import LoadedModel, bos_id, load_model
+from studyctl.sources.text_files import identify_text
 from studyctl.sources.tokens import perplexity_windows
 from studyctl.spec.models import BUNDLED_LANGUAGES, Model
 from studyctl.work.backend import expected_nll, hand_over

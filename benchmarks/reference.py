@@ -22,7 +22,7 @@ from benchmarks.timing import command_seconds
 from studyctl.export.folder import copy_beside
 from studyctl.export.trial import files_to_copy
 from studyctl.files import StudyPaths
-from studyctl.sources.identity import identify_model
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import load_model
 from studyctl.spec.models import Model
 from studyctl.store.query import run_sql

@@ -18,7 +18,7 @@ from studyctl.evaluate.tasks.packed import Answer, PackedScorer, open_packed
 from studyctl.evaluate.tasks.score import _ask, _quiet, _set_shots
 from studyctl.evaluate.tasks.scorer import Encoded, Scorer, _prompt
 from studyctl.reporter import SilentReporter
-from studyctl.sources.identity import identify_model
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import LoadedModel, load_model
 from studyctl.sources.task_index import find_task
 from studyctl.spec.models import Model

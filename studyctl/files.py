@@ -1,8 +1,11 @@
-"""Where a study's files are, and how a file is written so that a crash leaves the old one or the new one."""
+"""Where a study's files are, and how files and folders are written so that a crash leaves the old one or the new one."""
 
+import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,7 @@ import platformdirs
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is synced and takes the name of ``path``.
+    """Yield a temporary path next to ``path``; on success it is synced and takes the name of ``path``.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; ``path`` is as it was.
@@ -47,6 +50,53 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder next to ``path``; on success it is synced and takes the name of ``path``.
+
+    Args:
+        path: what is to be made; missing, or an empty folder.
+        replace: take the place of a folder that is not empty.
+
+    Raises:
+        OSError: the parent cannot be written, the disk is full, or ``path`` is not empty; ``path`` is as it was.
+    """
+    if not replace and (path.is_file() or (path.exists() and any(path.iterdir()))):
+        raise FileExistsError(errno.EEXIST, "it exists already and is not empty", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}.partial") for kind in ("new", "old"))
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in temporary.iterdir():
+            with entry.open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(temporary)
+        if replace and path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists():
+            if path.exists():
+                shutil.rmtree(old)
+            else:  # the new one could not take its place
+                old.rename(path)
+    sync_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed processes left when they wrote ``path``."""
+    import psutil  # takes 10 ms, and few commands write folders
+
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(new|old)\.partial")
+    for folder in path.parent.iterdir():
+        match = pattern.fullmatch(folder.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            shutil.rmtree(folder)
 
 
 def digest(value: object) -> str:
@@ -99,7 +149,7 @@ class StudyPaths:
 
     @property
     def runner_log(self) -> Path:
-        """What a detached runner prints."""
+        """Output of a detached runner."""
         return self.logs / "runner.log"
 
     @property
@@ -140,7 +190,7 @@ class StudyPaths:
         return self.logs / f"{trial}.{attempt}.log"
 
     def part(self, trial: str, attempt: int, name: str) -> Path:
-        """A Parquet part of one attempt; ``name`` says of which stage."""
+        """A Parquet part of one attempt; ``name`` says of which step."""
         return self.journal / f"{trial}.{attempt}.{name}.parquet"
 
     def trial_weights(self, weights_key: str) -> Path:
@@ -151,11 +201,11 @@ class StudyPaths:
         """What another package made of a trial in progress, in its own format."""
         return self.cache / "weights" / f"{weights_key}.packed"
 
-    def finished_blocks(self, weights_key: str) -> Path:
+    def resumable_blocks(self, weights_key: str) -> Path:
         """The blocks of a trial whose compression is in progress."""
         return self.cache / "weights" / f"{weights_key}.blocks"
 
-    def finished_chunks(self, trial: str, key: str) -> Path:
+    def resumable_chunks(self, trial: str, key: str) -> Path:
         """The finished chunks of a task in progress."""
         return self.cache / "chunks" / f"{trial}.{key}.jsonl"
 

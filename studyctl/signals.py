@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def how_it_ended(process: str, returncode: int, words: Sequence[str] = ()) -> str:
-    """Return what is to be told of a process that ended without saying how: its signal, its last words, or its exit code.
+    """Describe how a process ended that did not say so itself: its signal, its last words, or its exit code.
 
     Args:
         process: what to call it.
@@ -15,25 +15,21 @@ def how_it_ended(process: str, returncode: int, words: Sequence[str] = ()) -> st
         words: the lines that it printed last (:func:`last_lines`); none where they are shown elsewhere.
     """
     if returncode < 0:
-        return f"{process} was killed by {signal_name(returncode)}"
+        try:
+            name = signal.Signals(-returncode).name
+        except ValueError:  # a real-time signal has a number only
+            name = f"signal {-returncode}"
+        return f"{process} was killed by {name}"
     return words[-1] if words else f"{process} ended with exit code {returncode}"
 
 
 def last_lines(log: Path, begin: int = 0) -> list[str]:
-    """Return the last lines of a log that say something, the last one last.
+    """Return the last lines of a log that are not empty, the last one last.
 
     Args:
         log: a text file.
         begin: byte from which on it is read.
     """
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        lines.seek(begin)
-        return [line[:300] for one in deque(lines, 40) if (line := one.strip())]
-
-
-def signal_name(returncode: int) -> str:
-    """Return the name of the signal that ended a process, such as ``SIGKILL``, from its negative return code."""
-    try:
-        return signal.Signals(-returncode).name
-    except ValueError:  # a real-time signal has a number only
-        return f"signal {-returncode}"
+    with log.open(encoding="utf-8", errors="replace") as file:
+        file.seek(begin)
+        return [line.strip()[:300] for line in deque(file, 40) if line.strip()]

@@ -106,7 +106,7 @@ class TestSync:
         assert "gptqmodel: synced already\n" in output.stderr
         for name in ("autoawq", "auto-gptq"):
             assert f"error: {name} could not be installed: error: no network" in output.stderr
-            assert f"`studyctl backends sync {name}` begins anew" in output.stderr
+            assert f"`studyctl backends sync {name}` begins again" in output.stderr
         assert "Traceback" not in output.stderr
 
 

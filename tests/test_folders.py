@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.folders import atomic_folder, remove_leftovers
+from studyctl.files import atomic_folder, remove_leftovers
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from studyctl.folders import atomic_folder
+from studyctl.files import atomic_folder
 with atomic_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("of it")
     os.kill(os.getpid(), signal.SIGKILL)

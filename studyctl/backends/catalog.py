@@ -1,9 +1,11 @@
-"""The packages that can compress a variant instead of studyctl: what each can do, as found out by trying it.
+"""The packages that can compress a variant instead of studyctl: what each can do, as trying it showed.
 
 Each has a folder here with ``requirements.txt``, the exact versions of its environment, and ``adapter.py``, which runs in that
 environment and nowhere else. Needs no torch.
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,17 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from packaging.utils import canonicalize_name
-
 from studyctl.backends import OWN
 from studyctl.contract.methods import MethodSettings
 from studyctl.files import digest
 
 ADAPTER_VERSION = 1
 """Rises when an adapter or the driver gives other weights from the same package."""
-DRIVER = Path(__file__).parent / "driver.py"
 GPU_SIZE_BYTES = 5_400_000_000
 """Of an environment with torch for a GPU: 5.24 to 5.34 GB of the four with CUDA, measured."""
+_HERE = Path(__file__).parent
 
 DeviceKind = Literal["cpu", "cuda"]
 ANY = None
@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
     """Why a backend cannot make a variant."""
 
     option: str
-    """The key of the ``[[compression]]`` table that is the matter."""
+    """The key of the ``[[compression]]`` table with the value that is refused."""
     what: str
     hint: str
 
@@ -42,16 +42,21 @@ class Ability:
     """One method of a backend."""
 
     takes: Mapping[str, tuple[Any, ...] | None]
-    """Options that are handed over, with the values that it can work with (:data:`ANY`: all)."""
+    """Options that the package has, with the values that it takes (:data:`ANY`: all)."""
     fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Options that it has no choice of, as the package works: what a spec leaves at its default is this."""
+    """Options that are the same in every run of the package: a spec that leaves one at its default gets this value."""
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
     together: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Switches that it has together with another one only."""
+    """Switches that it only has together with another one."""
 
     def allowed(self, option: str) -> tuple[Any, ...] | None:
         """Return the values that an option may have (:data:`ANY`: all); empty where it does not have the option."""
         return (self.fixed[option],) if option in self.fixed else self.takes.get(option, ())
+
+    def can(self, option: str, value: Any) -> bool:
+        """Return whether an option may have a value."""
+        allowed = self.allowed(option)
+        return allowed is ANY or value in allowed
 
 
 @dataclass(frozen=True)
@@ -62,18 +67,14 @@ class Backend:
     """As in a spec."""
     package: str
     """As it is installed."""
-    folder_name: str
+    folder: Path
+    """Where its adapter and its exact versions are."""
     abilities: Mapping[str, Ability]
     size_bytes: int
     """Of the environment with torch for a CPU, measured; else it takes :data:`GPU_SIZE_BYTES`."""
     build_isolation: bool = True
     """False: its build needs what is in the environment already."""
     build_environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-    @property
-    def folder(self) -> Path:
-        """Return where its adapter and pins are."""
-        return Path(__file__).parent / self.folder_name
 
     @property
     def adapter(self) -> Path:
@@ -88,18 +89,13 @@ class Backend:
     @cached_property
     def version(self) -> str:
         """Return the version of the package that its environment has."""
-        return self.pins[self.package]
-
-    @cached_property
-    def pins(self) -> Mapping[str, str]:
-        """Return the exact version of every package, by its normalised name."""
-        lines = self.requirements.read_text("utf-8").splitlines()
-        pins = (line.split("==") for line in lines if "==" in line)
-        return {canonicalize_name(name): version for name, version in pins}
+        name = self.package.replace("-", "[-_]")
+        versions: list[str] = re.findall(rf"(?mi)^{name}==(.+)$", self.requirements.read_text("utf-8"))
+        return versions[0]
 
     @cached_property
     def pins_key(self) -> str:
-        """Return what names the environment's content."""
+        """Return the hash of the exact versions."""
         return digest(self.requirements.read_text("utf-8"))
 
     @property
@@ -119,7 +115,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "autoawq",
             "autoawq",
-            "autoawq",
+            _HERE / "autoawq",
             {
                 "awq": Ability(
                     # Packs 4 bits only, and cannot pack a symmetric grid.
@@ -133,7 +129,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "auto-gptq",
             "auto-gptq",
-            "auto_gptq",
+            _HERE / "auto_gptq",
             {"gptq": Ability(_GPTQ, {"block_size": 128, "order": "stage"}, ("cuda",))},
             size_bytes=1_600_000_000,
             build_isolation=False,
@@ -142,7 +138,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "gptqmodel",
             "gptqmodel",
-            "gptqmodel",
+            _HERE / "gptqmodel",
             {
                 "gptq": Ability(_GPTQ, {"block_size": 128, "order": "stage"}),
                 "rtn": Ability(_GRID),
@@ -153,7 +149,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "llm-compressor",
             "llmcompressor",
-            "llm_compressor",
+            _HERE / "llm_compressor",
             {
                 "gptq": Ability(
                     {**_GPTQ, "bits": (4, 8), "block_size": ANY},
@@ -176,17 +172,15 @@ BACKENDS: dict[str, Backend] = {
 
 
 def effective(backend: str, settings: MethodSettings) -> MethodSettings:
-    """Return the settings as a backend works: where a spec leaves an option at its default, the package's own way."""
+    """Return the settings that a backend works with: options that a spec leaves at their defaults as the package has them."""
     ability = _ability(backend, settings)
     if ability is None:
         return settings
     fields = type(settings).model_fields
-    own = {
-        name: value
-        for name, value in ability.fixed.items()
-        if getattr(settings, name) == fields[name].default
-    }
-    return settings.model_copy(update=own)
+    fixed = ability.fixed.items()
+    return settings.model_copy(
+        update={name: value for name, value in fixed if getattr(settings, name) == fields[name].default}
+    )
 
 
 def refusals(backend: str, settings: MethodSettings) -> list[Refusal]:
@@ -201,25 +195,24 @@ def refusals(backend: str, settings: MethodSettings) -> list[Refusal]:
     having = [row for row in BACKENDS.values() if method in row.abilities]
     if ability is None:
         return [Refusal("backend", f"`{backend}` has no method `{method}`", _who_has(having))]
-    found = []
+    reasons = []
     for name, info in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if name == "method":
+        value, allowed = getattr(settings, name), ability.allowed(name)
+        if name == "method" or ability.can(name, value) or (not allowed and value == info.default):
             continue
-        if _can(ability, name, value) or (ability.allowed(name) == () and value == info.default):
-            continue
-        if allowed := ability.allowed(name):
-            what = f"`{backend}` takes {' or '.join(f'`{name} = {_toml(one)}`' for one in allowed)} only"
+        if allowed:
+            choice = " or ".join(f"`{name} = {json.dumps(choice)}`" for choice in allowed)
+            what = f"`{backend}` takes {choice} only"
         else:
             what = f"`{backend}` has no option `{name}` for {method}"
-        others = [row for row in having if _can(row.abilities[method], name, value)]
-        found.append(Refusal(name, what, _who_has(others)))
+        others = [row for row in having if row.abilities[method].can(name, value)]
+        reasons.append(Refusal(name, what, _who_has(others)))
     for name, other in ability.together.items():
         if getattr(settings, name) and not getattr(settings, other):
             what = f"`{backend}` has `{name}` with `{other} = true` only"
-            free = [row for row in having if name not in row.abilities[method].together]
-            found.append(Refusal(name, what, _who_has(free)))
-    return found
+            others = [row for row in having if name not in row.abilities[method].together]
+            reasons.append(Refusal(name, what, _who_has(others)))
+    return reasons
 
 
 def runs_on(backend: str, settings: MethodSettings, device: str) -> bool:
@@ -233,21 +226,6 @@ def _ability(backend: str, settings: MethodSettings) -> Ability | None:
     return row.abilities.get(settings.method) if row and isinstance(settings.method, str) else None
 
 
-def _can(ability: Ability, option: str, value: Any) -> bool:
-    allowed = ability.allowed(option)
-    return allowed is None or value in allowed
-
-
 def _who_has(others: Iterable[Backend]) -> str:
     names = [row.name for row in others]
     return f"{', '.join([OWN, *names])} can" if names else f"only {OWN} can"
-
-
-def _toml(value: Any) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else f'"{value}"'
-        if isinstance(value, str)
-        else str(value)
-    )

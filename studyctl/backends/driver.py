@@ -1,11 +1,11 @@
-"""Runs inside a backend's own environment: hands a task to that backend's adapter and tells how it goes.
+"""Runs inside a backend's own environment: hands a task to that backend's adapter and reports how it goes.
 
 ``python -I driver.py <adapter.py> [<task.json>]``; without a task it only imports the package. It knows nothing of studyctl, and
-needs only what every backend brings along: torch, transformers, safetensors, numpy. What it tells is one JSON object a line
-on the stdout that it starts with; whatever the package prints goes to stderr. It ends when its stdin is closed, which is when
+needs only what every backend brings along: torch, transformers, safetensors, numpy. It writes records, one JSON object a line,
+to the stdout that it starts with; whatever the package prints goes to stderr. It ends when its stdin is closed, which is when
 its worker is gone.
 
-An adapter has ``PACKAGES``, whose versions are told, and ``compress(task)``, which leaves the package's own packed checkpoint
+An adapter has ``PACKAGES``, whose versions are reported, and ``compress(task)``, which leaves the package's own packed checkpoint
 in ``task.packed`` and returns the dequantised weights by their names in the dense model.
 """
 
@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import socket
@@ -26,7 +27,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 ORPHANED = 70
@@ -35,9 +35,10 @@ FAILED = 1
 
 
 class Task:
-    """What an adapter is asked for."""
+    """What an adapter is to do."""
 
-    def __init__(self, values: Mapping[str, Any], tell: Callable[..., None]) -> None:
+    def __init__(self, values: Mapping[str, Any], report: Callable[..., None]) -> None:
+        import numpy
         import torch
 
         self.folder = Path(values["model"])
@@ -45,16 +46,19 @@ class Task:
         self.method: str = values["method"]
         self.options: dict[str, Any] = values["options"]
         """Of the method, by the names that they have in a spec."""
-        self.ids = _read_ids(values["ids"])
+        path = values["ids"]
+        self.ids: Any = (
+            None if path is None else torch.from_numpy(numpy.load(path, allow_pickle=False).astype("int64"))
+        )
         """int64 ``[samples, tokens]``, or None for methods without data."""
         self.dtype = getattr(torch, values["dtype"])
         self.device: str = values["device"]
         self.packed = Path(values["out"]) / "packed"
         self.seconds = 0.0
-        """What :meth:`timed` took."""
+        """Of what ran within :meth:`timed`."""
         self.peak_bytes = 0
         """Largest resident memory meanwhile."""
-        self._tell = tell
+        self._report = report
 
     @property
     def rows(self) -> list[dict[str, list[int]]]:
@@ -67,30 +71,35 @@ class Task:
         return len(decoder_blocks(model))
 
     def progress(self, done: float, total: float, note: str = "") -> None:
-        """Tell how many of the decoder blocks are compressed."""
-        self._tell("progress", done=done, total=total, unit="block", note=note)
+        """Report how many of the decoder blocks are compressed."""
+        self._report("progress", done=done, total=total, unit="block", note=note)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Measure time and memory of the compression alone, without loading and saving."""
-        _reset_peak()
+        # The peak begins again, without what loading and the check of the dense model left free.
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        clear = Path("/proc/self/clear_refs")
+        if clear.exists():
+            clear.write_text("5")
         begun = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - begun
         self.peak_bytes = max(self.peak_bytes, _peak_bytes())
 
     def follow(self, model: Any) -> None:
-        """Tell progress whenever tokens reach a decoder block for the first time."""
+        """Report progress whenever tokens reach a decoder block for the first time."""
         blocks = decoder_blocks(model)
         seen: set[int] = set()
 
-        def note(index: int) -> None:
+        def enter(index: int) -> None:
             if index not in seen:
                 seen.add(index)
                 self.progress(index, len(blocks))
 
         for index, block in enumerate(blocks):
-            block.register_forward_pre_hook(lambda *_, index=index: note(index))
+            block.register_forward_pre_hook(lambda *_, index=index: enter(index))
 
 
 def decoder_blocks(model: Any) -> Any:
@@ -102,19 +111,19 @@ def decoder_blocks(model: Any) -> Any:
 
 
 def main() -> None:
-    """Run one task; everything that goes wrong is told before the process ends."""
+    """Run one task; whatever goes wrong is reported before the process ends."""
     records = os.dup(1)
     os.dup2(2, 1)
     threading.Thread(target=_end_with_worker, daemon=True).start()
 
-    def tell(kind: str, **fields: object) -> None:
+    def report(kind: str, **fields: object) -> None:
         os.write(records, json.dumps({"kind": kind, **fields}).encode() + b"\n")
 
     try:
         values = json.loads(Path(sys.argv[2]).read_text("utf-8")) if len(sys.argv) > 2 else None
-        _run(Path(sys.argv[1]), values, tell)
+        _run(Path(sys.argv[1]), values, report)
     except ReadOtherwiseError as error:
-        tell("failed", error=str(error), cause="read_otherwise")
+        report("failed", error=str(error), cause="read_otherwise")
         os._exit(FAILED)
     except SystemExit as error:
         if isinstance(error.code, str):
@@ -123,41 +132,38 @@ def main() -> None:
         os._exit(FAILED)  # the package has said why
     except BaseException as error:
         traceback.print_exc()
-        tell("failed", error=_one_line(error), cause=_cause(error))
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        report("failed", error=words, cause=_cause(error))
         sys.stderr.flush()
         os._exit(FAILED)
     sys.stderr.flush()
     os._exit(0)  # some packages leave threads behind that would keep the process
 
 
-def _run(adapter_path: Path, values: dict[str, Any] | None, tell: Callable[..., None]) -> None:
+def _run(adapter_path: Path, values: dict[str, Any] | None, report: Callable[..., None]) -> None:
     if values is None or not values["network"]:
         _forbid_network()
-    adapter = _load(adapter_path)
-    tell("versions", versions={name: importlib.metadata.version(name) for name in adapter.PACKAGES})
+    spec = importlib.util.spec_from_file_location("adapter", adapter_path)
+    assert spec is not None
+    assert spec.loader is not None
+    adapter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(adapter)
+    report("versions", versions={name: importlib.metadata.version(name) for name in adapter.PACKAGES})
     if values is None:
         return
     import torch
 
     torch.set_num_threads(values["threads"])
-    task = Task(values, tell)
+    task = Task(values, report)
     _check_dense(task, values["dense"])
     task.packed.mkdir(parents=True)
     weights = adapter.compress(task)
     _write_plain(Path(values["out"]) / "plain.safetensors", weights, task.dtype)
-    tell("done", seconds=task.seconds, peak_memory_bytes=task.peak_bytes)
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("adapter", path)
-    assert spec is not None and spec.loader is not None  # noqa: PT018
-    adapter = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(adapter)
-    return adapter
+    report("done", seconds=task.seconds, peak_memory_bytes=task.peak_bytes)
 
 
 class ReadOtherwiseError(Exception):
-    """This environment reads the dense model otherwise."""
+    """This environment reads another dense model from the same files."""
 
 
 def _check_dense(task: Task, expected: Mapping[str, Any]) -> None:
@@ -207,20 +213,11 @@ def mean_nll(model: Any, windows: Any, device: str) -> float:
 def _write_plain(path: Path, weights: Mapping[str, Any], dtype: Any) -> None:
     from safetensors.torch import save_file
 
-    seen: dict[int, str] = {}  # tied weights are stored once, by the first of their names
+    first: dict[int, str] = {}  # tied weights are stored once, by the first of their names
     distinct = {
-        name: value for name, value in weights.items() if seen.setdefault(value.data_ptr(), name) == name
+        name: value for name, value in weights.items() if first.setdefault(value.data_ptr(), name) == name
     }
     save_file({name: value.detach().to("cpu", dtype).contiguous() for name, value in distinct.items()}, path)
-
-
-def _read_ids(path: str | None) -> Any:
-    if path is None:
-        return None
-    import numpy
-    import torch
-
-    return torch.from_numpy(numpy.load(path, allow_pickle=False).astype("int64"))
 
 
 def _forbid_network() -> None:
@@ -245,21 +242,11 @@ def _end_with_worker() -> None:
     os._exit(ORPHANED)
 
 
-def _reset_peak() -> None:
-    """Begin a new measurement of the peak, without what loading and the check of the dense model left free."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")
-
-
 def _peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        (kibibytes,) = re.findall(r"VmHWM:\s+(\d+)", status.read_text())
+        return int(kibibytes) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -267,20 +254,14 @@ def _peak_bytes() -> int:
 def _cause(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return "not_imported"
-    return "out_of_memory" if _is_out_of_memory(error) else "error"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return (
+    words = str(error)
+    is_out_of_memory = (
         isinstance(error, MemoryError)
         or "OutOfMemory" in type(error).__name__
-        or "can't allocate memory" in str(error)
-        or "not enough memory" in str(error)
+        or "can't allocate memory" in words
+        or "not enough memory" in words
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    return "out_of_memory" if is_out_of_memory else "error"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Calls a backend's adapter in its own environment, and listens to what it tells."""
+"""Calls a backend's adapter in its own environment, and reads what the driver there reports."""
 
 import json
 import os
@@ -12,24 +12,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from studyctl.backends.catalog import DRIVER
 from studyctl.signals import how_it_ended, last_lines
 
+DRIVER = Path(__file__).parent / "driver.py"
 POLL_SECONDS = 0.25
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
 """Variables that would bring packages of another environment into this one."""
 
 
 class DriverCause(StrEnum):
-    """Why a package gave no result; but for the last one, as the driver tells it."""
+    """Why a package gave no result; the driver reports all but the last."""
 
     ERROR = "error"
     NOT_IMPORTED = "not_imported"
     OUT_OF_MEMORY = "out_of_memory"
     READ_OTHERWISE = "read_otherwise"
-    """Its transformers reads another model from the files."""
+    """Its transformers reads another model from the same files."""
     KILLED = "killed"
 
 
@@ -52,10 +52,10 @@ class Outcome:
 
 
 def clean_environment(*, network: bool = True, threads: int | None = None) -> dict[str, str]:
-    """Return the variables for a process that is to see its own packages only.
+    """Return the environment variables of a process that sees its own packages only.
 
     Args:
-        network: False: hub libraries work offline (the driver refuses connections besides).
+        network: False: hub libraries work offline (and the driver refuses connections).
         threads: of tensor operations; None: as the library likes.
     """
     variables = {name: value for name, value in os.environ.items() if name not in _OURS}
@@ -86,16 +86,16 @@ def call_driver(
         meanwhile: is called several times a second; what it raises ends the process.
 
     Returns:
-        What it told, or how it failed.
+        What it reported, or how it failed.
     """
     with tempfile.TemporaryDirectory() as scratch, log.open("ab") as printed:
         before = printed.seek(0, os.SEEK_END)
-        arguments = []
+        command = [str(python), "-I", "-u", str(DRIVER), str(adapter)]  # -I ignores PYTHONUNBUFFERED
         if task is not None:
             (path := Path(scratch) / "task.json").write_text(json.dumps(task), "utf-8")
-            arguments = [str(path)]
+            command.append(str(path))
         process = subprocess.Popen(
-            [str(python), "-I", "-u", str(DRIVER), str(adapter), *arguments],  # -I ignores PYTHONUNBUFFERED
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
@@ -114,12 +114,12 @@ def call_driver(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if outcome.failure is None and process.returncode:
+    if outcome.failure is None and (process.returncode or (task is not None and not outcome.done)):
         outcome.cause = DriverCause.KILLED if process.returncode < 0 else DriverCause.ERROR
-        outcome.failure = how_it_ended("its process", process.returncode, last_lines(log, before))
-    elif outcome.failure is None and task is not None and not outcome.done:
-        outcome.cause = DriverCause.ERROR
-        outcome.failure = (last_lines(log, before) or ["its process ended without a result"])[-1]
+        lines = last_lines(log, before)
+        if process.returncode == 0 and not lines:
+            lines = ["its process ended without a result"]
+        outcome.failure = how_it_ended("its process", process.returncode, lines)
     return outcome
 
 
@@ -129,9 +129,15 @@ def _listen(
     hear: Callable[[Mapping[str, Any]], None],
     meanwhile: Callable[[], None],
 ) -> None:
-    records: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    assert process.stdout is not None
-    threading.Thread(target=_read, args=(process.stdout, records), daemon=True).start()
+    records: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        with suppress(ValueError):  # the last line of a process that was killed while it wrote
+            for line in process.stdout or ():
+                records.put(json.loads(line))
+        records.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
     while True:
         try:
             record = records.get(timeout=POLL_SECONDS)
@@ -151,12 +157,3 @@ def _listen(
             outcome.failure, outcome.cause = record["error"], DriverCause(record["cause"])
         meanwhile()
     process.wait()
-
-
-def _read(stream: IO[str], records: "queue.Queue[dict[str, Any] | None]") -> None:
-    for line in stream:
-        try:
-            records.put(json.loads(line))
-        except ValueError:  # the last line of a process that was killed while it wrote
-            break
-    records.put(None)

@@ -1,4 +1,4 @@
-"""Runs a command that ends with whoever asked for it: ``python -I guard.py <command> ...``, its stdin a pipe that the asker holds.
+"""Runs a command that ends with its caller: ``python -I guard.py <command> ...``, its stdin a pipe that the caller holds.
 
 The command and all that it starts are a process group, which is killed as soon as the pipe is closed, so that an installer whose
 ``sync`` was killed does not go on writing into an environment that the next one makes.
@@ -11,21 +11,21 @@ import sys
 import threading
 
 ORPHANED = 70
-"""Exit code when the asker is gone."""
+"""Exit code when the caller is gone."""
 
 
 def main(command: list[str]) -> int:
     """Run the command and return its exit code; 128 and the signal's number where one killed it."""
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the asker as well, whose end ends this
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the caller as well, whose end ends this
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def end_with_asker() -> None:
+    def end_with_caller() -> None:
         while os.read(0, 4096):
             pass
         os.killpg(process.pid, signal.SIGKILL)
         os._exit(ORPHANED)
 
-    threading.Thread(target=end_with_asker, daemon=True).start()
+    threading.Thread(target=end_with_caller, daemon=True).start()
     code = process.wait()
     return code if code >= 0 else 128 - code
 

@@ -1,6 +1,6 @@
 """Runs inside a backend's environment: writes a tiny random model, a tokenizer and calibration ids, to check the package with.
 
-``python -I tiny_model.py <folder>`` prints what a task says of them as JSON.
+``python -I tiny_model.py <folder>``; what a task says of them is written to ``task.json``.
 """
 
 import json
@@ -28,7 +28,7 @@ def write_tokenizer(folder: Path, vocabulary: int) -> None:
 
 
 def main(folder: Path) -> None:
-    """Write the model and print its place, its ids and what it computes."""
+    """Write the model, its ids, and a file that says where they are and what the model computes."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -51,7 +51,8 @@ def main(folder: Path) -> None:
         logits = model(ids[:1]).logits[0, :-1].float()
         nll = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
     dense = {"windows": ids[:1].tolist(), "nll_nats": nll, "tolerance_nats": 1e-3}
-    sys.stdout.write(json.dumps({"model": str(folder), "ids": str(folder / "ids.npy"), "dense": dense}))
+    task = {"model": str(folder), "ids": str(folder / "ids.npy"), "dense": dense}
+    (folder / "task.json").write_text(json.dumps(task), "utf-8")
 
 
 if __name__ == "__main__":

@@ -73,11 +73,12 @@ def edit(spec: SpecArgument) -> None:
 @commands.command()
 def prefetch(spec: SpecArgument) -> None:
     """Download and convert everything a spec needs, for machines without a network."""
+    from studyctl.plan.planner import make_plan
     from studyctl.report.lines import ConsoleReporter
-    from studyctl.sources.prefetch import prefetch as fetch
     from studyctl.spec.bundled import spec_path
     from studyctl.spec.loading import load_spec
+    from studyctl.work.prefetch import prefetch as fetch
 
     console = stderr()
-    fetch(load_spec(spec_path(spec)), ConsoleReporter(console))
+    fetch(make_plan(load_spec(spec_path(spec))), ConsoleReporter(console))
     console.print("everything is here")

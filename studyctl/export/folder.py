@@ -28,7 +28,7 @@ from studyctl.compress.weights.packing import (
     quantization_config,
 )
 from studyctl.errors import StepError
-from studyctl.folders import atomic_folder
+from studyctl.files import atomic_folder
 from studyctl.reporter import Reporter
 
 SHARD_BYTES = 5_000_000_000

@@ -16,7 +16,7 @@ from studyctl.export.folder import Exported, export_model
 from studyctl.files import StudyPaths
 from studyctl.journal.index import ABOUT, read_stored
 from studyctl.reporter import Reporter
-from studyctl.sources.checkpoints import TOKENIZER_FILES
+from studyctl.sources.model_files import TOKENIZER_FILES
 from studyctl.sources.models import LoadedModel
 from studyctl.store.figures import read_figures
 

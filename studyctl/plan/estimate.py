@@ -114,7 +114,11 @@ class Clock:
                 self._running[record.trial] = record.step, time.monotonic(), 0.0
             case Progress() if record.trial in self._running and record.total:
                 step, begun, _ = self._running[record.trial]
-                self._running[record.trial] = step, begun, record.done / record.total
+                first, last = step.windows or (
+                    0,
+                    record.total,
+                )  # of a text the windows before the batch count
+                self._running[record.trial] = step, begun, (record.done - first) / (last - first)
             case StepFinished() | AttemptFinished():
                 self._running.pop(record.trial, None)
         if not isinstance(record, StepFinished):

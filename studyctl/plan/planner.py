@@ -25,15 +25,13 @@ from studyctl.plan.devices import resolve_devices
 from studyctl.plan.published import check_checkpoint, checkpoint_place
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
+from studyctl.sources.checkpoints import identify_checkpoint
 from studyctl.sources.dtypes import resolve_dtype
-from studyctl.sources.identity import (
-    identify_checkpoint,
-    identify_ids,
-    identify_model,
-    identify_task,
-    identify_text,
-)
+from studyctl.sources.ids_files import identify_ids
+from studyctl.sources.model_files import identify_model
+from studyctl.sources.task_files import identify_task
 from studyctl.sources.task_index import BUNDLED
+from studyctl.sources.text_files import identify_text
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Calibration, Model, Tasks
 from studyctl.spec.positions import Loc

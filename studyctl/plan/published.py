@@ -7,7 +7,7 @@ from studyctl.contract.methods import Checkpoint
 from studyctl.errors import Problem, ProblemCode
 from studyctl.plan.checks import check_sequence_length
 from studyctl.plan.variants import Variant
-from studyctl.sources.published import storage_caveats
+from studyctl.sources.checkpoints import storage_caveats
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
 from studyctl.spec.positions import Loc

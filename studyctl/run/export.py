@@ -31,8 +31,7 @@ from studyctl.contract.records import (
 )
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import ExitCode, Problem, SpecError, StudyError
-from studyctl.files import StudyPaths
-from studyctl.folders import remove_leftovers
+from studyctl.files import StudyPaths, remove_leftovers
 from studyctl.journal.index import read_stored
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Cause, Reason, Todo, what_changed

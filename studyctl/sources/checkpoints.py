@@ -1,207 +1,122 @@
-"""What a model is, without loading it: configs, headers, hashes, commits."""
+"""Checkpoints, which are published compressed models: what one is, how its weights are stored, and whether they can be read here."""
 
-import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.configs import block_linears, check_decoder, has_tied_head, read_sizes
-from studyctl.sources.hashes import identify_file
-from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
-from studyctl.sources.safetensors_files import (
-    INDEX,
-    PICKLE_INDEX,
-    TensorInfo,
-    check_pickle,
-    read_headers,
-    weight_files,
-)
+from studyctl.sources.model_files import identify_model
+from studyctl.sources.packages import PREFIX
 from studyctl.spec.models import Model
 
-CONVERSION_VERSION = 1
-"""Rises when the same GGUF file is converted to other weights."""
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""One of these makes a tokenizer."""
+PLAIN = "plain"
+"""Weights as in any model: pruned ones, or rounded ones that are stored in 16 bits."""
+COMPRESSED_TENSORS = "compressed-tensors"
+_PACKAGES: dict[str, dict[str, str]] = {
+    PLAIN: {},
+    COMPRESSED_TENSORS: {"compressed_tensors": "compressed-tensors==0.17.1"},
+    "gptq": {"gptqmodel": "gptqmodel", "optimum": "optimum"},
+    "awq": {"gptqmodel": "gptqmodel", "accelerate": "accelerate"},
+}
+"""What transformers imports to read a storage format: module -> what to install."""
 
 
-def identify_model(model: Model, base: Path, *, needs_tokenizer: bool = True) -> ModelIdentity:
-    """Return what a model of the spec is.
+def identify_checkpoint(settings: Checkpoint, base: Path) -> ModelIdentity:
+    """Return what a checkpoint is.
+
+    Its key is never that of a model with the same files: the weights that are loaded may differ.
 
     Args:
-        model: its table.
+        settings: its table.
         base: folder that a relative path is resolved against.
-        needs_tokenizer: whether a folder or repository without one is refused.
 
     Raises:
-        StudyError: it is missing, gated, no decoder, incomplete or cut short, pickle only, or its config is unreadable.
+        StudyError: it is missing, gated, no decoder, incomplete, pickle only, or stored in a way that cannot be read here.
     """
-    if model.id.startswith(PREFIX):
-        return _identify_package(model)
-    folder = base / Path(model.id).expanduser()
-    if folder.exists() or model.id.startswith(("/", ".", "~")) or model.id.count("/") > 1:
-        return _identify_folder(model, folder, needs_tokenizer)
-    return _identify_hub(model, needs_tokenizer)
-
-
-def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> ModelIdentity:
-    if not folder.is_dir():
-        what = "is a file, not a model folder" if folder.exists() else "does not exist"
-        raise StudyError(f"model folder `{folder}` {what}")
-    config = _read_config(folder)
-    check_decoder(config, model.id)
-    weights = weight_files(folder, allow_pickle=model.allow_pickle)
-    has_tokenizer = _find_tokenizer({path.name for path in folder.iterdir()}, model.id, needs_tokenizer)
-    tensors = read_headers(path for path in weights if path.suffix == ".safetensors")
-    names = loaded_files(folder, allow_pickle=model.allow_pickle)
-    files = tuple(identify_file(folder.resolve() / name) for name in names)
-    return ModelIdentity(
-        id=model.id,
-        kind="folder",
-        key=digest(["folder", *((file.path.name, file.sha256) for file in files)]),
-        folder=folder.resolve(),
-        files=files,
-        tokenizer=has_tokenizer,
-        **_described(config, tensors, model.id),
-    )
-
-
-def _identify_package(model: Model) -> ModelIdentity:
-    path = find_package_file(model.id)
-    config, tensors, stored_bytes = describe_gguf(path)
-    file = identify_file(path)
-    return ModelIdentity(
-        id=model.id,
-        kind="package",
-        key=digest(["gguf", file.sha256, CONVERSION_VERSION]),
-        folder=path.parent,
-        files=(file,),
-        file=path.name,
-        **(_described(config, tensors, model.id) | {"weight_bytes": stored_bytes}),
-    )
-
-
-def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
-    # Imported here: a study of local models starts a quarter of a second sooner without it.
-    from studyctl.sources import hub
-
-    repo = model.id
-    try:
-        found = hub.resolve("model", repo, model.revision)
-        config = hub.read_config(repo, found.commit)
-        check_decoder(config, repo)
-        known = found.files is not None and _find_tokenizer(set(found.files), repo, needs_tokenizer)
-        folder = cached_folder(repo, found.commit, model.allow_pickle, needs_tokenizer or known)
-        has_tokenizer = known or (folder is not None and _has_tokenizer(folder))
-        tensors = (
-            _local_tensors(folder, model.allow_pickle) if folder else hub.read_tensors(repo, found.commit)
-        )
-    except hub.HubUnreachable as error:
-        return ModelIdentity(id=repo, kind="hub", key=None, unknown=str(error))
-    if tensors is None:
-        check_pickle(repo, found.files or (), allow_pickle=model.allow_pickle)
-    return ModelIdentity(
-        id=repo,
-        kind="hub",
-        key=digest(["hub", repo, found.commit]),
-        revision=model.revision,
-        commit=found.commit,
-        folder=folder,
-        tokenizer=has_tokenizer,
-        note=found.note,
-        **_described(config, tensors or {}, repo),
-    )
-
-
-def cached_folder(repo: str, commit: str, allow_pickle: bool, needs_tokenizer: bool) -> Path | None:
-    """Return the local folder of a hub model if all of its weights are there."""
-    from studyctl.sources import hub
-
-    folder = hub.cached_model(repo, commit)
-    if folder is None:
-        return None
-    try:
-        weight_files(folder, allow_pickle=allow_pickle)
-        if needs_tokenizer and not _has_tokenizer(folder):
-            return None
-    except StudyError:  # a part of it was downloaded, such as the config
-        return None
-    return folder
-
-
-def _local_tensors(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
-    files = weight_files(folder, allow_pickle=allow_pickle)
-    return read_headers(path for path in files if path.suffix == ".safetensors")
-
-
-def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
-    """Return the fields that config and headers determine."""
-    linears = block_linears(tensors, str(config.get("model_type", "")))
-    if tensors and not linears and "quantization_config" not in config:
-        raise StudyError(f"`{where}` has no linears in decoder blocks, as far as its weights' names tell")
-    return {
-        **asdict(read_sizes(config, where)),
-        "config": config,
-        "linears": linears,
-        "parameters": sum(_product(info.shape) for info in tensors.values()),
-        "weight_bytes": sum(info.bytes for info in tensors.values()),
-        "tied": has_tied_head(tensors) if tensors else bool(config.get("tie_word_embeddings")),
-    }
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise StudyError(f"`{folder}` is no model folder: it has no config.json") from error
-    except (ValueError, OSError) as error:
-        raise StudyError(f"`{path}` cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise StudyError(f"`{path}` is no JSON object")
-    return config
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _VOCABULARIES)
-
-
-def _find_tokenizer(names: set[str], where: str, needed: bool) -> bool:
-    """Return whether there is a tokenizer among these files; raise if there must be one."""
-    found = not names.isdisjoint(_VOCABULARIES)
-    if needed and not found:
+    if settings.id.startswith(PREFIX):
         raise StudyError(
-            f"`{where}` has no tokenizer: none of {', '.join(_VOCABULARIES)}",
-            hint="copy the tokenizer of the model it was made from",
+            f"a checkpoint is a folder or a model of the hub: `{settings.id}` is neither",
+            hint="name the file in `[[models]]` to measure it as a model of its own",
         )
-    return found
+    model = Model(id=settings.id, revision=settings.revision)
+    identity = identify_model(model, base, needs_tokenizer=False)
+    check_storage(identity.config, settings.id)
+    return identity if identity.key is None else replace(identity, key=digest(["checkpoint", identity.key]))
 
 
-def loaded_files(folder: Path, *, allow_pickle: bool) -> list[str]:
-    """Return the names of all files of a model folder that are loaded: config, weights and their index, tokenizer.
+def storage_format(config: Mapping[str, Any]) -> str:
+    """Return how weights are stored, by their config: ``plain``, or the name of a quantization format."""
+    quantization = _quantization(config)
+    if not quantization:
+        return PLAIN
+    old_bitsandbytes = quantization.get("load_in_4bit") or quantization.get("load_in_8bit")
+    return str(quantization.get("quant_method") or ("bitsandbytes" if old_bitsandbytes else "unnamed"))
+
+
+def check_storage(config: Mapping[str, Any], where: str) -> None:
+    """Refuse weights that cannot be read here, or that would be read wrongly.
 
     Raises:
-        StudyError: weights are missing.
+        StudyError: the format is not supported, or needs a package that is not installed.
     """
-    weights = [path.name for path in weight_files(folder, allow_pickle=allow_pickle)]
-    beside = (INDEX, PICKLE_INDEX, *TOKENIZER_FILES)
-    return ["config.json", *weights, *(name for name in beside if (folder / name).is_file())]
+    method = storage_format(config)
+    if method not in _PACKAGES:
+        raise StudyError(
+            f"`{where}` is stored in the format `{method}`, which cannot be read",
+            hint="plain weights, compressed-tensors, gptq and awq can be read",
+        )
+    if reason := _misread(method, _quantization(config)):
+        raise StudyError(f"`{where}` {reason}")
+    missing = [package for module, package in _PACKAGES[method].items() if find_spec(module) is None]
+    if missing:
+        raise StudyError(
+            f"`{where}` is stored in the format `{method}`, which needs {' and '.join(missing)}",
+            hint=f"pip install {' '.join(missing)}",
+        )
+
+
+def storage_caveats(config: Mapping[str, Any]) -> list[str]:
+    """Return the parts of a checkpoint that are not measured, as sentences."""
+    groups = _quantization(config).get("config_groups") or {}
+    inputs = [group.get("input_activations") for group in groups.values() if isinstance(group, dict)]
+    if not any(inputs):
+        return []
+    bits = sorted({str(arguments.get("num_bits")) for arguments in inputs if arguments})
+    return [f"activations are quantized to {' and '.join(bits)} bits as well; only its weights are measured"]
+
+
+def _misread(method: str, quantization: Mapping[str, Any]) -> str:
+    """Return why other weights than the published ones would be read, without an error; empty if they would not."""
+    if method == "awq":
+        names = (quantization.get(key) for key in ("version", "format", "checkpoint_format"))
+        layout = str(next(filter(None, names), "gemm")).lower()
+        return f"has AWQ weights in the layout `{layout}`; only `gemm` is read" if layout != "gemm" else ""
+    if method != COMPRESSED_TENSORS:
+        return ""
+    sparsity = (quantization.get("sparsity_config") or {}).get("format", "dense")
+    status = str(quantization.get("quantization_status"))
+    if sparsity != "dense":
+        return f"is stored in the sparse format `{sparsity}`, which compressed-tensors no longer reads"
+    if (quantization.get("transform_config") or {}).get("config_groups"):
+        return "rotates its activations (transform_config), which is not supported"
+    if quantization.get("kv_cache_scheme"):
+        return "quantizes keys and values (kv_cache_scheme), which is not supported"
+    if status != "compressed":
+        return f"says that its weights are not compressed (quantization_status `{status}`)"
+    return ""
+
+
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    quantization = config.get("quantization_config")
+    return quantization if isinstance(quantization, dict) else {}
+
+
+def own_dtype(config: Mapping[str, Any]) -> str | None:
+    """Return the dtype that a config names, in which packed weights are to be unpacked."""
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    return dtype if dtype in ("bfloat16", "float16", "float32") else None

@@ -1,8 +1,10 @@
 """What a model's ``config.json`` says, whatever its family calls it."""
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from studyctl.errors import StudyError
 from studyctl.sources.safetensors_files import TensorInfo
@@ -40,76 +42,72 @@ _NO_LINEAR = re.compile(r"norm|embed|rotary|wpe|wte|relative_attention_bias|(^|\
 _FLOATS = ("BF16", "F16", "F32", "F64")
 _TRANSPOSED = ("gpt2",)
 """Families whose linears are stored ``[in, out]``."""
-_OUTPUT_WEIGHTS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes of a decoder."""
+def read_config(path: Path, where: str) -> dict[str, Any]:
+    """Return the content of a ``config.json``.
 
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_positions: int
-    """0 when the config sets no maximum."""
+    Args:
+        path: the file.
+        where: names the model in the error.
+
+    Raises:
+        StudyError: it is missing, cannot be read, or is no JSON object.
+    """
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise StudyError(f"`{where}` is no model folder: it has no config.json") from error
+    except (ValueError, OSError) as error:
+        raise StudyError(f"config.json of `{where}` cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise StudyError(f"config.json of `{where}` is no JSON object")
+    return config
 
 
 def check_decoder(config: Mapping[str, object], where: str) -> None:
-    """Refuse what is no decoder-only language model.
+    """Refuse a model that is not a decoder-only language model.
 
     Raises:
         StudyError: ``where`` is not a decoder.
     """
     kind = str(config.get("model_type", ""))
-    named = config.get("architectures") or []
-    architectures = [str(name) for name in named] if isinstance(named, list) else []
+    names = config.get("architectures")
+    architectures = [str(name) for name in names] if isinstance(names, list) else []
     causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if not architectures:
-        causal = kind in CAUSAL_MODEL_TYPES
-    if not causal or kind in ENCODER_MODEL_TYPES:
+    if not (causal or (not architectures and kind in CAUSAL_MODEL_TYPES)) or kind in ENCODER_MODEL_TYPES:
         raise StudyError(
             f"`{where}` is not a decoder: {', '.join(architectures) or kind or 'its config names no architecture'}",
             hint="studyctl compresses decoder-only language models (`...ForCausalLM`)",
         )
 
 
-def read_sizes(config: Mapping[str, object], where: str) -> Sizes:
-    """Return the sizes that a config gives, under any family's names.
+def read_sizes(config: Mapping[str, object], where: str) -> dict[str, int]:
+    """Return the sizes of a decoder by their names in ``ModelIdentity``, under whatever names the config has them.
 
     Raises:
-        StudyError: the config lacks one that every decoder has.
+        StudyError: one that every decoder has is missing.
     """
-    found = {key: _first(config, names) for key, names in _NAMES.items()}
-    for key in _REQUIRED:
-        if not found[key]:
-            raise StudyError(f"the config of `{where}` lacks `{_NAMES[key][0]}`")
-    hidden, heads = found["hidden_size"], found["heads"]
-    kv_heads = 1 if config.get("multi_query") and not config.get("new_decoder_architecture") else heads
-    return Sizes(
-        hidden_size=hidden,
-        intermediate_size=found["intermediate_size"] or 4 * hidden,
-        layers=found["layers"],
-        heads=heads,
-        kv_heads=found["kv_heads"] or kv_heads,
-        head_dim=found["head_dim"] or hidden // heads,
-        vocab_size=found["vocab_size"],
-        max_positions=found["max_positions"],
-    )
-
-
-def _first(config: Mapping[str, object], names: tuple[str, ...]) -> int:
-    values = (config.get(name) for name in names)
-    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), 0)
+    sizes = {}
+    for key, names in _NAMES.items():
+        values = (config.get(name) for name in names)
+        numbers = (value for value in values if isinstance(value, int) and not isinstance(value, bool))
+        sizes[key] = next(numbers, 0)
+        if key in _REQUIRED and not sizes[key]:
+            raise StudyError(f"the config of `{where}` has no `{names[0]}`")
+    is_multi_query = config.get("multi_query") and not config.get("new_decoder_architecture")
+    heads, hidden = sizes["heads"], sizes["hidden_size"]
+    return sizes | {
+        "intermediate_size": sizes["intermediate_size"] or 4 * hidden,
+        "kv_heads": sizes["kv_heads"] or (1 if is_multi_query else heads),
+        "head_dim": sizes["head_dim"] or hidden // heads,
+    }
 
 
 def block_linears(tensors: Mapping[str, TensorInfo], model_type: str) -> dict[str, tuple[int, int]]:
     """Return the linears of the decoder blocks, name -> ``(out, in)``, in the order of blocks.
 
-    Embeddings, norms and ``lm_head`` are none of them; packed weights (integers) are not either.
+    Embeddings, norms, ``lm_head`` and packed weights (integers) are left out.
     """
     linears: dict[str, tuple[int, int]] = {}
     for name, info in tensors.items():
@@ -123,8 +121,3 @@ def block_linears(tensors: Mapping[str, TensorInfo], model_type: str) -> dict[st
 
 def _by_block(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
-
-
-def has_tied_head(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the output layer shares the input embedding: then no weight of its own is stored."""
-    return not any(name.endswith(_OUTPUT_WEIGHTS) for name in tensors)

@@ -1,13 +1,11 @@
 """GGUF files become ordinary model folders in the user's cache, once.
 
 Weights are stored in float32, which holds every value that the file means: ``scale · code + minimum`` with a scale and a
-minimum of 11 significant bits has more of them than bfloat16 (a fifth of SmolLM2-135M's Q4_1 and Q8_0 weights would be
-exact) or float16 (three quarters). Loading in bfloat16 rounds once, to the same weights as if they had been stored so;
-measuring in float32 is then about the file, and not about a rounding of it.
+minimum of 11 significant bits has more significant bits than bfloat16 (a fifth of SmolLM2-135M's Q4_1 and Q8_0 weights would
+be exact) or float16 (three quarters). Loading in bfloat16 rounds once, to the same weights as if they were stored in
+bfloat16; in float32 the weights are those of the file.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,11 +14,11 @@ from pathlib import Path
 import gguf
 import torch
 import transformers
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import StepError
-from studyctl.files import cache_folder, sync_folder
+from studyctl.files import atomic_folder, cache_folder
 from studyctl.reporter import Reporter
 from studyctl.sources.verified import unchanged
 
@@ -40,41 +38,17 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _held(Path(f"{folder}.lock"), identity.file, reporter):
+    with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder
-        for leftover in folder.parent.glob(f".{identity.key}.*"):  # of a conversion that was interrupted
-            shutil.rmtree(leftover)
         reporter.progress(0, 1, "model", note=f"converting {identity.file} (once)")
-        temporary = Path(tempfile.mkdtemp(prefix=f".{identity.key}.", dir=folder.parent))
         try:
-            with unchanged(identity.files, f"model `{identity.id}`"):
+            with atomic_folder(folder) as temporary, unchanged(identity.files, f"model `{identity.id}`"):
                 _convert(identity.folder, identity.file, temporary)
-            temporary.chmod(0o755)
-            temporary.rename(folder)
-            sync_folder(folder.parent)
         except (OSError, ValueError, KeyError, NotImplementedError) as error:
             raise StepError(f"cannot convert `{identity.file}`: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         reporter.progress(1, 1, "model", note=f"converted {identity.file}")
     return folder
-
-
-@contextmanager
-def _held(path: Path, name: str, reporter: Reporter) -> Iterator[None]:
-    """Hold the lock of a conversion, telling what is waited for."""
-    lock = FileLock(path)
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            reporter.progress(0, 1, "model", note=f"waiting for another process that converts {name}")
-            reporter.check_stop()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The dtype that ``auto`` means on a device."""
 
 import functools
-import platform
 from pathlib import Path
 
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -11,7 +10,7 @@ _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 def resolve_dtype(dtype: str, device: str) -> str:
     """Return ``bfloat16``, ``float16`` or ``float32``; ``auto`` is bfloat16 where the device computes it natively.
 
-    Every CUDA device is taken to compute it: GPUs older than 2020 do not, and want their dtype in the spec.
+    Every CUDA device is assumed to compute it: for GPUs older than 2020, which do not, set the dtype in the spec.
 
     Args:
         dtype: of the spec.
@@ -25,10 +24,8 @@ def resolve_dtype(dtype: str, device: str) -> str:
 @functools.cache
 def cpu_computes_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this CPU multiplies bfloat16 natively."""
-    if platform.system() == "Darwin":
-        return False  # M1 does not, later ones do, and nothing that can be read says which: the safe answer
     if not cpuinfo.is_file():
-        return False
+        return False  # also on macOS: M1 does not, later ones do, and no file says which this is
     lines = cpuinfo.read_text("utf-8", errors="replace").splitlines()
     flags = (
         line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))

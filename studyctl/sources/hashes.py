@@ -1,7 +1,7 @@
-"""What is known of a file's content, remembered in the user's cache for as long as the file stays as it is.
+"""Facts of a file's content, such as its hash, remembered in the user's cache for as long as the file stays as it is.
 
-Hashing weights and checking texts takes seconds; planning must not take them every time. A fact is stored under the
-file's path, size, times and inode, so a changed file is looked at again.
+Hashing weights and checking texts takes seconds, which every plan would take. A fact is stored with the file's path, size,
+times and inode, so that a changed file is read again.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from studyctl.contract.identity import FileIdentity
 from studyctl.files import cache_folder, digest, write_atomic
@@ -20,19 +20,17 @@ T = TypeVar("T")
 
 SETTLED_SECONDS = 2.0
 """A file that changed less than this ago may change again within one tick of its clock: nothing is remembered of it."""
-
-
 State = tuple[int, int, int, int]
 """Size, times and inode of a file: what changes when it is written or replaced."""
 
 
 def state_of(status: os.stat_result) -> State:
-    """Return what tells whether a file was written since."""
+    """Return the state of a file: it is another one once the file was written."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def is_settled(status: os.stat_result) -> bool:
-    """Return whether the file's state would tell if it was written from now on."""
+    """Return whether the file gets another state if it is written from now on."""
     return time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS
 
 
@@ -51,10 +49,13 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
     status = path.stat()
     state = list(state_of(status))
     entry = cache_folder() / "facts" / f"{digest([str(path), what])}.json"
-    known = _read(entry)
-    if known is not None and known.get("state") == state:
-        value: T = known["value"]
-        return value
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, TypeError
+    ):  # missing, or written by something else
+        stored = json.loads(entry.read_bytes())
+        if stored["state"] == state:
+            value: T = stored["value"]
+            return value
     value = compute(path)
     if is_settled(status):
         # A cache that cannot be written costs time, never a result.
@@ -63,24 +64,11 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
     return value
 
 
-def content_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's content, as hex digits."""
-    return remembered(path, "sha256", _sha256)
-
-
 def identify_file(path: Path) -> FileIdentity:
-    """Return a file with the hash of its content."""
-    return FileIdentity(path, content_hash(path))
+    """Return a file with the SHA-256 of its content."""
 
+    def compute(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(entry: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(entry.read_bytes())
-    except (OSError, ValueError):  # absent, or written by something else: computed anew
-        return None
-    return found if isinstance(found, dict) else None
+    return FileIdentity(path, remembered(path, "sha256", compute))

@@ -17,7 +17,7 @@ def identify_ids(path: Path, vocab_size: int | None) -> IdsIdentity:
 
     Args:
         path: an ``.npy`` file, int32 or int64 ``[samples, tokens]``.
-        vocab_size: ids must be below it; None: not known.
+        vocab_size: ids must be below it; None: unknown.
 
     Raises:
         StudyError: the file is missing, no such array, or holds ids outside the vocabulary.
@@ -42,25 +42,24 @@ def read_ids(ids: IdsIdentity) -> np.ndarray:
         StepError: the file is not what it was when the study was planned.
     """
     path = ids.file.path
-    return _checked(path, io.BytesIO(read_verified(ids.file, f"the token ids `{path.name}`"))).astype(
-        np.int64
-    )
+    data = read_verified(ids.file, f"the token ids `{path.name}`")
+    return _load(path, io.BytesIO(data)).astype(np.int64)
 
 
-def _checked(path: Path, file: Path | io.BytesIO) -> np.ndarray:
+def _load(path: Path, file: Path | io.BytesIO) -> np.ndarray:
     try:
         ids = np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise StudyError(f"`{path}` is no .npy file of numbers: {error}") from error
     if not isinstance(ids, np.ndarray):
-        raise StudyError(f"`{path}` holds several arrays; one int32 array [samples, tokens] is wanted")
+        raise StudyError(f"`{path}` holds several arrays; it must be one int32 array [samples, tokens]")
     if ids.dtype.kind != "i" or ids.dtype.itemsize not in (4, 8) or ids.ndim != 2 or 0 in ids.shape:
         raise StudyError(
-            f"`{path}` holds {ids.dtype} {list(ids.shape)}; int32 or int64 [samples, tokens] is wanted"
+            f"`{path}` holds {ids.dtype} {list(ids.shape)}; it must be int32 or int64 [samples, tokens]"
         )
     return ids
 
 
 def _describe(path: Path) -> list[int]:
-    ids = _checked(path, path)
+    ids = _load(path, path)
     return [ids.shape[0], ids.shape[1], int(ids.min()), int(ids.max())]

@@ -1,6 +1,7 @@
 """Loading a model and its tokenizer for a worker, and checking that what was loaded is the model."""
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from torch import nn
 from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter, SilentReporter
-from studyctl.sources.checkpoints import loaded_files
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.dtypes import resolve_dtype
+from studyctl.sources.model_files import loaded_files
 from studyctl.sources.safetensors_files import weight_files
 from studyctl.sources.verified import changed, unchanged
 
@@ -101,17 +102,17 @@ def load_model(
     allow_pickle: bool = False,
     reporter: Reporter | None = None,
 ) -> LoadedModel:
-    """Load a model and its tokenizer, and check that every weight was found, fits and is finite.
+    """Load a model and its tokenizer, and check that every weight is there, fits and is finite.
 
     Args:
-        identity: what :func:`~studyctl.sources.identity.identify_model` returned.
+        identity: what :func:`~studyctl.sources.model_files.identify_model` returned.
         dtype: of the spec; ``auto`` is resolved for the device.
         device: ``cpu``, ``cuda:0`` ...
         allow_pickle: load weights that exist as pickle only.
         reporter: hears of downloads and conversions.
 
     Raises:
-        StudyError: the files cannot be had, do not make this model, or changed since they were identified.
+        StudyError: the files are missing, do not make this model, or changed since they were identified.
     """
     dtype = resolve_dtype(dtype, device)
     with planned_files(identity):
@@ -124,10 +125,10 @@ def load_model(
 
 @contextmanager
 def planned_files(identity: ModelIdentity) -> Iterator[None]:
-    """Enter a context in which the model's files are read: what is read are the bytes that were planned.
+    """Check before and after a model's files are read that they are the planned ones.
 
     Raises:
-        StepError: one of them changed, or one more is there that would be loaded.
+        StepError: one of them changed, or another one is there that would be loaded.
     """
     with unchanged(identity.files, f"model `{identity.id}`"):
         _check_added(identity)
@@ -148,9 +149,15 @@ def make_ready(model: nn.Module, name: str, device: str) -> None:
     """Put a model that was read into evaluation mode, without gradients, on a device.
 
     Raises:
-        StepError: a weight is NaN or infinite.
+        StepError: a weight is NaN or infinite; names the first tensor that holds one.
     """
-    check_finite(model, name)
+    for tensor_name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        # One pass and no temporary: minimum and maximum show NaN and infinity alike (40 times as fast as isfinite).
+        low, high = torch.aminmax(tensor)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise StepError(f"the weights of {name} hold NaN or infinity in `{tensor_name}`")
     model.requires_grad_(False).eval().to(device)
 
 
@@ -161,27 +168,11 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
         StudyError: files are missing, or do not make this model.
     """
     weight_files(folder, allow_pickle=allow_pickle)
-    model, info = _from_pretrained(folder, identity, dtype, allow_pickle)
-    _check_complete(info, identity.id)
-    _take_into_memory(model)
-    return model
-
-
-def _take_into_memory(model: nn.Module) -> None:
-    """Copy weights that are views of a mapped file: whoever writes to that file would write to the model."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if not tensor.untyped_storage().resizable():  # memory that torch did not allocate
-            tensor.data = tensor.data.clone()
-
-
-def _from_pretrained(
-    folder: Path, identity: ModelIdentity, dtype: str, allow_pickle: bool
-) -> tuple[nn.Module, dict[str, Any]]:
     transformers.utils.logging.disable_progress_bar()
     # sdpa leaves out soft caps silently, so that a model that has them needs eager attention; else transformers chooses sdpa.
     capped = identity.config.get("attn_logit_softcapping") is not None
     try:
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             attn_implementation="eager" if capped else None,
@@ -192,18 +183,9 @@ def _from_pretrained(
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise StepError(f"cannot load {identity.id}: {error}") from error
-    return cast("tuple[nn.Module, dict[str, Any]]", loaded)
-
-
-def _check_complete(info: dict[str, Any], name: str) -> None:
-    """Refuse a model whose weights are not exactly those of its architecture.
-
-    Raises:
-        StepError: tensors are missing, left over, or of another shape.
-    """
     faults = {
         "lack": info["missing_keys"],
-        "have, beside what the model takes,": info["unexpected_keys"],
+        "have, besides those of the model,": info["unexpected_keys"],
         "have another shape than the model's for": [str(key[0]) for key in info["mismatched_keys"]],
     }
     for what, keys in faults.items():
@@ -211,24 +193,14 @@ def _check_complete(info: dict[str, Any], name: str) -> None:
             names = sorted(str(key) for key in keys)
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise StepError(
-                f"the weights of {name} {what} {', '.join(names[:4])}{more}",
+                f"the weights of {identity.id} {what} {', '.join(names[:4])}{more}",
                 hint="are weights and config.json of the same model?",
             )
-
-
-def check_finite(model: nn.Module, name: str) -> None:
-    """Refuse NaN and infinity in any weight.
-
-    Raises:
-        StepError: names the first tensor that holds one.
-    """
-    for tensor_name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point() or tensor.numel() == 0:
-            continue
-        # One pass and no temporary: minimum and maximum show NaN and infinity alike (40 times as fast as isfinite).
-        low, high = torch.aminmax(tensor)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise StepError(f"the weights of {name} hold NaN or infinity in `{tensor_name}`")
+    for tensor in (*model.parameters(), *model.buffers()):
+        # Memory that torch did not allocate is a mapped file: who writes to that file would write to the model.
+        if not tensor.untyped_storage().resizable():
+            tensor.data = tensor.data.clone()
+    return cast("nn.Module", model)
 
 
 def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
@@ -241,41 +213,36 @@ def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
     Raises:
         StepError: the files do not have a parameter under its name in the model, or changed since they were identified.
     """
-    with planned_files(loaded.identity):
-        _restore(loaded, names)
-
-
-def _restore(loaded: LoadedModel, names: Iterable[str]) -> None:
     parameters = {
-        f"{name}.{own}": parameter
+        f"{name}.{part}": parameter
         for name in names
-        for own, parameter in loaded.model.get_submodule(name).named_parameters(recurse=False)
+        for part, parameter in loaded.model.get_submodule(name).named_parameters(recurse=False)
     }
     prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
     # Some checkpoints were saved from the bare decoder, without the prefix that the causal model puts before it.
-    wanted = parameters | {
+    by_stored_name = parameters | {
         name.removeprefix(prefix): parameter
         for name, parameter in parameters.items()
         if name.startswith(prefix)
     }
     restored: set[int] = set()
-    for name, tensor in _stored(loaded, wanted.keys()):
-        wanted[name].data.copy_(tensor)
-        restored.add(id(wanted[name]))
+    with planned_files(loaded.identity):
+        for name, tensor in _stored(loaded, by_stored_name.keys()):
+            by_stored_name[name].data.copy_(tensor)
+            restored.add(id(by_stored_name[name]))
     missing = [name for name, parameter in parameters.items() if id(parameter) not in restored]
     if missing:
         raise StepError(f"the files of {loaded.identity.id} have no tensor named {missing[0]}")
 
 
-def _stored(loaded: LoadedModel, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _stored(loaded: LoadedModel, names: AbstractSet[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of these names that the model's files hold."""
-    wanted = set(names)
     for path in weight_files(loaded.folder, allow_pickle=loaded.allow_pickle):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                for name in wanted.intersection(file.keys()):
+                for name in names & set(file.keys()):
                     yield name, file.get_tensor(name)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            for name in wanted.intersection(state):
+            for name in names & state.keys():
                 yield name, state[name]

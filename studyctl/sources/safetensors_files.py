@@ -1,9 +1,13 @@
-"""Which files of a folder hold a model's weights, and what their headers say; no tensor is read."""
+"""The files of a folder that hold a model's weights, and the content of their headers; no tensor is read."""
 
 import json
+import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
 
 from studyctl.errors import StudyError
 
@@ -12,7 +16,6 @@ INDEX = "model.safetensors.index.json"
 PICKLE_SINGLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
-_LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
 class TensorInfo(NamedTuple):
@@ -20,8 +23,13 @@ class TensorInfo(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
-    """``BF16``, ``F32``, ``I32`` ..."""
-    bytes: int
+    """``BF16``, ``F32``, ``I32``, ``F8_E4M3``, ``BOOL`` ..."""
+
+    @property
+    def bytes(self) -> int:
+        """Return its size in the file."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) if bits else 8) // 8
 
 
 def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
@@ -34,9 +42,9 @@ def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
         return _shards(folder, INDEX)
-    if (loose := sorted(folder.glob("model-*.safetensors"))) != []:
+    if shards := list(folder.glob("model-*.safetensors")):
         raise StudyError(
-            f"`{folder}` has {len(loose)} shards but no {INDEX}", hint="download the index as well"
+            f"`{folder}` has {len(shards)} shards but no {INDEX}", hint="download the index as well"
         )
     names = [path.name for path in folder.iterdir() if path.is_file()]
     check_pickle(str(folder), names, allow_pickle=allow_pickle)
@@ -75,58 +83,31 @@ def _shards(folder: Path, index: str) -> list[Path]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise StudyError(
-            f"`{folder}` lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:4])}"
+            f"`{folder}` has {len(names) - len(missing)} of {len(names)} shards; missing: {', '.join(missing[:4])}"
             + (" ..." if len(missing) > 4 else ""),
             hint="download the rest",
         )
     return [folder / name for name in names]
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Return the tensors of a safetensors file, after checking that the file is as long as its header says.
-
-    Raises:
-        StudyError: the file is cut short, or is no safetensors file.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8:
-            raise _cut_short(path, 8, size)
-        if length > _LARGEST_HEADER:
-            raise StudyError(f"`{path}` is no safetensors file", hint="download it again")
-        if 8 + length > size:
-            raise _cut_short(path, 8 + length, size)
-        header = file.read(length)
-    try:
-        fields = json.loads(header)
-        described = {name: entry for name, entry in fields.items() if name != "__metadata__"}
-        tensors = {
-            name: TensorInfo(
-                tuple(entry["shape"]), entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0]
-            )
-            for name, entry in described.items()
-        }
-        end = max((entry["data_offsets"][1] for entry in described.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise StudyError(
-            f"the header of `{path}` cannot be read: {error}", hint="download it again"
-        ) from error
-    if size < 8 + length + end:
-        raise _cut_short(path, 8 + length + end, size)
-    return tensors
-
-
 def read_headers(files: Iterable[Path]) -> dict[str, TensorInfo]:
-    """Return the tensors of all files.
+    """Return the tensors of all safetensors files among these, after checking that each file is as long as its header says.
 
     Raises:
         StudyError: a file is cut short, or is no safetensors file.
     """
-    return {name: info for file in files for name, info in read_header(file).items()}
-
-
-def _cut_short(path: Path, wanted: int, found: int) -> StudyError:
-    return StudyError(
-        f"`{path}` is cut short: {wanted:,} bytes wanted, {found:,} found", hint="download or copy it again"
-    )
+    tensors = {}
+    for path in files:
+        if path.suffix != ".safetensors":
+            continue
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in sorted(file.keys()):
+                    part = file.get_slice(name)
+                    tensors[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
+        except SafetensorError as error:
+            raise StudyError(
+                f"`{path}` is cut short, or is no safetensors file ({error})",
+                hint="download or copy it again",
+            ) from error
+    return tensors

@@ -50,21 +50,21 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
     files = tuple(map(identify_file, paths))
     code = digest([lm_eval_version(), [(file.path.name, file.sha256) for file in files]])
     kind = str(config.get("output_type", "generate_until"))
-    found = TaskIdentity(name, None, path.absolute(), files, output_type=kind)
+    task = TaskIdentity(name, None, path.absolute(), files, output_type=kind)
     if name in tasks.data:
-        return _with_given_data(found, code, tasks, base)
+        return _with_items_of_spec(task, code, tasks, base)
     if config.get("dataset_path") in FILE_FORMATS:
-        return _with_own_files(found, code, config)
-    return _with_hub_data(found, code, config)
+        return _with_own_files(task, code, config)
+    return _with_hub_data(task, code, config)
 
 
-def _with_given_data(task: TaskIdentity, code: str, tasks: Tasks, base: Path) -> TaskIdentity:
-    given = tasks.data[task.name]
-    data = given if isinstance(given, TaskData) else TaskData(test=given)
+def _with_items_of_spec(task: TaskIdentity, code: str, tasks: Tasks, base: Path) -> TaskIdentity:
+    entry = tasks.data[task.name]
+    data = entry if isinstance(entry, TaskData) else TaskData(test=entry)
     if tasks.shots and data.fewshot is None:
         raise StudyError(
             f"task `{task.name}` needs `fewshot`: {tasks.shots} examples before each item, and only "
-            f"`{data.test}` is given",
+            f"`{data.test}` is there",
             hint=f'{task.name} = {{ test = "{data.test}", fewshot = "..." }}',
         )
     test = _existing(task.name, base / data.test)
@@ -83,35 +83,35 @@ def _with_given_data(task: TaskIdentity, code: str, tasks: Tasks, base: Path) ->
 
 
 def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:
-    """Return the task with the files that its YAML names, relative to its folder."""
+    """Return the task with the files that its YAML names, relative to its folder, as names or patterns."""
     assert task.yaml is not None
     kwargs = config.get("dataset_kwargs")
-    named = kwargs.get("data_files") if isinstance(kwargs, dict) else None
-    if named is None:
+    data_files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    if data_files is None:
         raise StudyError(f"task `{task.name}` reads files, but `{task.yaml}` has no `data_files`")
-    splits: dict[str, list[Path]] = {
-        str(split): [
-            file
-            for name in (names if isinstance(names, list) else [names])
-            for file in _matching(task.name, task.yaml.parent, str(name))
-        ]
-        for split, names in (named.items() if isinstance(named, dict) else [("train", named)])
-    }
+    by_split = data_files if isinstance(data_files, dict) else {"train": data_files}
+    splits: dict[str, list[Path]] = {}
+    for split, names in by_split.items():
+        splits[str(split)] = paths = []
+        for name in map(str, names if isinstance(names, list) else [names]):
+            matches = [] if Path(name).is_absolute() else sorted(task.yaml.parent.glob(name))
+            files = [path.absolute() for path in matches if path.is_file()]
+            paths += files or [_existing(task.name, task.yaml.parent / name)]
+    # Rows of other formats are not counted.
     items = {
-        split: sum(_items(task.name, file) for file in files)
-        for split, files in splits.items()
-        if all(file.suffix == ".jsonl" for file in files)
+        split: sum(_items(task.name, path) for path in paths)
+        for split, paths in splits.items()
+        if all(path.suffix == ".jsonl" for path in paths)
     }
     scored = str(config.get("test_split") or config.get("validation_split"))
-    found = [(split, [identify_file(path) for path in paths]) for split, paths in sorted(splits.items())]
-    hashes = [(split, [file.sha256 for file in files]) for split, files in found]
-    size = sum(path.stat().st_size for path in splits[scored]) if scored in items else None
+    identities = {split: [identify_file(path) for path in splits[split]] for split in sorted(splits)}
+    hashes = [(split, [file.sha256 for file in files]) for split, files in identities.items()]
     return replace(
         task,
         key=digest(["task", task.name, code, hashes]),
-        files=task.files + tuple(file for _, files in found for file in files),
+        files=task.files + tuple(file for files in identities.values() for file in files),
         items=items.get(scored),
-        bytes=size,
+        bytes=sum(path.stat().st_size for path in splits[scored]) if scored in items else None,
     )
 
 
@@ -126,25 +126,17 @@ def _with_hub_data(task: TaskIdentity, code: str, config: dict[str, Any]) -> Tas
     kwargs = config.get("dataset_kwargs")
     revision = kwargs.get("revision") if isinstance(kwargs, dict) else None
     try:
-        found = hub.resolve("dataset", dataset, str(revision or "main"))
+        resolved = hub.resolve("dataset", dataset, str(revision or "main"))
     except hub.HubUnreachable as error:
         return replace(task, dataset=dataset, unknown=str(error))
-    key = digest(["task", task.name, code, dataset, found.commit])
-    return replace(task, key=key, dataset=dataset, commit=found.commit, note=found.note)
+    key = digest(["task", task.name, code, dataset, resolved.commit])
+    return replace(task, key=key, dataset=dataset, commit=resolved.commit, note=resolved.note)
 
 
 def _existing(task: str, path: Path) -> Path:
     if not path.is_file():
         raise StudyError(f"task `{task}`: there is no data file `{path}`")
     return path.absolute()
-
-
-def _matching(task: str, folder: Path, name: str) -> list[Path]:
-    """Return the files of a name or pattern."""
-    if Path(name).is_absolute():
-        return [_existing(task, Path(name))]
-    found = sorted(path.absolute() for path in folder.glob(name) if path.is_file())
-    return found or [_existing(task, folder / name)]
 
 
 def _items(task: str, path: Path) -> int:
@@ -155,7 +147,7 @@ def _items(task: str, path: Path) -> int:
 
 
 def _merged(path: Path, files: dict[Path, None], above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return a YAML file with what it includes; its own keys win. The files read are added to ``files``."""
+    """Return a YAML file merged over the files that it includes. The files read are added to ``files``."""
     path = path.resolve()
     if path in above:
         raise StudyError(f"`{path}` includes itself")
@@ -193,11 +185,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _functions(value: object) -> Iterator[list[Path]]:
-    """Yield the Python files behind every ``!function``: its module and those beside it, which it may import."""
+    """Yield the Python files of every ``!function``: its module and the others in its folder, which it may import."""
     if isinstance(value, _Function):
         module, _, _ = value.name.rpartition(".")
         file = value.folder / f"{module.replace('.', '/')}.py"
-        # A module that is not beside the YAML file belongs to an installed package.
+        # A module that is not in the folder of the YAML file belongs to an installed package.
         yield sorted(file.parent.glob("*.py")) if file.is_file() else []
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:

@@ -1,4 +1,4 @@
-"""Which YAML file defines which lm-eval task, found without importing lm_eval (seconds) or parsing 14,000 files."""
+"""The YAML file that defines an lm-eval task, looked up without importing lm_eval (seconds) or parsing 14,000 files."""
 
 import functools
 import importlib.metadata
@@ -47,15 +47,21 @@ def find_task(name: str, include: tuple[str, ...], base: Path) -> Path | None:
     Raises:
         StudyError: a folder is missing, or the name is a group, a tag, a Python task, or unknown.
     """
-    folders = [_include_folder(entry, base) for entry in include]
-    indices = [(folder, scan(folder)) for folder in folders]
-    own = lm_eval_tasks()
-    if own is not None:
-        indices.append((own, _lm_eval_index(own)))
+    indices = []
+    for entry in include:
+        folder = base / Path(entry).expanduser()
+        if entry == BUNDLED:
+            folder = Path(str(resources.files("studyctl") / BUNDLED / "tasks"))
+        elif not folder.is_dir():
+            raise StudyError(f"there is no folder of tasks `{folder}`")
+        indices.append((folder, scan(folder)))
+    lm_eval = lm_eval_tasks()
+    if lm_eval is not None:
+        indices.append((lm_eval, _lm_eval_index(lm_eval)))
     for folder, index in indices:
         if name in index.tasks:
             return folder / index.tasks[name]
-    if own is None:
+    if lm_eval is None:
         return None
     raise _not_a_task(name, indices)
 
@@ -73,15 +79,6 @@ def lm_eval_version() -> str:
     return importlib.metadata.version("lm_eval")
 
 
-def _include_folder(entry: str, base: Path) -> Path:
-    if entry == BUNDLED:
-        return Path(str(resources.files("studyctl") / BUNDLED / "tasks"))
-    folder = base / Path(entry).expanduser()
-    if not folder.is_dir():
-        raise StudyError(f"there is no folder of tasks `{folder}`")
-    return folder
-
-
 @functools.cache
 def _lm_eval_index(folder: Path) -> TaskIndex:
     entry = cache_folder() / "tasks" / f"{digest([lm_eval_version(), str(folder), _CODE])}.json"
@@ -94,48 +91,42 @@ def _lm_eval_index(folder: Path) -> TaskIndex:
 
 def scan(folder: Path) -> TaskIndex:
     """Return what the YAML files of a folder define; the first file in order of paths wins, as in lm-eval."""
-    index, known = TaskIndex(), dict[Path, dict[str, str]]()
+    index, merged = TaskIndex(), dict[Path, dict[str, str]]()
     for path in sorted(folder.glob("**/*.yaml"), key=Path.as_posix):
-        if _IGNORED.isdisjoint(path.parts):
-            _enter(index, str(path.relative_to(folder)), _resolved(path, known))
+        if not _IGNORED.isdisjoint(path.parts):
+            continue
+        keys, place = _resolved(path, merged), str(path.relative_to(folder))
+        names = _list(keys.get("group", keys.get("task", "")))
+        if not names:
+            continue  # a template that others include
+        name = names[0]
+        if "class" in keys:
+            index.python.setdefault(name, place)
+        elif "group" in keys:
+            index.groups.setdefault(name, place)
+        elif name not in index.tasks:
+            index.tasks[name] = place
+            for tag in _list(keys.get("tag", "")):
+                index.tags.setdefault(tag, []).append(name)
     return index
 
 
-def _enter(index: TaskIndex, place: str, keys: dict[str, str]) -> None:
-    name = _scalar(keys.get("group", keys.get("task", "")))
-    if not name:
-        return  # a template that others include
-    if "class" in keys:
-        index.python.setdefault(name, place)
-    elif "group" in keys:
-        index.groups.setdefault(name, place)
-    elif name not in index.tasks:
-        index.tasks[name] = place
-        for tag in _list(keys.get("tag", "")):
-            index.tags.setdefault(tag, []).append(name)
-
-
-def _resolved(path: Path, known: dict[Path, dict[str, str]]) -> dict[str, str]:
-    """Return a file's top-level keys over those of the files that it includes."""
-    if path not in known:
-        known[path] = {}  # ends a circle of includes
-        own, merged = _top_level(path), dict[str, str]()
-        for name in _list(own.get("include", "")):
+def _resolved(path: Path, merged: dict[Path, dict[str, str]]) -> dict[str, str]:
+    """Return a file's top-level keys over those of the files that it includes; ``merged`` keeps them."""
+    if path not in merged:
+        merged[path] = {}  # ends a circle of includes
+        keys, included = _top_level(path), dict[str, str]()
+        for name in _list(keys.get("include", "")):
             other = (path.parent / name).resolve()
             if other.is_file():
-                merged |= _resolved(other, known)
-        known[path] = merged | own
-    return known[path]
+                included |= _resolved(other, merged)
+        merged[path] = included | keys
+    return merged[path]
 
 
 def _top_level(path: Path) -> dict[str, str]:
-    found = _KEY.finditer(path.read_text("utf-8", errors="replace"))
-    return {match[2]: match[3] for match in found}
-
-
-def _scalar(value: str) -> str:
-    found = _list(value)
-    return found[0] if found else ""
+    matches = _KEY.finditer(path.read_text("utf-8", errors="replace"))
+    return {match[2]: match[3] for match in matches}
 
 
 def _list(value: str) -> list[str]:
@@ -154,23 +145,17 @@ def _list(value: str) -> list[str]:
 def _not_a_task(name: str, indices: list[tuple[Path, TaskIndex]]) -> StudyError:
     for folder, index in indices:
         if name in index.groups:
-            members = _members(folder / index.groups[name])
+            value = _top_level(folder / index.groups[name]).get("task", "")
+            pattern = r"^[ \t]*-[ \t]+(?:(?:task|group)[ \t]*:[ \t]*)?(\S+)"
+            members = re.findall(pattern, value, re.MULTILINE) or _list(value)
             return StudyError(f"`{name}` is a group, not a task", hint=f"its tasks are {_some(members)}")
         if name in index.tags:
-            return StudyError(
-                f"`{name}` is a tag, not a task", hint=f"its tasks are {_some(index.tags[name])}"
-            )
+            members = index.tags[name]
+            return StudyError(f"`{name}` is a tag, not a task", hint=f"its tasks are {_some(members)}")
         if name in index.python:
             return StudyError(f"task `{name}` is a Python class; tasks defined by YAML files can be run")
-    known = {task for _, index in indices for task in index.tasks}
-    hint = did_you_mean(name, known)
+    hint = did_you_mean(name, {task for _, index in indices for task in index.tasks})
     return StudyError(f"there is no task `{name}`", hint=hint or "`lm-eval ls tasks` lists lm-eval's own")
-
-
-def _members(path: Path) -> list[str]:
-    value = _top_level(path).get("task", "")
-    entries = re.findall(r"^[ \t]*-[ \t]+(?:(?:task|group)[ \t]*:[ \t]*)?(\S+)", value, re.MULTILINE)
-    return entries or _list(value)
 
 
 def _some(names: list[str], most: int = 12) -> str:

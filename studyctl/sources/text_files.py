@@ -52,10 +52,10 @@ def _bundled(name: str, purpose: Purpose, language: str) -> Path:
     folder = Path(str(resources.files("studyctl") / name / "text" / purpose))
     path = folder / f"{language}.jsonl"
     if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in folder.glob("*.jsonl")))
+        languages = ", ".join(sorted(file.stem for file in folder.glob("*.jsonl")))
         raise StudyError(
             f"the bundled text `{name}` has no {purpose} text for language `{language}`",
-            hint=f"it has {there}",
+            hint=f"it has {languages}",
         )
     return path
 
@@ -82,20 +82,20 @@ def _identify_dataset(name: str, source: TextSource, purpose: Purpose, language:
     if split is None:
         raise StudyError(f"text source `{name}` has no split for {purpose}")
     try:
-        found = hub.resolve("dataset", source.dataset, source.revision)
+        revision = hub.resolve("dataset", source.dataset, source.revision)
     except hub.HubUnreachable as error:
         return TextIdentity(name, purpose, language, None, unknown=str(error))
     return TextIdentity(
         name,
         purpose,
         language,
-        key=digest(["dataset", source.dataset, found.commit, config, split, source.field, _CODE]),
+        key=digest(["dataset", source.dataset, revision.commit, config, split, source.field, _CODE]),
         field=source.field,
         dataset=source.dataset,
         config=config,
         split=split,
-        commit=found.commit,
-        note=found.note,
+        commit=revision.commit,
+        note=revision.note,
     )
 
 
@@ -104,23 +104,29 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
 
     Args:
         data: the file's bytes.
-        path: its name, which says of what format it is.
+        path: its name, which says what format it is in.
         field: the field or column that holds the text.
 
     Raises:
-        StudyError: it is not UTF-8, a line is no JSON object or lacks the field, or the format is not known.
+        StudyError: it is not UTF-8, a line is no JSON object or has no such field, or the format is unknown.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return list(_parquet_documents(data, path, field))
+        return _parquet_documents(data, path, field)
     if suffix == ".txt":
         return ["\n".join(_lines(data, path))]
     if suffix != ".jsonl":
-        raise StudyError(
-            f"`{path}` has a format that is not known", hint="texts are .jsonl, .txt or .parquet files"
-        )
-    lines = enumerate(_lines(data, path), start=1)
-    return [_field_of(line, field, f"{path}:{number}") for number, line in lines if line.strip()]
+        raise StudyError(f"`{path}` has an unknown format", hint="texts are .jsonl, .txt or .parquet files")
+    documents = []
+    for place, item in _objects(data, path, hint=f'a line reads {{"{field}": "..."}}'):
+        if not isinstance(item.get(field), str):
+            fields = ", ".join(f"`{key}`" for key in item) or "nothing"
+            raise StudyError(
+                f"`{place}` has no text in field `{field}`",
+                hint=f"it has {fields}; set `field` of the text source",
+            )
+        documents.append(str(item[field]))
+    return documents
 
 
 def count_json_lines(path: Path) -> int:
@@ -129,11 +135,7 @@ def count_json_lines(path: Path) -> int:
     Raises:
         StudyError: it is not UTF-8, or a line is no JSON object.
     """
-    lines = enumerate(_lines(path.read_bytes(), path), start=1)
-    found = [(number, line) for number, line in lines if line.strip()]
-    for number, line in found:
-        _object_of(line, f"{path}:{number}", hint="an item is one JSON object a line")
-    return len(found)
+    return len(list(_objects(path.read_bytes(), path, hint="an item is one JSON object a line")))
 
 
 def _text_bytes(path: Path, field: str) -> int:
@@ -159,42 +161,35 @@ def _lines(data: bytes, path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _object_of(line: str, place: str, hint: str) -> dict[str, object]:
-    try:
-        item = json.loads(line)
-    except ValueError as error:
-        raise StudyError(f"`{place}` is no JSON: {error}", hint=hint) from error
-    if not isinstance(item, dict):
-        raise StudyError(f"`{place}` is no JSON object", hint=hint)
-    return item
+def _objects(data: bytes, path: Path, hint: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield every JSON object of a file, one a line, with its place; empty lines are left out."""
+    for number, line in enumerate(_lines(data, path), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise StudyError(f"`{place}` is no JSON: {error}", hint=hint) from error
+        if not isinstance(item, dict):
+            raise StudyError(f"`{place}` is no JSON object", hint=hint)
+        yield place, item
 
 
-def _field_of(line: str, field: str, place: str) -> str:
-    item = _object_of(line, place, hint=f'a line reads {{"{field}": "..."}}')
-    if not isinstance(item.get(field), str):
-        there = ", ".join(f"`{key}`" for key in item) or "nothing"
-        raise StudyError(
-            f"`{place}` has no text in field `{field}`",
-            hint=f"it has {there}; set `field` of the text source",
-        )
-    return str(item[field])
-
-
-def _parquet_documents(data: bytes, path: Path, field: str) -> Iterator[str]:
+def _parquet_documents(data: bytes, path: Path, field: str) -> list[str]:
     import pyarrow as pa  # 0.1 s, and few texts are Parquet files
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         if field not in file.schema_arrow.names:
-            there = ", ".join(f"`{name}`" for name in file.schema_arrow.names)
+            columns = ", ".join(f"`{name}`" for name in file.schema_arrow.names)
             raise StudyError(
-                f"`{path}` has no column `{field}`", hint=f"it has {there}; set `field` of the text source"
+                f"`{path}` has no column `{field}`", hint=f"it has {columns}; set `field` of the text source"
             )
-        for batch in file.iter_batches(columns=[field]):
-            for value in batch.column(0).to_pylist():
-                if not isinstance(value, str):
-                    raise StudyError(f"column `{field}` of `{path}` holds something else than text")
-                yield value
+        values: list[str] = file.read(columns=[field]).column(0).to_pylist()
     except pa.ArrowInvalid as error:
         raise StudyError(f"`{path}` is no Parquet file: {error}") from error
+    if not all(isinstance(value, str) for value in values):
+        raise StudyError(f"column `{field}` of `{path}` holds something else than text")
+    return values

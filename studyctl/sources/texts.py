@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from studyctl.contract.identity import TextIdentity
@@ -13,14 +13,18 @@ from studyctl.sources.verified import read_verified
 
 
 class Documents:
-    """The documents of a hub dataset, streamed in order and kept in the user's cache as far as they were taken."""
+    """The documents of a hub dataset, streamed in order and kept in the user's cache as far as they were needed."""
 
     def __init__(self, text: TextIdentity) -> None:
-        assert text.key is not None
-        assert text.dataset is not None
         self._text = text
-        self._taken, self.complete = _read_cached(self._cache)
+        self._cache = cache_folder() / "texts" / f"{text.key}.jsonl"
+        self._documents: list[str] = []
         self._stream: Iterator[str] | None = None
+        self.complete = False
+        """Whether these are all documents of the dataset."""
+        if self._cache.is_file():
+            head, *self._documents = map(json.loads, self._cache.read_text("utf-8").split("\n"))
+            self.complete = head["complete"]
 
     def first(self, count: int) -> list[str]:
         """Return the first ``count`` documents (0: all), or as many as there are; then ``complete`` is true.
@@ -28,32 +32,23 @@ class Documents:
         Raises:
             StepError: the dataset cannot be read.
         """
-        enough = self.complete or 0 < count <= len(self._taken)
-        if not enough:
-            self._take(count)
-            lines = [
-                json.dumps({"complete": self.complete}),
-                *(json.dumps(document) for document in self._taken),
-            ]
-            write_atomic(self._cache, "\n".join(lines))
-        return self._taken[:count] if count else self._taken
-
-    @property
-    def _cache(self) -> Path:
-        return cache_folder() / "texts" / f"{self._text.key}.jsonl"
-
-    def _take(self, count: int) -> None:
-        if self._stream is None:
-            self._stream = _stream(self._text, skip=len(self._taken))
-        try:
-            while count == 0 or len(self._taken) < count:
-                document = next(self._stream, None)
-                if document is None:
-                    self.complete = True
-                    return
-                self._taken.append(document)
-        except (OSError, ValueError) as error:
-            raise _unreadable(self._text, error) from error
+        missing = count - len(self._documents) if count else None
+        if not self.complete and (missing is None or missing > 0):
+            try:
+                self._stream = self._stream or _stream(self._text, skip=len(self._documents))
+                more = list(islice(self._stream, missing))
+            except (OSError, ValueError) as error:
+                where = ", ".join(part for part in (self._text.config, self._text.split) if part)
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise StepError(
+                    f"dataset `{self._text.dataset}` ({where}) cannot be read: {reason}",
+                    hint="with a connection, `studyctl prefetch` puts what a study needs into the cache",
+                ) from error
+            self._documents += more
+            self.complete = missing is None or len(more) < missing
+            lines = ({"complete": self.complete}, *self._documents)
+            write_atomic(self._cache, "\n".join(map(json.dumps, lines)))
+        return self._documents[:count] if count else self._documents
 
 
 def _stream(text: TextIdentity, skip: int) -> Iterator[str]:
@@ -64,36 +59,20 @@ def _stream(text: TextIdentity, skip: int) -> Iterator[str]:
     )
     for row in rows.skip(skip):
         if not isinstance(row.get(text.field), str):
-            there = ", ".join(f"`{name}`" for name in row)
+            columns = ", ".join(f"`{name}`" for name in row)
             raise StepError(
                 f"dataset `{text.dataset}` has no text in column `{text.field}`",
-                hint=f"it has {there}; set `field` of text source `{text.name}`",
+                hint=f"it has {columns}; set `field` of text source `{text.name}`",
             )
         yield row[text.field]
-
-
-def _unreadable(text: TextIdentity, error: Exception) -> StepError:
-    where = ", ".join(part for part in (text.config, text.split) if part)
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return StepError(
-        f"dataset `{text.dataset}` ({where}) cannot be read: {reason}",
-        hint="with a connection, `studyctl prefetch` takes what a study needs into the cache",
-    )
-
-
-def _read_cached(path: Path) -> tuple[list[str], bool]:
-    if not path.is_file():
-        return [], False
-    head, *documents = [json.loads(line) for line in path.read_text("utf-8").split("\n")]
-    return documents, bool(head["complete"])
 
 
 def read_documents(text: TextIdentity, first: int = 0) -> list[str]:
     """Return the documents of a text; joined by newlines they are the text.
 
     Args:
-        text: what it was found to be when the study was planned.
-        first: of a hub dataset, how many to take from the beginning; 0: all.
+        text: as it was planned.
+        first: of a hub dataset, how many to read from the beginning; 0: all.
 
     Raises:
         StudyError: the file or dataset cannot be read, or the file changed since.

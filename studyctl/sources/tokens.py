@@ -1,7 +1,7 @@
 """Token ids of texts: for perplexity windows, and for calibration."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from studyctl.contract.steps import ALL_WINDOWS
 from studyctl.errors import StepError
 from studyctl.evaluate.text.windows import SEGMENT, TokenizedText, Windows, cut_windows, needed_tokens
 from studyctl.files import atomic_path, cache_folder, digest
-from studyctl.reporter import Reporter, SilentReporter
+from studyctl.reporter import Reporter
 from studyctl.sources.texts import Documents, read_documents
 from studyctl.sources.verified import check_files
 
@@ -34,7 +34,7 @@ PIECE = 200_000
 def tokenizer_key(tokenizer: Any) -> str:
     """Return the hash of all that decides how a fast tokenizer splits a text.
 
-    Of the tokenizer at work, not of its files: transformers rebuilds parts of some (Qwen2's pre-tokenizer).
+    Of the loaded tokenizer, not of its files: transformers rebuilds parts of some (Qwen2's pre-tokenizer).
     """
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:20]
 
@@ -73,7 +73,7 @@ def tokenized_text(
     A text for perplexity is tokenised as one text, one for calibration in pieces of whole lines.
 
     Args:
-        text: what :func:`~studyctl.sources.identity.identify_text` returned, with a key.
+        text: what :func:`~studyctl.sources.text_files.identify_text` returned, with a key.
         tokenizer: a fast tokenizer of transformers.
         needed: tokens that a hub dataset must give at least, if it has them; 0: all of it. Local files are taken whole.
         reporter: hears of long waits.
@@ -83,54 +83,66 @@ def tokenized_text(
     """
     if text.key is None:
         raise StepError(f"text `{text.name}` in {text.language} could not be looked up: {text.unknown}")
-    reporter = reporter or SilentReporter()
-    own = tokenizer_key(tokenizer)
+    tokenizer_hash = tokenizer_key(tokenizer)
+
+    def cached(count: int, read: Callable[[], list[str]]) -> TokenizedText:
+        path = cache_folder() / "tokens" / f"{digest([text.key, tokenizer_hash, count, _CODE])}.npz"
+        if not path.is_file():
+            if reporter is not None:
+                reporter.progress(0, 1, "text", note=f"tokenising {text.name} in {text.language}")
+            tokens = tokenize(read(), tokenizer, in_pieces=text.purpose == "calibration")
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.savez(
+                    file,
+                    ids=tokens.ids,
+                    byte_ends=tokens.byte_ends,
+                    character_ends=tokens.character_ends,
+                    document_begins=tokens.document_begins,
+                )
+        with np.load(path, allow_pickle=False) as stored:
+            return TokenizedText(**stored)
+
     if text.file is not None:
-        # The cache may hold the tokens already; that the file changed since it was looked at is told all the same.
-        check_files([text.file], str(text))
-        return _cached(text, tokenizer, own, 0, lambda: read_documents(text), reporter)
+        check_files([text.file], str(text))  # also where the tokens are in the cache
+        return cached(0, lambda: read_documents(text))
     documents, count = Documents(text), FIRST_DOCUMENTS if needed else 0
     while True:
-        tokens = _cached(text, tokenizer, own, count, partial(documents.first, count), reporter)
+        tokens = cached(count, partial(documents.first, count))
         if count == 0 or len(tokens.ids) >= needed + MARGIN or documents.complete:
             return replace(tokens, complete=documents.complete)
         count *= 2
 
 
-def _cached(
-    text: TextIdentity,
-    tokenizer: Any,
-    own: str,
-    count: int,
-    read: Callable[[], list[str]],
-    reporter: Reporter,
-) -> TokenizedText:
-    path = cache_folder() / "tokens" / f"{digest([text.key, own, count, _CODE])}.npz"
-    if not path.is_file():
-        reporter.progress(0, 1, "text", note=f"tokenising {text.name} in {text.language}")
-        tokens = _tokenize_documents(read(), tokenizer, in_pieces=text.purpose == "calibration")
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                ids=tokens.ids,
-                byte_ends=tokens.byte_ends,
-                character_ends=tokens.character_ends,
-                document_begins=tokens.document_begins,
-            )
-    with np.load(path, allow_pickle=False) as stored:
-        return TokenizedText(**stored)
+def tokenize(documents: list[str], tokenizer: Any, *, in_pieces: bool = False) -> TokenizedText:
+    """Return the tokens of documents joined by newlines, without special tokens, and where each ends.
 
-
-def _tokenize_documents(documents: list[str], tokenizer: Any, *, in_pieces: bool) -> TokenizedText:
-    """Return the tokens of documents joined by newlines.
-
-    A perplexity is of one text. Calibration only needs tokens, and a corpus in one call takes a gigabyte: it comes in pieces.
+    Args:
+        documents: of one text.
+        tokenizer: a fast tokenizer of transformers.
+        in_pieces: tokenise some lines at a time, as a calibration corpus in one call takes a gigabyte. A perplexity is of
+            one text.
     """
-    whole = "\n".join(documents)
+    text = "\n".join(documents)
+    ids, ends, before = [], [], 0
+    for piece in _pieces(text) if in_pieces else [text]:
+        encoded = tokenizer(
+            piece,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids.append(np.array(encoded.input_ids, np.int32))
+        ends.append(before + np.fromiter((end for _, end in encoded.offset_mapping), np.int64, len(ids[-1])))
+        before += len(piece)
+    # A token without text of its own has the offsets (0, 0): it ends where the one before it does.
+    character_ends = np.maximum.accumulate(np.concatenate(ends))
     sizes = np.fromiter((len(document) + 1 for document in documents), np.int64, len(documents))
-    begins = np.cumsum(sizes) - sizes
-    tokens = _joined([tokenize(piece, tokenizer) for piece in (_pieces(whole) if in_pieces else [whole])])
-    return replace(tokens, document_begins=byte_positions(whole)[begins])
+    positions = byte_positions(text)
+    return TokenizedText(
+        np.concatenate(ids), positions[character_ends], character_ends, positions[np.cumsum(sizes) - sizes]
+    )
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -141,37 +153,6 @@ def _pieces(text: str) -> Iterator[str]:
         end = len(text) if newline < 0 else newline + 1
         yield text[begin:end]
         begin = end
-
-
-def _joined(pieces: Sequence[TokenizedText]) -> TokenizedText:
-    return TokenizedText(
-        np.concatenate([piece.ids for piece in pieces]),
-        _one_after_the_other([piece.byte_ends for piece in pieces]),
-        _one_after_the_other([piece.character_ends for piece in pieces]),
-        np.zeros(1, np.int64),
-    )
-
-
-def _one_after_the_other(ends: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the ends of tokens of pieces as ends in the text that the pieces make."""
-    offsets = np.cumsum([0] + [int(piece[-1]) if len(piece) else 0 for piece in ends])
-    return np.concatenate([piece + offset for piece, offset in zip(ends, offsets[:-1], strict=True)])
-
-
-def tokenize(text: str, tokenizer: Any) -> TokenizedText:
-    """Return the tokens of one document, without special tokens, and where each ends in it."""
-    encoded = tokenizer(
-        text,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    ids = np.array(encoded.input_ids, np.int32)
-    # A token without text of its own has the offsets (0, 0): it ends where the one before it does.
-    ends = np.maximum.accumulate(np.fromiter((end for _, end in encoded.offset_mapping), np.int64, len(ids)))
-    return TokenizedText(ids, byte_positions(text)[ends], ends, np.zeros(1, np.int64))
 
 
 def byte_positions(text: str) -> NDArray[np.int64]:
@@ -190,7 +171,7 @@ def calibration_ids(
     language by itself: more samples begin with the same windows, and another language leaves a language's own as they were.
 
     Args:
-        calibration: what the plan found, with texts.
+        calibration: as it was planned, with texts.
         tokenizer: a fast tokenizer of transformers.
         seed: of the trial.
         reporter: hears of long waits.
@@ -204,14 +185,14 @@ def calibration_ids(
     for position, text in enumerate(texts):
         places = range(position, calibration.samples, len(texts))
         ids = tokenized_text(text, tokenizer, needed=needed, reporter=reporter).ids
-        there = len(ids) // length
-        if there < len(places):
+        available = len(ids) // length
+        if available < len(places):
             raise StepError(
-                f"not enough calibration text: `{text.name}` has {there} windows of {length} tokens in "
-                f"{text.language}, {len(places)} are wanted",
+                f"not enough calibration text: `{text.name}` has {available} windows of {length} tokens in "
+                f"{text.language}, {len(places)} are needed",
                 hint="fewer samples, shorter windows, or more text",
             )
         draw = np.random.Generator(np.random.PCG64([seed, *text.language.encode()]))
-        chosen = draw.permutation(there)[: len(places)]
-        windows[places] = ids[: there * length].reshape(there, length)[chosen]
+        chosen = draw.permutation(available)[: len(places)]
+        windows[places] = ids[: available * length].reshape(available, length)[chosen]
     return windows

@@ -1,4 +1,4 @@
-"""Loading somebody's published compressed model, with its weights unpacked, for a worker."""
+"""Loading a checkpoint, with its weights unpacked, for a worker."""
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -13,6 +13,7 @@ from studyctl.compress.walk.architectures import block_linears
 from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter
+from studyctl.sources.checkpoints import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
 from studyctl.sources.models import (
     LoadedModel,
     load_tokenizer,
@@ -21,7 +22,6 @@ from studyctl.sources.models import (
     planned_files,
     read_weights,
 )
-from studyctl.sources.published import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
 from studyctl.sources.safetensors_files import read_headers, weight_files
 from studyctl.sources.tokens import tokenizer_key
 
@@ -29,11 +29,11 @@ SAMPLE = (
     'The year 2024 was 3.5% warmer; isn\'t it?\n\n\tdef f(x):  return x**2  # "quoted"\n'
     "Größe und Übermut. ¿Dónde está el niño? Где же ты теперь? 今天天气很好。 كيف حالك؟ Watu wote wamezaliwa huru. 🙂 ½ ﬁ"
 )
-"""Text on which tokenizers that are the same give the same tokens, and others hardly ever."""
+"""Tokenizers that give the same tokens for this text are the same, with hardly an exception."""
 
 
 class ComparedModel(NamedTuple):
-    """The model that a checkpoint is compared with, and how both are asked."""
+    """The model that a checkpoint is compared with, and how both are measured."""
 
     id: str
     tokenizer: Any
@@ -45,30 +45,30 @@ class ComparedModel(NamedTuple):
 def load_checkpoint(
     identity: ModelIdentity, base: ComparedModel, *, dtype: str, device: str, reporter: Reporter
 ) -> LoadedModel:
-    """Load a published checkpoint so that it can be measured like a model: its linears hold unpacked weights.
+    """Load a checkpoint so that it can be measured like a model: its linears hold unpacked weights.
 
-    Packed weights are unpacked in the dtype that the checkpoint names, as its users do, and then get the wanted one.
+    Packed weights are unpacked in the dtype that the checkpoint names, as its users do, and then converted to ``dtype``.
 
     Args:
-        identity: what :func:`~studyctl.sources.published.identify_checkpoint` returned.
+        identity: what :func:`~studyctl.sources.checkpoints.identify_checkpoint` returned.
         base: the model that it is compared with.
         dtype: ``bfloat16``, ``float16`` or ``float32``.
         device: ``cpu``, ``cuda:0`` ...
         reporter: hears of downloads, and of what the measurement leaves out.
 
     Raises:
-        StudyError: the files cannot be had, do not make this model, or its tokenizer gives other tokens than the base's.
+        StudyError: the files are missing, do not make this model, or its tokenizer gives other tokens than the base's.
     """
     folder = model_folder(identity, allow_pickle=False, reporter=reporter)
     method = storage_format(identity.config)
     unpacked_in = dtype if method == PLAIN else own_dtype(identity.config) or dtype
     tokenizer = base.tokenizer
     with planned_files(identity):
-        own = load_tokenizer(folder) if identity.tokenizer else None
+        if identity.tokenizer:
+            tokenizer = load_tokenizer(folder)
         model = read_weights(folder, identity, unpacked_in, allow_pickle=False)
-    if own is not None:
-        check_same_tokens(own, base, identity.id)
-        tokenizer = own
+    if identity.tokenizer:
+        check_same_tokens(tokenizer, base, identity.id)
     else:
         reporter.warning(f"{identity.id} has no tokenizer: that of {base.id} is used")
     for caveat in storage_caveats(identity.config):
@@ -82,27 +82,26 @@ def load_checkpoint(
     return LoadedModel(model, tokenizer, identity, folder, dtype, device, allow_pickle=False)
 
 
-def check_same_tokens(own: Any, base: ComparedModel, name: str) -> None:
-    """Refuse a checkpoint whose tokenizer splits text otherwise than its base's: no figure could be compared.
+def check_same_tokens(tokenizer: Any, base: ComparedModel, name: str) -> None:
+    """Refuse a checkpoint whose tokenizer splits text differently than its base's: no figure could be compared.
 
     Raises:
         StepError: says what differs.
     """
-    if tokenizer_key(own) != tokenizer_key(base.tokenizer):
-        for special in (False, True):
-            ours, theirs = (
-                tokenizer(SAMPLE, add_special_tokens=special).input_ids for tokenizer in (own, base.tokenizer)
-            )
-            if ours != theirs:
-                raise _other_tokens(name, base, "gives other token ids")
-    if base.bos == "prepend" and own.bos_token_id != base.tokenizer.bos_token_id:
-        raise _other_tokens(name, base, "has another begin-of-sequence token")
-    if base.chat_template and own.chat_template != base.tokenizer.chat_template:
-        raise _other_tokens(name, base, "has another chat template")
-
-
-def _other_tokens(name: str, base: ComparedModel, what: str) -> StepError:
-    return StepError(
+    same = tokenizer_key(tokenizer) == tokenizer_key(base.tokenizer)
+    if not same and any(
+        tokenizer(SAMPLE, add_special_tokens=special).input_ids
+        != base.tokenizer(SAMPLE, add_special_tokens=special).input_ids
+        for special in (False, True)
+    ):
+        what = "gives other token ids"
+    elif base.bos == "prepend" and tokenizer.bos_token_id != base.tokenizer.bos_token_id:
+        what = "has another begin-of-sequence token"
+    elif base.chat_template and tokenizer.chat_template != base.tokenizer.chat_template:
+        what = "has another chat template"
+    else:
+        return
+    raise StepError(
         f"the tokenizer of {name} {what} than that of {base.id}, so that the two cannot be compared",
         hint="is it made from that model, at this revision? A folder without tokenizer is measured with the model's",
     )
@@ -115,7 +114,7 @@ def unpack(model: Any, method: str) -> None:
         _decompress(model)
     else:
         _replace_packed(model)
-    # What is left is a plain model; transformers would treat it as a quantized one.
+    # This is a plain model now; transformers would treat it as a quantized one.
     model.hf_quantizer, model.is_quantized = None, False
     del model.config.quantization_config
 
@@ -131,18 +130,27 @@ def _decompress(model: Any) -> None:
         if not hasattr(module, "quantization_scheme"):
             continue
         vars(module).pop("forward", None)  # it rounds activations in every pass
-        for own in ("quantization_scheme", "quantization_status"):
-            delattr(module, own)
-        for name in {name for name, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}:
-            delattr(module, name)  # scales, zeros and shapes of a weight that is unpacked
+        parameters = {name for name, _ in module.named_parameters(recurse=False)}
+        # Besides the scheme, scales, zero points and shapes of a weight that is unpacked.
+        for name in {"quantization_scheme", "quantization_status"} | parameters - {"weight", "bias"}:
+            delattr(module, name)
 
 
 def _replace_packed(model: Any) -> None:
-    """Put a plain linear in the place of every one of gptqmodel's, which compute from packed weights."""
+    """Put a plain linear in the place of every linear of gptqmodel, which computes from packed weights."""
     for name, module in list(model.named_modules()):
         if not hasattr(module, "qweight"):
             continue
-        weight = _unpacked(module).T.contiguous()
+        if hasattr(module, "dequantize_weight"):
+            transposed = module.dequantize_weight()
+        else:
+            packing = import_module(
+                "gptqmodel.quantization.awq.utils.packing_utils"
+            )  # of an optional package
+            transposed = packing.dequantize_gemm(
+                module.qweight, module.qzeros, module.scales, module.bits, module.group_size
+            )
+        weight = transposed.T.contiguous()
         plain = nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None, device="meta")
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if module.bias is not None:
@@ -150,22 +158,10 @@ def _replace_packed(model: Any) -> None:
         model.set_submodule(name, plain)
 
 
-def _unpacked(module: Any) -> torch.Tensor:
-    """Return the weight ``[in, out]`` of one of gptqmodel's linears."""
-    if hasattr(module, "dequantize_weight"):
-        weight: torch.Tensor = module.dequantize_weight()
-        return weight
-    packing = import_module("gptqmodel.quantization.awq.utils.packing_utils")  # of a package that is optional
-    weight = packing.dequantize_gemm(
-        module.qweight, module.qzeros, module.scales, module.bits, module.group_size
-    )
-    return weight
-
-
 def stored_bits(model: nn.Module, folder: Path) -> float | None:
-    """Return the bits that a weight of the block linears takes in a folder's files, or None where they name them otherwise.
+    """Return the bits per weight of the block linears in a folder's files; None where the files have other names for them.
 
-    Whatever belongs to a linear counts, but its bias: codes, scales, zeros, shapes.
+    All tensors of a linear count but its bias: codes, scales, zero points, shapes.
     """
     linears = block_linears(model)
     headers = read_headers(weight_files(folder, allow_pickle=False))
@@ -189,8 +185,8 @@ def linear_bytes(sizes: Mapping[str, int], linears: Iterable[str], prefix: str) 
         owner, _, part = name.rpartition(".")
         if part != "bias":
             by_owner[owner] = by_owner.get(owner, 0) + size
-    found = {name: by_owner.get(name, by_owner.get(name.removeprefix(prefix), 0)) for name in linears}
-    return {name: size for name, size in found.items() if size}
+    by_linear = {name: by_owner.get(name, by_owner.get(name.removeprefix(prefix), 0)) for name in linears}
+    return {name: size for name, size in by_linear.items() if size}
 
 
 def zero_fraction(model: nn.Module) -> float:

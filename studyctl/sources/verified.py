@@ -1,8 +1,8 @@
-"""Reading exactly the bytes that were looked at when a study was planned.
+"""Reading exactly the bytes that were planned.
 
-A file that was edited since gives other figures than its key says, so whoever uses a file reads it through here: small
-ones are read once, hashed, compared and used; the large ones that libraries read by themselves (weights) are hashed before
-they are loaded, and looked at again after that.
+A file that was edited since gives other figures than its key says, so every file is read through this module: small files
+are read once, hashed, compared and used; large files that libraries read by themselves (weights) are hashed before they are
+loaded, and checked again after that.
 """
 
 import hashlib
@@ -46,21 +46,21 @@ def check_files(files: Iterable[FileIdentity], what: str) -> None:
     for file in files:
         try:
             state = state_of(file.path.stat())
-            known = _hashed.get(file.path)
-            if known is None or known[0] != state:
+            hashed_state, sha256 = _hashed.get(file.path, (None, ""))
+            if hashed_state != state:
                 with file.path.open("rb") as opened:
-                    known = state, hashlib.file_digest(opened, "sha256").hexdigest()
+                    sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
                 if is_settled(file.path.stat()):
-                    _hashed[file.path] = known
+                    _hashed[file.path] = state, sha256
         except OSError as error:
             raise changed(what, file.path, error.strerror or "cannot be read") from error
-        if known[1] != file.sha256:
+        if sha256 != file.sha256:
             raise changed(what, file.path)
 
 
 @contextmanager
 def unchanged(files: tuple[FileIdentity, ...], what: str) -> Iterator[None]:
-    """Check files before and after something else reads them: what it read in between are the bytes that were planned.
+    """Check files before and after something else reads them, so that it reads the bytes that were planned.
 
     Raises:
         StepError: one is gone, or has other content (code ``CHANGED``).
@@ -68,7 +68,7 @@ def unchanged(files: tuple[FileIdentity, ...], what: str) -> Iterator[None]:
     check_files(files, what)
     try:
         yield
-    finally:  # what cannot be read may be half of a new file
+    finally:  # also after an error: a file that cannot be read may be half of a new one
         check_files(files, what)
 
 
@@ -77,6 +77,6 @@ def changed(what: str, path: Path, how: str = "") -> StepError:
     detail = f" ({how})" if how else ""
     return StepError(
         f"{what} changed since the study was planned: {path}{detail}",
-        hint="run the study again: what depends on it is planned anew",
+        hint="run the study again: what depends on it is planned again",
         code=ProblemCode.CHANGED,
     )

@@ -194,7 +194,7 @@ class Engine:
         elif job.calibration is not None:
             ids = calibration_ids(job.calibration, self._tokenizer, seed=job.seed or 0, reporter=recorder)
         paths = StudyPaths(job.root)
-        blocks = ResumableBlocks(paths.finished_blocks(job.weights_key))
+        blocks = ResumableBlocks(paths.resumable_blocks(job.weights_key))
         result = StepFinished(step=step)
         if job.backend == OWN:
             compressed = compress(
@@ -383,4 +383,4 @@ def _reference_path(job: Job, batch: Step) -> Path:
 
 
 def _chunks_path(job: Job, step: Step) -> Path:
-    return StudyPaths(job.root).finished_chunks(job.trial, step.key or "")
+    return StudyPaths(job.root).resumable_chunks(job.trial, step.key or "")

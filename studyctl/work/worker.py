@@ -44,9 +44,6 @@ def main() -> None:
         job = channel.jobs.get()
         _log_to(job)
         # Torch takes over a second to import; the log of the first attempt shows what that may print.
-        from studyctl.sources.lean_transformers import import_models
-
-        import_models()  # before anything that imports models of transformers
         from studyctl.work.attempt import Attempt
         from studyctl.work.engine import Engine
 

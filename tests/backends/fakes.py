@@ -118,7 +118,7 @@ def make_backend(
     """Write a backend named ``fake``, whose one method is ``rtn``."""
     write_script(folder / "adapter.py", adapter)
     (folder / "requirements.txt").write_text(requirements)
-    return Backend("fake", "fakepkg", str(folder), {"rtn": Ability({"bits": (4,)})}, size_bytes=1000)
+    return Backend("fake", "fakepkg", folder, {"rtn": Ability({"bits": (4,)})}, size_bytes=1000)
 
 
 def make_environment(name: str, adapter: str = ADAPTER) -> Path:
@@ -146,7 +146,7 @@ import json, os, signal, sys
 from pathlib import Path
 
 orders = json.loads(Path({orders!r}).read_text())
-step = "ask" if "compile" in sys.argv else sys.argv[1]
+step = sys.argv[1]
 with open({calls!r}, "a") as calls:
     calls.write(json.dumps({{"command": sys.argv[1:], "environment": dict(os.environ)}}) + "\\n")
 if step == "venv":
@@ -166,8 +166,6 @@ if step == "venv":
 if orders.get("fail") == step:
     print(orders["say"])
     sys.exit(2)
-if step == "ask":
-    Path(sys.argv[sys.argv.index("--output-file") + 1]).write_text(orders.get("torch", "torch==1.0"))
 """
 
 
@@ -197,7 +195,7 @@ class FakeUv:
         (folder / "uv").chmod(0o755)
 
     def order(self, **orders: str) -> None:
-        """Set what it is to do: ``hold`` or ``fail`` at a step, what to ``say``, and what ``torch`` needs."""
+        """Set what it is to do: ``hold`` or ``fail`` at a step, and what to ``say``."""
         self._orders.write_text(json.dumps(orders))
 
     @property

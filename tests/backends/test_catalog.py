@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.backends.catalog import BACKENDS, DRIVER, Backend, effective, refusals, runs_on
+from studyctl.backends.catalog import BACKENDS, Backend, effective, refusals, runs_on
 from studyctl.backends.environments import CHECK, GUARD
+from studyctl.backends.exchange import DRIVER
 from studyctl.contract.methods import AWQ, GPTQ, METHODS, RTN, Magnitude, MethodSettings, SparseGPT, Wanda
 from studyctl.contract.methods import PruneThenQuantize as Both
 
@@ -56,8 +57,8 @@ class TestTheTable:
     @every_backend
     def test_defaults_of_a_spec_can_be_run_but_for_what_the_package_lacks(self, backend: Backend) -> None:
         for method in backend.abilities:
-            given = {"sparsity": 0.5} if method in ("wanda", "sparsegpt") else {}
-            settings = METHODS[method].settings.model_validate({"method": method, **given})
+            share = {"sparsity": 0.5} if method in ("wanda", "sparsegpt") else {}
+            settings = METHODS[method].settings.model_validate({"method": method, **share})
             assert refusals(backend.name, effective(backend.name, settings)) == []
 
 
@@ -109,9 +110,9 @@ class TestRefusals:
     ) -> None:
         assert refusals(backend, effective(backend, settings)) == [(option, what, who)]
 
-    def test_are_all_told_at_once(self) -> None:
-        found = refusals("autoawq", effective("autoawq", AWQ(bits=3, symmetric=True, ratios=7)))
-        assert [refusal.option for refusal in found] == ["bits", "symmetric", "ratios"]
+    def test_are_all_listed_at_once(self) -> None:
+        reasons = refusals("autoawq", effective("autoawq", AWQ(bits=3, symmetric=True, ratios=7)))
+        assert [refusal.option for refusal in reasons] == ["bits", "symmetric", "ratios"]
 
     def test_there_are_none_for_what_the_package_takes(self) -> None:
         for backend, settings in (
@@ -173,13 +174,13 @@ class TestWhatRunsElsewhere:
             assert f"\n{package}==" in f"\n{pinned}", f"{backend.name} imports {name}"
 
     @every_backend
-    def test_an_adapter_tells_the_version_of_its_package(self, backend: Backend) -> None:
+    def test_an_adapter_reports_the_version_of_its_package(self, backend: Backend) -> None:
         tree = ast.parse(backend.adapter.read_text())
-        (told,) = [
+        (packages,) = [
             ast.literal_eval(node.value)
             for node in tree.body
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PACKAGES"
         ]
-        assert told[0] == backend.package
-        assert {"transformers", "torch"} <= set(told)
+        assert packages[0] == backend.package
+        assert {"transformers", "torch"} <= set(packages)
         assert any(isinstance(node, ast.FunctionDef) and node.name == "compress" for node in tree.body)

@@ -1,7 +1,5 @@
 """What passes between a worker and a package's process, and how that process ends."""
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -74,10 +72,10 @@ class TestAnImport:
         assert call(log, f"raise {raised}").cause is DriverCause.OUT_OF_MEMORY
 
     def test_that_exits_fails_in_the_packages_last_line(self, log: Path) -> None:
-        said = (
+        adapter = (
             "import sys\nprint('loading')\nprint('this package needs a GPU\\n', file=sys.stderr)\nsys.exit(1)"
         )
-        outcome = call(log, said)
+        outcome = call(log, adapter)
         assert (outcome.failure, outcome.cause) == ("this package needs a GPU", DriverCause.ERROR)
         assert "loading\n" in log.read_text()
 
@@ -178,16 +176,16 @@ class TestItsEnd:
         class StopError(Exception):
             pass
 
-        told = tmp_path / "told"
+        begun = tmp_path / "begun"
         pids: list[int] = []
 
         def meanwhile() -> None:
-            if told.exists() and (number := told.read_text()):
+            if begun.exists() and (number := begun.read_text()):
                 pids.append(int(number))
                 raise StopError
 
         with pytest.raises(StopError):
-            call(log, holds(told), meanwhile=meanwhile)
+            call(log, holds(begun), meanwhile=meanwhile)
         assert has_ended(pids[0])
 
     def test_is_that_of_what_the_package_started(self, log: Path, pipe: Path) -> None:
@@ -221,9 +219,9 @@ class TestATask:
     @pytest.fixture(scope="class")
     def facts(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         """A tiny model with ids, as ``sync`` makes it for its check."""
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            tiny_model.main(tmp_path_factory.mktemp("tiny"))
-        facts: dict[str, Any] = json.loads(printed.getvalue())
+        folder = tmp_path_factory.mktemp("tiny")
+        tiny_model.main(folder)
+        facts: dict[str, Any] = json.loads((folder / "task.json").read_text())
         facts["dense"]["tolerance_nats"] = 0.05  # that of bfloat16
         return facts
 

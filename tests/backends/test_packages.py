@@ -1,7 +1,5 @@
 """The packages themselves, each in its environment where that is synced: every method that a CPU can run, on a tiny model."""
 
-import contextlib
-import io
 import shutil
 from pathlib import Path
 
@@ -40,20 +38,20 @@ def synced(name: str, cache: Path) -> Path:
     """Make the user's environment that of the test's cache; skip where there is none. Return its interpreter."""
     (cache / "backends").mkdir(parents=True)
     (cache / "backends" / name).symlink_to(REAL_CACHE / "backends" / name)
-    found = environment(BACKENDS[name])
-    if found.state != "synced":
-        pytest.skip(f"the environment of {name} is {found.state} here: studyctl backends sync {name}")
-    return found.python
+    target = environment(BACKENDS[name])
+    if target.state != "synced":
+        pytest.skip(f"the environment of {name} is {target.state} here: studyctl backends sync {name}")
+    return target.python
 
 
 class Heard(SilentReporter):
-    """Keeps what it is told of progress."""
+    """Keeps the progress that it hears of."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[float, float]] = []
+        self.progressed: list[tuple[float, float]] = []
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        self.told.append((done, total))
+        self.progressed.append((done, total))
 
 
 @pytest.fixture
@@ -61,8 +59,7 @@ def folder(sources: Path, tmp_path: Path) -> Path:
     """A study of a llama that is large enough for the packages' kernels."""
     shutil.copytree(sources, tmp_path / "study")
     shutil.rmtree(tmp_path / "study" / "tiny")
-    with contextlib.redirect_stdout(io.StringIO()):
-        tiny_model.main(tmp_path / "study" / "tiny")
+    tiny_model.main(tmp_path / "study" / "tiny")
     return tmp_path / "study"
 
 
@@ -80,8 +77,8 @@ def both(folder: Path, name: str, table: str) -> tuple[Compressed, Compressed, d
     assert outcome.seconds > 0
     assert outcome.peak_memory_bytes > 100_000_000
     if needed is not None:
-        assert heard.told, "it tells how far it is"
-        assert all(0 <= done <= total == 2 for done, total in heard.told)
+        assert heard.progressed, "it reports how far it is"
+        assert all(0 <= done <= total == 2 for done, total in heard.progressed)
     ours = compress(
         dense_model(job).model,
         job.settings,

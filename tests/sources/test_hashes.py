@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from studyctl.sources import hashes
-from studyctl.sources.hashes import content_hash, remembered
+from studyctl.sources.hashes import identify_file, remembered
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _files_settle_at_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"weights")
-    assert content_hash(path) == hashlib.sha256(b"weights").hexdigest()
+    assert identify_file(path).sha256 == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_a_fact_is_computed_once_while_the_file_stays_as_it_is(tmp_path: Path) -> None:
@@ -30,11 +30,11 @@ def test_a_fact_is_computed_once_while_the_file_stays_as_it_is(tmp_path: Path) -
 def test_a_changed_file_of_the_same_size_is_looked_at_again(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("one")
-    before = content_hash(path)
+    before = identify_file(path).sha256
     replacement = tmp_path / "b"
     replacement.write_text("two")
     replacement.replace(path)
-    assert content_hash(path) == hashlib.sha256(b"two").hexdigest() != before
+    assert identify_file(path).sha256 == hashlib.sha256(b"two").hexdigest() != before
 
 
 def test_facts_of_different_names_do_not_mix(tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_nothing_is_remembered_of_a_file_that_may_change_within_its_clocks_tick(
 def test_a_torn_cache_entry_is_computed_anew(tmp_path: Path, own_cache: Path) -> None:
     path = tmp_path / "a"
     path.write_text("one")
-    before = content_hash(path)
+    before = identify_file(path).sha256
     (entry,) = (own_cache / "facts").iterdir()
     entry.write_text('{"state": [')
-    assert content_hash(path) == before
+    assert identify_file(path).sha256 == before
 
 
 def test_what_the_computation_raises_is_not_remembered(tmp_path: Path) -> None:

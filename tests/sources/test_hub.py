@@ -15,8 +15,8 @@ from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.sources import hub
-from studyctl.sources.checkpoints import identify_model
-from studyctl.sources.published import identify_checkpoint
+from studyctl.sources.checkpoints import identify_checkpoint
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.text_files import identify_text
 from studyctl.spec.models import Model, TextSource
 from tests.sources.conftest import CONFIG, tensors
@@ -89,9 +89,9 @@ def snapshot(config: Answers) -> Path:
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answers]:
     def replace(*answers: Any, method: str = "model_info") -> Answers:
-        found = Answers(*answers)
-        monkeypatch.setattr(huggingface_hub.HfApi, method, found)
-        return found
+        identity = Answers(*answers)
+        monkeypatch.setattr(huggingface_hub.HfApi, method, identity)
+        return identity
 
     return replace
 
@@ -212,22 +212,22 @@ def test_a_model_is_described_from_its_headers_on_the_hub(
         method="get_safetensors_metadata",
     )
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", config)
-    found = identify_model(Model(id="org/name"), Path())
-    assert (found.kind, found.commit, found.folder) == ("hub", COMMIT, None)
-    assert len(found.linears) == 14
-    assert found.parameters == sum(array.size for array in tensors().values())
+    identity = identify_model(Model(id="org/name"), Path())
+    assert (identity.kind, identity.commit, identity.folder) == ("hub", COMMIT, None)
+    assert len(identity.linears) == 14
+    assert identity.parameters == sum(array.size for array in tensors().values())
     hub.forget()
-    assert identify_model(Model(id="org/name"), Path()) == found
+    assert identify_model(Model(id="org/name"), Path()) == identity
     assert asked.asked == 1, "headers at a commit never change"
 
 
 def test_a_downloaded_model_needs_no_hub(snapshot: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     ask(AssertionError("asked"))
-    found = identify_model(Model(id="org/name"), Path())
-    assert (found.commit, found.folder) == (COMMIT, snapshot)
-    assert found.key == identify_model(Model(id="org/name", revision=COMMIT), Path()).key
-    assert len(found.linears) == 14
+    identity = identify_model(Model(id="org/name"), Path())
+    assert (identity.commit, identity.folder) == (COMMIT, snapshot)
+    assert identity.key == identify_model(Model(id="org/name", revision=COMMIT), Path()).key
+    assert len(identity.linears) == 14
 
 
 def test_a_downloaded_config_alone_does_not_make_a_model(
@@ -284,9 +284,9 @@ def test_a_checkpoint_is_resolved_like_a_model_and_needs_no_tokenizer(
     ask(info(("config.json", "model.safetensors")))
     ask(SimpleNamespace(files_metadata={}), method="get_safetensors_metadata")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", config)
-    found = checkpoint()
-    assert (found.commit, found.folder, found.tokenizer) == (COMMIT, None, False)
-    assert found.key is not None
+    identity = checkpoint()
+    assert (identity.commit, identity.folder, identity.tokenizer) == (COMMIT, None, False)
+    assert identity.key is not None
 
 
 def test_a_checkpoint_downloaded_without_its_tokenizer_is_not_whole(
@@ -297,8 +297,8 @@ def test_a_checkpoint_downloaded_without_its_tokenizer_is_not_whole(
     (snapshot / "tokenizer.json").unlink()
     hub.forget()
     asked = ask(SimpleNamespace(files_metadata={}), method="get_safetensors_metadata")
-    found = checkpoint()
-    assert (found.folder, found.tokenizer) == (None, True)
+    identity = checkpoint()
+    assert (identity.folder, identity.tokenizer) == (None, True)
     assert asked.asked == 1
 
 

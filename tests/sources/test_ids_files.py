@@ -16,10 +16,10 @@ def saved(folder: Path, ids: np.ndarray) -> Path:
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_shape_and_values(tmp_path: Path, dtype: type) -> None:
     path = saved(tmp_path, np.arange(6, dtype=dtype).reshape(2, 3))
-    found = identify_ids(path, 6)
-    assert (found.samples, found.tokens) == (2, 3)
-    assert read_ids(found).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert read_ids(found).dtype == np.int64
+    ids = identify_ids(path, 6)
+    assert (ids.samples, ids.tokens) == (2, 3)
+    assert read_ids(ids).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert read_ids(ids).dtype == np.int64
 
 
 def test_ids_must_be_in_the_vocabulary(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_ids_must_be_in_the_vocabulary(tmp_path: Path) -> None:
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, ids: np.ndarray) -> None:
-    with pytest.raises(StudyError, match=r"int32 or int64 \[samples, tokens\] is wanted"):
+    with pytest.raises(StudyError, match=r"int32 or int64 \[samples, tokens\]"):
         identify_ids(saved(tmp_path, ids), None)
 
 
@@ -70,16 +70,16 @@ def test_the_key_is_of_the_content(tmp_path: Path) -> None:
 
 
 def test_other_ids_than_those_that_were_planned_are_never_read(tmp_path: Path) -> None:
-    found = identify_ids(saved(tmp_path, np.array([[1]], np.int32)), None)
+    ids = identify_ids(saved(tmp_path, np.array([[1]], np.int32)), None)
     saved(tmp_path, np.array([[2]], np.int32))
     with pytest.raises(
         StepError, match=r"the token ids `ids\.npy` changed since the study was planned"
     ) as caught:
-        read_ids(found)
+        read_ids(ids)
     assert caught.value.problems[0].code is ProblemCode.CHANGED
 
 
 @pytest.mark.real
 def test_the_reference_ids(real: Path) -> None:
-    found = identify_ids(real / "reference" / "smollm2-135m-16x512.npy", 49_152)
-    assert (found.samples, found.tokens) == (16, 512)
+    ids = identify_ids(real / "reference" / "smollm2-135m-16x512.npy", 49_152)
+    assert (ids.samples, ids.tokens) == (16, 512)

@@ -11,14 +11,14 @@ from torch import nn
 
 from studyctl.contract.identity import Bos
 from studyctl.errors import ProblemCode, StepError, StudyError
-from studyctl.sources.checkpoints import identify_model
 from studyctl.sources.conversion import converted_folder
+from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import (
     LoadedModel,
     bos_id,
-    check_finite,
     load_model,
     load_tokenizer,
+    make_ready,
     restore_dense,
 )
 from studyctl.spec.models import Model
@@ -100,7 +100,7 @@ def test_a_tensor_too_many_is_named(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     change(folder, model__layers__9__mlp__up_proj__weight=torch.zeros(2, 2))
     with pytest.raises(
-        StepError, match=r"beside what the model takes.*model\.layers\.9\.mlp\.up_proj\.weight"
+        StepError, match=r"besides those of the model.*model\.layers\.9\.mlp\.up_proj\.weight"
     ):
         load(folder)
 
@@ -123,11 +123,11 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path, value: float) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_nan_among_many_weights_is_found(dtype: torch.dtype) -> None:
     linear = nn.Linear(300, 200, dtype=dtype)
-    check_finite(linear, "it")
+    make_ready(linear, "it", "cpu")
     with torch.no_grad():
         linear.weight[123, 45] = torch.nan
     with pytest.raises(StepError, match="`weight`"):
-        check_finite(linear, "it")
+        make_ready(linear, "it", "cpu")
 
 
 def test_an_overflow_of_the_dtype_is_found(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_gguf_file_is_converted_once_and_keeps_its_values(smollm2: Model, own_
 
     identity = identify_model(smollm2, Path())
     assert identity.key is not None
-    leftover = own_cache / "models" / f".{identity.key}.interrupted"
+    leftover = own_cache / "models" / f".{identity.key}.999999999.new.partial"
     leftover.mkdir(parents=True)
     listener = Listener()
     loaded = load_model(identity, dtype="float32", device="cpu", reporter=listener)

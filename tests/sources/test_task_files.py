@@ -43,11 +43,11 @@ def refusal(base: Path, name: str = "mine", **keys: Any) -> str:
 
 
 def test_a_task_of_an_included_folder(tasks: Path) -> None:
-    found = identify(tasks)
-    assert found.yaml == tasks / "tasks" / "mine.yaml"
-    assert (found.output_type, found.items) == ("multiple_choice", 2)
-    assert (found.test, found.fewshot) == (None, None)
-    assert found.files == tuple(
+    identity = identify(tasks)
+    assert identity.yaml == tasks / "tasks" / "mine.yaml"
+    assert (identity.output_type, identity.items) == ("multiple_choice", 2)
+    assert (identity.test, identity.fewshot) == (None, None)
+    assert identity.files == tuple(
         identify_file(tasks / "tasks" / name) for name in ("mine.yaml", "helpers.py", "mine.jsonl")
     )
 
@@ -72,12 +72,16 @@ def test_the_key_changes_with_what_is_included(tasks: Path) -> None:
 
 def test_lm_evals_own_task_with_items_of_the_spec(tasks: Path) -> None:
     (tasks / "arc.jsonl").write_text('{"question": "?"}\n')
-    found = identify(tasks, "arc_easy", data={"arc_easy": "arc.jsonl"})
-    assert found.yaml is not None
-    assert found.yaml.name == "arc_easy.yaml"
-    assert (found.test, found.items, found.output_type) == (tasks / "arc.jsonl", 1, "multiple_choice")
-    assert found.key is not None
-    assert [file.path.name for file in found.files] == ["arc_easy.yaml", "arc.jsonl"]
+    identity = identify(tasks, "arc_easy", data={"arc_easy": "arc.jsonl"})
+    assert identity.yaml is not None
+    assert identity.yaml.name == "arc_easy.yaml"
+    assert (identity.test, identity.items, identity.output_type) == (
+        tasks / "arc.jsonl",
+        1,
+        "multiple_choice",
+    )
+    assert identity.key is not None
+    assert [file.path.name for file in identity.files] == ["arc_easy.yaml", "arc.jsonl"]
 
 
 def test_an_included_folder_comes_before_lm_evals_own(tasks: Path) -> None:
@@ -87,9 +91,9 @@ def test_an_included_folder_comes_before_lm_evals_own(tasks: Path) -> None:
 
 
 def test_a_hub_dataset_that_cannot_be_looked_up(tasks: Path) -> None:
-    found = identify(tasks, "hellaswag")
-    assert (found.key, found.dataset) == (None, "Rowan/hellaswag")
-    assert "HF_HUB_OFFLINE" in found.unknown
+    identity = identify(tasks, "hellaswag")
+    assert (identity.key, identity.dataset) == (None, "Rowan/hellaswag")
+    assert "HF_HUB_OFFLINE" in identity.unknown
 
 
 def test_shots_need_a_file_to_draw_from(tasks: Path) -> None:
@@ -154,9 +158,9 @@ def test_an_include_that_is_missing_or_goes_round(tasks: Path) -> None:
 
 def test_without_lm_eval_a_plan_still_works(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studyctl.sources.task_index.importlib.util.find_spec", lambda name: None)
-    found = identify(tasks, "arc_easy")
-    assert found.key is None
-    assert "not installed" in found.unknown
+    identity = identify(tasks, "arc_easy")
+    assert identity.key is None
+    assert "not installed" in identity.unknown
 
 
 @pytest.mark.parametrize("value", ["arc", '"arc"', "'arc'", "arc  # why", "[arc]"])

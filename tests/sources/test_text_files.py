@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from studyctl.contract.identity import FileIdentity, TextIdentity
+from studyctl.contract.identity import TextIdentity
 from studyctl.errors import StudyError
-from studyctl.sources.hashes import content_hash
+from studyctl.sources.hashes import identify_file
 from studyctl.sources.text_files import documents_of, identify_text
 from studyctl.spec.models import TextSource
 
@@ -38,10 +38,10 @@ def path(tmp_path: Path) -> Path:
 
 def test_documents_are_joined_by_newlines_and_counted_in_utf8_bytes(path: Path, tmp_path: Path) -> None:
     assert read_file(path, "text") == "één\ntwo\nlines"
-    found = identify(tmp_path)
-    assert found.bytes == len("één\ntwo\nlines".encode())
-    assert found.file == FileIdentity(path, content_hash(path))
-    assert (found.language, found.purpose) == ("en", "perplexity")
+    identity = identify(tmp_path)
+    assert identity.bytes == len("één\ntwo\nlines".encode())
+    assert identity.file == identify_file(path)
+    assert (identity.language, identity.purpose) == ("en", "perplexity")
 
 
 def test_the_key_is_of_content_and_field_not_of_name_or_place(path: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_half_a_character_is_no_text(path: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_format(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_text("x")
-    assert "format that is not known" in refusal(tmp_path, TextSource(files="a.pdf"))
+    assert "has an unknown format" in refusal(tmp_path, TextSource(files="a.pdf"))
 
 
 def test_a_dataset_without_config_for_the_language(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_a_dataset_without_split_for_the_purpose(tmp_path: Path) -> None:
 
 
 def test_the_bundled_text(tmp_path: Path) -> None:
-    found = identify_text("pocket", None, "perplexity", "en", tmp_path)
-    assert found.key is not None
-    assert found.bytes is not None
+    identity = identify_text("pocket", None, "perplexity", "en", tmp_path)
+    assert identity.key is not None
+    assert identity.bytes is not None
     with pytest.raises(StudyError) as caught:
         identify_text("pocket", None, "perplexity", "xx", tmp_path)
     assert "language `xx`" in caught.value.problems[0].what
@@ -155,5 +155,5 @@ def test_a_text_source_that_does_not_exist(tmp_path: Path) -> None:
 @pytest.mark.real
 def test_real_texts_have_the_bytes_that_their_readme_says(real: Path) -> None:
     source = TextSource(files="corpus/{language}/test.jsonl")
-    found = identify_text("mine", source, "perplexity", "sw", real)
-    assert found.bytes == 193_438 + 82, "the README counts no newlines between its 83 lines"
+    identity = identify_text("mine", source, "perplexity", "sw", real)
+    assert identity.bytes == 193_438 + 82, "the README counts no newlines between its 83 lines"

@@ -51,7 +51,7 @@ def test_byte_positions_are_those_of_utf8(text: str) -> None:
 
 
 def test_a_token_ends_where_its_text_ends() -> None:
-    tokens = tokenize("the cat", TOKENIZER)
+    tokens = tokenize(["the cat"], TOKENIZER)
     pieces = TOKENIZER.convert_ids_to_tokens(tokens.ids.tolist())
     ends = np.cumsum([len(piece) for piece in pieces])
     assert tokens.byte_ends.tolist() == ends.tolist()
@@ -59,18 +59,18 @@ def test_a_token_ends_where_its_text_ends() -> None:
 
 
 def test_a_character_of_several_tokens_ends_with_each_of_them() -> None:
-    tokens = tokenize("a漢b", TOKENIZER)
+    tokens = tokenize(["a漢b"], TOKENIZER)
     assert tokens.byte_ends.tolist() == [1, 4, 4, 4, 5]
     assert tokens.character_ends.tolist() == [1, 2, 2, 2, 3]
 
 
 def test_positions_are_in_the_text_not_in_its_normal_form() -> None:
-    tokens = tokenize("e\u0301a", byte_level(normalizer=normalizers.NFC()))
+    tokens = tokenize(["e\u0301a"], byte_level(normalizer=normalizers.NFC()))
     assert tokens.byte_ends[-1] == 4, "the two characters of three bytes become one of two"
 
 
 def test_a_mark_put_before_the_text_takes_none_of_it() -> None:
-    tokens = tokenize("é at", metaspace())
+    tokens = tokenize(["é at"], metaspace())
     assert tokens.byte_ends.tolist()[-4:] == [2, 3, 4, 5]
     assert tokens.character_ends.tolist()[-4:] == [1, 2, 3, 4]
     assert np.all(np.diff(tokens.byte_ends) >= 0)
@@ -79,7 +79,7 @@ def test_a_mark_put_before_the_text_takes_none_of_it() -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_the_last_token_ends_with_the_text(text: str) -> None:
-    tokens = tokenize(text, TOKENIZER)
+    tokens = tokenize([text], TOKENIZER)
     assert tokens.byte_ends[-1] == len(text.encode())
     assert tokens.character_ends[-1] == len(text)
     assert np.all(np.diff(tokens.byte_ends) >= 0)
@@ -87,17 +87,19 @@ def test_the_last_token_ends_with_the_text(text: str) -> None:
 
 
 def test_an_empty_text_has_no_tokens() -> None:
-    assert len(tokenize("", TOKENIZER).ids) == 0
+    assert len(tokenize([""], TOKENIZER).ids) == 0
 
 
 def test_no_special_tokens_are_added() -> None:
-    assert tokenize("the", byte_level(adds_bos=True)).ids.tolist() == tokenize("the", TOKENIZER).ids.tolist()
+    assert (
+        tokenize(["the"], byte_level(adds_bos=True)).ids.tolist() == tokenize(["the"], TOKENIZER).ids.tolist()
+    )
 
 
 def test_an_earlier_call_with_truncation_changes_nothing() -> None:
     tokenizer = byte_level()
     tokenizer("the cat sat", truncation=True, max_length=2)
-    assert tokenize(TEXT, tokenizer).ids.tolist() == tokenize(TEXT, TOKENIZER).ids.tolist()
+    assert tokenize([TEXT], tokenizer).ids.tolist() == tokenize([TEXT], TOKENIZER).ids.tolist()
 
 
 def test_the_tokenizers_key_is_of_what_it_does() -> None:
@@ -172,9 +174,9 @@ class TestPerplexityWindows:
         text = local(tmp_path, "en", TEXT * 4)
         ids = tokenized_text(text, TOKENIZER).ids
         windows = perplexity_windows(text, TOKENIZER, sequence_length=8, count=3, bos_id=None)
-        there = len(ids) // 8
-        assert windows.available == there
-        assert windows.numbers.tolist() == window_order(there, there)[:3].tolist()
+        available = len(ids) // 8
+        assert windows.available == available
+        assert windows.numbers.tolist() == window_order(available, available)[:3].tolist()
         assert windows.ids.tolist() == [ids[8 * n : 8 * n + 8].tolist() for n in windows.numbers]
 
     def test_can_be_all_of_it(self, tmp_path: Path) -> None:
@@ -238,8 +240,8 @@ def test_the_seed_decides(languages: list[TextIdentity]) -> None:
 
 
 def test_no_window_is_taken_twice(languages: list[TextIdentity]) -> None:
-    there = len(windows_of(languages[0], 8))
-    ids = calibrate(languages[:1], samples=there, seed=3)
+    available = len(windows_of(languages[0], 8))
+    ids = calibrate(languages[:1], samples=available, seed=3)
     assert sorted(ids.tolist()) == sorted(windows_of(languages[0], 8))
 
 
@@ -254,11 +256,11 @@ def test_another_language_leaves_a_languages_windows_as_they_were(languages: lis
 
 
 def test_too_little_text_says_how_many_windows_there_are(languages: list[TextIdentity]) -> None:
-    there = len(windows_of(languages[0], 8))
+    available = len(windows_of(languages[0], 8))
     with pytest.raises(
-        StepError, match=rf"`mine` has {there} windows of 8 tokens in en, {there + 1} are wanted"
+        StepError, match=rf"`mine` has {available} windows of 8 tokens in en, {available + 1} are needed"
     ):
-        calibrate(languages, samples=2 * there + 1)
+        calibrate(languages, samples=2 * available + 1)
 
 
 def test_how_many_tokens_are_needed() -> None:
@@ -361,7 +363,7 @@ def test_a_dataset_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, error: E
 def test_dense_perplexity_is_that_of_the_reference(real: Path, name: str) -> None:
     import torch
 
-    from studyctl.sources.checkpoints import identify_model
+    from studyctl.sources.model_files import identify_model
     from studyctl.sources.models import load_model
     from studyctl.spec.models import Model
 

@@ -13,7 +13,11 @@ PROGRAM = f"""
 import sys
 from pathlib import Path
 from studyctl.contract.methods import Checkpoint
-from studyctl.sources.identity import identify_checkpoint, identify_ids, identify_model, identify_task, identify_text
+from studyctl.sources.checkpoints import identify_checkpoint
+from studyctl.sources.ids_files import identify_ids
+from studyctl.sources.model_files import identify_model
+from studyctl.sources.task_files import identify_task
+from studyctl.sources.text_files import identify_text
 from studyctl.sources.dtypes import resolve_dtype
 from studyctl.spec.models import Model, Tasks, TextSource
 base = Path(sys.argv[1])

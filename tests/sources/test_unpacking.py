@@ -11,7 +11,7 @@ from torch import nn
 from studyctl.contract.identity import Bos
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StepError
-from studyctl.sources.identity import identify_checkpoint
+from studyctl.sources.checkpoints import identify_checkpoint
 from studyctl.sources.models import LoadedModel, load_tokenizer
 from studyctl.sources.unpacking import (
     ComparedModel,
@@ -57,10 +57,12 @@ def weights(loaded: LoadedModel) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in loaded.model.state_dict().items() if "_proj" in name}
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(differences: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert differences.keys() == expected.keys()
     assert [
-        name for name in found if not torch.equal(found[name], expected[name].to(found[name].dtype))
+        name
+        for name in differences
+        if not torch.equal(differences[name], expected[name].to(differences[name].dtype))
     ] == []
 
 
@@ -266,5 +268,5 @@ def test_a_chat_template_is_compared_where_it_is_used(base: Path) -> None:
 
 def test_weights_of_another_model_are_named(base: Path) -> None:
     change_config(base, num_hidden_layers=2)
-    with pytest.raises(StepError, match=r"beside what the model takes.*model\.layers\.2"):
+    with pytest.raises(StepError, match=r"besides those of the model.*model\.layers\.2"):
         load(base, base)

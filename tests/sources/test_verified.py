@@ -57,7 +57,7 @@ def refusal(act: Callable[[], object]) -> str:
         act()
     (problem,) = caught.value.problems
     assert problem.code is ProblemCode.CHANGED
-    assert problem.hint == "run the study again: what depends on it is planned anew"
+    assert problem.hint == "run the study again: what depends on it is planned again"
     return problem.what
 
 

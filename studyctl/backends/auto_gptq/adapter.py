@@ -39,11 +39,11 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
 
 
 def unpacked(module: Any, bits: int) -> torch.Tensor:
-    """Return the weight ``[out, in]`` in float32: codes less zeros times the scales that are stored."""
+    """Return the weight ``[out, in]`` in float32: codes less zero points, times the stored scales."""
     codes = _codes(module.qweight, bits)
-    zeros = (_codes(module.qzeros.T, bits).T + 1) & (2**bits - 1)  # the format stores them less one
+    zero_points = (_codes(module.qzeros.T, bits).T + 1) & (2**bits - 1)  # the format stores them less one
     groups = module.g_idx.long()
-    weight: torch.Tensor = ((codes - zeros[groups]) * module.scales.float()[groups]).T
+    weight: torch.Tensor = ((codes - zero_points[groups]) * module.scales.float()[groups]).T
     return weight
 
 

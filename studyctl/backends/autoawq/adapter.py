@@ -25,7 +25,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
     )
 
     class Followed(AwqQuantizer):  # type: ignore[misc]
-        """Tells of every block that is done."""
+        """Reports every block that is done."""
 
         def _apply_quant(self, module: torch.nn.Module, named_linears: dict[str, torch.nn.Linear]) -> None:
             super()._apply_quant(module, named_linears)

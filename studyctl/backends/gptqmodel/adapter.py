@@ -39,7 +39,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
 
 
 class _Callback:
-    """Tells of every block that is done."""
+    """Reports every block that is done."""
 
     def __init__(self, task: Any, blocks: int) -> None:
         self._task = task
@@ -71,7 +71,7 @@ def _config(task: Any) -> Any:
 
 
 def _unpacked(module: Any) -> torch.Tensor:
-    """Return the weight ``[out, in]`` in float32: codes less zeros times the scales that are stored."""
+    """Return the weight ``[out, in]`` in float32: codes less zero points, times the stored scales."""
     module.scales = module.scales.float()
     weight: torch.Tensor = module.dequantize_weight().T
     return weight

@@ -99,9 +99,9 @@ def _unpacked(model: torch.nn.Module) -> Mapping[str, torch.Tensor]:
     weights = {}
     for name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
-        for own, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            if scheme is None or own == "bias":
-                weights[f"{name}.{own}".removeprefix(".")] = value
+        for part, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if scheme is None or part == "bias":
+                weights[f"{name}.{part}".removeprefix(".")] = value
         if scheme is not None:
             rounded = fake_quantize(
                 module.weight,

@@ -1,4 +1,4 @@
-"""Prefetching: everything is tried, and what failed is said together."""
+"""Prefetching: everything is tried, and what failed is reported together."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,13 @@ import pytest
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
+from studyctl.files import cache_folder
+from studyctl.plan import planner
+from studyctl.plan.planner import make_plan
 from studyctl.sources import hub
-from studyctl.sources import prefetch as prefetching
-from studyctl.sources.prefetch import prefetch
 from studyctl.sources.texts import Documents
 from studyctl.spec.loading import load_spec
+from studyctl.work.prefetch import prefetch
 from tests.compress.tiny import Listener
 from tests.sources.test_loading import model_folder
 
@@ -61,7 +63,8 @@ doc_to_target: label
 
 
 @pytest.fixture
-def base(tmp_path: Path, own_cache: Path) -> Path:
+def base(tmp_path: Path) -> Path:
+    hub.forget()
     model_folder(tmp_path / "tiny")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mine.yaml").write_text(TASK)
@@ -72,18 +75,18 @@ def base(tmp_path: Path, own_cache: Path) -> Path:
 
 def fetch(base: Path) -> Listener:
     listener = Listener()
-    prefetch(load_spec(base / "spec.toml"), listener)
+    prefetch(make_plan(load_spec(base / "spec.toml")), listener)
     return listener
 
 
-def test_local_files_need_nothing(base: Path, own_cache: Path) -> None:
+def test_local_files_need_nothing(base: Path) -> None:
     spec = SPEC.replace('dataset = "org/text"', 'files = "{language}.txt"')
     (base / "spec.toml").write_text(spec)
     for language in ("en", "sw"):
         (base / f"{language}.txt").write_text("text " * 100)
     listener = fetch(base)
     assert listener.done[-1][:2] == (4, 4), "a model, two texts, a task"
-    assert not (own_cache / "tokens").exists()
+    assert not (cache_folder() / "tokens").exists()
 
 
 def test_datasets_are_taken_as_far_as_every_step_needs(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +109,12 @@ def test_all_failures_are_raised_together(base: Path) -> None:
     (base / "tiny" / "model.safetensors").unlink()
     with pytest.raises(StudyError) as caught:
         fetch(base)
-    said = [problem.what for problem in caught.value.problems]
-    assert len(said) == 4
-    assert "has no weights" in said[0]
-    assert "text `c4` in en could not be looked up" in said[1]
-    assert "text `c4` in sw could not be looked up" in said[2]
-    assert "no data file" in said[3]
+    problems = [problem.what for problem in caught.value.problems]
+    assert len(problems) == 4
+    assert "has no weights" in problems[0]
+    assert "could not look up text `c4` in sw" in problems[1]
+    assert "could not look up text `c4` in en" in problems[2]
+    assert "no data file" in problems[3]
 
 
 CHECKPOINTS = """
@@ -132,11 +135,11 @@ def test_checkpoints_of_the_models_are_fetched(base: Path, monkeypatch: pytest.M
     model_folder(base / "packed")
     (base / "packed" / "tokenizer.json").unlink()
     (base / "spec.toml").write_text(SPEC.replace("[text.c4]", CHECKPOINTS))
-    known: Any = ModelIdentity("org/name-4bit", "hub", "key", commit=COMMIT)
-    identify = prefetching.identify_checkpoint
+    on_hub = ModelIdentity("org/name-4bit", "hub", "key", commit=COMMIT)
+    identify = planner.identify_checkpoint
 
     def look_up(settings: Checkpoint, folder: Path) -> ModelIdentity:
-        return known if settings.id == known.id else identify(settings, folder)
+        return on_hub if settings.id == on_hub.id else identify(settings, folder)
 
     downloaded: list[tuple[str, str]] = []
 
@@ -144,10 +147,12 @@ def test_checkpoints_of_the_models_are_fetched(base: Path, monkeypatch: pytest.M
         downloaded.append((repo, commit))
         return base / "tiny"
 
-    monkeypatch.setattr(prefetching, "identify_checkpoint", look_up)
+    monkeypatch.setattr(planner, "identify_checkpoint", look_up)
     monkeypatch.setattr(hub, "download_model", download)
     with pytest.raises(StudyError) as caught:
         fetch(base)
     assert downloaded == [("org/name-4bit", COMMIT)]
-    said = [problem.what for problem in caught.value.problems if "could not be looked up" not in problem.what]
-    assert said == [f"model folder `{base / 'gone'}` does not exist"], "one that is left out is not asked for"
+    problems = [problem.what for problem in caught.value.problems if "could not look up" not in problem.what]
+    assert problems[-1] == f"model folder `{base / 'gone'}` does not exist", (
+        "one that is left out is not asked for"
+    )
