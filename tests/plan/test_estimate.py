@@ -148,7 +148,9 @@ class Run:
         self._report(trial, StepStarted(step=step))
 
     def progress(self, trial: Trial, step: Step, done: float) -> None:
-        self._report(trial, Progress(step=step, done=done, total=1, unit="block"))
+        first, last = step.windows or (0, 1)  # of a text the windows before the batch count
+        done = first + done * (last - first)
+        self._report(trial, Progress(step=step, done=done, total=last, unit="block"))
 
     def finish(self, trial: Trial, step: Step, seconds: float) -> None:
         self._report(trial, StepFinished(step=step, seconds=seconds))
