@@ -88,12 +88,12 @@ def watch(
 @commands.command()
 def stop(
     study: StudyArgument,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for the running stages.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the running steps.")] = False,
 ) -> None:
-    """Stop a study after its running stages; what was measured is stored."""
+    """Stop a study after its running steps; what was measured is stored."""
     from studyctl.run.control import ask_to_stop
 
-    stderr().print(ask_to_stop(study_paths(study), "now" if now else "after_stage"))
+    stderr().print(ask_to_stop(study_paths(study), "now" if now else "after_step"))
 
 
 @commands.command()

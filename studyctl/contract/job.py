@@ -24,7 +24,7 @@ class _Handed(BaseModel):
 class StopRequest(_Handed):
     """Ask a worker to stop, after the step that is running or at once."""
 
-    stop: Literal["after_stage", "now"]
+    stop: Literal["after_step", "now"]
 
 
 class CalibrationData(_Handed):

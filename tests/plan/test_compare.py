@@ -15,7 +15,7 @@ from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spa
 from studyctl.errors import FailureCause
 from studyctl.journal import stored as stored_module
 from studyctl.journal.stored import Attempt, Failure, Results, Stored
-from studyctl.plan.compare import Cause, Todo, compare
+from studyctl.plan.compare import Todo, compare
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
@@ -128,7 +128,7 @@ def test_everything_is_new_at_first() -> None:
         ("dense", ("perplexity:en", "perplexity:de")),
         ("wanda-0.5", ("compress", "perplexity:en", "perplexity:de")),
     ]
-    assert {todo.reason.cause for todo in found.todo} == {Cause.NEW}
+    assert {todo.reason for todo in found.todo} == {"new"}
     assert [trial.variant.name for trial in found.unavailable] == ["sparsegpt-0.5@llm-compressor"]
     assert (found.steps, found.steps_to_run) == (8, 5)
 
@@ -154,13 +154,12 @@ def test_another_protocol_names_the_key() -> None:
     before, now = planned(), planned(length=32)
     found = compare(now, stored(before), saved(before))
     assert {str(todo.reason) for todo in found.todo} == {"perplexity.sequence_length 16 → 32"}
-    assert {todo.reason.cause for todo in found.todo} == {Cause.PROTOCOL}
 
 
 def test_other_code_is_told_as_such() -> None:
     before, now = planned(), planned(code=2)
     found = compare(now, stored(before), saved(before))
-    assert {todo.reason.cause for todo in found.todo} == {Cause.CODE}
+    assert {todo.reason for todo in found.todo} == {"perplexity.code 1 → 2"}
 
 
 class TestWindows:
@@ -222,7 +221,6 @@ def test_results_of_an_earlier_version_run_again_once_and_that_is_said() -> None
     assert {str(todo.reason) for todo in found.todo} == {
         "version 0.1 → 0.2, once: results are addressed otherwise"
     }
-    assert {todo.reason.cause for todo in found.todo} == {Cause.VERSION}
 
 
 def test_a_failed_step_is_run_again() -> None:

@@ -24,7 +24,6 @@ from studyctl.files import StudyPaths
 from studyctl.journal.files import read_journal
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
-from studyctl.plan.estimate import export_bytes
 from studyctl.plan.planner import make_plan
 from studyctl.reporter import SilentReporter
 from studyctl.run.cleaning import clean
@@ -323,9 +322,3 @@ def test_an_export_comes_after_evaluations_that_turn_out_to_be_needed() -> None:
     assert list(steps) == [task, export]
     job = SimpleNamespace(steps=(export, task), evaluations=(export, task))
     assert list(Engine().steps(job, recorder)) == [task, export]  # type: ignore[arg-type]
-
-
-def test_the_size_of_an_export_is_known_before(workplace: Path, paths: StudyPaths) -> None:
-    for trial in make_plan(load_spec(workplace / "small.toml")).trials:
-        size = (paths.exported(trial.id) / "model.safetensors").stat().st_size
-        assert abs(export_bytes(trial) - size) < 0.1 * size, trial.id  # a file has a header

@@ -17,7 +17,7 @@ from studyctl_tui.shared.screen import StudyScreen
 ACTS: list[BindingType] = [
     Binding("r", "retry", "Retry"),
     Binding("R", "run_on", "Retry all that failed, or go on with the run", show=False),
-    Binding("x", "stop('after_stage')", "Stop"),
+    Binding("x", "stop('after_step')", "Stop"),
     Binding("X", "stop('now')", "Stop at once", show=False),
     Binding("exclamation_mark", "cause", "Cause", key_display="!"),
     Binding("y", "copy", "Copy the trial's name", show=False),

@@ -84,7 +84,7 @@ class StopScreen(ModalScreen[StopWhen | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,n,q", "dismiss", "No"),
         Binding("enter,y", "answer", "Yes"),
-        Binding("x", "answer('after_stage')", "After the running stages"),
+        Binding("x", "answer('after_step')", "After the running stages"),
         Binding("X", "answer('now')", "At once"),
     ]
 
@@ -96,7 +96,7 @@ class StopScreen(ModalScreen[StopWhen | None]):
         """Yield the question."""
         stages = "the running stage" if self._under_way < 2 else f"the {self._under_way} running stages"
         ways: dict[StopWhen, str] = {
-            "after_stage": f"x  after {stages}",
+            "after_step": f"x  after {stages}",
             "now": f"X  at once; {stages} will be run again",
         }
         with VerticalScroll(classes="dialog"):

@@ -73,7 +73,7 @@ class RunsScreen(StudyScreen):
             f"{row.done} of {row.trials} trials are done. What was measured is kept, R goes on later."
         )
         choices = [
-            Choice("s", "After the stages that run now", "after_stage"),
+            Choice("s", "After the stages that run now", "after_step"),
             Choice("n", "Now; what these stages measured so far is lost", "now"),
         ]
         self.app.push_screen(
@@ -82,7 +82,7 @@ class RunsScreen(StudyScreen):
 
     def _stop_decided(self, paths: StudyPaths, answer: str) -> None:
         if answer:
-            self._stop(paths, "now" if answer == "now" else "after_stage")
+            self._stop(paths, "now" if answer == "now" else "after_step")
 
     @work(thread=True, group="stop")
     def _stop(self, paths: StudyPaths, when: StopWhen) -> None:
