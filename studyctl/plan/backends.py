@@ -1,4 +1,4 @@
-"""Variants that another package is to compress: what that package cannot do, and what this machine lacks for it."""
+"""Variants that another package is to compress: what that package cannot do, and what is missing for it on this machine."""
 
 from collections.abc import Iterable, Iterator, Mapping
 

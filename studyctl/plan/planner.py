@@ -4,7 +4,7 @@ What is an error, a warning, or allowed:
 
 * Whatever would fail after hours and can be checked now is an error, at its place in the spec; all of them are reported at once.
 * What cannot be looked up (no network, not in the cache) is a warning: its trials count as not stored.
-* What this machine lacks (a backend's environment, a GPU for it) or a later version will do is a note: the rest can run.
+* What is missing on this machine (a backend's environment, a GPU for it) or a later version will do is a note: the rest can run.
 """
 
 from collections import defaultdict
@@ -84,11 +84,7 @@ class StudyPlan:
 
 
 def make_plan(document: Document) -> StudyPlan:
-    """Look up and check everything that the spec names.
-
-    Raises:
-        SpecError: never for what the spec names; those problems are in the plan.
-    """
+    """Look up and check everything that the spec names; what is wrong with it is in the plan."""
     return _Planner(document).plan()
 
 

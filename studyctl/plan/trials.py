@@ -149,7 +149,7 @@ def make_trials(
 
 
 def _variant_key(variant: Variant) -> str:
-    """Return the hash of everything that determines a variant's weights beside the model, texts and seed."""
+    """Return the hash of everything that determines a variant's weights, without model, texts and seed."""
     if isinstance(variant.settings, Dense):
         return digest(["dense", METHODS["dense"].version])
     calibration, windows = variant.calibration, None

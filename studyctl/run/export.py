@@ -1,4 +1,4 @@
-"""``studyctl export``: one trial's weights as a folder, made by a worker beside the study.
+"""``studyctl export``: one trial's weights as a folder, made by a worker of its own.
 
 The study is only read (but for its cache), so this is allowed while a runner is at work on it.
 """

@@ -1,4 +1,4 @@
-"""Publishes while the study runs, in a thread beside the runner's loop."""
+"""Publishes while the study runs, in a thread of its own."""
 
 import time
 from collections.abc import Iterable

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
@@ -40,14 +39,14 @@ class Worker:
     step: Step = _LOAD
     """The one that is running."""
 
-    def start(self, job: Job) -> None:
-        """Give it an attempt to run."""
-        self.job, self.model_key, self.step = job, job.model.key, _LOAD
-        self._send(job.model_dump_json())
-
-    def stop(self, when: StopWhen) -> None:
-        """Ask it to stop."""
-        self._send(StopRequest(stop=when).model_dump_json())
+    def send(self, message: Job | StopRequest) -> None:
+        """Hand it an attempt, or ask it to stop."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(message.model_dump_json() + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.process.kill()  # it is dying: its end of file is the event that counts
 
     def close(self) -> None:
         """Close the pipe: the process ends by itself."""
@@ -57,20 +56,9 @@ class Worker:
         except BrokenPipeError:
             self.process.kill()
 
-    def _send(self, line: str) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            self.process.kill()  # it is dying: its end of file is the event that counts
 
-
-class Event(NamedTuple):
-    """Something that a worker reports, or its end (``record`` is None)."""
-
-    worker: Worker
-    record: AnyRecord | None
+Event = tuple[Worker, AnyRecord | None]
+"""Something that a worker reports, or its end (None)."""
 
 
 class Workers:
@@ -95,14 +83,14 @@ class Workers:
         """Return the worker of a device, if one was started."""
         return self._by_device.get(device)
 
-    def start(self, job: Job) -> Worker:
+    def start(self, job: Job) -> None:
         """Give an attempt to the worker of its device, which is started if there is none."""
         worker = self.on(job.device)
         if worker is None:
             worker = self._by_device[job.device] = Worker(job.device, self._process())
             threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
-        worker.start(job)
-        return worker
+        worker.job, worker.model_key, worker.step = job, job.model.key, _LOAD
+        worker.send(job)
 
     def _process(self) -> subprocess.Popen[str]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -123,19 +111,19 @@ class Workers:
         assert worker.process.stdout is not None
         with suppress(ValueError):  # the last line of a worker that was killed while it wrote
             for line in worker.process.stdout:
-                self._events.put(Event(worker, decode(line.encode())))
+                self._events.put((worker, decode(line.encode())))
         worker.process.wait()
-        self._events.put(Event(worker, None))
+        self._events.put((worker, None))
 
     def events(self) -> Iterator[Event]:
         """Yield what the workers reported; wait for the first event at most :data:`TICK_SECONDS`."""
         with suppress(queue.Empty):
-            event = self._events.get(timeout=TICK_SECONDS)
+            worker, record = self._events.get(timeout=TICK_SECONDS)
             while True:
-                if event.record is None:
-                    del self._by_device[event.worker.device]
-                yield event
-                event = self._events.get_nowait()
+                if record is None:
+                    del self._by_device[worker.device]
+                yield worker, record
+                worker, record = self._events.get_nowait()
 
     def pass_on_stop(self) -> bool:
         """Tell the workers that they are to stop, kill those that do not; return whether the request is new."""
@@ -143,7 +131,7 @@ class Workers:
         if self.stop is not None and is_new:
             self._passed_on, self._kill_at = self.stop, time.monotonic() + KILL_AFTER_SECONDS
             for worker in self.running.values():
-                worker.stop(self.stop)
+                worker.send(StopRequest(stop=self.stop))
         elif self.stop == "now" and time.monotonic() > self._kill_at:
             for worker in self.running.values():
                 worker.process.kill()
