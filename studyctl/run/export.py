@@ -153,7 +153,7 @@ class _Export:
                     for worker, record in self.workers.events():
                         if record is not None:
                             self._take(worker, record, status)
-                        elif self._failure is None:
+                        elif worker.job is not None and self._failure is None:
                             self._failure = self._death(worker)
                     self.workers.pass_on_stop()
         finally:
