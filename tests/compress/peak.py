@@ -14,8 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from studyctl.plan.compressing import compressing_bytes
-from studyctl.plan.memory import RUNTIME_BYTES
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from studyctl.compress.walk.architectures import block_linears
@@ -25,6 +23,8 @@ from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.limits import block_batch_tokens
 from studyctl.contract.methods import MethodSettings, settings_of
+from studyctl.plan.compressing import compressing_bytes
+from studyctl.plan.memory import RUNTIME_BYTES
 from studyctl.reporter import SilentReporter
 from studyctl.work.memory import keep_freed_memory, peak_bytes, reset_peak
 
