@@ -21,8 +21,7 @@ from studyctl.files import StudyPaths
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import make_plan
-from studyctl.run.jobs import make_job
-from studyctl.run.schedule import choose
+from studyctl.run.jobs import choose, make_job
 from studyctl.spec.loading import load_spec
 
 LAYERS = 10

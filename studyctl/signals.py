@@ -1,9 +1,22 @@
-"""How a process ended, in words."""
+"""Signals that ask this process to stop; how another one ended, in words."""
 
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` at each Ctrl-C and SIGTERM, in the place of ending the process."""
+    signals = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, lambda *_: stop()) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def how_it_ended(process: str, returncode: int, words: Sequence[str] = ()) -> str:

@@ -86,9 +86,9 @@ def export(
     """Write a trial's weights as a folder that transformers and vLLM load, with a model card."""
     from studyctl.run.export import export_trial
 
-    exported = export_trial(study_paths(study), trial, folder, stderr())
-    stderr().print(exported.message, soft_wrap=True, markup=False)
-    typer.echo(str(exported.folder))
+    message = export_trial(study_paths(study), trial, folder, stderr())
+    stderr().print(message, soft_wrap=True, markup=False)
+    typer.echo(str(folder.resolve()))
 
 
 @db.command("rebuild")

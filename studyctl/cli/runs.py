@@ -93,7 +93,7 @@ def stop(
     """Stop a study after its running steps; what was measured is stored."""
     from studyctl.run.control import ask_to_stop
 
-    stderr().print(ask_to_stop(study_paths(study), "now" if now else "after_stage"))
+    stderr().print(ask_to_stop(study_paths(study), "now" if now else "after_step"))
 
 
 @commands.command()

@@ -24,7 +24,7 @@ class _Handed(BaseModel):
 class StopRequest(_Handed):
     """Asks a worker to stop, after the running step or at once."""
 
-    stop: Literal["after_stage", "now"]
+    stop: Literal["after_step", "now"]
 
 
 class CalibrationData(_Handed):

@@ -1,64 +1,83 @@
-"""What can be known about a model and a variant before weights are loaded."""
+"""What can be known about a model, a checkpoint and a variant before weights are loaded."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from math import gcd
 
 from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
+from studyctl.sources.checkpoints import storage_caveats
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
 from studyctl.spec.positions import Loc
 
 
 def check_linears(
-    document: Document, model: Model, identity: ModelIdentity, variants: list[Variant]
-) -> list[Problem]:
-    """Return a problem for each table whose group size or pattern does not divide a linear's inputs."""
-    by_width: dict[int, list[str]] = defaultdict(list)
+    document: Document, model: Model, identity: ModelIdentity, variants: Iterable[Variant]
+) -> Iterator[Problem]:
+    """Yield a problem for each variant whose group size or pattern does not divide a linear's inputs."""
+    kinds: dict[int, list[str]] = defaultdict(list)
     for name, (_, inputs) in identity.linears.items():
-        by_width[inputs].append(name)
-    problems: list[Problem] = []
+        kinds[inputs].append(name.rsplit(".", 1)[-1])
+    common = gcd(*kinds)
     for variant in variants:
-        offending = {width: found for width in by_width if (found := variant.settings.problem_with(width))}
-        if not offending:
+        refused = {width: refusal for width in kinds if (refusal := variant.settings.problem_with(width))}
+        if not refused:
             continue
-        key, reason = next(iter(offending.values()))
-        names = [name for width in offending for name in by_width[width]]
-        widths = ", ".join(str(width) for width in sorted(offending))
-        problem = document.problem(
+        key, reason = next(iter(refused.values()))
+        names = [name for width in refused for name in kinds[width]]
+        widths = ", ".join(map(str, sorted(refused)))
+        hint = f"the inputs of all linears are multiples of {common}"
+        if key == "group_size":
+            best = next((size for size in (128, 64, 32, 16, 8) if common % size == 0), common)
+            hint = f"{best} divides every linear of this model; 0 gives one scale an output channel"
+        yield document.problem(
             f"{reason} the input of {len(names)} linears (in = {widths})",
             (*variant.loc, key),
-            note=f"{model.short_name}: {', '.join(_kinds(names))}",
-            hint=_hint(key, list(by_width)),
+            note=f"{model.short_name}: {', '.join(dict.fromkeys(names))}",
+            hint=hint,
         )
-        if problem not in problems:
-            problems.append(problem)
-    return problems
-
-
-def _kinds(names: list[str]) -> list[str]:
-    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
-
-
-def _hint(key: str, widths: list[int]) -> str:
-    common = gcd(*widths)
-    if key == "group_size":
-        best = next((size for size in (128, 64, 32, 16, 8) if common % size == 0), common)
-        return f"{best} divides every linear of this model; 0 gives one scale an output channel"
-    return f"the inputs of all linears are multiples of {common}"
 
 
 def check_sequence_length(
-    document: Document, loc: Loc, length: int, model: Model, identity: ModelIdentity | None
-) -> list[Problem]:
-    """Return a problem if windows are longer than the model's positions."""
-    if (
-        identity is None
-        or identity.key is None
-        or not identity.max_positions
-        or length <= identity.max_positions
-    ):
-        return []
-    what = f"sequence length {length} is over the maximum of {model.short_name}, {identity.max_positions}"
-    return [document.problem(what, loc, hint=f"{identity.max_positions} or less")]
+    document: Document, loc: Loc, length: int, identity: ModelIdentity | None
+) -> Iterator[Problem]:
+    """Yield a problem if windows are longer than the model's positions."""
+    if identity is not None and identity.key is not None and 0 < identity.max_positions < length:
+        maximum = identity.max_positions
+        what = f"sequence length {length} is over the maximum of {identity.short_name}, {maximum}"
+        yield document.problem(what, loc, hint=f"{maximum} or less")
+
+
+def check_checkpoint(
+    document: Document, loc: Loc, checkpoint: ModelIdentity, model: Model, base: ModelIdentity | None
+) -> Iterator[Problem]:
+    """Yield what keeps a checkpoint from being compared with its model, and what the figures will leave out.
+
+    Args:
+        document: the spec.
+        loc: where the checkpoint is named.
+        checkpoint: what it is.
+        model: that it is compared with.
+        base: what that is; None where it has problems of its own.
+    """
+    evaluation = document.spec.evaluation
+    if base is not None and base.key is not None and checkpoint.vocab_size != base.vocab_size:
+        # Perplexity only needs the same tokens; KL, top-1 and SNR compare logit by logit.
+        compared = evaluation.fidelity is not None
+        yield document.problem(
+            f"`{checkpoint.id}` has a vocabulary of {checkpoint.vocab_size:,}, `{model.id}` one of {base.vocab_size:,}",
+            loc,
+            hint="fidelity compares logit by logit: leave out [evaluation.fidelity], or this checkpoint"
+            if compared
+            else "their perplexities can be compared only if the tokens are the same; a run checks that",
+            severity="error" if compared else "warning",
+        )
+    if evaluation.perplexity is not None:
+        yield from check_sequence_length(document, loc, evaluation.perplexity.sequence_length, checkpoint)
+    if not checkpoint.tokenizer:
+        what = f"`{checkpoint.id}` has no tokenizer: that of `{model.id}` is used"
+        yield document.problem(what, loc, severity="warning")
+    for caveat in storage_caveats(checkpoint.config):
+        yield document.problem(f"`{checkpoint.id}`: {caveat}", loc, severity="warning")

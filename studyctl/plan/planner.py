@@ -2,16 +2,17 @@
 
 What is an error, a warning, or allowed:
 
-* Whatever would fail after hours and can be known now is an error, at its place in the spec; all of them are found at once.
+* Whatever would fail after hours and can be checked now is an error, at its place in the spec; all of them are reported at once.
 * What cannot be looked up (no network, not in the cache) is a warning: its trials count as not stored.
-* What this machine lacks (a backend's environment, a GPU for it) or a later version will do is a note: the rest can run.
+* What is missing on this machine (a backend's environment, a GPU for it) or a later version will do is a note: the rest can run.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData
@@ -20,9 +21,8 @@ from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
-from studyctl.plan.checks import check_linears, check_sequence_length
+from studyctl.plan.checks import check_checkpoint, check_linears, check_sequence_length
 from studyctl.plan.devices import resolve_devices
-from studyctl.plan.published import check_checkpoint, checkpoint_place
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.sources.checkpoints import identify_checkpoint
@@ -33,7 +33,7 @@ from studyctl.sources.task_files import identify_task
 from studyctl.sources.task_index import BUNDLED
 from studyctl.sources.text_files import identify_text
 from studyctl.spec.loading import Document
-from studyctl.spec.models import Calibration, Model, Tasks
+from studyctl.spec.models import Calibration, Model, Perplexity, Tasks
 from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 2
@@ -41,9 +41,10 @@ PERPLEXITY_VERSION = 2
 TASK_VERSION = 2
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
-"""Rises when the same weights are exported otherwise, so that exports are made anew."""
+"""Rises when the same weights are exported otherwise, so that exports are made again."""
 
 T = TypeVar("T")
+Identity = TypeVar("Identity", ModelIdentity, TextIdentity, TaskIdentity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class StudyPlan:
 
     @property
     def errors(self) -> list[Problem]:
-        """Return what must be mended before anything runs."""
+        """Return what must be corrected before anything runs."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
     def is_available(self, variant: Variant) -> bool:
@@ -81,11 +82,7 @@ class StudyPlan:
 
 
 def make_plan(document: Document) -> StudyPlan:
-    """Look up and check everything that the spec names.
-
-    Raises:
-        SpecError: never for what the spec names; those problems are in the plan.
-    """
+    """Look up and check everything that the spec names; what is wrong with it is in the plan."""
     return _Planner(document).plan()
 
 
@@ -102,121 +99,159 @@ class _Planner:
         document, spec = self.document, self.document.spec
         variants, problems = expand_variants(document)
         self.problems += problems
-        devices = (
-            self._attempt(lambda: resolve_devices(spec.execution.devices), ("execution", "devices")) or []
-        )
-        models = [
-            self._model(index, model, variants, devices[0] if devices else "cpu")
-            for index, model in enumerate(spec.models)
-        ]
-        self._warn_of_unmatched(variants)
-        for problem in check_backends(document, variants):
-            self._add(problem)
-        missing = missing_here(variants, devices)
-        notes = list(_not_available(document, missing))
-        trials = make_trials(models, variants, spec.study.seeds)
+        devices = self._attempt(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
+        device = devices[0] if devices else "cpu"
+        models = [self._model(index, model, variants, device) for index, model in enumerate(spec.models)]
+        for variant in variants:
+            if not any(variant.applies_to(model.id) for model in spec.models):
+                base = getattr(variant.settings, "of", "")
+                what = f"`{variant.name}` is left out: `{base}` is not among the models"
+                self._add(what, (*variant.loc, "of"), severity="warning")
+        self.problems += check_backends(document, variants)
+        missing = missing_here(variants, devices or [])
+        names: dict[str, list[str]] = defaultdict(list)
+        for name, what in missing.items():
+            names[what].append(name)
+        notes = [f"{what}; without it, not run: {', '.join(names[what])}" for what in names]
+        if spec.execution.executor != "local":
+            notes.append(f"executor `{spec.execution.executor}` is not available yet: runs locally")
         return StudyPlan(
-            document, models, variants, trials, devices, self.texts, self.tasks, self.problems, notes, missing
+            document,
+            models,
+            variants,
+            make_trials(models, variants, spec.study.seeds),
+            devices or [],
+            self.texts,
+            self.tasks,
+            list(dict.fromkeys(self.problems)),  # many variants and models have the same ones
+            notes,
+            missing,
         )
 
-    def _warn_of_unmatched(self, variants: list[Variant]) -> None:
-        """A checkpoint is compared with a model that the study must have."""
-        for variant in variants:
-            if not any(variant.applies_to(model.id) for model in self.document.spec.models):
-                of = getattr(variant.settings, "of", "")
-                self._warn(
-                    f"`{variant.name}` is left out: `{of}` is not among the models", (*variant.loc, "of")
-                )
+    # -- models
 
     def _model(self, index: int, model: Model, variants: list[Variant], device: str) -> PlannedModel:
-        loc: Loc = ("models", index, "id")
-        identity = self._attempt(lambda: identify_model(model, self.document.base), loc)
-        planned = PlannedModel(index, model, identity, resolve_dtype(model.dtype, device))
-        own = [variant for variant in variants if variant.applies_to(model.id)]
+        document, loc = self.document, ("models", index, "id")
+        variants = [variant for variant in variants if variant.applies_to(model.id)]
+        identity = self._identify(lambda: identify_model(model, document.base), loc, f"model `{model.id}`")
         if identity is not None:
-            if identity.key is None:
-                self._not_looked_up(f"could not look up model `{model.id}`: {identity.unknown}", loc)
-            self.problems += check_linears(self.document, model, identity, own)
+            self.problems += check_linears(document, model, identity, variants)
         # A sweep asks the same of its calibration for every variant.
-        distinct = {(variant.calibration, variant.loc): variant for variant in own if variant.calibration}
-        calibrations = {
-            calibration: self._calibration(variant, model, identity)
-            for (calibration, _), variant in distinct.items()
-            if calibration is not None
-        }
-        return replace(
-            planned,
+        asked = dict.fromkeys((variant.calibration, variant.loc) for variant in variants)
+        return PlannedModel(
+            index,
+            model,
+            identity,
+            resolve_dtype(model.dtype, device),
+            calibrations={
+                calibration: self._calibration(calibration, table, model, identity)
+                for calibration, table in asked
+                if calibration is not None
+            },
             evaluations=tuple(self._evaluations(model, identity)),
-            calibrations=calibrations,
-            checkpoints=self._checkpoints(model, identity, own),
+            checkpoints=dict(self._checkpoints(model, identity, variants)),
         )
 
     def _checkpoints(
         self, model: Model, base: ModelIdentity | None, variants: list[Variant]
-    ) -> dict[Checkpoint, ModelIdentity]:
-        checkpoints = {}
+    ) -> Iterator[tuple[Checkpoint, ModelIdentity]]:
         for variant in variants:
-            settings = variant.settings
-            if not isinstance(settings, Checkpoint):
-                continue
-            loc = checkpoint_place(self.document, variant, settings)
-            found = self._attempt(partial(identify_checkpoint, settings, self.document.base), loc)
-            if found is not None:
-                checkpoints[settings] = found
-                self.problems += check_checkpoint(self.document, loc, found, model, base)
-        return checkpoints
+            if isinstance(settings := variant.settings, Checkpoint):
+                look_up = partial(identify_checkpoint, settings, self.document.base)
+                loc = variant.place_of(self.document, "id", settings.id)
+                checkpoint = self._identify(look_up, loc, f"checkpoint `{settings.id}`")
+                if checkpoint is not None:
+                    yield settings, checkpoint
+                if checkpoint is not None and checkpoint.key is not None:
+                    self.problems += check_checkpoint(self.document, loc, checkpoint, model, base)
+
+    def _calibration(
+        self, calibration: Calibration, table: Loc, model: Model, identity: ModelIdentity | None
+    ) -> CalibrationData | None:
+        document = self.document
+        loc: Loc = ("calibration",) if calibration == document.spec.calibration else (*table, "calibration")
+        if calibration.ids is not None:
+            path = document.base / calibration.ids.replace("{model}", model.short_name)
+            vocabulary = identity.vocab_size if identity and identity.key else None
+            ids = self._attempt(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
+            if ids is None:
+                return None
+            self.problems += check_sequence_length(document, (*loc, "ids"), ids.tokens, identity)
+            return CalibrationData(samples=ids.samples, sequence_length=ids.tokens, ids=ids)
+        length = calibration.sequence_length
+        self.problems += check_sequence_length(document, (*loc, "sequence_length"), length, identity)
+        windows = -(-calibration.samples // len(calibration.languages))
+        texts = []
+        for position, language in enumerate(calibration.languages):
+            text = self._text(calibration.source, "calibration", language, (*loc, "languages", position))
+            if text is not None:
+                texts.append(text)
+                # A token is at least a byte: too few bytes are certainly too few tokens.
+                if text.bytes is not None and text.bytes < windows * length:
+                    what = (
+                        f"not enough calibration text: {windows} windows of {length} tokens wanted in "
+                        f"{language}, `{text.name}` has {text.bytes:,} bytes"
+                    )
+                    hint = "fewer samples, shorter windows, or more text"
+                    self._add(what, (*loc, "samples"), hint=hint)
+        if len(texts) < len(calibration.languages):
+            return None
+        return CalibrationData(samples=calibration.samples, sequence_length=length, texts=tuple(texts))
+
+    # -- evaluations
 
     def _evaluations(self, model: Model, identity: ModelIdentity | None) -> Iterator[Evaluation]:
         evaluation = self.document.spec.evaluation
-        if (perplexity := evaluation.perplexity) is not None:
-            place: Loc = ("evaluation", "perplexity")
-            length = perplexity.sequence_length
-            self.problems += check_sequence_length(
-                self.document, (*place, "sequence_length"), length, model, identity
-            )
-            for position, language in enumerate(perplexity.languages):
-                where: Loc = (*place, "languages", position)
-                text = self._text(perplexity.source, "perplexity", language, where)
-                self._check_long_enough(text, length, where)
-                parts: dict[str, object] = {
-                    "text": text.key if text else None,
-                    "sequence_length": length,
-                    "bos": model.bos,
-                    "fidelity": list(evaluation.fidelity.metrics) if evaluation.fidelity else None,
-                    "code": PERPLEXITY_VERSION,
-                }
-                step = Step(StepKind.PERPLEXITY, language, (0, perplexity.windows or ALL_WINDOWS))
-                yield _evaluation(step, parts, known=text is not None and text.key is not None)
+        if evaluation.perplexity is not None:
+            loc: Loc = ("evaluation", "perplexity", "sequence_length")
+            length = evaluation.perplexity.sequence_length
+            self.problems += check_sequence_length(self.document, loc, length, identity)
+            for position, language in enumerate(evaluation.perplexity.languages):
+                yield self._perplexity(evaluation.perplexity, position, language, model)
         names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
         for position, name in enumerate(names):
             yield self._task(name, model, ("evaluation", "tasks", "names", position))
         if self.document.spec.execution.keep_weights:
-            yield _evaluation(Step(StepKind.EXPORT), {"code": EXPORT_VERSION}, known=True)
+            yield _evaluation(Step(StepKind.EXPORT), {"code": EXPORT_VERSION}, complete=True)
+
+    def _perplexity(self, protocol: Perplexity, position: int, language: str, model: Model) -> Evaluation:
+        loc: Loc = ("evaluation", "perplexity", "languages", position)
+        length, fidelity = protocol.sequence_length, self.document.spec.evaluation.fidelity
+        text = self._text(protocol.source, "perplexity", language, loc)
+        # A BOS may be one of the window's tokens; every other token is at least a byte.
+        if text is not None and text.bytes is not None and text.bytes < length - 1:
+            what = f"text `{text.name}` in {language} is too short for a window of {length} tokens: {text.bytes} bytes"
+            self._add(what, loc, hint="shorter windows, or more text")
+        parts = {
+            "text": text.key if text else None,
+            "sequence_length": length,
+            "bos": model.bos,
+            "fidelity": list(fidelity.metrics) if fidelity else None,
+            "code": PERPLEXITY_VERSION,
+        }
+        step = Step(StepKind.PERPLEXITY, language, (0, protocol.windows or ALL_WINDOWS))
+        return _evaluation(step, parts, complete=parts["text"] is not None)
 
     def _includes_exist(self, tasks: Tasks) -> bool:
-        """Without its folder every task would fail alike, so that is told once."""
+        """Return whether the folders of tasks exist: without one every task would fail alike, so that is reported once."""
         missing = [
-            index
+            (index, folder)
             for index, folder in enumerate(tasks.include)
             if folder != BUNDLED and not (self.document.base / Path(folder).expanduser()).is_dir()
         ]
-        for index in missing:
-            where: Loc = ("evaluation", "tasks", "include", index)
-            self._add(self.document.problem(f"there is no folder `{tasks.include[index]}`", where))
+        for index, folder in missing:
+            self._add(f"there is no folder `{folder}`", ("evaluation", "tasks", "include", index))
         return not missing
 
     def _task(self, name: str, model: Model, loc: Loc) -> Evaluation:
         tasks = self.document.spec.evaluation.tasks
         assert tasks is not None  # the caller iterates its names
         if name not in self.tasks:
-            found = self._attempt(lambda: identify_task(name, tasks, self.document.base), loc)
-            if found is not None:
-                self.tasks[name] = found
-                if found.key is None:
-                    self._not_looked_up(f"could not look up task `{name}`: {found.unknown}", loc)
-        identity = self.tasks.get(name)
-        parts: dict[str, object] = {
-            "task": identity.key if identity else None,
+            look_up = partial(identify_task, name, tasks, self.document.base)
+            if (task := self._identify(look_up, loc, f"task `{name}`")) is not None:
+                self.tasks[name] = task
+        parts = {
+            "task": self.tasks[name].key if name in self.tasks else None,
             "shots": tasks.shots,
             "limit": tasks.limit,
             "chat_template": model.chat_template,
@@ -224,113 +259,40 @@ class _Planner:
             "main": tasks.main.get(name),
             "code": TASK_VERSION,
         }
-        known = identity is not None and identity.key is not None
-        return _evaluation(Step(StepKind.TASK, name), parts, known=known)
+        return _evaluation(Step(StepKind.TASK, name), parts, complete=parts["task"] is not None)
 
     def _text(self, source: str, purpose: Purpose, language: str, loc: Loc) -> TextIdentity | None:
         place = (source, purpose, language)
         if place not in self.texts:
             table = self.document.spec.text.get(source)
-            found = self._attempt(
-                lambda: identify_text(source, table, purpose, language, self.document.base), loc
-            )
-            if found is None:
-                return None
-            self.texts[place] = found
-            if found.key is None:
-                self._not_looked_up(f"could not look up text `{source}` in {language}: {found.unknown}", loc)
-        return self.texts[place]
+            look_up = partial(identify_text, source, table, purpose, language, self.document.base)
+            if (text := self._identify(look_up, loc, f"text `{source}` in {language}")) is not None:
+                self.texts[place] = text
+        return self.texts.get(place)
 
-    def _calibration(
-        self, variant: Variant, model: Model, identity: ModelIdentity | None
-    ) -> CalibrationData | None:
-        calibration = variant.calibration
-        assert calibration is not None
-        loc: Loc = (
-            (*variant.loc, "calibration")
-            if calibration != self.document.spec.calibration
-            else ("calibration",)
-        )
-        if calibration.ids is not None:
-            path = ids_path(calibration, model, self.document.base)
-            vocabulary = identity.vocab_size if identity and identity.key else None
-            ids = self._attempt(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
-            if ids is None:
-                return None
-            self.problems += check_sequence_length(self.document, (*loc, "ids"), ids.tokens, model, identity)
-            return CalibrationData(samples=ids.samples, sequence_length=ids.tokens, ids=ids)
-        length = calibration.sequence_length
-        self.problems += check_sequence_length(
-            self.document, (*loc, "sequence_length"), length, model, identity
-        )
-        found = [
-            self._text(calibration.source, "calibration", language, (*loc, "languages", position))
-            for position, language in enumerate(calibration.languages)
-        ]
-        texts = [text for text in found if text is not None]
-        for text in texts:
-            self._check_enough(text, calibration, (*loc, "samples"))
-        if len(texts) < len(found):
-            return None
-        return CalibrationData(samples=calibration.samples, sequence_length=length, texts=tuple(texts))
-
-    def _check_long_enough(self, text: TextIdentity | None, length: int, loc: Loc) -> None:
-        """A BOS may be one of the window's tokens; every other token is at least a byte."""
-        if text is not None and text.bytes is not None and text.bytes < length - 1:
-            what = f"text `{text.name}` in {text.language} is too short for a window of {length} tokens: {text.bytes} bytes"
-            self._add(self.document.problem(what, loc, hint="shorter windows, or more text"))
-
-    def _check_enough(self, text: TextIdentity, calibration: Calibration, loc: Loc) -> None:
-        """A token is at least a byte: too few bytes are certainly too few tokens."""
-        if text.bytes is None:
-            return
-        share = -(-calibration.samples // len(calibration.languages))
-        wanted = share * calibration.sequence_length
-        if text.bytes < wanted:
-            what = (
-                f"not enough calibration text: {share} windows of {calibration.sequence_length} tokens wanted in "
-                f"{text.language}, `{text.name}` has {text.bytes:,} bytes"
-            )
-            self._add(self.document.problem(what, loc, hint="fewer samples, shorter windows, or more text"))
+    # -- problems
 
     def _attempt(self, look_up: Callable[[], T], loc: Loc) -> T | None:
-        """Return what ``look_up`` finds; what it raises becomes a problem at this place of the spec."""
+        """Return what ``look_up`` returns; what it raises becomes a problem at this place of the spec."""
         try:
             return look_up()
         except StudyError as error:
             for problem in error.problems:
-                place = self.document.problem(
-                    problem.what, loc, note=problem.note, hint=problem.hint, code=problem.code
-                )
-                self._add(place)
+                self._add(problem.what, loc, note=problem.note, hint=problem.hint, code=problem.code)
             return None
 
-    def _add(self, problem: Problem) -> None:
-        if problem not in self.problems:
-            self.problems.append(problem)
+    def _identify(self, look_up: Callable[[], Identity], loc: Loc, name: str) -> Identity | None:
+        """Return what a source is; None where it has problems. One that could not be looked up is a warning."""
+        identity = self._attempt(look_up, loc)
+        if identity is not None and identity.key is None:
+            what = f"could not look up {name}: {identity.unknown}"
+            self._add(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP)
+        return identity
 
-    def _not_looked_up(self, what: str, loc: Loc) -> None:
-        self._add(self.document.problem(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP))
-
-    def _warn(self, what: str, loc: Loc) -> None:
-        self._add(self.document.problem(what, loc, severity="warning"))
-
-
-def ids_path(calibration: Calibration, model: Model, base: Path) -> Path:
-    """Return the file of a calibration's token ids for this model."""
-    assert calibration.ids is not None
-    return base / calibration.ids.replace("{model}", model.short_name)
+    def _add(self, what: str, loc: Loc, **about: Any) -> None:
+        self.problems.append(self.document.problem(what, loc, **about))
 
 
-def _evaluation(step: Step, parts: dict[str, object], *, known: bool) -> Evaluation:
-    return Evaluation(replace(step, key=digest([str(step), parts]) if known else None), parts)
-
-
-def _not_available(document: Document, missing: Mapping[str, str]) -> Iterator[str]:
-    names: dict[str, list[str]] = {}
-    for name, what in missing.items():
-        names.setdefault(what, []).append(name)
-    for what, variants in names.items():
-        yield f"{what}; without it, not run: {', '.join(variants)}"
-    if document.spec.execution.executor != "local":
-        yield f"executor `{document.spec.execution.executor}` is not available yet: runs locally"
+def _evaluation(step: Step, parts: dict[str, Any], *, complete: bool) -> Evaluation:
+    """Return an evaluation; it has no key unless everything that it is made of could be looked up."""
+    return Evaluation(replace(step, key=digest([str(step), parts]) if complete else None), parts)

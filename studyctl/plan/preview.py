@@ -1,8 +1,7 @@
-"""A plan held against the store: what would run, why, and what that takes on this machine."""
+"""A plan compared with the store: what would run, why, and what that takes on this machine."""
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -16,10 +15,12 @@ from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.spec.loading import Document
 from studyctl.units import bytes_text
 
+_LESS_MEMORY = "fewer calibration samples, or fewer devices at a time"
+
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A plan held against the store, with what it takes."""
+    """A plan compared with the store, with what it takes."""
 
     plan: StudyPlan
     comparison: Comparison
@@ -29,12 +30,12 @@ class Preview:
 
     @property
     def errors(self) -> list[Problem]:
-        """Return what must be mended before anything runs."""
+        """Return what must be corrected before anything runs."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
 
 def preview(document: Document, *, strict: bool = False) -> Preview:
-    """Plan a spec and hold it against what is stored.
+    """Plan a spec and compare it with what is stored.
 
     Args:
         document: the spec.
@@ -48,19 +49,20 @@ def preview(document: Document, *, strict: bool = False) -> Preview:
     stored = read_stored(paths)
     comparison = compare(plan, stored, read_plan(paths))
     needed = estimate(plan, comparison, stored)
-    room = _room(paths.root, needed, "error" if strict else "warning")
-    return Preview(plan, comparison, needed, [*plan.problems, *room])
-
-
-def _room(folder: Path, needed: Estimate, severity: str) -> list[Problem]:
-    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
-    free, memory = shutil.disk_usage(existing).free, psutil.virtual_memory().available
-    problems = []
-    if needed.disk_bytes > free:
-        what = f"not enough disk for the estimate: {bytes_text(needed.disk_bytes)} needed, {bytes_text(free)} free"
-        problems.append(Problem(what, severity=severity, hint=f"make room on the disk of {existing}"))
-    if needed.host_bytes > memory:
-        what = f"not enough memory for the estimate: {bytes_text(needed.host_bytes)} needed, {bytes_text(memory)} free"
-        hint = "fewer calibration samples, or fewer devices at a time"
-        problems.append(Problem(what, severity=severity, hint=hint))
-    return problems
+    severity = "error" if strict else "warning"
+    root = paths.root.resolve()
+    disk = next(folder for folder in (root, *root.parents) if folder.exists())
+    rooms = (
+        ("disk", needed.disk_bytes, shutil.disk_usage(disk).free, f"make room on the disk of {disk}"),
+        ("memory", needed.host_bytes, psutil.virtual_memory().available, _LESS_MEMORY),
+    )
+    problems = [
+        Problem(
+            f"not enough {room} for the estimate: {bytes_text(needs)} needed, {bytes_text(free)} free",
+            severity=severity,
+            hint=hint,
+        )
+        for room, needs, free, hint in rooms
+        if needs > free
+    ]
+    return Preview(plan, comparison, needed, [*plan.problems, *problems])

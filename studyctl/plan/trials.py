@@ -9,7 +9,7 @@ model share.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from studyctl.plan.variants import Variant
 from studyctl.spec.models import Calibration, Model
 
 WALKER_VERSION = 3
-"""Rises when the walker gives every method other weights, or tells other errors of them."""
+"""Rises when the walker gives every method other weights, or reports other errors of them."""
 
 
 class Evaluation(NamedTuple):
@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
 
     step: Step
     parts: Mapping[str, object]
-    """What its key was made of: tells why it runs again."""
+    """What its key was made of: shows why it runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,15 @@ class PlannedModel:
     dtype: str
     evaluations: tuple[Evaluation, ...] = ()
     calibrations: Mapping[Calibration, CalibrationData | None] = field(default_factory=dict)
-    """What each calibration was found to be; None: it has problems, which are in the plan."""
+    """The text or token ids of each calibration; None: it has problems, which are in the plan."""
     checkpoints: Mapping[Checkpoint, ModelIdentity] = field(default_factory=dict)
     """Published checkpoints that are compared with this model, looked up; without those that have problems."""
 
     @property
     def key(self) -> str | None:
         """Return the hash of the weights' identity and dtype."""
-        known = self.identity is not None and self.identity.key is not None
-        return digest([self.identity.key, self.dtype]) if known and self.identity else None
+        key = self.identity.key if self.identity is not None else None
+        return digest([key, self.dtype]) if key is not None else None
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -93,16 +93,15 @@ class Trial(NamedTuple):
         return (Step(StepKind.COMPRESS, key=self.weights_key), *self.model.steps)
 
     def parts(self) -> dict[str, object]:
-        """Return what ``weights_key`` was made of: tells why a trial runs again."""
+        """Return what ``weights_key`` was made of: shows why a trial runs again."""
         calibration = self.variant.calibration
+        text = _calibration_key(self.model.calibrations[calibration]) if calibration else None
         return {
             "model": self.model.identity.key if self.model.identity else None,
             "dtype": self.model.dtype,
             "settings": self.variant.settings.model_dump(mode="json"),
             "calibration": calibration.model_dump(mode="json") if calibration else None,
-            "calibration text": calibration_key(self.model.calibrations[calibration])
-            if calibration
-            else None,
+            "calibration text": text,
             "checkpoint": self.checkpoint.key if self.checkpoint else None,
             "seed": self.seed,
             "code": _version(self.variant),
@@ -112,60 +111,54 @@ class Trial(NamedTuple):
 def _version(variant: Variant) -> str:
     if variant.backend != OWN:
         return f"{variant.method} of {variant.backend} {BACKENDS[variant.backend].version}, adapter {ADAPTER_VERSION}"
-    if isinstance(variant.settings, Checkpoint):
-        return f"{variant.method} {method_of(variant.settings).version}"
-    return f"{variant.method} {method_of(variant.settings).version}, walker {WALKER_VERSION}"
+    version = f"{variant.method} {method_of(variant.settings).version}"
+    return version if isinstance(variant.settings, Checkpoint) else f"{version}, walker {WALKER_VERSION}"
 
 
-def _join(*parts: str) -> str:
-    return hashlib.blake2b("|".join(parts).encode(), digest_size=10).hexdigest()
+Draft = tuple[PlannedModel, Variant, int | None, str | None]
+"""A trial without its name."""
 
 
 def make_trials(
     models: Sequence[PlannedModel], variants: Sequence[Variant], seeds: Sequence[int]
 ) -> list[Trial]:
     """Return every trial of the study, the dense one of each model first."""
-    hashed = [_variant_part(variant) for variant in variants]
-    drafts: list[tuple[PlannedModel, Variant, int | None, str | None]] = []
+    variant_keys = [_variant_key(variant) for variant in variants]
+    drafts: list[Draft] = []
     for model in models:
-        model_part = model.key
-        texts = {calibration: calibration_key(data) for calibration, data in model.calibrations.items()}
-        for variant, part in zip(variants, hashed, strict=True):
+        model_key = model.key
+        texts = {calibration: _calibration_key(data) for calibration, data in model.calibrations.items()}
+        for variant, variant_key in zip(variants, variant_keys, strict=True):
             if not variant.applies_to(model.spec.id):
                 continue
-            text = _looked_up_part(model, variant, texts)
-            for seed in seeds if _draws(variant) else [None]:
-                key = None if model_part is None or text is None else _join(model_part, part, text, str(seed))
+            calibration = variant.calibration
+            if isinstance(variant.settings, Checkpoint):
+                checkpoint = model.checkpoints.get(variant.settings)
+                source = checkpoint.key if checkpoint else None
+            else:
+                source = texts[calibration] if calibration else ""
+            draws = calibration is not None and calibration.ids is None
+            for seed in seeds if draws else [None]:
+                key = None
+                if model_key is not None and source is not None:
+                    parts = f"{model_key}|{variant_key}|{source}|{seed}"
+                    key = hashlib.blake2b(parts.encode(), digest_size=10).hexdigest()
                 drafts.append((model, variant, seed, key))
-    ids = _trial_ids(drafts, several_seeds=len(seeds) > 1)
-    return [Trial(name, *draft) for name, draft in zip(ids, drafts, strict=True)]
+    names = _trial_names(drafts, several_seeds=len(seeds) > 1)
+    return [Trial(name, *draft) for name, draft in zip(names, drafts, strict=True)]
 
 
-def _draws(variant: Variant) -> bool:
-    return variant.calibration is not None and variant.calibration.ids is None
-
-
-def _variant_part(variant: Variant) -> str:
+def _variant_key(variant: Variant) -> str:
+    """Return the hash of everything that determines a variant's weights, without model, texts and seed."""
     if isinstance(variant.settings, Dense):
         return digest(["dense", METHODS["dense"].version])
-    calibration = variant.calibration
-    windows = calibration.model_dump(mode="json", exclude={"source", "ids"}) if calibration else None
-    if calibration and calibration.ids is not None:
-        windows = None  # the ids say it all
+    calibration, windows = variant.calibration, None
+    if calibration is not None and calibration.ids is None:  # else the ids say it all
+        windows = calibration.model_dump(mode="json", exclude={"source", "ids"})
     return digest([variant.settings.model_dump(mode="json"), variant.backend, windows, _version(variant)])
 
 
-def _looked_up_part(
-    model: PlannedModel, variant: Variant, texts: Mapping[Calibration, str | None]
-) -> str | None:
-    """Return the key of what a variant needs beside the model; None if it could not be looked up."""
-    if isinstance(variant.settings, Checkpoint):
-        found = model.checkpoints.get(variant.settings)
-        return found.key if found else None
-    return texts[variant.calibration] if variant.calibration else ""
-
-
-def calibration_key(calibration: CalibrationData | None) -> str | None:
+def _calibration_key(calibration: CalibrationData | None) -> str | None:
     """Return the hash of a calibration's text or ids; None if it could not be looked up."""
     if calibration is None:
         return None
@@ -175,22 +168,19 @@ def calibration_key(calibration: CalibrationData | None) -> str | None:
     return digest(keys) if None not in keys else None
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+def _trial_names(drafts: Sequence[Draft], *, several_seeds: bool) -> list[str]:
+    """Return a readable name for each draft; with a short hash of model and variant where two would collide."""
 
+    @cache  # many trials share a model or a variant
+    def slug(text: str) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
 
-def _trial_ids(
-    drafts: Iterable[tuple[PlannedModel, Variant, int | None, str | None]], *, several_seeds: bool
-) -> list[str]:
-    """Return a readable id for each draft; a short hash of model and variant where two would collide."""
-    drafts = list(drafts)
-    slug = cache(_slug)  # many trials share a model or a variant
     names = [
         f"{slug(model.spec.short_name)}-{slug(variant.name)}"
         + (f"-s{seed}" if several_seeds and seed is not None else "")
         for model, variant, seed, _ in drafts
     ]
-    # Case-insensitive file systems would take two ids that differ in case for one file.
+    # Case-insensitive file systems would take two names that differ in case for one file.
     counts = Counter(name.lower() for name in names)
     return [
         name if counts[name.lower()] == 1 else f"{name}-{digest([model.spec.id, variant.name, seed])[:6]}"

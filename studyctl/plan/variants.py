@@ -1,5 +1,6 @@
 """From the ``[[compression]]`` tables to named variants."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -39,6 +40,14 @@ class Variant:
             return model_id == self.settings.of
         return self.models == ("*",) or any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
+    def place_of(self, document: Document, option: str, value: object) -> Loc:
+        """Return where in the spec the value of an option is, also within a list of several."""
+        table = document.spec.compression[int(self.loc[1])]
+        if option not in table.model_fields_set:
+            return self.loc
+        values: tuple[object, ...] = getattr(table, option)
+        return (*self.loc, option, values.index(value)) if value in values else (*self.loc, option)
+
 
 DENSE = Variant("dense", Dense(), None, OWN, ("*",), ("models",))
 
@@ -46,45 +55,38 @@ DENSE = Variant("dense", Dense(), None, OWN, ("*",), ("models",))
 def expand_variants(document: Document) -> tuple[list[Variant], list[Problem]]:
     """Return every variant of the spec, dense first, and a problem for each setting that is asked for twice."""
     variants, problems = [DENSE], []
-    seen: dict[str, Variant] = {DENSE.name: DENSE}
+    by_name: dict[str, Variant] = {DENSE.name: DENSE}
+    models = [model.id for model in document.spec.models]
     for index, table in enumerate(document.spec.compression):
-        for found in _variants_of(document.spec, table, ("compression", index)):
-            variant = _told_apart(found, seen.get(found.name))
-            other = seen.get(variant.name)
-            if other is None:
-                seen[variant.name] = variant
-                variants.append(variant)
-            elif _overlap(document.spec, other, variant):
+        for variant in _variants_of(document.spec, table, ("compression", index)):
+            other, settings = by_name.get(variant.name), variant.settings
+            if (
+                other is not None
+                and isinstance(settings, Checkpoint)
+                and isinstance(other.settings, Checkpoint)
+                and settings.id != other.settings.id
+            ):  # checkpoints of two owners that are called the same
+                variant = replace(variant, name=f"{variant.name}-{digest(settings.id)[:6]}")
+                other = by_name.get(variant.name)
+            if other and any(other.applies_to(model) and variant.applies_to(model) for model in models):
                 what = f"variant `{variant.name}` is asked for twice"
                 problems.append(document.problem(what, variant.loc, hint="remove one of the two tables"))
-            else:  # the same setting for other models: one variant under one name
-                variants.append(variant)
+                continue
+            # One name stands for the same setting of other models, too.
+            by_name.setdefault(variant.name, variant)
+            variants.append(variant)
     return variants, problems
 
 
-def _told_apart(variant: Variant, other: Variant | None) -> Variant:
-    """Return a checkpoint with a hash in its name if one of another owner is called the same."""
-    ours, theirs = variant.settings, other.settings if other else None
-    if not isinstance(ours, Checkpoint) or not isinstance(theirs, Checkpoint) or ours.id == theirs.id:
-        return variant
-    return replace(variant, name=f"{variant.name}-{digest(ours.id)[:6]}")
-
-
-def _overlap(spec: Spec, one: Variant, other: Variant) -> bool:
-    return any(one.applies_to(model.id) and other.applies_to(model.id) for model in spec.models)
-
-
-def _variants_of(spec: Spec, table: CompressionTable, loc: Loc) -> list[Variant]:
-    variants = []
-    applied = {override: override.applied_to(spec.calibration) for override in table.calibration}
+def _variants_of(spec: Spec, table: CompressionTable, loc: Loc) -> Iterator[Variant]:
+    calibrations = {override: override.applied_to(spec.calibration) for override in table.calibration}
     for settings, override, backend in table.expand():
-        calibration = applied[override] if settings.needs_data else None
-        name = variant_name(settings, override, backend, table.swept)
-        variants.append(Variant(name, effective(backend, settings), calibration, backend, table.models, loc))
-    return variants
+        calibration = calibrations[override] if settings.needs_data else None
+        name = _variant_name(settings, override, backend, table.swept)
+        yield Variant(name, effective(backend, settings), calibration, backend, table.models, loc)
 
 
-def variant_name(
+def _variant_name(
     settings: MethodSettings, override: CalibrationOverride, backend: str, swept: frozenset[str]
 ) -> str:
     """Return a readable name: the method, its main values, and every value that is not a default or is swept."""
@@ -92,20 +94,16 @@ def variant_name(
     parts = [method, *settings.name_parts()]
     for field, info in type(settings).model_fields.items():
         value = getattr(settings, field)
-        if field in settings.named_fields:
+        if field in settings.named_fields or (value == info.default and field not in swept):
             continue
-        if value != info.default or field in swept:
-            parts.append(_option(field, value))
-    given = override.model_dump(exclude_none=True)
-    if given and settings.needs_data:
-        parts.append("cal:" + "+".join(_override(key, value) for key, value in given.items()))
+        if isinstance(value, bool):
+            parts.append(field if value else f"no_{field}")
+        else:
+            parts.append(f"{field}:{value:g}" if isinstance(value, float) else f"{field}:{value}")
+    overridden = override.model_dump(exclude_none=True)
+    if overridden and settings.needs_data:
+        parts.append("cal:" + "+".join(_override(key, value) for key, value in overridden.items()))
     return "-".join(parts) + (f"@{backend}" if backend != OWN else "")
-
-
-def _option(field: str, value: object) -> str:
-    if isinstance(value, bool):
-        return field if value else f"no_{field}"
-    return f"{field}:{value:g}" if isinstance(value, float) else f"{field}:{value}"
 
 
 def _override(key: str, value: object) -> str:

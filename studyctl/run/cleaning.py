@@ -10,21 +10,15 @@ from studyctl.files import StudyPaths
 from studyctl.run.hold import hold
 from studyctl.units import bytes_text
 
-_WHAT = {
+_CONTENT = {
     "dense": "dense references: made again when a fidelity needs them",
-    "weights": "weights of unfinished trials: compressed again when a stage needs them",
+    "weights": "weights of unfinished trials: compressed again when a step needs them",
     "chunks": "finished parts of unfinished tasks: scored again when these go on",
 }
 
 
-def _what(folder: Path) -> str:
-    return _WHAT.get(
-        folder.name, "an export that was interrupted" if folder.suffix == ".partial" else "cache"
-    )
-
-
 def _size(folder: Path) -> int:
-    """Return the bytes of the files in a folder; what links lead to stays."""
+    """Return the bytes of the files in a folder; files behind links do not count."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
@@ -35,17 +29,18 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
         HeldError: the study is being run.
     """
     folders = [*sorted(paths.cache.glob("*")), *sorted(paths.weights.glob(".*.partial"))]
-    found = [(folder, _size(folder)) for folder in folders if folder.is_dir()]
-    found = [(folder, size) for folder, size in found if size]
-    if not found:
+    sizes = {folder: size for folder in folders if folder.is_dir() and (size := _size(folder))}
+    if not sizes:
         console.print(f"{paths.name}: nothing to delete")
         return
     with hold(paths):
-        for folder, size in found:
-            console.print(f"{bytes_text(size):>10}  {folder.name}  ({_what(folder)})", soft_wrap=True)
+        for folder, size in sizes.items():
+            partial = "an export that was interrupted" if folder.suffix == ".partial" else "cache"
+            content = _CONTENT.get(folder.name, partial)
+            console.print(f"{bytes_text(size):>10}  {folder.name}  ({content})", soft_wrap=True)
             if yes:
                 shutil.rmtree(folder)
-    total = bytes_text(sum(size for _, size in found))
+    total = bytes_text(sum(sizes.values()))
     console.print(f"{total} deleted" if yes else f"{total} can be deleted: studyctl gc {paths.name} --yes")
 
 
@@ -57,9 +52,9 @@ def remove(paths: StudyPaths, console: Console, *, yes: bool) -> None:
         HeldError: the study is being run.
     """
     attempts = len(list(paths.journal.glob("*.jsonl")))
-    what = f"{paths.root}: {attempts} attempts, {bytes_text(_size(paths.root))}"
+    study = f"{paths.root}: {attempts} attempts, {bytes_text(_size(paths.root))}"
     if not yes:
-        raise StudyError(f"this deletes {what}, with every result", hint=f"studyctl rm {paths.name} --yes")
+        raise StudyError(f"this deletes {study}, with every result", hint=f"studyctl rm {paths.name} --yes")
     with hold(paths):
         shutil.rmtree(paths.root)
-    console.print(f"deleted {what}", soft_wrap=True)
+    console.print(f"deleted {study}", soft_wrap=True)

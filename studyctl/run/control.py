@@ -1,18 +1,19 @@
 """Requests to a living runner: small files in ``control/``, taken up between events."""
 
-import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
+
+import msgspec
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, write_atomic
 from studyctl.store.holder import living_runner
 
-StopWhen = Literal["after_stage", "now"]
+StopWhen = Literal["after_step", "now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,13 @@ class Request:
     """What somebody asks of the runner."""
 
     kind: Literal["stop", "retry", "spec"]
-    when: StopWhen = "after_stage"
+    when: StopWhen = "after_step"
     trial: str = ""
     """For ``retry``: the trial; empty for every failed one."""
     spec: str = ""
     """For ``spec``: text of the edited spec, complete in itself."""
-    only: list[str] = field(default_factory=list)
-    model: list[str] = field(default_factory=list)
+    only: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
     """For ``spec``: the part of it to run as well, as :class:`~studyctl.run.selection.Selection` has it."""
 
 
@@ -36,14 +37,22 @@ def send(paths: StudyPaths, request: Request) -> None:
     Raises:
         StudyError: the folder cannot be written.
     """
-    fields = {name: getattr(request, name) for name in request.__slots__}
     try:
-        write_atomic(paths.control / f"{request.kind}-{uuid4().hex[:8]}.json", json.dumps(fields))
+        write_atomic(paths.control / f"{request.kind}-{uuid4().hex[:8]}.json", msgspec.json.encode(request))
     except OSError as error:
         raise StudyError(
             f"{paths.control} cannot be written ({error.strerror})",
             hint="only who may write there can control the run",
         ) from error
+
+
+def take_requests(paths: StudyPaths) -> list[Request]:
+    """Return the requests that wait, oldest first, and remove them."""
+    requests = []
+    for path in sorted(paths.control.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        requests.append(msgspec.json.decode(path.read_bytes(), type=Request))
+        path.unlink()
+    return requests
 
 
 def ask_to_stop(paths: StudyPaths, when: StopWhen) -> str:
@@ -56,7 +65,7 @@ def ask_to_stop(paths: StudyPaths, when: StopWhen) -> str:
     if holder is None:
         raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
     send(paths, Request("stop", when=when))
-    return f"asked the runner of {paths.name} ({holder}) to stop {'now' if when == 'now' else 'after the running stages'}"
+    return f"asked the runner of {paths.name} ({holder}) to stop {'now' if when == 'now' else 'after the running steps'}"
 
 
 def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
@@ -72,7 +81,7 @@ def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
 
 
 def start_in_background(spec: Path, only: str = "") -> str:
-    """Run a spec as ``studyctl run SPEC --detach`` does, from a process that must not plan by itself; return what it said.
+    """Run a spec by ``studyctl run SPEC --detach``, from a process that must not plan by itself; return what that printed.
 
     Args:
         spec: its file.
@@ -81,25 +90,10 @@ def start_in_background(spec: Path, only: str = "") -> str:
     Raises:
         StudyError: it did not start.
     """
-    chosen = ["--only", only] if only else []
-    command = [sys.executable, "-m", "studyctl", "run", str(spec), *chosen, "--detach"]
+    options = ["--only", only] if only else []
+    command = [sys.executable, "-m", "studyctl", "run", str(spec), *options, "--detach"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    said = ended.stderr.strip() or ended.stdout.strip()
+    message = ended.stderr.strip() or ended.stdout.strip()
     if ended.returncode:
-        raise StudyError(said or f"`{' '.join(command)}` ended with exit code {ended.returncode}")
-    return said
-
-
-def take_requests(paths: StudyPaths) -> list[Request]:
-    """Return the requests that wait, oldest first, and remove them."""
-    if not paths.control.is_dir():
-        return []
-    requests = []
-    for path in sorted(paths.control.glob("*.json"), key=_age):
-        requests.append(Request(**json.loads(path.read_text())))
-        path.unlink()
-    return requests
-
-
-def _age(path: Path) -> float:
-    return path.stat().st_mtime
+        raise StudyError(message or f"`{' '.join(command)}` ended with exit code {ended.returncode}")
+    return message

@@ -7,7 +7,7 @@ hosts on every network file system; there the heartbeat in ``runner.json`` judge
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 import psutil
 
-from studyctl.errors import HeldError, Problem, StudyError
+from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.holder import Holder, living_runner, read_holder
 
@@ -31,12 +31,11 @@ def hold(paths: StudyPaths) -> Iterator[None]:
     lock = filelock.FileLock(paths.lock, blocking=False)
     try:
         paths.root.mkdir(parents=True, exist_ok=True)
-        elsewhere = living_runner(paths)
-        if elsewhere is not None:
-            raise HeldError(_held(paths, elsewhere))
+        if (holder := living_runner(paths)) is not None:
+            raise _held(paths, holder)
         lock.acquire()
     except filelock.Timeout as error:
-        raise HeldError(_held(paths, read_holder(paths))) from error
+        raise _held(paths, read_holder(paths)) from error
     except OSError as error:
         raise StudyError(
             f"the study's folder {paths.root} cannot be written ({error.strerror})",
@@ -49,10 +48,9 @@ def hold(paths: StudyPaths) -> Iterator[None]:
         lock.release()
 
 
-def _held(paths: StudyPaths, holder: Holder | None) -> Problem:
-    who = f"by {holder}" if holder else "by a runner that is just starting"
-    return Problem(
-        f"study `{paths.name}` is run already {who}",
+def _held(paths: StudyPaths, holder: Holder | None) -> HeldError:
+    return HeldError(
+        f"study `{paths.name}` is run already by {holder or 'a runner that is just starting'}",
         hint=f"`studyctl logs {paths.name} -f` looks in, `studyctl stop {paths.name}` stops it",
     )
 
@@ -60,10 +58,10 @@ def _held(paths: StudyPaths, holder: Holder | None) -> Problem:
 def write_heartbeat(
     paths: StudyPaths,
     since: datetime,
-    attempts: Sequence[dict[str, object]],
+    attempts: list[dict[str, object]],
     seconds_left: float | None = None,
 ) -> None:
-    """Say that this runner is alive, what it is running and how its host is."""
+    """Write that this runner is alive, what it runs and how busy its host is."""
     memory = psutil.virtual_memory()
     content = {
         "host": socket.gethostname(),
@@ -71,7 +69,7 @@ def write_heartbeat(
         "created": psutil.Process().create_time(),
         "since": since.isoformat(),
         "heartbeat": datetime.now(UTC).isoformat(),
-        "attempts": list(attempts),
+        "attempts": attempts,
         "seconds_left": seconds_left,
         "memory_bytes": memory.total - memory.available,
         "memory_total_bytes": memory.total,

@@ -1,6 +1,7 @@
-"""From a trial of the plan to the job that a worker gets."""
+"""Which trial a free worker gets next, and the job that it is handed."""
 
 import os
+from collections.abc import Iterable, Mapping
 
 from studyctl.contract.job import Job, TaskProtocol, TextProtocol
 from studyctl.contract.limits import batch_tokens
@@ -10,31 +11,51 @@ from studyctl.files import StudyPaths
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Todo
 from studyctl.plan.planner import StudyPlan
-from studyctl.plan.trials import Trial
+from studyctl.plan.trials import PlannedModel, Trial
+
+
+def choose(todo: Mapping[str, Todo], running: Iterable[Trial], held_model: str | None) -> Todo | None:
+    """Return the trial to run next, or None when all that are left must wait.
+
+    A model's dense trial comes before its variants, which are compared with it and use its hidden states. A worker takes
+    trials of the model that it holds in memory first.
+    """
+    at_work = {trial.model.index for trial in running}
+    dense = {trial.model.index for trial in running if trial.is_dense}
+    dense |= {entry.trial.model.index for entry in todo.values() if entry.trial.is_dense}
+
+    def rank(entry: Todo) -> tuple[bool, bool]:
+        identity = entry.trial.model.identity
+        is_held = held_model is not None and identity is not None and identity.key == held_model
+        return not is_held, entry.trial.model.index in at_work
+
+    ready = (entry for entry in todo.values() if entry.trial.is_dense or entry.trial.model.index not in dense)
+    return min(ready, key=rank, default=None)
 
 
 def make_job(
     paths: StudyPaths, plan: StudyPlan, todo: Todo, stored: Stored, device: str, dense_key: str | None
 ) -> Job:
     """Return everything that a worker needs for the missing steps of a trial."""
-    trial, spec = todo.trial, plan.document.spec
-    identity, variant = trial.model.identity, trial.variant
-    if identity is None or identity.key is None or trial.weights_key is None or dense_key is None:
+    trial = todo.trial
+    model, variant = trial.model, trial.variant
+    if model.identity is None or model.identity.key is None or trial.weights_key is None or dense_key is None:
         raise StudyError(f"trial {trial.id}: its model or texts could not be looked up")
-    have = stored.has(trial.weights_key)
+    results = stored.has(trial.weights_key)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Job(
         root=paths.root.resolve(),
         trial=trial.id,
         attempt=stored.next_attempt(trial.id),
-        model=identity,
-        allow_pickle=trial.model.spec.allow_pickle,
-        bos=trial.model.spec.bos,
-        chat_template=trial.model.spec.chat_template,
+        model=model.identity,
+        allow_pickle=model.spec.allow_pickle,
+        bos=model.spec.bos,
+        chat_template=model.spec.chat_template,
         method=variant.method,
         variant=variant.name,
         backend=variant.backend,
         settings=variant.settings,
-        calibration=trial.model.calibrations[variant.calibration] if variant.calibration else None,
+        calibration=model.calibrations[variant.calibration] if variant.calibration else None,
         asked_calibration=variant.calibration.model_dump(mode="json") if variant.calibration else None,
         seed=trial.seed,
         weights_key=trial.weights_key,
@@ -42,46 +63,42 @@ def make_job(
         checkpoint=trial.checkpoint,
         weights_hash=stored.weights_hash.get(trial.weights_key),
         steps=todo.steps,
-        evaluations=trial.model.steps,
-        measured={step.key: have.spans(step) for step in todo.steps if step.windows and step.key},
-        text=_text_protocol(plan, trial),
-        task=_task_protocol(plan, trial),
+        evaluations=model.steps,
+        measured={step.key: results.spans(step) for step in todo.steps if step.windows and step.key},
+        text=_text_protocol(plan, model),
+        task=_task_protocol(plan, model),
         device=device,
-        dtype=trial.model.dtype,
-        threads=max(1, _cores() // len(plan.devices)),
+        dtype=model.dtype,
+        threads=max(1, cores // len(plan.devices)),
         batch_tokens=batch_tokens(device),
-        backend_network=spec.execution.backend_network,
+        backend_network=plan.document.spec.execution.backend_network,
     )
 
 
-def _text_protocol(plan: StudyPlan, trial: Trial) -> TextProtocol | None:
+def _subjects(model: PlannedModel, kind: StepKind) -> list[str]:
+    """Return the languages or tasks of a model's steps."""
+    return [step.subject for step in model.steps if step.kind is kind and step.subject is not None]
+
+
+def _text_protocol(plan: StudyPlan, model: PlannedModel) -> TextProtocol | None:
     evaluation = plan.document.spec.evaluation
-    if evaluation.perplexity is None:
+    if (perplexity := evaluation.perplexity) is None:
         return None
-    languages = [step.subject for step in trial.model.steps if step.kind is StepKind.PERPLEXITY]
+    languages = _subjects(model, StepKind.PERPLEXITY)
     return TextProtocol(
-        sequence_length=evaluation.perplexity.sequence_length,
-        texts={
-            language: plan.texts[evaluation.perplexity.source, "perplexity", language]
-            for language in languages
-            if language is not None
-        },
+        sequence_length=perplexity.sequence_length,
+        texts={language: plan.texts[perplexity.source, "perplexity", language] for language in languages},
         fidelity=evaluation.fidelity.metrics if evaluation.fidelity is not None else (),
     )
 
 
-def _task_protocol(plan: StudyPlan, trial: Trial) -> TaskProtocol | None:
-    tasks = plan.document.spec.evaluation.tasks
-    if tasks is None:
+def _task_protocol(plan: StudyPlan, model: PlannedModel) -> TaskProtocol | None:
+    if (tasks := plan.document.spec.evaluation.tasks) is None:
         return None
-    names = [step.subject for step in trial.model.steps if step.kind is StepKind.TASK]
+    names = _subjects(model, StepKind.TASK)
     return TaskProtocol(
         shots=tasks.shots,
         limit=tasks.limit,
-        tasks={name: plan.tasks[name] for name in names if name is not None},
+        tasks={name: plan.tasks[name] for name in names},
         main=tasks.main,
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,27 +1,24 @@
 """Brings the stored results of a study up to date with its spec."""
 
-import queue
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from studyctl.contract.job import Job
 from studyctl.contract.plan import read_plan, write_plan
 from studyctl.contract.records import (
+    AnyRecord,
     AttemptFinished,
     StepFailed,
     StepFinished,
     StepStarted,
     WorkerFatal,
 )
-from studyctl.contract.steps import Step
-from studyctl.errors import FailureCause, ProblemCode, SpecError, StudyError
+from studyctl.errors import FailureCause, SpecError, StudyError
 from studyctl.files import StudyPaths, write_atomic
 from studyctl.journal.files import JournalWriter
 from studyctl.journal.index import Index
-from studyctl.journal.stored import Stored
-from studyctl.plan.compare import Comparison, Todo, compare
+from studyctl.plan.compare import Todo, compare
 from studyctl.plan.estimate import Clock
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import planned
@@ -29,21 +26,36 @@ from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
 from studyctl.run.hold import write_heartbeat
-from studyctl.run.jobs import make_job
-from studyctl.run.outcome import Outcome
+from studyctl.run.jobs import choose, make_job
 from studyctl.run.publisher import Publisher
-from studyctl.run.schedule import choose
 from studyctl.run.selection import Selection
-from studyctl.run.workers import Event, Worker, start_worker
+from studyctl.run.workers import Worker, Workers
 from studyctl.signals import how_it_ended
 from studyctl.spec.loading import load_spec, self_contained
 from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.work.recorder import describe_attempt
 
 HEARTBEAT_SECONDS = 2.0
-TICK_SECONDS = 0.25
-KILL_AFTER_SECONDS = 5.0
-"""Grace of a worker that was asked to stop now."""
+_WRITE_HINT = "make room or make the folder writable, and run again: everything that was measured is stored"
+_STOPPING = {
+    "after_step": "stopping when the running steps are finished (Ctrl-C again: at once)",
+    "now": "stopping now",
+}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended."""
+
+    done: int = 0
+    """Trials that this run finished."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Error by trial."""
+    unavailable: int = 0
+    """Trials that this machine cannot run: the plan says what is missing."""
+    tried: int = 0
+    """Attempts that were started."""
+    stopped: bool = False
 
 
 class Runner:
@@ -53,18 +65,13 @@ class Runner:
         self.paths = paths
         self.plan = plan
         self.selections = [selection]
-        """That of the run, and those that came with edited specs: a trial of any is wanted."""
+        """That of the run, and those that came with edited specs: a trial of any of them is run."""
         self.display = display
         self.outcome = Outcome()
+        self.workers = Workers(paths.runner_log)
         self.todo: dict[str, Todo] = {}
-        self.comparison = Comparison([], [], 0)
-        self.stop: str | None = None
-        self._stop_sent: str | None = None
-        self._stop_at = 0.0
-        self._stored = Stored()
-        self._index = Index(self.paths)
-        self._workers: dict[str, Worker] = {}
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._index = Index(paths)
+        self._publisher = Publisher(paths)
         self._failures: Counter[str] = Counter()
         self._smaller: Counter[str] = Counter()
         """How often a trial's batches are halved because the kernel killed it for memory."""
@@ -75,7 +82,6 @@ class Runner:
         self._beat = 0.0
         """When the next heartbeat is due: now, where attempts begin or end."""
         self._fatal = ""
-        self._publisher = Publisher(paths)
 
     # -- the loop
 
@@ -85,7 +91,6 @@ class Runner:
         Raises:
             StudyError: the study's folder cannot be written.
         """
-        begun = time.monotonic()
         try:
             take_requests(self.paths)  # those to a runner that is gone
             self._take_plan(self.plan)
@@ -93,65 +98,43 @@ class Runner:
         except OSError as error:
             raise StudyError(f"cannot write {self.paths.root}: {error.strerror}", hint=_WRITE_HINT) from error
         finally:
-            self._end_workers()
+            self.workers.close()
             self.display.end()
         if self._fatal:
             raise StudyError(self._fatal, hint=_WRITE_HINT)
         self._publisher.finish()
-        self.outcome.stopped = self.stop is not None
-        self.outcome.seconds = time.monotonic() - begun
+        self.outcome.stopped = self.workers.stop is not None
         return self.outcome
 
     def request_stop(self) -> None:
-        """Stop after the running stages; a second call stops at once. Safe in a signal handler."""
-        self.stop = "after_stage" if self.stop is None else "now"
+        """Stop after the running steps; a second call stops at once. Safe in a signal handler."""
+        self.workers.stop = "after_step" if self.workers.stop is None else "now"
 
     def _loop(self) -> None:
         while not self._fatal:
             self._assign()
-            if not self._busy() and not self._late_requests():
-                return
-            try:
-                self._handle(self._events.get(timeout=TICK_SECONDS))
-                while not self._events.empty():
-                    self._handle(self._events.get_nowait())
-            except queue.Empty:
-                pass
+            if not self.workers.running:
+                self._take_requests()  # which came while the last trial ended
+                if not self.todo or self.workers.stop:
+                    return
+            for worker, record in self.workers.events():
+                if record is None:
+                    self._worker_ended(worker)
+                else:
+                    self._record(worker, record)
             self._tick()
-
-    def _late_requests(self) -> bool:
-        """Take what was asked while the last trial ended; return whether there is something to run again."""
-        for request in take_requests(self.paths):
-            self._take_request(request)
-        return bool(self.todo) and self.stop is None
-
-    def _busy(self) -> list[Worker]:
-        return [worker for worker in self._workers.values() if worker.job is not None]
 
     def _tick(self) -> None:
         now = time.monotonic()
         if now >= self._beat:
             self._beat = now + HEARTBEAT_SECONDS
-            self._write_heartbeat()
-        for request in take_requests(self.paths):
-            self._take_request(request)
-        self._pass_on_stop(now)
-        self._publisher.tick(worker.job.trial for worker in self._busy() if worker.job)
+            attempts = self.workers.describe()
+            write_heartbeat(self.paths, self._since, attempts, self._clock.seconds_left())
+        self._take_requests()
+        if self.workers.pass_on_stop() and self.workers.stop:
+            self.display.message(_STOPPING[self.workers.stop])
+        self._publisher.tick(self.workers.running)
         self.display.tick()
-
-    def _write_heartbeat(self) -> None:
-        attempts = [_running(worker) for worker in self._busy()]
-        write_heartbeat(self.paths, self._since, attempts, self._clock.seconds_left())
-
-    def _pass_on_stop(self, now: float) -> None:
-        if self.stop != self._stop_sent and self.stop is not None:
-            self._stop_sent, self._stop_at = self.stop, now
-            self.display.message(_STOPPING[self.stop])
-            for worker in self._busy():
-                worker.stop(self.stop)
-        if self._stop_sent == "now" and now - self._stop_at > KILL_AFTER_SECONDS:
-            for worker in self._busy():
-                worker.kill()
 
     # -- plan
 
@@ -159,46 +142,43 @@ class Runner:
         """Make this plan the one to converge to."""
         saved = read_plan(self.paths)
         self._stored = self._index.refresh()
-        self.comparison = compare(plan, self._stored, saved)
+        comparison = compare(plan, self._stored, saved)
         text = self_contained(plan.document)
         write_atomic(self.paths.spec, text)
         write_plan(planned(plan, text), self.paths)
         self.plan = plan
-        self._publisher.something_new()
+        self._publisher.dirty = True
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
-        running = {worker.job.trial for worker in self._busy() if worker.job}
-        self._overtaken |= running
-        wanted = [todo for todo in self.comparison.todo if self._is_wanted(todo.trial)]
-        self.comparison = replace(self.comparison, todo=wanted)
-        self.todo = {todo.trial.id: todo for todo in wanted if todo.trial.id not in running}
-        self._clock = Clock(plan, self.comparison, self._stored)
+        running = self.workers.running
+        self._overtaken.update(running)
+        comparison = replace(
+            comparison, todo=[todo for todo in comparison.todo if self._is_asked(todo.trial)]
+        )
+        self.todo = {todo.trial.id: todo for todo in comparison.todo if todo.trial.id not in running}
+        self._clock = Clock(plan, comparison, self._stored)
         if self.todo:
-            self.display.begin(self.paths.name, self.comparison, self._clock)
-        self.outcome.unavailable = sum(map(self._is_wanted, self.comparison.unavailable))
+            self.display.begin(self.paths.name, comparison, self._clock)
+        self.outcome.unavailable = sum(map(self._is_asked, comparison.unavailable))
 
-    def _is_wanted(self, trial: Trial) -> bool:
+    def _is_asked(self, trial: Trial) -> bool:
         return any(trial in selection for selection in self.selections)
 
-    def _take_request(self, request: Request) -> None:
-        if request.kind == "stop":
-            if self.stop != "now":
-                self.stop = request.when
-        elif request.kind == "retry":
-            self._retry(request.trial)
-        else:
-            self._take_spec(request.spec, Selection(tuple(request.only), tuple(request.model)))
+    def _take_requests(self) -> None:
+        for request in take_requests(self.paths):
+            if request.kind == "spec":
+                self._take_spec(request)
+            elif request.kind == "retry":
+                for name in [request.trial] if request.trial else list(self.outcome.failed):
+                    if self.outcome.failed.pop(name, None) is not None:
+                        self._failures[name] = 0
+                        self._requeue(name)
+            elif self.workers.stop != "now":
+                self.workers.stop = request.when
 
-    def _retry(self, trial: str) -> None:
-        for name in [trial] if trial else list(self.outcome.failed):
-            if name in self.outcome.failed:
-                del self.outcome.failed[name]
-                self._failures[name] = 0
-                self._requeue(name)
-
-    def _take_spec(self, text: str, selection: Selection) -> None:
-        """Take up a spec that was edited while the study runs, and run this part of it as well."""
+    def _take_spec(self, request: Request) -> None:
+        """Take up a spec that was edited while the study runs, and run the named part of it as well."""
         handed = self.paths.control / "handed.toml"
-        write_atomic(handed, text)
+        write_atomic(handed, request.spec)
         try:
             plan = make_plan(load_spec(handed))
             plan.raise_errors()
@@ -207,7 +187,7 @@ class Runner:
             return
         finally:
             handed.unlink()
-        self.selections.append(selection)
+        self.selections.append(Selection(request.only, request.model))
         self._take_plan(plan)
         self.display.message(f"took up the edited spec: {len(self.todo)} trials to run")
 
@@ -215,57 +195,40 @@ class Runner:
 
     def _assign(self) -> None:
         """Give every free device a trial."""
-        if self.stop is not None:
-            return
-        for device in self.plan.devices:
-            worker = self._workers.get(device)
+        for device in self.plan.devices if self.workers.stop is None else ():
+            worker, running = self.workers.on(device), self.workers.running
             if worker is not None and worker.job is not None:
                 continue
-            running = [self._trial(busy) for busy in self._busy()]
-            todo = choose(
-                self.todo, [trial for trial in running if trial], worker.model_key if worker else None
-            )
+            at_work = [trial for trial in self.plan.trials if trial.id in running] if running else []
+            todo = choose(self.todo, at_work, worker.model_key if worker else None)
             if todo is None:
                 continue
-            if worker is None:
-                worker = self._workers[device] = start_worker(device, self.paths.runner_log, self._events)
-            del self.todo[todo.trial.id]
-            job = make_job(
-                self.paths, self.plan, todo, self._stored, device, self._dense_keys[todo.trial.model.index]
-            )
-            worker.start(
-                job.model_copy(update={"batch_tokens": job.batch_tokens >> self._smaller[job.trial]})
-            )
+            trial = self.todo.pop(todo.trial.id).trial
+            dense_key = self._dense_keys[trial.model.index]
+            job = make_job(self.paths, self.plan, todo, self._stored, device, dense_key)
+            job = job.model_copy(update={"batch_tokens": job.batch_tokens >> self._smaller[trial.id]})
+            self.workers.start(job)
             self.outcome.tried += 1
             self._beat = 0.0
-            self.display.started(worker)
+            self.display.started(job)
 
-    def _trial(self, worker: Worker) -> Trial | None:
-        assert worker.job is not None
-        return next((trial for trial in self.plan.trials if trial.id == worker.job.trial), None)
-
-    def _handle(self, event: Event) -> None:
-        worker, record = event
-        if record is None:
-            self._worker_ended(worker)
-            return
+    def _record(self, worker: Worker, record: AnyRecord) -> None:
         match record:
-            case WorkerFatal(error=error):
-                self._fatal = self._fatal or error
-            case StepStarted(step=step):
-                worker.step = step
+            case WorkerFatal():
+                self._fatal = self._fatal or record.error
+            case StepStarted():
+                worker.step = record.step
             case StepFinished():
-                self._publisher.something_new()
+                self._publisher.dirty = True
         self._clock.record(record)
-        self.display.record(worker, record)
+        self.display.record(record)
         if isinstance(record, AttemptFinished):
-            job, worker.job = worker.job, None
-            self._beat = 0.0
-            assert job is not None
-            self._attempt_ended(job.trial, record.state, record.error or "")
+            worker.job = None
+            self._attempt_ended(record.trial, record.state, record.error or "")
 
     def _attempt_ended(self, trial: str, state: str, error: str) -> None:
-        self._publisher.something_new()
+        self._beat = 0.0
+        self._publisher.dirty = True
         self._stored = self._index.refresh()
         if state == "done":
             self.outcome.done += 1
@@ -289,80 +252,29 @@ class Runner:
         self.todo.update({todo.trial.id: todo for todo in again.todo if todo.trial.id == name})
 
     def _worker_ended(self, worker: Worker) -> None:
-        """A worker process is gone; if it had an attempt, that has failed."""
-        if self._workers.get(worker.device) is worker:
-            del self._workers[worker.device]
+        """A worker process is gone; if it had an attempt, that has failed, and its journal has no other writer any more."""
         job, worker.job = worker.job, None
-        self._beat = 0.0
         if job is None or self._fatal:
             return
-        self._stored = self._index.refresh()
-        written = self._stored.attempts.get(job.trial, ())
-        if written and written[-1].attempt == job.attempt and written[-1].finished is not None:
-            # It died between writing its last record and telling us.
-            self._attempt_ended(job.trial, written[-1].state, written[-1].finished.error or "")
+        attempts = self._index.refresh().attempts.get(job.trial, ())
+        if attempts and attempts[-1].attempt == job.attempt and (end := attempts[-1].finished) is not None:
+            # It died between writing its last record and reporting it.
+            self._attempt_ended(job.trial, end.state, end.error or "")
             return
-        reason = how_it_ended("the worker", worker.process.returncode)
-        killed_for_memory = kernel_oom_kills() > self._oom_kills
-        self._oom_kills = kernel_oom_kills()
-        if killed_for_memory:
+        error, hint = how_it_ended("the worker", worker.process.returncode), ""
+        cause = FailureCause.KILLED
+        before, self._oom_kills = self._oom_kills, kernel_oom_kills()
+        if self._oom_kills > before:
             self._smaller[job.trial] += 1
-            reason = "the kernel killed the worker: out of memory"
-        stopped = self.stop == "now"
-        cause = FailureCause.OUT_OF_MEMORY if killed_for_memory else FailureCause.KILLED
-        if stopped:
-            cause = FailureCause.STOPPED
-        state = "stopped" if stopped else "failed"
-        self._note_death(job, worker.step, reason, cause, state)
-        self._attempt_ended(job.trial, state, f"{worker.step}: {reason}")
-
-    def _note_death(self, job: Job, step: Step, reason: str, cause: FailureCause, state: str) -> None:
-        """End the journal of an attempt whose worker is gone: it has no other writer any more."""
-        path = self.paths.attempt_journal(job.trial, job.attempt)
-        hint = f"see {self.paths.attempt_log(job.trial, job.attempt)}"
-        if cause is FailureCause.OUT_OF_MEMORY:
-            hint = f"{OUT_OF_MEMORY_HINT}; {hint}"
-        begun = path.exists() and path.stat().st_size > 0
-        with JournalWriter(path) as journal:
-            if not begun:
+            error, cause = "the kernel killed the worker: out of memory", FailureCause.OUT_OF_MEMORY
+            hint = f"{OUT_OF_MEMORY_HINT}; "
+        if self.workers.stop == "now":
+            cause, hint = FailureCause.STOPPED, ""
+        state = "stopped" if cause is FailureCause.STOPPED else "failed"
+        hint += f"see {self.paths.attempt_log(job.trial, job.attempt)}"
+        with JournalWriter(self.paths.attempt_journal(job.trial, job.attempt)) as journal:
+            if not attempts or attempts[-1].attempt != job.attempt:
                 journal.write(describe_attempt(job))
-            journal.write(StepFailed(step=step, error=reason, cause=cause, hint=hint))
-            journal.write(AttemptFinished(state=state, error=f"{step}: {reason}"))
-
-    def _end_workers(self) -> None:
-        for worker in self._workers.values():
-            worker.close()
-        for worker in self._workers.values():
-            worker.process.wait(timeout=30)
-
-
-_WRITE_HINT = "make room or make the folder writable, and run again: everything that was measured is stored"
-_STOPPING = {
-    "after_stage": "stopping when the running stages are finished (Ctrl-C again: at once)",
-    "now": "stopping now",
-}
-
-
-def _running(worker: Worker) -> dict[str, object]:
-    assert worker.job is not None
-    return {
-        "trial": worker.job.trial,
-        "attempt": worker.job.attempt,
-        "device": worker.device,
-        "pid": worker.process.pid,
-        "memory_bytes": worker.memory_bytes(),
-    }
-
-
-def check_looked_up(plan: StudyPlan) -> None:
-    """Refuse to run what could not be looked up.
-
-    Raises:
-        SpecError: with every such problem.
-    """
-    unknown = [problem for problem in plan.problems if problem.code is ProblemCode.NOT_LOOKED_UP]
-    if unknown:
-        hint = "with a network: `studyctl prefetch SPEC` here or on a machine that shares the cache"
-        raise SpecError(
-            [replace(problem, severity="error", hint=problem.hint or hint) for problem in unknown]
-        )
+            journal.write(StepFailed(step=worker.step, error=error, cause=cause, hint=hint))
+            journal.write(AttemptFinished(state=state, error=f"{worker.step}: {error}"))
+        self._attempt_ended(job.trial, state, f"{worker.step}: {error}")

@@ -1,7 +1,7 @@
 """What part of a study is run."""
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -18,15 +18,11 @@ class Selection:
     model: tuple[str, ...] = ()
     """Patterns of models; none: all."""
 
-    def __contains__(self, trial: object) -> bool:
-        return (
-            isinstance(trial, Trial)
-            and _is_one_of(_names(trial), self.only)
-            and _is_one_of(_models(trial), self.model)
-        )
+    def __contains__(self, trial: Trial) -> bool:
+        return _match(self.only, _names(trial)) and _match(self.model, _models(trial))
 
     def check(self, trials: Collection[Trial]) -> None:
-        """Refuse what no trial of a study is.
+        """Refuse patterns that no trial of a study has.
 
         Raises:
             StudyError: a pattern, or all of them together, leave nothing to run.
@@ -45,10 +41,8 @@ class Selection:
 
     def arguments(self) -> list[str]:
         """Return it as options of ``studyctl run``."""
-        pairs = [("--only", pattern) for pattern in self.only] + [
-            ("--model", pattern) for pattern in self.model
-        ]
-        return [part for pair in pairs for part in pair]
+        options = {"--only": self.only, "--model": self.model}
+        return [part for option, patterns in options.items() for text in patterns for part in (option, text)]
 
 
 def _names(trial: Trial) -> tuple[str, ...]:
@@ -59,18 +53,18 @@ def _models(trial: Trial) -> tuple[str, ...]:
     return trial.model.spec.id, trial.model.spec.short_name
 
 
-def _is_one_of(names: Iterable[str], patterns: Collection[str]) -> bool:
-    # A name may hold what means something in a pattern, such as brackets.
+def _match(patterns: Collection[str], names: Collection[str]) -> bool:
+    """Return whether a pattern matches a name, or there is none. A name may hold brackets, which mean something in a pattern."""
     return not patterns or any(
         name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns
     )
 
 
-def _unknown(patterns: Iterable[str], what: str, names: Collection[str]) -> Iterator[Problem]:
-    """Yield a problem for every pattern that is none of the names."""
+def _unknown(patterns: Collection[str], kind: str, names: Collection[str]) -> Iterator[Problem]:
+    """Yield a problem for every pattern that matches none of the names."""
     for pattern in patterns:
-        if not _is_one_of(names, [pattern]):
-            is_beginning = _is_one_of(names, [f"{pattern}*"])
+        if not _match([pattern], names):
+            is_beginning = _match([f"{pattern}*"], names)
             close = f"did you mean `{pattern}*`?" if is_beginning else did_you_mean(pattern, sorted(names))
             hint = close or "`studyctl plan` lists what there is"
-            yield Problem(f"no {what} of this study is called `{pattern}`", hint=hint)
+            yield Problem(f"no {kind} of this study is called `{pattern}`", hint=hint)

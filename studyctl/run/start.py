@@ -1,36 +1,32 @@
 """``studyctl run``: foreground, detached, or handed to the runner that is at work already."""
 
 import importlib.util
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from studyctl.contract.plan import read_plan
-from studyctl.errors import ExitCode, HeldError, StudyError
+from studyctl.errors import ExitCode, HeldError, ProblemCode, SpecError, StudyError
 from studyctl.files import StudyPaths, digest, runs_folder
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.run.control import Request, send
-from studyctl.run.display import make_display
-from studyctl.run.finish import run_on_finish
+from studyctl.run.display import Display, LiveDisplay
 from studyctl.run.hold import hold
-from studyctl.run.outcome import Outcome
-from studyctl.run.runner import Runner, check_looked_up
+from studyctl.run.runner import Outcome, Runner
 from studyctl.run.selection import Selection
+from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import Document, load_spec, self_contained
 from studyctl.store.holder import living_runner
 from studyctl.store.publish import publish
 
 DETACH_SECONDS = 30.0
+FINISH_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +38,6 @@ class Started:
     """None: nothing was run here (handed over, or detached)."""
     message: str
     code: ExitCode
-
-
-def study_of(document: Document) -> StudyPaths:
-    """Return the folder of a spec's study."""
-    return StudyPaths(runs_folder() / document.spec.study.name)
 
 
 def run_study(
@@ -72,63 +63,82 @@ def run_study(
         StudyError: the study's folder cannot be written, or the engine is not installed.
     """
     document = load_spec(path)
-    paths = root or study_of(document)
+    paths = root or StudyPaths(runs_folder() / document.spec.study.name)
     if living_runner(paths) is not None:
         return _hand_over(document, paths, selection)
-    plan = make_plan(document)
-    plan.raise_errors()
-    selection.check(plan.trials)
-    _need_engine()
-    check_looked_up(plan)
-    if detach and _something_to_do(plan, paths, selection):
-        return _detach(path, paths, selection)
+    plan = _checked_plan(document, selection)
+    _check_can_run(plan)
+    if detach:
+        todo = compare(plan, read_stored(paths), read_plan(paths)).todo
+        if any(entry.trial in selection for entry in todo):
+            return _detach(path, paths, selection)
     with hold(paths):
         return _run_held(plan, paths, selection, console)
 
 
-def _something_to_do(plan: StudyPlan, paths: StudyPaths, selection: Selection) -> bool:
-    comparison = compare(plan, read_stored(paths), read_plan(paths))
-    return any(todo.trial in selection for todo in comparison.todo)
+def _checked_plan(document: Document, selection: Selection) -> StudyPlan:
+    plan = make_plan(document)
+    plan.raise_errors()
+    selection.check(plan.trials)
+    return plan
+
+
+def _check_can_run(plan: StudyPlan) -> None:
+    """Refuse to run without the engine, or what could not be looked up."""
+    engine = ("torch", "transformers", "lm_eval", "datasets")
+    if missing := [name for name in engine if importlib.util.find_spec(name) is None]:
+        raise StudyError(f"running a study needs {', '.join(missing)}", hint="pip install 'studyctl[engine]'")
+    hint = "with a network: `studyctl prefetch SPEC` here or on a machine that shares the cache"
+    unknown = [
+        replace(problem, severity="error", hint=problem.hint or hint)
+        for problem in plan.problems
+        if problem.code is ProblemCode.NOT_LOOKED_UP
+    ]
+    if unknown:
+        raise SpecError(unknown)
 
 
 def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console: Console) -> Started:
-    runner = Runner(paths, plan, selection, make_display(console))
-    with _signals(runner):
+    is_live = console.is_terminal and not console.is_dumb_terminal
+    runner = Runner(paths, plan, selection, LiveDisplay(console) if is_live else Display(console))
+    with on_stop_signal(runner.request_stop):  # Ctrl-C once stops after the running steps, twice at once
         outcome = runner.run()
-    message = outcome.summary(paths.name)
+    message = _summary(paths.name, outcome)
     command = plan.document.spec.execution.on_finish
     if command and outcome.tried:
-        trouble = run_on_finish(command, message)
-        message += f"\n{trouble}" if trouble else ""
-    if outcome.stopped:
-        return Started(paths, outcome, message, ExitCode.STOPPED)
+        message += _run_on_finish(command, message)
     code = ExitCode.FAILED if outcome.failed or outcome.unavailable else ExitCode.DONE
-    return Started(paths, outcome, message, code)
+    return Started(paths, outcome, message, ExitCode.STOPPED if outcome.stopped else code)
 
 
-def _need_engine() -> None:
-    missing = [
-        name
-        for name in ("torch", "transformers", "lm_eval", "datasets")
-        if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise StudyError(f"running a study needs {', '.join(missing)}", hint="pip install 'studyctl[engine]'")
+def _summary(study: str, outcome: Outcome) -> str:
+    """Return how a run ended, on one line for people and for ``on_finish``."""
+    if not outcome.tried and not outcome.stopped:
+        rest = f" ({outcome.unavailable} trials are not available here)" if outcome.unavailable else ""
+        return f"{study}: nothing to do, everything that was asked for is stored{rest}"
+    end = "stopped" if outcome.stopped else "finished"
+    rest = f", {outcome.unavailable} not available here" if outcome.unavailable else ""
+    return f"{study} {end}: {outcome.done} trials done, {len(outcome.failed)} failed{rest}"
 
 
-@contextmanager
-def _signals(runner: Runner) -> Iterator[None]:
-    """Ctrl-C once stops after the running stages, twice at once; so does SIGTERM."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        runner.request_stop()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def _run_on_finish(command: str, summary: str) -> str:
+    """Run the user's ``on_finish`` command with the summary on its stdin; return a line of what went wrong, if anything did."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        done = subprocess.run(
+            command,
+            shell=True,
+            input=summary + "\n",
+            text=True,
+            capture_output=True,
+            timeout=FINISH_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"\non_finish was ended after {FINISH_SECONDS} s"
+    if not done.returncode:
+        return ""
+    last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+    return ": ".join([f"\non_finish failed with exit code {done.returncode}", *last])
 
 
 def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> Started:
@@ -139,11 +149,9 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> S
         with hold(paths):  # raises, and says who holds it
             pass
         raise HeldError(f"the runner of `{paths.name}` has just ended", hint="run again")
-    plan = make_plan(document)
-    plan.raise_errors()
-    selection.check(plan.trials)
+    _checked_plan(document, selection)
     holder = living_runner(paths)
-    send(paths, Request("spec", spec=text, only=[*selection.only], model=[*selection.model]))
+    send(paths, Request("spec", spec=text, only=selection.only, model=selection.model))
     message = (
         f"handed the edited spec to the runner of `{paths.name}` ({holder}): it takes it up between trials"
     )
@@ -160,7 +168,7 @@ def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     until = time.monotonic() + DETACH_SECONDS
-    while time.monotonic() < until:
+    while process.poll() is None and time.monotonic() < until:
         holder = living_runner(paths)
         if holder is not None and holder.pid == process.pid:
             name = paths.name
@@ -171,20 +179,17 @@ def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
                 f"  studyctl stop {name}    stop it"
             )
             return Started(paths, None, message, ExitCode.DONE)
-        if process.poll() is not None:
-            break
         time.sleep(0.05)
-    said = paths.runner_log.read_bytes()[position:].decode(errors="replace").strip()
-    code = process.poll()
-    if code == ExitCode.DONE:
-        return Started(paths, None, said, ExitCode.DONE)
+    printed = paths.runner_log.read_bytes()[position:].decode(errors="replace").strip()
+    if process.poll() == ExitCode.DONE:
+        return Started(paths, None, printed, ExitCode.DONE)
     raise StudyError(
-        f"the detached runner did not start: {said or 'it said nothing'}", hint=f"see {paths.runner_log}"
+        f"the detached runner did not start: {printed or 'it said nothing'}", hint=f"see {paths.runner_log}"
     )
 
 
 def rebuild(paths: StudyPaths) -> str:
-    """Build the database from the journals anew.
+    """Build the database from the journals again.
 
     Raises:
         HeldError: a runner is at work: it publishes by itself.

@@ -1,33 +1,30 @@
-"""Worker processes as the runner sees them."""
+"""Worker processes as the runner sees them: started, listened to and stopped."""
 
 import os
 import queue
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
 
 import psutil
 
 from studyctl.contract.job import Job, StopRequest
 from studyctl.contract.records import AnyRecord, decode
 from studyctl.contract.steps import Step, StepKind
+from studyctl.run.control import StopWhen
 
+TICK_SECONDS = 0.25
+KILL_AFTER_SECONDS = 5.0
+"""Grace of a worker that was asked to stop now."""
 OPENMP_SPINS = "10000"
 """How often idle OpenMP threads look for work before they sleep. By default they do for milliseconds, and keep a processor from
 our own threads, and from whatever else runs on the machine, while the other half of a product waits for that one."""
-
-
 _LOAD = Step(StepKind.LOAD)
-
-
-class Event(NamedTuple):
-    """Something that a worker said, or its end (``record`` is None)."""
-
-    worker: "Worker"
-    record: AnyRecord | None
 
 
 @dataclass(eq=False)
@@ -41,80 +38,130 @@ class Worker:
     """The model that it holds in memory."""
     step: Step = _LOAD
     """The one that is running."""
-    _pipe: IO[str] = field(init=False)
 
-    def __post_init__(self) -> None:
+    def send(self, message: Job | StopRequest) -> None:
+        """Hand it an attempt, or ask it to stop."""
         assert self.process.stdin is not None
-        self._pipe = self.process.stdin
-
-    def memory_bytes(self) -> int | None:
-        """Return the memory that its process holds now, or None when it is gone."""
         try:
-            return psutil.Process(self.process.pid).memory_info().rss
-        except psutil.NoSuchProcess:
-            return None
-
-    def start(self, job: Job) -> None:
-        """Give it an attempt to run."""
-        self.job, self.model_key, self.step = job, job.model.key, _LOAD
-        self._send(job.model_dump_json())
-
-    def stop(self, when: str) -> None:
-        """Ask it to stop."""
-        self._send(StopRequest.model_validate({"stop": when}).model_dump_json())
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self.process.kill()
-
-    def close(self) -> None:
-        """Close the pipe: the process ends by itself."""
-        try:
-            self._pipe.close()
-        except BrokenPipeError:
-            self.process.kill()
-
-    def _send(self, line: str) -> None:
-        try:
-            self._pipe.write(line + "\n")
-            self._pipe.flush()
+            self.process.stdin.write(message.model_dump_json() + "\n")
+            self.process.stdin.flush()
         except BrokenPipeError:
             self.process.kill()  # it is dying: its end of file is the event that counts
 
-
-def start_worker(device: str, log: Path, events: "queue.Queue[Event]") -> Worker:
-    """Start a worker process; what it says arrives as events.
-
-    Args:
-        device: ``cpu``, ``cuda:0``, ...
-        log: file for what it prints before its first attempt.
-        events: where its records and its end are put.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as printed:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "studyctl.work.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=printed,
-            text=True,
-            encoding="utf-8",
-            env={"GOMP_SPINCOUNT": OPENMP_SPINS}
-            | os.environ
-            | {"TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"},
-        )
-    worker = Worker(device, process)
-    threading.Thread(target=_listen, args=(worker, events), name=f"worker {device}", daemon=True).start()
-    return worker
-
-
-def _listen(worker: Worker, events: "queue.Queue[Event]") -> None:
-    assert worker.process.stdout is not None
-    for line in worker.process.stdout:
+    def close(self) -> None:
+        """Close the pipe: the process ends by itself."""
+        assert self.process.stdin is not None
         try:
-            record = decode(line.encode())
-        except ValueError:  # the last line of a worker that was killed while it wrote
-            break
-        events.put(Event(worker, record))
-    worker.process.wait()
-    events.put(Event(worker, None))
+            self.process.stdin.close()
+        except BrokenPipeError:
+            self.process.kill()
+
+
+Event = tuple[Worker, AnyRecord | None]
+"""Something that a worker reports, or its end (None)."""
+
+
+class Workers:
+    """The workers of this process, one a device."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        """What workers print before their first attempt."""
+        self.stop: StopWhen | None = None
+        """What the user asked for; may be set in a signal handler."""
+        self._passed_on: StopWhen | None = None
+        self._kill_at = 0.0
+        self._by_device: dict[str, Worker] = {}
+        self._events: queue.Queue[Event] = queue.Queue()
+
+    @property
+    def running(self) -> dict[str, Worker]:
+        """Return the workers that run an attempt, by trial."""
+        return {worker.job.trial: worker for worker in self._by_device.values() if worker.job is not None}
+
+    def on(self, device: str) -> Worker | None:
+        """Return the worker of a device, if one was started."""
+        return self._by_device.get(device)
+
+    def start(self, job: Job) -> None:
+        """Give an attempt to the worker of its device, which is started if there is none."""
+        worker = self.on(job.device)
+        if worker is None:
+            worker = self._by_device[job.device] = Worker(job.device, self._process())
+            threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        worker.job, worker.model_key, worker.step = job, job.model.key, _LOAD
+        worker.send(job)
+
+    def _process(self) -> subprocess.Popen[str]:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "studyctl.work.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                env={"GOMP_SPINCOUNT": OPENMP_SPINS}
+                | os.environ
+                | {"TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"},
+            )
+
+    def _listen(self, worker: Worker) -> None:
+        assert worker.process.stdout is not None
+        with suppress(ValueError):  # the last line of a worker that was killed while it wrote
+            for line in worker.process.stdout:
+                self._events.put((worker, decode(line.encode())))
+        worker.process.wait()
+        self._events.put((worker, None))
+
+    def events(self) -> Iterator[Event]:
+        """Yield what the workers reported; wait for the first event at most :data:`TICK_SECONDS`."""
+        with suppress(queue.Empty):
+            worker, record = self._events.get(timeout=TICK_SECONDS)
+            while True:
+                if record is None:
+                    del self._by_device[worker.device]
+                yield worker, record
+                worker, record = self._events.get_nowait()
+
+    def pass_on_stop(self) -> bool:
+        """Tell the workers that they are to stop, kill those that do not; return whether the request is new."""
+        is_new = self.stop is not None and self.stop != self._passed_on
+        if self.stop is not None and is_new:
+            self._passed_on, self._kill_at = self.stop, time.monotonic() + KILL_AFTER_SECONDS
+            for worker in self.running.values():
+                worker.send(StopRequest(stop=self.stop))
+        elif self.stop == "now" and time.monotonic() > self._kill_at:
+            for worker in self.running.values():
+                worker.process.kill()
+        return is_new
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return the attempts that run now, for ``runner.json``."""
+        return [
+            {
+                "trial": worker.job.trial,
+                "attempt": worker.job.attempt,
+                "device": worker.device,
+                "pid": worker.process.pid,
+                "memory_bytes": _memory_bytes(worker.process.pid),
+            }
+            for worker in self._by_device.values()
+            if worker.job is not None
+        ]
+
+    def close(self) -> None:
+        """End the workers, and wait for their end."""
+        for worker in self._by_device.values():
+            worker.close()
+        for worker in self._by_device.values():
+            worker.process.wait(timeout=30)
+
+
+def _memory_bytes(pid: int) -> int | None:
+    """Return the memory that a process holds now; None when it is gone."""
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.NoSuchProcess:
+        return None

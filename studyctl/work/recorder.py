@@ -43,7 +43,7 @@ class Channel:
     def __init__(self, requests: int, records: int) -> None:
         self.jobs: queue.Queue[Job] = queue.Queue()
         self.stop: str | None = None
-        """None, ``after_stage`` or ``now``."""
+        """None, ``after_step`` or ``now``."""
         self._requests = requests
         self._records = records
         threading.Thread(target=self._listen, name="requests", daemon=True).start()

@@ -86,7 +86,7 @@ class TestWhatAPackageLacks:
         assert lines[problem.line - 1] == "bits = [8, 4, 3]"
         assert problem.column == len("bits = [8, 4, ") + 1
 
-    def test_is_told_once_of_a_sweep_and_of_every_package(self, folder: Path) -> None:
+    def test_is_reported_once_of_a_sweep_and_of_every_package(self, folder: Path) -> None:
         table = (
             'method = "rtn"\nbits = [3, 5]\ngroup_size = [16, 32]\nbackend = ["gptqmodel", "llm-compressor"]'
         )
@@ -129,7 +129,7 @@ class TestWhatThisMachineLacks:
         assert plan.notes == []
         assert compare(plan, Stored(), None).unavailable == []
 
-    def test_an_environment_of_other_versions_or_a_half_one_is_told_as_such(self, folder: Path) -> None:
+    def test_an_environment_of_other_versions_or_a_half_one_is_reported_as_such(self, folder: Path) -> None:
         about = make_environment("gptqmodel").parent / "synced.json"
         about.write_text(json.dumps({"pins": "of another studyctl", "bytes": 1}))
         (folder / "cache" / "backends" / "llm-compressor").mkdir()
@@ -216,9 +216,9 @@ class TestATrial:
             f"{awq}@autoawq": ("autoawq", True),
             f"{awq}@llm-compressor": ("llm-compressor", False),
         }
-        found = read_plan(paths)
-        assert found is not None
-        assert [trial.trial for trial in found.trials] == [trial.id for trial in plan.trials]
+        read = read_plan(paths)
+        assert read is not None
+        assert [trial.trial for trial in read.trials] == [trial.id for trial in plan.trials]
 
     def test_is_estimated_by_what_its_own_package_took(self, folder: Path) -> None:
         plan = plan_of(folder, MANY.replace("bits = 4", "bits = 8"))

@@ -1,4 +1,4 @@
-"""Published checkpoints are looked up when planning, and held against their model."""
+"""Published checkpoints are looked up when planning, and compared with their model."""
 
 import json
 import shutil

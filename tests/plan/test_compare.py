@@ -1,4 +1,4 @@
-"""What would run, and why: a plan held against what is stored."""
+"""What would run, and why: a plan compared with what is stored."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from studyctl.contract.plan import Planned
 from studyctl.contract.records import SCHEMA, AttemptFinished, AttemptStarted, StepFailed
 from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spans
 from studyctl.journal.stored import Attempt, Results, Stored
-from studyctl.plan.compare import Cause, Todo, compare
+from studyctl.plan.compare import Todo, compare
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
@@ -57,8 +57,8 @@ def planned(
         for language in languages
     )
     text = TextIdentity("pocket", "calibration", "en", "text")
-    found = CalibrationData(samples=samples, sequence_length=16, texts=(text,))
-    calibrations = {variant.calibration: found for variant in variants if variant.calibration}
+    data = CalibrationData(samples=samples, sequence_length=16, texts=(text,))
+    calibrations = {variant.calibration: data for variant in variants if variant.calibration}
     model = PlannedModel(0, document.spec.models[0], identity, "float32", evaluations, calibrations)
     trials = make_trials([model], variants, document.spec.study.seeds)
     missing = {variant.name: "its environment" for variant in variants if variant.backend != "studyctl"}
@@ -77,17 +77,17 @@ def stored(
     available: int | None = None,
 ) -> Stored:
     """Return a store that has every available result but those of the steps named."""
-    found = Stored()
+    store = Stored()
     for trial in plan.trials:
         assert trial.weights_key is not None
-        found.results[trial.weights_key] = Results(
+        store.results[trial.weights_key] = Results(
             {
                 step.key: stored_result(trial, step.batches(available), available=available)
                 for step in trial.steps
                 if str(step) not in without and step.key
             }
         )
-        found.attempts[trial.id] = (
+        store.attempts[trial.id] = (
             Attempt(
                 trial.id,
                 1,
@@ -104,7 +104,7 @@ def stored(
                 finished=AttemptFinished(state="failed" if failure else "done"),
             ),
         )
-    return found
+    return store
 
 
 def wanda(plan: StudyPlan) -> Trial:
@@ -116,19 +116,19 @@ def steps(todo: Todo) -> tuple[str, ...]:
 
 
 def reasons(plan: StudyPlan, store: Stored, before: Planned | None) -> dict[str, str]:
-    return {todo.trial.variant.name: str(todo.reason) for todo in compare(plan, store, before).todo}
+    return {todo.trial.variant.name: todo.reason for todo in compare(plan, store, before).todo}
 
 
 def test_everything_is_new_at_first() -> None:
     plan = planned()
-    found = compare(plan, Stored(), None)
-    assert [(todo.trial.variant.name, steps(todo)) for todo in found.todo] == [
+    comparison = compare(plan, Stored(), None)
+    assert [(todo.trial.variant.name, steps(todo)) for todo in comparison.todo] == [
         ("dense", ("perplexity:en", "perplexity:de")),
         ("wanda-0.5", ("compress", "perplexity:en", "perplexity:de")),
     ]
-    assert {todo.reason.cause for todo in found.todo} == {Cause.NEW}
-    assert [trial.variant.name for trial in found.unavailable] == ["sparsegpt-0.5@llm-compressor"]
-    assert (found.steps, found.steps_to_run) == (8, 5)
+    assert {todo.reason for todo in comparison.todo} == {"new"}
+    assert [trial.variant.name for trial in comparison.unavailable] == ["sparsegpt-0.5@llm-compressor"]
+    assert (comparison.steps, comparison.steps_to_run) == (8, 5)
 
 
 def test_nothing_is_left_when_everything_is_stored() -> None:
@@ -143,22 +143,21 @@ def test_another_calibration_reruns_what_depends_on_it_and_says_so() -> None:
 
 def test_a_language_more_runs_that_language_only() -> None:
     before, now = planned(), planned(languages=("en", "de", "sw"))
-    found = compare(now, stored(before), saved(before))
-    assert {steps(todo) for todo in found.todo} == {("perplexity:sw",)}
-    assert {str(todo.reason) for todo in found.todo} == {"new perplexity:sw"}
+    comparison = compare(now, stored(before), saved(before))
+    assert {steps(todo) for todo in comparison.todo} == {("perplexity:sw",)}
+    assert {todo.reason for todo in comparison.todo} == {"new perplexity:sw"}
 
 
 def test_another_protocol_names_the_key() -> None:
     before, now = planned(), planned(length=32)
-    found = compare(now, stored(before), saved(before))
-    assert {str(todo.reason) for todo in found.todo} == {"perplexity.sequence_length 16 → 32"}
-    assert {todo.reason.cause for todo in found.todo} == {Cause.PROTOCOL}
+    comparison = compare(now, stored(before), saved(before))
+    assert {todo.reason for todo in comparison.todo} == {"perplexity.sequence_length 16 → 32"}
 
 
 def test_other_code_is_told_as_such() -> None:
     before, now = planned(), planned(code=2)
-    found = compare(now, stored(before), saved(before))
-    assert {todo.reason.cause for todo in found.todo} == {Cause.CODE}
+    comparison = compare(now, stored(before), saved(before))
+    assert {todo.reason for todo in comparison.todo} == {"perplexity.code 1 → 2"}
 
 
 class TestWindows:
@@ -210,17 +209,16 @@ class TestWindows:
         have = store.results[dense.weights_key].by_key
         store.results[dense.weights_key] = Results({**have, step.key: stored_result(dense, [first, last])})
         (todo,) = compare(plan, store, saved(plan)).todo
-        assert (todo.trial, todo.steps, str(todo.reason)) == (dense, (step,), "unfinished")
+        assert (todo.trial, todo.steps, todo.reason) == (dense, (step,), "unfinished")
 
 
 def test_results_of_an_earlier_version_run_again_once_and_that_is_said() -> None:
     now = planned(code=2)
     before = replace(saved(now), version=1)
-    found = compare(now, stored(planned()), before)
-    assert {str(todo.reason) for todo in found.todo} == {
+    comparison = compare(now, stored(planned()), before)
+    assert {todo.reason for todo in comparison.todo} == {
         "version 0.1 → 0.2, once: results are addressed otherwise"
     }
-    assert {todo.reason.cause for todo in found.todo} == {Cause.VERSION}
 
 
 def test_a_failed_step_is_run_again() -> None:
@@ -228,9 +226,9 @@ def test_a_failed_step_is_run_again() -> None:
     batch = Step(StepKind.PERPLEXITY, "de", (0, 8), "de 16 1")
     failure = StepFailed(step=batch, error="boom", at="2026-01-01T00:00:00Z")
     store = stored(plan, without=("perplexity:de",), failure=failure)
-    found = compare(plan, store, saved(plan))
-    assert {steps(todo) for todo in found.todo} == {("perplexity:de",)}
-    assert {str(todo.reason) for todo in found.todo} == {"failed at perplexity:de"}
+    comparison = compare(plan, store, saved(plan))
+    assert {steps(todo) for todo in comparison.todo} == {("perplexity:de",)}
+    assert {todo.reason for todo in comparison.todo} == {"failed at perplexity:de"}
 
 
 def test_a_killed_trial_goes_on() -> None:

@@ -61,13 +61,15 @@ def test_a_good_spec_has_no_problems(folder: Path) -> None:
         (('devices = "cpu"', 'devices = "cuda:7"'), "device `cuda:7` is not on this machine", '"cuda:7"'),
     ],
 )  # fmt: skip
-def test_a_problem_is_told_at_its_place(folder: Path, change: tuple[str, str], what: str, place: str) -> None:
+def test_a_problem_is_reported_at_its_place(
+    folder: Path, change: tuple[str, str], what: str, place: str
+) -> None:
     (problem,) = planned(folder, change).errors
     assert what in problem.what
     assert underlined(problem) == place
 
 
-def test_all_problems_are_told_at_once(folder: Path) -> None:
+def test_all_problems_are_reported_at_once(folder: Path) -> None:
     plan = planned(
         folder, ("group_size = 16", "group_size = 48"), ('["boats"]', '["boasts"]'), ('"de"]', '"fr"]')
     )
@@ -140,8 +142,8 @@ def test_another_main_metric_runs_its_task_again(folder: Path) -> None:
 def test_what_was_found_is_what_the_workers_are_handed(folder: Path) -> None:
     plan = planned(folder)
     text = folder / "text" / "en" / "test.jsonl"
-    found = plan.texts["mine", "perplexity", "en"]
-    assert found.file == FileIdentity(text, hashlib.sha256(text.read_bytes()).hexdigest())
+    identity = plan.texts["mine", "perplexity", "en"]
+    assert identity.file == FileIdentity(text, hashlib.sha256(text.read_bytes()).hexdigest())
     (calibration,) = plan.models[0].calibrations.values()
     assert calibration is not None
     assert (calibration.samples, calibration.sequence_length, calibration.ids) == (4, 32, None)

@@ -40,25 +40,25 @@ def refusal(paths: StudyPaths) -> str:
 def test_what_was_written_is_read(folder: Path, paths: StudyPaths) -> None:
     plan = planned(folder)
     write_plan(planned_form(plan, "its text"), paths)
-    found = read_plan(paths)
-    assert found is not None
-    assert (found.version, found.study) == (VERSION, "small")
-    assert [trial.trial for trial in found.trials] == [trial.id for trial in plan.trials]
-    for trial, written in zip(plan.trials, found.trials, strict=True):
-        assert found.steps(written) == trial.steps
+    read = read_plan(paths)
+    assert read is not None
+    assert (read.version, read.study) == (VERSION, "small")
+    assert [trial.trial for trial in read.trials] == [trial.id for trial in plan.trials]
+    for trial, written in zip(plan.trials, read.trials, strict=True):
+        assert read.steps(written) == trial.steps
         assert written.parts == json.loads(json.dumps(trial.parts()))
-    write_plan(found, paths)
-    assert read_plan(paths) == found
+    write_plan(read, paths)
+    assert read_plan(paths) == read
 
 
 def test_nothing_differs_from_what_was_written(folder: Path, paths: StudyPaths) -> None:
     plan = planned(folder, ("windows = 4", "windows = 0"))
     write_plan(planned_form(plan, ""), paths)
-    found = read_plan(paths)
-    for before in (found, planned_form(plan, "")):
-        assert {str(todo.reason) for todo in compare(plan, Stored(), before).todo} == {"new"}
-    assert found is not None
-    assert found.steps(found.trials[0])[0].windows == (0, ALL_WINDOWS)
+    read = read_plan(paths)
+    for before in (read, planned_form(plan, "")):
+        assert {todo.reason for todo in compare(plan, Stored(), before).todo} == {"new"}
+    assert read is not None
+    assert read.steps(read.trials[0])[0].windows == (0, ALL_WINDOWS)
 
 
 def test_without_a_file_nothing_was_planned(paths: StudyPaths) -> None:
@@ -80,10 +80,10 @@ def test_without_a_file_nothing_was_planned(paths: StudyPaths) -> None:
 def test_what_is_no_plan_is_said(paths: StudyPaths, content: str, what: str) -> None:
     paths.root.mkdir(parents=True)
     paths.plan.write_text(content)
-    said = refusal(paths)
-    assert f"{paths.plan} {what}" in said
-    assert "delete it and run" in said
-    assert "no result is lost" in said
+    message = refusal(paths)
+    assert f"{paths.plan} {what}" in message
+    assert "delete it and run" in message
+    assert "no result is lost" in message
 
 
 def test_a_plan_of_a_later_version_is_not_guessed_at(paths: StudyPaths) -> None:
@@ -98,12 +98,12 @@ def test_a_plan_of_a_later_version_is_not_guessed_at(paths: StudyPaths) -> None:
 def test_a_plan_of_version_0_1_is_read(paths: StudyPaths) -> None:
     paths.root.mkdir(parents=True)
     shutil.copy(OLD, paths.plan)
-    found = read_plan(paths)
-    assert found is not None
-    assert found.version == 1
-    dense, wanda = found.trials[0], next(trial for trial in found.trials if trial.method == "wanda")
-    assert [str(step) for step in found.steps(dense)] == ["perplexity:en", "perplexity:de", "task:boats"]
-    assert found.steps(wanda)[0] == Step(StepKind.COMPRESS, key=wanda.weights_key)
-    english = found.evaluations["./tiny"][0]
+    read = read_plan(paths)
+    assert read is not None
+    assert read.version == 1
+    dense, wanda = read.trials[0], next(trial for trial in read.trials if trial.method == "wanda")
+    assert [str(step) for step in read.steps(dense)] == ["perplexity:en", "perplexity:de", "task:boats"]
+    assert read.steps(wanda)[0] == Step(StepKind.COMPRESS, key=wanda.weights_key)
+    english = read.evaluations["./tiny"][0]
     assert english.step == Step(StepKind.PERPLEXITY, "en", key="4fba3f8a29e76f9cfc78")
     assert english.parts["windows"] == 4

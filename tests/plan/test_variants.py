@@ -69,8 +69,8 @@ def test_a_variant_that_is_asked_for_twice_is_a_problem_at_the_second_table() ->
 
 
 def trial_ids(models: list[str], variants: list[Variant], seeds: tuple[int, ...] = (0,)) -> list[str]:
-    found = CalibrationData(samples=4, sequence_length=16)
-    calibrations = {variant.calibration: found for variant in variants if variant.calibration}
+    data = CalibrationData(samples=4, sequence_length=16)
+    calibrations = {variant.calibration: data for variant in variants if variant.calibration}
     planned = [
         PlannedModel(index, Model(id=model), None, "float32", calibrations=calibrations)
         for index, model in enumerate(models)

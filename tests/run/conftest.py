@@ -18,5 +18,5 @@ def workplace(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def console() -> Console:
-    """A console that is no terminal; ``console.file.getvalue()`` is what it was told."""
+    """A console that is no terminal; ``console.file.getvalue()`` is what was printed on it."""
     return Console(file=io.StringIO(), width=120)

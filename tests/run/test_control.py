@@ -87,8 +87,8 @@ def test_a_part_of_an_edited_spec_is_run_beside_the_part_that_the_run_began_with
     handed = run_study(edited, Selection(only=("rtn*",)), console)
     assert "handed the edited spec" in handed.message
     assert runner.wait(timeout=120) == ExitCode.DONE
-    found = run_sql(paths, "select variant, state from trials").to_pylist()
-    assert {row["variant"]: row["state"] for row in found} == {
+    trials = run_sql(paths, "select variant, state from trials").to_pylist()
+    assert {row["variant"]: row["state"] for row in trials} == {
         "dense": "done",
         "rtn-4bit-g16": "done",
         "wanda-0.5": "pending",

@@ -9,8 +9,11 @@ from studyctl.contract.steps import StepKind
 from studyctl.errors import ExitCode
 from studyctl.files import StudyPaths
 from studyctl.journal.files import read_journal
+from studyctl.plan.estimate import peak_bytes
+from studyctl.plan.planner import make_plan
 from studyctl.run.selection import Selection
 from studyctl.run.start import Started, run_study
+from studyctl.spec.loading import load_spec
 from studyctl.store.query import run_sql
 from tests.run.studies import make_model, write_spec
 
@@ -36,6 +39,17 @@ def run(spec: Path, console: Console, selection: Selection = EVERYTHING) -> Star
     return run_study(spec, selection, console)
 
 
+def check_memory(paths: StudyPaths, spec: Path) -> None:
+    """The estimate is an upper bound of what each trial used, and not more than twice that."""
+    plan = make_plan(load_spec(spec))
+    bounds = {trial.id: peak_bytes(plan, trial)[0] for trial in plan.trials}
+    used = run_sql(paths, "select trial_id, peak_memory_bytes from trials").to_pylist()
+    assert {row["trial_id"] for row in used} == bounds.keys()
+    for row in used:
+        bound = bounds[row["trial_id"]]
+        assert bound / 2 <= row["peak_memory_bytes"] <= bound, row["trial_id"]
+
+
 def test_a_study_is_brought_up_to_date_step_by_step(workplace: Path, console: Console) -> None:
     first = run(write_spec(workplace), console)
     paths = first.paths
@@ -47,6 +61,7 @@ def test_a_study_is_brought_up_to_date_step_by_step(workplace: Path, console: Co
     ]
     assert len(finished(paths)) == 3 * 3 + 2  # three evaluations each, and two compressions
     assert rows(paths, "select count(*) as n from items") == [{"n": 3 * 12}]
+    check_memory(paths, workplace / "small.toml")
     assert not list((paths.cache / "weights").glob("*")), "weights of trials that are done are not kept"
 
     # Again: nothing is done.
@@ -59,8 +74,8 @@ def test_a_study_is_brought_up_to_date_step_by_step(workplace: Path, console: Co
     before = finished(paths)
     run(write_spec(workplace, change=('["en", "de"]', '["en", "de", "sw"]')), console)
     new = finished(paths)[:]
-    for stage in before:
-        new.remove(stage)
+    for step in before:
+        new.remove(step)
     assert sorted(new) == [
         "tiny-dense perplexity:sw",
         "tiny-rtn-4bit-g16 compress",
@@ -73,16 +88,16 @@ def test_a_study_is_brought_up_to_date_step_by_step(workplace: Path, console: Co
     # Other calibration: what depends on it, all of that, nothing else.
     before = finished(paths)
     run(write_spec(workplace, change=("samples = 4", "samples = 5")), console)
-    assert {stage.split()[0] for stage in finished(paths)[len(before) :]} <= {
+    assert {step.split()[0] for step in finished(paths)[len(before) :]} <= {
         "tiny-wanda-0.5",
         "tiny-rtn-4bit-g16",
         "tiny-dense",
     }
     new = finished(paths)[:]
-    for stage in before:
-        new.remove(stage)
+    for step in before:
+        new.remove(step)
     assert sorted(new) == [
-        f"tiny-wanda-0.5 {stage}" for stage in ("compress", "perplexity:de", "perplexity:en", "task:boats")
+        f"tiny-wanda-0.5 {step}" for step in ("compress", "perplexity:de", "perplexity:en", "task:boats")
     ]
     # The tables show what the spec asks for now.
     assert rows(paths, "select count(*) as n from perplexity") == [{"n": 6}]

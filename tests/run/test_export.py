@@ -24,7 +24,6 @@ from studyctl.files import StudyPaths
 from studyctl.journal.files import read_journal
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
-from studyctl.plan.estimate import export_bytes
 from studyctl.plan.planner import make_plan
 from studyctl.reporter import SilentReporter
 from studyctl.run.cleaning import clean
@@ -68,7 +67,7 @@ def paths(workplace: Path) -> StudyPaths:
     return StudyPaths(workplace / "runs" / "small")
 
 
-def stages(paths: StudyPaths) -> list[str]:
+def steps_done(paths: StudyPaths) -> list[str]:
     """Return ``trial step`` of every step that was ever finished, but ``load``."""
     records = [record for path in sorted(paths.journal.glob("*.jsonl")) for record in read_journal(path)]
     return [
@@ -95,9 +94,9 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 # -- keep_weights
 
 
-def test_every_variant_is_exported_as_a_stage_of_its_trial(workplace: Path, paths: StudyPaths) -> None:
+def test_every_variant_is_exported_as_a_step_of_its_trial(workplace: Path, paths: StudyPaths) -> None:
     for trial in (DENSE, RTN, WANDA):
-        assert stages(paths).count(f"{trial} export") == 1
+        assert steps_done(paths).count(f"{trial} export") == 1
         assert sorted(path.name for path in paths.exported(trial).iterdir()) == [
             "README.md", "config.json", "generation_config.json", "model.safetensors", "studyctl.json",
             "tokenizer.json", "tokenizer_config.json",
@@ -116,7 +115,7 @@ def test_every_variant_is_exported_as_a_stage_of_its_trial(workplace: Path, path
     )
 
 
-def test_the_card_tells_what_the_tables_tell(paths: StudyPaths) -> None:
+def test_the_card_has_the_figures_of_the_tables(paths: StudyPaths) -> None:
     card = (paths.exported(RTN) / "README.md").read_text()
     query = f"select language, perplexity, ppl_ratio, top1 from perplexity_vs_dense where trial_id = '{RTN}'"
     rows = run_sql(paths, query).to_pylist()
@@ -135,7 +134,7 @@ def test_the_card_tells_what_the_tables_tell(paths: StudyPaths) -> None:
 def test_an_export_that_was_deleted_is_made_again_and_nothing_else(
     workplace: Path, paths: StudyPaths, console: Console
 ) -> None:
-    before = stages(paths)
+    before = steps_done(paths)
     interrupted = paths.weights / f".{RTN}.1.new.partial"
     interrupted.mkdir()
     (interrupted / "model.safetensors").write_text("a part")
@@ -146,9 +145,9 @@ def test_an_export_that_was_deleted_is_made_again_and_nothing_else(
     shutil.rmtree(paths.exported(RTN))
     assert to_run(workplace, paths) == [(RTN, ("export",))]
     assert run_study(workplace / "small.toml", Selection(), console).code == ExitCode.DONE
-    new = stages(paths)
-    for stage in before:
-        new.remove(stage)
+    new = steps_done(paths)
+    for step in before:
+        new.remove(step)
     assert new == [f"{RTN} compress", f"{RTN} export"]
     assert (paths.exported(RTN) / "model.safetensors").read_bytes() == first
     assert not list((paths.cache / "weights").glob("*"))
@@ -190,11 +189,11 @@ def test_a_trial_is_exported_also_while_its_study_is_run(workplace: Path, paths:
     before = sorted(paths.journal.iterdir())
     with hold(paths):
         write_heartbeat(paths, datetime.now(UTC), [])
-        said = studyctl("export", "small", "tiny-rtn", "out/rtn")
-    assert said.returncode == 0, said.stderr
-    assert said.stdout == f"{workplace / 'out' / 'rtn'}\n"
-    assert "small is being run" in said.stderr
-    assert "packed at 4 bits" in said.stderr
+        ended = studyctl("export", "small", "tiny-rtn", "out/rtn")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"{workplace / 'out' / 'rtn'}\n"
+    assert "small is being run" in ended.stderr
+    assert "packed at 4 bits" in ended.stderr
     mine, kept = tensors(workplace / "out" / "rtn"), tensors(paths.exported(RTN))
     assert all(torch.equal(mine[name], kept[name]) for name in kept)
     assert (workplace / "out" / "rtn" / "README.md").read_text() == (
@@ -210,9 +209,9 @@ def test_ctrl_c_leaves_nothing(workplace: Path, paths: StudyPaths) -> None:
     while not paths.attempt_log(WANDA, 0).exists():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == ExitCode.STOPPED, said
-    assert "nothing was written" in said
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.STOPPED, printed
+    assert "nothing was written" in printed
     assert not [path for path in workplace.iterdir() if path.name.startswith((".out", "out"))]
 
 
@@ -281,8 +280,8 @@ def attempt(paths: StudyPaths, target: Path, **changes: Any) -> list[dict[str, A
 def test_other_weights_than_those_that_were_measured_are_not_exported(
     workplace: Path, paths: StudyPaths
 ) -> None:
-    told = attempt(paths, workplace / "out", weights_hash="of another machine")
-    (failed,) = (record for record in told if isinstance(record, StepFailed))
+    records = attempt(paths, workplace / "out", weights_hash="of another machine")
+    (failed,) = (record for record in records if isinstance(record, StepFailed))
     assert failed.step.kind is StepKind.COMPRESS
     assert "this machine makes other weights" in failed.error
     assert "export on the machine that ran the study" in failed.hint
@@ -297,8 +296,8 @@ def test_stored_weights_are_used_and_left(workplace: Path, paths: StudyPaths) ->
     engine.compress(job, step, Attempt(job, engine, FakeChannel()).recorder)  # type: ignore[arg-type]
     cached = paths.trial_weights(job.weights_key)
     assert cached.exists()
-    told = attempt(paths, workplace / "second")
-    finished = [str(record.step) for record in told if isinstance(record, StepFinished)]
+    records = attempt(paths, workplace / "second")
+    finished = [str(record.step) for record in records if isinstance(record, StepFinished)]
     assert finished == ["load", "export"]
     assert cached.exists(), "a trial in progress may want them"
     assert tensors(workplace / "first").keys() == tensors(workplace / "second").keys()
@@ -307,8 +306,8 @@ def test_stored_weights_are_used_and_left(workplace: Path, paths: StudyPaths) ->
 @pytest.mark.usefixtures("one_thread")
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(workplace: Path, paths: StudyPaths) -> None:
     (workplace / "file").write_text("no folder")
-    told = attempt(paths, workplace / "out", export_to=workplace / "file" / "out")
-    (failed,) = (record for record in told if isinstance(record, StepFailed))
+    records = attempt(paths, workplace / "out", export_to=workplace / "file" / "out")
+    (failed,) = (record for record in records if isinstance(record, StepFailed))
     assert "cannot be written" in failed.error
     assert "export to another" in failed.hint
 
@@ -323,9 +322,3 @@ def test_an_export_comes_after_evaluations_that_turn_out_to_be_needed() -> None:
     assert list(steps) == [task, export]
     job = SimpleNamespace(steps=(export, task), evaluations=(export, task))
     assert list(Engine().steps(job, recorder)) == [task, export]  # type: ignore[arg-type]
-
-
-def test_the_size_of_an_export_is_known_before(workplace: Path, paths: StudyPaths) -> None:
-    for trial in make_plan(load_spec(workplace / "small.toml")).trials:
-        size = (paths.exported(trial.id) / "model.safetensors").stat().st_size
-        assert abs(export_bytes(trial) - size) < 0.1 * size, trial.id  # a file has a header

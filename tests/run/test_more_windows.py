@@ -79,7 +79,7 @@ def test_from_8_to_32_windows_measures_24(study: Callable[[int], Path], tmp_path
     paths = run(study(8))
     assert references(paths) == 2
     spec = study(32)
-    (reason,) = {str(todo.reason) for todo in preview(load_spec(spec)).comparison.todo}
+    (reason,) = {todo.reason for todo in preview(load_spec(spec)).comparison.todo}
     assert reason == "perplexity.windows 8 → 32"
     assert new_batches(paths, lambda: run(spec)) == {(8, 16), (16, 24), (24, 32)}
     assert references(paths) == 2 * 4, "those of the dense model grow with it"

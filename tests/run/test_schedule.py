@@ -5,10 +5,10 @@ from typing import Any
 
 from studyctl.contract.methods import RTN, Dense
 from studyctl.contract.steps import Step, StepKind
-from studyctl.plan.compare import Cause, Reason, Todo
+from studyctl.plan.compare import Todo
 from studyctl.plan.trials import PlannedModel, Trial
 from studyctl.plan.variants import DENSE, Variant
-from studyctl.run.schedule import choose
+from studyctl.run.jobs import choose
 from studyctl.spec.models import Model
 
 ROUNDED = Variant("rtn-4bit-g64", RTN(group_size=64), None, "studyctl", ("*",), ("compression", 0))
@@ -24,7 +24,7 @@ def trial(index: int, variant: Variant) -> Trial:
 
 
 def todo(*trials: Trial) -> dict[str, Todo]:
-    return {entry.id: Todo(entry, (Step(StepKind.PERPLEXITY, "en"),), Reason(Cause.NEW)) for entry in trials}
+    return {entry.id: Todo(entry, (Step(StepKind.PERPLEXITY, "en"),), "new") for entry in trials}
 
 
 def chosen(waiting: dict[str, Todo], running: list[Trial], held: str | None) -> str | None:

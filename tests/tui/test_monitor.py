@@ -516,7 +516,7 @@ async def test_x_asks_before_it_stops_the_run(runs: Path, asked: list[tuple[obje
         await soon(pilot, lambda: len(asked) == 2)
         await pilot.press("x", "X")
         await soon(pilot, lambda: len(asked) == 3)
-        assert asked == [("stop", "after_stage"), ("stop", "now"), ("stop", "now")]
+        assert asked == [("stop", "after_step"), ("stop", "now"), ("stop", "now")]
 
 
 async def test_x_without_a_run_says_that_there_is_none(runs: Path) -> None:

@@ -334,9 +334,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return asked
 
 
-@pytest.mark.parametrize(
-    ("keys", "when"), [(["s"], "after_stage"), (["enter"], "after_stage"), (["n"], "now")]
-)
+@pytest.mark.parametrize(("keys", "when"), [(["s"], "after_step"), (["enter"], "after_step"), (["n"], "now")])
 async def test_a_run_is_stopped_after_asking(
     runs: Path, stops: list[tuple[str, str]], keys: list[str], when: str
 ) -> None:

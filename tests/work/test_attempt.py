@@ -165,7 +165,7 @@ def test_nothing_is_measured_without_weights(job: Job) -> None:
     assert not engine.forgotten
 
 
-@pytest.mark.parametrize("when", ["after_stage", "now"])
+@pytest.mark.parametrize("when", ["after_step", "now"])
 def test_a_stop(job: Job, when: str) -> None:
     channel = FakeChannel()
 

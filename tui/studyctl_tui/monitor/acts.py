@@ -23,7 +23,7 @@ class TrialActs(TrialsScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "retry", "Retry"),
         Binding("R", "run_on", "Retry all that failed, or go on with the run", show=False),
-        Binding("x", "stop('after_stage')", "Stop"),
+        Binding("x", "stop('after_step')", "Stop"),
         Binding("X", "stop('now')", "Stop at once", show=False),
         Binding("exclamation_mark", "cause", "Cause", key_display="!"),
         Binding("y", "copy", "Copy the trial's name", show=False),
@@ -74,7 +74,7 @@ class TrialActs(TrialsScreen):
         running, paths = view.snapshot.count("running"), view.paths
         steps = "the running step" if running < 2 else f"the {running} running steps"
         choices = [
-            Choice("x", f"After {steps}", "after_stage"),
+            Choice("x", f"After {steps}", "after_step"),
             Choice("X", f"At once; {steps} will be run again", "now"),
         ]
         if when == "now":  # enter takes the first
@@ -82,7 +82,7 @@ class TrialActs(TrialsScreen):
 
         def answered(answer: str | None) -> None:
             if answer:
-                self._act(lambda: control.ask_to_stop(paths, "now" if answer == "now" else "after_stage"))
+                self._act(lambda: control.ask_to_stop(paths, "now" if answer == "now" else "after_step"))
 
         body = Text("What was measured stays stored.")
         self.app.push_screen(Ask(f"Stop {paths.name}?", body, choices), answered)

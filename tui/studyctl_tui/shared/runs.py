@@ -68,7 +68,7 @@ class RunsScreen(StudyScreen):
         """Ask how to stop a run, and send that to its runner."""
         body = f"{row.done} of {row.trials} trials are done. What was measured is kept, R goes on later."
         choices = [
-            Choice("s", "After the running steps", "after_stage"),
+            Choice("s", "After the running steps", "after_step"),
             Choice("n", "Now; what these steps measured so far is lost", "now"),
         ]
         paths = StudyPaths(runs_folder() / row.study)
@@ -78,7 +78,7 @@ class RunsScreen(StudyScreen):
 
     def _stop(self, paths: StudyPaths, answer: str | None) -> None:
         if answer:
-            self._ask_runner(paths, "now" if answer == "now" else "after_stage")
+            self._ask_runner(paths, "now" if answer == "now" else "after_step")
 
     @work(thread=True, group="stop")
     def _ask_runner(self, paths: StudyPaths, when: StopWhen) -> None:
