@@ -10,6 +10,7 @@ from studyctl.compress.walk.walker import compress as walk
 from studyctl.contract.limits import block_batch_tokens
 from studyctl.contract.methods import METHODS
 from studyctl.reporter import SilentReporter
+from studyctl.work.memory import keep_freed_memory
 
 PACKAGES = ("studyctl", "transformers", "torch")
 COMPILED = ("sparsegpt", "gptq", "awq")
@@ -18,6 +19,7 @@ COMPILED = ("sparsegpt", "gptq", "awq")
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
     """Compress as a worker does."""
+    keep_freed_memory()
     if task.method in COMPILED:
         _import_kernels()
     model = AutoModelForCausalLM.from_pretrained(task.folder, dtype=task.dtype).to(task.device).eval()

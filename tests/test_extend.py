@@ -42,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
     for diff in re.findall(r"^```diff\n(.*?)^```$", PAGE.read_text(), flags=re.S | re.M):
         # Outside of a repository: git would leave out what is not in this one.
         environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
-        command = ["git", "apply", "--unidiff-zero", "--whitespace=nowarn", "-"]
+        command = ["git", "apply", "--whitespace=nowarn", "-"]
         subprocess.run(command, input=diff, cwd=folder, env=environment, text=True, check=True)
     return folder
 

@@ -265,7 +265,7 @@ class PruneThenQuantize(Quantization, Pruning):
     @classmethod
     def _awq_sees_the_uncompressed_block(cls, value: Order, info: ValidationInfo) -> Order:
         if value == "stage" and "awq" in info.data.get("method", ()):
-            raise ValueError("awq moves scales between the linears of a block, so its order is block")
+            raise ValueError("awq moves scales between the linear groups of a block, so its order is block")
         return value
 
     @property

@@ -6,7 +6,22 @@ import resource
 import sys
 from pathlib import Path
 
+_HEAP_TENSOR_BYTES, _HEAP_SPARE_BYTES = 32 << 20, 64 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's ``mallopt``, as malloc.h has them."""
 OUT_OF_MEMORY_HINT = "fewer or shorter calibration windows, a smaller model, or more memory"
+
+
+def keep_freed_memory() -> None:
+    """Let tensors of up to 32 MiB reuse the memory of freed ones; does nothing where the C library is not glibc.
+
+    A block's activations are a few MiB each. By default glibc gives such memory back to the system at once, and the next tensor
+    gets it again page by page: compressing with GPTQ or SparseGPT takes 15 % longer.
+    """
+    if _is_glibc():
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _HEAP_TENSOR_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _HEAP_SPARE_BYTES)
 
 
 def reset_peak() -> None:
@@ -15,7 +30,7 @@ def reset_peak() -> None:
     Threads that load a model leave free memory in heaps of their own, which nothing that comes later can use. Elsewhere than on
     Linux the peak since the process began is all there is.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
@@ -43,3 +58,7 @@ def _counter(file: str, name: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), None)
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

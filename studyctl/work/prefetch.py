@@ -76,7 +76,7 @@ def _needed_texts(plan: StudyPlan) -> Iterator[tuple[TextIdentity, int]]:
     """Yield texts, and how many tokens of each are needed."""
     perplexity = plan.document.spec.evaluation.perplexity
     for text in plan.texts.values():
-        if perplexity is not None and text.purpose == "perplexity":
+        if perplexity is not None and text.purpose != "calibration":
             yield text, needed_tokens(perplexity.windows, perplexity.sequence_length)
     for model in plan.models:
         for calibration in filter(None, model.calibrations.values()):

@@ -11,6 +11,7 @@ import sys
 from studyctl.contract.job import Job
 from studyctl.contract.records import WorkerFatal, WorkerReady
 from studyctl.files import StudyPaths
+from studyctl.work.memory import keep_freed_memory
 from studyctl.work.recorder import CannotWriteError, Channel
 
 CANNOT_WRITE = 71
@@ -38,6 +39,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     faulthandler.enable()
+    keep_freed_memory()
     channel.send(WorkerReady(pid=os.getpid()))
     engine = None
     while True:

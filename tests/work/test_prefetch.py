@@ -79,7 +79,8 @@ def fetch(base: Path) -> Listener:
     return listener
 
 
-def test_local_files_need_nothing(base: Path) -> None:
+def test_local_files_need_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDYCTL_CACHE", str(tmp_path / "cache"))
     spec = SPEC.replace('dataset = "org/text"', 'files = "{language}.txt"')
     (base / "spec.toml").write_text(spec)
     for language in ("en", "sw"):

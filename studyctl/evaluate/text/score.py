@@ -142,20 +142,33 @@ def _score_pass(
         logits = head.logits(states[part])
         log_q = functional.log_softmax(logits, dim=-1)
         values["nll_nats"][part] = -log_q.gather(1, tokens[part, None])[:, 0]
-        if dense is None:
-            continue
-        dense_head, dense_states = dense
-        dense_logits = dense_head.logits(dense_states.flatten(0, 1)[part])
-        if "top1" in values:
-            values["top1"][part] = logits.argmax(-1) == dense_logits.argmax(-1)
-        if "kl_nats" in values:
-            log_p = functional.log_softmax(dense_logits, dim=-1)
-            ratio = torch.sub(log_p, log_q, out=log_q)
-            # KL is never negative; rounding may be.
-            values["kl_nats"][part] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
-        if "signal" in values:
-            values["signal"][part] = _energy(dense_logits)
-            values["noise"][part] = _energy(dense_logits - logits)
+        if dense is not None:
+            dense_head, dense_states = dense
+            of_chunk = {name: by_token[part] for name, by_token in values.items()}
+            _compare(logits, log_q, dense_head.logits(dense_states.flatten(0, 1)[part]), of_chunk)
+
+
+def _compare(logits: Tensor, log_q: Tensor, dense_logits: Tensor, values: dict[str, Tensor]) -> None:
+    """Write the distances of some tokens to the dense model.
+
+    A function of its own, so that its tensors are free before the next logits are computed.
+
+    Args:
+        logits: ``[tokens, vocabulary]``
+        log_q: Their log-softmax; changed.
+        dense_logits: ``[tokens, vocabulary]``
+        values: ``[tokens]`` by name, to write.
+    """
+    if "top1" in values:
+        values["top1"][:] = logits.argmax(-1) == dense_logits.argmax(-1)
+    if "kl_nats" in values:
+        log_p = functional.log_softmax(dense_logits, dim=-1)
+        ratio = torch.sub(log_p, log_q, out=log_q)
+        # KL is never negative; rounding may be.
+        values["kl_nats"][:] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
+    if "signal" in values:
+        values["signal"][:] = _energy(dense_logits)
+        values["noise"][:] = _energy(dense_logits - logits)
 
 
 def _records(values: dict[str, Tensor], windows: Windows, language: str) -> BatchScores:
