@@ -189,9 +189,9 @@ def _size(facts: CardFacts) -> Iterator[str]:
     yield f"\n{bytes_text(exported.weight_bytes)} in {files}, {how} {exported.dtype}."
     bits = job.settings.bits if isinstance(job.settings, Quantization) else None
     if exported.packing is not None and bits != exported.packing.bits:
-        yield f"Codes of {bits} bits are stored at {exported.packing.bits}, the next width that loaders take."
+        yield f"Codes of {bits} bits are stored at {exported.packing.bits}, the next width that loaders support."
     if exported.why_plain:
-        yield f"The weights lie on a grid and are stored plain all the same: {exported.why_plain}."
+        yield f"The weights are quantized but stored plain: {exported.why_plain}."
     if facts.sparsity and exported.packing is None and isinstance(job.settings, Pruning):
         yield _sparse(facts.sparsity, job.settings.pattern)
 
@@ -233,7 +233,7 @@ def _measured(figures: Figures) -> Iterator[str]:
         ]
         yield _table(head, rows)
     if not figures.languages and not figures.tasks:
-        yield "Nothing was measured of this variant yet."
+        yield "Nothing has been measured for this variant yet."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Which devices a study runs on, found without importing torch."""
+"""The devices that a study runs on and their speed, found without importing torch."""
 
 import time
 from functools import cache
@@ -13,7 +13,7 @@ def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
     """Return the devices that ``execution.devices`` means on this machine, one worker each.
 
     Raises:
-        SpecError: a GPU is asked for that is not here.
+        SpecError: a GPU is asked for that this machine does not have.
     """
     names: list[str] = []
     for entry in (devices,) if isinstance(devices, str) else devices:
@@ -27,18 +27,18 @@ def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
         if name.startswith("cuda") and name not in gpus:
             raise SpecError(
                 f"device `{name}` is not on this machine (GPUs found: {', '.join(gpus) or 'none'})",
-                hint='devices = "auto" takes what is there',
+                hint='devices = "auto" uses what is available',
             )
     return list(dict.fromkeys(names))
 
 
 GPU_RATE = {"float32": 2e13, "bfloat16": 6e13, "float16": 6e13}
-"""Operations a second of a data-centre GPU in a forward pass of a small model."""
+"""Operations per second of a data-centre GPU in a forward pass of a small model."""
 
 
 @cache
 def rate(device: str, dtype: str) -> float:
-    """Return floating point operations a second of a forward pass: on a CPU from matrix products for 0.1 s."""
+    """Return the floating point operations per second of a forward pass; on a CPU measured with matrix products for 0.1 s."""
     if device.startswith("cuda"):
         return GPU_RATE[dtype]
     left, right = (np.random.default_rng(0).standard_normal((768, 768), dtype=np.float32) for _ in range(2))
@@ -47,5 +47,5 @@ def rate(device: str, dtype: str) -> float:
         begun = time.perf_counter()
         left @ right
         best = min(best, time.perf_counter() - begun)
-    forward = 768**3 / best  # small models reach half of what a large product does
+    forward = 768**3 / best  # small models reach half the rate of a large product
     return forward if dtype == "float32" else 2 * forward

@@ -195,7 +195,7 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
         ]
         if columns:
             _section(console, "Accuracy", rows, columns)
-            _remark(console, "with the change against dense; * p < 0.05, exact McNemar test on paired items")
+            _remark(console, "with the change from dense; * p < 0.05, exact McNemar test on paired items")
 
 
 def _task_cell(result: TaskResult | None) -> Text:

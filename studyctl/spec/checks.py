@@ -162,7 +162,7 @@ def _check_placeholders(path: str | None, name: str, place: Loc) -> Iterator[Fin
     """Check that a path has no placeholder other than this one."""
     for other in set(re.findall(r"{(.*?)}", path or "")) - {name}:
         note = f"did you mean `{{{name}}}`?"
-        yield Finding(f"nothing is filled in for `{{{other}}}`", place, note=note)
+        yield Finding(f"unknown placeholder `{{{other}}}`", place, note=note)
 
 
 def _check_tasks(tasks: Tasks) -> Iterator[Finding]:

@@ -152,7 +152,7 @@ def _missing(name: str, loc: Loc, data: Mapping[str, Any]) -> Finding:
 
 
 def _needs_pair(loc: Loc) -> Finding:
-    what = "a list as `method` is a pair: one that prunes, then one that quantizes"
+    what = "a list as `method` must be a pair: one that prunes, then one that quantizes"
     return Finding(what, loc, hint=f"such as {PAIR_EXAMPLE}")
 
 
@@ -168,9 +168,7 @@ def _bad_method(loc: Loc, data: Mapping[str, Any]) -> Finding:
     if not isinstance(method, str):
         return Finding(f"`method` needs text, got {_described(method)}", place, hint=methods)
     if method == "dense":
-        return Finding(
-            "`dense` is always there", place, hint="remove this table: every model is measured uncompressed"
-        )
+        return Finding("`dense` is always included", place, hint="remove this table")
     return Finding(f"unknown method `{method}`", place, hint=methods)
 
 

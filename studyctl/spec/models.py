@@ -418,7 +418,7 @@ class Execution(Table):
             else {(index,): device for index, device in enumerate(value)}
         )
         problems = [
-            (place, f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such')
+            (place, f'`{device}` is not a device: write "auto", "cpu", "cuda:0" or a list of these')
             for place, device in places.items()
             if not all(_DEVICE.fullmatch(part.strip()) for part in device.split(","))
         ]

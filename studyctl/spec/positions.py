@@ -205,7 +205,7 @@ class Places:
             listed = kind == "table" and name in ("models", "compression")
             self.repeated.append(
                 span.problem(
-                    f"{kind} `{name}` is there twice",
+                    f"{kind} `{name}` is defined twice",
                     note=f"first in line {first.key.line}" if first.key else "",
                     hint=f"write `[[{name}]]` for each of several" if listed else "",
                 )

@@ -142,11 +142,11 @@ def _bad_value(line: str, word: str) -> tuple[str, str, int]:
     if not word:
         return f"`{key}` has no value", "", 1
     if word.lower() in ("true", "false"):
-        return f"`{word}` is no value", f"write {word.lower()}", len(word)
+        return f"`{word}` is not a value", f"write {word.lower()}", len(word)
     if word.lower() in ("none", "null", "nil"):
-        return f"`{word}` is no value", "leave the key out", len(word)
+        return f"`{word}` is not a value", "leave the key out", len(word)
     if word[0] in "“”‘’«»":
         return "these quotes are not TOML's", 'write "…" with straight quotes', len(word)
     if re.match(r"[+-]?\.\d", word):
-        return f"`{word}` is no number", f"write {word.replace('.', '0.', 1)}", len(word)
-    return f"`{word}` is no value", f'text needs quotes: "{word}"', len(word)
+        return f"`{word}` is not a number", f"write {word.replace('.', '0.', 1)}", len(word)
+    return f"`{word}` is not a value", f'text needs quotes: "{word}"', len(word)

@@ -127,7 +127,7 @@ class Attempt:
                     raise
                 engine.halve_batch(self.job)
                 self.recorder.warning(
-                    f"out of memory; retried with {batch // 2} tokens a batch",
+                    f"out of memory; retried with {batch // 2} tokens per batch",
                     batch_tokens=batch // 2,
                     error=_one_line(error),
                 )

@@ -162,14 +162,14 @@ def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> 
     cause, reason = outcome.cause or DriverCause.ERROR, outcome.failure
     if cause is DriverCause.KILLED and killed_for_memory:
         cause, reason = DriverCause.OUT_OF_MEMORY, "the kernel killed it: out of memory"
-    printed = f"all that it printed is in {log}"
+    printed = f"its whole output is in {log}"
     hints = {
         DriverCause.ERROR: printed,
         DriverCause.KILLED: printed,
         DriverCause.NOT_IMPORTED: f"if its environment is broken, `studyctl backends remove {job.backend}` and then "
         f"`studyctl backends sync {job.backend}` make it again; {printed}",
         DriverCause.OUT_OF_MEMORY: OUT_OF_MEMORY_HINT,
-        DriverCause.READ_OTHERWISE: "its transformers is older than this model's files, and would compress another model",
+        DriverCause.READ_OTHERWISE: "its transformers is too old for this model's files and would compress a different model",
     }
     return StepError(
         f"{job.backend} {BACKENDS[job.backend].version}: {reason}",
@@ -205,7 +205,7 @@ def _read_weights(job: Job, model: nn.Module, out: Path) -> Compressed:
 def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
     names, inside = set(file.keys()), block_parameters(model)
     if missing := [name for name in block_linears(model) if f"{name}.weight" not in names]:
-        raise _wrong(job, f"it gave no weight of `{missing[0]}`")
+        raise _wrong(job, f"it returned no weight of `{missing[0]}`")
     for name, parameter in model.named_parameters(
         remove_duplicate=False
     ):  # a package may untie what is tied here
@@ -223,5 +223,5 @@ def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
 def _wrong(job: Job, reason: str) -> StepError:
     return StepError(
         f"{job.backend} {BACKENDS[job.backend].version}: {reason}",
-        hint="this package does not know this family of models well enough: its figures would mean nothing",
+        hint="this package does not handle this model family correctly: its figures would mean nothing",
     )

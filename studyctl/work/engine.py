@@ -228,7 +228,7 @@ class Engine:
         bits = stored_bits(loaded.model, loaded.folder)
         if bits is None:
             recorder.warning(
-                f"the files of {loaded.identity.id} name its linears otherwise: their size is not known"
+                f"the files of {loaded.identity.id} have other names for its linears: their size is unknown"
             )
         return StepFinished(step=step, bits_per_weight=bits, sparsity=zero_fraction(loaded.model))
 
@@ -243,7 +243,7 @@ class Engine:
             return
         if job.export_to is not None:
             raise StepError(
-                f"this machine makes other weights of {job.trial} than those that were measured, so they are not exported",
+                f"this machine computes other weights of {job.trial} than those that were measured, so they are not exported",
                 hint="export on the machine that ran the study, or run the study here with `keep_weights = true`",
             )
         recorder.warning("the weights differ from those of the stored results: every evaluation runs again")
