@@ -74,7 +74,7 @@ class Job(_Handed):
     backend: str
     settings: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(settings_of)]
     calibration: CalibrationData | None
-    asked_calibration: dict[str, Any] | None = None
+    calibration_settings: dict[str, Any] | None = None
     """As the spec has it, with overrides applied; for readers of the journal."""
     seed: int | None
     weights_key: str

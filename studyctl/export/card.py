@@ -45,7 +45,7 @@ class CardFacts:
             "study": job.root.name,
             "model": {"id": self.base.id, "commit": self.base.commit, "key": self.base.key},
             **job.model_dump(mode="json", include=copied),
-            "calibration": job.asked_calibration,
+            "calibration": job.calibration_settings,
             "weights_hash": self.weights_hash,
             "bits_per_weight": self.bits_per_weight,
             "sparsity": self.sparsity,
@@ -210,26 +210,26 @@ def _measured(figures: Figures) -> Iterator[str]:
         head = ("language", "perplexity", "to dense", "KL to dense (nats per token)", "top-1 agreement")
         rows = [
             [
-                one.language,
-                ratio(one.perplexity).plain,
-                ratio(one.ratio, "×").plain,
-                MISSING if one.kl_nats is None else f"{one.kl_nats:.3g}",
-                fixed(one.top1, 3).plain,
+                result.language,
+                ratio(result.perplexity).plain,
+                ratio(result.ratio, "×").plain,
+                MISSING if result.kl_nats is None else f"{result.kl_nats:.3g}",
+                fixed(result.top1, 3).plain,
             ]
-            for one in figures.languages
+            for result in figures.languages
         ]
         yield _table(head, rows)
     if figures.tasks:
         head = ("task", "metric", "value", "standard error", "change to dense")
         rows = [
             [
-                one.task,
-                one.metric,
-                fixed(one.value, 3).plain,
-                fixed(one.stderr, 3).plain,
-                change(one.change).plain,
+                result.task,
+                result.metric,
+                fixed(result.value, 3).plain,
+                fixed(result.stderr, 3).plain,
+                change(result.change).plain,
             ]
-            for one in figures.tasks
+            for result in figures.tasks
         ]
         yield _table(head, rows)
     if not figures.languages and not figures.tasks:

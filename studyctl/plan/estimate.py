@@ -64,7 +64,7 @@ def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimat
 
 # -- time
 
-Alike = tuple[object, ...]
+StepClass = tuple[object, ...]
 """A class of steps whose estimates are off by a similar ratio."""
 
 
@@ -72,13 +72,13 @@ Alike = tuple[object, ...]
 class _Pending:
     """A step that is still to run."""
 
-    alike: tuple[Alike, ...]
+    classes: tuple[StepClass, ...]
     seconds: float
     """Estimated from sizes alone."""
     windows: int
     """Windows to measure; 0: not a perplexity step."""
 
-    def part(self, step: Step) -> float:
+    def fraction(self, step: Step) -> float:
         """Return the fraction of this step that ``step`` is: a batch of its windows, or all."""
         size = step.windows[1] - step.windows[0] if step.windows is not None else self.windows
         return min(1.0, size / self.windows) if self.windows else 1.0
@@ -89,7 +89,7 @@ class Clock:
 
     def __init__(self, plan: StudyPlan, comparison: Comparison, stored: Stored) -> None:
         self._devices = max(1, len(plan.devices))
-        self._ratios: dict[Alike, deque[float]] = defaultdict(lambda: deque(maxlen=64))
+        self._ratios: dict[StepClass, deque[float]] = defaultdict(lambda: deque(maxlen=64))
         """Measured over estimated seconds of the latest steps of each class."""
         self._pending: dict[tuple[str, StepId], _Pending] = {}
         self._running: dict[str, tuple[Step, float, float]] = {}
@@ -98,14 +98,14 @@ class Clock:
             results = stored.has(trial.weights_key)
             for step in trial.steps if results else ():
                 if (result := results.of(step)) is not None and result.seconds is not None:
-                    self._learn(_alike(trial, step), result.seconds, _seconds(plan, trial, step))
+                    self._learn(_classes_of(trial, step), result.seconds, _seconds(plan, trial, step))
         for trial, steps, _ in comparison.todo:
             for step in steps:
                 windows = _windows(plan, step)
                 spans = stored.has(trial.weights_key).spans(step) if windows else ()
                 missing = windows - sum(max(0, min(last, windows) - first) for first, last in spans)
                 seconds = _seconds(plan, trial, step) * (missing / windows if windows else 1.0)
-                self._pending[trial.id, step.id] = _Pending(_alike(trial, step), seconds, missing)
+                self._pending[trial.id, step.id] = _Pending(_classes_of(trial, step), seconds, missing)
 
     def record(self, record: Record) -> None:
         """Take a worker's record into account."""
@@ -122,16 +122,16 @@ class Clock:
         if not isinstance(record, StepFinished):
             return
         if pending := self._pending.pop((record.trial, record.step.id), None):
-            part = 1.0 if record.is_last else pending.part(record.step)
-            self._learn(pending.alike, record.seconds or 0.0, part * pending.seconds)
+            part = 1.0 if record.is_last else pending.fraction(record.step)
+            self._learn(pending.classes, record.seconds or 0.0, part * pending.seconds)
             pending.seconds *= 1 - part
             pending.windows = round(pending.windows * (1 - part))
             if part < 1:
                 self._pending[record.trial, record.step.id] = pending
 
-    def _learn(self, classes: tuple[Alike, ...], seconds: float, estimated: float) -> None:
-        for alike in classes if estimated > 0 else ():
-            self._ratios[alike].append(seconds / estimated)
+    def _learn(self, classes: tuple[StepClass, ...], seconds: float, estimated: float) -> None:
+        for key in classes if estimated > 0 else ():
+            self._ratios[key].append(seconds / estimated)
 
     def seconds_left(self) -> float | None:
         """Return the seconds that are left; None before any step was measured."""
@@ -140,18 +140,18 @@ class Clock:
     def estimate(self) -> float:
         """Return the seconds that are left, from sizes alone if nothing was measured."""
         ratios = {}
-        for classes in {pending.alike for pending in self._pending.values()}:
-            measured = next((self._ratios[alike] for alike in classes if alike in self._ratios), [1.0])
+        for classes in {pending.classes for pending in self._pending.values()}:
+            measured = next((self._ratios[key] for key in classes if key in self._ratios), [1.0])
             ratios[classes] = median(measured)  # not the mean: the first task waits for an import
-        seconds = sum(pending.seconds * ratios[pending.alike] for pending in self._pending.values())
+        seconds = sum(pending.seconds * ratios[pending.classes] for pending in self._pending.values())
         for trial, (step, begun, done) in self._running.items():
             if pending := self._pending.get((trial, step.id)):
-                whole = pending.seconds * pending.part(step) * ratios[pending.alike]
+                whole = pending.seconds * pending.fraction(step) * ratios[pending.classes]
                 seconds -= whole * done if done else min(time.monotonic() - begun, whole)
         return seconds / max(1, min(self._devices, len({trial for trial, _ in self._pending})))
 
 
-def _alike(trial: Trial, step: Step) -> tuple[Alike, ...]:
+def _classes_of(trial: Trial, step: Step) -> tuple[StepClass, ...]:
     """Return the classes of a step, narrowest first."""
     model, kind = trial.model.index, step.kind
     if kind is StepKind.COMPRESS:
@@ -189,11 +189,11 @@ def _compressing(trial: Trial) -> float:
     data = trial.model.calibrations[calibration] if calibration is not None else None
     tokens = data.samples * data.sequence_length if data is not None else 0
     methods = {settings.method} if isinstance(settings.method, str) else set(settings.method)
-    passes, of_input = (sum(WORK[method][part] for method in methods & WORK.keys()) for part in (0, 1))
+    passes, per_input = (sum(WORK[method][part] for method in methods & WORK.keys()) for part in (0, 1))
     if getattr(settings, "objective", "") == "block":  # the attention or MLP runs for every second candidate
         passes += getattr(settings, "ratios", 0) / 2
     linears = trial.model.identity.linears.values() if trial.model.identity else ()
-    operations = sum(out * inputs * (2 * passes * tokens + of_input * inputs) for out, inputs in linears)
+    operations = sum(out * inputs * (2 * passes * tokens + per_input * inputs) for out, inputs in linears)
     return operations * (1 if trial.variant.backend == OWN else BACKEND_FACTOR)
 
 
@@ -238,8 +238,8 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
     if plan.document.spec.execution.keep_weights:
         working = max(working, 3 * weights // 2)  # an export is read back next to the model
     # A file is mapped while it is read, and mapped pages are resident; a GGUF file is converted to float32 once.
-    sources = (identity, trial.checkpoint or identity)
-    loading = max(4 * one.parameters if one.kind == "package" else one.weight_bytes for one in sources)
+    models = (identity, trial.checkpoint or identity)
+    loading = max(4 * model.parameters if model.kind == "package" else model.weight_bytes for model in models)
     if trial.variant.backend != OWN:  # a second process with a model of its own
         working += RUNTIME_BYTES + weights
     if device.startswith("cuda"):

@@ -99,7 +99,7 @@ class _Planner:
         document, spec = self.document, self.document.spec
         variants, problems = expand_variants(document)
         self.problems += problems
-        devices = self._attempt(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
+        devices = self._try(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
         device = devices[0] if devices else "cpu"
         models = [self._model(index, model, variants, device) for index, model in enumerate(spec.models)]
         for variant in variants:
@@ -173,7 +173,7 @@ class _Planner:
         if calibration.ids is not None:
             path = document.base / calibration.ids.replace("{model}", model.short_name)
             vocabulary = identity.vocab_size if identity and identity.key else None
-            ids = self._attempt(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
+            ids = self._try(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
             if ids is None:
                 return None
             self.problems += check_sequence_length(document, (*loc, "ids"), ids.tokens, identity)
@@ -272,7 +272,7 @@ class _Planner:
 
     # -- problems
 
-    def _attempt(self, look_up: Callable[[], T], loc: Loc) -> T | None:
+    def _try(self, look_up: Callable[[], T], loc: Loc) -> T | None:
         """Return what ``look_up`` returns; what it raises becomes a problem at this place of the spec."""
         try:
             return look_up()
@@ -283,7 +283,7 @@ class _Planner:
 
     def _identify(self, look_up: Callable[[], Identity], loc: Loc, name: str) -> Identity | None:
         """Return a source's identity; None if it has problems. One that could not be looked up is a warning."""
-        identity = self._attempt(look_up, loc)
+        identity = self._try(look_up, loc)
         if identity is not None and identity.key is None:
             what = f"could not look up {name}: {identity.unknown}"
             self._add(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP)

@@ -53,10 +53,10 @@ def fitting_tables(
     for chunk in chunks:
         table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
         breaks = max(column.header.count("\n") for column in chunk)
-        table.add_column(Text(_lowered(label, breaks)), width=label_width, overflow="fold")
+        table.add_column(Text(_bottom_aligned(label, breaks)), width=label_width, overflow="fold")
         for column in chunk:
             table.add_column(
-                Text(_lowered(column.header, breaks)),
+                Text(_bottom_aligned(column.header, breaks)),
                 justify="left" if column.left else "right",
                 no_wrap=True,
                 min_width=column.width,
@@ -72,7 +72,7 @@ def _on_two_lines(name: Text) -> Text:
     return Text("\n").join(name.divide([at])) if at > 0 else name
 
 
-def _lowered(header: str, breaks: int) -> str:
+def _bottom_aligned(header: str, breaks: int) -> str:
     """Return a header padded with line breaks on top, so that its last line is right above the figures."""
     return "\n" * (breaks - header.count("\n")) + header
 

@@ -155,8 +155,8 @@ def _worst(rows: list[Standing]) -> str:
     compared = [row for row in rows if row.variant != "dense" and row.worst_ppl_ratio is not None]
     if not compared:
         return ""
-    row = max(compared, key=lambda one: one.worst_ppl_ratio or 0)
-    languages = max(one.languages or 0 for one in compared)
+    row = max(compared, key=lambda row: row.worst_ppl_ratio or 0)
+    languages = max(row.languages or 0 for row in compared)
     over = f"geometric mean over {languages} languages" if languages > 1 else "one language"
     return f"ppl ratio: {over}; worst: {row.worst_language} {ratio(row.worst_ppl_ratio)} ({row.variant})"
 

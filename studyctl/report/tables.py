@@ -36,7 +36,7 @@ def write_csv(rows: pa.Table, stream: BinaryIO) -> None:
 
 def write_json(rows: pa.Table, stream: BinaryIO) -> None:
     """Write an array with one object per line: NULL, NaN and infinity as ``null``, timestamps in ISO 8601."""
-    rows = _named_apart(rows)
+    rows = _with_unique_names(rows)
     separator = b"[\n"
     for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
         for record in batch.to_pylist():
@@ -49,7 +49,7 @@ def write_json(rows: pa.Table, stream: BinaryIO) -> None:
 def write_parquet(rows: pa.Table, stream: BinaryIO) -> None:
     """Write a Parquet file with the types of the columns."""
     buffer = io.BytesIO()  # a pipe has no position, which the writer asks for
-    pq.write_table(_named_apart(rows), buffer)
+    pq.write_table(_with_unique_names(rows), buffer)
     stream.write(buffer.getbuffer())
 
 
@@ -139,7 +139,7 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def _named_apart(rows: pa.Table) -> pa.Table:
+def _with_unique_names(rows: pa.Table) -> pa.Table:
     """Rename columns with equal names (``select a.x, b.x``), since objects and Parquet allow no duplicates."""
     seen: set[str] = set()
     names = []

@@ -99,7 +99,7 @@ class _Watch:
         """Print what is running, and skip records that were written before."""
         self._overall = _counts(snapshot)
         attempts = snapshot.runner.attempts if snapshot.runner is not None else ()
-        running = {self._paths.attempt_journal(one["trial"], one["attempt"]) for one in attempts}
+        running = {self._paths.attempt_journal(attempt["trial"], attempt["attempt"]) for attempt in attempts}
         self._old = set(self._paths.journal.glob("*.jsonl")) - running
         for path in running:
             self._tails[path] = JournalTail(path)

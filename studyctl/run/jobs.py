@@ -56,7 +56,7 @@ def make_job(
         backend=variant.backend,
         settings=variant.settings,
         calibration=model.calibrations[variant.calibration] if variant.calibration else None,
-        asked_calibration=variant.calibration.model_dump(mode="json") if variant.calibration else None,
+        calibration_settings=variant.calibration.model_dump(mode="json") if variant.calibration else None,
         seed=trial.seed,
         weights_key=trial.weights_key,
         dense_key=dense_key,

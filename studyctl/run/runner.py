@@ -53,7 +53,7 @@ class Outcome:
     """Error by trial."""
     unavailable: int = 0
     """Trials that this machine cannot run; the plan says what is missing."""
-    tried: int = 0
+    attempts: int = 0
     """Attempts that were started."""
     stopped: bool = False
 
@@ -73,13 +73,13 @@ class Runner:
         self._index = Index(paths)
         self._publisher = Publisher(paths)
         self._failures: Counter[str] = Counter()
-        self._smaller: Counter[str] = Counter()
+        self._halvings: Counter[str] = Counter()
         """How often to halve a trial's batches, since the kernel killed it for memory."""
         self._overtaken: set[str] = set()
         """Trials that were running under an older spec when an edited one was applied."""
         self._since = datetime.now(UTC)
         self._oom_kills = kernel_oom_kills()
-        self._beat = 0.0
+        self._next_heartbeat = 0.0
         """When the next heartbeat is due; set to 0 when attempts begin or end."""
         self._fatal = ""
 
@@ -126,8 +126,8 @@ class Runner:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if now >= self._beat:
-            self._beat = now + HEARTBEAT_SECONDS
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_SECONDS
             attempts = self.workers.describe()
             write_heartbeat(self.paths, self._since, attempts, self._clock.seconds_left())
         self._take_requests()
@@ -206,10 +206,10 @@ class Runner:
             trial = self.todo.pop(todo.trial.id).trial
             dense_key = self._dense_keys[trial.model.index]
             job = make_job(self.paths, self.plan, todo, self._stored, device, dense_key)
-            job = job.model_copy(update={"batch_tokens": job.batch_tokens >> self._smaller[trial.id]})
+            job = job.model_copy(update={"batch_tokens": job.batch_tokens >> self._halvings[trial.id]})
             self.workers.start(job)
-            self.outcome.tried += 1
-            self._beat = 0.0
+            self.outcome.attempts += 1
+            self._next_heartbeat = 0.0
             self.display.started(job)
 
     def _record(self, worker: Worker, record: AnyRecord) -> None:
@@ -227,7 +227,7 @@ class Runner:
             self._attempt_ended(record.trial, record.state, record.error or "")
 
     def _attempt_ended(self, trial: str, state: str, error: str) -> None:
-        self._beat = 0.0
+        self._next_heartbeat = 0.0
         self._publisher.dirty = True
         self._stored = self._index.refresh()
         if state == "done":
@@ -265,7 +265,7 @@ class Runner:
         cause = FailureCause.KILLED
         before, self._oom_kills = self._oom_kills, kernel_oom_kills()
         if self._oom_kills > before:
-            self._smaller[job.trial] += 1
+            self._halvings[job.trial] += 1
             error, cause = "the kernel killed the worker: out of memory", FailureCause.OUT_OF_MEMORY
             hint = f"{OUT_OF_MEMORY_HINT}; "
         if self.workers.stop == "now":

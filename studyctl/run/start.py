@@ -105,7 +105,7 @@ def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console:
         outcome = runner.run()
     message = _summary(paths.name, outcome)
     command = plan.document.spec.execution.on_finish
-    if command and outcome.tried:
+    if command and outcome.attempts:
         message += _run_on_finish(command, message)
     code = ExitCode.FAILED if outcome.failed or outcome.unavailable else ExitCode.DONE
     return Started(paths, outcome, message, ExitCode.STOPPED if outcome.stopped else code)
@@ -113,7 +113,7 @@ def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console:
 
 def _summary(study: str, outcome: Outcome) -> str:
     """Return how a run ended, on one line, for the user and for ``on_finish``."""
-    if not outcome.tried and not outcome.stopped:
+    if not outcome.attempts and not outcome.stopped:
         rest = f" ({outcome.unavailable} trials are not available here)" if outcome.unavailable else ""
         return f"{study}: nothing to do, everything that was asked for is stored{rest}"
     end = "stopped" if outcome.stopped else "finished"

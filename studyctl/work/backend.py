@@ -43,7 +43,7 @@ CAUSES = {
 }
 
 
-def compress_elsewhere(
+def compress_with_backend(
     job: Job, loaded: LoadedModel, ids: np.ndarray | None, recorder: Recorder
 ) -> tuple[Compressed, Outcome]:
     """Let the job's backend compress the dense model, and copy the weights that it returns into the model in memory.
@@ -205,7 +205,7 @@ def _read_weights(job: Job, model: nn.Module, out: Path) -> Compressed:
 def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
     names, inside = set(file.keys()), block_parameters(model)
     if missing := [name for name in block_linears(model) if f"{name}.weight" not in names]:
-        raise _wrong(job, f"it returned no weight of `{missing[0]}`")
+        raise _bad_output(job, f"it returned no weight of `{missing[0]}`")
     for name, parameter in model.named_parameters(
         remove_duplicate=False
     ):  # a package may untie what is tied here
@@ -213,14 +213,14 @@ def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
             continue
         value = file.get_tensor(name)
         if value.shape != parameter.shape:
-            raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(parameter.shape)} here")
+            raise _bad_output(job, f"`{name}` is {list(value.shape)} there and {list(parameter.shape)} here")
         if not is_finite(value):
-            raise _wrong(job, f"`{name}` is not finite")
+            raise _bad_output(job, f"`{name}` is not finite")
         if name not in inside and not torch.equal(value.to(parameter.device), parameter):
-            raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
+            raise _bad_output(job, f"it changed `{name}`, which is outside of the decoder blocks")
 
 
-def _wrong(job: Job, reason: str) -> StepError:
+def _bad_output(job: Job, reason: str) -> StepError:
     return StepError(
         f"{job.backend} {BACKENDS[job.backend].version}: {reason}",
         hint="this package does not handle this model family correctly: its figures would mean nothing",

@@ -38,7 +38,7 @@ from studyctl.sources.models import (
 from studyctl.sources.tokens import calibration_ids, perplexity_windows
 from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits, zero_fraction
 from studyctl.sources.verified import check_files, unchanged
-from studyctl.work.backend import compress_elsewhere
+from studyctl.work.backend import compress_with_backend
 from studyctl.work.chunk_file import ChunkFile
 from studyctl.work.recorder import Recorder
 
@@ -126,7 +126,7 @@ class Engine:
         """Compute the dense model's hidden states of a batch of windows."""
         assert batch.subject is not None
         assert batch.windows is not None
-        windows = self._text(job, batch, recorder)
+        windows = self._text_windows(job, batch, recorder)
         recorder.progress(0, 1, "reference", f"dense reference {batch.subject}")
         score_windows(
             self._model.model,
@@ -204,7 +204,7 @@ class Engine:
                 resumable=blocks,
             )
         else:
-            compressed, outcome = compress_elsewhere(job, loaded, ids, recorder)
+            compressed, outcome = compress_with_backend(job, loaded, ids, recorder)
             # The package's process measured them itself.
             result.seconds, result.peak_memory_bytes = outcome.seconds, outcome.peak_memory_bytes
         path = paths.trial_weights(job.weights_key)
@@ -255,7 +255,7 @@ class Engine:
 
     # -- texts
 
-    def _text(self, job: Job, step: Step, recorder: Recorder) -> Windows:
+    def _text_windows(self, job: Job, step: Step, recorder: Recorder) -> Windows:
         """Return all windows that the job asks for in the language of a step.
 
         Raises:
@@ -287,14 +287,14 @@ class Engine:
             StudyError: the text cannot be read.
         """
         measured = () if self._measure_all else job.measured.get(step.key or "", ())
-        batches = step.batches(self._text(job, step, recorder).available)
+        batches = step.batches(self._text_windows(job, step, recorder).available)
         return [batch for batch in batches if batch.windows not in measured]
 
     # -- evaluate
 
     def perplexity(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
         """Measure perplexity, and fidelity if the spec asks for it, on a batch of windows."""
-        windows = self._text(job, step, recorder)
+        windows = self._text_windows(job, step, recorder)
         assert job.text is not None
         assert step.subject is not None
         assert step.windows is not None

@@ -132,7 +132,7 @@ def describe_attempt(job: Job) -> AttemptStarted:
         backend=job.backend,
         backend_version=version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
         settings=job.settings.model_dump(mode="json"),
-        calibration=job.asked_calibration,
+        calibration=job.calibration_settings,
         seed=job.seed,
         weights_key=job.weights_key,
         device=job.device,

@@ -49,7 +49,7 @@ def facts(
         root=Path("/somewhere/runs/mine"), trial="Small-gptq-3bit-g64", attempt=1,
         model=ModelIdentity(id="org/Small", kind="hub", key="k", revision="v2"), method=settings["method"],
         variant="gptq-3bit-g64", backend="studyctl", settings=settings, calibration=CALIBRATION,
-        asked_calibration={"source": "c4"}, seed=7, weights_key="w", dense_key="d", weights_hash="h", steps=(), evaluations=(),
+        calibration_settings={"source": "c4"}, seed=7, weights_key="w", dense_key="d", weights_hash="h", steps=(), evaluations=(),
         device="cpu", dtype=dtype, threads=1, batch_tokens=1,
     )  # fmt: skip
     exported = Exported(

@@ -37,7 +37,7 @@ from studyctl.sources.models import LoadedModel, load_model
 from studyctl.spec.loading import load_spec
 from studyctl.store.query import run_sql
 from studyctl.work import backend as elsewhere
-from studyctl.work.backend import compress_elsewhere
+from studyctl.work.backend import compress_with_backend
 from tests.backends.fakes import (
     ADAPTER,
     SECONDS,
@@ -144,7 +144,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
 
 def run(job: Job, ids: np.ndarray | None = None) -> tuple[tuple[Compressed, Outcome], LoadedModel]:
     loaded = dense_model(job)
-    return compress_elsewhere(job, loaded, ids, SilentReporter()), loaded  # type: ignore[arg-type]
+    return compress_with_backend(job, loaded, ids, SilentReporter()), loaded  # type: ignore[arg-type]
 
 
 def refused(job: Job) -> StepError:
@@ -152,7 +152,7 @@ def refused(job: Job) -> StepError:
     loaded = dense_model(job)
     before = weights_hash(loaded.model)
     with pytest.raises(StepError) as caught:
-        compress_elsewhere(job, loaded, None, SilentReporter())  # type: ignore[arg-type]
+        compress_with_backend(job, loaded, None, SilentReporter())  # type: ignore[arg-type]
     assert weights_hash(loaded.model) == before, "the model is as it was"
     assert not list((StudyPaths(job.root).cache / "weights").glob("*")), "of what failed nothing is left"
     return caught.value
