@@ -15,7 +15,7 @@ from studyctl.journal.stored import Stored
 from studyctl.plan import trials as trials_module
 from studyctl.plan.backends import missing_here
 from studyctl.plan.compare import compare
-from studyctl.plan.estimate import _alike
+from studyctl.plan.estimate import _classes_of
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Trial
@@ -224,5 +224,5 @@ class TestATrial:
         plan = plan_of(folder, MANY.replace("bits = 4", "bits = 8"))
         compress, perplexity = Step(StepKind.COMPRESS), Step(StepKind.PERPLEXITY, "en", (0, 4))
         rtn = [trial for trial in plan.trials if trial.variant.method == "rtn"]
-        assert len({_alike(trial, compress)[0] for trial in rtn}) == 3
-        assert len({_alike(trial, perplexity)[0] for trial in rtn}) == 1
+        assert len({_classes_of(trial, compress)[0] for trial in rtn}) == 3
+        assert len({_classes_of(trial, perplexity)[0] for trial in rtn}) == 1

@@ -374,7 +374,7 @@ class TestAFailure:
             (("its process was killed by SIGKILL", "killed"), 1, "the kernel killed it: out of memory", "out_of_memory", "fewer or shorter"),
             (("OutOfMemoryError: CUDA", "out_of_memory"), 0, "OutOfMemoryError: CUDA", "out_of_memory", "fewer or shorter"),
             (("ImportError: no torch", "not_imported"), 0, "ImportError: no torch", "error", "`studyctl backends remove gptqmodel` and then `studyctl backends sync gptqmodel`"),
-            (("nll 3 instead of 2", "read_otherwise"), 0, "nll 3 instead of 2", "error", "older than this model's files"),
+            (("nll 3 instead of 2", "read_otherwise"), 0, "nll 3 instead of 2", "error", "too old for this model's files"),
         ],
         ids=["error", "killed", "killed-for-memory", "out-of-memory", "not-imported", "read-otherwise"],
     )  # fmt: skip
