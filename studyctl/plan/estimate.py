@@ -180,7 +180,8 @@ def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
         tokens = task.bytes / task.items / BYTES_PER_TOKEN / 2 if task and task.items and task.bytes else 50.0
         prompts = _items(plan, step) * (1 + evaluation.tasks.shots)
         operations = prompts * tokens * (blocks + 0.3 * head)
-    return operations / rate(plan.devices[0] if plan.devices else "cpu", trial.model.dtype)
+    device = plan.devices[0] if plan.devices else "cpu"
+    return operations / rate(device, trial.model.dtype, identity.hidden_size)
 
 
 def _compressing(trial: Trial) -> float:

@@ -30,7 +30,7 @@ METHODS = {
 @pytest.fixture
 def folder(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(sources, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(module, "rate", lambda device, dtype: 1e6)
+    monkeypatch.setattr(module, "rate", lambda device, dtype, hidden: 1e6)
     return tmp_path
 
 
