@@ -1,7 +1,7 @@
 """Errors that a user can cause, as data.
 
-A :class:`Problem` says what is wrong, where, and what to do. Code that checks something collects all problems and
-raises them once; formatters draw them for a terminal or as JSON.
+A :class:`Problem` says what is wrong, where, and what to do. Checks collect all problems and raise them
+together; formatters draw them for a terminal or as JSON.
 
 ::
 
@@ -32,15 +32,15 @@ class ExitCode(IntEnum):
 
 
 class ProblemCode(StrEnum):
-    """Kind of a problem, where code depends on it. No code depends on the words of a message."""
+    """Kind of a problem, for code that acts on it. No code depends on the wording of a message."""
 
     OTHER = "other"
     NOT_LOOKED_UP = "not_looked_up"
-    """A source could not be reached; nothing need be wrong with it."""
+    """A source could not be reached; it may well be fine."""
     CHANGED = "changed"
     """The content of a source is not what it was when the study was planned."""
     REFERENCE_LOST = "reference_lost"
-    """What the dense model computed is gone; the next attempt computes it again."""
+    """The dense model's stored hidden states are gone; the next attempt computes them again."""
     UNEXPECTED = "unexpected"
     """A bug: the traceback is in the log."""
 
@@ -85,7 +85,7 @@ class Problem:
 
 
 class StudyError(Exception):
-    """Something a user can cause; carries one or more problems."""
+    """An error that a user can cause; carries one or more problems."""
 
     exit_code: ExitCode = ExitCode.FAILED
 
@@ -119,7 +119,7 @@ class StepError(StudyError):
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:
-    """Return the allowed word that is most like this one, or an empty string if none is."""
+    """Return the allowed word most similar to this one, or an empty string if none is similar."""
     return next(iter(difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)), "")
 
 

@@ -1,4 +1,4 @@
-"""Where a study's files are, and how files and folders are written so that a crash leaves the old one or the new one."""
+"""The paths of a study's files, and atomic writes: a crash leaves the old file or folder, or the new one, never a mixture."""
 
 import errno
 import hashlib
@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Replace ``path`` by ``data``, or leave it as it was."""
+    """Replace the content of ``path`` with ``data``, or leave it as it was."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -57,8 +57,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder next to ``path``; on success it is synced and takes the name of ``path``.
 
     Args:
-        path: what is to be made; missing, or an empty folder.
-        replace: take the place of a folder that is not empty.
+        path: the folder to make; missing or empty.
+        replace: replace a folder that is not empty.
 
     Raises:
         OSError: the parent cannot be written, the disk is full, or ``path`` is not empty; ``path`` is as it was.
@@ -89,7 +89,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what killed processes left when they wrote ``path``."""
+    """Delete the partial folders of processes that were killed while writing ``path``."""
     import psutil  # takes 10 ms, and few commands write folders
 
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(new|old)\.partial")
@@ -100,20 +100,20 @@ def remove_leftovers(path: Path) -> None:
 
 
 def digest(value: object) -> str:
-    """Return 20 hex digits that name a JSON-serialisable value: the key of what it determines."""
+    """Return the hash of a JSON-serialisable value, as 20 hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted models and tokenised text (``STUDYCTL_CACHE`` moves it)."""
+    """Return the folder of converted models, tokenised text and backends' environments (``STUDYCTL_CACHE`` moves it)."""
     override = os.environ.get("STUDYCTL_CACHE")
     return Path(override) if override else Path(platformdirs.user_cache_dir("studyctl"))
 
 
 @dataclass(frozen=True, slots=True)
 class StudyPaths:
-    """Every file name of a study. Nothing else in the project spells them."""
+    """Every path in a study's folder. Their names are written nowhere else."""
 
     root: Path
 
@@ -124,12 +124,12 @@ class StudyPaths:
 
     @property
     def spec(self) -> Path:
-        """The spec as it was run last, complete in itself."""
+        """The spec of the last run, self-contained."""
         return self.root / "spec.toml"
 
     @property
     def plan(self) -> Path:
-        """What the spec asks for: every trial with its keys, so that states and tables can be drawn without the sources."""
+        """Every trial that the spec asks for, with its keys: states and tables can be shown without access to the sources."""
         return self.root / "plan.json"
 
     @property
@@ -139,12 +139,12 @@ class StudyPaths:
 
     @property
     def runner(self) -> Path:
-        """Who runs the study: host, process, heartbeat, running attempts."""
+        """About the runner: host, process, heartbeat, running attempts."""
         return self.root / "runner.json"
 
     @property
     def lock(self) -> Path:
-        """Held by a kernel lock as long as a runner lives."""
+        """Locked (by the kernel) as long as a runner lives."""
         return self.root / "runner.lock"
 
     @property
@@ -154,12 +154,12 @@ class StudyPaths:
 
     @property
     def journal(self) -> Path:
-        """Folder of the journals and their Parquet parts: the truth."""
+        """Folder of the journals and their Parquet parts: the results; all else is derived from them."""
         return self.root / "journal"
 
     @property
     def logs(self) -> Path:
-        """Folder of the logs, one an attempt."""
+        """Folder of the logs, one per attempt."""
         return self.root / "logs"
 
     @property
@@ -169,7 +169,7 @@ class StudyPaths:
 
     @property
     def cache(self) -> Path:
-        """Dense references and weights of trials in progress; all of it can be deleted."""
+        """Dense references, and weights and task chunks in progress; all of it can be deleted."""
         return self.root / "cache"
 
     @property
@@ -190,7 +190,7 @@ class StudyPaths:
         return self.logs / f"{trial}.{attempt}.log"
 
     def part(self, trial: str, attempt: int, name: str) -> Path:
-        """A Parquet part of one attempt; ``name`` says of which step."""
+        """A Parquet part of one attempt; ``name`` is that of the task whose items it holds."""
         return self.journal / f"{trial}.{attempt}.{name}.parquet"
 
     def trial_weights(self, weights_key: str) -> Path:
@@ -198,11 +198,11 @@ class StudyPaths:
         return self.cache / "weights" / f"{weights_key}.safetensors"
 
     def packed_weights(self, weights_key: str) -> Path:
-        """What another package made of a trial in progress, in its own format."""
+        """The packed checkpoint that another package made for a trial in progress."""
         return self.cache / "weights" / f"{weights_key}.packed"
 
     def resumable_blocks(self, weights_key: str) -> Path:
-        """The blocks of a trial whose compression is in progress."""
+        """The finished blocks of a compression in progress."""
         return self.cache / "weights" / f"{weights_key}.blocks"
 
     def resumable_chunks(self, trial: str, key: str) -> Path:

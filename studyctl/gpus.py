@@ -1,4 +1,4 @@
-"""Which GPUs this machine has, found without importing torch."""
+"""The GPUs of this machine, found without importing torch."""
 
 import shutil
 import subprocess

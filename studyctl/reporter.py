@@ -1,4 +1,4 @@
-"""How the engine reports what it is doing, without knowing who listens."""
+"""The interface through which the engine reports progress and results."""
 
 from typing import Any, Protocol
 
@@ -6,16 +6,16 @@ from studyctl.contract.records import Record
 
 
 class Reporter(Protocol):
-    """Receives the progress and the records of a step. Journals, terminals and tests implement it."""
+    """Receives the progress and the records of a step. Implemented by the worker's recorder, terminals and tests."""
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """``done`` of ``total`` units (``block``, ``window``, ``item``) are finished."""
+        """Report that ``done`` of ``total`` units (``block``, ``window``, ``item``) are finished."""
 
     def record(self, record: Record) -> None:
-        """A result, such as a compressed layer."""
+        """Report a result, such as a compressed linear."""
 
     def warning(self, message: str, **fields: object) -> None:
-        """Something that the reader of the results must know, such as raised damping."""
+        """Report something that the reader of the results must know, such as raised damping."""
 
     def check_stop(self) -> None:
         """Raise if the user asked to stop now; called between blocks and batches."""

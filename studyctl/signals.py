@@ -1,4 +1,4 @@
-"""Signals that ask this process to stop; how another one ended, in words."""
+"""Handling of stop signals, and a description of how another process ended."""
 
 import signal
 from collections import deque
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at each Ctrl-C and SIGTERM, in the place of ending the process."""
+    """Call ``stop`` at each Ctrl-C and SIGTERM instead of ending the process."""
     signals = signal.SIGINT, signal.SIGTERM
     before = {number: signal.signal(number, lambda *_: stop()) for number in signals}
     try:
@@ -19,13 +19,13 @@ def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def how_it_ended(process: str, returncode: int, words: Sequence[str] = ()) -> str:
-    """Describe how a process ended that did not say so itself: its signal, its last words, or its exit code.
+def how_it_ended(process: str, returncode: int, printed: Sequence[str] = ()) -> str:
+    """Describe how a process ended: the signal that killed it, the last line that it printed, or its exit code.
 
     Args:
-        process: what to call it.
+        process: its name in the message.
         returncode: of the process.
-        words: the lines that it printed last (:func:`last_lines`); none where they are shown elsewhere.
+        printed: the last lines that it printed (:func:`last_lines`); empty to show its exit code instead.
     """
     if returncode < 0:
         try:
@@ -33,15 +33,15 @@ def how_it_ended(process: str, returncode: int, words: Sequence[str] = ()) -> st
         except ValueError:  # a real-time signal has a number only
             name = f"signal {-returncode}"
         return f"{process} was killed by {name}"
-    return words[-1] if words else f"{process} ended with exit code {returncode}"
+    return printed[-1] if printed else f"{process} ended with exit code {returncode}"
 
 
 def last_lines(log: Path, begin: int = 0) -> list[str]:
-    """Return the last lines of a log that are not empty, the last one last.
+    """Return the last lines of a log (at most 40, without empty ones), in order.
 
     Args:
         log: a text file.
-        begin: byte from which on it is read.
+        begin: byte to start reading at.
     """
     with log.open(encoding="utf-8", errors="replace") as file:
         file.seek(begin)

@@ -1,4 +1,4 @@
-"""The one reader of TOML: its data, or what is wrong at which place."""
+"""Reading TOML: its data, or its first error with kind, line and column."""
 
 import re
 import tomllib
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Fault(Enum):
-    """What is wrong with a text that is no TOML, by how ``tomllib``'s messages begin: it has no other way to say it."""
+    """Kind of a TOML error, told by how ``tomllib``'s message begins: it offers nothing else to tell them apart."""
 
     NO_VALUE = ("Invalid value",)
     LINE_ENDS_IN_TEXT = ("Illegal character '\\n'",)
@@ -21,7 +21,7 @@ class Fault(Enum):
     """Neither a key nor a table's header."""
     HEADER_NOT_CLOSED = ("Expected ']",)
     KEY_OF_VALUE = ("Cannot overwrite a value",)
-    """A key below another one that has a value."""
+    """A key inside one that already has a plain value."""
     TWICE = ("Cannot overwrite", "Cannot declare", "Duplicate")
     """A key or table that exists already."""
     TOO_DEEP = ("nested too deeply",)
@@ -30,7 +30,7 @@ class Fault(Enum):
 
 
 class TomlError(ValueError):
-    """A text is no TOML."""
+    """A text is not TOML."""
 
     def __init__(self, fault: Fault, message: str, line: int | None = None, column: int = 1) -> None:
         super().__init__(message)
@@ -47,12 +47,12 @@ def read(text: str) -> dict[str, Any]:
     """Return the data of a TOML text.
 
     Raises:
-        TomlError: it is none, or nested too deeply.
+        TomlError: it is not TOML, or nested too deeply.
     """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        # Attributes for the place came with Python 3.14; the text has been the same since 3.11.
+        # Attributes for line and column came with Python 3.14; the wording has been the same since 3.11.
         match = re.fullmatch(
             r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL
         )

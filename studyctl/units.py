@@ -1,4 +1,4 @@
-"""Seconds and bytes as people read them."""
+"""Durations and sizes in human-readable units."""
 
 
 def duration_text(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""The commands. Data goes to stdout, everything else to stderr; every error ends with what to do.
+"""The commands. Data goes to stdout, everything else to stderr; errors end with what to do.
 
-Nothing heavy is imported at module level: ``studyctl --help`` must not wait for anything.
+Nothing heavy is imported at module level, so that ``studyctl --help`` answers at once.
 """
 
 import sys
@@ -30,7 +30,7 @@ def about(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Explain what is here."""
+    """Show the studies here, and commands to try."""
     if version:
         from studyctl import __version__
 
@@ -42,7 +42,7 @@ def about(
 
 
 def main() -> None:
-    """Run the command line. Errors that a user can cause are drawn; any other is a bug and keeps its traceback."""
+    """Run the command line. Errors that a user can cause are shown as problems; any other is a bug and keeps its traceback."""
     try:
         app()
     except StudyError as error:

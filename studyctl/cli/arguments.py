@@ -1,4 +1,4 @@
-"""Arguments that several commands take, with their completion, and where output goes."""
+"""Arguments shared by several commands, with their completion, and the consoles for output."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def complete_studies(incomplete: str) -> Iterator[str]:
 
 
 def complete_trials(context: typer.Context, incomplete: str) -> Iterator[str]:
-    """Complete the name of a trial of the study that is named already."""
+    """Complete the name of a trial of the study given before it."""
     from studyctl.store.studies import find_study, trial_names
 
     names = trial_names(find_study(context.params["study"])) if context.params.get("study") else []
@@ -76,7 +76,7 @@ BackendsArgument = Annotated[
 BackendNames = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_backends)]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 YesOption = Annotated[
-    bool, typer.Option("--yes", help="Do it; without this option, only show what would be done.")
+    bool, typer.Option("--yes", help="Really delete; without this option, only show what would be deleted.")
 ]
 
 
@@ -88,7 +88,7 @@ def study_paths(study: str) -> "StudyPaths":
 
 
 def stderr() -> "Console":
-    """Return the console for everything but data."""
+    """Return the console for everything except data."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)

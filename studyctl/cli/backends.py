@@ -10,7 +10,7 @@ commands = typer.Typer(help="Other packages that can compress a variant, each in
 
 @commands.callback(invoke_without_command=True)
 def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List them: version, methods, devices, whether the environment exists, its size on disk."""
+    """List the backends: version, methods, devices, whether the environment exists, its size on disk."""
     if context.invoked_subcommand is not None:
         return
     from studyctl.backends.catalog import BACKENDS
@@ -26,7 +26,7 @@ def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @commands.command("sync")
 def sync_backends(names: BackendsArgument = None) -> None:
-    """Make the environments that are missing (all, or those named) and check each on a tiny model."""
+    """Make missing environments (all, or those named) and check each on a tiny model."""
     from studyctl.backends.catalog import BACKENDS
     from studyctl.backends.environments import find_backend, sync
 
@@ -40,7 +40,7 @@ def sync_backends(names: BackendsArgument = None) -> None:
         try:
             if not sync(backend, report):
                 report("synced already")
-        except StudyError as error:  # the others are made all the same
+        except StudyError as error:  # the others are still made
             problems += error.problems
     if problems:
         raise StudyError(problems)

@@ -47,7 +47,7 @@ def show(study: StudyArgument, as_json: JsonOption = False) -> None:
 @commands.command()
 def sql(
     study: StudyArgument,
-    query: Annotated[str, typer.Argument(help="A query; without one, a prompt opens.")] = "",
+    query: Annotated[str, typer.Argument(help="A query; opens a prompt if omitted.")] = "",
     output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.TABLE,
     external: Annotated[
         bool, typer.Option("--external", help="Let the query read and write other files.")
@@ -93,7 +93,7 @@ def export(
 
 @db.command("rebuild")
 def db_rebuild(study: StudyArgument) -> None:
-    """Build the database again from the journals."""
+    """Rebuild the database from the journals."""
     from studyctl.run.start import rebuild
 
     stderr().print(rebuild(study_paths(study)))

@@ -27,11 +27,11 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only variants or trials of this pattern, such as 'awq*'. May be given several times."
+            help="Only variants or trials that match this pattern, such as 'awq*'. Can be repeated."
         ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Only models of this pattern. May be given several times.")
+        list[str] | None, typer.Option(help="Only models that match this pattern. Can be repeated.")
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background; outlives the shell.")
@@ -66,9 +66,7 @@ def watch(
             metavar="[STUDY]", help="Without one: every study under runs/.", autocompletion=complete_studies
         ),
     ] = "",
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Print lines, as where there is no terminal.")
-    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print lines, as without a terminal.")] = False,
 ) -> None:
     """Watch studies in the terminal app. The runs go on when you leave it."""
     paths = study_paths(study) if study else None
@@ -90,7 +88,7 @@ def stop(
     study: StudyArgument,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the running steps.")] = False,
 ) -> None:
-    """Stop a study after its running steps; what was measured is stored."""
+    """Stop a study after its running steps; measured results are stored."""
     from studyctl.run.control import ask_to_stop
 
     stderr().print(ask_to_stop(study_paths(study), "now" if now else "after_step"))
@@ -121,7 +119,7 @@ def logs(
     trial: TrialArgument = "",
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow until the run ends.")] = False,
 ) -> None:
-    """Print the log of a study or trial, with the output of its libraries."""
+    """Print the log of a study or trial, including what libraries printed."""
     from studyctl.report.logs import print_logs
     from studyctl.store.studies import find_trial
 
@@ -152,7 +150,7 @@ def gc(study: StudyArgument, yes: YesOption = False) -> None:
 
 @commands.command()
 def rm(study: StudyArgument, yes: YesOption = False) -> None:
-    """Delete a study with its results; asks for --yes."""
+    """Delete a study with its results; requires --yes."""
     from studyctl.run.cleaning import remove
 
     remove(study_paths(study), stdout(), yes=yes)

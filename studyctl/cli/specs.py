@@ -13,7 +13,7 @@ commands = typer.Typer()
 
 @commands.command()
 def validate(spec: SpecArgument, as_json: JsonOption = False) -> None:
-    """Check a spec without looking at its sources: keys, types, bounds, names."""
+    """Check a spec without looking up its sources: keys, types, bounds, names."""
     from studyctl.spec.bundled import spec_path
     from studyctl.spec.loading import load_spec
 
@@ -38,7 +38,7 @@ def plan(
     as_json: JsonOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Too little disk or memory is an error.")] = False,
 ) -> None:
-    """Show what a spec asks for, what is stored already, what would run and why, and what it would take."""
+    """Show what a spec asks for, what is stored, what would run and why, and the time, memory and disk needed."""
     from studyctl.plan.preview import preview
     from studyctl.report.plan import draw_plan, plan_as_json
     from studyctl.spec.bundled import spec_path
@@ -81,4 +81,4 @@ def prefetch(spec: SpecArgument) -> None:
 
     console = stderr()
     fetch(make_plan(load_spec(spec_path(spec))), ConsoleReporter(console))
-    console.print("everything is here")
+    console.print("everything is downloaded")

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def on_a_terminal() -> bool:
-    """Return whether the app can be shown: it reads keys from stdin and needs more than a dumb terminal."""
+    """Return whether the app can be shown: all streams are a terminal, and not a dumb one."""
     streams = (sys.stdin, sys.stdout, sys.stderr)
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     return not dumb and all(stream is not None and stream.isatty() for stream in streams)
 
 
 def need_terminal(what: str, instead: str) -> None:
-    """Raise an error that says what to call instead, where there is no terminal."""
+    """Raise an error if there is no terminal; its hint says what to use instead."""
     if not on_a_terminal():
         raise StudyError(f"{what} needs a terminal", hint=instead)
 
 
 def open_app(screen: str, *, study: "StudyPaths | None" = None, spec: Path | None = None) -> None:
     """Run the terminal app, print its last message, and exit with its code."""
-    gc.disable()  # until the app is shown, which enables it: almost all that is made before that stays
+    gc.disable()  # until the app is shown, which enables it: almost no object made before that is garbage
     try:
         from studyctl_tui.shared.view import Watcher
 

@@ -1,1 +1,1 @@
-"""What the rooms hand to each other, as types. Needs no torch."""
+"""The types that rooms hand to each other. Needs no torch."""

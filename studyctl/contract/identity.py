@@ -1,7 +1,7 @@
-"""What models, texts, tasks and token ids are. They are resolved once, when a study is planned, and handed to the workers.
+"""Identities of models, texts, tasks and token ids. They are resolved once, when a study is planned, and handed to the workers.
 
-A key is None where a source could not be looked up; ``unknown`` says why. A local file has the hash of its bytes: whoever reads it
-later reads the same bytes, or fails (:mod:`studyctl.sources.verified`).
+A key is None where a source could not be looked up; ``unknown`` says why. A local file is identified by the hash of its bytes: reading
+it later gives the same bytes, or fails (:mod:`studyctl.sources.verified`).
 """
 
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ class FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """What a model is. Sizes are 0 and ``linears`` empty where they could not be looked up."""
+    """A model and its content. Sizes are 0 and ``linears`` empty where they could not be looked up."""
 
     id: str
-    """As in the spec."""
+    """As written in the spec."""
     kind: Literal["folder", "hub", "package"]
     key: str | None
     """Equal keys mean equal weights, config and tokenizer."""
     revision: str = "main"
-    """Of a hub model, as in the spec."""
+    """Of a hub model, as written in the spec."""
     commit: str | None = None
     """Of a hub model."""
     folder: Path | None = None
@@ -43,10 +43,10 @@ class ModelIdentity:
     file: str | None = None
     """The GGUF file in ``folder``."""
     files: tuple[FileIdentity, ...] = ()
-    """Everything that is loaded: weights, config, tokenizer; empty for a hub model, which its commit names."""
+    """Everything that is loaded: weights, config, tokenizer; empty for a hub model, which its commit identifies."""
     config: dict[str, Any] = field(default_factory=dict)
     linears: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of the decoder blocks, full name -> ``(out, in)``; empty where the weights are pickle, or packed."""
+    """Those of the decoder blocks: full name -> ``(out, in)``; empty where the weights are pickled or packed."""
     parameters: int = 0
     weight_bytes: int = 0
     """As stored."""
@@ -61,10 +61,10 @@ class ModelIdentity:
     """0: the config sets no maximum."""
     tied: bool = False
     tokenizer: bool = True
-    """Whether there is one among the files; a published checkpoint may come without."""
+    """Whether the files include one; a published checkpoint may come without."""
     unknown: str = ""
     note: str = ""
-    """For the user: the hub does not answer, and the commit is the one that was last seen."""
+    """For the user: that the hub did not answer, so the commit is the one seen last."""
 
     @property
     def short_name(self) -> str:
@@ -79,7 +79,7 @@ def short_name(model_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TextIdentity:
-    """What a text is and where it comes from: one file, or one split of a hub dataset."""
+    """A text and where it comes from: one file, or one split of a hub dataset."""
 
     name: str
     """Of the source in the spec."""
@@ -97,7 +97,7 @@ class TextIdentity:
     commit: str | None = None
     unknown: str = ""
     note: str = ""
-    """For the user: the hub does not answer, and the commit is the one that was last seen."""
+    """For the user: that the hub did not answer, so the commit is the one seen last."""
 
     def __str__(self) -> str:
         return f"{self.purpose} text `{self.name}` in {self.language}"
@@ -105,7 +105,7 @@ class TextIdentity:
 
 @dataclass(frozen=True, slots=True)
 class TaskIdentity:
-    """What a task is and where its items come from: local files, or a hub dataset."""
+    """A task and where its items come from: local files, or a hub dataset."""
 
     name: str
     key: str | None
@@ -113,14 +113,14 @@ class TaskIdentity:
     yaml: Path | None = None
     """None only where lm-eval is not installed."""
     files: tuple[FileIdentity, ...] = ()
-    """All local files that it is made of: definitions, Python functions, items."""
+    """All of its local files: definitions, Python functions, items."""
     test: Path | None = None
     """Items that the spec gives instead of the task's own."""
     fewshot: Path | None = None
     """Items that the spec gives for few-shot examples."""
     output_type: str = ""
     items: int | None = None
-    """Of a local file of JSON lines; None for other data."""
+    """Number of items in a local file of JSON lines; None for other data."""
     bytes: int | None = None
     """Of that file."""
     dataset: str | None = None
@@ -128,15 +128,15 @@ class TaskIdentity:
     commit: str | None = None
     unknown: str = ""
     note: str = ""
-    """For the user: the hub does not answer, and the commit is the one that was last seen."""
+    """For the user: that the hub did not answer, so the commit is the one seen last."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdsIdentity:
-    """What a file of calibration token ids is."""
+    """A file of calibration token ids and its content."""
 
     key: str
     file: FileIdentity
     samples: int
     tokens: int
-    """Of a sample."""
+    """Per sample."""

@@ -1,4 +1,4 @@
-"""What a runner hands to a worker: one attempt at a trial, with its resolved sources."""
+"""What the runner hands to a worker: one attempt at a trial, with its resolved sources."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,12 +28,12 @@ class StopRequest(_Handed):
 
 
 class CalibrationData(_Handed):
-    """The calibration of a trial: token ids, or texts of which windows are drawn."""
+    """The calibration data of a trial: token ids, or texts that windows are drawn from."""
 
     samples: int
     sequence_length: int
     texts: tuple[TextIdentity, ...] = ()
-    """One a language; windows are taken from them in turn."""
+    """One per language; windows are taken from them in turn."""
     ids: IdsIdentity | None = None
 
 
@@ -44,7 +44,7 @@ class TextProtocol(_Handed):
     texts: dict[str, TextIdentity]
     """By language."""
     fidelity: tuple[FidelityMetric, ...] = ()
-    """Distances to dense; none: not compared."""
+    """Distances to dense; empty: not compared."""
 
 
 class TaskProtocol(_Handed):
@@ -55,7 +55,7 @@ class TaskProtocol(_Handed):
     """The first n items; 0: all."""
     tasks: dict[str, TaskIdentity]
     main: dict[str, str] = {}
-    """Main metric by task, where the spec names it; else lm-eval's first."""
+    """Main metric by task, where the spec names one; other tasks use lm-eval's first."""
 
 
 class Job(_Handed):
@@ -74,38 +74,38 @@ class Job(_Handed):
     backend: str
     settings: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(settings_of)]
     calibration: CalibrationData | None
-    asked_calibration: dict[str, Any] | None = None
-    """As the spec has it, for readers of the journal."""
+    calibration_settings: dict[str, Any] | None = None
+    """As the spec has it, with overrides applied; for readers of the journal."""
     seed: int | None
     weights_key: str
     dense_key: str
-    """``weights_key`` of the dense trial: addresses the references."""
+    """``weights_key`` of the model's dense trial; part of the names of the dense references."""
     checkpoint: ModelIdentity | None = None
-    """The published checkpoint whose weights are measured; None where the trial compresses by itself."""
+    """The published checkpoint whose weights are measured; None for every other trial."""
     weights_hash: str | None
     """Hash of the weights that stored results belong to; None if there are none."""
     steps: tuple[Step, ...]
-    """To run, in order."""
+    """Those to run, in order."""
     evaluations: tuple[Step, ...]
-    """All that the spec asks for; run if the weights turn out to differ from ``weights_hash``."""
+    """All evaluations of the spec; all run if the weights turn out to differ from ``weights_hash``."""
     measured: dict[str, tuple[Span, ...]] = {}
-    """Batches of windows that are stored for these weights, by the key of their step."""
+    """Batches of windows already stored for these weights, by the key of their step."""
     text: TextProtocol | None = None
     task: TaskProtocol | None = None
     device: str
     dtype: str
     threads: int
     batch_tokens: int
-    """Tokens of a forward pass."""
+    """Tokens per forward pass."""
     backend_network: bool = False
     """Whether another package's process may use the network."""
     export_to: Path | None = None
-    """Folder for the weights of a ``studyctl export``: such a job is no attempt at the trial and writes no journal. None: the
-    export step of the study."""
+    """Target folder of ``studyctl export``, whose job writes no journal. None: the job is an attempt of a run, and its export step
+    writes to the study's own folder."""
 
     @property
     def is_dense(self) -> bool:
-        """Return whether nothing is to be compressed."""
+        """Return whether this is the uncompressed model."""
         return self.method == "dense"
 
     @property
@@ -123,6 +123,6 @@ class Job(_Handed):
         return any(step.kind is kind for step in self.steps)
 
     def reference_name(self, batch: Step) -> str:
-        """Return the name of the dense model's hidden states of a batch of windows."""
+        """Return the file name (without suffix) of the dense model's hidden states on a batch of windows."""
         assert batch.windows is not None
         return f"{self.dense_key}-{batch.key}-{batch.windows[0]}-{batch.windows[1]}"

@@ -1,17 +1,17 @@
-"""Counts of the KL of tokens in fixed logarithmic bins, from which percentiles over any number of batches are read.
+"""Histograms of per-token KL in fixed logarithmic bins. They add up over batches, and percentiles are read from them.
 
-Bin 0 holds what is below :data:`LOWEST`; bin i > 0 reaches from ``LOWEST · RATIO^(i-1)`` to ``LOWEST · RATIO^i``, the last one
-without an end. The geometric middle of a bin is within 2 % of everything in it.
+Bin 0 holds values below :data:`LOWEST`; bin i > 0 holds ``LOWEST · RATIO^(i-1)`` to ``LOWEST · RATIO^i``, and the last bin is
+open-ended. The geometric mean of a bin's bounds is within 2 % of every value in it.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 
 LOWEST = 1e-8
-"""Nats: below that rounding decides."""
+"""Nats; smaller values are rounding noise."""
 RATIO = 1.04
 BINS = 660
-"""The last begins at over 1,000 nats."""
+"""The last bin starts above 1,000 nats."""
 
 KlCounts = Mapping[int, int]
 """Tokens by bin; bins without tokens are left out."""
@@ -27,7 +27,7 @@ def added(counts: Iterable[KlCounts]) -> dict[int, int]:
 
 
 def quantile(counts: KlCounts, share: float) -> float | None:
-    """Return the KL that this share of the tokens does not exceed, in nats, to 2 %; None without tokens."""
+    """Return the KL in nats that this share of the tokens does not exceed, accurate to 2 %; None without tokens."""
     rank = share * (sum(counts.values()) - 1)
     below = 0
     for index in sorted(counts):

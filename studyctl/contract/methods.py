@@ -1,7 +1,7 @@
-"""The settings of each compression method, with the names that the papers and their code use.
+"""The settings of each compression method, named as in the papers and their code.
 
 One frozen object per method travels from the spec to the method's module. This file imports no torch, so that a spec can
-be read and planned without it. :data:`METHODS` names the function that does the work; it is resolved on use.
+be read and planned without it. :data:`METHODS` names the functions that do the work; they are imported on use.
 """
 
 import re
@@ -26,19 +26,19 @@ Damping = Annotated[
     float, Field(gt=0, le=10, description="added to the diagonal of H, as a fraction of its mean")
 ]
 BlockSize = Annotated[
-    int, Field(ge=1, le=4096, description="columns that are swept before the rest is updated at once")
+    int, Field(ge=1, le=4096, description="columns that are swept before the later ones are updated at once")
 ]
-ActOrder = Annotated[bool, Field(description="columns in order of falling diag H")]
-StaticGroups = Annotated[bool, Field(description="group grids fixed before the sweep")]
+ActOrder = Annotated[bool, Field(description="sweep columns in order of decreasing diag(H)")]
+StaticGroups = Annotated[bool, Field(description="scales and zero points are fixed before the sweep")]
 Objective = Annotated[
     Literal["linear", "block"],
     Field(
-        description="error that the scale search minimises: of the linears' outputs, or of the output of the whole attention or MLP"
+        description="output error that the scale search minimises: of the scaled linears, or of the whole attention or MLP"
     ),
 ]
 WeightTerm = Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")]
-Ratios = Annotated[int, Field(ge=1, le=1000, description="values of the exponent to choose from")]
-Clip = Annotated[bool, Field(description="search weight ranges after scaling")]
+Ratios = Annotated[int, Field(ge=1, le=1000, description="values of the exponent a that are tried")]
+Clip = Annotated[bool, Field(description="search for the best clipping of weight ranges after scaling")]
 
 
 class MethodSettings(BaseModel):
@@ -50,7 +50,7 @@ class MethodSettings(BaseModel):
     """Whether calibration activations are needed."""
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method"})
-    """Fields that a variant's name always shows: as its method, or by :meth:`name_parts`."""
+    """Fields that a variant's name always shows, as its method or through :meth:`name_parts`."""
 
     method: str
 
@@ -59,14 +59,14 @@ class MethodSettings(BaseModel):
         return []
 
     def bits_per_weight(self, in_features: int) -> float:
-        """Return what a weight of a linear with this many inputs costs in bits, with masks, scales and zero points.
+        """Return the bits per weight of a linear with this many inputs, including masks, scales and zero points.
 
         Scales are counted at 16 bits. Unstructured sparsity is counted with a bitmap: ``min(16, 16 · density + 1)``.
         """
         raise NotImplementedError
 
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
-        """Return ``(field, reason)`` if a linear with this many inputs cannot be compressed so."""
+        """Return ``(field, reason)`` if these settings do not fit a linear with this many inputs."""
         return None
 
 
@@ -89,7 +89,7 @@ class Pruning(MethodSettings):
     pattern: str | None = Field(
         None,
         pattern=r"^[1-9]\d*:[1-9]\d*$",
-        description="n:m, keeps n of every m consecutive inputs; fixes the sparsity",
+        description="n:m, keeps n of every m consecutive inputs; determines the sparsity",
     )
 
     @field_validator("pattern")
@@ -111,7 +111,7 @@ class Pruning(MethodSettings):
 
     @property
     def group(self) -> tuple[int, int] | None:
-        """Return ``(n kept, of m)``, or None for unstructured sparsity."""
+        """Return ``(n, m)`` of an n:m pattern, or None for unstructured sparsity."""
         if self.pattern is None:
             return None
         kept, group = map(int, self.pattern.split(":"))
@@ -141,13 +141,13 @@ class Pruning(MethodSettings):
 
 
 class Magnitude(Pruning):
-    """The smallest weights of each linear go (n:m: of every m consecutive inputs)."""
+    """Prunes the smallest weights of each linear (n:m: of every m consecutive inputs)."""
 
     method: Literal["magnitude"] = "magnitude"
 
 
 class Wanda(Pruning):
-    """The weights with the smallest ``|w| · ‖x_j‖₂`` go, per output row (Sun et al. 2024)."""
+    """Prunes the weights with the smallest ``|w| · ‖x_j‖₂`` of each output row (Sun et al. 2024)."""
 
     needs_data: ClassVar[bool] = True
     method: Literal["wanda"] = "wanda"
@@ -167,13 +167,13 @@ class SparseGPT(Pruning):
 
 
 class Quantization(MethodSettings):
-    """Weights on a grid of ``2**bits`` values per group of consecutive inputs."""
+    """Rounds weights to a grid of ``2**bits`` values per group of consecutive inputs."""
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method", "bits", "group_size"})
 
-    bits: int = Field(4, ge=2, le=8, description="bits of a code")
+    bits: int = Field(4, ge=2, le=8, description="bits per code")
     group_size: int = Field(
-        128, ge=0, description="consecutive inputs that share a scale; 0: one scale an output channel"
+        128, ge=0, description="consecutive inputs that share a scale; 0: one scale per output channel"
     )
     symmetric: bool = Field(False, description="symmetric about zero, without a zero point")
 
@@ -194,7 +194,7 @@ class Quantization(MethodSettings):
 
 
 class RTN(Quantization):
-    """Round to nearest on the grid."""
+    """Rounds each weight to the nearest grid value."""
 
     method: Literal["rtn"] = "rtn"
 
@@ -231,7 +231,7 @@ class AWQ(Quantization):
 class PruneThenQuantize(Quantization, Pruning):
     """Prunes and quantizes in one variant, such as ``["sparsegpt", "gptq"]``, with the options of both.
 
-    Each linear group is pruned, and what is left of it is quantized with the same statistics; pruned weights stay 0.
+    Each linear group is pruned, and its remaining weights are quantized with the same statistics; pruned weights stay 0.
     """
 
     needs_data: ClassVar[bool] = True
@@ -299,7 +299,7 @@ class PruneThenQuantize(Quantization, Pruning):
 
 
 class Checkpoint(MethodSettings):
-    """Somebody's published compressed model, measured like ours; see docs/checkpoints.md for the formats it may have."""
+    """A compressed model that somebody published, measured like every variant; docs/checkpoints.md lists the formats."""
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method", "id", "of"})
     method: Literal["checkpoint"] = "checkpoint"
@@ -318,7 +318,7 @@ StatisticName = Literal["norm", "mean_abs", "hessian"]
 """A statistic of a linear group's input over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
 
 WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize
-"""Settings of the methods that look at calibration activations: they have ``order`` and ``propagate``."""
+"""Settings of the methods that use calibration activations: they have ``order`` and ``propagate``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,15 +327,15 @@ class Method:
 
     settings: type[MethodSettings]
     target: str | None
-    """``module:function`` of the implementation, called as ``function(LinearGroup, settings)`` for every linear group, which
-    returns one ``CompressedLinear`` per linear of it; None where there is nothing to call."""
+    """``module:function`` of the implementation, called as ``function(LinearGroup, settings)`` for every linear group. It
+    returns one ``CompressedLinear`` per linear of the group. None: nothing to call."""
     statistics: frozenset[StatisticName] = frozenset()
-    """What the walker measures of the input of every linear group."""
+    """Statistics that the walker measures of the input of every linear group."""
     prepare: str | None = None
     """``module:function`` that is called as ``function(BlockInput, settings)`` before the linears of a block are compressed,
     and returns a ``PreparedBlock``: for methods that move scales between linear groups."""
     version: int = 1
-    """Rises when the same settings give other weights, so that stored results are not taken for new ones."""
+    """Rises when the same settings give other weights, so that trials run again."""
 
 
 PAIR = "prune+quantize"
@@ -384,7 +384,7 @@ def settings_of(value: object) -> object:
 
 
 def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:
-    """Return what must be measured of the input of every linear group."""
+    """Return the statistics to measure of the input of every linear group."""
     if isinstance(settings, PruneThenQuantize):
         return frozenset().union(*(METHODS[name].statistics for name in settings.method))
     return method_of(settings).statistics

@@ -1,6 +1,6 @@
-"""``plan.json``: what a spec asked for when it was last run, for readers that have no access to the sources.
+"""``plan.json``: what the spec asked for at the last run, for readers that have no access to the sources.
 
-The plan writes it; the store and the next plan read it.
+The runner writes it; the store and the next plan read it.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, write_atomic
 
 VERSION = 2
-"""Rises when a reader of this version would misread the file. 1: a step of a text had no windows."""
+"""Rises when a reader of this version would misread the file. 1: perplexity steps had no windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class PlannedTrial:
     """None when the sources could not be looked up."""
     dtype: str
     bits_per_weight: float | None
-    """Expected; what was measured is in the results."""
+    """By the settings; the measured value is in the results."""
     sparsity: float | None
     available: bool = True
-    """False when the sources could not be looked up, so that it could not be run."""
+    """False when something that it needs is missing on the machine that planned it."""
     parts: dict[str, Any] = field(default_factory=dict)
     """What ``weights_key`` was made of."""
 
@@ -65,7 +65,7 @@ class Planned:
     version: int = VERSION
 
     def steps(self, trial: PlannedTrial) -> tuple[Step, ...]:
-        """Return the steps of a trial; ``load`` is no result and not among them."""
+        """Return the steps of a trial, without ``load``, which has no result."""
         evaluations = tuple(planned.step for planned in self.evaluations.get(trial.model, ()))
         if trial.variant == "dense":
             return evaluations
@@ -78,10 +78,10 @@ def write_plan(planned: Planned, paths: StudyPaths) -> None:
 
 
 def read_plan(paths: StudyPaths) -> Planned | None:
-    """Return what was planned last; None where nothing was.
+    """Return the plan of the last run; None if there was none.
 
     Raises:
-        StudyError: the file is no plan, or of a later studyctl.
+        StudyError: the file is not a plan, or was written by a later studyctl.
     """
     try:
         content = msgspec.json.decode(paths.plan.read_bytes())
@@ -110,7 +110,7 @@ def _unreadable(paths: StudyPaths, why: str) -> StudyError:
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a plan of version 1 in the present form."""
+    """Return a plan of version 1 in the current form."""
     parts = content.get("stage_parts") or {}
     evaluations = {
         model: [

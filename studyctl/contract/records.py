@@ -1,6 +1,6 @@
 """The records of a journal. A worker writes them; the publisher, the live view and the runner read them.
 
-One JSON object a line, ``kind`` first. ``seq`` (from 0), ``at`` (UTC, ISO 8601), ``trial`` and ``attempt`` are filled in by
+One JSON object per line, ``kind`` first. ``seq`` (from 0), ``at`` (UTC, ISO 8601), ``trial`` and ``attempt`` are filled in by
 the writer. NaN and infinity do not exist in JSON: they are written as ``null`` and read as None.
 """
 
@@ -14,11 +14,11 @@ from studyctl.contract.steps import Step
 from studyctl.errors import FailureCause, ProblemCode
 
 SCHEMA = 2
-"""Rises when records change so that older readers would misread them."""
+"""Rises when older readers would misread the records."""
 
 
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
-    """What all records have."""
+    """The fields that all records have."""
 
     seq: int = -1
     at: str = ""
@@ -27,7 +27,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind")
 
 
 class AttemptStarted(Record, tag="attempt_started"):
-    """Who runs what, where, with which versions."""
+    """An attempt begins: what is run, where, with which versions."""
 
     schema: int
     studyctl: str
@@ -54,7 +54,7 @@ class AttemptStarted(Record, tag="attempt_started"):
 
 
 class AttemptFinished(Record, tag="attempt_finished"):
-    """How the attempt ended; there is none where its process was killed."""
+    """How an attempt ended. If its worker was killed, the runner writes it; if both were, it is missing."""
 
     state: str
     """``done``, ``failed`` or ``stopped``."""
@@ -64,13 +64,13 @@ class AttemptFinished(Record, tag="attempt_finished"):
 
 
 class StepStarted(Record, tag="step_started"):
-    """A step begins, or begins again within its attempt, with smaller batches."""
+    """A step begins, or begins again with smaller batches."""
 
     step: Step
 
 
 class StepFinished(Record, tag="step_finished"):
-    """A step is complete: what was recorded since it began counts from now on."""
+    """A step is complete: the records since its start count as results from now on."""
 
     step: Step
     weights_key: str | None = None
@@ -83,15 +83,15 @@ class StepFinished(Record, tag="step_finished"):
     sparsity: float | None = None
     """Of ``compress``, 0 to 1."""
     available: int | None = None
-    """Of ``perplexity``: windows that the text has; None: more than were asked for."""
+    """Of ``perplexity``: windows that the whole text has; None: its end is unknown."""
     measured: int | None = None
-    """Of ``perplexity``: windows of the language that are measured in all; this batch is the last one if it ends there."""
+    """Of ``perplexity``: windows of the language to be measured in total; the batch that ends there is the last."""
     exported: "ExportFacts | None" = None
     """Of ``export``."""
 
     @property
     def is_last(self) -> bool:
-        """Return whether the whole step is complete: a batch of windows may be followed by others."""
+        """Return whether this completes the whole step; other batches of windows may follow."""
         windows = self.step.windows
         return windows is None or (self.measured is not None and windows[1] >= self.measured)
 
@@ -117,11 +117,11 @@ class StepFailed(Record, tag="step_failed"):
     code: ProblemCode = ProblemCode.OTHER
     hint: str = ""
     permanent: bool = False
-    """Whether trying again as it is would fail again."""
+    """Whether another attempt would fail in the same way."""
 
 
 class Progress(Record, tag="progress"):
-    """How far the running step is."""
+    """Progress of the running step."""
 
     step: Step
     done: float
@@ -168,13 +168,13 @@ class Window(Record, tag="window"):
     top1: int | None = None
     """Tokens for which both models predict the same most likely token."""
     signal: float | None = None
-    """Energy of the dense model's logits, each token's minus their mean."""
+    """Energy of the dense model's logits, mean-centred per token."""
     noise: float | None = None
-    """Energy of the difference of both models' logits, likewise."""
+    """Energy of the difference of both models' logits, mean-centred likewise."""
 
 
 class TextBatch(Record, tag="text_batch"):
-    """What a batch of windows has as a whole."""
+    """Data of a batch of windows as a whole."""
 
     language: str
     sequence_length: int
@@ -194,14 +194,14 @@ class TaskFigure(Record, tag="task"):
     main: bool | None = None
     """Whether it is the task's main metric; None: written before 0.2."""
     averaged: bool = False
-    """Whether means over tasks include it: a fraction of right answers, or the like."""
+    """Whether it enters means over tasks: it is a fraction of right answers, or the like."""
     shots: int | None = None
     limit: int | None = None
     """The first n items; 0: all."""
 
 
 class Items(Record, tag="item"):
-    """A Parquet part with rows of items."""
+    """A Parquet part that holds the item rows of a task."""
 
     task: str
     part: str
@@ -209,7 +209,7 @@ class Items(Record, tag="item"):
 
 
 class ChunkResults(Record, tag="chunks"):
-    """Complete parts of a task that is not complete. They have a file of their own and are in no journal."""
+    """Finished chunks of an unfinished task. They are kept in a file of their own, not in a journal."""
 
     plan: str
     chunks: dict[int, Any]
@@ -217,7 +217,7 @@ class ChunkResults(Record, tag="chunks"):
 
 
 class TextTotals(Record, tag="perplexity"):
-    """Figures of a language: made of its windows when they are read, and what versions before 0.2 wrote."""
+    """Figures of a language: computed from its windows on reading; versions before 0.2 wrote them."""
 
     language: str
     perplexity: float | None = None
@@ -231,7 +231,7 @@ class TextTotals(Record, tag="perplexity"):
 
 
 class FidelityTotals(Record, tag="fidelity"):
-    """Distance to dense in a language: made of its windows when they are read, and what versions before 0.2 wrote."""
+    """Distance to dense in a language: computed from its windows on reading; versions before 0.2 wrote it."""
 
     language: str
     kl_nats: float | None = None
@@ -262,7 +262,7 @@ _DECODER: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
 
 
 def _plain(value: object) -> object:
-    """Return a value that JSON has no type for, such as a number of numpy, as one that it has."""
+    """Return a value that JSON has no type for, such as a NumPy number, as a type that it has."""
     match value:
         case Integral():
             return int(value)
@@ -281,7 +281,7 @@ def encode(record: Record) -> bytes:
     try:
         return _ENCODER.encode(record) + b"\n"
     except UnicodeEncodeError:
-        # A lone surrogate, of a file name that is not UTF-8, becomes `\udc80`.
+        # A lone surrogate, from a file name that is not UTF-8, becomes `\udc80`.
         values = msgspec.to_builtins(record, enc_hook=_plain)
         return _ENCODER.encode(_encodable(values)) + b"\n"
 
@@ -301,7 +301,7 @@ def decode(line: bytes) -> AnyRecord:
     """Return the record of a line.
 
     Raises:
-        ValueError: it is none (also msgspec's errors, which are a kind of it).
+        ValueError: the line is not a record (msgspec's errors are subclasses).
     """
     return _DECODER.decode(line)
 
@@ -310,7 +310,7 @@ def convert(values: dict[str, Any]) -> AnyRecord:
     """Return the record of a JSON object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the object is not a record.
     """
     record: AnyRecord = msgspec.convert(values, AnyRecord)
     return record

@@ -1,4 +1,4 @@
-"""The steps of a trial. Nothing else in the project spells their names or takes one apart."""
+"""The steps of a trial. Step names are made and parsed only here."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -7,12 +7,12 @@ from typing import NamedTuple, Self
 
 BATCH_WINDOWS = 8
 """Windows of a text that are measured, stored and resumed together. The same on every device: the shape of a batch changes the
-last bits of its figures, and windows that are added later must give the figures of a new study."""
+last bits of its figures, and windows added later must give the same figures as a new study."""
 ALL_WINDOWS = 2**31 - 1
-"""End of the windows of a step that measures all of a text."""
+"""End of the span of a step that measures a whole text."""
 
 Span = tuple[int, int]
-"""First window, and the one after the last, in the order in which windows are taken (not that of the text)."""
+"""First window, and one past the last, in the order in which windows are taken (not their order in the text)."""
 
 
 class StepKind(StrEnum):
@@ -38,10 +38,10 @@ class StepId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the step that ``str`` wrote as this text.
+        """Return the name that ``str`` wrote as this text.
 
         Raises:
-            ValueError: it names none.
+            ValueError: it is not the name of a step.
         """
         kind, _, subject = text.partition(":")
         return cls(StepKind(kind), subject or None)
@@ -59,30 +59,30 @@ class Step:
     subject: str | None = None
     """Language or task."""
     windows: Span | None = None
-    """Of a text; None for any other step, and for texts that a version before 0.2 measured, which were one step each."""
+    """Of a text; None for any other step, and for texts measured by a version before 0.2, as one step each."""
     key: str | None = None
-    """Hash of everything that determines the result, except the weights and the windows; None where that could not be looked up."""
+    """Hash of everything that determines the result, except the weights and the windows; None where a part of it could not be looked up."""
 
     @property
     def id(self) -> StepId:
-        """Return its name."""
+        """Return the step's name."""
         return StepId(self.kind, self.subject)
 
     def __str__(self) -> str:
         return str(self.id)
 
     def batches(self, available: int | None = None) -> tuple["Step", ...]:
-        """Return the steps that a worker runs for this one.
+        """Return the steps that a worker runs for this one: one per batch of windows.
 
         Args:
-            available: windows that the text has; None: as many as are asked for.
+            available: windows that the text has; None: at least as many as the step asks for.
         """
         if self.windows is None:
             return (self,)
         return tuple(replace(self, windows=span) for span in self.spans(available))
 
     def spans(self, available: int | None = None) -> tuple[Span, ...]:
-        """Return the windows of each batch; the last one may be cut short by the end of the text or of what is asked for."""
+        """Return the windows of each batch; the last batch may have fewer than :data:`BATCH_WINDOWS`."""
         if self.windows is None:
             return ()
         return batch_spans(self.windows[1] if available is None else min(self.windows[1], available))
@@ -90,5 +90,5 @@ class Step:
 
 @lru_cache(maxsize=1024)  # every trial of a study asks for the same few
 def batch_spans(end: int) -> tuple[Span, ...]:
-    """Return the batches of the windows before ``end``: they begin at multiples of :data:`BATCH_WINDOWS`."""
+    """Return the batches of windows 0 to ``end - 1``; they begin at multiples of :data:`BATCH_WINDOWS`."""
     return tuple((first, min(first + BATCH_WINDOWS, end)) for first in range(0, end, BATCH_WINDOWS))

@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what it is, what it was made with, what was measured, and how to load it."""
+"""The model card of an exported folder: what it is, how it was made, what was measured, and how to load it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from studyctl.export.folder import Exported
 
 PACKAGES = ("studyctl", "torch", "transformers", "compressed-tensors")
-"""Whose versions a card names."""
+"""Packages whose versions a card lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class CardFacts:
     job: Job
     """The trial."""
     base: ModelIdentity
-    """What was compressed; of a published checkpoint: the checkpoint."""
+    """The model that was compressed, or the published checkpoint."""
     exported: "Exported"
     weights_hash: str
     bits_per_weight: float | None
-    """Of the blocks' linears, by the settings; None where it is not known."""
+    """Of the blocks' linears, by the settings; None if unknown."""
     sparsity: float | None
     figures: Figures
     versions: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for programs, JSON-serialisable."""
+        """Return the card for programs, JSON-serialisable."""
         job, exported = self.job, self.exported
         copied = {"trial", "method", "variant", "backend", "seed", "settings", "weights_key"}
         return {
@@ -45,7 +45,7 @@ class CardFacts:
             "study": job.root.name,
             "model": {"id": self.base.id, "commit": self.base.commit, "key": self.base.key},
             **job.model_dump(mode="json", include=copied),
-            "calibration": job.asked_calibration,
+            "calibration": job.calibration_settings,
             "weights_hash": self.weights_hash,
             "bits_per_weight": self.bits_per_weight,
             "sparsity": self.sparsity,
@@ -56,7 +56,7 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the text of ``README.md``, with the header that model hubs read."""
+    """Return the text of ``README.md``, with the YAML header that model hubs read."""
     sections = [
         _header(facts),
         f"# {facts.job.model.short_name}: {facts.job.variant}",
@@ -93,7 +93,7 @@ def _summary(facts: CardFacts) -> str:
             f"The weights of `{facts.base.id}` as they are: the dense model that variants are compared with."
         )
     if facts.job.is_checkpoint:
-        return f"The published checkpoint `{facts.base.id}`, its weights as they are computed with."
+        return f"The published checkpoint `{facts.base.id}`, with its weights unpacked."
     return (
         f"`{facts.base.id}`, compressed by `{facts.job.method}`. The licence is that of the base model. The folder was "
         "read back with plain transformers and compared: these are the weights that were measured, bit for bit."
@@ -114,14 +114,14 @@ def _loading(exported: "Exported") -> Iterator[str]:
     kind = "symmetric" if packing.symmetric else "asymmetric"
     order = ", groups in the order of activations" if packing.indexed else ""
     yield f"- transformers: `pack-quantized`, {kind}{order}, is read by compressed-tensors {_readers(packing)}."
-    yield f"- Load it as `{exported.dtype}`, in which it was packed: at another dtype products are rounded otherwise."
+    yield f"- Load it as `{exported.dtype}`, in which it was packed: with another dtype, products are rounded differently."
     unfit = _unfit_for_vllm(exported, packing)
-    gaps = f" By its sources it has no kernel for {' and '.join(unfit)}." if unfit else ""
+    gaps = f" According to its source code, it has no kernel for {' and '.join(unfit)}." if unfit else ""
     yield f"- vLLM: the layout is the one that its `compressed-tensors` loader reads; not tried with this folder.{gaps}"
 
 
 def _readers(packing: "Packing") -> str:
-    """Return the versions of compressed-tensors that load this, of those that were tried (0.9.3 to 0.20.0)."""
+    """Return which of the versions of compressed-tensors that were tried (0.9.3 to 0.20.0) load this packing."""
     if not packing.symmetric:
         return "0.15.0.1 to 0.17.1 with transformers 5"
     newest = "0.18.0" if packing.indexed else "0.20.0"
@@ -168,7 +168,7 @@ def _identity(facts: CardFacts) -> Iterator[Sequence[str]]:
 def _calibration(job: Job) -> str:
     calibration = job.calibration
     if calibration is None:
-        return "none: no data is looked at"
+        return "none: the method uses no data"
     if calibration.ids is not None:
         return f"token ids of `{calibration.ids.file.path.name}`"
     windows = f"{calibration.samples} windows of {calibration.sequence_length} tokens"
@@ -189,15 +189,15 @@ def _size(facts: CardFacts) -> Iterator[str]:
     yield f"\n{bytes_text(exported.weight_bytes)} in {files}, {how} {exported.dtype}."
     bits = job.settings.bits if isinstance(job.settings, Quantization) else None
     if exported.packing is not None and bits != exported.packing.bits:
-        yield f"Codes of {bits} bits are stored at {exported.packing.bits}, the next width that loaders take."
+        yield f"Codes of {bits} bits are stored at {exported.packing.bits}, the next width that loaders support."
     if exported.why_plain:
-        yield f"The weights lie on a grid and are stored plain all the same: {exported.why_plain}."
+        yield f"The weights are quantized but stored plain: {exported.why_plain}."
     if facts.sparsity and exported.packing is None and isinstance(job.settings, Pruning):
         yield _sparse(facts.sparsity, job.settings.pattern)
 
 
 def _sparse(sparsity: float, pattern: str | None) -> str:
-    zeros = f"{100 * sparsity:.1f} % of the blocks' weights are zero and stored all the same:"
+    zeros = f"{100 * sparsity:.1f} % of the blocks' weights are zero but stored like the others:"
     if pattern:
         return (
             f"{zeros} the file is as large as the dense one; only kernels for {pattern} sparsity are faster."
@@ -207,33 +207,33 @@ def _sparse(sparsity: float, pattern: str | None) -> str:
 
 def _measured(figures: Figures) -> Iterator[str]:
     if figures.languages:
-        head = ("language", "perplexity", "to dense", "KL to dense (nats a token)", "top-1 agreement")
+        head = ("language", "perplexity", "to dense", "KL to dense (nats per token)", "top-1 agreement")
         rows = [
             [
-                one.language,
-                ratio(one.perplexity).plain,
-                ratio(one.ratio, "×").plain,
-                MISSING if one.kl_nats is None else f"{one.kl_nats:.3g}",
-                fixed(one.top1, 3).plain,
+                result.language,
+                ratio(result.perplexity).plain,
+                ratio(result.ratio, "×").plain,
+                MISSING if result.kl_nats is None else f"{result.kl_nats:.3g}",
+                fixed(result.top1, 3).plain,
             ]
-            for one in figures.languages
+            for result in figures.languages
         ]
         yield _table(head, rows)
     if figures.tasks:
         head = ("task", "metric", "value", "standard error", "change to dense")
         rows = [
             [
-                one.task,
-                one.metric,
-                fixed(one.value, 3).plain,
-                fixed(one.stderr, 3).plain,
-                change(one.change).plain,
+                result.task,
+                result.metric,
+                fixed(result.value, 3).plain,
+                fixed(result.stderr, 3).plain,
+                change(result.change).plain,
             ]
-            for one in figures.tasks
+            for result in figures.tasks
         ]
         yield _table(head, rows)
     if not figures.languages and not figures.tasks:
-        yield "Nothing was measured of this variant yet."
+        yield "Nothing has been measured for this variant yet."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,8 +1,8 @@
 """A compressed model as a Hugging Face folder: written to a temporary folder, read back, compared, and only then moved.
 
-Quantized linears are packed (:mod:`studyctl.compress.weights.packing`), all else is plain safetensors in the model's dtype. The
-folder is loaded by plain transformers before it is moved: every parameter and buffer must come back bit for bit, and the
-logits with them.
+Quantized linears are packed (:mod:`studyctl.compress.weights.packing`), all else is plain safetensors in the model's dtype. Before
+the folder is moved, plain transformers loads it: every parameter and buffer must be equal bit for bit, and the logits must
+agree.
 """
 
 import gc
@@ -43,20 +43,20 @@ class Exported:
     format: str
     """``pack-quantized`` or ``safetensors``."""
     dtype: str
-    """Of plain weights and of scales, such as ``bfloat16``; a packed folder is exact at this dtype only."""
+    """Of plain weights and of scales, such as ``bfloat16``; a packed folder is exact only in this dtype."""
     packing: Packing | None
     """How codes are stored; None: weights are plain."""
     why_plain: str
-    """Why weights on a grid are not packed; empty where they are, or where there is no grid."""
+    """Why quantized weights are not packed; empty if they are packed or not quantized."""
     weight_files: int
     weight_bytes: int
     """Of these files."""
     block_bits_per_weight: float
-    """Of the decoder blocks' linears, from the bytes stored for them: codes, scales, zero points, shapes."""
+    """Of the decoder blocks' linears, from the bytes stored for them without biases: codes, scales, zero points, shapes."""
     model_bits_per_weight: float
     """Of the whole model, from the sizes of the files."""
     logit_difference: float
-    """Largest difference of a logit between the folder and the model in memory, as a fraction of the largest logit."""
+    """Largest logit difference between the folder and the model in memory, as a fraction of the largest logit."""
 
 
 def export_model(
@@ -69,28 +69,28 @@ def export_model(
     replace: bool,
     reporter: Reporter,
 ) -> Exported:
-    """Write a model so that plain transformers loads exactly these weights; the folder is complete and verified, or not there.
+    """Write a folder from which plain transformers loads exactly these weights; it is complete and verified, or not made at all.
 
     At most one more copy of the model is in memory, if the caller keeps no reference to ``compressed``.
 
     Args:
         model: a causal model of transformers with the weights to export.
-        compressed: what it was compressed to; None: its weights as they are.
-        target: the folder to make; missing or empty.
-        files: of the base model, copied: tokenizer, generation settings.
+        compressed: its compressed weights, to be packed; None: the model's weights are written plain.
+        target: the folder to make; missing or empty, unless ``replace``.
+        files: files of the base model to copy: tokenizer, generation settings.
         describe: returns texts to write next to the weights, by file name, such as the model card.
-        replace: take the place of a folder that is there.
-        reporter: gets the steps.
+        replace: replace a folder that exists.
+        reporter: receives progress.
 
     Raises:
-        StepError: there is no room, or what was read back is not the model.
+        StepError: there is no room, or the folder that was read back differs from the model.
         OSError: the folder cannot be written.
     """
     with atomic_folder(target, replace=replace) as folder:
         packing, why_plain = choose_packing(compressed) if compressed is not None else (None, "")
         reporter.progress(0, 2, "step", "writing")
         _write(model, compressed, packing, folder)
-        del compressed  # its codes: room for the model that is read back
+        del compressed  # frees its codes: room for the model that is read back
         copy_beside(files, folder)
         reporter.check_stop()
         reporter.progress(1, 2, "step", "reading it back")
@@ -99,7 +99,7 @@ def export_model(
         except _NotLoadableError as error:
             if packing is None:
                 raise
-            # The code of some families cannot load packed linears; `why_plain` says that they are plain now.
+            # The code of some families cannot load packed linears: write them plain, and say why.
             packing, why_plain = None, f"plain transformers does not load this family packed ({error})"
             for path in folder.iterdir():
                 path.unlink()
@@ -161,14 +161,14 @@ def _write(model: Any, compressed: Compressed | None, packing: Packing | None, f
 
 
 def keys_of_older_loaders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what transformers before 5 and its dependents read under another name.
+    """Return the config keys that transformers before 5 and its dependents read under other names.
 
-    Without ``rope_theta`` they take 10,000, whatever the model has, and say nothing.
+    Without ``rope_theta`` they silently take 10,000, whatever the model has.
     """
     older: dict[str, Any] = {"torch_dtype": config.get("dtype")}
     rope = config.get("rope_parameters") or {}
     whole, local = rope.get("full_attention"), rope.get("sliding_attention")
-    if whole and local:  # Gemma 3: one for each kind of layer
+    if whole and local:  # Gemma 3: one per kind of layer
         older |= {"rope_theta": whole["rope_theta"], "rope_local_base_freq": local["rope_theta"]}
     elif "rope_theta" in rope:
         older["rope_theta"] = rope["rope_theta"]
@@ -178,14 +178,14 @@ def keys_of_older_loaders(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copy_beside(files: Iterable[Path], folder: Path) -> None:
-    """Copy a tokenizer and what else goes with weights into a folder, so that older transformers know the tokenizer too."""
+    """Copy a tokenizer and other files into a folder, and name the tokenizer so that older transformers know it too."""
     for path in files:
         shutil.copyfile(path, folder / path.name)
     settings = folder / "tokenizer_config.json"
     if settings.exists():
         tokenizer = json.loads(settings.read_text("utf-8"))
         if tokenizer.get("tokenizer_class") == "TokenizersBackend":
-            # The name since transformers 5 of what older ones, and newer ones as well, know by this one.
+            # Only transformers 5 knows that name; all versions know this one.
             tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
             settings.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
@@ -195,26 +195,26 @@ def verify(model: Any, folder: Path) -> float:
     """Load a folder with plain transformers and compare it with the model.
 
     Returns:
-        The largest difference of a logit, as a fraction of the largest.
+        The largest logit difference, as a fraction of the largest logit.
 
     Raises:
-        StepError: it does not load, or a weight, buffer or logit differs; names the first.
+        StepError: it does not load, or a weight, buffer or logit differs; the message names the first tensor.
     """
     reloaded = _reload(model, folder)
     ids = (torch.arange(LOGIT_TOKENS) * 7919 % model.config.get_text_config().vocab_size)[None]
     ids = ids.to(next(model.parameters()).device)
-    logits = reloaded(input_ids=ids, use_cache=False).logits.float()  # packed linears are unpacked by this
+    logits = reloaded(input_ids=ids, use_cache=False).logits.float()  # this unpacks packed linears
     _compare_tensors(model, reloaded)
     del reloaded
-    gc.collect()  # unpacked linears hold their own `forward`: a circle that would stay in memory for a while
+    gc.collect()  # unpacked linears refer to themselves through `forward`: a cycle that would stay in memory for a while
     expected = model(input_ids=ids, use_cache=False).logits.float()
     difference = float((expected - logits).abs().max() / expected.abs().max().clamp(min=1e-30))
-    # With equal weights and buffers only settings can differ (soft caps, windows); kernels may sum in another order.
+    # With equal weights and buffers, only settings can differ (soft caps, windows), or the order in which kernels sum.
     allowed = torch.finfo(_dtype(model)).eps ** 0.5
     if not difference <= allowed:
         raise StepError(
             f"the exported model gives other logits when it is read back (difference {difference:.2g} of the largest)",
-            hint="the weights are equal, so config.json does not say all of this model: please report it",
+            hint="the weights are equal, so config.json must lack a setting of this model: please report it",
         )
     return difference
 
@@ -223,10 +223,10 @@ def _reload(model: Any, folder: Path) -> Any:
     try:
         reloaded, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
-            attn_implementation=model.config._attn_implementation,  # another one gives other roundings
+            attn_implementation=model.config._attn_implementation,  # another one rounds differently
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below with their names
+            ignore_mismatched_sizes=True,  # they are listed in `info` and refused below
         )
     except ImportError as error:
         hint = "pip install 'studyctl[engine]'"
@@ -241,13 +241,13 @@ def _reload(model: Any, folder: Path) -> Any:
 
 
 def _compare_tensors(model: nn.Module, reloaded: nn.Module) -> None:
-    """Compare linears of the blocks first, then every other parameter and buffer."""
+    """Compare the linears of the blocks first, then every other parameter and buffer."""
     first = {f"{name}.weight": linear.weight for name, linear in block_linears(model).items()}
     buffers = dict(model.named_buffers())
     for name, expected in (first | dict(model.named_parameters()) | buffers).items():
         owner, _, attribute = name.rpartition(".")
         other = getattr(reloaded.get_submodule(owner), attribute)
-        if name in buffers:  # made from the config in float32; a model that was cast later has them rounded
+        if name in buffers:  # computed from the config in float32, and rounded in a model that was cast later
             other = other.to(expected.dtype)
         if other.dtype != expected.dtype or other.shape != expected.shape:
             mismatch = f"{other.dtype} {list(other.shape)} instead of {expected.dtype} {list(expected.shape)}"

@@ -1,4 +1,4 @@
-"""The step ``export``: a trial's weights as a folder, with a card that shows how they were measured."""
+"""The step ``export``: a trial's weights as a folder, with a card that shows their measured results."""
 
 import json
 import tempfile
@@ -24,16 +24,16 @@ COPIED = (*TOKENIZER_FILES, "generation_config.json")
 
 
 def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Reporter) -> ExportFacts:
-    """Export the weights in memory, to where ``studyctl export`` asked for it or into the study.
+    """Export the weights in memory, to the target of ``studyctl export`` or into the study's folder.
 
     Args:
         job: the trial.
         loaded: the model with the trial's weights.
-        made_hash: of these weights; empty for the dense model.
-        reporter: hears of progress.
+        made_hash: hash of these weights; empty for the dense model.
+        reporter: receives progress.
 
     Returns:
-        Where the folder is, its format and its size.
+        The folder's path, format and size.
 
     Raises:
         StepError: the folder cannot be written, or its weights are not those of the model.
@@ -71,7 +71,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
                 reporter=reporter,
             )
     except OSError as error:
-        if job.export_to is None:  # the study's own folder: the whole attempt is affected
+        if job.export_to is None:  # the study's own folder: the worker must end
             raise
         hint = "make room or make the folder writable, or export to another one"
         raise StepError(f"{target} cannot be written: {error.strerror or error}", hint=hint) from error

@@ -1,4 +1,4 @@
-"""Variants that another package is to compress: what that package cannot do, and what is missing for it on this machine."""
+"""Variants that another package compresses: what that package cannot do, and what is missing for it on this machine."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -12,7 +12,7 @@ from studyctl.units import bytes_text
 
 
 def check_backends(document: Document, variants: Iterable[Variant]) -> Iterator[Problem]:
-    """Yield a problem for every option, value or method that a backend does not have, at its place in the spec."""
+    """Yield a problem for every option, value or method that a backend does not support, at its place in the spec."""
     for variant in variants:
         for option, what, hint in (
             refusals(variant.backend, variant.settings) if variant.backend != OWN else ()
@@ -22,11 +22,11 @@ def check_backends(document: Document, variants: Iterable[Variant]) -> Iterator[
 
 
 def missing_here(variants: Iterable[Variant], devices: Iterable[str]) -> Mapping[str, str]:
-    """Return the names of variants that cannot be made on this machine now, each with what is missing.
+    """Return the variants that cannot be made on this machine now: by name, what is missing.
 
     Args:
-        variants: of the plan.
-        devices: that the study runs on.
+        variants: those of the plan.
+        devices: those that the study runs on.
     """
     others = [variant for variant in variants if variant.backend != OWN]
     not_synced = {name: _not_synced(name) for name in {variant.backend for variant in others}}
@@ -44,11 +44,11 @@ def missing_here(variants: Iterable[Variant], devices: Iterable[str]) -> Mapping
 
 
 def _not_synced(name: str) -> str:
-    """Return why the environment of a backend cannot be used; empty if it can."""
+    """Return why the environment of a backend cannot be used; an empty string if it can."""
     backend = BACKENDS[name]
     if (state := environment(backend).state) == "synced":
         return ""
-    how = {"outdated": "is of other versions", "unfinished": "is not finished"}.get(state, "is not there")
+    how = {"outdated": "has other versions", "unfinished": "is not finished"}.get(state, "does not exist")
     return (
         f"the environment of backend `{name}` {how}: `studyctl backends sync {name}` makes it "
         f"({bytes_text(backend.size_bytes)} with torch for a CPU, {bytes_text(GPU_SIZE_BYTES)} for a GPU)"

@@ -1,4 +1,4 @@
-"""What can be known about a model, a checkpoint and a variant before weights are loaded."""
+"""Checks of models, checkpoints and variants that need no weights."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from studyctl.spec.positions import Loc
 def check_linears(
     document: Document, model: Model, identity: ModelIdentity, variants: Iterable[Variant]
 ) -> Iterator[Problem]:
-    """Yield a problem for each variant whose group size or pattern does not divide a linear's inputs."""
+    """Yield a problem for each variant whose group size or pattern does not divide the inputs of a linear."""
     kinds: dict[int, list[str]] = defaultdict(list)
     for name, (_, inputs) in identity.linears.items():
         kinds[inputs].append(name.rsplit(".", 1)[-1])
@@ -31,7 +31,7 @@ def check_linears(
         hint = f"the inputs of all linears are multiples of {common}"
         if key == "group_size":
             best = next((size for size in (128, 64, 32, 16, 8) if common % size == 0), common)
-            hint = f"{best} divides every linear of this model; 0 gives one scale an output channel"
+            hint = f"{best} divides every linear of this model; 0 gives one scale per output channel"
         yield document.problem(
             f"{reason} the input of {len(names)} linears (in = {widths})",
             (*variant.loc, key),
@@ -43,7 +43,7 @@ def check_linears(
 def check_sequence_length(
     document: Document, loc: Loc, length: int, identity: ModelIdentity | None
 ) -> Iterator[Problem]:
-    """Yield a problem if windows are longer than the model's positions."""
+    """Yield a problem if windows are longer than the model's maximum."""
     if identity is not None and identity.key is not None and 0 < identity.max_positions < length:
         maximum = identity.max_positions
         what = f"sequence length {length} is over the maximum of {identity.short_name}, {maximum}"
@@ -53,14 +53,14 @@ def check_sequence_length(
 def check_checkpoint(
     document: Document, loc: Loc, checkpoint: ModelIdentity, model: Model, base: ModelIdentity | None
 ) -> Iterator[Problem]:
-    """Yield what keeps a checkpoint from being compared with its model, and what the figures will leave out.
+    """Yield errors if a checkpoint cannot be compared with its model, and warnings about what its figures leave out.
 
     Args:
         document: the spec.
         loc: where the checkpoint is named.
-        checkpoint: what it is.
-        model: that it is compared with.
-        base: what that is; None where it has problems of its own.
+        checkpoint: its identity.
+        model: the model that it is compared with.
+        base: the identity of that model; None if it has problems itself.
     """
     evaluation = document.spec.evaluation
     if base is not None and base.key is not None and checkpoint.vocab_size != base.vocab_size:

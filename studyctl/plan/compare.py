@@ -1,4 +1,4 @@
-"""What is stored already, what would run, and why."""
+"""A plan compared with the stored results: what would run, and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from studyctl.journal.stored import Stored
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
 
-_UPGRADED = "version 0.1 → 0.2, once: results are addressed otherwise"
+_UPGRADED = "version 0.1 → 0.2, once: results have new keys"
 
 
 class Todo(NamedTuple):
@@ -18,9 +18,9 @@ class Todo(NamedTuple):
 
     trial: Trial
     steps: tuple[Step, ...]
-    """Those to run, in order; of a text that is stored in part, all of it."""
+    """The missing steps, in order; a text that is stored in part is one step with all of its windows."""
     reason: str
-    """Why they run, for people: ``new``, ``unfinished``, ``calibration.samples 4 → 5`` ..."""
+    """Why they run, for the user: ``new``, ``unfinished``, ``calibration.samples 4 → 5`` ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Comparison:
-    """Compare every trial with the store; ``saved`` is the plan of the last run."""
+    """Compare every trial with what is stored; ``saved`` is the plan of the last run."""
     saved = saved or Planned(study="")
     parts = {trial.trial: trial.parts for trial in saved.trials}
     evaluations_before = {
@@ -58,7 +58,7 @@ def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Compariso
             continue
         if results := stored.has(trial.weights_key):
             missing = results.missing(missing)
-        # Weights that were made are made again only for an evaluation that needs them.
+        # If `compress` is stored, the worker restores or makes the weights again, and only if an evaluation needs them.
         if not trial.is_dense and trial.weights_key not in results.by_key:
             missing = (Step(StepKind.COMPRESS, key=trial.weights_key), *missing)
         if missing:
@@ -74,7 +74,7 @@ def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Compariso
 
 
 def _trial_reason(trial: Trial, before: dict[str, Any] | None, stored: Stored) -> str:
-    """Return why all of a trial runs, if it is new or its weights are made of something else now."""
+    """Return why the whole trial runs: it is new, or a part of its weights key changed; empty otherwise."""
     if before is None or trial.id not in stored.attempts:
         return "new"
     return what_changed(before, trial.parts())
@@ -87,7 +87,7 @@ def _failure(trial: Trial, missing: tuple[Step, ...], stored: Stored) -> str:
 
 
 def _step_reason(trial: Trial, missing: tuple[Step, ...], before: Mapping[StepId, PlannedStep]) -> str:
-    """Return why steps of a trial run whose weights are what they were."""
+    """Return why steps of a trial run although its weights are the same."""
     new = [step for step in missing if step.id not in before and step.kind is not StepKind.COMPRESS]
     if new:
         return f"new {', '.join(map(str, new))}"
@@ -109,7 +109,7 @@ def _windows(step: Step) -> int | str:
 
 
 def what_changed(before: Any, now: Any, path: str = "") -> str:
-    """Return the first part of a key that differs, such as ``calibration.samples 128 → 256``; empty if none does."""
+    """Return the first difference between the parts of two keys, such as ``calibration.samples 128 → 256``; empty if there is none."""
     if isinstance(before, dict) and isinstance(now, dict):
         values = {**now, **before}
         parts = ((before.get(key), now.get(key), f"{path}.{key}" if path else key) for key in values)

@@ -1,4 +1,4 @@
-"""Which devices a study runs on, found without importing torch."""
+"""The devices that a study runs on and their speed, found without importing torch."""
 
 import os
 import time
@@ -14,7 +14,7 @@ def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
     """Return the devices that ``execution.devices`` means on this machine, one worker each.
 
     Raises:
-        SpecError: a GPU is asked for that is not here.
+        SpecError: a GPU is asked for that this machine does not have.
     """
     names: list[str] = []
     for entry in (devices,) if isinstance(devices, str) else devices:
@@ -28,21 +28,21 @@ def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
         if name.startswith("cuda") and name not in gpus:
             raise SpecError(
                 f"device `{name}` is not on this machine (GPUs found: {', '.join(gpus) or 'none'})",
-                hint='devices = "auto" takes what is there',
+                hint='devices = "auto" uses what is available',
             )
     return list(dict.fromkeys(names))
 
 
 GPU_RATE = {"float32": 2e13, "bfloat16": 6e13, "float16": 6e13}
-"""Operations a second of a data-centre GPU in a forward pass of a small model."""
+"""Operations per second of a data-centre GPU in a forward pass of a small model."""
 
 
 @cache
 def rate(device: str, dtype: str, hidden_size: int) -> float:
-    """Return floating point operations a second of a forward pass: on a CPU from matrix products for 0.1 s.
+    """Return the floating point operations per second of a forward pass; on a CPU measured with matrix products for 0.1 s.
 
-    What lies between the products (norms, activations, attention's softmax) takes a core as long as 10⁸ operations a second for each
-    hidden channel: most of the time of a model with few channels. (Measured at 320 to 2,048, with AVX2 and AVX-512.)
+    The work between the products (norms, activations, attention's softmax) limits a core to about 10⁸ operations per second and hidden
+    channel. It takes most of the time of a model with few channels. (Measured at 320 to 2,048, with AVX2 and AVX-512.)
     """
     if device.startswith("cuda"):
         return GPU_RATE[dtype]

@@ -1,7 +1,7 @@
-"""What a study will take: time, peak memory, disk.
+"""Estimates of a study's time, peak memory and disk space.
 
-Time before the first trial is operations by a measured rate, right within a factor of two on an idle machine. From then on, the steps
-that were measured correct the estimates of those that are alike. Memory is an upper bound.
+Before the first trial, time is operations divided by a measured rate, right within a factor of two on an idle machine. Later, the
+measured steps correct the estimates of similar ones. Memory is an upper bound.
 """
 
 import time
@@ -21,26 +21,26 @@ from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
 
 FACTOR = 2.0
-"""Before anything is measured, the time is between the estimate divided by this and multiplied by it."""
+"""Before anything is measured, the true time is between the estimate divided by this and multiplied by it."""
 LOAD_SECONDS = 6.0
 """Starting a worker, importing torch and reading a small model."""
 WORK = {"wanda": (2.0, 0.0), "sparsegpt": (2.5, 2.5), "gptq": (2.5, 2.5), "awq": (2.5, 14.0)}
-"""Work of a method that looks at data: passes of the calibration tokens through the blocks, statistics included; operations for each
-weight and input of its linear: factorisation, propagation of errors, candidates of a search."""
+"""Work of each method that uses calibration data: passes of the calibration tokens through the blocks, including statistics; operations
+per weight and input of its linear: factorisation, error propagation, candidates of a search."""
 BACKEND_FACTOR = 2.0
-"""How much longer than the engine another package takes."""
+"""Time of another package as a multiple of the engine's."""
 BYTES_PER_TOKEN = 3.5
 RUNTIME_BYTES = 800 << 20
-"""A worker without a model: Python, torch, transformers, lm-eval, compiled kernels."""
+"""Memory of a worker without a model: Python, torch, transformers, lm-eval, compiled kernels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is still to come."""
+    """What the steps to run will take."""
 
     seconds: float
     measured: bool
-    """Whether the time is from this study's own trials, or from sizes alone."""
+    """Whether the time is corrected by this study's own trials; else it is from sizes alone."""
     host_bytes: int
     device_bytes: int
     """0 on a CPU."""
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimate:
-    """Estimate what it takes to bring the store up to date."""
+    """Estimate what it takes to bring the results up to date."""
     clock = Clock(plan, comparison, stored)
     trials = [todo.trial for todo in comparison.todo]
     memory = [peak_bytes(plan, trial) for trial in trials]
@@ -64,97 +64,95 @@ def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimat
 
 # -- time
 
-Alike = tuple[object, ...]
-"""A class of steps that are alike in how far their estimates are off."""
+StepClass = tuple[object, ...]
+"""A class of steps whose estimates are off by a similar ratio."""
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A step that is to come."""
+    """A step that is still to run."""
 
-    alike: tuple[Alike, ...]
+    classes: tuple[StepClass, ...]
     seconds: float
-    """From sizes alone."""
+    """Estimated from sizes alone."""
     windows: int
-    """To be measured; 0: no text."""
+    """Windows to measure; 0: not a perplexity step."""
 
-    def part(self, step: Step) -> float:
-        """Return which part of it a step is: a batch of its windows, or all."""
+    def fraction(self, step: Step) -> float:
+        """Return the fraction of this step that ``step`` is: a batch of its windows, or all."""
         size = step.windows[1] - step.windows[0] if step.windows is not None else self.windows
         return min(1.0, size / self.windows) if self.windows else 1.0
 
 
 class Clock:
-    """The time that the steps to come will take, corrected by what others took."""
+    """Estimates the time of the steps that are still to run, corrected by measured ones."""
 
     def __init__(self, plan: StudyPlan, comparison: Comparison, stored: Stored) -> None:
         self._devices = max(1, len(plan.devices))
-        self._ratios: dict[Alike, deque[float]] = defaultdict(lambda: deque(maxlen=64))
-        """Measured by estimated seconds of the latest steps of a class."""
+        self._ratios: dict[StepClass, deque[float]] = defaultdict(lambda: deque(maxlen=64))
+        """Measured over estimated seconds of the latest steps of each class."""
         self._pending: dict[tuple[str, StepId], _Pending] = {}
         self._running: dict[str, tuple[Step, float, float]] = {}
-        """By trial: the step, when it began, and the part of it that it reports to be done."""
+        """By trial: the step, when it began, and the fraction that it reports as done."""
         for trial in plan.trials if stored.results else ():
             results = stored.has(trial.weights_key)
             for step in trial.steps if results else ():
                 if (result := results.of(step)) is not None and result.seconds is not None:
-                    self._learn(_alike(trial, step), result.seconds, _seconds(plan, trial, step))
+                    self._learn(_classes_of(trial, step), result.seconds, _seconds(plan, trial, step))
         for trial, steps, _ in comparison.todo:
             for step in steps:
                 windows = _windows(plan, step)
                 spans = stored.has(trial.weights_key).spans(step) if windows else ()
                 missing = windows - sum(max(0, min(last, windows) - first) for first, last in spans)
                 seconds = _seconds(plan, trial, step) * (missing / windows if windows else 1.0)
-                self._pending[trial.id, step.id] = _Pending(_alike(trial, step), seconds, missing)
+                self._pending[trial.id, step.id] = _Pending(_classes_of(trial, step), seconds, missing)
 
     def record(self, record: Record) -> None:
-        """Account for what a worker reports."""
+        """Take a worker's record into account."""
         match record:
             case StepStarted():
                 self._running[record.trial] = record.step, time.monotonic(), 0.0
             case Progress() if record.trial in self._running and record.total:
                 step, begun, _ = self._running[record.trial]
-                first, last = step.windows or (
-                    0,
-                    record.total,
-                )  # of a text the windows before the batch count
+                # Progress counts the windows of the whole text, those before the batch included.
+                first, last = step.windows or (0, record.total)
                 self._running[record.trial] = step, begun, (record.done - first) / (last - first)
             case StepFinished() | AttemptFinished():
                 self._running.pop(record.trial, None)
         if not isinstance(record, StepFinished):
             return
         if pending := self._pending.pop((record.trial, record.step.id), None):
-            part = 1.0 if record.is_last else pending.part(record.step)
-            self._learn(pending.alike, record.seconds or 0.0, part * pending.seconds)
+            part = 1.0 if record.is_last else pending.fraction(record.step)
+            self._learn(pending.classes, record.seconds or 0.0, part * pending.seconds)
             pending.seconds *= 1 - part
             pending.windows = round(pending.windows * (1 - part))
             if part < 1:
                 self._pending[record.trial, record.step.id] = pending
 
-    def _learn(self, classes: tuple[Alike, ...], seconds: float, estimated: float) -> None:
-        for alike in classes if estimated > 0 else ():
-            self._ratios[alike].append(seconds / estimated)
+    def _learn(self, classes: tuple[StepClass, ...], seconds: float, estimated: float) -> None:
+        for key in classes if estimated > 0 else ():
+            self._ratios[key].append(seconds / estimated)
 
     def seconds_left(self) -> float | None:
-        """Return the time that is left, or None before a step was measured."""
+        """Return the seconds that are left; None before any step was measured."""
         return self.estimate() if self._ratios else None
 
     def estimate(self) -> float:
-        """Return the seconds that are left, measured or not."""
+        """Return the seconds that are left, from sizes alone if nothing was measured."""
         ratios = {}
-        for classes in {pending.alike for pending in self._pending.values()}:
-            measured = next((self._ratios[alike] for alike in classes if alike in self._ratios), [1.0])
+        for classes in {pending.classes for pending in self._pending.values()}:
+            measured = next((self._ratios[key] for key in classes if key in self._ratios), [1.0])
             ratios[classes] = median(measured)  # not the mean: the first task waits for an import
-        seconds = sum(pending.seconds * ratios[pending.alike] for pending in self._pending.values())
+        seconds = sum(pending.seconds * ratios[pending.classes] for pending in self._pending.values())
         for trial, (step, begun, done) in self._running.items():
             if pending := self._pending.get((trial, step.id)):
-                whole = pending.seconds * pending.part(step) * ratios[pending.alike]
+                whole = pending.seconds * pending.fraction(step) * ratios[pending.classes]
                 seconds -= whole * done if done else min(time.monotonic() - begun, whole)
         return seconds / max(1, min(self._devices, len({trial for trial, _ in self._pending})))
 
 
-def _alike(trial: Trial, step: Step) -> tuple[Alike, ...]:
-    """Return the classes of a step, the narrowest first."""
+def _classes_of(trial: Trial, step: Step) -> tuple[StepClass, ...]:
+    """Return the classes of a step, narrowest first."""
     model, kind = trial.model.index, step.kind
     if kind is StepKind.COMPRESS:
         method = trial.variant.method, trial.variant.backend
@@ -163,14 +161,14 @@ def _alike(trial: Trial, step: Step) -> tuple[Alike, ...]:
 
 
 def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
-    """Return the estimate from sizes alone."""
+    """Return the seconds of a step, estimated from sizes alone."""
     identity, evaluation = trial.model.identity, plan.document.spec.evaluation
     if identity is None:
         return 0.0
     embeddings = identity.vocab_size * identity.hidden_size
     blocks = 2.0 * (identity.parameters - (1 if identity.tied else 2) * embeddings)
-    head = 2.0 * identity.vocab_size * (identity.hidden_size + 16)  # a softmax takes 16 products a logit
-    operations = 2000.0 * identity.parameters  # of each weight: scored and written, or packed and read back
+    head = 2.0 * identity.vocab_size * (identity.hidden_size + 16)  # a softmax takes as long as 16 products
+    operations = 2000.0 * identity.parameters  # per weight: scored and written, or packed and read back
     if step.kind is StepKind.COMPRESS:
         operations += _compressing(trial)
     elif step.kind is StepKind.PERPLEXITY and evaluation.perplexity:
@@ -178,7 +176,7 @@ def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
         operations = _windows(plan, step) * evaluation.perplexity.sequence_length * (blocks + heads * head)
     elif step.kind is StepKind.TASK and evaluation.tasks:
         task = plan.tasks.get(step.subject or "")
-        # Of an item's text in its file half is read, and a third of that predicts something.
+        # Half of an item's text in the file is in the prompt, and a third of that is scored.
         tokens = task.bytes / task.items / BYTES_PER_TOKEN / 2 if task and task.items and task.bytes else 50.0
         prompts = _items(plan, step) * (1 + evaluation.tasks.shots)
         operations = prompts * tokens * (blocks + 0.3 * head)
@@ -187,21 +185,21 @@ def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
 
 
 def _compressing(trial: Trial) -> float:
-    """Return operations of compressing, by the rows of :data:`WORK` for its methods."""
+    """Return the operations of compressing, from the rows of :data:`WORK` for the trial's methods."""
     settings, calibration = trial.variant.settings, trial.variant.calibration
     data = trial.model.calibrations[calibration] if calibration is not None else None
     tokens = data.samples * data.sequence_length if data is not None else 0
     methods = {settings.method} if isinstance(settings.method, str) else set(settings.method)
-    passes, of_input = (sum(WORK[method][part] for method in methods & WORK.keys()) for part in (0, 1))
-    if getattr(settings, "objective", "") == "block":  # attention or MLP runs for every second candidate
+    passes, per_input = (sum(WORK[method][part] for method in methods & WORK.keys()) for part in (0, 1))
+    if getattr(settings, "objective", "") == "block":  # the attention or MLP runs for every second candidate
         passes += getattr(settings, "ratios", 0) / 2
     linears = trial.model.identity.linears.values() if trial.model.identity else ()
-    operations = sum(out * inputs * (2 * passes * tokens + of_input * inputs) for out, inputs in linears)
+    operations = sum(out * inputs * (2 * passes * tokens + per_input * inputs) for out, inputs in linears)
     return operations * (1 if trial.variant.backend == OWN else BACKEND_FACTOR)
 
 
 def _windows(plan: StudyPlan, step: Step) -> int:
-    """Return how many windows of a text are asked for, or that it has by its size; 0 for other steps."""
+    """Return how many windows of a text are asked for, or fit its size if those are fewer; 0 for other steps."""
     protocol = plan.document.spec.evaluation.perplexity
     if step.windows is None or protocol is None:
         return 0
@@ -211,7 +209,7 @@ def _windows(plan: StudyPlan, step: Step) -> int:
 
 
 def _items(plan: StudyPlan, step: Step) -> int:
-    """Return how many items of a task are scored; 2,000 where that is not known."""
+    """Return how many items of a task are scored; 2,000 if unknown."""
     task, tasks = plan.tasks.get(step.subject or ""), plan.document.spec.evaluation.tasks
     items = (task.items if task else None) or 2000
     return min(items, tasks.limit) if tasks and tasks.limit else items
@@ -221,7 +219,7 @@ def _items(plan: StudyPlan, step: Step) -> int:
 
 
 def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
-    """Return upper bounds of a worker's resident memory and of the memory on its device (0 on a CPU)."""
+    """Return upper bounds of a worker's resident memory and of its GPU memory (0 on a CPU), in bytes."""
     identity, settings, calibration = trial.model.identity, trial.variant.settings, trial.variant.calibration
     if identity is None:
         return RUNTIME_BYTES, 0
@@ -235,14 +233,14 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
     if isinstance(settings, Quantization):  # codes and scales
         working += 5 * sum(out * inputs for out, inputs in identity.linears.values()) // 4
     if calibration is not None and (data := trial.model.calibrations[calibration]) is not None:
-        # The inputs of a block, as they are, as they become and of its last linears; Hessians; the widest linears in float32.
+        # Inputs and outputs of a block, and inputs of its last linears; Hessians; the widest linears in float32.
         working += 3 * data.samples * data.sequence_length * hidden * width
         working += 4 * (3 * hidden**2 + 2 * inner**2) + 20 * hidden * inner
     if plan.document.spec.execution.keep_weights:
         working = max(working, 3 * weights // 2)  # an export is read back next to the model
     # A file is mapped while it is read, and mapped pages are resident; a GGUF file is converted to float32 once.
-    sources = (identity, trial.checkpoint or identity)
-    loading = max(4 * one.parameters if one.kind == "package" else one.weight_bytes for one in sources)
+    models = (identity, trial.checkpoint or identity)
+    loading = max(4 * model.parameters if model.kind == "package" else model.weight_bytes for model in models)
     if trial.variant.backend != OWN:  # a second process with a model of its own
         working += RUNTIME_BYTES + weights
     if device.startswith("cuda"):
@@ -251,7 +249,7 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
 
 
 def _disk_bytes(plan: StudyPlan, comparison: Comparison) -> int:
-    """Return bytes of dense references, of weights in progress, of exports, item rows and journals."""
+    """Return the bytes of dense references, weights in progress, exports, item rows and journals."""
     evaluation, references, weights, others = plan.document.spec.evaluation, {}, 0, 0
     for trial, steps, _ in comparison.todo:
         if (identity := trial.model.identity) is None:

@@ -3,8 +3,8 @@
 What is an error, a warning, or allowed:
 
 * Whatever would fail after hours and can be checked now is an error, at its place in the spec; all of them are reported at once.
-* What cannot be looked up (no network, not in the cache) is a warning: its trials count as not stored.
-* What is missing on this machine (a backend's environment, a GPU for it) or a later version will do is a note: the rest can run.
+* A source that cannot be looked up (no network, not in the cache) is a warning: its trials count as not stored.
+* What is missing on this machine (a backend's environment, a GPU for it) or not implemented yet is a note: the rest can run.
 """
 
 from collections import defaultdict
@@ -37,11 +37,11 @@ from studyctl.spec.models import Calibration, Model, Perplexity, Tasks
 from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 2
-"""Rises when the same windows give other perplexities or fidelities, or a text other windows."""
+"""Rises when the same windows give other perplexities or fidelities, or the same text other windows."""
 TASK_VERSION = 2
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
-"""Rises when the same weights are exported otherwise, so that exports are made again."""
+"""Rises when the same weights give another folder, so that exports are made again."""
 
 T = TypeVar("T")
 Identity = TypeVar("Identity", ModelIdentity, TextIdentity, TaskIdentity)
@@ -62,9 +62,9 @@ class StudyPlan:
     problems: list[Problem]
     """Errors and warnings."""
     notes: list[str]
-    """What is asked for and not available here, and what to do about it."""
+    """What the spec asks for but is not available here, and what to do about it."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Variants that cannot be made on this machine now, by name, with what is missing."""
+    """For each variant that cannot be made on this machine now, by name: what is missing."""
 
     @property
     def errors(self) -> list[Problem]:
@@ -82,13 +82,13 @@ class StudyPlan:
 
 
 def make_plan(document: Document) -> StudyPlan:
-    """Look up and check everything that the spec names; what is wrong with it is in the plan."""
+    """Look up and check everything that the spec names; its problems are in the plan."""
     return _Planner(document).plan()
 
 
 @dataclass
 class _Planner:
-    """Collects problems while it looks things up, each thing once."""
+    """Looks up everything once, and collects problems."""
 
     document: Document
     problems: list[Problem] = field(default_factory=list)
@@ -99,7 +99,7 @@ class _Planner:
         document, spec = self.document, self.document.spec
         variants, problems = expand_variants(document)
         self.problems += problems
-        devices = self._attempt(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
+        devices = self._try(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
         device = devices[0] if devices else "cpu"
         models = [self._model(index, model, variants, device) for index, model in enumerate(spec.models)]
         for variant in variants:
@@ -112,7 +112,7 @@ class _Planner:
         names: dict[str, list[str]] = defaultdict(list)
         for name, what in missing.items():
             names[what].append(name)
-        notes = [f"{what}; without it, not run: {', '.join(names[what])}" for what in names]
+        notes = [f"{what}; not run without it: {', '.join(names[what])}" for what in names]
         if spec.execution.executor != "local":
             notes.append(f"executor `{spec.execution.executor}` is not available yet: runs locally")
         return StudyPlan(
@@ -123,7 +123,7 @@ class _Planner:
             devices or [],
             self.texts,
             self.tasks,
-            list(dict.fromkeys(self.problems)),  # many variants and models have the same ones
+            list(dict.fromkeys(self.problems)),  # many variants and models have the same problem
             notes,
             missing,
         )
@@ -136,7 +136,7 @@ class _Planner:
         identity = self._identify(lambda: identify_model(model, document.base), loc, f"model `{model.id}`")
         if identity is not None:
             self.problems += check_linears(document, model, identity, variants)
-        # A sweep asks the same of its calibration for every variant.
+        # All variants of a sweep may have the same calibration.
         asked = dict.fromkeys((variant.calibration, variant.loc) for variant in variants)
         return PlannedModel(
             index,
@@ -173,7 +173,7 @@ class _Planner:
         if calibration.ids is not None:
             path = document.base / calibration.ids.replace("{model}", model.short_name)
             vocabulary = identity.vocab_size if identity and identity.key else None
-            ids = self._attempt(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
+            ids = self._try(lambda: identify_ids(path, vocabulary), (*loc, "ids"))
             if ids is None:
                 return None
             self.problems += check_sequence_length(document, (*loc, "ids"), ids.tokens, identity)
@@ -186,7 +186,7 @@ class _Planner:
             text = self._text(calibration.source, "calibration", language, (*loc, "languages", position))
             if text is not None:
                 texts.append(text)
-                # A token is at least a byte: too few bytes are certainly too few tokens.
+                # A token has at least one byte, so too few bytes are certainly too few tokens.
                 if text.bytes is not None and text.bytes < windows * length:
                     what = (
                         f"not enough calibration text: {windows} windows of {length} tokens wanted in "
@@ -218,7 +218,7 @@ class _Planner:
         loc: Loc = ("evaluation", "perplexity", "languages", position)
         length, fidelity = protocol.sequence_length, self.document.spec.evaluation.fidelity
         text = self._text(protocol.source, "perplexity", language, loc)
-        # A BOS may be one of the window's tokens; every other token is at least a byte.
+        # One of the window's tokens may be a BOS; every other token has at least one byte.
         if text is not None and text.bytes is not None and text.bytes < length - 1:
             what = f"text `{text.name}` in {language} is too short for a window of {length} tokens: {text.bytes} bytes"
             self._add(what, loc, hint="shorter windows, or more text")
@@ -233,7 +233,7 @@ class _Planner:
         return _evaluation(step, parts, complete=parts["text"] is not None)
 
     def _includes_exist(self, tasks: Tasks) -> bool:
-        """Return whether the folders of tasks exist: without one every task would fail alike, so that is reported once."""
+        """Return whether the folders of tasks exist; a missing one is reported once here, not for every task."""
         missing = [
             (index, folder)
             for index, folder in enumerate(tasks.include)
@@ -272,7 +272,7 @@ class _Planner:
 
     # -- problems
 
-    def _attempt(self, look_up: Callable[[], T], loc: Loc) -> T | None:
+    def _try(self, look_up: Callable[[], T], loc: Loc) -> T | None:
         """Return what ``look_up`` returns; what it raises becomes a problem at this place of the spec."""
         try:
             return look_up()
@@ -282,8 +282,8 @@ class _Planner:
             return None
 
     def _identify(self, look_up: Callable[[], Identity], loc: Loc, name: str) -> Identity | None:
-        """Return what a source is; None where it has problems. One that could not be looked up is a warning."""
-        identity = self._attempt(look_up, loc)
+        """Return a source's identity; None if it has problems. One that could not be looked up is a warning."""
+        identity = self._try(look_up, loc)
         if identity is not None and identity.key is None:
             what = f"could not look up {name}: {identity.unknown}"
             self._add(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP)
@@ -294,5 +294,5 @@ class _Planner:
 
 
 def _evaluation(step: Step, parts: dict[str, Any], *, complete: bool) -> Evaluation:
-    """Return an evaluation; it has no key unless everything that it is made of could be looked up."""
+    """Return an evaluation; its step has a key only if all of ``parts`` could be looked up (``complete``)."""
     return Evaluation(replace(step, key=digest([str(step), parts]) if complete else None), parts)

@@ -1,4 +1,4 @@
-"""A plan compared with the store: what would run, why, and what that takes on this machine."""
+"""A plan compared with what is stored: what would run, why, and what that takes on this machine."""
 
 import shutil
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ _LESS_MEMORY = "fewer calibration samples, or fewer devices at a time"
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A plan compared with the store, with what it takes."""
+    """A plan compared with what is stored, and an estimate of what runs."""
 
     plan: StudyPlan
     comparison: Comparison
     estimate: Estimate
     problems: list[Problem]
-    """Of the plan, and of this machine's room."""
+    """Those of the plan, and too little disk or memory."""
 
     @property
     def errors(self) -> list[Problem]:

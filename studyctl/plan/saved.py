@@ -1,4 +1,4 @@
-"""From a plan to its stored form."""
+"""Converting a plan to its stored form."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from studyctl.plan.trials import Trial
 
 
 def planned(plan: StudyPlan, spec: str) -> Planned:
-    """Return what is stored of a plan; ``spec`` is the text of the spec, complete in itself."""
+    """Return the stored form of a plan; ``spec`` is the self-contained text of the spec."""
     study = plan.document.spec.study
     packed = [
         model.spec.short_name
@@ -39,7 +39,7 @@ def planned(plan: StudyPlan, spec: str) -> Planned:
 def _trial(trial: Trial, available: bool) -> PlannedTrial:
     variant, settings, linears = trial.variant, trial.variant.settings, {}
     bits = sparsity = None
-    if not isinstance(settings, Checkpoint):  # whose size and zeros are measured
+    if not isinstance(settings, Checkpoint):  # its bits and sparsity are measured
         sparsity = getattr(settings, "target_sparsity", 0.0)
         linears = trial.model.identity.linears if trial.model.identity else {}
     if linears:

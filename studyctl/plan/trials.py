@@ -1,9 +1,9 @@
 """From variants to trials, with the keys that address their results.
 
-A result is addressed by two keys: ``weights_key`` names everything that determines a trial's weights, and the key of a
-step names everything else that determines that one evaluation; of a text, together with the windows. Both are hashes of hashed parts, so that a study of 100,000
-trials hashes each model, variant and calibration once, and the evaluations of a trial are those that all trials of its
-model share.
+A result is addressed by two keys: ``weights_key`` covers everything that determines a trial's weights, and a step's key
+covers everything else that determines that evaluation (except the windows of a text, which are stored beside it). Both
+are hashes of hashed parts: a study of 100,000 trials hashes each model, variant and calibration once, and all trials of
+a model share its evaluations.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from studyctl.plan.variants import Variant
 from studyctl.spec.models import Calibration, Model
 
 WALKER_VERSION = 3
-"""Rises when the walker gives every method other weights, or reports other errors of them."""
+"""Rises when a change to the walker gives other weights, or other errors of layers, for every method."""
 
 
 class Evaluation(NamedTuple):
@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
 
     step: Step
     parts: Mapping[str, object]
-    """What its key was made of: shows why it runs again."""
+    """What its key was made of; shows why the step runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +43,23 @@ class PlannedModel:
     index: int
     spec: Model
     identity: ModelIdentity | None
-    """None when it has problems; they are in the plan."""
+    """None if it has problems, which are in the plan."""
     dtype: str
     evaluations: tuple[Evaluation, ...] = ()
     calibrations: Mapping[Calibration, CalibrationData | None] = field(default_factory=dict)
-    """The text or token ids of each calibration; None: it has problems, which are in the plan."""
+    """The text or token ids of each calibration; None if it has problems, which are in the plan."""
     checkpoints: Mapping[Checkpoint, ModelIdentity] = field(default_factory=dict)
-    """Published checkpoints that are compared with this model, looked up; without those that have problems."""
+    """Published checkpoints that are compared with this model; without those that have problems."""
 
     @property
     def key(self) -> str | None:
-        """Return the hash of the weights' identity and dtype."""
+        """Return the hash of the model's key and dtype."""
         key = self.identity.key if self.identity is not None else None
         return digest([key, self.dtype]) if key is not None else None
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Return all evaluations."""
+        """Return the steps of all evaluations."""
         return tuple(evaluation.step for evaluation in self.evaluations)
 
 
@@ -72,7 +72,7 @@ class Trial(NamedTuple):
     seed: int | None
     """None where nothing is drawn at random."""
     weights_key: str | None
-    """None when what it depends on could not be looked up."""
+    """None if something that it depends on could not be looked up."""
 
     @property
     def is_dense(self) -> bool:
@@ -81,19 +81,19 @@ class Trial(NamedTuple):
 
     @property
     def checkpoint(self) -> ModelIdentity | None:
-        """Return what the published checkpoint is whose weights this trial measures; None for any other."""
+        """Return the published checkpoint whose weights this trial measures; None for any other trial."""
         settings = self.variant.settings
         return self.model.checkpoints.get(settings) if isinstance(settings, Checkpoint) else None
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Return the steps in the order in which they run; ``load`` is no result and not among them."""
+        """Return the steps in the order in which they run, without ``load``, which has no result."""
         if self.is_dense:
             return self.model.steps
         return (Step(StepKind.COMPRESS, key=self.weights_key), *self.model.steps)
 
     def parts(self) -> dict[str, object]:
-        """Return what ``weights_key`` was made of: shows why a trial runs again."""
+        """Return what ``weights_key`` was made of; shows why a trial runs again."""
         calibration = self.variant.calibration
         text = _calibration_key(self.model.calibrations[calibration]) if calibration else None
         return {
@@ -116,7 +116,7 @@ def _version(variant: Variant) -> str:
 
 
 Draft = tuple[PlannedModel, Variant, int | None, str | None]
-"""A trial without its name."""
+"""A trial without its name: model, variant, seed, weights key."""
 
 
 def make_trials(
@@ -153,7 +153,7 @@ def _variant_key(variant: Variant) -> str:
     if isinstance(variant.settings, Dense):
         return digest(["dense", METHODS["dense"].version])
     calibration, windows = variant.calibration, None
-    if calibration is not None and calibration.ids is None:  # else the ids say it all
+    if calibration is not None and calibration.ids is None:  # else the ids determine everything
         windows = calibration.model_dump(mode="json", exclude={"source", "ids"})
     return digest([variant.settings.model_dump(mode="json"), variant.backend, windows, _version(variant)])
 
@@ -169,7 +169,7 @@ def _calibration_key(calibration: CalibrationData | None) -> str | None:
 
 
 def _trial_names(drafts: Sequence[Draft], *, several_seeds: bool) -> list[str]:
-    """Return a readable name for each draft; with a short hash of model and variant where two would collide."""
+    """Return a readable name for each draft, with a short hash where two would collide."""
 
     @cache  # many trials share a model or a variant
     def slug(text: str) -> str:
@@ -180,7 +180,7 @@ def _trial_names(drafts: Sequence[Draft], *, several_seeds: bool) -> list[str]:
         + (f"-s{seed}" if several_seeds and seed is not None else "")
         for model, variant, seed, _ in drafts
     ]
-    # Case-insensitive file systems would take two names that differ in case for one file.
+    # On case-insensitive file systems, names that differ only in case are the same file.
     counts = Counter(name.lower() for name in names)
     return [
         name if counts[name.lower()] == 1 else f"{name}-{digest([model.spec.id, variant.name, seed])[:6]}"

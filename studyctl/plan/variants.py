@@ -21,7 +21,7 @@ class Variant:
     name: str
     settings: MethodSettings
     calibration: Calibration | None
-    """None where the method looks at no data."""
+    """None if the method needs no calibration data."""
     backend: str
     models: tuple[str, ...]
     """Patterns of model ids."""
@@ -35,13 +35,13 @@ class Variant:
         return method if isinstance(method, str) else "+".join(method)
 
     def applies_to(self, model_id: str) -> bool:
-        """Return whether the table's filter lets this model in."""
+        """Return whether this model gets this variant."""
         if isinstance(self.settings, Checkpoint):
             return model_id == self.settings.of
         return self.models == ("*",) or any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
     def place_of(self, document: Document, option: str, value: object) -> Loc:
-        """Return where in the spec the value of an option is, also within a list of several."""
+        """Return the place in the spec of an option's value, also within a list; the table if it is a default."""
         table = document.spec.compression[int(self.loc[1])]
         if option not in table.model_fields_set:
             return self.loc
@@ -53,7 +53,7 @@ DENSE = Variant("dense", Dense(), None, OWN, ("*",), ("models",))
 
 
 def expand_variants(document: Document) -> tuple[list[Variant], list[Problem]]:
-    """Return every variant of the spec, dense first, and a problem for each setting that is asked for twice."""
+    """Return every variant of the spec, dense first, and a problem for each variant that is asked for twice."""
     variants, problems = [DENSE], []
     by_name: dict[str, Variant] = {DENSE.name: DENSE}
     models = [model.id for model in document.spec.models]
@@ -65,14 +65,14 @@ def expand_variants(document: Document) -> tuple[list[Variant], list[Problem]]:
                 and isinstance(settings, Checkpoint)
                 and isinstance(other.settings, Checkpoint)
                 and settings.id != other.settings.id
-            ):  # checkpoints of two owners that are called the same
+            ):  # two checkpoints whose ids end alike
                 variant = replace(variant, name=f"{variant.name}-{digest(settings.id)[:6]}")
                 other = by_name.get(variant.name)
             if other and any(other.applies_to(model) and variant.applies_to(model) for model in models):
                 what = f"variant `{variant.name}` is asked for twice"
                 problems.append(document.problem(what, variant.loc, hint="remove one of the two tables"))
                 continue
-            # One name stands for the same setting of other models, too.
+            # A variant of other models may have the same name.
             by_name.setdefault(variant.name, variant)
             variants.append(variant)
     return variants, problems

@@ -16,7 +16,7 @@ _STATES = {
 
 
 def draw_backends(environments: list[Environment], console: Console) -> None:
-    """Print a table of the packages that can compress instead of studyctl."""
+    """Print a table of the backends and their environments."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("backend", "version", "methods", "devices", "environment"):
         table.add_column(name, no_wrap=name != "methods")
@@ -43,8 +43,8 @@ def draw_backends(environments: list[Environment], console: Console) -> None:
     console.print(table)
     if any(environment.state != "synced" for environment in environments):
         console.print(
-            "`studyctl backends sync [NAME]...` makes what is not synced; where torch for a GPU is what pip or uv "
-            f"installs, each takes {bytes_text(GPU_SIZE_BYTES)}",
+            "`studyctl backends sync [NAME]...` makes what is not synced; with torch for a GPU, each takes "
+            f"{bytes_text(GPU_SIZE_BYTES)}",
             markup=False,
         )
 

@@ -1,4 +1,4 @@
-"""Numbers and tables for a terminal of any width: figures are never cut, columns that do not fit go into a further table."""
+"""Figures and tables for a terminal of any width: figures are never cut, columns that do not fit go into another table."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,16 +19,16 @@ class Column:
     """A column of figures."""
 
     header: str
-    """On several lines where it has line breaks."""
+    """May have line breaks."""
     cells: list[Text]
     left: bool = False
-    """Set flush left, for cells of several parts that stand above each other."""
+    """Whether to align left, for cells of several parts that should line up."""
     optional: bool = False
-    """Left out where it does not fit, instead of going into a further table."""
+    """Whether to leave it out if it does not fit, instead of moving it into another table."""
 
     @property
     def width(self) -> int:
-        """Characters that it needs."""
+        """Return the characters that it needs."""
         return max([*map(len, self.header.split("\n")), *(cell.cell_len for cell in self.cells)])
 
 
@@ -38,25 +38,25 @@ def fitting_tables(
     """Yield tables that together show all columns, the row names repeated in each.
 
     Args:
-        label: Header of the row names.
+        label: Header above the row names.
         names: Row names; one that is longer than a third of the width is wrapped, at its ``@`` if it has one.
         columns: Figures, in order.
-        width: Characters a line.
+        width: Characters per line.
     """
     most = max(12, width // 3)
     names = [name if name.cell_len <= most else _on_two_lines(name) for name in names]
     longest = max(line.cell_len for name in names for line in name.split("\n"))
     label_width = min(max(len(label), longest), most)
     chunks = _chunks(columns, width - 1 - label_width, len(columns))
-    if len(chunks) > 1:  # evenly: six and one would look forgotten
+    if len(chunks) > 1:  # split evenly: not six columns and one
         chunks = _chunks(columns, width - 1 - label_width, -(-len(columns) // len(chunks)))
     for chunk in chunks:
         table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
         breaks = max(column.header.count("\n") for column in chunk)
-        table.add_column(Text(_lowered(label, breaks)), width=label_width, overflow="fold")
+        table.add_column(Text(_bottom_aligned(label, breaks)), width=label_width, overflow="fold")
         for column in chunk:
             table.add_column(
-                Text(_lowered(column.header, breaks)),
+                Text(_bottom_aligned(column.header, breaks)),
                 justify="left" if column.left else "right",
                 no_wrap=True,
                 min_width=column.width,
@@ -67,18 +67,18 @@ def fitting_tables(
 
 
 def _on_two_lines(name: Text) -> Text:
-    """Return a name on two lines, where it has a backend: ``awq-4bit-g64`` and ``@autoawq`` below it."""
+    """Return a name on two lines if it has a backend: ``awq-4bit-g64`` and ``@autoawq`` below it."""
     at = name.plain.rfind("@")
     return Text("\n").join(name.divide([at])) if at > 0 else name
 
 
-def _lowered(header: str, breaks: int) -> str:
-    """Return a header whose last line stands right above the figures, as those of its neighbours do."""
+def _bottom_aligned(header: str, breaks: int) -> str:
+    """Return a header padded with line breaks on top, so that its last line is right above the figures."""
     return "\n" * (breaks - header.count("\n")) + header
 
 
 def _chunks(columns: Sequence[Column], width: int, most: int) -> list[list[Column]]:
-    """Split columns so that each part fits the width and has at most so many; optional ones only where there is room."""
+    """Split columns into parts that fit the width and have at most ``most``; optional ones only where there is room."""
     chunks: list[list[Column]] = [[]]
     free = width
     for column in columns:
@@ -104,7 +104,7 @@ def ratio(value: float | None, prefix: str = "") -> Text:
 
 
 def fixed(value: float | None, decimals: int) -> Text:
-    """Show a figure with so many decimals."""
+    """Show a figure with this many decimals."""
     return Text(MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}")
 
 

@@ -1,4 +1,4 @@
-"""One line for a record of a journal: the words of ``studyctl run``, ``studyctl logs`` and ``studyctl prefetch``."""
+"""Records of a journal as lines of text, for ``studyctl run``, ``logs``, ``watch``, ``export`` and ``prefetch``."""
 
 from collections import defaultdict
 
@@ -27,7 +27,7 @@ class Lines:
         """Of the batches so far, by trial and step."""
 
     def of(self, record: AnyRecord) -> str | None:
-        """Return the line of a record, or None if it is no event."""
+        """Return the line of a record; None if it has none."""
         trial = record.trial
         match record:
             case AttemptStarted():
@@ -49,18 +49,18 @@ class Lines:
 
 
 def position_of(record: Progress) -> str:
-    """Return ``block 17/30`` of a progress record."""
+    """Return the position of a progress record: ``block 17/30``."""
     note = f"  {record.note}" if record.note else ""
     return f"{record.unit} {record.done:g}/{record.total:g}{note}"
 
 
 def progress_line(record: Progress) -> str:
-    """Return how far the running step of a trial is, on one line."""
+    """Return the progress of a trial's running step, on one line."""
     return f"  {record.trial}  {record.step}  {position_of(record)}"
 
 
 class ConsoleReporter(SilentReporter):
-    """Prints on a terminal what long work outside of a run is doing."""
+    """Prints the progress of long work outside of a run."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -74,5 +74,5 @@ class ConsoleReporter(SilentReporter):
             self.console.print(Text(text), soft_wrap=True)
 
     def warning(self, message: str, **fields: object) -> None:
-        """Print it."""
+        """Print a warning."""
         self.console.print(Text(f"warning: {message}"), soft_wrap=True)

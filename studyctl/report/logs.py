@@ -1,4 +1,4 @@
-"""``studyctl logs``: what happened, from the journals, and what libraries printed, from the logs."""
+"""``studyctl logs``: events from the journals, and what libraries printed from the logs."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ FOLLOW_SECONDS = 0.5
 
 
 def print_logs(paths: StudyPaths, trial: str | None, console: Console, *, follow: bool) -> None:
-    """Print the story of a trial's newest attempt (of the newest of all without a trial), then follow it if asked.
+    """Print the events of a trial's latest attempt (without a trial: the latest of all), and follow it if asked.
 
     Raises:
         StudyError: nothing was run yet.
@@ -33,7 +33,7 @@ def print_logs(paths: StudyPaths, trial: str | None, console: Console, *, follow
 
 
 class _Follower:
-    """Prints what is new in the journals and logs of a study; without a trial those of attempts that begin from now on too."""
+    """Prints what is new in the journal and log of the latest attempt, and in those of attempts that begin later."""
 
     def __init__(self, paths: StudyPaths, trial: str | None, console: Console) -> None:
         self.paths, self.trial, self.console = paths, trial, console

@@ -16,7 +16,7 @@ from studyctl.units import bytes_text, duration_text
 
 
 def draw_plan(shown: Preview, out: Console, err: Console) -> None:
-    """Print the grid, what is stored, what would run and why, and the estimate; problems go to ``err``."""
+    """Print the trials: what is stored, what would run and why; then the estimate. Problems go to ``err``."""
     plan, comparison = shown.plan, shown.comparison
     if not shown.errors:
         out.print(_headline(plan, comparison))

@@ -1,4 +1,4 @@
-"""Drawing problems: what, where with the line and a caret, what to do. Complete without colour.
+"""Drawing problems: what is wrong, the underlined line, and what to do. Nothing is shown by colour alone.
 
 ::
 
@@ -26,7 +26,7 @@ STYLES = {"error": "bold red", "warning": "bold yellow"}
 
 
 def draw(problems: Sequence[Problem], console: Console) -> None:
-    """Print problems with their lines, and at the end how many there are in which file."""
+    """Print problems with their lines, and at the end how many there are and in which files."""
     for problem in problems:
         for line in _drawn(problem, console.width):
             console.print(line, soft_wrap=True, highlight=False)
@@ -37,7 +37,7 @@ def draw(problems: Sequence[Problem], console: Console) -> None:
 
 
 def as_json(problems: Sequence[Problem]) -> list[dict[str, object]]:
-    """Return problems as what ``json.dumps`` takes, without empty fields."""
+    """Return problems in JSON's types, without empty fields."""
     return [problem.as_dict() for problem in problems]
 
 
@@ -74,7 +74,7 @@ def _place(problem: Problem) -> str:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as short as it can be typed."""
+    """Return a path relative to the working directory if it is inside."""
     if not path.is_absolute():
         return str(path)
     relative = os.path.relpath(path)
@@ -82,7 +82,7 @@ def _shown(path: Path) -> str:
 
 
 def _source(problem: Problem) -> str | None:
-    """Return the line of a problem; None where it has none or its file cannot be read."""
+    """Return the line of a problem; None if it has none or its file cannot be read."""
     if problem.file is None or problem.line is None:
         return None
     try:
@@ -93,7 +93,7 @@ def _source(problem: Problem) -> str | None:
 
 
 def _clipped(source: str, column: int, length: int, room: int) -> tuple[str, int, int]:
-    """Return the part of a line that fits, with the cells before the underlined part and the cells of that part."""
+    """Return the part of a line that fits, and the terminal cells before and of the underlined part."""
     before, marked, after = source[: column - 1], source[column - 1 :][:length], source[column - 1 + length :]
     before, marked, after = _printable(before), _printable(marked), _printable(after)
     room = max(room, 20)
@@ -110,7 +110,7 @@ def _clipped(source: str, column: int, length: int, room: int) -> tuple[str, int
 
 
 def _printable(text: str) -> str:
-    """Return the text with tabs as spaces, and with no character that moves a terminal's cursor."""
+    """Return the text with tabs as spaces, and without characters that move a terminal's cursor."""
     expanded = text.replace("\t", TAB)
     return "".join("�" if unicodedata.category(char) in ("Cc", "Cf") else char for char in expanded)
 

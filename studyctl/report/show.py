@@ -1,4 +1,4 @@
-"""What ``studyctl show STUDY`` prints: the leaderboard first, then languages, tasks, and what a reader must know."""
+"""What ``studyctl show STUDY`` prints: leaderboard, languages, tasks, agreement, notes, warnings, failures."""
 
 import math
 from collections import Counter
@@ -36,8 +36,8 @@ def show(results: Results, console: Console) -> None:
     """Print the results of a study.
 
     Args:
-        results: What is published.
-        console: Where to; any width from 40 characters on, with or without colour.
+        results: The published results.
+        console: Where to print; any width from 40 characters on, with or without colour.
     """
     about = results.about()
     standings = results.leaderboard()
@@ -56,7 +56,7 @@ def show(results: Results, console: Console) -> None:
 
 
 def report_run(paths: StudyPaths, message: str, out: Console, err: Console, *, with_results: bool) -> None:
-    """Print the end of a run, and the results: the answer to "is it done?"."""
+    """Print how a run ended, and the results."""
     err.print(message, soft_wrap=True, markup=False)
     if with_results and paths.database.exists():
         with store.open(paths) as results:
@@ -64,7 +64,7 @@ def report_run(paths: StudyPaths, message: str, out: Console, err: Console, *, w
 
 
 def as_json(results: Results) -> dict[str, object]:
-    """Return everything that :func:`show` prints, and a little more, in JSON's types."""
+    """Return everything that :func:`show` prints, and the progress, in JSON's types."""
     parts: dict[str, object] = {
         "about": results.about(),
         "progress": results.progress(),
@@ -106,7 +106,7 @@ def _by_model(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
 
 
 def _names(rows: Sequence[Standing | Agreement]) -> list[str]:
-    """Return what to call each row of a model: its variant, with the seed where a variant has several."""
+    """Return the name of each row of a model: its variant, with the seed if there are several."""
     times = Counter(row.variant for row in rows)
     return [row.variant if times[row.variant] == 1 else f"{row.variant} seed {row.seed}" for row in rows]
 
@@ -155,8 +155,8 @@ def _worst(rows: list[Standing]) -> str:
     compared = [row for row in rows if row.variant != "dense" and row.worst_ppl_ratio is not None]
     if not compared:
         return ""
-    row = max(compared, key=lambda one: one.worst_ppl_ratio or 0)
-    languages = max(one.languages or 0 for one in compared)
+    row = max(compared, key=lambda row: row.worst_ppl_ratio or 0)
+    languages = max(row.languages or 0 for row in compared)
     over = f"geometric mean over {languages} languages" if languages > 1 else "one language"
     return f"ppl ratio: {over}; worst: {row.worst_language} {ratio(row.worst_ppl_ratio)} ({row.variant})"
 
@@ -195,7 +195,7 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
         ]
         if columns:
             _section(console, "Accuracy", rows, columns)
-            _remark(console, "with the change against dense; * p < 0.05, exact McNemar test on paired items")
+            _remark(console, "with the change from dense; * p < 0.05, exact McNemar test on paired items")
 
 
 def _task_cell(result: TaskResult | None) -> Text:
@@ -211,7 +211,7 @@ def _task_cell(result: TaskResult | None) -> Text:
 
 
 def _agreement(console: Console, rows: list[Agreement]) -> None:
-    """Print what several backends made of the same settings; of settings of which something is measured."""
+    """Print a comparison of backends for each setting of which something is measured."""
     measured = {(row.model, row.setting) for row in rows if row.measured}
     for of_model in _by_model(row for row in rows if (row.model, row.setting) in measured).values():
         columns = [

@@ -29,7 +29,7 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
         return
     if output == "parquet" and sys.stdout.isatty():
         raise StudyError(
-            "Parquet is no text for a terminal",
+            "Parquet cannot be shown in a terminal",
             hint="send it to a file: ... --format parquet > result.parquet",
         )
     WRITERS[output](rows, sys.stdout.buffer)
@@ -37,7 +37,7 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
 
 
 def prompt(paths: StudyPaths, output: str, *, external_access: bool) -> None:
-    """Read queries from stdin until its end; a wrong one is explained and the next may come."""
+    """Read queries from stdin until its end; an error in one is shown, and the next is read."""
     interactive = sys.stdin.isatty()
     errors = Console(stderr=True, highlight=False)
     if interactive:
@@ -63,7 +63,7 @@ def prompt(paths: StudyPaths, output: str, *, external_access: bool) -> None:
 
 
 def _remember_lines() -> None:
-    """Let the arrow keys bring back earlier queries, of earlier days too."""
+    """Let the arrow keys bring back earlier queries, also of earlier sessions."""
     with contextlib.suppress(ImportError):  # a Python without readline reads plain lines
         import atexit
         import readline

@@ -1,4 +1,4 @@
-"""``studyctl list``, and ``studyctl`` alone: the studies that are here."""
+"""What ``studyctl list``, and ``studyctl`` without a command, print."""
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
@@ -17,7 +17,7 @@ GLYPHS = {
     "done": "✓",
     "empty": "·",
 }
-"""Of the states of a study, the most urgent first."""
+"""By state of a study, the most urgent first."""
 FIRST_STEPS = (
     ("studyctl run pocket", "compress a small model and see what that costs (minutes)"),
     ("studyctl plan paper", "what a study of six models would take"),
@@ -27,7 +27,7 @@ FIRST_STEPS = (
 
 
 def draw_studies(rows: list[StudyRow], console: Console) -> None:
-    """Print the list, and below it why some of them cannot be read."""
+    """Print the list, and below it the problems of studies that cannot be read."""
     if not rows:
         console.print(
             f"there are no studies in {runs_folder().resolve()}; `studyctl run pocket` makes one",
@@ -56,7 +56,7 @@ def draw_studies(rows: list[StudyRow], console: Console) -> None:
 
 
 def welcome(console: Console) -> None:
-    """Explain what is here: the studies, and the commands to try."""
+    """Show the studies here, and commands to try."""
     console.print(
         "studyctl measures what pruning and quantizing small language models costs.\n", soft_wrap=True
     )

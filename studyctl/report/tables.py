@@ -17,7 +17,7 @@ from rich.text import Text
 SHOWN_ROWS = 1000
 """Rows that a terminal table shows at most; the other formats write all."""
 BATCH_ROWS = 10_000
-"""Rows that are turned into Python's objects at a time."""
+"""Rows that are converted to Python objects at a time."""
 
 
 def write_csv(rows: pa.Table, stream: BinaryIO) -> None:
@@ -35,8 +35,8 @@ def write_csv(rows: pa.Table, stream: BinaryIO) -> None:
 
 
 def write_json(rows: pa.Table, stream: BinaryIO) -> None:
-    """Write an array with an object a line: NULL, NaN and infinity as ``null``, timestamps in ISO 8601."""
-    rows = _named_apart(rows)
+    """Write an array with one object per line: NULL, NaN and infinity as ``null``, timestamps in ISO 8601."""
+    rows = _with_unique_names(rows)
     separator = b"[\n"
     for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
         for record in batch.to_pylist():
@@ -48,13 +48,13 @@ def write_json(rows: pa.Table, stream: BinaryIO) -> None:
 
 def write_parquet(rows: pa.Table, stream: BinaryIO) -> None:
     """Write a Parquet file with the types of the columns."""
-    buffer = io.BytesIO()  # a pipe cannot be asked for its position
-    pq.write_table(_named_apart(rows), buffer)
+    buffer = io.BytesIO()  # a pipe has no position, which the writer asks for
+    pq.write_table(_with_unique_names(rows), buffer)
     stream.write(buffer.getbuffer())
 
 
 def print_table(rows: pa.Table, console: Console) -> None:
-    """Print rows as a table, or one below the other where they are wider than the terminal; figures are never cut."""
+    """Print rows as a table, or as one record after the other if they are wider than the terminal; nothing is cut."""
     names = list(rows.schema.names)
     if not names:
         return
@@ -122,7 +122,7 @@ def _json_value(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case Decimal():
-            # DuckDB's sums of whole numbers are decimals without a fraction; as floats they would lose digits
+            # DuckDB's sums of integers are decimals without a fraction; as floats they would lose digits
             return int(value) if value == value.to_integral_value() else float(value)
         case datetime() | date() | time():
             return value.isoformat()
@@ -139,7 +139,7 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def _named_apart(rows: pa.Table) -> pa.Table:
+def _with_unique_names(rows: pa.Table) -> pa.Table:
     """Rename columns with equal names (``select a.x, b.x``), since objects and Parquet allow no duplicates."""
     seen: set[str] = set()
     names = []

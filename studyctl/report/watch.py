@@ -1,4 +1,4 @@
-"""``studyctl watch`` where there is no terminal to draw on: lines of what happens, until the run ends."""
+"""``studyctl watch`` without a terminal: lines of what happens, until the run ends."""
 
 import time
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ PROGRESS_SECONDS = 60.0
 
 
 def watch_plainly(paths: StudyPaths, console: Console) -> None:
-    """Print how a study stands, then what happens in it until its run ends, and how it stands then.
+    """Print the state of a study, what happens in it until its run ends, and its final state.
 
     Raises:
         StudyError: a journal is damaged in the middle or newer than this studyctl, or the plan is unreadable.
@@ -42,14 +42,14 @@ def watch_plainly(paths: StudyPaths, console: Console) -> None:
     watch.begin(snapshot)
     while snapshot.running:
         time.sleep(LOOK_SECONDS)
-        # The journals are read after the runner was looked for: what it wrote last is never missed.
+        # `refresh` looks for the runner before the journals are read here, so its last records are not missed.
         snapshot = live.refresh()
         watch.print_new(snapshot)
     _print(console, standing_line(snapshot, paths))
 
 
 def standing_line(snapshot: Snapshot, paths: StudyPaths) -> str:
-    """Return how a study stands, on one line: ``mine: 14/16 trials done · 1 failed · 12 min left``."""
+    """Return the state of a study, on one line: ``mine: 14/16 trials done · 1 failed · 12 min left``."""
     parts = [f"{snapshot.study}: {_progress_of(snapshot)}"]
     runner = snapshot.runner
     if runner is not None and snapshot.running:
@@ -89,22 +89,22 @@ class _Watch:
         """Journals of attempts that have ended."""
         self._tails: dict[Path, JournalTail] = {}
         self._positions: dict[str, str] = {}
-        """How far the step is that a trial runs now."""
+        """Progress line of the running step, by trial."""
         self._printed: dict[str, float] = {}
-        """When something of a trial was printed last."""
+        """When a line of a trial was last printed."""
         self._overall = ""
         self._lines = Lines()
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Print what runs now, and skip what was written before."""
+        """Print what is running, and skip records that were written before."""
         self._overall = _counts(snapshot)
         attempts = snapshot.runner.attempts if snapshot.runner is not None else ()
-        running = {self._paths.attempt_journal(one["trial"], one["attempt"]) for one in attempts}
+        running = {self._paths.attempt_journal(attempt["trial"], attempt["attempt"]) for attempt in attempts}
         self._old = set(self._paths.journal.glob("*.jsonl")) - running
         for path in running:
             self._tails[path] = JournalTail(path)
             for record in self._tails[path].new_records():
-                self._lines.of(record)  # of a text that is being measured, the batches so far
+                self._lines.of(record)  # adds up the seconds of the batches so far
         for trial in snapshot.trials:
             if trial.state == "running" and trial.step is not None:
                 self._printed[trial.trial] = time.monotonic()
@@ -112,7 +112,7 @@ class _Watch:
                 _print(self._console, f"▶ {trial.trial}  {trial.step}{position}")
 
     def print_new(self, snapshot: Snapshot) -> None:
-        """Print what came since the last call."""
+        """Print what is new since the last call."""
         began = set(self._paths.journal.glob("*.jsonl")) - self._old - self._tails.keys()
         self._tails |= {path: JournalTail(path) for path in sorted(began)}
         for path, tail in list(self._tails.items()):

@@ -11,19 +11,19 @@ from studyctl.run.hold import hold
 from studyctl.units import bytes_text
 
 _CONTENT = {
-    "dense": "dense references: made again when a fidelity needs them",
+    "dense": "dense references: computed again when fidelity needs them",
     "weights": "weights of unfinished trials: compressed again when a step needs them",
-    "chunks": "finished parts of unfinished tasks: scored again when these go on",
+    "chunks": "finished chunks of unfinished tasks: scored again when the task goes on",
 }
 
 
 def _size(folder: Path) -> int:
-    """Return the bytes of the files in a folder; files behind links do not count."""
+    """Return the bytes of the files in a folder, without links."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
-    """Show what of a study can be made again, and with ``yes`` delete it.
+    """Show what can be deleted from a study without losing a result, and delete it if ``yes``.
 
     Raises:
         HeldError: the study is being run.
@@ -45,7 +45,7 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
 
 
 def remove(paths: StudyPaths, console: Console, *, yes: bool) -> None:
-    """Delete a study with everything that was measured, if ``yes``.
+    """Delete a study with all of its results if ``yes``.
 
     Raises:
         StudyError: without ``yes``; says what would be lost.

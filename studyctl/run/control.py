@@ -1,4 +1,4 @@
-"""Requests to a living runner: small files in ``control/``, taken up between events."""
+"""Requests to a living runner: small files in ``control/``, which it reads between events."""
 
 import subprocess
 import sys
@@ -18,17 +18,17 @@ StopWhen = Literal["after_step", "now"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asks of the runner."""
+    """A request to the runner."""
 
     kind: Literal["stop", "retry", "spec"]
     when: StopWhen = "after_step"
     trial: str = ""
     """For ``retry``: the trial; empty for every failed one."""
     spec: str = ""
-    """For ``spec``: text of the edited spec, complete in itself."""
+    """For ``spec``: text of the edited spec, self-contained."""
     only: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
-    """For ``spec``: the part of it to run as well, as :class:`~studyctl.run.selection.Selection` has it."""
+    """For ``spec``: the additional part of the study to run; see :class:`~studyctl.run.selection.Selection`."""
 
 
 def send(paths: StudyPaths, request: Request) -> None:
@@ -42,12 +42,12 @@ def send(paths: StudyPaths, request: Request) -> None:
     except OSError as error:
         raise StudyError(
             f"{paths.control} cannot be written ({error.strerror})",
-            hint="only who may write there can control the run",
+            hint="only users who can write there can control the run",
         ) from error
 
 
 def take_requests(paths: StudyPaths) -> list[Request]:
-    """Return the requests that wait, oldest first, and remove them."""
+    """Return the waiting requests, oldest first, and remove them."""
     requests = []
     for path in sorted(paths.control.glob("*.json"), key=lambda path: path.stat().st_mtime):
         requests.append(msgspec.json.decode(path.read_bytes(), type=Request))
@@ -56,7 +56,7 @@ def take_requests(paths: StudyPaths) -> list[Request]:
 
 
 def ask_to_stop(paths: StudyPaths, when: StopWhen) -> str:
-    """Ask the runner of a study to stop; return what was asked of whom.
+    """Ask the runner of a study to stop; return a message that says so.
 
     Raises:
         StudyError: nobody runs it, or the folder cannot be written.
@@ -69,7 +69,7 @@ def ask_to_stop(paths: StudyPaths, when: StopWhen) -> str:
 
 
 def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
-    """Ask the runner of a study to try a failed trial again, or all that failed; None if nobody runs it.
+    """Ask the runner of a study to retry a failed trial, or all of them; return a message that says so, None without a runner.
 
     Raises:
         StudyError: the folder cannot be written.
@@ -81,11 +81,11 @@ def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
 
 
 def start_in_background(spec: Path, only: str = "") -> str:
-    """Run a spec by ``studyctl run SPEC --detach``, from a process that must not plan by itself; return what that printed.
+    """Run ``studyctl run SPEC --detach``, for a process that must not plan by itself; return what it printed.
 
     Args:
         spec: its file.
-        only: a trial; empty: all.
+        only: a trial to run; empty: all.
 
     Raises:
         StudyError: it did not start.

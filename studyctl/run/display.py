@@ -1,4 +1,4 @@
-"""What a run shows: live bars in a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""The output of a run: live bars in a terminal, plain lines elsewhere."""
 
 import time
 
@@ -28,7 +28,7 @@ PROGRESS_SECONDS = 60.0
 
 
 class Display:
-    """Lines, for logs and pipes: one a step that ended, one a minute of progress inside a step."""
+    """Prints lines, for logs and pipes: one per finished step, and one per minute of progress within a step."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -36,22 +36,22 @@ class Display:
         self.trials = self.done = self.failures = 0
         self._lines = Lines()
         self._last: dict[str, float] = {}
-        """When progress was printed, by trial."""
+        """When progress was last printed, by trial."""
         self._printed: set[tuple[str, str]] = set()
-        """Failures of steps that were printed when they happened."""
+        """Failures that were printed already: trial and error."""
 
     def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
-        """Say what is to be done; called again when an edited spec is taken up."""
+        """Print how much there is to run; called again for an edited spec."""
         self.clock = clock
         self.trials, self.done, self.failures = len(comparison.todo), 0, 0
         self.message(f"{study}: {self.trials} trials, {comparison.steps_to_run} steps to run")
 
     def started(self, job: Job) -> None:
-        """Name the trial whose attempt was given to a worker."""
+        """Print that a trial was given to a worker."""
         self.message(f"▶ {job.trial} on {job.device} (attempt {job.attempt})")
 
     def record(self, record: AnyRecord) -> None:
-        """Print what ended, and warnings at once."""
+        """Print the end of steps and attempts, warnings, and now and then progress."""
         match record:
             case Progress():
                 self._progress(record)
@@ -71,7 +71,7 @@ class Display:
             self.message(progress_line(record))
 
     def failed(self, trial: str, error: str, hint: str, *, again: bool) -> None:
-        """Print why a trial failed; ``again``: it is tried once more."""
+        """Print why an attempt failed; ``again``: the trial is tried again."""
         if (trial, error) not in self._printed:
             self.message(f"✗ {trial}  {error}")
         if again:
@@ -82,7 +82,7 @@ class Display:
             self.message(f"  hint: {hint}")
 
     def overall(self) -> str:
-        """Return how far the study is."""
+        """Return the progress of the whole run."""
         parts = [f"{self.done}/{self.trials} trials"]
         if self.failures:
             parts.append(f"{self.failures} failed")
@@ -95,14 +95,14 @@ class Display:
         self.console.print(Text(text), soft_wrap=True)
 
     def tick(self) -> None:
-        """Called a few times a second; lines come with events only."""
+        """Called a few times a second; does nothing here."""
 
     def end(self) -> None:
-        """Nothing more will come; everything is printed already."""
+        """Called at the end; does nothing here."""
 
 
 class LiveDisplay(Display):
-    """Bars of the study and of each running step; what ended scrolls away above them."""
+    """Shows bars of the study and of each running step, and prints lines above them."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -115,7 +115,7 @@ class LiveDisplay(Display):
         self._bars: dict[str, TaskID] = {}
         """By trial."""
         self._shown: dict[str, StepId] = {}
-        """Step that the bar of a trial is about."""
+        """Step that the bar of a trial shows."""
         self._live = Live(Group(self._study, self._steps), console=console, refresh_per_second=4)
 
     def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
@@ -130,7 +130,7 @@ class LiveDisplay(Display):
         self._bars[job.trial] = self._steps.add_task(f"{job.trial}  load", total=None, note="")
 
     def record(self, record: AnyRecord) -> None:
-        """Move the bars; print only what ended a trial, and warnings."""
+        """Move the bars; print everything except finished steps."""
         trial = record.trial
         if not isinstance(record, StepFinished):
             super().record(record)
@@ -138,7 +138,7 @@ class LiveDisplay(Display):
             self._study.advance(self._total)
         match record:
             case StepStarted(step=step) if trial in self._bars and step.id != self._shown.get(trial):
-                # The next batch of a text goes on where the last one was.
+                # The next batch of a text keeps the bar of the last one.
                 self._shown[trial] = step.id
                 self._steps.reset(self._bars[trial], total=None, description=f"{trial}  {step}", note="")
             case Progress() if trial in self._bars:
@@ -148,7 +148,7 @@ class LiveDisplay(Display):
                 self._remove(trial)
 
     def failed(self, trial: str, error: str, hint: str, *, again: bool) -> None:
-        """Print the cause; a worker that died left its bar."""
+        """Print the cause and remove the bar, which a dead worker leaves."""
         super().failed(trial, error, hint, again=again)
         self._remove(trial)
 
@@ -157,10 +157,10 @@ class LiveDisplay(Display):
             self._steps.remove_task(bar)
 
     def _progress(self, record: Progress) -> None:
-        """The bars show it."""
+        """Do nothing: the bars show it."""
 
     def tick(self) -> None:
-        """Redraw the time that is left."""
+        """Update the time that is left."""
         self._study.update(self._total, note=self.overall())
 
     def end(self) -> None:

@@ -1,6 +1,6 @@
-"""``studyctl export``: one trial's weights as a folder, made by a worker of its own.
+"""``studyctl export``: one trial's weights as a folder, written by a separate worker.
 
-The study is only read (but for its cache), so this is allowed while a runner is at work on it.
+The study is only read (except for its cache), so this is allowed while it is being run.
 """
 
 import os
@@ -45,22 +45,22 @@ _STOPPED = "the export was stopped; nothing was written"
 
 
 class StoppedError(StudyError):
-    """The user stopped it."""
+    """The user stopped the export."""
 
     exit_code = ExitCode.STOPPED
 
 
 def export_trial(paths: StudyPaths, beginning: str, target: Path, console: Console) -> str:
-    """Export a trial's weights; return what was written, for people.
+    """Export a trial's weights; return a message that says what was written.
 
     Args:
         paths: the study.
-        beginning: of the trial's name, unambiguous.
+        beginning: unambiguous beginning of the trial's name.
         target: the folder to make; missing or empty.
         console: where progress is shown.
 
     Raises:
-        SpecError: the trial cannot be exported, or not to this folder; nothing was done.
+        SpecError: the trial cannot be exported, or not to this folder; nothing was changed.
         StudyError: it failed, or was stopped; ``target`` is as it was.
     """
     target = target.resolve()
@@ -82,7 +82,7 @@ def export_trial(paths: StudyPaths, beginning: str, target: Path, console: Conso
 
 
 def _check_target(target: Path) -> None:
-    """Find out before anything is loaded that the folder cannot be made."""
+    """Raise an error, before anything is loaded, if the folder cannot be made."""
     hint = "name a folder that does not exist yet"
     if target.exists() and not target.is_dir():
         raise SpecError(f"{target} is a file", hint=hint)
@@ -105,26 +105,26 @@ def _make_job(paths: StudyPaths, name: str, target: Path) -> Job:
     _check_trial(paths, plan, trial, stored)
     dense = next(other for other in plan.trials if other.is_dense and other.model.index == trial.model.index)
     job = make_job(paths, plan, Todo(trial, (), ""), stored, plan.devices[0], dense.weights_key)
-    # Attempt 0: the runner's are numbered from 1, and their logs with them.
+    # Attempt 0, so that its log has a name of its own: attempts of runs are numbered from 1.
     steps = (Step(StepKind.EXPORT, key=""),)
     return job.model_copy(update={"attempt": 0, "steps": steps, "export_to": target})
 
 
 def _check_trial(paths: StudyPaths, plan: StudyPlan, trial: Trial, stored: Stored) -> None:
-    """Refuse a trial whose weights cannot be had, or are not those that were measured."""
+    """Refuse a trial whose weights cannot be made, or would not be those that were measured."""
     if trial.weights_key is None or not plan.devices:
-        # Warnings say what could not be looked up, errors what is missing; problems of other parts do not matter here.
+        # The plan's problems say why. Otherwise they do not matter: they are about other parts of the spec.
         raise SpecError(plan.problems or f"the sources of `{trial.id}` could not be looked up")
     saved, again = read_plan(paths), f"studyctl run {paths.spec}"
     parts = {planned.trial: planned.parts for planned in saved.trials} if saved else {}
     if (before := parts.get(trial.id)) and (changed := what_changed(before, trial.parts())):
-        raise SpecError(f"`{trial.id}` is not what was run: {changed}", hint=f"{again}, then export")
+        raise SpecError(f"`{trial.id}` has changed since it was run: {changed}", hint=f"{again}, then export")
     if not trial.is_dense and trial.weights_key not in stored.weights_hash:
-        raise SpecError(f"`{trial.id}` was not compressed yet", hint=f"{again} --only {trial.id}")
+        raise SpecError(f"`{trial.id}` has not been compressed yet", hint=f"{again} --only {trial.id}")
 
 
 class _Export:
-    """One worker with one job, from its start to its end."""
+    """Runs one job on a worker of its own."""
 
     def __init__(self, paths: StudyPaths, job: Job, console: Console) -> None:
         self.job, self.console = job, console
@@ -135,7 +135,7 @@ class _Export:
         self._failure: StudyError | None = None
 
     def run(self) -> ExportFacts:
-        """Run the worker, showing what it does.
+        """Run the worker and show its progress.
 
         Raises:
             StudyError: it failed or was stopped.
@@ -172,7 +172,7 @@ class _Export:
         return StudyError(f"the export failed: {end}", hint=f"see {self.log}")
 
     def _take(self, worker: Worker, record: AnyRecord, status: Status) -> None:
-        """Show a record, and keep what came of the export."""
+        """Show a record, and keep the result or the failure of the export."""
         match record:
             case StepStarted():
                 status.update(f"{self.job.trial}  {record.step}")

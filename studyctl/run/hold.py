@@ -1,7 +1,7 @@
-"""Who runs a study: a kernel lock on this host, a heartbeat for everybody else.
+"""One runner per study: a kernel lock on this host, a heartbeat for other hosts.
 
-The lock is free at once when its process dies, so a killed run can be started again at once. A lock does not reach other
-hosts on every network file system; there the heartbeat in ``runner.json`` judges.
+The lock is released when its process dies, so a killed run can be restarted at once. On some network file systems a lock is not
+seen by other hosts; they judge by the heartbeat in ``runner.json``.
 """
 
 import json
@@ -22,7 +22,7 @@ from studyctl.store.holder import Holder, living_runner, read_holder
 
 @contextmanager
 def hold(paths: StudyPaths) -> Iterator[None]:
-    """Hold the study for this process.
+    """Hold the study for this process, so that no other runner starts.
 
     Raises:
         HeldError: another runner holds it; the problem says who and since when.
@@ -50,8 +50,8 @@ def hold(paths: StudyPaths) -> Iterator[None]:
 
 def _held(paths: StudyPaths, holder: Holder | None) -> HeldError:
     return HeldError(
-        f"study `{paths.name}` is run already by {holder or 'a runner that is just starting'}",
-        hint=f"`studyctl logs {paths.name} -f` looks in, `studyctl stop {paths.name}` stops it",
+        f"study `{paths.name}` is already being run by {holder or 'a runner that is just starting'}",
+        hint=f"`studyctl logs {paths.name} -f` follows it, `studyctl stop {paths.name}` stops it",
     )
 
 
@@ -61,7 +61,7 @@ def write_heartbeat(
     attempts: list[dict[str, object]],
     seconds_left: float | None = None,
 ) -> None:
-    """Write that this runner is alive, what it runs and how busy its host is."""
+    """Write ``runner.json``: that this runner is alive, what it runs, and the load of its host."""
     memory = psutil.virtual_memory()
     content = {
         "host": socket.gethostname(),
@@ -76,7 +76,7 @@ def write_heartbeat(
         "load": psutil.getloadavg()[0],
         "cores": psutil.cpu_count(),
     }
-    # Not synced: a heartbeat that a power cut takes is of a dead runner anyway.
+    # Not synced: after a power cut the runner is dead anyway.
     temporary = Path(f"{paths.runner}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content))
     temporary.replace(paths.runner)

@@ -1,4 +1,4 @@
-"""Which trial a free worker gets next, and the job that it is handed."""
+"""Choosing the next trial for a free worker, and making its job."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -15,10 +15,10 @@ from studyctl.plan.trials import PlannedModel, Trial
 
 
 def choose(todo: Mapping[str, Todo], running: Iterable[Trial], held_model: str | None) -> Todo | None:
-    """Return the trial to run next, or None when all that are left must wait.
+    """Return the trial to run next, or None if all that are left must wait.
 
-    A model's dense trial comes before its variants, which are compared with it and use its hidden states. A worker takes
-    trials of the model that it holds in memory first.
+    A model's dense trial comes before its variants, which are compared with it and use its hidden states. Trials of the
+    model that the worker holds in memory come first, then those of models that no worker runs.
     """
     at_work = {trial.model.index for trial in running}
     dense = {trial.model.index for trial in running if trial.is_dense}
@@ -56,7 +56,7 @@ def make_job(
         backend=variant.backend,
         settings=variant.settings,
         calibration=model.calibrations[variant.calibration] if variant.calibration else None,
-        asked_calibration=variant.calibration.model_dump(mode="json") if variant.calibration else None,
+        calibration_settings=variant.calibration.model_dump(mode="json") if variant.calibration else None,
         seed=trial.seed,
         weights_key=trial.weights_key,
         dense_key=dense_key,
@@ -76,7 +76,7 @@ def make_job(
 
 
 def _subjects(model: PlannedModel, kind: StepKind) -> list[str]:
-    """Return the languages or tasks of a model's steps."""
+    """Return the languages or tasks of a model's steps of this kind."""
     return [step.subject for step in model.steps if step.kind is kind and step.subject is not None]
 
 

@@ -1,4 +1,4 @@
-"""Publishes while the study runs, in a thread of its own."""
+"""Publishing while the study runs, in a separate thread."""
 
 import time
 from collections.abc import Iterable
@@ -10,23 +10,23 @@ from studyctl.store.publish import Published, publish
 
 LEAST_PAUSE_SECONDS = 5.0
 PAUSE_FACTOR = 10
-"""Rebuilding after every step would be quadratic in a long study: a tenth of the time at most goes into it."""
+"""Pause as a multiple of the time that publishing takes: rebuilding after every step would be quadratic in a long study."""
 
 
 class Publisher:
-    """Rebuilds the database when something was measured and the last time is long enough ago."""
+    """Rebuilds the database when there is something new and the last rebuild was long enough ago."""
 
     def __init__(self, paths: StudyPaths) -> None:
         self.dirty = False
-        """Whether there is something to publish."""
+        """Whether there is something new to publish."""
         self._paths = paths
-        self._index = Index(paths)  # its own: it is used in the thread
+        self._index = Index(paths)  # not the runner's: it is used in the thread
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._at_work: Future[Published] | None = None
         self._next = 0.0
 
     def tick(self, running: Iterable[str]) -> None:
-        """Start to publish if it is time; ``running``: trials that a worker is at.
+        """Start publishing if it is due; ``running``: trials that workers are running.
 
         Raises:
             StudyError: the last publication failed.
@@ -38,7 +38,7 @@ class Publisher:
             self._at_work = self._pool.submit(publish, self._paths, frozenset(running), self._index)
 
     def finish(self) -> None:
-        """Publish what is left, and wait for it.
+        """Publish once more, and wait for it.
 
         Raises:
             StudyError: it failed.

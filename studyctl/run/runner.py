@@ -38,7 +38,7 @@ from studyctl.work.recorder import describe_attempt
 HEARTBEAT_SECONDS = 2.0
 _WRITE_HINT = "make room or make the folder writable, and run again: everything that was measured is stored"
 _STOPPING = {
-    "after_step": "stopping when the running steps are finished (Ctrl-C again: at once)",
+    "after_step": "stopping after the running steps (Ctrl-C again: at once)",
     "now": "stopping now",
 }
 
@@ -52,20 +52,20 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     """Error by trial."""
     unavailable: int = 0
-    """Trials that this machine cannot run: the plan says what is missing."""
-    tried: int = 0
+    """Trials that this machine cannot run; the plan says what is missing."""
+    attempts: int = 0
     """Attempts that were started."""
     stopped: bool = False
 
 
 class Runner:
-    """Converges one study. The caller holds it (:func:`studyctl.run.hold.hold`)."""
+    """Runs one study until everything is stored. The caller holds it (:func:`studyctl.run.hold.hold`)."""
 
     def __init__(self, paths: StudyPaths, plan: StudyPlan, selection: Selection, display: Display) -> None:
         self.paths = paths
         self.plan = plan
         self.selections = [selection]
-        """That of the run, and those that came with edited specs: a trial of any of them is run."""
+        """The run's own and those that came with edited specs; a trial that is in any of them is run."""
         self.display = display
         self.outcome = Outcome()
         self.workers = Workers(paths.runner_log)
@@ -73,14 +73,14 @@ class Runner:
         self._index = Index(paths)
         self._publisher = Publisher(paths)
         self._failures: Counter[str] = Counter()
-        self._smaller: Counter[str] = Counter()
-        """How often a trial's batches are halved because the kernel killed it for memory."""
+        self._halvings: Counter[str] = Counter()
+        """How often to halve a trial's batches, since the kernel killed it for memory."""
         self._overtaken: set[str] = set()
-        """Trials that were at work on an older spec when an edited one was taken up."""
+        """Trials that were running under an older spec when an edited one was applied."""
         self._since = datetime.now(UTC)
         self._oom_kills = kernel_oom_kills()
-        self._beat = 0.0
-        """When the next heartbeat is due: now, where attempts begin or end."""
+        self._next_heartbeat = 0.0
+        """When the next heartbeat is due; set to 0 when attempts begin or end."""
         self._fatal = ""
 
     # -- the loop
@@ -92,7 +92,7 @@ class Runner:
             StudyError: the study's folder cannot be written.
         """
         try:
-            take_requests(self.paths)  # those to a runner that is gone
+            take_requests(self.paths)  # drops those to an earlier runner
             self._take_plan(self.plan)
             self._loop()
         except OSError as error:
@@ -114,7 +114,7 @@ class Runner:
         while not self._fatal:
             self._assign()
             if not self.workers.running:
-                self._take_requests()  # which came while the last trial ended
+                self._take_requests()  # some may have come while the last trial ended
                 if not self.todo or self.workers.stop:
                     return
             for worker, record in self.workers.events():
@@ -126,8 +126,8 @@ class Runner:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if now >= self._beat:
-            self._beat = now + HEARTBEAT_SECONDS
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT_SECONDS
             attempts = self.workers.describe()
             write_heartbeat(self.paths, self._since, attempts, self._clock.seconds_left())
         self._take_requests()
@@ -139,7 +139,7 @@ class Runner:
     # -- plan
 
     def _take_plan(self, plan: StudyPlan) -> None:
-        """Make this plan the one to converge to."""
+        """Make this the current plan: store it, and find the trials to run."""
         saved = read_plan(self.paths)
         self._stored = self._index.refresh()
         comparison = compare(plan, self._stored, saved)
@@ -176,25 +176,25 @@ class Runner:
                 self.workers.stop = request.when
 
     def _take_spec(self, request: Request) -> None:
-        """Take up a spec that was edited while the study runs, and run the named part of it as well."""
+        """Apply a spec that was edited while the study runs, and run its selection as well."""
         handed = self.paths.control / "handed.toml"
         write_atomic(handed, request.spec)
         try:
             plan = make_plan(load_spec(handed))
             plan.raise_errors()
         except SpecError as error:
-            self.display.message(f"the edited spec was not taken up: {error}")
+            self.display.message(f"the edited spec was refused: {error}")
             return
         finally:
             handed.unlink()
         self.selections.append(Selection(request.only, request.model))
         self._take_plan(plan)
-        self.display.message(f"took up the edited spec: {len(self.todo)} trials to run")
+        self.display.message(f"applied the edited spec: {len(self.todo)} trials to run")
 
     # -- trials
 
     def _assign(self) -> None:
-        """Give every free device a trial."""
+        """Give a trial to every free device."""
         for device in self.plan.devices if self.workers.stop is None else ():
             worker, running = self.workers.on(device), self.workers.running
             if worker is not None and worker.job is not None:
@@ -206,10 +206,10 @@ class Runner:
             trial = self.todo.pop(todo.trial.id).trial
             dense_key = self._dense_keys[trial.model.index]
             job = make_job(self.paths, self.plan, todo, self._stored, device, dense_key)
-            job = job.model_copy(update={"batch_tokens": job.batch_tokens >> self._smaller[trial.id]})
+            job = job.model_copy(update={"batch_tokens": job.batch_tokens >> self._halvings[trial.id]})
             self.workers.start(job)
-            self.outcome.tried += 1
-            self._beat = 0.0
+            self.outcome.attempts += 1
+            self._next_heartbeat = 0.0
             self.display.started(job)
 
     def _record(self, worker: Worker, record: AnyRecord) -> None:
@@ -227,7 +227,7 @@ class Runner:
             self._attempt_ended(record.trial, record.state, record.error or "")
 
     def _attempt_ended(self, trial: str, state: str, error: str) -> None:
-        self._beat = 0.0
+        self._next_heartbeat = 0.0
         self._publisher.dirty = True
         self._stored = self._index.refresh()
         if state == "done":
@@ -247,25 +247,25 @@ class Runner:
                 self._requeue(trial)
 
     def _requeue(self, name: str) -> None:
-        """Put a trial back, with the steps that are still missing."""
+        """Put a trial back into ``todo``, with the steps that are still missing."""
         again = compare(self.plan, self._stored, read_plan(self.paths))
         self.todo.update({todo.trial.id: todo for todo in again.todo if todo.trial.id == name})
 
     def _worker_ended(self, worker: Worker) -> None:
-        """A worker process is gone; if it had an attempt, that has failed, and its journal has no other writer any more."""
+        """Handle the end of a worker process. If it was running an attempt, record that this failed: nobody else writes its journal."""
         job, worker.job = worker.job, None
         if job is None or self._fatal:
             return
         attempts = self._index.refresh().attempts.get(job.trial, ())
         if attempts and attempts[-1].attempt == job.attempt and (end := attempts[-1].finished) is not None:
-            # It died between writing its last record and reporting it.
+            # It died after writing its last record and before reporting it.
             self._attempt_ended(job.trial, end.state, end.error or "")
             return
         error, hint = how_it_ended("the worker", worker.process.returncode), ""
         cause = FailureCause.KILLED
         before, self._oom_kills = self._oom_kills, kernel_oom_kills()
         if self._oom_kills > before:
-            self._smaller[job.trial] += 1
+            self._halvings[job.trial] += 1
             error, cause = "the kernel killed the worker: out of memory", FailureCause.OUT_OF_MEMORY
             hint = f"{OUT_OF_MEMORY_HINT}; "
         if self.workers.stop == "now":

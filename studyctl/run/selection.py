@@ -1,4 +1,4 @@
-"""What part of a study is run."""
+"""The part of a study to run."""
 
 import shlex
 from collections.abc import Collection, Iterator
@@ -11,18 +11,18 @@ from studyctl.plan.trials import Trial
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The part of a study that the user asked for: trials of one of some models, by patterns as a shell has them."""
+    """The part of a study that the user asked for: trials that match shell patterns."""
 
     only: tuple[str, ...] = ()
-    """Patterns of variants or trials; none: all."""
+    """Patterns of variants or trials; empty: all."""
     model: tuple[str, ...] = ()
-    """Patterns of models; none: all."""
+    """Patterns of models; empty: all."""
 
     def __contains__(self, trial: Trial) -> bool:
         return _match(self.only, _names(trial)) and _match(self.model, _models(trial))
 
     def check(self, trials: Collection[Trial]) -> None:
-        """Refuse patterns that no trial of a study has.
+        """Refuse patterns that no trial of a study matches.
 
         Raises:
             StudyError: a pattern, or all of them together, leave nothing to run.
@@ -32,7 +32,7 @@ class Selection:
             *_unknown(self.model, "model", {name for trial in trials for name in _models(trial)}),
         ]
         if not problems and not any(trial in self for trial in trials):
-            problems = [Problem(f"no trial of this study is of {self}", hint="`studyctl plan` lists them")]
+            problems = [Problem(f"no trial of this study matches {self}", hint="`studyctl plan` lists them")]
         if problems:
             raise StudyError(problems)
 
@@ -54,7 +54,7 @@ def _models(trial: Trial) -> tuple[str, ...]:
 
 
 def _match(patterns: Collection[str], names: Collection[str]) -> bool:
-    """Return whether a pattern matches a name, or there is none. A name may hold brackets, which mean something in a pattern."""
+    """Return whether a pattern matches a name, or there is no pattern. A name also matches itself, even if it has brackets."""
     return not patterns or any(
         name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns
     )

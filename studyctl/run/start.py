@@ -1,4 +1,4 @@
-"""``studyctl run``: foreground, detached, or handed to the runner that is at work already."""
+"""``studyctl run``: in the foreground, detached, or handed to a runner that is already running."""
 
 import importlib.util
 import subprocess
@@ -31,7 +31,7 @@ FINISH_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What came of ``studyctl run``."""
+    """The result of ``studyctl run``."""
 
     paths: StudyPaths
     outcome: Outcome | None
@@ -55,11 +55,11 @@ def run_study(
         selection: the part of the study to run.
         console: where progress is shown.
         detach: run in a process that outlives the shell.
-        root: the study's folder; None: by its name, under runs/.
+        root: the study's folder; None: the one of its name under runs/.
 
     Raises:
         SpecError: the spec or what it names cannot be run.
-        HeldError: another runner holds the study, and the spec is what it runs.
+        HeldError: another runner holds the study and runs this very spec.
         StudyError: the study's folder cannot be written, or the engine is not installed.
     """
     document = load_spec(path)
@@ -84,7 +84,7 @@ def _checked_plan(document: Document, selection: Selection) -> StudyPlan:
 
 
 def _check_can_run(plan: StudyPlan) -> None:
-    """Refuse to run without the engine, or what could not be looked up."""
+    """Raise an error if the engine is not installed or a source could not be looked up."""
     engine = ("torch", "transformers", "lm_eval", "datasets")
     if missing := [name for name in engine if importlib.util.find_spec(name) is None]:
         raise StudyError(f"running a study needs {', '.join(missing)}", hint="pip install 'studyctl[engine]'")
@@ -105,15 +105,15 @@ def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console:
         outcome = runner.run()
     message = _summary(paths.name, outcome)
     command = plan.document.spec.execution.on_finish
-    if command and outcome.tried:
+    if command and outcome.attempts:
         message += _run_on_finish(command, message)
     code = ExitCode.FAILED if outcome.failed or outcome.unavailable else ExitCode.DONE
     return Started(paths, outcome, message, ExitCode.STOPPED if outcome.stopped else code)
 
 
 def _summary(study: str, outcome: Outcome) -> str:
-    """Return how a run ended, on one line for people and for ``on_finish``."""
-    if not outcome.tried and not outcome.stopped:
+    """Return how a run ended, on one line, for the user and for ``on_finish``."""
+    if not outcome.attempts and not outcome.stopped:
         rest = f" ({outcome.unavailable} trials are not available here)" if outcome.unavailable else ""
         return f"{study}: nothing to do, everything that was asked for is stored{rest}"
     end = "stopped" if outcome.stopped else "finished"
@@ -122,7 +122,7 @@ def _summary(study: str, outcome: Outcome) -> str:
 
 
 def _run_on_finish(command: str, summary: str) -> str:
-    """Run the user's ``on_finish`` command with the summary on its stdin; return a line of what went wrong, if anything did."""
+    """Run the user's ``on_finish`` command with the summary on its stdin; return a line with its error, or an empty string."""
     try:
         done = subprocess.run(
             command,
@@ -153,7 +153,7 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> S
     holder = living_runner(paths)
     send(paths, Request("spec", spec=text, only=selection.only, model=selection.model))
     message = (
-        f"handed the edited spec to the runner of `{paths.name}` ({holder}): it takes it up between trials"
+        f"handed the edited spec to the runner of `{paths.name}` ({holder}), which applies it between trials"
     )
     return Started(paths, None, message, ExitCode.DONE)
 
@@ -174,7 +174,7 @@ def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
             name = paths.name
             message = (
                 f"{name} runs in the background (process {process.pid})\n"
-                f"  studyctl watch {name}   look in\n"
+                f"  studyctl watch {name}   watch it\n"
                 f"  studyctl show {name}    results so far\n"
                 f"  studyctl stop {name}    stop it"
             )
@@ -184,15 +184,15 @@ def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
     if process.poll() == ExitCode.DONE:
         return Started(paths, None, printed, ExitCode.DONE)
     raise StudyError(
-        f"the detached runner did not start: {printed or 'it said nothing'}", hint=f"see {paths.runner_log}"
+        f"the detached runner did not start: {printed or 'no output'}", hint=f"see {paths.runner_log}"
     )
 
 
 def rebuild(paths: StudyPaths) -> str:
-    """Build the database from the journals again.
+    """Rebuild the database from the journals.
 
     Raises:
-        HeldError: a runner is at work: it publishes by itself.
+        HeldError: the study is being run, and its runner publishes by itself.
     """
     with hold(paths):
         published = publish(paths, running=set())

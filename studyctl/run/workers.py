@@ -1,4 +1,4 @@
-"""Worker processes as the runner sees them: started, listened to and stopped."""
+"""Worker processes from the runner's side: starting them, listening to them, stopping them."""
 
 import os
 import queue
@@ -20,10 +20,10 @@ from studyctl.run.control import StopWhen
 
 TICK_SECONDS = 0.25
 KILL_AFTER_SECONDS = 5.0
-"""Grace of a worker that was asked to stop now."""
+"""Grace period of a worker that was asked to stop now."""
 OPENMP_SPINS = "10000"
-"""How often idle OpenMP threads look for work before they sleep. By default they do for milliseconds, and keep a processor from
-our own threads, and from whatever else runs on the machine, while the other half of a product waits for that one."""
+"""How often idle OpenMP threads look for work before they sleep. By default they spin for milliseconds and keep a core busy that
+other threads need, ours or another program's, while the rest of a matrix product waits for it."""
 _LOAD = Step(StepKind.LOAD)
 
 
@@ -35,21 +35,21 @@ class Worker:
     process: subprocess.Popen[str]
     job: Job | None = None
     model_key: str | None = None
-    """The model that it holds in memory."""
+    """Key of the model that it holds in memory."""
     step: Step = _LOAD
-    """The one that is running."""
+    """The running step."""
 
     def send(self, message: Job | StopRequest) -> None:
-        """Hand it an attempt, or ask it to stop."""
+        """Give it a job, or ask it to stop."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(message.model_dump_json() + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            self.process.kill()  # it is dying: its end of file is the event that counts
+            self.process.kill()  # it is dying; its end is reported as an event
 
     def close(self) -> None:
-        """Close the pipe: the process ends by itself."""
+        """Close the pipe; the process then ends by itself."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.close()
@@ -58,17 +58,17 @@ class Worker:
 
 
 Event = tuple[Worker, AnyRecord | None]
-"""Something that a worker reports, or its end (None)."""
+"""A record that a worker reports, or None for its end."""
 
 
 class Workers:
-    """The workers of this process, one a device."""
+    """The workers of this process, one per device."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        """What workers print before their first attempt."""
+        """Log of what workers print before their first attempt."""
         self.stop: StopWhen | None = None
-        """What the user asked for; may be set in a signal handler."""
+        """The user's request to stop; may be set in a signal handler."""
         self._passed_on: StopWhen | None = None
         self._kill_at = 0.0
         self._by_device: dict[str, Worker] = {}
@@ -84,7 +84,7 @@ class Workers:
         return self._by_device.get(device)
 
     def start(self, job: Job) -> None:
-        """Give an attempt to the worker of its device, which is started if there is none."""
+        """Give a job to the worker of its device, which is started if there is none."""
         worker = self.on(job.device)
         if worker is None:
             worker = self._by_device[job.device] = Worker(job.device, self._process())
@@ -116,7 +116,7 @@ class Workers:
         self._events.put((worker, None))
 
     def events(self) -> Iterator[Event]:
-        """Yield what the workers reported; wait for the first event at most :data:`TICK_SECONDS`."""
+        """Yield what the workers reported; wait at most :data:`TICK_SECONDS` for the first event."""
         with suppress(queue.Empty):
             worker, record = self._events.get(timeout=TICK_SECONDS)
             while True:
@@ -126,7 +126,7 @@ class Workers:
                 worker, record = self._events.get_nowait()
 
     def pass_on_stop(self) -> bool:
-        """Tell the workers that they are to stop, kill those that do not; return whether the request is new."""
+        """Tell the workers to stop, and kill those that do not; return whether the request is new."""
         is_new = self.stop is not None and self.stop != self._passed_on
         if self.stop is not None and is_new:
             self._passed_on, self._kill_at = self.stop, time.monotonic() + KILL_AFTER_SECONDS
@@ -138,7 +138,7 @@ class Workers:
         return is_new
 
     def describe(self) -> list[dict[str, object]]:
-        """Return the attempts that run now, for ``runner.json``."""
+        """Return the running attempts, for ``runner.json``."""
         return [
             {
                 "trial": worker.job.trial,
@@ -152,7 +152,7 @@ class Workers:
         ]
 
     def close(self) -> None:
-        """End the workers, and wait for their end."""
+        """Ask the workers to end, and wait for that."""
         for worker in self._by_device.values():
             worker.close()
         for worker in self._by_device.values():

@@ -1,7 +1,7 @@
-"""Help and completions for a place in a spec, for an editor.
+"""Help and completions for an editor, for a place in a spec.
 
 Both come from the models (:mod:`~studyctl.spec.keys`) and from the names in the text itself, which may be half written
-(:mod:`~studyctl.spec.partial`).
+(:mod:`~studyctl.spec.partial`). Rows and columns count from 0.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,12 +26,12 @@ from studyctl.spec.partial import Here, Partial, read_partial, words_of
 from studyctl.spec.positions import Loc
 
 METHOD = replace(keys_of(TABLES["wanda"])["method"], choices=METHOD_NAMES, kind="text or pair")
-"""The key ``method`` of every ``[[compression]]``, whatever its value is so far."""
+"""The key ``method`` of a ``[[compression]]`` table, for any method."""
 
 
 @dataclass(frozen=True, slots=True)
 class Help:
-    """What a key or a table is for."""
+    """Help on a key or a table."""
 
     name: str
     facts: tuple[str, ...]
@@ -41,7 +41,7 @@ class Help:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that could be written."""
+    """One completion."""
 
     label: str
     insert: str
@@ -51,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """What could be written at a place, instead of the columns from ``start`` to ``end`` of its line."""
+    """The completions at a place; each replaces the columns from ``start`` to ``end`` of the line."""
 
     start: int
     end: int
@@ -59,7 +59,7 @@ class Completions:
 
 
 def explain(text: str, row: int, column: int) -> Help | None:
-    """Return what the key or table at a place is for; None for unknown ones. Rows and columns count from 0."""
+    """Return help on the key or table at a place; None if it is unknown."""
     partial = read_partial(text)
     here = partial.here(row, column)
     key = _key_at(here.loc, partial.data) if here.loc != here.table else None
@@ -67,7 +67,7 @@ def explain(text: str, row: int, column: int) -> Help | None:
 
 
 def complete(text: str, row: int, column: int) -> Completions:
-    """Return what could be written at a place: items that begin with the word there, then items that contain it."""
+    """Return the completions at a place: items that begin with the word there, then items that contain it."""
     partial = read_partial(text)
     here = partial.here(row, column)
     offers = {"header": _headers, "key": _keys, "value": _values}
@@ -81,7 +81,7 @@ def complete(text: str, row: int, column: int) -> Completions:
 
 
 def _in_list(loc: Loc, data: Mapping[str, Any]) -> Loc:
-    """Return the place with an index where a single table is written instead of a list of them."""
+    """Return the place with index 0 added where a single table is written instead of a list of tables."""
     for end in range(1, len(loc) + 1):
         following = loc[end] if end < len(loc) else "of a table"
         single = isinstance(following, str) and tables_at(loc[:end], data) is None
@@ -167,7 +167,7 @@ def _keys_of(table: type[Table], written: set[str]) -> Iterator[Item]:
 
 
 def _names_at(partial: Partial, loc: Loc) -> list[str]:
-    """Return the keys that a table with the user's own names may have."""
+    """Return names to suggest as keys of a table whose keys are the user's own names."""
     names = [inner for option in types_at(loc, partial.data) for inner in option.names]
     if loc[-2:] in (("tasks", "data"), ("tasks", "main")):
         return list(words_of(value_at((*loc[:-1], "names"), partial.data)))
@@ -177,7 +177,7 @@ def _names_at(partial: Partial, loc: Loc) -> list[str]:
 def _values(partial: Partial, here: Here) -> Iterator[Item]:
     data, loc = partial.data, here.loc
     key, inside = _key_at(loc, data), isinstance(loc[-1], int)
-    if key is METHOD and inside:  # a pair, though it may not be closed yet
+    if key is METHOD and inside:  # a pair, whose list may not be closed yet
         data = {"compression": [{}] * int(loc[1]) + [{"method": []}]}
     if key is None:
         return
@@ -193,7 +193,7 @@ def _values(partial: Partial, here: Here) -> Iterator[Item]:
 
 
 def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]]:
-    """Yield the texts that a value may be, with a note."""
+    """Yield texts to suggest as a value, each with a note."""
     if key is METHOD and isinstance(loc[-1], str):
         yield from ((word, _first_line(TABLES[word])) for word in METHOD_NAMES)
     elif key.name == "source":
@@ -215,7 +215,7 @@ def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]
 
 
 def _languages(data: dict[str, Any], loc: Loc) -> list[str]:
-    """Return the languages of the text source that is meant, or all that the spec and the bundled texts name."""
+    """Return the languages of the text source in use, or else all that the spec and the bundled texts name."""
     above = loc[: loc.index("languages")]
     source = value_at((*above, "source"), data) or value_at(("calibration", "source"), data)
     config = value_at(("text", str(source), "config"), data)

@@ -1,4 +1,4 @@
-"""The specs that ship with the project. They can be run by name."""
+"""The specs that ship with studyctl and can be run by name."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from studyctl.errors import SpecError, did_you_mean
 
 
 def bundled_folder() -> Path:
-    """Return the folder of the specs that ship: inside an installed package, next to it in a checkout."""
+    """Return the folder of the specs that ship: inside the installed package, or next to it in a checkout."""
     package = Path(studyctl.__file__).parent
     installed = package / "specs"
     return installed if installed.is_dir() else package.parent / "specs"
@@ -19,10 +19,10 @@ def bundled_names() -> list[str]:
 
 
 def spec_path(name: str) -> Path:
-    """Return the file that a name on the command line means: a path, or a spec that ships.
+    """Return the file of a spec given on the command line: a path, or the name of a spec that ships.
 
     Raises:
-        SpecError: there is neither.
+        SpecError: it is neither.
     """
     path = Path(name)
     if path.exists() or path.suffix == ".toml" or len(path.parts) > 1:

@@ -1,4 +1,4 @@
-"""Checks between the tables of a spec: the names in one must exist in another.
+"""Checks across the tables of a spec: the names that one refers to must exist in another.
 
 Every check takes a :class:`Draft`, which holds the tables that could be read, so that one bad table does not hide what is
 wrong with the others. Only the spec is read here; files, hubs and models are looked up when it is planned.
@@ -26,7 +26,7 @@ from studyctl.spec.positions import Loc
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The tables of a spec that are right in themselves, each under its number or name in the file."""
+    """The tables of a spec that are valid on their own, each under its index or name in the file."""
 
     model_ids: tuple[str, ...] | None = None
     """Ids of all models; None if one of them cannot be read."""
@@ -34,13 +34,13 @@ class Draft:
     compression: Mapping[int, CompressionTable] = field(default_factory=dict)
     text: Mapping[str, TextSource] = field(default_factory=dict)
     text_names: tuple[str, ...] = ()
-    """Names of all text sources, also of those that are not right in themselves."""
+    """Names of all text sources, including the invalid ones."""
     perplexity: Perplexity | None = None
     tasks: Tasks | None = None
 
 
 def check(draft: Draft) -> Iterator[Finding]:
-    """Yield everything that is wrong between the tables of a spec."""
+    """Yield everything that is inconsistent between the tables of a spec."""
     yield from _check_calibration(draft)
     if draft.perplexity is not None:
         place: Loc = ("evaluation", "perplexity")
@@ -78,8 +78,8 @@ def _check_calibration(draft: Draft) -> Iterator[Finding]:
 def _check_overrides(
     draft: Draft, base: Calibration, table: CompressionTable, place: Loc
 ) -> Iterator[Finding]:
-    """Check what a method is calibrated with: ``[calibration]`` with the overrides of its table."""
-    # A default that does not exist is shown at `[calibration]`, or else at the method that needs it.
+    """Check a table's calibration: ``[calibration]`` with the table's overrides."""
+    # A problem with a default value is shown at `[calibration]` if the file has it, or else at the method.
     default: Loc = ("calibration",) if base.model_fields_set else place
     for number, override in enumerate(table.calibration):
         keys, here = override.model_fields_set, (*place, "calibration", number)
@@ -117,7 +117,7 @@ def _check_text(
     if use.source in BUNDLED_TEXTS and use.source not in draft.text_names:
         yield from _check_languages(use, BUNDLED_LANGUAGES, languages_place)
     source = draft.text.get(use.source)
-    if source is None:  # bundled, or with problems of its own
+    if source is None:  # bundled or invalid
         return
     purpose: Purpose = "calibration" if isinstance(use, Calibration) else "perplexity"
     key, texts = ("files", source.files) if source.files is not None else ("split", source.split)
@@ -159,10 +159,10 @@ def _check_models(draft: Draft, table: CompressionTable, place: Loc) -> Iterator
 
 
 def _check_placeholders(path: str | None, name: str, place: Loc) -> Iterator[Finding]:
-    """Check that a path has no other placeholder than this one."""
+    """Check that a path has no placeholder other than this one."""
     for other in set(re.findall(r"{(.*?)}", path or "")) - {name}:
         note = f"did you mean `{{{name}}}`?"
-        yield Finding(f"nothing is filled in for `{{{other}}}`", place, note=note)
+        yield Finding(f"unknown placeholder `{{{other}}}`", place, note=note)
 
 
 def _check_tasks(tasks: Tasks) -> Iterator[Finding]:

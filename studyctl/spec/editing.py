@@ -1,7 +1,7 @@
-"""A spec as a file that somebody edits: what is not touched stays as it is, byte for byte, and nobody's change is lost.
+"""Loading and saving a spec for an editor: unedited parts stay the same byte for byte, and nobody's change is lost.
 
-An editor's lines end in a newline and hold no character that would break a line or move a terminal's cursor. What the file
-has instead (other ends of lines, a byte order mark, such characters) is put back when it is saved.
+In the editor, lines end in a newline and hold no character that would break a line or move a terminal's cursor. What the file
+has instead (other line endings, a byte order mark, such characters) is restored when it is saved.
 """
 
 import re
@@ -16,13 +16,13 @@ from studyctl.spec.extends import base_of, read_text
 from studyctl.units import bytes_text
 
 LARGEST_BYTES = 256 << 10
-"""A hundred times a long spec; an editor that highlights and checks as one types takes no more."""
+"""A hundred times a long spec; beyond that, highlighting and checking while typing would be too slow."""
 BOM = b"\xef\xbb\xbf"
 
 _CONTROLS = (*range(0x9), *range(0xB, 0x20), *range(0x7F, 0xA0))
 _BREAKS_AND_DIRECTIONS = (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _STAND_INS = {code: 0x10F000 + index for index, code in enumerate((*_CONTROLS, *_BREAKS_AND_DIRECTIONS))}
-"""Private characters that stand for what would break a line, move the cursor or turn the text around."""
+"""Private-use characters that stand for those that would break a line, move the cursor or reverse the text."""
 _STOOD_FOR = {stand_in: code for code, stand_in in _STAND_INS.items()}
 _VISIBLE = dict.fromkeys(_STOOD_FOR, "�")
 
@@ -53,37 +53,37 @@ sequence_length = 256
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file as it was loaded or saved last."""
+    """A file as it was when last loaded or saved."""
 
     path: Path
     text: str
-    """As an editor takes it."""
+    """As the editor shows it."""
     data: bytes | None
-    """As it is on the disk; None: there is no such file yet."""
+    """As it is on disk; None: the file does not exist yet."""
     stamp: tuple[int, int] | None = None
-    """Time of change and size: while they are the same, the file is not read again."""
+    """Modification time and size; while they are the same, the file is not read again."""
 
     @property
     def is_bundled(self) -> bool:
-        """Return whether it ships with the project and was asked for by its name, so that it is not to be changed."""
+        """Return whether it is a spec that ships and was opened by its name; it must not be changed."""
         return self.path.is_absolute() and self.path.parent == bundled_folder()
 
     @property
     def written_in(self) -> Path | None:
-        """Return the folder of the spec that this is a run's copy of; None where it is no copy."""
+        """Return the folder of the spec that this is a run's copy of; None if it is not a copy."""
         try:
             base = base_of(self.path, self.text)
-        except ValueError:  # a first line that somebody spoilt
+        except ValueError:  # the first line was damaged by hand
             return None
         return base if base != self.path.absolute().parent else None
 
 
 class ChangedElsewhereError(StudyError):
-    """The file is not what it was when it was loaded: saving would undo somebody's change."""
+    """The file was changed since it was loaded: saving would undo that change."""
 
 
 def load(path: Path) -> Loaded:
-    """Read a spec for an editor; a template, if there is no such file.
+    """Read a spec for an editor, or return a template if there is no such file.
 
     Raises:
         SpecError: it cannot be read, is not UTF-8, or is too large.
@@ -98,7 +98,7 @@ def load(path: Path) -> Loaded:
     except FileNotFoundError:
         return Loaded(path, TEMPLATE.format(name=_study_name(path)), None)
     except (OSError, UnicodeDecodeError):
-        read_text(path)  # says in the same words as everywhere what is wrong
+        read_text(path)  # raises the same error as everywhere
         raise
     return Loaded(path, text, data, (status.st_mtime_ns, status.st_size))
 
@@ -109,23 +109,23 @@ def _study_name(path: Path) -> str:
 
 
 def as_shown(text: str) -> str:
-    """Return a text as an editor takes it. Where only some lines end as on Windows, these ends are kept as characters."""
+    """Return a text as the editor shows it. Where only some lines end in CR LF, their CR is kept as a character."""
     ends = "\r\n" if text.count("\r\n") == text.count("\n") else "\n"
     return text.replace(ends, "\n").translate(_STAND_INS)
 
 
 def as_meant(text: str) -> str:
-    """Return an editor's text with the characters that it stands for; lines still end in a newline."""
+    """Return an editor's text with stand-ins replaced by what they stand for; lines still end in a newline."""
     return text.translate(_STOOD_FOR)
 
 
 def as_drawn(line: str) -> str:
-    """Return a line as a terminal may draw it, of the same length."""
+    """Return a line that is safe to draw on a terminal, of the same length."""
     return line.translate(_VISIBLE)
 
 
 def encoded(text: str, loaded: Loaded) -> bytes:
-    """Return what is written for an editor's text: the bytes of the file wherever it was not edited."""
+    """Return the bytes to save for an editor's text; parts that were not edited keep the file's bytes."""
     if loaded.data is not None and text == loaded.text:
         return loaded.data
     before = loaded.data or b""
@@ -138,7 +138,7 @@ Elsewhere = Literal["changed", "gone"]
 
 
 def changed_elsewhere(loaded: Loaded) -> Elsewhere | None:
-    """Return what happened to the file since it was loaded or saved; None when nothing did."""
+    """Return what happened to the file since it was last loaded or saved; None if nothing did."""
     if loaded.data is None:
         return "changed" if loaded.path.exists() else None
     try:
@@ -148,17 +148,17 @@ def changed_elsewhere(loaded: Loaded) -> Elsewhere | None:
     except FileNotFoundError:
         return "gone"
     except OSError:
-        return None  # a disk that does not answer now says nothing about the file
+        return None  # the disk does not answer: nothing is known about the file
     return "changed"
 
 
 def save(loaded: Loaded, text: str, *, keep_other: bool = False) -> Loaded:
-    """Write an editor's text, whole or not at all, and return the file as it is then.
+    """Write an editor's text atomically, and return the file as it is then.
 
     Args:
-        loaded: the file as it was loaded or saved last.
+        loaded: the file as it was when last loaded or saved.
         text: what is in the editor.
-        keep_other: write although the file was changed elsewhere; that version is kept as ``NAME.toml.orig``.
+        keep_other: write even if the file was changed elsewhere; that version is kept as ``NAME.toml.orig``.
 
     Raises:
         ChangedElsewhereError: the file was changed elsewhere; nothing is written.
@@ -166,7 +166,7 @@ def save(loaded: Loaded, text: str, *, keep_other: bool = False) -> Loaded:
     """
     data = encoded(text, loaded)
     try:
-        file = loaded.path.resolve()  # a link goes on pointing to the file
+        file = loaded.path.resolve()  # a link stays a link
         on_disk = file.read_bytes() if file.exists() else None
         if on_disk not in (None, loaded.data, data):
             if not keep_other:
@@ -183,7 +183,7 @@ def save(loaded: Loaded, text: str, *, keep_other: bool = False) -> Loaded:
 
 
 def _free_name(file: Path, data: bytes) -> Path:
-    """Return where another version is kept: never over one that was kept before."""
+    """Return where to keep another version: never the name of a different one that was kept before."""
     number, path = 1, file.with_name(f"{file.name}.orig")
     while path.exists() and path.read_bytes() != data:
         number += 1

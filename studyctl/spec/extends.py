@@ -1,4 +1,4 @@
-"""Reading a spec with what it extends: the merged data, and for each part its place in the file that it comes from."""
+"""Reading a spec with the specs that it extends: the merged data, and the place of each part in the file it comes from."""
 
 import copy
 import json
@@ -20,18 +20,18 @@ _BASE = re.compile(r"# studyctl: relative paths start at (\".*\")")
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """A spec merged with what it extends."""
+    """A spec merged with the specs that it extends."""
 
     text: str
     """Of the spec itself."""
     data: dict[str, Any]
-    """Merged."""
+    """All layers merged."""
     places: Place
-    """Of everything, each in the file that it comes from."""
+    """Of every part, in the file that it comes from."""
     base: Path
     """Folder that relative paths are resolved against."""
     parent: "Layers | None" = None
-    """What the spec extends."""
+    """The spec that this one extends."""
 
 
 def read_text(path: Path) -> str:
@@ -62,7 +62,7 @@ def base_of(path: Path, text: str) -> Path:
     """Return the folder that a spec's relative paths start at: its own, or the one that its first line names.
 
     Raises:
-        SpecError: the first line is no such name.
+        SpecError: the first line names no folder.
     """
     first_line = _BASE.match(text)
     folder = path.absolute().parent
@@ -75,21 +75,21 @@ def base_of(path: Path, text: str) -> Path:
 
 
 def with_base(text: str, base: Path) -> str:
-    """Return the text with a first line that names the folder relative paths start at."""
+    """Return the text with a first line that names the folder at which relative paths start."""
     body = text.partition("\n")[2] if _BASE.match(text) else text
     return f"# studyctl: relative paths start at {json.dumps(str(base))}\n{body}"
 
 
 def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
-    """Read a spec, and the spec that it extends, and so on.
+    """Read a spec and, recursively, the spec that it extends.
 
     Args:
         path: file of the spec.
         text: its text.
-        above: the files that extend this one.
+        above: the files that extend this one, directly or not.
 
     Raises:
-        SpecError: one of them is no TOML, is missing, or extends itself.
+        SpecError: one of them is not TOML, is missing, or extends itself.
     """
     data, places = read_toml(text, path)
     base = base_of(path, text)
@@ -123,7 +123,7 @@ def _parent(path: Path, parent: Path, places: Place, chain: tuple[Path, ...]) ->
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``over`` put on it: tables are merged, arrays and values replaced."""
+    """Return ``base`` overridden by ``over``: tables are merged, arrays and values replaced."""
     result = dict(base)
     for name, value in over.items():
         inherited = result.get(name)
@@ -135,7 +135,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def merged_text(layers: Layers) -> str:
     """Return the text of a spec with everything in it that it inherits; comments and order are kept."""
-    import tomlkit  # reading and checking a spec go without
+    import tomlkit  # not needed for reading and checking a spec
 
     if layers.parent is None:
         return layers.text
@@ -149,7 +149,7 @@ def merged_text(layers: Layers) -> str:
             return text
     except ValueError:
         pass
-    # tomlkit cannot fill every form of a table (dotted keys, tables in one line): then the data without the comments
+    # tomlkit cannot fill every form of a table (dotted keys, inline tables): then the comments are lost
     return tomlkit.dumps(layers.data)
 
 
@@ -172,13 +172,13 @@ _PATHS = (
     ("evaluation", "tasks", "include"),
     ("evaluation", "tasks", "data"),
 )
-"""Keys whose texts may be relative paths, also within lists on the way and in everything below."""
+"""Keys whose texts may be relative paths; lists on the way are entered, and texts at any depth below are included."""
 
 
 def move_paths(data: MutableMapping[str, Any], start: Path, to: Path) -> None:
-    """Rewrite the relative paths of a spec in ``start`` so that they hold in ``to``; works in place.
+    """Rewrite a spec's paths relative to ``start`` as relative to ``to``, in place.
 
-    The id of a model is a path only where such a folder exists.
+    A model's id is a path only if such a folder exists.
     """
 
     def moved(value: str, key: str) -> str:
@@ -192,7 +192,7 @@ def move_paths(data: MutableMapping[str, Any], start: Path, to: Path) -> None:
 
 
 def _change_texts(data: Any, keys: tuple[str, ...], change: Callable[[str], str]) -> None:
-    """Change every text that these keys lead to."""
+    """Apply ``change`` to every text that these keys lead to."""
     if isinstance(data, list):
         items, below = [*enumerate(data)], keys
     elif isinstance(data, dict):

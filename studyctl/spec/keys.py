@@ -1,4 +1,4 @@
-"""What may be written at a place of a spec, in plain words: read from the Pydantic models, which are the only definition.
+"""The keys and types allowed at a place of a spec, in plain words, read from the Pydantic models that define them.
 
 Messages, the reference and an editor's help all come from here.
 """
@@ -19,14 +19,14 @@ from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_t
 from studyctl.spec.positions import Loc
 
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
-"""The single methods; ``method`` may also be a pair such as ``["sparsegpt", "gptq"]``."""
+"""The methods without the pair; ``method`` may also be a pair such as ``["sparsegpt", "gptq"]``."""
 
 PATTERNS = {
     r"^[A-Za-z0-9._-]+$": "letters, digits, `.`, `_` and `-`",
     r"^[A-Za-z0-9_-]+$": "letters, digits, `_` and `-`",
     r"^[1-9]\d*:[1-9]\d*$": 'n:m such as "2:4"',
 }
-"""What the patterns of the models allow, in words."""
+"""The models' regular expressions in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +36,33 @@ class Key:
     name: str
     description: str
     kind: str
-    """What its value is: ``whole number``, ``text``, ``list of text``, ``table``."""
+    """The type of its value: ``whole number``, ``text``, ``list of texts``, ``table``."""
     bounds: str
     """``at least 2 and at most 8``, or an empty string."""
     choices: tuple[str, ...]
-    """The words that are allowed, where only some are."""
+    """The allowed words; empty if any are allowed."""
     required: bool
     default: object
     swept: bool
-    """Whether a list of values makes a variant of each."""
+    """Whether a list of values makes a variant for each."""
 
     @property
     def default_text(self) -> str:
-        """Return the default as TOML writes it; empty where there is none to show."""
+        """Return the default in TOML syntax; empty if there is none to show."""
         empty = self.default in (None, "", (), {}) or isinstance(self.default, BaseModel)
         return "" if empty else shown(self.default)
 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A type of a value: one of several, where a key takes several."""
+    """One of the types that a value may have."""
 
     type: Any
     metadata: tuple[Any, ...] = ()
 
     @property
     def origin(self) -> Any:
-        """Return ``tuple`` of ``tuple[int, ...]``, ``Literal`` of a literal, and so on."""
+        """Return ``tuple`` for ``tuple[int, ...]``, ``Literal`` for a literal, and so on."""
         return get_origin(self.type) or self.type
 
     @property
@@ -72,12 +72,12 @@ class Type:
 
     @property
     def names(self) -> "tuple[Type, ...]":
-        """Return the types of the keys of a table with the user's own names."""
+        """Return the types of the keys of a table whose keys are the user's own names."""
         return types_in(get_args(self.type)[0]) if self.origin is dict else ()
 
     @property
     def items(self) -> "tuple[Type, ...]":
-        """Return the types of the items of a list, or of the values of a table with the user's own names."""
+        """Return the types of the items of a list, or of the values of a table whose keys are the user's own names."""
         arguments = get_args(self.type)
         if self.origin is dict:
             return types_in(arguments[1])
@@ -85,13 +85,13 @@ class Type:
         return tuple(inner for item in items for inner in types_in(item))
 
     def bound(self, name: str) -> Any:
-        """Return a bound such as ``ge``, or None where there is none."""
+        """Return the bound of this name, such as ``ge``; None if there is none."""
         bounds = [value for item in self.metadata if (value := getattr(item, name, None)) is not None]
         return bounds[-1] if bounds else None
 
 
 def types_in(annotation: Any, metadata: Iterable[Any] = ()) -> tuple[Type, ...]:
-    """Return the members of a union, or the one type that it is, each with its bounds. TOML has no None."""
+    """Return the members of a union, or the single type, each with its bounds; without None, which TOML does not have."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
@@ -111,17 +111,17 @@ def keys_of(table: type[BaseModel]) -> Mapping[str, Key]:
     if not issubclass(table, CompressionTable):
         return {name: _key(table, name, swept=False) for name in table.model_fields}
     *options, calibration, backend = table.sweepable()
-    names = ("method", *options, "models", calibration, backend)  # what all methods have comes last
+    names = ("method", *options, "models", calibration, backend)  # keys that all methods have come last
     return {name: _key(table, name, swept=name in table.sweepable()) for name in names}
 
 
 def tables_at(loc: Loc, data: object) -> type[Table] | None:
-    """Return the table that is at a place of a spec, or None where there is none, or its method is unknown."""
+    """Return the table at a place of a spec; None if there is none or its method is unknown."""
     return next((option.type for option in types_at(loc, data) if option.is_table), None)
 
 
 def key_at(loc: Loc, data: object) -> Key | None:
-    """Return the key at a place, or of the list that the place is in."""
+    """Return the key at a place, or the key of the list that the place is in."""
     for end in reversed(range(len(loc))):
         table = tables_at(loc[:end], data) if isinstance(loc[end], str) else None
         if table is not None:
@@ -130,7 +130,7 @@ def key_at(loc: Loc, data: object) -> Key | None:
 
 
 def types_at(loc: Loc, data: object) -> tuple[Type, ...]:
-    """Return the types that a value at a place may have; empty where nothing may be."""
+    """Return the types that a value at a place may have; empty if none is allowed there."""
     types: tuple[Type, ...] = (Type(Spec),)
     for part in loc:
         types = tuple(inner for option in types for inner in _inside(option, part, data))
@@ -139,7 +139,7 @@ def types_at(loc: Loc, data: object) -> tuple[Type, ...]:
 
 
 def shown(value: object) -> str:
-    """Return a value as TOML writes it, long texts clipped."""
+    """Return a value in TOML syntax, long texts clipped."""
     match value:
         case bool():
             return str(value).lower()
@@ -153,7 +153,7 @@ def shown(value: object) -> str:
 
 
 def last_key(loc: Loc) -> str:
-    """Return the key that a place is at, or in whose list it is."""
+    """Return the name of the key at a place, or of the list that the place is in."""
     return next((part for part in reversed(loc) if isinstance(part, str)), "")
 
 
@@ -163,7 +163,7 @@ def holds(data: object, part: str | int) -> bool:
 
 
 def value_at(loc: Loc, data: Any) -> Any:
-    """Return the value at a place, or None where there is none."""
+    """Return the value at a place; None if there is none."""
     for part in loc:
         if not holds(data, part):
             return None
@@ -172,7 +172,7 @@ def value_at(loc: Loc, data: Any) -> Any:
 
 
 def _inside(option: Type, part: str | int, data: object) -> tuple[Type, ...]:
-    """Return the types at a key or an index of a value of this type."""
+    """Return the types of what is at a key or an index of a value of this type."""
     if option.is_table:
         field = option.type.model_fields.get(part)
         return types_in(field.annotation, field.metadata) if field else ()
@@ -209,7 +209,7 @@ def _key(table: type[BaseModel], name: str, *, swept: bool) -> Key:
 
 
 def choices_of(types: Iterable[Type]) -> tuple[str, ...]:
-    """Return the words that literals among these types allow, also inside a list."""
+    """Return the words that literals among these types, or inside their lists, allow."""
     words: list[str] = []
     for option in types:
         if option.origin is Literal:
@@ -220,7 +220,7 @@ def choices_of(types: Iterable[Type]) -> tuple[str, ...]:
 
 
 def kinds(types: Iterable[Type]) -> str:
-    """Return what a value is: ``text or table of text``."""
+    """Return the types in words: ``text or table of texts``."""
     return " or ".join(dict.fromkeys(_kind(option) for option in types))
 
 

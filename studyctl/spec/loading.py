@@ -1,8 +1,8 @@
-"""Loading a spec. All that is wrong with it is reported at once, each problem at its place in the file.
+"""Loading a spec. All of its problems are reported at once, each at its place in the file.
 
 First the text is read (:mod:`~studyctl.spec.syntax`) and merged with what it extends (:mod:`~studyctl.spec.extends`). Then it
-is validated by the models (:mod:`~studyctl.spec.models`, with messages of :mod:`~studyctl.spec.messages`), and names that refer to
-other tables are checked (:mod:`~studyctl.spec.checks`).
+is validated by the models (:mod:`~studyctl.spec.models`, with the messages of :mod:`~studyctl.spec.messages`), and names that
+refer to other tables are checked (:mod:`~studyctl.spec.checks`).
 """
 
 from dataclasses import dataclass, field
@@ -59,18 +59,18 @@ class Document:
 
         Args:
             what: what is wrong.
-            loc: way into the spec, such as ``("compression", 0, "group_size", 1)``.
-            key: whether to point at the name instead of the value. A missing key is shown at its table.
+            loc: path into the spec, such as ``("compression", 0, "group_size", 1)``.
+            key: whether to point at the key instead of its value. A missing key is shown at its table.
             note: short text next to the underline.
             hint: what to do.
             severity: ``error`` or ``warning``.
-            code: what kind of problem it is, where something is decided by that.
+            code: kind of the problem, for code that acts on it.
         """
         finding = Finding(what, loc, key=key, note=note, hint=hint)
         return _span(self.path, self.layers.places, finding).problem(what, note, hint, severity, code)
 
     def written(self, loc: Loc) -> bool:
-        """Return whether the file says something at this place, so that it is not a default."""
+        """Return whether the file has a value at this place, rather than the default."""
         return deepest(self.layers.places, loc)[1] == loc
 
 
@@ -110,7 +110,7 @@ def parse_spec(text: str, path: Path) -> Document:
 
 
 def self_contained(document: Document) -> str:
-    """Return the TOML text that is stored with a run: comments and order kept, what it extends merged in.
+    """Return the TOML text that is stored with a run: comments and order are kept, what it extends is merged in.
 
     Its first line names the folder that relative paths start at, so that it loads the same spec from anywhere.
     """
@@ -118,7 +118,7 @@ def self_contained(document: Document) -> str:
 
 
 def _span(path: Path, places: Place, finding: Finding) -> Span:
-    """Return what to underline: the key or value, or the table in which it is missing."""
+    """Return the part to underline: the key or value, or the table in which it is missing."""
     place, reached = deepest(places, finding.loc)
     names, written = ([part for part in loc if isinstance(part, str)] for loc in (finding.loc, reached))
     key = place.key if finding.key and names == written else None
@@ -126,9 +126,9 @@ def _span(path: Path, places: Place, finding: Finding) -> Span:
 
 
 def _repaired(data: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
-    """Return the data with mistakes put right that would hide others, and these mistakes.
+    """Return the data with mistakes corrected that would hide others, and these mistakes.
 
-    ``[models]`` is taken for ``[[models]]``, and a misspelt method for the one that is meant.
+    ``[models]`` is taken for ``[[models]]``, and a misspelt method for the closest one.
     """
     single = [name for name in LISTED if isinstance(data.get(name), dict)]
     mistakes = [
@@ -151,9 +151,9 @@ AnyTable = TypeVar("AnyTable", bound=Table)
 
 
 def _read(table: type[AnyTable], value: object, *needed: str) -> AnyTable | None:
-    """Return a table without the keys that are wrong (which are reported already).
+    """Return a table without its invalid keys (which are reported already).
 
-    Returns None if one of them is required, or is ``needed`` so that a default would mislead.
+    Returns None if one of them is required, or is ``needed``: a default in its place would mislead.
     """
     try:
         return table.model_validate(value)
@@ -165,7 +165,7 @@ def _read(table: type[AnyTable], value: object, *needed: str) -> AnyTable | None
 
 
 def _draft(data: dict[str, Any]) -> Draft:
-    """Return the tables of a spec that are right in themselves."""
+    """Return the tables of a spec that are valid on their own."""
     models, tables, texts = data.get("models"), data.get("compression"), data.get("text")
     ids = [value_at(("id",), model) for model in models] if isinstance(models, list) else []
     names = [name for name in ids if name is not None]

@@ -1,6 +1,6 @@
 """Pydantic's errors in plain words, at places that are in the file.
 
-Pydantic's locations also name union members (the method's tag, ``dict[str, str]``), and have an index for a single value where a
+Pydantic's locations also name union members (the method's tag, ``dict[str, str]``), and have index 0 for a single value where a
 list is allowed. Parts that the file does not have are dropped. Of the errors of several union members, only those of the member
 that was meant are kept.
 """
@@ -40,18 +40,18 @@ class Finding:
     what: str
     loc: Loc
     key: bool = False
-    """Whether the name is wrong, and not the value."""
+    """Whether the key is wrong rather than its value."""
     note: str = ""
     hint: str = ""
 
 
 def findings(errors: Iterable[ErrorDetails], data: Mapping[str, Any]) -> list[Finding]:
-    """Return what is wrong, in plain words; ``data`` is what was validated."""
+    """Return what is wrong, in plain words; ``data`` is the data that was validated."""
     placed = [(within(error["loc"], data), error) for error in errors]
     texts: dict[Finding, None] = {}
     for loc, error in placed:
         vague = _is_type_error(error) and any(_explains(other, at, loc) for at, other in placed)
-        # A list counts as too short as well where its items are wrong.
+        # Pydantic also calls a list too short if its items are invalid.
         vague |= error["type"] == "too_short" and value_at(loc, data) != []
         if not vague:
             texts |= dict.fromkeys(_worded(error, loc, data))
@@ -59,7 +59,7 @@ def findings(errors: Iterable[ErrorDetails], data: Mapping[str, Any]) -> list[Fi
 
 
 def within(loc: Loc, data: Any) -> Loc:
-    """Return ``loc`` without the parts that are not in the data."""
+    """Return ``loc`` without the parts that the data does not have."""
     kept: list[str | int] = []
     for part in loc:
         if holds(data, part):
@@ -69,7 +69,7 @@ def within(loc: Loc, data: Any) -> Loc:
 
 
 def table_name(loc: Loc) -> str:
-    """Return how a table's header is written: ``[evaluation.tasks]``, ``[[models]]``."""
+    """Return a table's header in backticks: ``[evaluation.tasks]``, ``[[models]]``."""
     names = [str(part) for part in loc if isinstance(part, str)]
     if not names:
         return "the spec"
@@ -128,7 +128,7 @@ def _unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
 
 
 def _owners(name: str) -> list[str]:
-    """Return which tables have a key of this name."""
+    """Return the tables and methods that have a key of this name."""
     owners = [f"`{header}`" for header, table in TABLES_BY_HEADER if name in keys_of(table)]
     methods = [method for method in METHOD_NAMES if name in keys_of(TABLES[method])]
     if methods:
@@ -152,7 +152,7 @@ def _missing(name: str, loc: Loc, data: Mapping[str, Any]) -> Finding:
 
 
 def _needs_pair(loc: Loc) -> Finding:
-    what = "a list as `method` is a pair: one that prunes, then one that quantizes"
+    what = "a list as `method` must be a pair: one that prunes, then one that quantizes"
     return Finding(what, loc, hint=f"such as {PAIR_EXAMPLE}")
 
 
@@ -168,9 +168,7 @@ def _bad_method(loc: Loc, data: Mapping[str, Any]) -> Finding:
     if not isinstance(method, str):
         return Finding(f"`method` needs text, got {_described(method)}", place, hint=methods)
     if method == "dense":
-        return Finding(
-            "`dense` is always there", place, hint="remove this table: every model is measured uncompressed"
-        )
+        return Finding("`dense` is always included", place, hint="remove this table")
     return Finding(f"unknown method `{method}`", place, hint=methods)
 
 
@@ -197,11 +195,11 @@ _UNQUOTED = {
     "whole number": r"[+-]?\d+",
     "number": r"[+-]?\d+(\.\d+)?",
 }
-"""What would be right without its quotes."""
+"""Texts that would be valid without their quotes, by kind."""
 
 
 def _name(loc: Loc) -> str:
-    """Return what a value is called: its key, or the key of the list that it is in."""
+    """Return the key of a value, or of the list that it is in, in backticks."""
     return f"`{last_key(loc)}`"
 
 
@@ -212,7 +210,7 @@ def _with_article(kind: str) -> str:
 
 
 def _described(value: object) -> str:
-    """Return what a value is: itself, if it is a number, or else its type."""
+    """Return a number itself, or the type of any other value."""
     if isinstance(value, bool | int | float):
         return shown(value)
     words: dict[type, str] = {str: "text", dict: "a table", list: "a list"}

@@ -1,7 +1,7 @@
 """Every table and key of a study spec, with type, bounds, default and description.
 
-``docs/spec.md`` and the JSON schema are generated from here. Tables are strict: TOML has types, so ``bits = "4"`` is a
-mistake and not a way to write four.
+``docs/spec.md`` and the JSON schema are generated from this file. Tables are strict: TOML has types, so ``bits = "4"`` is an
+error.
 """
 
 import re
@@ -32,7 +32,7 @@ from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
 
 
 def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
-    """Return what a validator raises: ``(place relative to the validated value, what is wrong)``, any number of them."""
+    """Return an error for a validator to raise, from any number of ``(place within the validated value, what is wrong)``."""
     what = "; ".join(what for _, what in problems)
     return PydanticCustomError("problems_inside", "{what}", {"what": what, "problems": list(problems)})
 
@@ -58,7 +58,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
 Languages = Annotated[tuple[Language, ...], Field(min_length=1, strict=False), AfterValidator(_all_different)]
 Text = Annotated[str, Field(min_length=1)]
-Samples = Annotated[int, Field(ge=1, le=100_000, description="windows")]
+Samples = Annotated[int, Field(ge=1, le=100_000, description="number of windows")]
 SequenceLength = Annotated[int, Field(ge=2, le=1_000_000)]
 
 BUNDLED_TEXTS = ("pocket",)
@@ -70,12 +70,12 @@ BUNDLED_LANGUAGES = ("ar", "de", "en", "es", "ru", "sw", "zh")
 class Table(BaseModel):
     """A table of the spec: unknown keys are errors, values never change."""
 
-    # Building a validator costs a millisecond a table, so it waits for the first spec that is read.
+    # Building a validator takes a millisecond per table, so it waits for the first spec that is read.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, defer_build=True)
 
 
 class Study(Table):
-    """What the study is called and what it builds on."""
+    """Name of the study, and the spec that it builds on."""
 
     name: Name = Field(description="name of the study's folder under `runs/`")
     title: str = Field("", description="shown above the results")
@@ -84,14 +84,14 @@ class Study(Table):
         Field(
             min_length=1,
             strict=False,
-            description="every trial that draws at random (the choice of calibration windows) runs once for each",
+            description="every trial that draws at random (its calibration windows) runs once per seed",
         ),
         AfterValidator(_all_different),
     ] = (0,)
     extends: str | None = Field(
         None,
         min_length=1,
-        description="spec to build on, relative to this one: tables are merged key by key, arrays and values replaced",
+        description="path of a spec to build on: tables are merged key by key, arrays and values replaced",
     )
 
     @field_validator("name")
@@ -117,10 +117,10 @@ class Model(Table):
         description="begin-of-sequence token before every window and context; auto: as the model's tokenizer does by default",
     )
     chat_template: bool = Field(
-        False, description="task prompts go through the model's chat template, as lm-eval does it"
+        False, description="apply the model's chat template to task prompts, as lm-eval does"
     )
     allow_pickle: bool = Field(
-        False, description="load a checkpoint that exists as pickle only; unpickling can run any code"
+        False, description="load weights that exist only as pickle; unpickling can run any code"
     )
 
     @property
@@ -130,26 +130,26 @@ class Model(Table):
 
 
 class Calibration(Table):
-    """The text that methods with data look at, for every variant that does not override it."""
+    """The calibration text of every variant that does not override it."""
 
     source: Text = Field("c4", description="a named text source")
     languages: Languages = Field(("en",), description="windows are taken from them in turn")
-    samples: Samples = Field(128, description="windows")
-    sequence_length: SequenceLength = Field(2048, description="tokens of a window")
+    samples: Samples = Field(128, description="number of windows")
+    sequence_length: SequenceLength = Field(2048, description="tokens per window")
     ids: str | None = Field(
         None,
         min_length=1,
-        description="exact token ids instead: an int32 .npy file `[samples, tokens]`; `{model}` is the last part of the model's id",
+        description="exact token ids instead: an int32 .npy file `[samples, tokens]`; `{model}` stands for the last part of the model's id",
     )
 
 
 class CalibrationOverride(Table):
-    """Keys of ``[calibration]`` that a variant overrides."""
+    """Overrides of ``[calibration]`` for a variant."""
 
     source: str | None = Field(None, min_length=1, description="a named text source")
     languages: Languages | None = Field(None, description="windows are taken from them in turn")
-    samples: Samples | None = Field(None, description="windows")
-    sequence_length: SequenceLength | None = Field(None, description="tokens of a window")
+    samples: Samples | None = Field(None, description="number of windows")
+    sequence_length: SequenceLength | None = Field(None, description="tokens per window")
     ids: str | None = Field(None, min_length=1, description="exact token ids instead")
 
     def applied_to(self, base: Calibration) -> Calibration:
@@ -165,7 +165,7 @@ Backend = Literal["studyctl", "autoawq", "auto-gptq", "gptqmodel", "llm-compress
 
 
 class CompressionTable(Table):
-    """One ``[[compression]]``: a method whose options may be lists; several lists multiply."""
+    """A ``[[compression]]`` table: a method whose options may be lists; several lists multiply."""
 
     settings_type: ClassVar[type[MethodSettings]]
 
@@ -197,7 +197,7 @@ class CompressionTable(Table):
         return frozenset(name for name in self.sweepable() if len(getattr(self, name)) > 1)
 
     def covers(self, model_id: str) -> bool:
-        """Return whether ``models`` lets this table apply to a model."""
+        """Return whether this table applies to a model."""
         return any(fnmatchcase(model_id, pattern) for pattern in self.models)
 
     def expand(self) -> Iterator[tuple[MethodSettings, CalibrationOverride, Backend]]:
@@ -232,7 +232,7 @@ class CompressionTable(Table):
         return self
 
     def _place(self, loc: tuple[str | int, ...], options: dict[str, Any]) -> tuple[str | int, ...]:
-        """Return where in this table the value is that one combination's settings complain about."""
+        """Return the place in this table of the value that one combination's settings refuse."""
         if loc:
             name = str(loc[0])
             return (name, getattr(self, name).index(options[name])) if name in options else (name,)
@@ -246,7 +246,7 @@ def options_of(settings: type[MethodSettings]) -> tuple[str, ...]:
 
 
 def _sweeping(settings: type[MethodSettings]) -> type[CompressionTable]:
-    """Return the table of a method: its settings, with a list allowed wherever there is a value."""
+    """Return the table of a method: its settings, with a list allowed in place of every value."""
     method: Any = settings.model_fields["method"].annotation
     described = Field(..., description=CompressionTable.model_fields["method"].description)
     pair = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
@@ -254,7 +254,7 @@ def _sweeping(settings: type[MethodSettings]) -> type[CompressionTable]:
     for name in options_of(settings):
         field = settings.model_fields[name]
         item = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-        # Any here, because the type exists at run time only.
+        # Any, because the type exists only at run time.
         annotation: Any = Annotated[tuple[item, ...], BeforeValidator(_as_tuple)]  # type: ignore[valid-type]
         default = ... if field.is_required() else (field.default,)
         fields[name] = (annotation, Field(default, min_length=1, description=field.description))
@@ -272,7 +272,7 @@ TABLES: dict[str, type[CompressionTable]] = {
 
 
 def method_tag(value: Any) -> str:
-    """Return what a compression table's ``method`` selects: a key of :data:`TABLES`, if it is right."""
+    """Return the tag of a compression table's ``method``: a key of :data:`TABLES` if the method is valid."""
     method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
     return PAIR if isinstance(method, list | tuple) else str(method)
 
@@ -290,19 +290,19 @@ class TextSource(Table):
     dataset: str | None = Field(None, min_length=1, description="hub id of a dataset")
     revision: Text = Field("main", description="branch, tag or commit of the dataset")
     config: Text | dict[Language, Text] | None = Field(
-        None, description="configuration of the dataset: one for all languages or a table with one for each"
+        None, description="configuration of the dataset, or a table with one per language"
     )
     split: Annotated[
         Text | dict[Purpose, Text],
         Field(
             default_factory=lambda: {"calibration": "train", "perplexity": "validation"},
-            description="split of the dataset: one for all purposes or a table with one for each",
+            description="split of the dataset, or a table with one per purpose",
         ),
     ]
     files: Text | dict[Purpose, Text] | None = Field(
         None,
-        description="local files instead (.jsonl, .txt, .parquet), relative to the spec: one for all purposes "
-        "or a table with one for each; `{language}` is filled in",
+        description="local files instead (.jsonl, .txt, .parquet), relative to the spec, or a table with "
+        "one per purpose; `{language}` is filled in",
     )
     field: Text = Field("text", description="field or column that holds the text")
 
@@ -320,11 +320,11 @@ class Perplexity(Table):
 
     source: Text = Field("c4", description="a named text source")
     languages: Languages = Field(("en",), description="languages to measure")
-    sequence_length: SequenceLength = Field(2048, description="tokens of a window, a BOS included")
+    sequence_length: SequenceLength = Field(2048, description="tokens per window, including a BOS")
     windows: int = Field(
         128,
         ge=0,
-        description="windows of each language, drawn from the whole text (a hub dataset: from 256 windows after the other); 0: all of it",
+        description="windows per language, in random order over the whole text (of a hub dataset: within segments of 256 windows); 0: all",
     )
 
 
@@ -336,29 +336,29 @@ class Fidelity(Table):
         Field(
             min_length=1,
             strict=False,
-            description="kl: KL(dense || compressed) in nats; top1: agreement of the likeliest token; "
-            "snr: logit signal to noise in dB",
+            description="kl: KL(dense || compressed) in nats; top1: top-1 agreement; "
+            "snr: signal-to-noise ratio of the logits in dB",
         ),
         AfterValidator(_all_different),
     ] = ("kl", "top1", "snr")
 
 
 class TaskData(Table):
-    """Local files of a stock task."""
+    """Local files in place of a task's own data."""
 
     test: Text = Field(description="items to score")
     fewshot: str | None = Field(None, min_length=1, description="items that few-shot examples are drawn from")
 
 
 class Tasks(Table):
-    """Task accuracies by lm-eval's own definitions."""
+    """Accuracy on tasks, as lm-eval defines them."""
 
     names: Annotated[
         tuple[Text, ...],
         Field(min_length=1, strict=False, description="lm-eval tasks"),
         AfterValidator(_all_different),
     ]
-    shots: int = Field(0, ge=0, le=64, description="examples before each item")
+    shots: int = Field(0, ge=0, le=64, description="few-shot examples before each item")
     limit: int = Field(0, ge=0, description="the first n items; 0: every item")
     include: tuple[Text, ...] = Field(
         (),
@@ -367,16 +367,16 @@ class Tasks(Table):
     )
     data: dict[Text, Text | TaskData] = Field(
         default_factory=dict,
-        description="a stock task read from a local file instead of the hub, by the task's name",
+        description="by task: local file of items to use instead of the hub's",
     )
     main: dict[Text, Text] = Field(
         default_factory=dict,
-        description="main metric by the task's name: the one that tables and means show; else lm-eval's first",
+        description="by task: the main metric, which tables and means show; default: lm-eval's first",
     )
 
 
 class Evaluation(Table):
-    """What is measured. Without its table, a kind of evaluation is left out."""
+    """What is measured. A kind of evaluation without a table is left out."""
 
     perplexity: Perplexity | None = Field(None, description="perplexity and bits per byte in each language")
     fidelity: Fidelity | None = Field(None, description="distance to the dense model")
@@ -398,7 +398,7 @@ class Execution(Table):
 
     executor: Literal["local", "ray", "slurm"] = Field("local", description="where workers run")
     devices: Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] = Field(
-        "auto", description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker each'
+        "auto", description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker per device'
     )
     retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
     keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")
@@ -418,7 +418,7 @@ class Execution(Table):
             else {(index,): device for index, device in enumerate(value)}
         )
         problems = [
-            (place, f'`{device}` is no device: write "auto", "cpu", "cuda:0" or a list of such')
+            (place, f'`{device}` is not a device: write "auto", "cpu", "cuda:0" or a list of these')
             for place, device in places.items()
             if not all(_DEVICE.fullmatch(part.strip()) for part in device.split(","))
         ]
@@ -435,7 +435,7 @@ class Spec(Table):
         min_length=1, strict=False, description="models to compress and measure"
     )
     calibration: Calibration = Field(
-        default_factory=Calibration, description="text that methods with data look at"
+        default_factory=Calibration, description="text for the methods that need calibration data"
     )
     compression: tuple[AnyCompression, ...] = Field(
         (), strict=False, description="variants to compare with dense"

@@ -1,4 +1,4 @@
-"""The specs in and below a folder, which can be started from there."""
+"""The specs in and below a folder, to offer for running."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 from studyctl.files import runs_folder
 
 DEEPEST = 4
-"""Levels of folders that are searched."""
+"""Levels of subfolders that are searched."""
 MOST = 200
 """Specs after which the search ends."""
 LOOKED_AT = 1 << 16
-"""Bytes of a file in which its table `study` must begin."""
+"""The `study` table must begin within this many bytes of a file."""
 _STUDY = re.compile(rb"^\s*(\[\s*study\s*\]|study\s*[.=])", re.MULTILINE)
 
 

@@ -1,7 +1,7 @@
 """Reading a spec while it is typed: which table, key and value a place belongs to, in text that is not TOML yet.
 
-The parsers give up, or lose the tables below, where a quote or a list is not closed. Here a line that looks like the
-beginning of a table or a key always is one: no value of a spec continues in such a line.
+Where a quote or a list is not closed, parsers give up or lose the tables below. Here every line that looks like a
+header or a key is taken for one: no value of a spec continues in such a line.
 """
 
 import re
@@ -32,20 +32,20 @@ Part = Literal["header", "key", "value", "nothing"]
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What a place of a text is part of."""
+    """The part of a spec that a place in its text belongs to."""
 
     part: Part
-    """``nothing``: a comment, or behind a value."""
+    """``nothing``: in a comment, or after a complete value."""
     table: Loc
-    """Way to the table that a key here belongs to."""
+    """Path to the table that a key here belongs to."""
     loc: Loc
-    """Way to the key (its name may be empty yet) or value; for a header, to its table."""
+    """Path to the key (whose name may still be empty) or value; for a header, to its table."""
     word: str = ""
-    """What is written up to the place, with its opening quote."""
+    """The word up to the place, with its opening quote."""
     start: int = 0
     """Column at which the word starts, from 0."""
     end: int = 0
-    """Column at which the word ends, behind the place."""
+    """Column at which the word ends; it may go on after the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +56,28 @@ class Statement:
     keys: tuple[str, ...]
     row: int
     column: int
-    """Where the value begins, behind ``=``."""
+    """Where the value begins, after ``=``."""
 
     @property
     def loc(self) -> Loc:
-        """Return the way to the value."""
+        """Return the path to the value."""
         return (*self.table, *self.keys)
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A text, and what could be read of it."""
+    """A text, and the parts of it that could be read."""
 
     lines: tuple[str, ...]
     headers: dict[int, Loc]
-    """Way to the table that a line begins, by the row of the line."""
+    """Path to the table that each header begins, by row."""
     statements: dict[int, Statement]
-    """By the row of their keys."""
+    """By the row of the key."""
     data: dict[str, Any] = field(repr=False)
     """The values that are complete."""
 
     def here(self, row: int, column: int) -> Here:
-        """Return what a place is part of; rows and columns count from 0."""
+        """Return the part that a place belongs to; rows and columns count from 0."""
         line, statement = self.lines[row], self._statement_at(row)
         # Headers are in the order of their rows.
         table = next((loc for above, loc in reversed(self.headers.items()) if above <= row), ())
@@ -97,11 +97,11 @@ class Partial:
         return Here("value", statement.table, loc, value.word, start, end)
 
     def keys_in(self, table: Loc) -> set[str]:
-        """Return the keys that a table has, dotted ones by their first part."""
+        """Return the keys of a table; of dotted keys, the first part."""
         return {item.keys[0] for item in self.statements.values() if item.table == table}
 
     def _statement_at(self, row: int) -> Statement | None:
-        """Return the statement that begins in a line, or whose list or table is still open where the line starts."""
+        """Return the statement that begins in a line, or whose list or inline table is still open where the line starts."""
         begin = max((above for above in (*self.headers, *self.statements) if above <= row), default=-1)
         statement = self.statements.get(begin)
         if statement is None or begin == row:
@@ -115,14 +115,14 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How a piece of a value ends."""
+    """The state at the end of a value that may be incomplete."""
 
     path: Loc
-    """Of each list that is open the index, of each table in braces the key; an empty key is still to be written."""
+    """The index in each open list and the key in each open inline table; empty: the key is still to be written."""
     word: str
-    """What the piece ends with, where that is not complete."""
+    """The incomplete word at the end."""
     closed: bool
-    """Whether a value or a comment ends here, so that nothing can follow but a comma or a bracket."""
+    """Whether a value or a comment ends here, so that only a comma or a bracket can follow."""
 
     @property
     def wants_key(self) -> bool:
@@ -130,7 +130,7 @@ class _End:
 
 
 def _end_of(text: str) -> _End:
-    """Return how a piece of a value ends."""
+    """Return the state at the end of a value that may be incomplete."""
     path: list[str | int] = []
     word, key, closed = "", "", False
     for match in _TOKEN.finditer(text):
@@ -153,7 +153,7 @@ def _end_of(text: str) -> _End:
 
 
 def _step(path: list[str | int], sign: str, key: str) -> None:
-    """Change the way to the innermost open list or table by a bracket, a comma or an equals sign."""
+    """Update the path to the innermost open list or inline table for a bracket, a comma or an equals sign."""
     if sign in "[{":
         path.append(0 if sign == "[" else "")
     elif sign in "]}":
@@ -166,7 +166,7 @@ def _step(path: list[str | int], sign: str, key: str) -> None:
 
 @lru_cache(maxsize=2)  # the cursor moves more often than the text changes
 def read_partial(text: str) -> Partial:
-    """Read a text that may be no TOML yet."""
+    """Read a text that may not be TOML yet."""
     lines = tuple(text.split("\n"))
     headers: dict[int, Loc] = {}
     statements: dict[int, Statement] = {}
@@ -205,7 +205,7 @@ def _data(
         _table_at(data, loc)
     for row, statement in statements.items():
         value, end = lines[row][statement.column :], row + 1
-        # What follows a value that is closed is being typed.
+        # A line after a closed value is not part of it: it is being typed.
         while end < ends[row] and _end_of(value).path:
             value, end = f"{value}\n{lines[end]}", end + 1
         *above, name = statement.loc
@@ -219,14 +219,14 @@ def _data(
 
 
 def _table_at(data: Any, loc: Loc) -> Any:
-    """Return the table at a place, made where there is none; None where a value is in its place."""
+    """Return the table at a place, made if it does not exist; None if something else is there."""
     for part, following in zip(loc, (*loc[1:], ""), strict=False):
         if isinstance(data, list) and isinstance(part, int):
             data.extend({} for _ in range(part + 1 - len(data)))
         elif isinstance(data, dict):
             data.setdefault(part, [] if isinstance(following, int) else {})
         else:
-            return None  # two lines contradict each other, which is reported elsewhere
+            return None  # two lines contradict each other; that is reported elsewhere
         data = data[part]
     return data if isinstance(data, dict) else None
 
@@ -250,13 +250,13 @@ def _in_key(line: str, column: int, table: Loc, keys: tuple[str, ...]) -> Here:
 
 
 def _end(pattern: re.Pattern[str], line: str, column: int) -> int:
-    """Return the column up to which a pattern matches from this one on."""
+    """Return the column at which the match of a pattern that starts in ``column`` ends."""
     match = pattern.match(line, column)
     return match.end() if match else column
 
 
 def words_of(value: object) -> Iterator[str]:
-    """Yield the texts of a list, or the one that there is."""
+    """Yield the texts of a list, or a single text."""
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str):
             yield item

@@ -1,7 +1,7 @@
 """Where the keys and values of a TOML text are, so that a problem can be shown at its place.
 
-Values come from the parser; this module reads the same text with tree-sitter and keeps the places only. Places survive
-in texts that are no TOML (yet): what could be read has its place.
+The parser gives the values; this module reads the same text with tree-sitter and keeps only the places. That works
+for texts that are not (yet) TOML as well: every part that can be read has a place.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from studyctl.errors import Problem, ProblemCode
 from studyctl.toml import TomlError
 
 Loc = tuple[str | int, ...]
-"""A way into the data of a spec, such as ``("compression", 0, "sparsity", 1)``; pydantic's errors have the same form."""
+"""A path into the data of a spec, such as ``("compression", 0, "sparsity", 1)``; Pydantic's errors have the same form."""
 
 KEYS = ("bare_key", "quoted_key", "dotted_key")
 
@@ -33,7 +33,7 @@ class Span:
     column: int
     """From 1, in characters."""
     length: int
-    """In characters; of the first line, if there are more."""
+    """In characters; of something on several lines, the part on the first."""
 
     def problem(
         self,
@@ -59,22 +59,22 @@ class Span:
 
 @dataclass(slots=True)
 class Place:
-    """Where one table, array or value is, and everything in it."""
+    """Where a table, array or value is, with the places of everything in it."""
 
     key: Span | None = None
-    """The name, in front of ``=`` or in a table's header."""
+    """Its name, before ``=`` or in a table's header."""
     value: Span | None = None
-    """The value, or the header of a table."""
+    """Its value, or a table's header."""
     children: dict[str | int, "Place"] = field(default_factory=dict)
     kind: Literal["value", "table", "implicit table", "list of tables"] = "value"
-    """An implicit table is named in the headers of others only. A list of tables has a header for each."""
+    """An implicit table is named only in the headers of others. Each table of a list has a header of its own."""
 
 
 def deepest(root: Place, loc: Loc) -> tuple[Place, Loc]:
-    """Return the place of the deepest part of ``loc`` that is in the file, and that part.
+    """Return the place of the deepest part of ``loc`` that is in the file, and the path to it.
 
-    What is not in the file is skipped over when something behind it is: pydantic names union members in its locations,
-    and a single value where a list may be has index 0.
+    Parts that are not in the file are skipped: Pydantic names union members in its locations, and gives index 0 to a
+    single value where a list is allowed.
     """
     place = root
     reached: Loc = ()
@@ -108,7 +108,7 @@ class Places:
 
     Attributes:
         root: the places of the tables and keys.
-        repeated: keys and tables that are there twice.
+        repeated: problems for keys and tables that are defined twice.
     """
 
     def __init__(self, text: str, file: Path) -> None:
@@ -125,7 +125,7 @@ class Places:
                 self._table(node)
 
     def _span(self, first: Node, last: Node | None = None) -> Span:
-        """Return the span from the start of one node to the end of another, at most to the end of the line."""
+        """Return the span from the start of one node to the end of another, or to the end of the first line."""
         row, start = first.start_point
         end_row, end = (last or first).end_point
         line = self._lines[row].rstrip(b"\r")
@@ -149,7 +149,7 @@ class Places:
                 self._pair(child, place)
 
     def _into(self, place: Place, part: Node, header: Span | None) -> Place:
-        """Return the table that a part of a header or dotted key names, made where there is none."""
+        """Return the table that a part of a header or dotted key names; it is made if it does not exist."""
         name, span = _name(part), self._span(part)
         child = place.children.get(name)
         if child is None:
@@ -205,7 +205,7 @@ class Places:
             listed = kind == "table" and name in ("models", "compression")
             self.repeated.append(
                 span.problem(
-                    f"{kind} `{name}` is there twice",
+                    f"{kind} `{name}` is defined twice",
                     note=f"first in line {first.key.line}" if first.key else "",
                     hint=f"write `[[{name}]]` for each of several" if listed else "",
                 )

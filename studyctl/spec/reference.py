@@ -1,4 +1,4 @@
-"""``docs/spec.md``: every table and key of a spec, written from the models.
+"""``docs/spec.md``: every table and key of a spec, generated from the models.
 
 ``python -m studyctl.spec.reference > docs/spec.md`` writes it.
 """
@@ -29,16 +29,16 @@ SHARED = ("models", "calibration", "backend")
 INTRODUCTION = f"""\
 # Every table and key of a study spec
 
-Written from the models in `studyctl/spec/models.py` and `studyctl/contract/methods.py` by
+Generated from the models in `studyctl/spec/models.py` and `studyctl/contract/methods.py` by
 `python -m studyctl.spec.reference > docs/spec.md`; a test compares the two. `studyctl validate SPEC` checks a spec,
-`studyctl schema` writes a JSON schema for editors.
+`studyctl schema` prints a JSON schema for editors.
 
-- A spec is a TOML file. Its name in `[study]` names the folder of its results under `runs/`.
+- A spec is a TOML file. `name` in `[study]` is also the name of the folder of its results under `runs/`.
 - Unknown keys and values of a wrong type are errors: `bits = "4"` is not 4.
-- Relative paths start at the folder of the file that they are written in.
-- Keys without a default are required or, where the table says "–", may be left out.
-- In `[[compression]]`, wherever there is a value, a list sweeps: each of its values makes a variant, and several lists
-  multiply. The uncompressed model, `dense`, is always there.
+- Relative paths start at the folder of the file that contains them.
+- "–" as default: the key may be left out and has no default value.
+- In `[[compression]]`, a list in place of a value sweeps: each item makes a variant, and several lists multiply. The
+  uncompressed model, `dense`, is always included.
 - Texts that need no `[text]` table: {", ".join(f"`{name}`" for name in BUNDLED_TEXTS)}, in the languages
   {", ".join(f"`{language}`" for language in BUNDLED_LANGUAGES)}.
 """
@@ -63,7 +63,7 @@ def _compression() -> Iterator[str]:
     for tag, table in TABLES.items():
         name = '["sparsegpt", "gptq"]' if tag == PAIR else f'"{tag}"'
         options = [key for key in keys_of(table).values() if key.name not in (*SHARED, "method")]
-        data = "Looks at" if METHODS[tag].settings.needs_data else "Needs no"
+        data = "Uses" if METHODS[tag].settings.needs_data else "Needs no"
         yield _section(f"### `method = {name}`", table, options, f"{data} calibration text.")
 
 

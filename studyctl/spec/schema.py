@@ -1,4 +1,4 @@
-"""The JSON schema of a spec, for editors: they complete the keys and options, and underline what is wrong."""
+"""The JSON schema of a spec, with which editors complete keys and options and underline errors."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a spec.
 
-    ``[[compression]]`` is one of the methods' tables, which ``method`` selects; where a list sweeps, a single value is
+    ``[[compression]]`` is one of the methods' tables, selected by ``method``; where a list sweeps, a single value is
     allowed as well.
     """
     schema: dict[str, Any] = Spec.model_json_schema()
@@ -24,14 +24,14 @@ def json_schema() -> dict[str, Any]:
             properties["method"] |= {"const": tag}
         schema["$defs"][table.__name__]["properties"] = {name: properties[name] for name in keys_of(table)}
     tables = schema["properties"]["compression"]["items"]
-    # The pair's method is a list, which OpenAPI's discriminator cannot say; `const` tells the tables apart anyway.
+    # The pair's method is a list, which OpenAPI's discriminator cannot express; `const` tells the tables apart anyway.
     tables.pop("discriminator", None)
     required = _required(schema)
     return {"$schema": DRAFT, "title": "studyctl study", **_as_toml(schema), **required}
 
 
 def _required(schema: dict[str, Any]) -> dict[str, Any]:
-    """Move what is required out of the schema: it is so only in specs that do not extend another."""
+    """Take the required keys out of the schema and return them as a condition: they may come from an extended spec."""
     study, tasks = (schema["$defs"][name].pop("required") for name in ("Study", "Tasks"))
     inside = {
         "study": {"required": study},
@@ -63,7 +63,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_toml(schema: Any) -> Any:
-    """Return the schema without null, which TOML does not have, and without the titles that Pydantic makes of names."""
+    """Return the schema without null, which TOML does not have, and without the titles that Pydantic derives from names."""
     if isinstance(schema, list):
         return [_as_toml(item) for item in schema]
     if not isinstance(schema, dict):

@@ -1,7 +1,7 @@
-"""Reading the TOML of a spec, with words for what is wrong with it.
+"""Reading the TOML of a spec, with its errors in plain words.
 
-A parser stops at its first error. To show them all, the line of each is taken out and the rest is read again, as long
-as an error stays within its line. Repeated keys and tables come from the places, which know both.
+A parser stops at its first error. To show all, the line of each error is removed and the rest is read again, as long as
+errors stay within their lines. Repeated keys and tables are found by :class:`Places`, which knows both places.
 """
 
 import re
@@ -19,12 +19,12 @@ _CLOSED = re.compile(
     r'''(?:"""(?:\\.|[^\\])*?"""|"(?!"")(?:\\.|[^"\\\n])*"|'{3}.*?'{3}|'(?!'')[^'\n]*'|#[^\n]*|[^"'#])*+''',
     re.DOTALL,
 )
-"""Text up to a quote that is not closed."""
+"""Matches the text before the first quote that is not closed."""
 NOT_CLOSED = "a list is not closed: `]` or `,` is missing before this"
 
 
 def read_toml(text: str, file: Path) -> tuple[dict[str, Any], Place]:
-    """Return the data of a TOML text, and where everything in it is.
+    """Return the data of a TOML text, and the places of everything in it.
 
     Raises:
         SpecError: with everything that is wrong with it.
@@ -35,7 +35,7 @@ def read_toml(text: str, file: Path) -> tuple[dict[str, Any], Place]:
     except TomlError as error:
         if error.fault is not Fault.TOO_DEEP:
             raise SpecError(_problems(text, file, error)) from None
-    except RecursionError:  # of the places
+    except RecursionError:  # in `Places`
         pass
     raise SpecError(Problem("lists are nested too deeply", file, 1, 1))
 
@@ -43,7 +43,7 @@ def read_toml(text: str, file: Path) -> tuple[dict[str, Any], Place]:
 def _problems(text: str, file: Path, first: TomlError) -> list[Problem]:
     lines = text.replace("\r\n", "\n").split("\n")
     errors, repaired = _errors(lines, first)
-    # What is there twice is reported with both places; the parser would stop at the first of them.
+    # Repetitions are reported with both places; the parser would stop at the first.
     repeated = Places(repaired, file).repeated
     others = [error for error in errors if not (repeated and _is_repetition(error))]
     return sorted(
@@ -83,7 +83,7 @@ def _errors(lines: list[str], error: TomlError) -> tuple[list[TomlError], str]:
 
 
 def _in_open_list(error: TomlError, lines: list[str]) -> bool:
-    """Return whether a key was met where the next item of a list should be."""
+    """Return whether a key follows where the next item of a list should be."""
     rest = lines[error.line - 1][error.column - 1 :] if error.line else ""
     return error.fault is Fault.NO_VALUE and re.match(r"[\w.\"'-]+\s*=", rest) is not None
 
@@ -96,7 +96,7 @@ def _worded(error: TomlError, lines: list[str], file: Path) -> Problem:
     if error.line is None or error.fault is Fault.LINE_ENDS_IN_TEXT:
         source = line if error.line else text
         closed = _CLOSED.match(source)
-        assert closed is not None  # it matches nothing as well
+        assert closed is not None  # it matches the empty text as well
         if rest := source[closed.end() :].partition("\n")[0].rstrip():
             above, column = closed[0].count("\n"), len(closed[0].rpartition("\n")[2]) + 1
             return Span(file, (error.line or 1) + above, column, len(rest)).problem(
@@ -142,11 +142,11 @@ def _bad_value(line: str, word: str) -> tuple[str, str, int]:
     if not word:
         return f"`{key}` has no value", "", 1
     if word.lower() in ("true", "false"):
-        return f"`{word}` is no value", f"write {word.lower()}", len(word)
+        return f"`{word}` is not a value", f"write {word.lower()}", len(word)
     if word.lower() in ("none", "null", "nil"):
-        return f"`{word}` is no value", "leave the key out", len(word)
+        return f"`{word}` is not a value", "leave the key out", len(word)
     if word[0] in "“”‘’«»":
         return "these quotes are not TOML's", 'write "…" with straight quotes', len(word)
     if re.match(r"[+-]?\.\d", word):
-        return f"`{word}` is no number", f"write {word.replace('.', '0.', 1)}", len(word)
-    return f"`{word}` is no value", f'text needs quotes: "{word}"', len(word)
+        return f"`{word}` is not a number", f"write {word.replace('.', '0.', 1)}", len(word)
+    return f"`{word}` is not a value", f'text needs quotes: "{word}"', len(word)

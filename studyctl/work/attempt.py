@@ -1,4 +1,4 @@
-"""One attempt at a trial: its steps in order, each journaled, and unaffected by failures of the others."""
+"""One attempt at a trial: its steps in order, each journaled; a failed evaluation does not stop the others."""
 
 import errno
 import time
@@ -19,10 +19,10 @@ from studyctl.work.memory import OUT_OF_MEMORY_HINT, peak_bytes, reset_peak
 from studyctl.work.recorder import CannotWriteError, Channel, Recorder, StopRequested, describe_attempt
 
 SMALLEST_BATCH = 64
-"""Tokens of a forward pass below which running out of memory is final."""
+"""Tokens per forward pass at which batches are halved no further: running out of memory is a failure then."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAY_SUCCEED_LATER = (ProblemCode.UNEXPECTED, ProblemCode.REFERENCE_LOST)
-"""Problems that another attempt may not have."""
+"""Problems that another attempt may avoid."""
 
 
 class Attempt:
@@ -40,11 +40,11 @@ class Attempt:
         self.recorder = Recorder(job, self._journal, channel)
 
     def run(self) -> None:
-        """Run every step; always ends with ``attempt_finished`` unless the process dies."""
+        """Run every step; always write ``attempt_finished`` at the end unless the process dies."""
         torch.set_num_threads(self.job.threads)
         self.recorder.record(describe_attempt(self.job))
         peak = 0
-        failed: set[StepId] = set()  # the remaining batches of a text would fail as well
+        failed: set[StepId] = set()  # after a failed batch the other batches of its text are skipped
         try:
             if self._step(Step(StepKind.LOAD)):
                 for step in self.engine.steps(self.job, self.recorder):
@@ -77,7 +77,7 @@ class Attempt:
                 self._journal.close()
 
     def _step(self, step: Step) -> bool:
-        """Run one step. Return whether it is complete; a failure is journaled with its cause."""
+        """Run one step and return whether it is complete; a failure is journaled with its cause."""
         self.recorder.step = step
         try:
             self.recorder.record(self._finished(step))
@@ -99,13 +99,13 @@ class Attempt:
             traceback.print_exc()
             problem, cause = Problem(_one_line(error), hint=OUT_OF_MEMORY_HINT), FailureCause.OUT_OF_MEMORY
             if not is_out_of_memory(error):
-                hint, cause = "the whole traceback is in the attempt's log", FailureCause.ERROR
+                hint, cause = "the traceback is in the attempt's log", FailureCause.ERROR
                 problem = Problem(problem.what, hint=hint, code=ProblemCode.UNEXPECTED)
             self._fail(step, problem, cause)
         return False
 
     def _finished(self, step: Step) -> StepFinished:
-        """Do the work of a step, with smaller batches where memory does not suffice; return the record of its end."""
+        """Do the work of a step, with smaller batches if memory runs out; return the record of its end."""
         engine = self.engine
         work = {
             StepKind.LOAD: engine.load,
@@ -127,11 +127,11 @@ class Attempt:
                     raise
                 engine.halve_batch(self.job)
                 self.recorder.warning(
-                    f"out of memory; retried with {batch // 2} tokens a batch",
+                    f"out of memory; retried with {batch // 2} tokens per batch",
                     batch_tokens=batch // 2,
                     error=_one_line(error),
                 )
-        if result.seconds is None:  # else the step has measured itself
+        if result.seconds is None:  # else the step measured its time itself
             result.seconds = time.perf_counter() - begun
         if result.peak_memory_bytes is None:
             result.peak_memory_bytes = peak_bytes()

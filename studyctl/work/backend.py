@@ -1,4 +1,4 @@
-"""The step ``compress`` of a variant that another package makes: its input, and the weights that come back."""
+"""The step ``compress`` by another package: writing its input, calling it, and reading the weights that it returns."""
 
 import json
 import shutil
@@ -34,28 +34,28 @@ from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.work.recorder import Recorder
 
 CHECK_WINDOWS, CHECK_TOKENS = 2, 512
-"""At most so many calibration tokens must give the same nll in the package's process as here."""
+"""Size of the check that the dense model gives the same nll in the package's process as here."""
 TOLERANCE_NATS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
-"""Allowed difference of a token's mean nll: kernels sum in another order. A wrong ``rope_theta`` differs by more."""
+"""Allowed difference of the mean nll per token: kernels sum in another order. A wrong ``rope_theta`` differs by more."""
 CAUSES = {
     DriverCause.KILLED: FailureCause.KILLED,
     DriverCause.OUT_OF_MEMORY: FailureCause.OUT_OF_MEMORY,
 }
 
 
-def compress_elsewhere(
+def compress_with_backend(
     job: Job, loaded: LoadedModel, ids: np.ndarray | None, recorder: Recorder
 ) -> tuple[Compressed, Outcome]:
-    """Have the job's backend compress the dense model, and put the weights that come back into the model in memory.
+    """Let the job's backend compress the dense model, and copy the weights that it returns into the model in memory.
 
     Args:
         job: the trial; its backend is another package.
         loaded: the dense model.
         ids: calibration windows ``[samples, tokens]``; None for methods without data.
-        recorder: hears of its progress.
+        recorder: receives its progress.
 
     Raises:
-        StepError: the environment is missing or broken, reads the model otherwise, fails, or changed what it must not.
+        StepError: the environment is missing or broken, or the package reads another model, fails, or changes what it must not.
     """
     backend = BACKENDS[job.backend]
     installed = environment(backend)
@@ -71,7 +71,7 @@ def compress_elsewhere(
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(dir=packed.parent, prefix=prefix) as scratch:
         task = _task(job, loaded, ids, Path(scratch))
-        # The package reads the planned files by links.
+        # The package reads the planned files through links.
         with _gpu_left_to_others(loaded), planned_files(loaded.identity):
             killed_before = kernel_oom_kills()
             outcome = call_driver(
@@ -113,13 +113,13 @@ def _task(job: Job, loaded: LoadedModel, ids: np.ndarray | None, scratch: Path) 
 
 
 def hand_over(loaded: LoadedModel, folder: Path) -> None:
-    """Write a folder that older transformers read as the same model; the weights are links to the dense model's own files."""
+    """Write a folder that older transformers read as the same model; its weights are links to the dense model's files."""
     folder.mkdir(parents=True)
     config = json.loads((loaded.folder / "config.json").read_text("utf-8"))
-    config.pop("auto_map", None)  # code of a repository is never run
+    config.pop("auto_map", None)  # a repository's code is never run
     (folder / "config.json").write_text(json.dumps(config | keys_of_older_loaders(config), indent=2), "utf-8")
     weights = weight_files(loaded.folder, allow_pickle=loaded.allow_pickle)
-    if any(path.suffix != ".safetensors" for path in weights):  # no pickle for anybody
+    if any(path.suffix != ".safetensors" for path in weights):  # pickle is never handed over
         loaded.model.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
     else:
         for path in (*weights, loaded.folder / INDEX):
@@ -130,7 +130,7 @@ def hand_over(loaded: LoadedModel, folder: Path) -> None:
 
 
 def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
-    """Return windows and the dense model's mean nll on them, as computed here."""
+    """Return windows, the dense model's mean nll on them as computed here, and the allowed difference."""
     if ids is not None:
         windows = torch.from_numpy(ids[:CHECK_WINDOWS, :CHECK_TOKENS].astype(np.int64))
     else:
@@ -145,7 +145,7 @@ def expected_nll(loaded: LoadedModel, ids: np.ndarray | None) -> dict[str, Any]:
 
 @contextmanager
 def _gpu_left_to_others(loaded: LoadedModel) -> Iterator[None]:
-    """Move a model from its GPU to the host inside."""
+    """Move a model from its GPU to the host while the block runs."""
     if not loaded.device.startswith("cuda"):
         yield
         return
@@ -158,18 +158,18 @@ def _gpu_left_to_others(loaded: LoadedModel) -> Iterator[None]:
 
 
 def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> StepError:
-    """Return the error for a failed call, in the package's own words."""
+    """Return the error for a failed call, with the package's own message."""
     cause, reason = outcome.cause or DriverCause.ERROR, outcome.failure
     if cause is DriverCause.KILLED and killed_for_memory:
         cause, reason = DriverCause.OUT_OF_MEMORY, "the kernel killed it: out of memory"
-    printed = f"all that it printed is in {log}"
+    printed = f"its whole output is in {log}"
     hints = {
         DriverCause.ERROR: printed,
         DriverCause.KILLED: printed,
         DriverCause.NOT_IMPORTED: f"if its environment is broken, `studyctl backends remove {job.backend}` and then "
         f"`studyctl backends sync {job.backend}` make it again; {printed}",
         DriverCause.OUT_OF_MEMORY: OUT_OF_MEMORY_HINT,
-        DriverCause.READ_OTHERWISE: "its transformers is older than this model's files, and would compress another model",
+        DriverCause.READ_OTHERWISE: "its transformers is too old for this model's files and would compress a different model",
     }
     return StepError(
         f"{job.backend} {BACKENDS[job.backend].version}: {reason}",
@@ -180,10 +180,10 @@ def _failure(job: Job, outcome: Outcome, killed_for_memory: bool, log: Path) -> 
 
 @torch.no_grad()
 def _read_weights(job: Job, model: nn.Module, out: Path) -> Compressed:
-    """Put the weights that came back into the model, after checking that they belong to it and nothing else changed.
+    """Copy the returned weights into the model, after checking that they fit it and that nothing else changed.
 
     Raises:
-        StepError: a weight is missing, has another shape or is not finite, or something outside of the decoder blocks changed.
+        StepError: a weight is missing, has another shape or is not finite, or something outside the decoder blocks changed.
     """
     inside, linears = block_parameters(model), block_linears(model)
     with safe_open(out / "plain.safetensors", framework="pt") as file:
@@ -205,7 +205,7 @@ def _read_weights(job: Job, model: nn.Module, out: Path) -> Compressed:
 def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
     names, inside = set(file.keys()), block_parameters(model)
     if missing := [name for name in block_linears(model) if f"{name}.weight" not in names]:
-        raise _wrong(job, f"it gave no weight of `{missing[0]}`")
+        raise _bad_output(job, f"it returned no weight of `{missing[0]}`")
     for name, parameter in model.named_parameters(
         remove_duplicate=False
     ):  # a package may untie what is tied here
@@ -213,15 +213,15 @@ def _check_fit(job: Job, model: nn.Module, file: Any) -> None:
             continue
         value = file.get_tensor(name)
         if value.shape != parameter.shape:
-            raise _wrong(job, f"`{name}` is {list(value.shape)} there and {list(parameter.shape)} here")
+            raise _bad_output(job, f"`{name}` is {list(value.shape)} there and {list(parameter.shape)} here")
         if not is_finite(value):
-            raise _wrong(job, f"`{name}` is not finite")
+            raise _bad_output(job, f"`{name}` is not finite")
         if name not in inside and not torch.equal(value.to(parameter.device), parameter):
-            raise _wrong(job, f"it changed `{name}`, which is outside of the decoder blocks")
+            raise _bad_output(job, f"it changed `{name}`, which is outside of the decoder blocks")
 
 
-def _wrong(job: Job, reason: str) -> StepError:
+def _bad_output(job: Job, reason: str) -> StepError:
     return StepError(
         f"{job.backend} {BACKENDS[job.backend].version}: {reason}",
-        hint="this package does not know this family of models well enough: its figures would mean nothing",
+        hint="this package does not handle this model family correctly: its figures would mean nothing",
     )

@@ -1,7 +1,7 @@
-"""The saved part of an unfinished task, on disk, so that an attempt resumes where a killed one was.
+"""The finished chunks of an unfinished task, on disk, so that an attempt resumes where a killed one stopped.
 
-It is no result: the results of a task are in its journal when it ends, and this file is deleted then. Torn or lost, it costs
-the work of a task.
+They are not results: those are journaled when the task ends, and this file is deleted then. If it is torn or lost, the task is
+scored again.
 """
 
 import json
@@ -16,7 +16,7 @@ from studyctl.work.recorder import CannotWriteError
 
 
 class ChunkFile:
-    """The answers to the chunks of one task, by the plan that they were made under (see ``ResumableChunks``)."""
+    """The answers to the chunks of one task, by the plan that they were computed for (see ``ResumableChunks``)."""
 
     def __init__(self, path: Path, weights: str) -> None:
         self._weights = weights
@@ -24,7 +24,7 @@ class ChunkFile:
         self._since = time.monotonic()
         self._saved: list[ChunkResults] = []
         self.seconds_before = 0.0
-        """Time that the saved chunks took in earlier attempts."""
+        """Seconds that the saved chunks took in earlier attempts."""
         try:
             self._saved = [record for record in read_journal(path) if isinstance(record, ChunkResults)]
         except FileNotFoundError:
@@ -48,7 +48,7 @@ class ChunkFile:
         return {number: answers for record in records for number, answers in record.chunks.items()}
 
     def add(self, chunk: int, answers: Any) -> None:
-        """Save the answers of a chunk; those that are not finite are no JSON, and are computed again.
+        """Save the answers of a chunk, unless they are not finite, which JSON cannot hold: then they are computed again.
 
         Raises:
             CannotWriteError: the disk is full or gone.

@@ -1,4 +1,4 @@
-"""The work of each step of a job: from its sources to tensors, and back to records."""
+"""The work of each step of a job: from sources to tensors to records."""
 
 import shutil
 import time
@@ -38,13 +38,13 @@ from studyctl.sources.models import (
 from studyctl.sources.tokens import calibration_ids, perplexity_windows
 from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits, zero_fraction
 from studyctl.sources.verified import check_files, unchanged
-from studyctl.work.backend import compress_elsewhere
+from studyctl.work.backend import compress_with_backend
 from studyctl.work.chunk_file import ChunkFile
 from studyctl.work.recorder import Recorder
 
 
 class Engine:
-    """Holds the model that is loaded, so that trials of the same model need not load it again."""
+    """Does the steps of jobs, and keeps the loaded model for further trials of it."""
 
     def __init__(self) -> None:
         self.loaded: LoadedModel | None = None
@@ -52,24 +52,24 @@ class Engine:
         self._changed: set[str] = set()
         """Modules of the loaded model whose weights may no longer be dense."""
         self._tokenizer: Any = None
-        """Of the job's model, also where a checkpoint is measured."""
+        """That of the job's model, even if a checkpoint is measured."""
         self._windows: dict[str, tuple[tuple[object, ...], Windows]] = {}
-        """By language, with everything that they depend on; the next job often asks for the same."""
+        """By language, with everything that they depend on; the next job often needs the same."""
         self._batches: dict[tuple[object, ...], int] = {}
-        """Learned batch sizes in tokens, by model, dtype and device."""
+        """Batch sizes in tokens that were reduced for lack of memory, by model, dtype and kind of device."""
         self._compress_first: tuple[Step, ...] = ()
-        """``compress``, where the stored weights of an earlier attempt are lost."""
+        """``compress``, if the stored weights of an earlier attempt are lost; else empty."""
         self._measure_all = False
         """Whether every evaluation runs, since the weights differ from those of the stored results."""
 
     # -- batches
 
     def batch_tokens(self, job: Job) -> int:
-        """Return the tokens of a forward pass: those of the job, or fewer where these were too many for the memory."""
+        """Return the tokens per forward pass: the job's, or fewer if memory ran out before."""
         return min(job.batch_tokens, self._batches.get(_batch_size_key(job), job.batch_tokens))
 
     def halve_batch(self, job: Job) -> None:
-        """Halve the batches of this model on this device from now on, and free what the failure left on a GPU."""
+        """Halve the batches of this model on this kind of device from now on, and free what the failure left on a GPU."""
         self._batches[_batch_size_key(job)] = self.batch_tokens(job) // 2
         if device_kind(job.device) == "cuda":
             torch.cuda.empty_cache()
@@ -77,11 +77,9 @@ class Engine:
     # -- load
 
     def load(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Load the job's model, its trial's weights if they are stored, its texts and its dense references."""
+        """Load the job's model and the trial's weights if they are stored, and compute missing dense references."""
         self.weights_hash, self._compress_first, self._measure_all = "", (), False
-        if (
-            job.is_checkpoint
-        ):  # `compress` loads it in place of the model, of which only the tokenizer is needed
+        if job.is_checkpoint:  # `compress` loads it; of the model only the tokenizer is needed
             with planned_files(job.model):
                 folder = model_folder(job.model, allow_pickle=job.allow_pickle, reporter=recorder)
                 self._tokenizer = load_tokenizer(folder)
@@ -112,13 +110,13 @@ class Engine:
         self._changed, self._tokenizer = set(), self._model.tokenizer
 
     def _missing_references(self, job: Job, recorder: Recorder) -> Iterator[Step]:
-        """Yield the batches that need the dense model's hidden states, where these are missing or torn."""
+        """Yield the batches whose dense reference is needed but missing or torn."""
         for step in job.steps if job.is_compared else ():
             if step.kind is not StepKind.PERPLEXITY:
                 continue
             try:
                 batches = self._todo(job, step, recorder)
-            except StudyError:  # which that step raises again, as its own failure
+            except StudyError:  # the step itself raises it again
                 continue
             for batch in batches:
                 if open_reference(_reference_path(job, batch)) is None:
@@ -128,7 +126,7 @@ class Engine:
         """Compute the dense model's hidden states of a batch of windows."""
         assert batch.subject is not None
         assert batch.windows is not None
-        windows = self._text(job, batch, recorder)
+        windows = self._text_windows(job, batch, recorder)
         recorder.progress(0, 1, "reference", f"dense reference {batch.subject}")
         score_windows(
             self._model.model,
@@ -140,7 +138,7 @@ class Engine:
         )
 
     def _restore_weights(self, job: Job) -> None:
-        """Apply the weights of an earlier attempt; without them, compress once more before anything else."""
+        """Apply the weights of an earlier attempt; if they are lost, plan to compress once more before anything else."""
         path = StudyPaths(job.root).trial_weights(job.weights_key)
         if path.exists():
             model = self._model.model
@@ -152,23 +150,23 @@ class Engine:
         self._compress_first = (Step(StepKind.COMPRESS, key=job.weights_key),)
 
     def steps(self, job: Job, recorder: Recorder) -> Iterator[Step]:
-        """Yield the steps to run after ``load``: the job's, and those that turn out to be needed as well; an export last."""
+        """Yield the steps to run after ``load``: the job's, and those that turn out to be needed too; an export is last."""
         yield from self._compress_first
         yield from (step for step in job.steps if step.kind is StepKind.COMPRESS)
-        # `compress` has run by now, and has decided whether everything is measured again.
+        # `compress` has run by now: it is known whether everything is measured again.
         steps = job.evaluations if self._measure_all else job.steps
         for step in steps:
             if step.kind is StepKind.PERPLEXITY:
                 try:
                     yield from self._todo(job, step, recorder)
                 except StudyError:
-                    yield step  # which fails with this error
+                    yield step  # it fails with the same error
             elif step.kind is StepKind.TASK:
                 yield step
         yield from (step for step in steps if step.kind is StepKind.EXPORT)
 
     def forget_weights(self, job: Job) -> None:
-        """Delete the stored weights of a trial that is done; an export leaves those of the study in place."""
+        """Delete the stored weights of a trial that is done; ``studyctl export`` deletes only weights that it made itself."""
         if job.export_to is None or self._compress_first:
             paths = StudyPaths(job.root)
             paths.trial_weights(job.weights_key).unlink(missing_ok=True)
@@ -182,7 +180,7 @@ class Engine:
     # -- compress
 
     def compress(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Compress the model in place and store the weights; return their size and sparsity."""
+        """Compress the model in place and store the weights; report their bits per weight and sparsity."""
         if job.is_checkpoint:
             return self._load_checkpoint(job, step, recorder)
         loaded = self._model
@@ -206,8 +204,8 @@ class Engine:
                 resumable=blocks,
             )
         else:
-            compressed, outcome = compress_elsewhere(job, loaded, ids, recorder)
-            # The other package's process measures itself.
+            compressed, outcome = compress_with_backend(job, loaded, ids, recorder)
+            # The package's process measured them itself.
             result.seconds, result.peak_memory_bytes = outcome.seconds, outcome.peak_memory_bytes
         path = paths.trial_weights(job.weights_key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +216,7 @@ class Engine:
         return result
 
     def _load_checkpoint(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Load a published checkpoint in place of the model; return the size and sparsity of its weights."""
+        """Load a published checkpoint in place of the model; report its bits per weight and sparsity."""
         assert job.checkpoint is not None
         self.loaded = None  # frees the model before the checkpoint is loaded
         base = ComparedModel(job.model.id, self._tokenizer, job.bos, job.chat_template)
@@ -228,22 +226,22 @@ class Engine:
         bits = stored_bits(loaded.model, loaded.folder)
         if bits is None:
             recorder.warning(
-                f"the files of {loaded.identity.id} name its linears otherwise: their size is not known"
+                f"the files of {loaded.identity.id} have other names for its linears: their size is unknown"
             )
         return StepFinished(step=step, bits_per_weight=bits, sparsity=zero_fraction(loaded.model))
 
     def _hash_weights(self, job: Job, recorder: Recorder) -> None:
-        """Hash the new weights, and run every evaluation where stored results belong to others.
+        """Hash the new weights; if stored results belong to others, plan to run every evaluation.
 
         Raises:
-            StepError: these are to be exported, but other weights were measured under this trial's name.
+            StepError: the weights are to be exported, but others were measured.
         """
         self.weights_hash = weights_hash(self._model.model)
         if job.weights_hash in (None, self.weights_hash):
             return
         if job.export_to is not None:
             raise StepError(
-                f"this machine makes other weights of {job.trial} than those that were measured, so they are not exported",
+                f"this machine computes other weights of {job.trial} than those that were measured, so they are not exported",
                 hint="export on the machine that ran the study, or run the study here with `keep_weights = true`",
             )
         recorder.warning("the weights differ from those of the stored results: every evaluation runs again")
@@ -252,13 +250,13 @@ class Engine:
     # -- export
 
     def export(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Write the weights as a folder that transformers and vLLM load; return where and how large it is."""
+        """Write the weights as a folder that transformers and vLLM load; report its place and size."""
         return StepFinished(step=step, exported=export_weights(job, self._model, self.weights_hash, recorder))
 
     # -- texts
 
-    def _text(self, job: Job, step: Step, recorder: Recorder) -> Windows:
-        """Return all windows that a job asks for in the language of a step.
+    def _text_windows(self, job: Job, step: Step, recorder: Recorder) -> Windows:
+        """Return all windows that the job asks for in the language of a step.
 
         Raises:
             StudyError: the text cannot be read, does not fill a window, or changed since it was planned.
@@ -283,20 +281,20 @@ class Engine:
         return windows
 
     def _todo(self, job: Job, step: Step, recorder: Recorder) -> list[Step]:
-        """Return a step for each batch of windows that is to be measured in the language of a step.
+        """Return a step for each batch of windows that is still to be measured in the language of a step.
 
         Raises:
             StudyError: the text cannot be read.
         """
         measured = () if self._measure_all else job.measured.get(step.key or "", ())
-        batches = step.batches(self._text(job, step, recorder).available)
+        batches = step.batches(self._text_windows(job, step, recorder).available)
         return [batch for batch in batches if batch.windows not in measured]
 
     # -- evaluate
 
     def perplexity(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Measure perplexity, and fidelity where the spec asks for it, of a batch of windows."""
-        windows = self._text(job, step, recorder)
+        """Measure perplexity, and fidelity if the spec asks for it, on a batch of windows."""
+        windows = self._text_windows(job, step, recorder)
         assert job.text is not None
         assert step.subject is not None
         assert step.windows is not None
@@ -329,8 +327,8 @@ class Engine:
         return StepFinished(step=step, available=windows.available, measured=len(windows))
 
     def task(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Score one task; its item rows go to a part that the journal then names."""
-        # lm-eval and datasets are seconds of import and 230 MB that compressing, and studies without tasks, do not need.
+        """Score one task; its items are written to a Parquet part that the journal then names."""
+        # Importing lm-eval and datasets takes seconds and 230 MB, which only tasks need.
         from studyctl.evaluate.tasks.data import TaskRequest
         from studyctl.evaluate.tasks.score import score_task
 
@@ -345,7 +343,7 @@ class Engine:
             bos=job.bos,
             main=job.task.main.get(task.name),
         )
-        # The dense model has no hash of its weights; its key names the files that they come from.
+        # The dense model's weights have no hash; its key identifies the files that they come from.
         weights = f"{job.weights_key} {self.weights_hash} {device_kind(job.device)}"
         begun = time.perf_counter()
         with ChunkFile(_chunks_path(job, step), weights) as chunks:
@@ -365,7 +363,7 @@ class Engine:
         return StepFinished(step=step, seconds=time.perf_counter() - begun + chunks.seconds_before)
 
     def forget_chunks(self, job: Job, step: Step) -> None:
-        """Delete the saved part of a task that is complete now."""
+        """Delete the saved chunks of a task that is complete now."""
         _chunks_path(job, step).unlink(missing_ok=True)
 
 
@@ -374,7 +372,7 @@ def _batch_size_key(job: Job) -> tuple[object, ...]:
 
 
 def _asked_windows(job: Job, step: Step) -> int:
-    """Return how many windows a job asks for in the language of a step, or of one of its batches."""
+    """Return how many windows a job asks for in the language of a step or batch."""
     return next(other.windows[1] for other in job.evaluations if other.id == step.id and other.windows)
 
 

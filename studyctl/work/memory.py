@@ -1,4 +1,4 @@
-"""Memory of this process, and how many processes the kernel killed for lack of memory."""
+"""Memory of this process, and the number of processes that the kernel killed for lack of memory."""
 
 import ctypes
 import platform
@@ -13,10 +13,10 @@ OUT_OF_MEMORY_HINT = "fewer or shorter calibration windows, a smaller model, or 
 
 
 def keep_freed_memory() -> None:
-    """Let tensors of up to 32 MiB reuse the memory of freed ones; does nothing where the C library is not glibc.
+    """Let tensors of up to 32 MiB reuse the memory of freed ones; does nothing without glibc.
 
-    A block's activations are a few MiB each. By default glibc gives such memory back to the system at once, and the next tensor
-    gets it again page by page: compressing with GPTQ or SparseGPT takes 15 % longer.
+    A block's activations are a few MiB each. By default glibc returns such memory to the system at once, and the next tensor gets
+    it back page by page: compressing with GPTQ or SparseGPT then takes 15 % longer.
     """
     if _is_glibc():
         libc = ctypes.CDLL(None)
@@ -25,10 +25,10 @@ def keep_freed_memory() -> None:
 
 
 def reset_peak() -> None:
-    """Give free memory back to the system, and begin a new measurement of the peak.
+    """Return free memory to the system, and start a new measurement of the peak.
 
-    Threads that load a model leave free memory in heaps of their own, which nothing that comes later can use. Elsewhere than on
-    Linux the peak since the process began is all there is.
+    Threads that load a model leave free memory in their own heaps, which nothing can use later. The peak is reset only on
+    Linux; elsewhere it is that since the process began.
     """
     if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
@@ -47,12 +47,12 @@ def peak_bytes() -> int:
 
 
 def kernel_oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory so far (0 where it does not say)."""
+    """Return how many processes the kernel has killed for memory so far (0 if it does not say)."""
     return _counter("/proc/vmstat", "oom_kill") or 0
 
 
 def _counter(file: str, name: str) -> int | None:
-    """Return the number after a name in a file of the kernel, or None where there is none."""
+    """Return the number after a name in a file of the kernel; None if there is none."""
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Fetching everything that a study needs, so that it can run without a connection."""
+"""Downloading everything that a study needs, so that it can run without a network."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +19,7 @@ Fetch = Callable[[], object]
 def prefetch(plan: StudyPlan, reporter: Reporter) -> None:
     """Download models and datasets at their commits, and convert GGUF files, into the user's caches.
 
-    Local folders and files need nothing. Everything is tried; what failed is raised together at the end.
+    Local folders and files need nothing. Every source is tried; errors are raised together at the end.
 
     Raises:
         StudyError: something could not be looked up or fetched; carries a problem for each.
@@ -44,7 +44,7 @@ def prefetch(plan: StudyPlan, reporter: Reporter) -> None:
 
 
 def _models(plan: StudyPlan, tokenizers: list[Any], reporter: Reporter) -> Iterator[tuple[str, Fetch]]:
-    """Yield each model and checkpoint with what fetches it; their tokenizers are collected."""
+    """Yield each model and checkpoint with a function that fetches it and adds its tokenizer to ``tokenizers``."""
 
     def fetch(identity: ModelIdentity, allow_pickle: bool) -> None:
         folder = model_folder(identity, allow_pickle=allow_pickle, reporter=reporter)
@@ -59,11 +59,11 @@ def _models(plan: StudyPlan, tokenizers: list[Any], reporter: Reporter) -> Itera
 
 
 def _texts(plan: StudyPlan, tokenizers: list[Any], reporter: Reporter) -> Iterator[tuple[str, Fetch]]:
-    """Yield each text with what fetches it."""
+    """Yield each text with a function that fetches it."""
 
     def fetch(text: TextIdentity, needed: int) -> None:
         if text.dataset is not None:
-            # Tokenising shows how many documents of a dataset are needed.
+            # How many documents of a dataset are needed shows only when they are tokenised.
             for tokenizer in tokenizers:
                 tokenized_text(text, tokenizer, needed=needed, reporter=reporter)
 
@@ -73,7 +73,7 @@ def _texts(plan: StudyPlan, tokenizers: list[Any], reporter: Reporter) -> Iterat
 
 
 def _needed_texts(plan: StudyPlan) -> Iterator[tuple[TextIdentity, int]]:
-    """Yield texts, and how many tokens of each are needed."""
+    """Yield each text with the number of tokens needed of it."""
     perplexity = plan.document.spec.evaluation.perplexity
     for text in plan.texts.values():
         if perplexity is not None and text.purpose != "calibration":
@@ -86,7 +86,7 @@ def _needed_texts(plan: StudyPlan) -> Iterator[tuple[TextIdentity, int]]:
 
 
 def _tasks(plan: StudyPlan) -> Iterator[tuple[str, Fetch]]:
-    """Yield each task with what fetches it: loading a task leaves its dataset in the cache."""
+    """Yield each task with a function that fetches it: loading a task leaves its dataset in the cache."""
     tasks = plan.document.spec.evaluation.tasks
     for name, task in plan.tasks.items():
         if tasks is not None and task.key is not None:

@@ -1,4 +1,4 @@
-"""The worker's pipes to its runner, and its reporter: every record goes to the journal first, then to the runner."""
+"""The worker's pipes to its runner, and its reporter, which writes every record to the journal before sending it."""
 
 import json
 import os
@@ -22,11 +22,11 @@ from studyctl.journal.files import JournalWriter
 ORPHANED = 70
 """Exit code of a worker whose runner is gone."""
 PROGRESS_SECONDS = 0.5
-"""Progress is written at most this often; the last of a step always is."""
+"""Progress is written at most this often, except the last of a step, which always is."""
 PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
-"""Those that results can depend on."""
+"""Packages that results can depend on."""
 UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
-"""Those that a checkpoint's weights can depend on, where they are installed."""
+"""Packages that a checkpoint's weights can depend on, if they are installed."""
 
 
 class StopRequested(Exception):
@@ -34,7 +34,7 @@ class StopRequested(Exception):
 
 
 class CannotWriteError(Exception):
-    """The study's folder cannot be written: nothing can be acknowledged any more, so the worker ends."""
+    """The study's folder cannot be written: no result can be stored any more, so the worker ends."""
 
 
 class Channel:
@@ -65,7 +65,7 @@ class Channel:
                     self.stop = StopRequest.model_validate(message).stop
                 else:
                     self.jobs.put(Job.model_validate(message))
-        # The runner is gone: whatever is not acknowledged will be run again, so end at once.
+        # The runner is gone. End at once: unfinished steps will be run again.
         os._exit(ORPHANED)
 
 
@@ -92,7 +92,7 @@ class Recorder:
         self._channel.send(record)
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Write progress, throttled; the last of a step is never lost."""
+        """Write progress, throttled; the last of a step is always written."""
         now = time.monotonic()
         if done < total and now - self._last_progress < PROGRESS_SECONDS:
             return
@@ -110,7 +110,7 @@ class Recorder:
 
 
 def describe_attempt(job: Job) -> AttemptStarted:
-    """Return the first record of an attempt. Written by the worker, or by the runner when it died before it could."""
+    """Return the first record of an attempt. The worker writes it, or the runner if the worker died before it could."""
     versions = {name: version(name) for name in PACKAGES}
     if job.is_checkpoint:
         installed = {distribution.name.lower() for distribution in distributions()}
@@ -132,7 +132,7 @@ def describe_attempt(job: Job) -> AttemptStarted:
         backend=job.backend,
         backend_version=version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
         settings=job.settings.model_dump(mode="json"),
-        calibration=job.asked_calibration,
+        calibration=job.calibration_settings,
         seed=job.seed,
         weights_key=job.weights_key,
         device=job.device,

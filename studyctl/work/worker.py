@@ -1,6 +1,6 @@
-"""A worker: a process that keeps the model it has loaded and runs one attempt after another.
+"""A worker: a process that runs one attempt after another and keeps its model loaded in between.
 
-It ends within a moment of its runner: the runner's death closes the pipe that the worker reads.
+It ends with its runner: the runner's death closes the pipe that the worker reads.
 """
 
 import faulthandler
@@ -32,10 +32,10 @@ def _log_to(job: Job) -> None:
 
 def main() -> None:
     """Run jobs until the runner closes the pipe."""
-    # A Ctrl-C in the terminal reaches the whole process group; the runner decides what it means.
+    # A Ctrl-C in the terminal reaches the whole process group; the runner decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(os.dup(0), os.dup(1))
-    # What libraries print goes to stderr from now on, and they read nothing.
+    # From now on libraries print to stderr and read an empty stdin.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     faulthandler.enable()
@@ -45,7 +45,7 @@ def main() -> None:
     while True:
         job = channel.jobs.get()
         _log_to(job)
-        # Torch takes over a second to import; the log of the first attempt shows what that may print.
+        # Imported here: torch takes over a second, and anything it prints belongs in the attempt's log.
         from studyctl.work.attempt import Attempt
         from studyctl.work.engine import Engine
 

@@ -16,7 +16,7 @@ from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.compressed import Compressed
 from studyctl.files import StudyPaths, cache_folder
 from studyctl.reporter import SilentReporter
-from studyctl.work.backend import compress_elsewhere
+from studyctl.work.backend import compress_with_backend
 from tests.thorough import THOROUGH
 from tests.work.test_backend import dense_model, job_of
 
@@ -72,7 +72,7 @@ def both(folder: Path, name: str, table: str) -> tuple[Compressed, Compressed, d
     dense = {name: linear.weight.clone() for name, linear in block_linears(loaded.model).items()}
     heard = Heard()
     needed = ids if job.settings.needs_data else None
-    made, outcome = compress_elsewhere(job, loaded, needed, heard)  # type: ignore[arg-type]
+    made, outcome = compress_with_backend(job, loaded, needed, heard)  # type: ignore[arg-type]
     assert outcome.versions[BACKENDS[name].package] == BACKENDS[name].version
     assert outcome.seconds > 0
     assert outcome.peak_memory_bytes > 100_000_000

@@ -49,7 +49,7 @@ def facts(
         root=Path("/somewhere/runs/mine"), trial="Small-gptq-3bit-g64", attempt=1,
         model=ModelIdentity(id="org/Small", kind="hub", key="k", revision="v2"), method=settings["method"],
         variant="gptq-3bit-g64", backend="studyctl", settings=settings, calibration=CALIBRATION,
-        asked_calibration={"source": "c4"}, seed=7, weights_key="w", dense_key="d", weights_hash="h", steps=(), evaluations=(),
+        calibration_settings={"source": "c4"}, seed=7, weights_key="w", dense_key="d", weights_hash="h", steps=(), evaluations=(),
         device="cpu", dtype=dtype, threads=1, batch_tokens=1,
     )  # fmt: skip
     exported = Exported(
@@ -93,7 +93,7 @@ def test_the_header_is_what_hubs_read() -> None:
         "| as stored, linears of the blocks | 4.35 |",
         "| as stored, whole model | 5.50 |",
         "3.0 MiB in 2 files, codes packed at 4 bits, scales in bfloat16.",
-        "Codes of 3 bits are stored at 4, the next width that loaders take.",
+        "Codes of 3 bits are stored at 4, the next width that loaders support.",
         "| en | 22.00 | ×1.100 | 0.0312 | 0.910 |",
         "| sw | – | – | – | – |",
         "| boolq | acc | 0.610 | 0.010 | −0.020 |",
@@ -145,7 +145,7 @@ def test_it_says_what_vllm_has_no_kernel_for() -> None:
 
 def test_weights_on_a_grid_that_are_plain_say_why() -> None:
     card = model_card(facts(packing=None, why_plain="the format cannot hold it"))
-    assert "lie on a grid and are stored plain all the same: the format cannot hold it." in card
+    assert "are quantized but stored plain: the format cannot hold it." in card
     assert "Plain safetensors" in card
 
 
@@ -165,4 +165,4 @@ def test_a_model_from_a_folder_is_named_by_its_contents() -> None:
 
 
 def test_nothing_measured_is_said() -> None:
-    assert "Nothing was measured of this variant yet." in model_card(facts(figures=Figures([], [])))
+    assert "Nothing has been measured for this variant yet." in model_card(facts(figures=Figures([], [])))

@@ -15,7 +15,7 @@ from studyctl.journal.stored import Stored
 from studyctl.plan import trials as trials_module
 from studyctl.plan.backends import missing_here
 from studyctl.plan.compare import compare
-from studyctl.plan.estimate import _alike
+from studyctl.plan.estimate import _classes_of
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Trial
@@ -103,10 +103,10 @@ class TestWhatThisMachineLacks:
         plan = plan_of(folder, MANY.replace("bits = 4", "bits = 8"))
         assert plan.problems == []
         assert plan.notes == [
-            "the environment of backend `gptqmodel` is not there: `studyctl backends sync gptqmodel` makes it "
-            "(1.5 GiB with torch for a CPU, 5.0 GiB for a GPU); without it, not run: rtn-8bit-g16@gptqmodel",
-            "the environment of backend `llm-compressor` is not there: `studyctl backends sync llm-compressor` makes it "
-            "(1.4 GiB with torch for a CPU, 5.0 GiB for a GPU); without it, not run: rtn-8bit-g16@llm-compressor",
+            "the environment of backend `gptqmodel` does not exist: `studyctl backends sync gptqmodel` makes it "
+            "(1.5 GiB with torch for a CPU, 5.0 GiB for a GPU); not run without it: rtn-8bit-g16@gptqmodel",
+            "the environment of backend `llm-compressor` does not exist: `studyctl backends sync llm-compressor` makes it "
+            "(1.4 GiB with torch for a CPU, 5.0 GiB for a GPU); not run without it: rtn-8bit-g16@llm-compressor",
         ]
         comparison = compare(plan, Stored(), None)
         assert [trial.id for trial in comparison.unavailable] == [
@@ -121,7 +121,7 @@ class TestWhatThisMachineLacks:
         (note,) = plan_of(
             folder, 'method = "rtn"\nbits = [4, 8]\ngroup_size = 16\nbackend = "gptqmodel"'
         ).notes
-        assert note.endswith("; without it, not run: rtn-4bit-g16@gptqmodel, rtn-8bit-g16@gptqmodel")
+        assert note.endswith("; not run without it: rtn-4bit-g16@gptqmodel, rtn-8bit-g16@gptqmodel")
 
     def test_an_environment_that_is_there_is_nothing_to_speak_of(self, folder: Path) -> None:
         make_environment("gptqmodel")
@@ -134,7 +134,7 @@ class TestWhatThisMachineLacks:
         about.write_text(json.dumps({"pins": "of another studyctl", "bytes": 1}))
         (folder / "cache" / "backends" / "llm-compressor").mkdir()
         first, second = plan_of(folder, MANY.replace("bits = 4", "bits = 8")).notes
-        assert "backend `gptqmodel` is of other versions: `studyctl backends sync gptqmodel`" in first
+        assert "backend `gptqmodel` has other versions: `studyctl backends sync gptqmodel`" in first
         assert "backend `llm-compressor` is not finished: `studyctl backends sync llm-compressor`" in second
 
     @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ class TestWhatThisMachineLacks:
             plan = plan_of(folder, table)
             assert plan.notes == [
                 f"backend `{backend}` needs a CUDA device for {method}, and the study runs on cpu; "
-                f"without it, not run: {method}-4bit-g16@{backend}"
+                f"not run without it: {method}-4bit-g16@{backend}"
             ]
             make_environment(backend)
 
@@ -224,5 +224,5 @@ class TestATrial:
         plan = plan_of(folder, MANY.replace("bits = 4", "bits = 8"))
         compress, perplexity = Step(StepKind.COMPRESS), Step(StepKind.PERPLEXITY, "en", (0, 4))
         rtn = [trial for trial in plan.trials if trial.variant.method == "rtn"]
-        assert len({_alike(trial, compress)[0] for trial in rtn}) == 3
-        assert len({_alike(trial, perplexity)[0] for trial in rtn}) == 1
+        assert len({_classes_of(trial, compress)[0] for trial in rtn}) == 3
+        assert len({_classes_of(trial, perplexity)[0] for trial in rtn}) == 1

@@ -59,7 +59,7 @@ Accuracy  org/alpha
  dense         0.600         0.600
  wanda-0.5     0.350 −0.250  0.350 −0.250
  rtn-4bit-g64  0.600 ±0.000  0.600 ±0.000
- with the change against dense; * p < 0.05, exact McNemar test on paired items
+ with the change from dense; * p < 0.05, exact McNemar test on paired items
 
 Notes
  - The models of this study do not exist.

@@ -68,7 +68,7 @@ def test_a_study_is_brought_up_to_date_step_by_step(workplace: Path, console: Co
     again = run(write_spec(workplace), console)
     assert again.code == ExitCode.DONE
     assert again.outcome is not None
-    assert again.outcome.tried == 0
+    assert again.outcome.attempts == 0
 
     # A language more: that language only, and the weights that it needs.
     before = finished(paths)

@@ -245,7 +245,7 @@ def test_a_trial_that_was_not_compressed_yet_is_refused(
     for path in paths.journal.glob(f"{WANDA}.*"):
         path.unlink()
     what, hint = refused(paths, WANDA, workplace / "out", console)
-    assert what == f"`{WANDA}` was not compressed yet"
+    assert what == f"`{WANDA}` has not been compressed yet"
     assert hint.startswith("studyctl run ")
 
 
@@ -255,7 +255,7 @@ def test_a_model_that_is_gone_or_another_is_refused(
     config = workplace / "tiny" / "config.json"
     config.write_text(config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 2e-06'))
     what, _ = refused(paths, RTN, workplace / "out", console)
-    assert what.startswith(f"`{RTN}` is not what was run: model ")
+    assert what.startswith(f"`{RTN}` has changed since it was run: model ")
     shutil.rmtree(workplace / "tiny")
     with pytest.raises(SpecError, match="does not exist"):
         export_trial(paths, RTN, workplace / "out", console)
@@ -283,7 +283,7 @@ def test_other_weights_than_those_that_were_measured_are_not_exported(
     records = attempt(paths, workplace / "out", weights_hash="of another machine")
     (failed,) = (record for record in records if isinstance(record, StepFailed))
     assert failed.step.kind is StepKind.COMPRESS
-    assert "this machine makes other weights" in failed.error
+    assert "this machine computes other weights" in failed.error
     assert "export on the machine that ran the study" in failed.hint
     assert not (workplace / "out").exists()
 

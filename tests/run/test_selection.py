@@ -39,7 +39,7 @@ def test_a_part_is_chosen_by_patterns_of_variant_trial_and_model(
             "no variant or trial of this study is called `rtn-4bit-g46`",
         ),
         (Selection(model=("M2",)), "no model of this study is called `M2`"),
-        (Selection(("dense",), ("M1",)), "no trial of this study is of --only dense --model M1"),
+        (Selection(("dense",), ("M1",)), "no trial of this study matches --only dense --model M1"),
     ],
 )
 def test_a_part_that_there_is_not_is_refused(selection: Selection, error: str) -> None:

@@ -93,7 +93,7 @@ def test_keys_of_a_compression_table_follow_its_method() -> None:
 
 
 def test_a_header_is_explained() -> None:
-    assert help_at("[calib|ration]\n").about.startswith("The text that methods with data look at")
+    assert help_at("[calib|ration]\n").about.startswith("The calibration text of every variant")
 
 
 def test_a_table_in_braces_is_explained_with_and_without_a_list_around_it() -> None:

@@ -44,8 +44,8 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
             "text source `x` has no text for calibration",
             '"x"',
         ),
-        ('[text.x]\nfiles = "{lang}.txt"\n', "nothing is filled in for `{lang}`", '"{lang}.txt"'),
-        ('[calibration]\nids = "{id}.npy"\n', "nothing is filled in for `{id}`", '"{id}.npy"'),
+        ('[text.x]\nfiles = "{lang}.txt"\n', "unknown placeholder `{lang}`", '"{lang}.txt"'),
+        ('[calibration]\nids = "{id}.npy"\n', "unknown placeholder `{id}`", '"{id}.npy"'),
         (
             '[[compression]]\nmethod = "rtn"\ncalibration = { samples = 3 }\n',
             "`rtn` needs no calibration data",

@@ -166,7 +166,7 @@ def test_the_shipped_specs_are_right() -> None:
         ),
         (
             '[execution]\ndevices = ["cpu", "gpu0"]',
-            '`gpu0` is no device: write "auto", "cpu", "cuda:0" or a list of such',
+            '`gpu0` is not a device: write "auto", "cpu", "cuda:0" or a list of these',
             '"gpu0"',
             "",
         ),
@@ -177,7 +177,7 @@ def test_the_shipped_specs_are_right() -> None:
             '"spargegpt"',
             "did you mean `sparsegpt`?",
         ),
-        ('[[compression]]\nmethod = "dense"', "`dense` is always there", '"dense"', ""),
+        ('[[compression]]\nmethod = "dense"', "`dense` is always included", '"dense"', ""),
         ("[[compression]]\nmethod = 3", "`method` needs text, got 3", "3", ""),
         (
             '[[compression]]\nmethod = ["gptq", "rtn"]\nsparsity = 0.5',
@@ -187,13 +187,13 @@ def test_the_shipped_specs_are_right() -> None:
         ),
         (
             '[[compression]]\nmethod = ["wanda"]\nsparsity = 0.5',
-            "a list as `method` is a pair: one that prunes, then one that quantizes",
+            "a list as `method` must be a pair: one that prunes, then one that quantizes",
             '["wanda"]',
             "",
         ),
         (
             '[[compression]]\nmethod = "prune+quantize"\nsparsity = 0.5',
-            "a list as `method` is a pair: one that prunes, then one that quantizes",
+            "a list as `method` must be a pair: one that prunes, then one that quantizes",
             '"prune+quantize"',
             "",
         ),

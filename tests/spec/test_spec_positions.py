@@ -63,8 +63,8 @@ def test_what_the_file_does_not_hold_is_skipped_over() -> None:
 def test_what_is_there_twice() -> None:
     repeated = Places("[a]\nx = 1\nx = 2\n[a]\nx = 3\n", FILE).repeated
     assert [(problem.what, problem.line, problem.note) for problem in repeated] == [
-        ("key `x` is there twice", 3, "first in line 2"),
-        ("table `a` is there twice", 4, "first in line 1"),
+        ("key `x` is defined twice", 3, "first in line 2"),
+        ("table `a` is defined twice", 4, "first in line 1"),
     ]
 
 

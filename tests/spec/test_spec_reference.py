@@ -165,5 +165,5 @@ def test_editors_complete_the_options_of_the_method() -> None:
             {"type": "array", "items": {"maximum": 1000, "minimum": 1, "type": "integer"}, "minItems": 1},
         ],
         "default": 20,
-        "description": "values of the exponent to choose from",
+        "description": "values of the exponent a that are tried",
     }

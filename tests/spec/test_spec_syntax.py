@@ -24,10 +24,10 @@ def problems(text: str) -> list[Problem]:
     ("text", "place", "what", "note"),
     [
         ("a = \nb = 1", (1, 5, 1), "`a` has no value", ""),
-        ("a = foo", (1, 5, 3), "`foo` is no value", 'text needs quotes: "foo"'),
-        ("a = True", (1, 5, 4), "`True` is no value", "write true"),
-        ("a = None", (1, 5, 4), "`None` is no value", "leave the key out"),
-        ("a = .5", (1, 5, 2), "`.5` is no number", "write 0.5"),
+        ("a = foo", (1, 5, 3), "`foo` is not a value", 'text needs quotes: "foo"'),
+        ("a = True", (1, 5, 4), "`True` is not a value", "write true"),
+        ("a = None", (1, 5, 4), "`None` is not a value", "leave the key out"),
+        ("a = .5", (1, 5, 2), "`.5` is not a number", "write 0.5"),
         ("a = “x”", (1, 5, 3), "these quotes are not TOML's", 'write "…" with straight quotes'),
         ("a: 3", (1, 2, 1), "a key needs `=` and a value", "write `=` instead of `:`"),
         (
@@ -50,8 +50,8 @@ def problems(text: str) -> list[Problem]:
         ),
         ("[a\nb = 1", (1, 3, 1), "the table's header is not closed", ""),
         ("a = 1 b = 2", (1, 7, 1), "the value has ended before this", ""),
-        ("a = 1\na = 2", (2, 1, 1), "key `a` is there twice", "first in line 1"),
-        ("a.b = 1\na.b.c = 2", (2, 3, 1), "key `b` is there twice", "first in line 1"),
+        ("a = 1\na = 2", (2, 1, 1), "key `a` is defined twice", "first in line 1"),
+        ("a.b = 1\na.b.c = 2", (2, 3, 1), "key `b` is defined twice", "first in line 1"),
         (
             'é = "你"\r\nb = \r\n',
             (1, 1, 1),
@@ -69,8 +69,8 @@ def test_one_error(text: str, place: tuple[int, int, int], what: str, note: str)
 def test_all_errors_that_stay_within_their_line() -> None:
     text = "a = True\nb = 1\nb = 2\n[x\ny = 1\n[z]\ny = \n"
     assert [(problem.line, problem.what) for problem in problems(text)] == [
-        (1, "`True` is no value"),
-        (3, "key `b` is there twice"),
+        (1, "`True` is not a value"),
+        (3, "key `b` is defined twice"),
         (4, "the table's header is not closed"),
         (7, "`y` has no value"),
     ]
@@ -79,7 +79,7 @@ def test_all_errors_that_stay_within_their_line() -> None:
 def test_a_list_of_tables_written_as_one() -> None:
     text = '[compression]\nmethod = "rtn"\n[compression]\nmethod = "gptq"\n'
     (problem,) = problems(text)
-    assert (problem.line, problem.what) == (3, "table `compression` is there twice")
+    assert (problem.line, problem.what) == (3, "table `compression` is defined twice")
     assert problem.hint == "write `[[compression]]` for each of several"
 
 

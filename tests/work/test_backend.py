@@ -37,7 +37,7 @@ from studyctl.sources.models import LoadedModel, load_model
 from studyctl.spec.loading import load_spec
 from studyctl.store.query import run_sql
 from studyctl.work import backend as elsewhere
-from studyctl.work.backend import compress_elsewhere
+from studyctl.work.backend import compress_with_backend
 from tests.backends.fakes import (
     ADAPTER,
     SECONDS,
@@ -144,7 +144,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
 
 def run(job: Job, ids: np.ndarray | None = None) -> tuple[tuple[Compressed, Outcome], LoadedModel]:
     loaded = dense_model(job)
-    return compress_elsewhere(job, loaded, ids, SilentReporter()), loaded  # type: ignore[arg-type]
+    return compress_with_backend(job, loaded, ids, SilentReporter()), loaded  # type: ignore[arg-type]
 
 
 def refused(job: Job) -> StepError:
@@ -152,7 +152,7 @@ def refused(job: Job) -> StepError:
     loaded = dense_model(job)
     before = weights_hash(loaded.model)
     with pytest.raises(StepError) as caught:
-        compress_elsewhere(job, loaded, None, SilentReporter())  # type: ignore[arg-type]
+        compress_with_backend(job, loaded, None, SilentReporter())  # type: ignore[arg-type]
     assert weights_hash(loaded.model) == before, "the model is as it was"
     assert not list((StudyPaths(job.root).cache / "weights").glob("*")), "of what failed nothing is left"
     return caught.value
@@ -331,7 +331,7 @@ class TestWhatIsRefused:
         [
             (lambda weights: weights[EMBEDDINGS][5].zero_(), f"it changed `{EMBEDDINGS}`, which is outside of the decoder blocks"),
             (lambda weights: weights["model.norm.weight"].mul_(2), "it changed `model.norm.weight`, which is outside of the decoder blocks"),
-            (lambda weights: weights.pop(UP), "it gave no weight of `model.layers.1.mlp.up_proj`"),
+            (lambda weights: weights.pop(UP), "it returned no weight of `model.layers.1.mlp.up_proj`"),
             (lambda weights: weights.update({UP: weights[UP].T.contiguous()}), f"`{UP}` is [32, 64] there and [64, 32] here"),
             (lambda weights: weights[UP][3].fill_(torch.nan), f"`{UP}` is not finite"),
             (lambda weights: weights[NORM][0].fill_(torch.inf), f"`{NORM}` is not finite"),
@@ -369,12 +369,12 @@ class TestAFailure:
     @pytest.mark.parametrize(
         ("outcome", "kernel", "what", "cause", "hint"),
         [
-            (("RuntimeError: no kernel", "error"), 0, "RuntimeError: no kernel", "error", "all that it printed is in {log}"),
-            (("its process was killed by SIGKILL", "killed"), 0, "its process was killed by SIGKILL", "killed", "all that it printed is in {log}"),
+            (("RuntimeError: no kernel", "error"), 0, "RuntimeError: no kernel", "error", "its whole output is in {log}"),
+            (("its process was killed by SIGKILL", "killed"), 0, "its process was killed by SIGKILL", "killed", "its whole output is in {log}"),
             (("its process was killed by SIGKILL", "killed"), 1, "the kernel killed it: out of memory", "out_of_memory", "fewer or shorter"),
             (("OutOfMemoryError: CUDA", "out_of_memory"), 0, "OutOfMemoryError: CUDA", "out_of_memory", "fewer or shorter"),
             (("ImportError: no torch", "not_imported"), 0, "ImportError: no torch", "error", "`studyctl backends remove gptqmodel` and then `studyctl backends sync gptqmodel`"),
-            (("nll 3 instead of 2", "read_otherwise"), 0, "nll 3 instead of 2", "error", "older than this model's files"),
+            (("nll 3 instead of 2", "read_otherwise"), 0, "nll 3 instead of 2", "error", "too old for this model's files"),
         ],
         ids=["error", "killed", "killed-for-memory", "out-of-memory", "not-imported", "read-otherwise"],
     )  # fmt: skip
@@ -564,7 +564,7 @@ class TestAStudyWithTroubles:
         assert failure.cause == "error"
         assert failure.permanent, "the same would fail again"
         log = paths.attempt_log(name, 1)
-        assert failure.hint == f"all that it printed is in {log.resolve()}"
+        assert failure.hint == f"its whole output is in {log.resolve()}"
         printed = log.read_text()
         assert "looking for a kernel" in printed
         assert "Traceback" in printed

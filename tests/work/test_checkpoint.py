@@ -73,7 +73,7 @@ def test_a_plain_checkpoint_is_measured_and_measured_again_when_it_changes(
     # Nothing has changed: nothing is done.
     again = measure(workplace, console, '["same", "other"]')
     assert again.outcome is not None
-    assert again.outcome.tried == 0
+    assert again.outcome.attempts == 0
 
     # Other weights under the same name: all of that trial, nothing else. And then a variant of ours, in the same worker.
     before = step_names(paths)
