@@ -204,7 +204,7 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(About, "about")[0]
 
     def leaderboard(self, model: str | None = None) -> list[Standing]:
-        """Return one row a trial, in the order of the plan; of one model if it is named."""
+        """Return one row per trial, in the order of the plan; of one model if it is named."""
         return self._rows(Standing, "leaderboard", model=model)
 
     def top(self, count: int) -> list[Standing]:
@@ -212,23 +212,23 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(Standing, f"(FROM leaderboard LIMIT {count:d})")
 
     def trials(self) -> list[TrialRow]:
-        """Return one row a trial, in the order of the plan."""
+        """Return one row per trial, in the order of the plan."""
         return self._rows(TrialRow, "(FROM trials ORDER BY position)")
 
     def perplexity(self, trial_id: str | None = None, *, model: str | None = None) -> list[LanguageResult]:
-        """Return one row a trial and language; of one trial or model if it is named."""
+        """Return one row per trial and language; of one trial or model if it is named."""
         return self._rows(LanguageResult, "perplexity_vs_dense", trial_id=trial_id, model=model)
 
     def tasks(self, trial_id: str | None = None, *, model: str | None = None) -> list[TaskResult]:
-        """Return one row a trial, task and metric; of one trial or model if it is named."""
+        """Return one row per trial, task and metric; of one trial or model if it is named."""
         return self._rows(TaskResult, "tasks_vs_dense", trial_id=trial_id, model=model)
 
     def ranks(self, model: str | None = None) -> list[Rank]:
-        """Return one row a compressed trial and metric, the best first; of one model if it is named."""
+        """Return one row per compressed trial and metric, the best first; of one model if it is named."""
         return self._rows(Rank, "ranks", model=model)
 
     def disagreement(self, model: str | None = None) -> list[Disagreement]:
-        """Return one row a model and pair of metrics, in both orders; of one model if it is named."""
+        """Return one row per model and pair of metrics, in both orders; of one model if it is named."""
         return self._rows(Disagreement, "disagreement", model=model)
 
     def agreement(self, model: str | None = None) -> list[Agreement]:
@@ -240,7 +240,7 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(ParetoPoint, "pareto", model=model)
 
     def progress(self) -> list[ModelProgress]:
-        """Return one row a model."""
+        """Return one row per model."""
         return self._rows(ModelProgress, "progress")
 
     def failures(self) -> list[FailedTrial]:
