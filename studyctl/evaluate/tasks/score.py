@@ -66,7 +66,7 @@ def score_task(
         _check_runnable(task, request, tokenizer)
         _set_shots(task, request, reporter)
         scorer = Scorer(model, tokenizer, request.bos, batch_tokens, reporter, resumable)
-        instances = _requests(task, docs, request, scorer)
+        instances = _ask(task, docs, request, scorer)
         by_kind: dict[str, list[Instance]] = defaultdict(list)
         for instance in chain.from_iterable(instances.values()):
             by_kind[instance.request_type] += [instance] * (instance.repeats or 1)
@@ -114,7 +114,7 @@ def _set_shots(task: Task, request: TaskRequest, reporter: Reporter) -> None:
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
-def _requests(
+def _ask(
     task: Task, docs: list[tuple[int, Any]], request: TaskRequest, scorer: Scorer
 ) -> dict[int, list[Instance]]:
     """Return lm-eval's requests for each item, by ``doc_id``."""
