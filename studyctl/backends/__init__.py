@@ -1,4 +1,4 @@
-"""Other packages that compress a variant instead of studyctl's own engine."""
+"""Other packages that compress a variant in place of studyctl's own engine."""
 
 OWN = "studyctl"
-"""The backend that is no other package."""
+"""The backend that is studyctl itself."""

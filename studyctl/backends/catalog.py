@@ -1,7 +1,7 @@
-"""The packages that can compress a variant instead of studyctl: what each can do, as trying it showed.
+"""The packages that can compress a variant in place of studyctl, and what each of them can do, as tests showed.
 
-Each has a folder here with ``requirements.txt``, the exact versions of its environment, and ``adapter.py``, which runs in that
-environment and nowhere else. Needs no torch.
+Each has a folder here with ``requirements.txt``, the exact versions of its environment, and ``adapter.py``, which runs only in
+that environment. Needs no torch.
 """
 
 import json
@@ -18,21 +18,21 @@ from studyctl.contract.methods import MethodSettings
 from studyctl.files import digest
 
 ADAPTER_VERSION = 1
-"""Rises when an adapter or the driver gives other weights from the same package."""
+"""Raised when an adapter or the driver gives other weights with the same package."""
 GPU_SIZE_BYTES = 5_400_000_000
-"""Of an environment with torch for a GPU: 5.24 to 5.34 GB of the four with CUDA, measured."""
+"""Size of an environment with torch for a GPU: the four with CUDA take 5.24 to 5.34 GB."""
 _HERE = Path(__file__).parent
 
 DeviceKind = Literal["cpu", "cuda"]
 ANY = None
-"""In place of the values that an option may have: all that a spec allows."""
+"""Stands for all values of an option that a spec allows."""
 
 
 class Refusal(NamedTuple):
     """Why a backend cannot make a variant."""
 
     option: str
-    """The key of the ``[[compression]]`` table with the value that is refused."""
+    """The key of the ``[[compression]]`` table whose value is refused."""
     what: str
     hint: str
 
@@ -42,15 +42,15 @@ class Ability:
     """One method of a backend."""
 
     takes: Mapping[str, tuple[Any, ...] | None]
-    """Options that the package has, with the values that it takes (:data:`ANY`: all)."""
+    """Options that the package has, with the values that it accepts (:data:`ANY`: all)."""
     fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Options that are the same in every run of the package: a spec that leaves one at its default gets this value."""
+    """Options with only one value in the package: a spec that leaves one at its default gets this value."""
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
     together: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Switches that it only has together with another one."""
+    """Switches that need another switch to be on."""
 
     def allowed(self, option: str) -> tuple[Any, ...] | None:
-        """Return the values that an option may have (:data:`ANY`: all); empty where it does not have the option."""
+        """Return the values that an option may have (:data:`ANY`: all); empty if the package has no such option."""
         return (self.fixed[option],) if option in self.fixed else self.takes.get(option, ())
 
     def can(self, option: str, value: Any) -> bool:
@@ -64,16 +64,17 @@ class Backend:
     """A package in an environment of its own."""
 
     name: str
-    """As in a spec."""
+    """Its name in a spec."""
     package: str
-    """As it is installed."""
+    """Its name in the package index."""
     folder: Path
-    """Where its adapter and its exact versions are."""
+    """The folder of its adapter and its exact versions."""
     abilities: Mapping[str, Ability]
+    """By method."""
     size_bytes: int
-    """Of the environment with torch for a CPU, measured; else it takes :data:`GPU_SIZE_BYTES`."""
+    """Of the environment with torch for a CPU; with torch for a GPU it takes :data:`GPU_SIZE_BYTES`."""
     build_isolation: bool = True
-    """False: its build needs what is in the environment already."""
+    """False: its build needs packages that are installed in the environment."""
     build_environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -88,7 +89,7 @@ class Backend:
 
     @cached_property
     def version(self) -> str:
-        """Return the version of the package that its environment has."""
+        """Return the version of the package in its environment."""
         name = self.package.replace("-", "[-_]")
         versions: list[str] = re.findall(rf"(?mi)^{name}==(.+)$", self.requirements.read_text("utf-8"))
         return versions[0]
@@ -172,7 +173,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def effective(backend: str, settings: MethodSettings) -> MethodSettings:
-    """Return the settings that a backend works with: options that a spec leaves at their defaults as the package has them."""
+    """Return the settings that a backend really uses: options at the spec's defaults get the package's fixed values."""
     ability = _ability(backend, settings)
     if ability is None:
         return settings
@@ -184,7 +185,7 @@ def effective(backend: str, settings: MethodSettings) -> MethodSettings:
 
 
 def refusals(backend: str, settings: MethodSettings) -> list[Refusal]:
-    """Return why a backend cannot make a variant of these (effective) settings; empty where it can.
+    """Return why a backend cannot make a variant with these (effective) settings; empty if it can.
 
     Args:
         backend: a key of :data:`BACKENDS`.
@@ -216,7 +217,7 @@ def refusals(backend: str, settings: MethodSettings) -> list[Refusal]:
 
 
 def runs_on(backend: str, settings: MethodSettings, device: str) -> bool:
-    """Return whether a backend has the method on this kind of device; True where it has no such method at all."""
+    """Return whether a backend can run the method on this kind of device; True if it has no such method at all."""
     ability = _ability(backend, settings)
     return ability is None or device.partition(":")[0] in ability.devices
 

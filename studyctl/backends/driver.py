@@ -1,9 +1,8 @@
-"""Runs inside a backend's own environment: hands a task to that backend's adapter and reports how it goes.
+"""Runs inside a backend's own environment: hands a task to that backend's adapter and reports progress and result.
 
-``python -I driver.py <adapter.py> [<task.json>]``; without a task it only imports the package. It knows nothing of studyctl, and
-needs only what every backend brings along: torch, transformers, safetensors, numpy. It writes records, one JSON object a line,
-to the stdout that it starts with; whatever the package prints goes to stderr. It ends when its stdin is closed, which is when
-its worker is gone.
+``python -I driver.py <adapter.py> [<task.json>]``; without a task it only imports the package. It imports nothing of studyctl, only
+what every backend installs: torch, transformers, safetensors, numpy. It writes records, one JSON object per line, to its original
+stdout; whatever the package prints is written to stderr. It ends when its stdin is closed, which means that its worker is gone.
 
 An adapter has ``PACKAGES``, whose versions are reported, and ``compress(task)``, which leaves the package's own packed checkpoint
 in ``task.packed`` and returns the dequantised weights by their names in the dense model.
@@ -30,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 ORPHANED = 70
-"""Exit code when the worker is gone."""
+"""Exit code if the worker is gone."""
 FAILED = 1
 
 
 class Task:
-    """What an adapter is to do."""
+    """What an adapter has to do."""
 
     def __init__(self, values: Mapping[str, Any], report: Callable[..., None]) -> None:
         import numpy
@@ -45,7 +44,7 @@ class Task:
         """The dense model: config, safetensors, tokenizer."""
         self.method: str = values["method"]
         self.options: dict[str, Any] = values["options"]
-        """Of the method, by the names that they have in a spec."""
+        """Of the method, by their names in a spec."""
         path = values["ids"]
         self.ids: Any = (
             None if path is None else torch.from_numpy(numpy.load(path, allow_pickle=False).astype("int64"))
@@ -55,19 +54,19 @@ class Task:
         self.device: str = values["device"]
         self.packed = Path(values["out"]) / "packed"
         self.seconds = 0.0
-        """Of what ran within :meth:`timed`."""
+        """Time spent within :meth:`timed`."""
         self.peak_bytes = 0
-        """Largest resident memory meanwhile."""
+        """Peak resident memory within :meth:`timed`."""
         self._report = report
 
     @property
     def rows(self) -> list[dict[str, list[int]]]:
-        """Return the calibration windows as most packages want them: a row each, without padding; none without data."""
+        """Return the calibration windows as most packages expect them: a row each, without padding; empty without data."""
         ids = self.ids.tolist() if self.ids is not None else []
         return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
 
     def blocks(self, model: Any) -> int:
-        """Return how many decoder blocks a model has."""
+        """Return the number of decoder blocks of a model."""
         return len(decoder_blocks(model))
 
     def progress(self, done: float, total: float, note: str = "") -> None:
@@ -77,7 +76,7 @@ class Task:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Measure time and memory of the compression alone, without loading and saving."""
-        # The peak begins again, without what loading and the check of the dense model left free.
+        # The peak is reset, and the memory that loading and checking the dense model freed is returned first.
         if platform.libc_ver()[0] == "glibc":
             ctypes.CDLL(None).malloc_trim(0)
         clear = Path("/proc/self/clear_refs")
@@ -103,7 +102,7 @@ class Task:
 
 
 def decoder_blocks(model: Any) -> Any:
-    """Return the module list of the decoder blocks: the largest there is."""
+    """Return the module list of the decoder blocks: the one with the most parameters."""
     import torch
 
     lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
@@ -167,7 +166,7 @@ class ReadOtherwiseError(Exception):
 
 
 def _check_dense(task: Task, expected: Mapping[str, Any]) -> None:
-    """Refuse a dense model that computes something else here: what a newer transformers saved, an older one may misread.
+    """Refuse a dense model that computes something else here: an older transformers may misread what a newer one saved.
 
     Raises:
         ReadOtherwiseError: the mean nll of the windows is not the worker's.
@@ -193,7 +192,7 @@ def _check_dense(task: Task, expected: Mapping[str, Any]) -> None:
 
 
 def mean_nll(model: Any, windows: Any, device: str) -> float:
-    """Return the mean nll of a token, in nats: what worker and environment compare, by one definition.
+    """Return the mean nll per token, in nats, by the one definition that worker and environment compare.
 
     Args:
         model: a causal model of transformers, on the device.
@@ -225,7 +224,7 @@ def _forbid_network() -> None:
 
     def refuse(event: str, args: tuple[Any, ...]) -> None:
         if event == "socket.connect" and args[0].family == getattr(socket, "AF_UNIX", None):
-            return  # the processes of a package among themselves
+            return  # processes of the package talk to each other
         if event in ("socket.connect", "socket.getaddrinfo"):
             raise PermissionError(
                 f"network access is not allowed here: {event} {args[1:2] if event == 'socket.connect' else args[:1]}"
@@ -237,7 +236,7 @@ def _forbid_network() -> None:
 def _end_with_worker() -> None:
     while os.read(0, 4096):
         pass
-    if os.getpgrp() == os.getpid():  # as a worker starts it; then what the package started ends too
+    if os.getpgrp() == os.getpid():  # started by a worker: whatever the package started ends too
         os.killpg(0, signal.SIGKILL)
     os._exit(ORPHANED)
 

@@ -1,7 +1,7 @@
 """The environments of the backends: made in the user's cache, checked by compressing a tiny model, listed, removed.
 
-A folder counts when ``synced.json`` is in it, which is written last: what was interrupted before is made again. A kernel lock
-keeps two processes from making the same one, and is free as soon as its process is gone.
+A folder is complete if it contains ``synced.json``, which is written last; an incomplete one is made again. A kernel lock keeps
+two processes from making the same environment; it is released when its process ends.
 """
 
 import json
@@ -29,16 +29,16 @@ from studyctl.signals import how_it_ended, last_lines
 from studyctl.units import bytes_text
 
 CHECK = Path(__file__).parent / "tiny_model.py"
-"""Makes a tiny random model, inside an environment."""
+"""Script that makes a tiny random model, inside an environment."""
 GUARD = Path(__file__).parent / "guard.py"
-"""Runs a command that ends with us."""
+"""Script that runs a command, which ends when this process ends."""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A backend's environment, without looking into it."""
+    """The state of a backend's environment."""
 
     backend: Backend
     folder: Path
@@ -54,7 +54,7 @@ class Environment:
 
     @property
     def log(self) -> Path:
-        """Return the file of what installing and checking printed."""
+        """Return the log of installing and checking."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
@@ -62,7 +62,7 @@ def find_backend(name: str) -> Backend:
     """Return a backend by its name.
 
     Raises:
-        StudyError: there is none of this name.
+        StudyError: there is no such backend.
     """
     if name not in BACKENDS:
         near = did_you_mean(name, BACKENDS)
@@ -85,24 +85,24 @@ def environment(backend: Backend) -> Environment:
 
 
 def sync(backend: Backend, report: Report) -> bool:
-    """Make a backend's environment unless it is there.
+    """Make a backend's environment unless it is synced.
 
     Args:
-        backend: whose.
-        report: is called at the beginning of every part, and at the end.
+        backend: the backend.
+        report: is called with a line at the beginning of every part, and at the end.
 
     Returns:
         Whether there was something to do.
 
     Raises:
-        StudyError: somebody else makes or uses it, there is no room, a package cannot be installed, or what was installed does not
-            compress a tiny model; the last line of the package's own output is in the message, and all of it in a log.
+        StudyError: another process makes or uses it, there is no space, a package cannot be installed, or the installed package does
+            not compress a tiny model; the message has the last line of its output, the log all of it.
     """
     if environment(backend).state == "synced":
         return False
     with _locked(backend):
         target = environment(backend)
-        if target.state == "synced":  # by whom we waited for
+        if target.state == "synced":  # by another process meanwhile
             return False
         begun = time.monotonic()
         _delete(target)
@@ -131,7 +131,7 @@ def remove(backend: Backend) -> bool:
     """Delete a backend's environment; return whether there was one.
 
     Raises:
-        StudyError: somebody makes or uses it.
+        StudyError: another process makes or uses it.
     """
     with _locked(backend):
         target = environment(backend)
@@ -141,7 +141,7 @@ def remove(backend: Backend) -> bool:
 
 
 def _delete(target: Environment) -> None:
-    """Delete a folder, its mark first: what is left of a removal that was interrupted is unfinished."""
+    """Delete an environment, ``synced.json`` first, so that an interrupted removal leaves an unfinished one."""
     if target.state == "missing":
         return
     processes = psutil.process_iter(["cmdline"])
@@ -174,7 +174,7 @@ def _locked(backend: Backend) -> Iterator[None]:
 
 
 def _install(target: Environment, report: Report) -> None:
-    """Install the exact versions, with uv where it is, else with pip."""
+    """Install the exact versions, with uv if there is one, else with pip."""
     backend, python = target.backend, str(target.python)
     uv = shutil.which("uv")
     report(f"making the environment with {'uv' if uv else 'venv and pip'}")
@@ -191,7 +191,7 @@ def _install(target: Environment, report: Report) -> None:
     )
     variables = clean_environment() | dict(backend.build_environment)
     if not backend.build_isolation:
-        # Later ones come without pkg_resources.
+        # Later versions have no pkg_resources.
         _run([*install, "setuptools<81", "wheel"], target, "could not be installed", variables)
         install.append("--no-build-isolation")
     _run([*install, "-r", str(backend.requirements)], target, "could not be installed", variables)
@@ -200,16 +200,16 @@ def _install(target: Environment, report: Report) -> None:
 def _run(
     command: Sequence[str], target: Environment, failure: str, variables: Mapping[str, str] | None = None
 ) -> None:
-    """Run a command that ends with us, however we end, with its output in the log.
+    """Run a command that ends when this process does, however that ends, with its output in the log.
 
     Raises:
-        StudyError: it failed; names the last line that begins with "error", else the last of all.
+        StudyError: it failed; the message has its last line that begins with "error", else its last line.
     """
     with (
         target.log.open("ab") as printed,
         subprocess.Popen(
             [sys.executable, "-I", str(GUARD), *command],
-            stdin=subprocess.PIPE,  # closed when this ends or is left: then the guard ends the command
+            stdin=subprocess.PIPE,  # closed when this process or block ends: then the guard ends the command
             stdout=printed,
             stderr=printed,
             env=variables or clean_environment(),
@@ -231,7 +231,7 @@ def _failure(target: Environment, what: str) -> StudyError:
 
 
 def _check(target: Environment) -> dict[str, str]:
-    """Compress a tiny random model by the first method that runs on this machine; where none does, import the package.
+    """Compress a tiny random model by the first method that runs on this machine; if there is none, import the package.
 
     Returns:
         The versions that the adapter reports.

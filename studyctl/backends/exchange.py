@@ -1,4 +1,4 @@
-"""Calls a backend's adapter in its own environment, and reads what the driver there reports."""
+"""Calls a backend's adapter in its own environment, and reads the driver's reports."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from studyctl.signals import how_it_ended, last_lines
 DRIVER = Path(__file__).parent / "driver.py"
 POLL_SECONDS = 0.25
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
-"""Variables that would bring packages of another environment into this one."""
+"""Variables that would make packages of another environment visible."""
 
 
 class DriverCause(StrEnum):
@@ -38,11 +38,11 @@ class Outcome:
     """How a call ended."""
 
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the package and of what it computes with."""
+    """Of the package and of the libraries that it uses."""
     done: bool = False
-    """Whether the adapter came to its end."""
+    """Whether the adapter finished."""
     seconds: float = 0.0
-    """Of the compression alone."""
+    """Time of the compression alone."""
     peak_memory_bytes: int = 0
     """Largest resident memory of its process while it compressed."""
     failure: str | None = None
@@ -52,11 +52,11 @@ class Outcome:
 
 
 def clean_environment(*, network: bool = True, threads: int | None = None) -> dict[str, str]:
-    """Return the environment variables of a process that sees its own packages only.
+    """Return the environment variables of a process that sees only its own packages.
 
     Args:
         network: False: hub libraries work offline (and the driver refuses connections).
-        threads: of tensor operations; None: as the library likes.
+        threads: of tensor operations; None: the library's default.
     """
     variables = {name: value for name, value in os.environ.items() if name not in _OURS}
     if not network:
@@ -75,18 +75,18 @@ def call_driver(
     hear: Callable[[Mapping[str, Any]], None] = lambda record: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run an adapter in its environment until it ends. Its process ends with ours, and all that it started with it.
+    """Run an adapter in its environment until it ends. If this process ends, so do the adapter's and all that it started.
 
     Args:
         python: the environment's interpreter.
         adapter: the backend's script.
         task: what :class:`studyctl.backends.driver.Task` reads; None: only import the package.
-        log: file that whatever the package prints is added to.
-        hear: gets every ``progress`` record.
-        meanwhile: is called several times a second; what it raises ends the process.
+        log: file to which the package's output is appended.
+        hear: is called with every ``progress`` record.
+        meanwhile: is called several times a second; an exception in it ends the adapter's process.
 
     Returns:
-        What it reported, or how it failed.
+        The adapter's result, or how it failed.
     """
     with tempfile.TemporaryDirectory() as scratch, log.open("ab") as printed:
         before = printed.seek(0, os.SEEK_END)
@@ -99,13 +99,13 @@ def call_driver(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
-            cwd=scratch,  # some packages write files where they are
+            cwd=scratch,  # some packages write files into the working directory
             text=True,
             encoding="utf-8",
             env=clean_environment(
                 network=task is not None and task["network"], threads=task["threads"] if task else None
             ),
-            start_new_session=True,  # a process group, for what the package starts
+            start_new_session=True,  # a process group with all that the package starts
         )
         outcome = Outcome()
         try:

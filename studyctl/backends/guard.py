@@ -1,7 +1,7 @@
 """Runs a command that ends with its caller: ``python -I guard.py <command> ...``, its stdin a pipe that the caller holds.
 
-The command and all that it starts are a process group, which is killed as soon as the pipe is closed, so that an installer whose
-``sync`` was killed does not go on writing into an environment that the next one makes.
+The command and all that it starts are a process group, which is killed as soon as the pipe is closed. So the installer of a killed
+``sync`` does not go on writing into an environment that the next ``sync`` makes.
 """
 
 import os
@@ -11,12 +11,14 @@ import sys
 import threading
 
 ORPHANED = 70
-"""Exit code when the caller is gone."""
+"""Exit code if the caller is gone."""
 
 
 def main(command: list[str]) -> int:
-    """Run the command and return its exit code; 128 and the signal's number where one killed it."""
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the caller as well, whose end ends this
+    """Run the command and return its exit code; 128 plus the signal's number if a signal killed it."""
+    signal.signal(
+        signal.SIGINT, lambda *_: None
+    )  # Ctrl-C also reaches the caller, whose end ends this process
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end_with_caller() -> None:

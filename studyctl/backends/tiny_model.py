@@ -1,6 +1,6 @@
 """Runs inside a backend's environment: writes a tiny random model, a tokenizer and calibration ids, to check the package with.
 
-``python -I tiny_model.py <folder>``; what a task says of them is written to ``task.json``.
+``python -I tiny_model.py <folder>``; ``task.json`` gets the entries of a task that describe them.
 """
 
 import json
@@ -19,7 +19,7 @@ WINDOWS, TOKENS = 4, 64
 
 
 def write_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Write a tokenizer of so many words that mean nothing: some packages do not start without one."""
+    """Write a tokenizer with so many meaningless words: some packages need one to start."""
     words = Tokenizer(WordLevel({f"w{index}": index for index in range(vocabulary)}, unk_token="w2"))
     words.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(
@@ -28,7 +28,7 @@ def write_tokenizer(folder: Path, vocabulary: int) -> None:
 
 
 def main(folder: Path) -> None:
-    """Write the model, its ids, and a file that says where they are and what the model computes."""
+    """Write the model, calibration ids, and a file with their paths and the model's nll."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,

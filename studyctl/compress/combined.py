@@ -1,4 +1,4 @@
-"""Prune, then quantize what is left, in one walk: both see the statistics of the same inputs; pruned weights stay 0."""
+"""Prune, then quantize what is left, in one walk with the same statistics for both; pruned weights stay 0."""
 
 from dataclasses import replace
 from pkgutil import resolve_name
@@ -11,7 +11,7 @@ from studyctl.contract.methods import AWQ, GPTQ, RTN, PruneThenQuantize, method_
 
 
 def prepare_block(block: BlockInput, settings: PruneThenQuantize) -> PreparedBlock:
-    """Prune all linears of the block, and scale what is left where AWQ is what follows."""
+    """Prune all linears of the block; if AWQ follows, scale what is left."""
     pruning, quantization = settings.pruning, settings.quantization
     target = method_of(pruning).target
     assert target is not None  # a method that prunes has an implementation
@@ -30,7 +30,7 @@ def prepare_block(block: BlockInput, settings: PruneThenQuantize) -> PreparedBlo
 
 
 def compress_linears(linears: LinearGroup, settings: PruneThenQuantize) -> list[CompressedLinear]:
-    """Quantize linears that :func:`prepare_block` has pruned; every grid has a 0 for pruned weights."""
+    """Quantize linears that :func:`prepare_block` has pruned; every grid includes 0."""
     quantization = settings.quantization
     if isinstance(quantization, AWQ):
         return awq.compress_linears(linears, quantization)

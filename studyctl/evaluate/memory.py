@@ -1,4 +1,4 @@
-"""What running out of memory looks like."""
+"""Recognising errors of memory."""
 
 import torch
 
@@ -6,8 +6,8 @@ _CPU_ALLOCATOR = ("not enough memory", "can't allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device or the host has no memory left."""
+    """Return whether an error means that a device or the host has no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # The CPU allocator has no exception of its own, and other words on Windows than on Linux.
+    # The CPU allocator has no exception of its own, and different messages on Windows and Linux.
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR)

@@ -1,8 +1,7 @@
-"""The truth of a study: one append-only JSON-lines file an attempt, of :mod:`studyctl.contract.records`.
+"""The journals of a study: one append-only JSON-lines file per attempt, of :mod:`studyctl.contract.records`.
 
-What a crash can leave behind is a last line that is cut
-short (also inside a UTF-8 sequence) or zero bytes after a power cut: such a tail was never acknowledged, so it is skipped.
-Damage anywhere else is an error that names file and line, never a silently shorter study.
+A crash can leave a last line that is cut short (even inside a UTF-8 sequence), or zero bytes after a power cut. Such a tail was
+never acknowledged, so it is skipped. Damage anywhere else is an error that names file and line, never a silently shorter study.
 """
 
 import errno
@@ -34,11 +33,11 @@ from studyctl.journal.upgrade import upgraded
 RECORDS = (b'{"kind":"', b'{"seq":')
 """How the line of a record begins; the latter in journals from before 0.2."""
 MARKERS = (b'"kind":"step_', b'"kind":"attempt_', b'"kind":"stage_')
-"""What lines about steps and attempts hold; the last in journals from before 0.2."""
+"""Each line about a step or an attempt contains one of these; the last in journals from before 0.2."""
 
 UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch, ChunkResults)
-"""Kinds without a sync of their own: nothing counts on them before the ``step_finished`` that syncs them as well
-(chunks: they save work and are no results)."""
+"""Records that are not synced when written: nothing relies on them before the ``step_finished`` that syncs them too
+(nor on chunks, which only save work)."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -46,8 +45,8 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 class JournalWriter(AbstractContextManager["JournalWriter"]):
     """Writes the journal of one attempt; every other process only reads it.
 
-    An existing file is continued after its last whole record (so a runner records that its worker was killed); what a crash
-    left after that is cut off first. All records have ``trial`` and ``attempt`` of the ``attempt_started`` record.
+    An existing file is continued after its last whole record (a runner does so to record that its worker was killed); what a crash
+    left after that is cut off first. All records get ``trial`` and ``attempt`` of the ``attempt_started`` record.
 
     Raises:
         StudyError: the file cannot be written (disk full, no permission).
@@ -76,7 +75,7 @@ class JournalWriter(AbstractContextManager["JournalWriter"]):
     def write(self, record: Record) -> None:
         """Append a record, which gets its number, time and origin; it is on the disk when this returns.
 
-        (Kinds in :data:`UNSYNCED`: with the next one that is none of these.)
+        (Those in :data:`UNSYNCED` are on the disk with the next record that is not.)
 
         Raises:
             StudyError: the disk is full or gone; the file holds whole records only.
@@ -177,7 +176,7 @@ def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[AnyRecord]
 
 
 def decode(line: bytes) -> AnyRecord | None:
-    """Return the record of a line, or None for a line that is none."""
+    """Return the record of a line; None if the line is no record."""
     try:
         return records.decode(line)
     except ValueError:
@@ -202,7 +201,7 @@ def check_schema(started: AttemptStarted, path: Path) -> None:
 
 
 def damaged(path: Path, line: int) -> StudyError:
-    """Return the error for a line in the middle of a journal that is no record."""
+    """Return the error for a line in the middle of a journal that is not a record."""
     return StudyError(
         Problem(
             f"line {line} of {path.name} is damaged: it is not a record",

@@ -1,7 +1,7 @@
 """What the journals hold, by the keys of what was measured: fast enough to read before and during every run.
 
-Only lines about attempts and steps are parsed (they are found by a search for bytes), and a second look reads only what
-was appended since. Where a step's records lie in its journal is remembered, so that a publisher reads current results only.
+Only lines about attempts and steps are parsed (a search for bytes finds them), and a refresh reads only what was appended
+since. The place of a step's records in its journal is remembered, so that the publisher reads only current results.
 """
 
 import json
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def read_stored(paths: StudyPaths) -> Stored:
-    """Read what the journals of a study hold; without journals: nothing.
+    """Read what the journals of a study hold; an empty ``Stored`` if there are none.
 
     Raises:
         StudyError: a journal is damaged in the middle, or newer than this studyctl.
@@ -53,16 +53,16 @@ class Index:
         self._owners: dict[str, set[str]] = {}
         """Trials with steps of a ``weights_key``."""
         self._changed: set[str] = set()
-        """Trials that were read and not gathered, because a journal after them could not be read."""
+        """Trials that were read but not gathered, because a later journal could not be read."""
         self._stored = Stored()
 
     def refresh(self, only: Iterable[tuple[str, int]] | None = None) -> Stored:
         """Return what is stored now; the same object as before if no step or attempt began or ended.
 
-        What did not change is the same object within the next :class:`Stored`, too.
+        Within a new :class:`Stored`, whatever did not change is the same object as before.
 
         Args:
-            only: Trials and attempts whose journals may have grown; None: any, and others may have come or gone.
+            only: trials and attempts whose journals may have grown; None: any, and journals may have been added or removed.
 
         Raises:
             StudyError: a journal is damaged in the middle, or newer than this studyctl.
@@ -96,7 +96,7 @@ class Index:
             return {entry.name: entry.stat().st_size for entry in entries if _JOURNAL.fullmatch(entry.name)}
 
     def _gather(self, trials: set[str]) -> Stored:
-        """Return what is stored, gathered again for these trials and for all that shares weights with them."""
+        """Return what is stored, gathered again for these trials and for all that share weights with them."""
         old = self._stored
         new = Stored(
             dict(old.attempts),
@@ -107,7 +107,7 @@ class Index:
         )
         keys: set[str] = set()
         for trial in trials:
-            keys |= {step.weights_key for one in old.attempts.get(trial, ()) for step in one.steps}
+            keys |= {step.weights_key for attempt in old.attempts.get(trial, ()) for step in attempt.steps}
             scans = sorted(
                 (self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number
             )
@@ -131,23 +131,23 @@ class Index:
 
 
 class _Scan:
-    """One journal, as far as it was read."""
+    """One journal, as far as it has been read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trial, _, number = path.name.removesuffix(".jsonl").rpartition(".")
         self.number = int(number)
         self.offset = 0
-        """Bytes that are parsed for good."""
+        """Bytes that need not be read again."""
         self.size = 0
-        """Bytes that were looked at; more than ``offset`` when the last line was not finished."""
+        """Size of the file when it was read; more than ``offset`` if the last line was not finished."""
         self.attempt: Attempt | None = None
         self._started: AttemptStarted | None = None
         self._steps: list[StoredStep] = []
         self._failures: dict[Step, StepFailed] = {}
         self._open_step: Step | None = None
         self._begin = 0
-        """Of the open step."""
+        """Where the open step begins."""
         self._ended: AttemptFinished | None = None
 
     def read_on(self, size: int) -> bool:
@@ -183,7 +183,7 @@ class _Scan:
     def _whole(self, data: bytes) -> int:
         """Return how many bytes are whole records; damage before the last of them is an error.
 
-        Most lines are never parsed, so all are counted by how a record begins.
+        Most lines are never parsed, so damage is found by counting the lines that begin like a record.
         """
         whole = data.rfind(b"\n") + 1
         records = (whole > 0 and data.startswith(RECORDS)) + sum(
@@ -194,7 +194,7 @@ class _Scan:
         begin = 0
         while data.startswith(RECORDS, begin):
             begin = data.index(b"\n", begin) + 1
-        if any(data.find(b"\n" + one, begin, whole) >= 0 for one in RECORDS):
+        if any(data.find(b"\n" + start, begin, whole) >= 0 for start in RECORDS):
             raise damaged(self.path, self._line_number(begin))
         return begin  # the tail of a crash
 
@@ -203,7 +203,7 @@ class _Scan:
             return file.read(self.offset + begin).count(b"\n") + 1
 
     def _take(self, record: AnyRecord, begin: int, end: int) -> bool:
-        """Account for a record; return whether it is about a step or the attempt."""
+        """Take a record into account; return whether it is about a step or the attempt."""
         if isinstance(record, AttemptStarted):
             check_schema(record, self.path)
             self._started = record
@@ -229,7 +229,7 @@ class _Scan:
             case AttemptFinished():
                 self._open_step, self._ended = None, record
             case _:
-                return False  # the marker was part of something else
+                return False  # the marker was in another kind of record
         return True
 
     def _finished(self, record: StepFinished, started: AttemptStarted, end: int) -> StoredStep:
@@ -264,18 +264,18 @@ def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
 
 
 def _gather_weights(key: str, steps: list[StoredStep], stored: Stored, paths: StudyPaths) -> None:
-    """Find the current results among the steps of one ``weights_key``, those of a trial oldest first."""
+    """Put the current results of one ``weights_key`` into ``stored``; the steps of each trial are oldest first."""
     steps = _oldest_first(steps)
-    newest = {one.step.kind: one for one in steps}
+    newest = {step.step.kind: step for step in steps}
     compressed = newest.get(StepKind.COMPRESS)
     by_key: dict[str, list[StoredStep]] = {}
-    for one in steps:
-        if one.step.kind is StepKind.EXPORT and exported_weights(paths.exported(one.trial)) != key:
+    for step in steps:
+        if step.step.kind is StepKind.EXPORT and exported_weights(paths.exported(step.trial)) != key:
             continue  # the folder was deleted, or holds other weights by now
-        if one.step.kind is not StepKind.LOAD and (
-            compressed is None or one.weights_hash == compressed.weights_hash
+        if step.step.kind is not StepKind.LOAD and (
+            compressed is None or step.weights_hash == compressed.weights_hash
         ):
-            by_key.setdefault(one.step.key or "", []).append(one)
+            by_key.setdefault(step.step.key or "", []).append(step)
     results = {step_key: StoredResult.of_steps(same_key) for step_key, same_key in by_key.items()}
     _set(stored.results, key, Results(results) if results else None)
     _set(stored.loads, key, newest.get(StepKind.LOAD))
@@ -283,7 +283,7 @@ def _gather_weights(key: str, steps: list[StoredStep], stored: Stored, paths: St
 
 
 def _oldest_first(steps: list[StoredStep]) -> list[StoredStep]:
-    """Return steps in the order in which they count: those of a trial as they are, others by the clock.
+    """Return steps sorted by time, those of one trial in their given order.
 
     A clock may be set back between two attempts: a later step of a trial counts as no older than the one before it.
     """
@@ -305,9 +305,9 @@ def _set(values: dict[str, T], key: str, value: T | None) -> None:
 
 
 def exported_weights(folder: Path) -> str | None:
-    """Return the ``weights_key`` of a folder that was exported; None if it does not exist, or holds something else.
+    """Return the ``weights_key`` of an exported folder; None if it does not exist, or is no export.
 
-    A folder is complete if it exists at all, so nothing else of it is looked at.
+    A folder is complete if it exists at all, so nothing else in it is checked.
     """
     try:
         return str(json.loads((folder / ABOUT).read_bytes())["weights_key"])

@@ -1,4 +1,4 @@
-"""Item rows as Parquet parts in the folder of the journals: a part that a journal names is whole and on the disk."""
+"""Rows of items as Parquet files ("parts") in the folder of the journals: a part that a journal names is complete and on the disk."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -10,14 +10,14 @@ from studyctl.files import StudyPaths, atomic_path
 
 
 def write_items(paths: StudyPaths, trial: str, attempt: int, name: str, items: pa.Table) -> Path:
-    """Write a part and return its path; its name goes into an ``item`` record then.
+    """Write a part and return its path, for the record that acknowledges it.
 
     Args:
-        paths: Files of the study.
-        trial: Trial that scored the items.
-        attempt: Its attempt.
-        name: What is in it, unique in the attempt: a task, or a task with the number of a chunk.
-        items: Columns as in the table ``items``, from ``task`` on.
+        paths: files of the study.
+        trial: trial that scored the items.
+        attempt: its attempt.
+        name: what is in it, unique in the attempt: a task, or a task with the number of a chunk.
+        items: columns as in the table ``items``, from ``task`` on.
 
     Raises:
         OSError: the disk is full or gone; there is no part.

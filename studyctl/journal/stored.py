@@ -12,10 +12,10 @@ from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, batch_spans
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """A step that was finished, and where its records are; batches of windows that follow each other are one."""
+    """A finished step, and where its records are; consecutive batches of windows are one stored step."""
 
     trial: str
-    """Trial that ran it; with equal keys the result also counts for another trial."""
+    """Trial that ran it; the result also counts for other trials with equal keys."""
     attempt: int
     step: Step
     weights_key: str
@@ -30,17 +30,17 @@ class StoredStep:
     """When it finished; UTC, ISO 8601."""
     journal: Path
     begin: int
-    """Byte of its first ``step_started`` line; a step that is tried again within the attempt begins again."""
+    """Byte of its first ``step_started`` line; there are several if the step was tried again within the attempt."""
     end: int
     """Byte after its ``step_finished`` line."""
 
     @property
     def batches(self) -> frozenset[Span | None]:
-        """Return the batches of windows that it is; None stands for what has no windows."""
+        """Return its batches of windows; ``{None}`` if the step has no windows."""
         return _batches(self.step.windows)
 
     def followed_by(self, other: "StoredStep") -> "StoredStep | None":
-        """Return both as one, if the other one is the next batch of the same text in the same attempt."""
+        """Return both as one step if the other is the next batch of the same text; None if not."""
         windows, next_windows = self.step.windows, other.step.windows
         if windows is None or next_windows is None:
             return None
@@ -60,7 +60,7 @@ class StoredStep:
         )
 
 
-@lru_cache(maxsize=4096)  # the trials of a study have the same few
+@lru_cache(maxsize=4096)  # the trials of a study have the same few spans
 def _batches(windows: Span | None) -> frozenset[Span | None]:
     if windows is None:
         return frozenset({None})
@@ -72,18 +72,18 @@ class ResultPart(NamedTuple):
 
     stored: StoredStep
     batches: tuple[Span | None, ...]
-    """In their order."""
+    """In the order of windows."""
 
 
 class StepResult(NamedTuple):
-    """The result of a step that a plan asks for, which several attempts may have worked at."""
+    """The result of a step that a plan asks for; several attempts may have contributed to it."""
 
     parts: tuple[ResultPart, ...]
-    """In the order in which windows are taken; at least one."""
+    """In the order in which windows are measured; at least one."""
 
     @property
     def latest(self) -> StoredStep:
-        """Return what was finished last."""
+        """Return the stored step that finished last."""
         return max((part.stored for part in self.parts), key=lambda stored: stored.at)
 
     @property
@@ -107,14 +107,14 @@ class StoredResult:
     """What is stored under one key of some weights."""
 
     steps: tuple[StoredStep, ...]
-    """Of a batch that is there twice, the later one counts."""
+    """If two have the same batch, the later one counts."""
     batches: frozenset[Span | None]
     available: int | None
-    """Windows that the text has, if a step knows."""
+    """Windows that the text has; None: not known."""
 
     @classmethod
     def of_steps(cls, steps: Sequence[StoredStep]) -> "StoredResult":
-        """Return the result that steps make, the one that counts last."""
+        """Return the result of steps that are sorted oldest first."""
         batches = steps[0].batches.union(*(step.batches for step in steps[1:]))
         available = next((step.available for step in steps if step.available is not None), None)
         return cls(tuple(steps), batches, available)
@@ -131,7 +131,7 @@ class StoredResult:
         spans: tuple[Span | None, ...] = (None,) if None in self.batches else step.spans(self.available)
         sources: dict[int, list[Span | None]] = {}
         for span in spans:
-            place = max(place for place, one in enumerate(self.steps) if span in one.batches)
+            place = max(place for place, stored in enumerate(self.steps) if span in stored.batches)
             sources.setdefault(place, []).append(span)
         return StepResult(
             tuple(ResultPart(self.steps[place], tuple(batches)) for place, batches in sources.items())
@@ -140,13 +140,13 @@ class StoredResult:
 
 @lru_cache(maxsize=4096)  # the trials of a study have the same few sets
 def _covers(stored: frozenset[Span | None], end: int) -> bool:
-    # The end may be that of all windows, which nobody counts up to.
+    # The end may stand for all windows: too many to enumerate.
     return len(stored) * BATCH_WINDOWS >= end and stored.issuperset(batch_spans(end))
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What is stored of some weights; false where nothing is."""
+    """What is stored of some weights; false if nothing is."""
 
     by_key: Mapping[str, StoredResult] = field(default_factory=dict)
 
@@ -186,15 +186,15 @@ class Attempt:
     steps: tuple[StoredStep, ...] = ()
     """Finished steps in the order in which they ran, ``load`` included."""
     open_step: Step | None = None
-    """Step that was begun and neither finished nor failed."""
+    """Step that has started and neither finished nor failed."""
     failures: tuple[StepFailed, ...] = ()
-    """Steps that failed, oldest first: a failure of one evaluation does not keep the others from being run."""
+    """Steps that failed, oldest first: after a failed evaluation the others still run."""
     finished: AttemptFinished | None = None
-    """None while it runs, or when it was killed."""
+    """None while it runs, or if it was killed."""
 
     @property
     def weights_key(self) -> str:
-        """Weights that it makes or measures."""
+        """Key of the weights that it makes or measures."""
         return self.started.weights_key
 
     @property
@@ -203,7 +203,7 @@ class Attempt:
         return "open" if self.finished is None else self.finished.state
 
     def state_if(self, *, running: bool) -> str:
-        """Return the state, where whether it runs or was killed is known."""
+        """Return the state, with ``open`` resolved to ``running`` or ``stopped``."""
         return self.state if self.finished is not None else "running" if running else "stopped"
 
 
@@ -214,26 +214,26 @@ class Stored:
     attempts: dict[str, tuple[Attempt, ...]] = field(default_factory=dict)
     """By trial, oldest first."""
     last_attempt: dict[str, int] = field(default_factory=dict)
-    """Highest attempt number by trial, also of journals without a whole record."""
+    """Highest attempt number by trial, including journals without a whole record."""
     results: dict[str, Results] = field(default_factory=dict)
-    """Current results by ``weights_key``. Those of weights that the last ``compress`` did not reproduce are not here, nor
-    exports whose folder is gone, nor ``load``."""
+    """Current results by ``weights_key``: without those of weights that the last ``compress`` did not reproduce, exports whose
+    folder is gone, and ``load``."""
     weights_hash: dict[str, str] = field(default_factory=dict)
     """Hash of the weights that the last ``compress`` made, by ``weights_key``."""
     loads: dict[str, StoredStep] = field(default_factory=dict)
     """Newest finished ``load`` by ``weights_key``."""
 
-    def has(self, weights_key: str | None) -> Results:
-        """Return what is stored for these weights; nothing for weights that could not be looked up."""
+    def results_of(self, weights_key: str | None) -> Results:
+        """Return what is stored for these weights; nothing for None (weights whose sources could not be looked up)."""
         return self.results.get(weights_key, _NOTHING) if weights_key is not None else _NOTHING
 
     def compressed(self, weights_key: str) -> StoredStep | None:
-        """Return the step that made these weights."""
-        result = self.has(weights_key).by_key.get(weights_key)
+        """Return the stored ``compress`` step that made these weights."""
+        result = self.results_of(weights_key).by_key.get(weights_key)
         return result.steps[-1] if result is not None else None
 
     def next_attempt(self, trial: str) -> int:
-        """Return the number of the attempt that would be made now; the first is 1."""
+        """Return the number of a trial's next attempt; the first is 1."""
         return self.last_attempt.get(trial, 0) + 1
 
     def last_failure(self, trial: str) -> StepFailed | None:

@@ -1,7 +1,7 @@
 """Journals of other versions: those from before 0.2 are read as if this version had written them.
 
-There a step was called stage and named by a text, a text was one step with totals of its own, and a record's details
-were fields like the others.
+There a step was called a stage and identified by a string, all windows of a text were one step with totals of its own, and a
+record's details were fields like the others.
 """
 
 import msgspec
@@ -14,7 +14,7 @@ _EXPORT = (
     "folder", "format", "packed_bits", "why_plain", "weight_bytes", "stored_bits_per_weight", "model_bits_per_weight",
 )  # fmt: skip
 _NO_DETAIL = frozenset({"seq", "at", "kind", "trial", "attempt", "stage", "step", "message", "key"})
-"""Fields of a warning that are none of its details."""
+"""Fields of a warning that are not part of its details."""
 _NULLS = frozenset({"nll_nats", "value", "perplexity"})
 """Fields in which ``null`` stands for a figure that is not finite."""
 
@@ -23,7 +23,7 @@ def upgraded(line: bytes) -> AnyRecord:
     """Return the record of a line that an earlier version wrote.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no record.
     """
     values = msgspec.json.decode(line)
     if not isinstance(values, dict) or not isinstance(values.get("seq"), int) or "kind" not in values:

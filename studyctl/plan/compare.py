@@ -56,7 +56,7 @@ def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Compariso
         if not plan.is_available(trial.variant):
             unavailable.append(trial)
             continue
-        if results := stored.has(trial.weights_key):
+        if results := stored.results_of(trial.weights_key):
             missing = results.missing(missing)
         # If `compress` is stored, the worker restores or makes the weights again, and only if an evaluation needs them.
         if not trial.is_dense and trial.weights_key not in results.by_key:

@@ -95,14 +95,14 @@ class Clock:
         self._running: dict[str, tuple[Step, float, float]] = {}
         """By trial: the step, when it began, and the fraction that it reports as done."""
         for trial in plan.trials if stored.results else ():
-            results = stored.has(trial.weights_key)
+            results = stored.results_of(trial.weights_key)
             for step in trial.steps if results else ():
                 if (result := results.of(step)) is not None and result.seconds is not None:
                     self._learn(_classes_of(trial, step), result.seconds, _seconds(plan, trial, step))
         for trial, steps, _ in comparison.todo:
             for step in steps:
                 windows = _windows(plan, step)
-                spans = stored.has(trial.weights_key).spans(step) if windows else ()
+                spans = stored.results_of(trial.weights_key).spans(step) if windows else ()
                 missing = windows - sum(max(0, min(last, windows) - first) for first, last in spans)
                 seconds = _seconds(plan, trial, step) * (missing / windows if windows else 1.0)
                 self._pending[trial.id, step.id] = _Pending(_classes_of(trial, step), seconds, missing)

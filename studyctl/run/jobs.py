@@ -41,7 +41,7 @@ def make_job(
     model, variant = trial.model, trial.variant
     if model.identity is None or model.identity.key is None or trial.weights_key is None or dense_key is None:
         raise StudyError(f"trial {trial.id}: its model or texts could not be looked up")
-    results = stored.has(trial.weights_key)
+    results = stored.results_of(trial.weights_key)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Job(
         root=paths.root.resolve(),

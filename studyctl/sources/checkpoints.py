@@ -1,4 +1,4 @@
-"""Checkpoints, which are published compressed models: what one is, how its weights are stored, and whether they can be read here."""
+"""Checkpoints, which are published compressed models: their identity, how weights are stored, and whether these can be read here."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from studyctl.sources.packages import PREFIX
 from studyctl.spec.models import Model
 
 PLAIN = "plain"
-"""Weights as in any model: pruned ones, or rounded ones that are stored in 16 bits."""
+"""Weights stored as in any model: pruned ones, or rounded ones in 16 bits."""
 COMPRESSED_TENSORS = "compressed-tensors"
 _PACKAGES: dict[str, dict[str, str]] = {
     PLAIN: {},
@@ -23,13 +23,13 @@ _PACKAGES: dict[str, dict[str, str]] = {
     "gptq": {"gptqmodel": "gptqmodel", "optimum": "optimum"},
     "awq": {"gptqmodel": "gptqmodel", "accelerate": "accelerate"},
 }
-"""What transformers imports to read a storage format: module -> what to install."""
+"""Modules that transformers needs to read a storage format -> what to install for them."""
 
 
 def identify_checkpoint(settings: Checkpoint, base: Path) -> ModelIdentity:
-    """Return what a checkpoint is.
+    """Return the identity of a checkpoint.
 
-    Its key is never that of a model with the same files: the weights that are loaded may differ.
+    Its key is never that of a model with the same files, since the weights that are loaded may differ.
 
     Args:
         settings: its table.
@@ -91,7 +91,7 @@ def storage_caveats(config: Mapping[str, Any]) -> list[str]:
 
 
 def _misread(method: str, quantization: Mapping[str, Any]) -> str:
-    """Return why other weights than the published ones would be read, without an error; empty if they would not."""
+    """Return why weights would be misread without an error; empty if they would not."""
     if method == "awq":
         names = (quantization.get(key) for key in ("version", "format", "checkpoint_format"))
         layout = str(next(filter(None, names), "gemm")).lower()
@@ -117,6 +117,6 @@ def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def own_dtype(config: Mapping[str, Any]) -> str | None:
-    """Return the dtype that a config names, in which packed weights are to be unpacked."""
+    """Return the dtype that a config names, into which packed weights are unpacked."""
     dtype = config.get("dtype") or config.get("torch_dtype")
     return dtype if dtype in ("bfloat16", "float16", "float32") else None

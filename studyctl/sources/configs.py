@@ -1,4 +1,4 @@
-"""What a model's ``config.json`` says, whatever its family calls it."""
+"""The content of a model's ``config.json``, under the same names for all families."""
 
 import json
 import re
@@ -17,14 +17,14 @@ CAUSAL_MODEL_TYPES = frozenset({
     "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm",
     "starcoder2", "xglm",
 })
-"""Decoders whose config may come without ``architectures``."""
+"""Decoders, for configs without ``architectures``."""
 ENCODER_MODEL_TYPES = frozenset({
     "albert", "bart", "bert", "big_bird", "blenderbot", "camembert", "convbert", "deberta", "distilbert",
     "electra", "ernie", "marian", "mbart", "megatron-bert", "mt5", "pegasus", "plbart", "roberta", "roformer",
     "t5", "trocr", "umt5", "whisper", "xlm", "xlm-roberta",
 })
 # fmt: on
-"""Families that have a ``...ForCausalLM`` class and are encoders, or need one, all the same."""
+"""Families with a ``...ForCausalLM`` class that nevertheless are, or need, an encoder."""
 
 _NAMES = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
@@ -83,10 +83,10 @@ def check_decoder(config: Mapping[str, object], where: str) -> None:
 
 
 def read_sizes(config: Mapping[str, object], where: str) -> dict[str, int]:
-    """Return the sizes of a decoder by their names in ``ModelIdentity``, under whatever names the config has them.
+    """Return the sizes of a decoder by their names in ``ModelIdentity``.
 
     Raises:
-        StudyError: one that every decoder has is missing.
+        StudyError: a size that every decoder has is missing.
     """
     sizes = {}
     for key, names in _NAMES.items():

@@ -1,9 +1,9 @@
-"""GGUF files become ordinary model folders in the user's cache, once.
+"""Converts GGUF files to ordinary model folders in the user's cache, once.
 
-Weights are stored in float32, which holds every value that the file means: ``scale · code + minimum`` with a scale and a
-minimum of 11 significant bits has more significant bits than bfloat16 (a fifth of SmolLM2-135M's Q4_1 and Q8_0 weights would
-be exact) or float16 (three quarters). Loading in bfloat16 rounds once, to the same weights as if they were stored in
-bfloat16; in float32 the weights are those of the file.
+Weights are stored in float32, which holds every value of the file exactly: ``scale · code + minimum`` with a scale and a minimum of
+11 significant bits has more significant bits than bfloat16 (in which a fifth of SmolLM2-135M's Q4_1 and Q8_0 weights would be
+exact) or float16 (three quarters). Loading in bfloat16 rounds once, to the same weights as if they were stored in bfloat16; in
+float32 the weights are those of the file.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ from studyctl.sources.verified import unchanged
 
 
 def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
-    """Return the model folder of a GGUF file, converting it if that was not done yet.
+    """Return the model folder of a GGUF file; convert the file if there is none yet.
 
-    Several processes may ask at once: one converts, the others wait. A folder with that name is complete.
+    Of several processes one converts and the others wait. A folder with this name is always complete.
 
     Raises:
         StepError: the file cannot be converted, or there is no space for it.
@@ -53,7 +53,7 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Let transformers read a file's header once instead of three times, and make its table of names once instead of for every module.
+    """Let transformers read a file's header once, not three times, and make its table of names once, not for every module.
 
     Both are pure Python and take most of the time of a small model's conversion.
     """
@@ -71,7 +71,7 @@ def _convert(source: Path, file: str, target: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=file)
     tokenizer.save_pretrained(target)
     model = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
-    # transformers takes a model loaded from GGUF for a quantized one, which it refuses to save; the weights are plain by now.
+    # transformers treats a model loaded from GGUF as quantized, which it refuses to save; but its weights are plain now.
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):

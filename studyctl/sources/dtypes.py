@@ -1,4 +1,4 @@
-"""The dtype that ``auto`` means on a device."""
+"""The dtype for which ``auto`` stands on a device."""
 
 import functools
 from pathlib import Path
@@ -8,9 +8,9 @@ _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """Return ``bfloat16``, ``float16`` or ``float32``; ``auto`` is bfloat16 where the device computes it natively.
+    """Return ``bfloat16``, ``float16`` or ``float32``; ``auto`` is bfloat16 if the device computes it natively, else float32.
 
-    Every CUDA device is assumed to compute it: for GPUs older than 2020, which do not, set the dtype in the spec.
+    Every CUDA device is assumed to do so: for GPUs older than 2020, which do not, set the dtype in the spec.
 
     Args:
         dtype: of the spec.
@@ -25,7 +25,7 @@ def resolve_dtype(dtype: str, device: str) -> str:
 def cpu_computes_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this CPU multiplies bfloat16 natively."""
     if not cpuinfo.is_file():
-        return False  # also on macOS: M1 does not, later ones do, and no file says which this is
+        return False  # also on macOS: M1 does not, later processors do, and no file says which one this is
     lines = cpuinfo.read_text("utf-8", errors="replace").splitlines()
     flags = (
         line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))

@@ -1,6 +1,6 @@
-"""Facts of a file's content, such as its hash, remembered in the user's cache for as long as the file stays as it is.
+"""Facts about a file's content, such as its hash, remembered in the user's cache as long as the file does not change.
 
-Hashing weights and checking texts takes seconds, which every plan would take. A fact is stored with the file's path, size,
+Without that every plan would spend seconds on hashing weights and checking texts. A fact is stored with the file's path, size,
 times and inode, so that a changed file is read again.
 """
 
@@ -19,18 +19,18 @@ from studyctl.files import cache_folder, digest, write_atomic
 T = TypeVar("T")
 
 SETTLED_SECONDS = 2.0
-"""A file that changed less than this ago may change again within one tick of its clock: nothing is remembered of it."""
+"""A file that changed less than this ago may change again within one tick of the clock: nothing is remembered about it."""
 State = tuple[int, int, int, int]
-"""Size, times and inode of a file: what changes when it is written or replaced."""
+"""Size, times and inode of a file: one of them changes when it is written or replaced."""
 
 
 def state_of(status: os.stat_result) -> State:
-    """Return the state of a file: it is another one once the file was written."""
+    """Return the state of a file, which changes when the file is written."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def is_settled(status: os.stat_result) -> bool:
-    """Return whether the file gets another state if it is written from now on."""
+    """Return whether the state of the file is sure to change if it is written from now on."""
     return time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS
 
 
@@ -40,7 +40,7 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
     Args:
         path: the file.
         what: name of the fact, with the version of the code that computes it.
-        compute: a function of the content alone; what it raises is passed on and not remembered.
+        compute: a function of the content alone; an error is raised, not remembered.
 
     Raises:
         OSError: the file cannot be read.
@@ -49,9 +49,8 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
     status = path.stat()
     state = list(state_of(status))
     entry = cache_folder() / "facts" / f"{digest([str(path), what])}.json"
-    with contextlib.suppress(
-        OSError, ValueError, KeyError, TypeError
-    ):  # missing, or written by something else
+    # The entry may be missing, or written by another program.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(entry.read_bytes())
         if stored["state"] == state:
             value: T = stored["value"]
@@ -65,7 +64,7 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
 
 
 def identify_file(path: Path) -> FileIdentity:
-    """Return a file with the SHA-256 of its content."""
+    """Return the identity of a file: its path, and the SHA-256 of its content."""
 
     def compute(path: Path) -> str:
         with path.open("rb") as file:

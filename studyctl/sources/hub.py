@@ -1,8 +1,8 @@
-"""The only module that talks to the Hugging Face hub: commits, configs, headers, downloads, and the errors of these.
+"""Access to the Hugging Face hub: commits, configs, headers, downloads, and their errors.
 
-What the user can fix (no such repository, no access) is a :class:`StudyError`; a hub that does not answer is
-:class:`HubUnreachable`, as planning goes on without it. Nothing waits long: requests have short timeouts, and only
-failures of the server or the connection are tried again.
+What the user can fix (no such repository, no access) is a :class:`StudyError`; a hub that does not answer is a
+:class:`HubUnreachable`, which planning tolerates. Nothing waits long: requests have short timeouts, and only
+failures of the server or the connection are retried.
 """
 
 import json
@@ -29,13 +29,13 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 5.0
 ATTEMPTS = 3
 REMEMBER_SECONDS = 60.0
-"""An answer or an error is kept this long in a process: a plan looks up the same dataset for every language."""
+"""How long a process remembers an answer or an error: a plan looks up the same dataset for every language."""
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja")
 PICKLE_FILES = ("pytorch_model*.bin",)
 NOT_NEEDED = ("consolidated*", "original/*", "onnx/*")
 """The same weights in another layout."""
 HTTPError: type[Exception] = errors.HfHubHTTPError.__bases__[0]
-"""The root of the errors of whichever HTTP client huggingface_hub uses."""
+"""Base class of the errors of the HTTP client that huggingface_hub uses."""
 
 
 class HubUnreachable(StudyError):
@@ -44,11 +44,11 @@ class HubUnreachable(StudyError):
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A revision as it is now."""
+    """The commit of a revision, as of now."""
 
     commit: str
     files: tuple[str, ...] | None
-    """Names of the repository's files; None when only the local cache could be asked."""
+    """Names of the repository's files; None if only the local cache is known."""
     note: str = ""
     """Why the answer comes from the local cache, if it does."""
 
@@ -57,7 +57,7 @@ _answers: dict[tuple[str, str, str], tuple[float, Resolved | StudyError]] = {}
 
 
 def forget() -> None:
-    """Forget the answers that this process has, so that the hub is asked again."""
+    """Forget the remembered answers, so that the hub is asked again."""
     _answers.clear()
 
 
@@ -69,11 +69,11 @@ def is_offline() -> bool:
 
 
 def resolve(kind: Kind, repo: str, revision: str) -> Resolved:
-    """Return the commit of a revision, from the hub or, where it cannot be asked, as it was seen last.
+    """Return the commit of a revision, from the hub or, if it cannot be reached, as last seen.
 
     Raises:
         StudyError: no such repository or revision, or no access to it.
-        HubUnreachable: the hub cannot be asked and was not before.
+        HubUnreachable: the hub cannot be reached, and no commit was seen before.
     """
     question = (kind, repo, revision)
     at, answer = _answers.get(question, (0.0, None))
@@ -109,23 +109,23 @@ def _last_commit(kind: Kind, repo: str, revision: str, last_answer: Path) -> str
         return revision
     try:
         return str(json.loads(last_answer.read_bytes())["commit"])
-    except (OSError, ValueError, KeyError):  # no answer yet; perhaps another program had one
+    except (OSError, ValueError, KeyError):  # no answer yet; another program may have downloaded it
         folder = cached_folder(kind, repo, revision)
         return folder.name if folder else None
 
 
 def cached_folder(kind: Kind, repo: str, revision: str) -> Path | None:
-    """Return the local folder of a repository at a revision, if its ``config.json`` was downloaded."""
+    """Return the local folder of a repository at a revision if its ``config.json`` was downloaded, else None."""
     path = huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision, repo_type=kind)
     return Path(path).parent if isinstance(path, str) else None
 
 
 def config_file(repo: str, commit: str) -> Path:
-    """Return the local ``config.json`` of a model at a commit, downloading it if that was not done yet.
+    """Return the local ``config.json`` of a model at a commit; download it if it is not in the local cache.
 
     Raises:
         StudyError: the repository has none, or no access.
-        HubUnreachable: it is not in the local cache and the hub cannot be asked.
+        HubUnreachable: it is not in the local cache, and the hub cannot be reached.
     """
     if folder := cached_folder("model", repo, commit):
         return folder / "config.json"
@@ -140,7 +140,7 @@ def read_tensors(repo: str, commit: str) -> dict[str, TensorInfo] | None:
 
     Raises:
         StudyError: no access.
-        HubUnreachable: the hub cannot be asked, and was not before.
+        HubUnreachable: the hub cannot be reached, and the headers were not read before.
     """
     entry = cache_folder() / "hub" / f"tensors-{digest([repo, commit])}.json"
     if entry.is_file():
@@ -163,11 +163,11 @@ def read_tensors(repo: str, commit: str) -> dict[str, TensorInfo] | None:
 
 
 def download_model(repo: str, commit: str, *, allow_pickle: bool) -> Path:
-    """Return the folder of a model at a commit, downloading what is not there yet.
+    """Return the local folder of a model at a commit; download the files that are missing.
 
     Raises:
         StudyError: no access.
-        HubUnreachable: files are missing and the hub cannot be asked.
+        HubUnreachable: files are missing, and the hub cannot be reached.
     """
     download = partial(
         huggingface_hub.snapshot_download,
@@ -182,7 +182,7 @@ def download_model(repo: str, commit: str, *, allow_pickle: bool) -> Path:
 
 
 def call(request: Callable[[], T], kind: Kind, repo: str, revision: str, *, offline_too: bool = False) -> T:
-    """Return the answer of a request to the hub, trying again where only the server or the connection failed.
+    """Return the answer of a request to the hub; retry it if the server or the connection failed.
 
     Raises:
         StudyError: no such repository or revision, no such file, or no access.
@@ -212,7 +212,7 @@ def _is_temporary(error: BaseException) -> bool:
 
 
 def _explained(error: Exception, kind: Kind, repo: str, revision: str) -> StudyError:
-    """Return the error in the user's words; the most specific class first."""
+    """Return the error with a message for users; the most specific class is checked first."""
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
     name, reason = f"{kind} `{repo}`", (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, errors.GatedRepoError):

@@ -13,14 +13,14 @@ from studyctl.sources.verified import read_verified
 
 
 def identify_ids(path: Path, vocab_size: int | None) -> IdsIdentity:
-    """Return what a file of token ids is.
+    """Return the identity of a file of token ids.
 
     Args:
         path: an ``.npy`` file, int32 or int64 ``[samples, tokens]``.
         vocab_size: ids must be below it; None: unknown.
 
     Raises:
-        StudyError: the file is missing, no such array, or holds ids outside the vocabulary.
+        StudyError: the file is missing, holds no such array, or has ids outside the vocabulary.
     """
     if not path.is_file():
         raise StudyError(f"there is no file of token ids `{path}`")

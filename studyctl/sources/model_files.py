@@ -1,4 +1,4 @@
-"""What a model is, without loading it: configs, headers, hashes, commits."""
+"""The identity of a model, without loading it: configs, headers, hashes, commits."""
 
 import math
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from studyctl.sources.safetensors_files import (
 from studyctl.spec.models import Model
 
 CONVERSION_VERSION = 1
-"""Rises when the same GGUF file is converted to other weights."""
+"""Raised when the same GGUF file is converted to other weights."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,12 +34,12 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""One of these makes a tokenizer."""
+"""A tokenizer has at least one of these."""
 _OUTPUT_WEIGHTS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 def identify_model(model: Model, base: Path, *, needs_tokenizer: bool = True) -> ModelIdentity:
-    """Return what a model of the spec is.
+    """Return the identity of a model of the spec.
 
     Args:
         model: its table.
@@ -111,7 +111,7 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
                 names = loaded_files(folder, allow_pickle=model.allow_pickle)
                 has_local = _has_tokenizer(names, repo, needs_tokenizer or has_tokenizer)
                 has_tokenizer = has_tokenizer or has_local
-            except StudyError:  # a part of it was downloaded, such as the config
+            except StudyError:  # only a part was downloaded, such as the config
                 folder = None
         tensors = read_headers(folder / name for name in names) if folder else hub.read_tensors(repo, commit)
     except hub.HubUnreachable as error:
@@ -150,7 +150,7 @@ def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: st
 
 
 def _has_tokenizer(names: Iterable[str], where: str, needed: bool) -> bool:
-    """Return whether there is a tokenizer among these files.
+    """Return whether these files include a tokenizer.
 
     Raises:
         StudyError: there is none, and it is needed.

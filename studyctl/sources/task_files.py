@@ -1,4 +1,4 @@
-"""What an lm-eval task is: its YAML files and Python functions, and the items they are applied to."""
+"""The identity of an lm-eval task: its YAML files, its Python functions and its items."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class _Function:
 
 
 def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
-    """Return what a task of the spec is.
+    """Return the identity of a task of the spec.
 
     Args:
         name: of the task.
@@ -36,7 +36,7 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
         base: folder that relative paths are resolved against.
 
     Raises:
-        StudyError: no such task, a group or tag, a YAML file or a data file that is missing or malformed.
+        StudyError: there is no such task, it is a group or a tag, or a YAML or data file is missing or malformed.
     """
     path = find_task(name, tasks.include, base)
     if path is None or lm_eval_tasks() is None:
@@ -165,7 +165,7 @@ def _merged(path: Path, files: dict[Path, None], above: tuple[Path, ...]) -> dic
 
 def _load(path: Path) -> dict[str, Any]:
     class Loader(yaml.CSafeLoader):
-        """Reads lm-eval's ``!function`` as a name, and passes over other tags."""
+        """Reads lm-eval's ``!function`` as a name, and ignores other tags."""
 
     def function(loader: yaml.CSafeLoader, node: yaml.Node) -> _Function:
         return _Function(str(getattr(node, "value", "")), path.parent)

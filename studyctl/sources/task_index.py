@@ -1,4 +1,4 @@
-"""The YAML file that defines an lm-eval task, looked up without importing lm_eval (seconds) or parsing 14,000 files."""
+"""Finds the YAML file of an lm-eval task without importing lm_eval (seconds) or parsing 14,000 files."""
 
 import functools
 import importlib.metadata
@@ -15,7 +15,7 @@ from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import cache_folder, digest, write_atomic
 
 _CODE = 1
-"""Rises when the same files give another index."""
+"""Raised when the same files give another index."""
 _KEY = re.compile(
     r"""^(["']?)(task|group|class|tag|include)\1[ \t]*:[ \t]*(.*(?:\n[ \t]*-[ \t].*)*)""", re.MULTILINE
 )
@@ -29,7 +29,7 @@ BUNDLED = "pocket"
 
 @dataclass(slots=True)
 class TaskIndex:
-    """Names of one folder of YAML files; paths are relative to it."""
+    """Paths by name of what a folder of YAML files defines, relative to it."""
 
     tasks: dict[str, str] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
@@ -39,10 +39,10 @@ class TaskIndex:
 
 
 def find_task(name: str, include: tuple[str, ...], base: Path) -> Path | None:
-    """Return the YAML file of a task: of the first folder that has it, lm-eval's own last.
+    """Return the YAML file of a task, from the first folder that has it; lm-eval's own folder comes last.
 
     Returns:
-        The file, or None where lm-eval is not installed and no folder has the task.
+        The file, or None if lm-eval is not installed and no folder has the task.
 
     Raises:
         StudyError: a folder is missing, or the name is a group, a tag, a Python task, or unknown.
@@ -112,9 +112,9 @@ def scan(folder: Path) -> TaskIndex:
 
 
 def _resolved(path: Path, merged: dict[Path, dict[str, str]]) -> dict[str, str]:
-    """Return a file's top-level keys over those of the files that it includes; ``merged`` keeps them."""
+    """Return a file's top-level keys merged over those of the files that it includes; ``merged`` caches them."""
     if path not in merged:
-        merged[path] = {}  # ends a circle of includes
+        merged[path] = {}  # ends a cycle of includes
         keys, included = _top_level(path), dict[str, str]()
         for name in _list(keys.get("include", "")):
             other = (path.parent / name).resolve()
@@ -137,7 +137,7 @@ def _list(value: str) -> list[str]:
         return [line.split()[1] for line in value.splitlines()]
     try:
         parsed = yaml.load(value, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError:  # such as a tag: then it names nothing that can be asked for
+    except yaml.YAMLError:  # such as a YAML tag: it names no task
         return []
     return [str(item) for item in parsed] if isinstance(parsed, list) else [str(parsed)] if parsed else []
 

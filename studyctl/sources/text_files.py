@@ -1,4 +1,4 @@
-"""What a text is, and reading it from local files. Texts of the hub are read by :mod:`studyctl.sources.texts`."""
+"""The identity of a text, and reading it from local files. Texts of the hub are read by :mod:`studyctl.sources.texts`."""
 
 import json
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from studyctl.sources.hashes import identify_file, remembered
 from studyctl.spec.models import BUNDLED_TEXTS, TextSource
 
 _CODE = 1
-"""Rises when the same files give another text."""
+"""Raised when the same files give another text."""
 
 
 def identify_text(
     name: str, source: TextSource | None, purpose: Purpose, language: str, base: Path
 ) -> TextIdentity:
-    """Return what the text of a language is.
+    """Return the identity of the text of a language.
 
     Args:
         name: of the source.
@@ -48,7 +48,7 @@ def identify_text(
 def _bundled(name: str, purpose: Purpose, language: str) -> Path:
     if name not in BUNDLED_TEXTS:
         raise StudyError(f"there is no text source `{name}`", hint=f"bundled: {', '.join(BUNDLED_TEXTS)}")
-    # An installed package's data are files: nothing here runs from a zip archive.
+    # Package data are files: studyctl does not run from a zip archive.
     folder = Path(str(resources.files("studyctl") / name / "text" / purpose))
     path = folder / f"{language}.jsonl"
     if not path.is_file():
@@ -130,7 +130,7 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
 
 
 def count_json_lines(path: Path) -> int:
-    """Return the number of JSON objects of a file, one a line.
+    """Return the number of JSON objects in a file, one per line.
 
     Raises:
         StudyError: it is not UTF-8, or a line is no JSON object.
@@ -156,13 +156,13 @@ def _lines(data: bytes, path: Path) -> list[str]:
         raise StudyError(
             f"`{path}:{line}` is not UTF-8 (byte {error.start})", hint="save the file as UTF-8"
         ) from error
-    # As a file opened for text has them; str.splitlines would also cut at U+2028 and others that belong to a text.
+    # Lines as in a file opened in text mode; str.splitlines would also cut at U+2028 and others that belong to the text.
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def _objects(data: bytes, path: Path, hint: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield every JSON object of a file, one a line, with its place; empty lines are left out."""
+    """Yield every JSON object of a file, one per line, with its place; empty lines are skipped."""
     for number, line in enumerate(_lines(data, path), start=1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Reading the text that an identity names: local files whole, hub datasets only as far as needed."""
+"""Reading a text by its identity: local files whole, hub datasets only as far as needed."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from studyctl.sources.verified import read_verified
 
 
 class Documents:
-    """The documents of a hub dataset, streamed in order and kept in the user's cache as far as they were needed."""
+    """The documents of a hub dataset, streamed in order as far as needed, and kept in the user's cache."""
 
     def __init__(self, text: TextIdentity) -> None:
         self._text = text
@@ -52,7 +52,7 @@ class Documents:
 
 
 def _stream(text: TextIdentity, skip: int) -> Iterator[str]:
-    import datasets  # seconds of import that local files need not wait for
+    import datasets  # takes seconds, and local files do not need it
 
     rows: Any = datasets.load_dataset(
         text.dataset, text.config, split=text.split, revision=text.commit, streaming=True
@@ -75,7 +75,7 @@ def read_documents(text: TextIdentity, first: int = 0) -> list[str]:
         first: of a hub dataset, how many to read from the beginning; 0: all.
 
     Raises:
-        StudyError: the file or dataset cannot be read, or the file changed since.
+        StudyError: the file or dataset cannot be read, or the file changed since it was planned.
     """
     if text.file is not None:
         return documents_of(read_verified(text.file, str(text)), text.file.path, text.field)

@@ -20,27 +20,27 @@ from studyctl.sources.texts import Documents, read_documents
 from studyctl.sources.verified import check_files
 
 _CODE = 2
-"""Rises when the same text and tokenizer give other tokens here."""
+"""Raised when the same text and tokenizer give other tokens here."""
 FIRST_DOCUMENTS = 64
-"""Of a hub dataset; doubled until the tokens are enough, so that the number is the same on every machine."""
+"""Documents of a hub dataset to begin with; doubled until they have enough tokens, so that all machines use the same number."""
 MARGIN = 64
-"""Tokens beyond the needed ones: what follows a text can change the tokens at its very end."""
+"""Tokens read beyond the needed ones: the text that follows can change the last tokens."""
 CHOICE = 4
-"""Calibration windows of a hub dataset are drawn from this many times as much text."""
+"""Calibration windows of a hub dataset are drawn from this many times as much text as they need."""
 PIECE = 200_000
 """Characters of a calibration text that are tokenised at once."""
 
 
 def tokenizer_key(tokenizer: Any) -> str:
-    """Return the hash of all that decides how a fast tokenizer splits a text.
+    """Return the hash of everything that determines how a fast tokenizer splits a text.
 
-    Of the loaded tokenizer, not of its files: transformers rebuilds parts of some (Qwen2's pre-tokenizer).
+    It is that of the loaded tokenizer, not of its files: transformers rebuilds parts of some (Qwen2's pre-tokenizer).
     """
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:20]
 
 
 def calibration_tokens(samples: int, sequence_length: int, languages: int) -> int:
-    """Return how many tokens of each language a hub dataset must give, so that windows can be drawn at random."""
+    """Return how many tokens of each language are read from a hub dataset, so that windows can be drawn at random."""
     return CHOICE * -(-samples // languages) * sequence_length
 
 
@@ -53,12 +53,12 @@ def perplexity_windows(
     bos_id: int | None,
     reporter: Reporter | None = None,
 ) -> Windows:
-    """Return the first ``count`` windows of a text, or all that it has, in the order in which they are measured.
+    """Return the first ``count`` windows of a text in the order in which they are measured; fewer if it has no more.
 
     Raises:
         StudyError: the text cannot be read, does not fill a window, or changed since it was planned.
     """
-    # Of a local file they are a sample of all of it; a dataset of the hub may be too long to be read to its end.
+    # A local file is sampled as a whole; a hub dataset may be too long to be read to its end.
     segment = None if text.file is not None else SEGMENT
     needed = 0 if count == ALL_WINDOWS else needed_tokens(count, sequence_length)
     tokens = tokenized_text(text, tokenizer, needed=needed, reporter=reporter)
@@ -68,15 +68,15 @@ def perplexity_windows(
 def tokenized_text(
     text: TextIdentity, tokenizer: Any, *, needed: int = 0, reporter: Reporter | None = None
 ) -> TokenizedText:
-    """Return a text's tokens, without special tokens; kept in the user's cache.
+    """Return a text's tokens, without special tokens, and keep them in the user's cache.
 
-    A text for perplexity is tokenised as one text, one for calibration in pieces of whole lines.
+    A text for perplexity is tokenised as a whole, one for calibration in pieces of whole lines.
 
     Args:
         text: what :func:`~studyctl.sources.text_files.identify_text` returned, with a key.
         tokenizer: a fast tokenizer of transformers.
-        needed: tokens that a hub dataset must give at least, if it has them; 0: all of it. Local files are taken whole.
-        reporter: hears of long waits.
+        needed: minimum number of tokens to read from a hub dataset, if it has so many; 0: all of it. Local files are read whole.
+        reporter: gets a note before long waits.
 
     Raises:
         StudyError: the text cannot be read.
@@ -103,7 +103,7 @@ def tokenized_text(
             return TokenizedText(**stored)
 
     if text.file is not None:
-        check_files([text.file], str(text))  # also where the tokens are in the cache
+        check_files([text.file], str(text))  # even if the tokens are in the cache
         return cached(0, lambda: read_documents(text))
     documents, count = Documents(text), FIRST_DOCUMENTS if needed else 0
     while True:
@@ -119,8 +119,7 @@ def tokenize(documents: list[str], tokenizer: Any, *, in_pieces: bool = False) -
     Args:
         documents: of one text.
         tokenizer: a fast tokenizer of transformers.
-        in_pieces: tokenise some lines at a time, as a calibration corpus in one call takes a gigabyte. A perplexity is of
-            one text.
+        in_pieces: tokenise some lines at a time, since a calibration corpus in one call takes a gigabyte; not for perplexity.
     """
     text = "\n".join(documents)
     ids, ends, before = [], [], 0
@@ -156,7 +155,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def byte_positions(text: str) -> NDArray[np.int64]:
-    """Return where each character begins in UTF-8, int64 ``[characters + 1]``; the last is the length in bytes."""
+    """Return the byte in UTF-8 where each character begins, int64 ``[characters + 1]``; the last is the length in bytes."""
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
     return np.concatenate([[0], np.cumsum(widths)])
@@ -167,14 +166,14 @@ def calibration_ids(
 ) -> np.ndarray:
     """Return calibration windows, int64 ``[samples, tokens]``: sample i is of language i mod the number of languages.
 
-    Windows do not overlap, none is taken twice, and none has special tokens. They are drawn by the seed, for each
-    language by itself: more samples begin with the same windows, and another language leaves a language's own as they were.
+    Windows do not overlap, none is taken twice, and none has special tokens. They are drawn with the seed, for each language
+    separately: more samples begin with the same windows.
 
     Args:
         calibration: as it was planned, with texts.
         tokenizer: a fast tokenizer of transformers.
         seed: of the trial.
-        reporter: hears of long waits.
+        reporter: gets a note before long waits.
 
     Raises:
         StudyError: a text cannot be read, is too short, or changed since it was planned.

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, with its weights unpacked, for a worker."""
+"""Loading a checkpoint for a worker, with its weights unpacked."""
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -29,7 +29,7 @@ SAMPLE = (
     'The year 2024 was 3.5% warmer; isn\'t it?\n\n\tdef f(x):  return x**2  # "quoted"\n'
     "Größe und Übermut. ¿Dónde está el niño? Где же ты теперь? 今天天气很好。 كيف حالك؟ Watu wote wamezaliwa huru. 🙂 ½ ﬁ"
 )
-"""Tokenizers that give the same tokens for this text are the same, with hardly an exception."""
+"""Tokenizers that give the same tokens for this text almost certainly do so for every text."""
 
 
 class ComparedModel(NamedTuple):
@@ -45,7 +45,7 @@ class ComparedModel(NamedTuple):
 def load_checkpoint(
     identity: ModelIdentity, base: ComparedModel, *, dtype: str, device: str, reporter: Reporter
 ) -> LoadedModel:
-    """Load a checkpoint so that it can be measured like a model: its linears hold unpacked weights.
+    """Load a checkpoint with unpacked weights, so that it can be measured like any model.
 
     Packed weights are unpacked in the dtype that the checkpoint names, as its users do, and then converted to ``dtype``.
 
@@ -54,7 +54,7 @@ def load_checkpoint(
         base: the model that it is compared with.
         dtype: ``bfloat16``, ``float16`` or ``float32``.
         device: ``cpu``, ``cuda:0`` ...
-        reporter: hears of downloads, and of what the measurement leaves out.
+        reporter: gets the progress of downloads, and warnings of what is not measured.
 
     Raises:
         StudyError: the files are missing, do not make this model, or its tokenizer gives other tokens than the base's.
@@ -86,7 +86,7 @@ def check_same_tokens(tokenizer: Any, base: ComparedModel, name: str) -> None:
     """Refuse a checkpoint whose tokenizer splits text differently than its base's: no figure could be compared.
 
     Raises:
-        StepError: says what differs.
+        StepError: the tokenizers differ; the message says how.
     """
     same = tokenizer_key(tokenizer) == tokenizer_key(base.tokenizer)
     if not same and any(
@@ -122,8 +122,8 @@ def unpack(model: Any, method: str) -> None:
 def _decompress(model: Any) -> None:
     """Unpack each module by its own scheme.
 
-    transformers' ``dequantize=True`` is not used: it takes one scheme for all linears, so that a model with two (4 and 8
-    bits) comes out wrong without a word.
+    transformers' ``dequantize=True`` is not used: it applies one scheme to all linears, which silently breaks a model with
+    two of them (4 and 8 bits).
     """
     model.hf_quantizer.compressor.decompress_model(model)
     for module in model.modules():
@@ -131,22 +131,21 @@ def _decompress(model: Any) -> None:
             continue
         vars(module).pop("forward", None)  # it rounds activations in every pass
         parameters = {name for name, _ in module.named_parameters(recurse=False)}
-        # Besides the scheme, scales, zero points and shapes of a weight that is unpacked.
+        # Besides the scheme: scales, zero points and shapes of the weight, which is unpacked now.
         for name in {"quantization_scheme", "quantization_status"} | parameters - {"weight", "bias"}:
             delattr(module, name)
 
 
 def _replace_packed(model: Any) -> None:
-    """Put a plain linear in the place of every linear of gptqmodel, which computes from packed weights."""
+    """Replace every packed linear of gptqmodel by a plain one."""
     for name, module in list(model.named_modules()):
         if not hasattr(module, "qweight"):
             continue
         if hasattr(module, "dequantize_weight"):
             transposed = module.dequantize_weight()
         else:
-            packing = import_module(
-                "gptqmodel.quantization.awq.utils.packing_utils"
-            )  # of an optional package
+            # gptqmodel is optional
+            packing = import_module("gptqmodel.quantization.awq.utils.packing_utils")
             transposed = packing.dequantize_gemm(
                 module.qweight, module.qzeros, module.scales, module.bits, module.group_size
             )
@@ -159,9 +158,9 @@ def _replace_packed(model: Any) -> None:
 
 
 def stored_bits(model: nn.Module, folder: Path) -> float | None:
-    """Return the bits per weight of the block linears in a folder's files; None where the files have other names for them.
+    """Return the bits per weight of the block linears in a folder's files; None if the files use other names for them.
 
-    All tensors of a linear count but its bias: codes, scales, zero points, shapes.
+    All tensors of a linear except its bias count: codes, scales, zero points, shapes.
     """
     linears = block_linears(model)
     headers = read_headers(weight_files(folder, allow_pickle=False))
@@ -173,12 +172,12 @@ def stored_bits(model: nn.Module, folder: Path) -> float | None:
 
 
 def linear_bytes(sizes: Mapping[str, int], linears: Iterable[str], prefix: str) -> dict[str, int]:
-    """Return the bytes of each linear's tensors, without its bias; linears that have none are left out.
+    """Return the bytes of each linear's tensors, without its bias; linears without any tensor are left out.
 
     Args:
         sizes: bytes of every tensor in the files, by name.
         linears: full names, such as ``model.layers.0.mlp.up_proj``.
-        prefix: of names in the model that some files leave out, such as ``model.``.
+        prefix: the beginning of names in the model that some files omit, such as ``model.``.
     """
     by_owner: dict[str, int] = {}
     for name, size in sizes.items():

@@ -1,8 +1,8 @@
 """Reading exactly the bytes that were planned.
 
-A file that was edited since gives other figures than its key says, so every file is read through this module: small files
-are read once, hashed, compared and used; large files that libraries read by themselves (weights) are hashed before they are
-loaded, and checked again after that.
+A file that was edited after planning would give figures that do not belong to its key. So every file is read through this module:
+small files are read once, hashed, compared and used; large files that libraries read by themselves (weights) are hashed before
+they are loaded, and checked again afterwards.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from studyctl.errors import ProblemCode, StepError
 from studyctl.sources.hashes import State, is_settled, state_of
 
 _hashed: dict[Path, tuple[State, str]] = {}
-"""Hashes of whole files that this process has read, with the state that they had."""
+"""Hashes of the files that this process has hashed, with the state of each file at that time."""
 
 
 def read_verified(file: FileIdentity, what: str) -> bytes:
-    """Return the bytes of a file, which are those that were planned.
+    """Return the bytes of a file after checking that they are the planned ones.
 
     Args:
         file: what was planned.
@@ -38,7 +38,7 @@ def read_verified(file: FileIdentity, what: str) -> bytes:
 
 
 def check_files(files: Iterable[FileIdentity], what: str) -> None:
-    """Check that files hold what was planned; each whole file is hashed once a process, and again when it was written.
+    """Check that files hold what was planned; a process hashes each file once, and again if it was written.
 
     Raises:
         StepError: one is gone, or has other content (code ``CHANGED``).
@@ -68,12 +68,12 @@ def unchanged(files: tuple[FileIdentity, ...], what: str) -> Iterator[None]:
     check_files(files, what)
     try:
         yield
-    finally:  # also after an error: a file that cannot be read may be half of a new one
+    finally:  # also after an error: an unreadable file may just be being replaced
         check_files(files, what)
 
 
 def changed(what: str, path: Path, how: str = "") -> StepError:
-    """Return the error for content that is not what was planned."""
+    """Return the error for content that is not the planned one."""
     detail = f" ({how})" if how else ""
     return StepError(
         f"{what} changed since the study was planned: {path}{detail}",

@@ -1,4 +1,4 @@
-"""Rows of the views that compare variants with each other, and what is remarkable about them."""
+"""Rows of the views that compare variants with each other, and the trials on which metrics disagree."""
 
 from collections.abc import Iterable
 from itertools import combinations
@@ -8,7 +8,7 @@ from studyctl.backends import OWN
 from studyctl.contract.steps import StepId, StepKind
 
 LEAST_GAP = 2.0
-"""Places between two metrics from which on a trial is worth a sentence."""
+"""A trial is worth a sentence if two metrics rank it at least so many places apart."""
 
 _OF_TEXT = frozenset({"kl_nats", "ppl_ratio", "worst_ppl_ratio"})
 
@@ -28,12 +28,12 @@ class Rank(NamedTuple):
 
     @property
     def middle(self) -> float:
-        """Place in the middle of those that tie: what a tie of all is worth, whichever way it is read."""
+        """Mean place of the trials that share this rank."""
         return self.rank + (self.tied - 1) / 2
 
     @property
     def fifth(self) -> int:
-        """Part of the field that it is in: 0 for the best fifth, 4 for the last."""
+        """The fifth of the trials that it is in: 0 for the best, 4 for the last."""
         return min(4, 5 * (self.rank - 1) // max(1, self.trials - 1))
 
 
@@ -65,7 +65,7 @@ class ParetoPoint(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """A row of the view ``agreement``: what one backend made of a setting that another one compresses too."""
+    """A row of the view ``agreement``: the result of one backend for a setting that other backends compress, too."""
 
     trial_id: str
     model: str
@@ -85,15 +85,15 @@ class Agreement(NamedTuple):
     peak_memory_bytes: int | None
     """Of the compress step."""
     kl_ratio: float | None
-    """KL of ours / of this one: below 1 where ours is nearer to dense."""
+    """KL of studyctl / of this backend: below 1, studyctl's is closer to dense."""
     speedup: float | None
-    """Seconds of this one / of ours: above 1 where ours is faster."""
+    """Seconds of this backend / of studyctl: above 1, studyctl is faster."""
     memory_ratio: float | None
-    """Memory of ours / of this one: below 1 where ours needs less."""
+    """Memory of studyctl / of this backend: below 1, studyctl needs less."""
 
     @property
     def ours(self) -> bool:
-        """Whether it is what the others are compared with."""
+        """Whether it is studyctl's, which the others are compared with."""
         return self.backend == OWN
 
     @property
@@ -103,40 +103,40 @@ class Agreement(NamedTuple):
 
     @property
     def maker(self) -> str:
-        """The backend with its version, where that is known."""
+        """The backend with its version, if that is known."""
         return f"{self.backend} {self.backend_version}" if self.backend_version else self.backend
 
 
 class Gap(NamedTuple):
-    """Two metrics that place a trial differently."""
+    """The ranks of a trial by two metrics."""
 
     better: Rank
     worse: Rank
 
     @property
     def places(self) -> float:
-        """How far apart they are, whichever place of a tie one takes."""
+        """How many places they are apart: between middles of ties or between ranks, whichever is less."""
         return min(self.worse.middle - self.better.middle, float(self.worse.rank - self.better.rank))
 
     @property
     def weight(self) -> tuple[float, bool, bool]:
-        """What decides between gaps of a trial: places, then whether text and tasks disagree, then KL."""
+        """Sort key of the gaps of a trial: places, then whether text and tasks disagree, then whether KL is involved."""
         metrics = {self.better.metric, self.worse.metric}
         return self.places, len(metrics & _OF_TEXT) == 1, "kl_nats" in metrics
 
 
 def gaps(ranks: Iterable[Rank], metric: str | None = None, other_metric: str | None = None) -> list[Gap]:
-    """Return where metrics disagree about a trial, the largest difference first, one a trial.
+    """Return the largest gap of each trial on which metrics disagree, the largest first.
 
     Args:
-        ranks: Of one model.
-        metric: Only gaps between this metric and another one.
-        other_metric: Only gaps between ``metric`` and this one.
+        ranks: of one model.
+        metric: only gaps between this metric and another one.
+        other_metric: only gaps between ``metric`` and this one.
     """
     by_trial: dict[str, list[Rank]] = {}
     for rank in ranks:
         if rank.tied == rank.trials:
-            continue  # a metric in which all trials are equal ranks none
+            continue  # a metric in which all trials are equal does not rank them
         by_trial.setdefault(rank.trial_id, []).append(rank)
     metrics = {name for name in (metric, other_metric) if name is not None}
     widest = []

@@ -1,7 +1,7 @@
-"""What was measured of one trial so far, compared with the dense model, from the journals: current while a study runs.
+"""The figures of one trial, compared with the dense model, read from the journals: current while a study runs.
 
-Reports read the published database (:mod:`studyctl.store.results`); a model card is written by the attempt whose figures it
-has, before they are published.
+Reports read the published database (:mod:`studyctl.store.results`); a model card is written within the attempt, before its
+figures are published.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class LanguageFigures:
     perplexity: float | None
     """None where it is not finite."""
     dense_perplexity: float | None
-    """None for the dense model itself, and while it is not measured."""
+    """None for the dense model itself, and while dense is not measured."""
     kl_nats: float | None
     top1: float | None
 
@@ -41,7 +41,7 @@ class TaskFigures:
     value: float | None
     stderr: float | None
     dense_value: float | None
-    """None for the dense model itself, and while it is not measured."""
+    """None for the dense model itself, and while dense is not measured."""
 
     @property
     def change(self) -> float | None:
@@ -51,7 +51,7 @@ class TaskFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything that was measured."""
+    """All figures of a trial."""
 
     languages: list[LanguageFigures]
     tasks: list[TaskFigures]
@@ -66,14 +66,14 @@ def read_figures(
         stored: what the journals hold.
         weights_key: of the trial.
         dense_key: ``weights_key`` of the dense trial of the model; None: nothing to compare with.
-        evaluations: what is asked for, in the order in which it is reported.
+        evaluations: the planned evaluations, in the order in which they are reported.
 
     Raises:
         StudyError: a journal is damaged.
     """
     evaluations = tuple(evaluations)
-    records = _records(stored.has(weights_key), evaluations)
-    dense = _records(stored.has(dense_key if dense_key != weights_key else None), evaluations)
+    records = _records(stored.results_of(weights_key), evaluations)
+    dense = _records(stored.results_of(dense_key if dense_key != weights_key else None), evaluations)
     distances = {record.language: record for record in records if isinstance(record, FidelityTotals)}
     dense_texts = {record.language: record for record in dense if isinstance(record, TextTotals)}
     dense_tasks = {(record.task, record.metric): record for record in dense if isinstance(record, TaskFigure)}
@@ -99,7 +99,7 @@ def read_figures(
 
 
 def _records(results: Results, evaluations: Iterable[Step]) -> list[AnyRecord]:
-    """Return what is recorded of the stored evaluations of some weights, with the totals of texts."""
+    """Return the records of the stored evaluations of some weights, with the totals of texts."""
     records: list[AnyRecord] = []
     for step in evaluations:
         if (result := results.of(step)) is not None:

@@ -1,4 +1,4 @@
-"""The queries that were asked in the app, newest first; kept over days, shared by every app of the user.
+"""The queries that were run in the app, newest first; kept between sessions, shared by all apps of the user.
 
 One JSON object a line: ``at`` (UTC, ISO 8601), ``study``, ``sql``. Written under a lock, as a whole; a line that is no query is skipped.
 """
@@ -17,14 +17,14 @@ from studyctl.errors import StudyError
 from studyctl.files import write_atomic
 
 MOST = 1000
-"""Queries that are kept."""
+"""Number of queries that are kept."""
 PATIENCE_SECONDS = 5.0
-"""How long an app waits for another one that writes."""
+"""How long an app waits while another one writes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A query, when and of which study it was asked."""
+class PastQuery:
+    """A query that was run: when, on which study, and its text."""
 
     at: str
     """UTC, ISO 8601."""
@@ -49,13 +49,13 @@ def remember(study: str, sql: str) -> None:
     path, sql = history_file(), sql.strip()
     if not sql:
         return
-    asked = Asked(datetime.now(UTC).isoformat(timespec="seconds"), study, sql)
+    past = PastQuery(datetime.now(UTC).isoformat(timespec="seconds"), study, sql)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=PATIENCE_SECONDS):
             lines = [
                 *_lines(path),
-                json.dumps(asdict(asked), ensure_ascii=False).encode(errors="surrogatepass"),
+                json.dumps(asdict(past), ensure_ascii=False).encode(errors="surrogatepass"),
             ]
             write_atomic(path, b"".join(line + b"\n" for line in lines[-MOST:]))
     except (OSError, Timeout) as error:
@@ -66,8 +66,8 @@ def remember(study: str, sql: str) -> None:
         ) from error
 
 
-def recall() -> list[Asked]:
-    """Return what was asked, newest first, each query once; nothing where there is no history.
+def recall() -> list[PastQuery]:
+    """Return the past queries, newest first, each once; empty if there is no history.
 
     Raises:
         StudyError: the file cannot be read.
@@ -77,13 +77,13 @@ def recall() -> list[Asked]:
         lines = _lines(path)
     except OSError as error:
         raise StudyError(f"the query history cannot be read: {error}", file=path) from error
-    newest: dict[str, Asked] = {}
+    newest: dict[str, PastQuery] = {}
     for line in reversed(lines):
         try:
-            asked = msgspec.json.decode(line.decode(errors="replace"), type=Asked)
+            past = msgspec.json.decode(line.decode(errors="replace"), type=PastQuery)
         except ValueError:
             continue  # torn or of another program; the others are good
-        newest.setdefault(asked.sql, asked)
+        newest.setdefault(past.sql, past)
     return list(newest.values())
 
 

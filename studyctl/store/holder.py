@@ -1,4 +1,4 @@
-"""Who runs a study now: the runner's process on this host, its heartbeat in ``runner.json`` for everybody else."""
+"""Who runs a study now: judged by the runner's process on its own host, elsewhere by its heartbeat in ``runner.json``."""
 
 import socket
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 
 STALE_SECONDS = 60
-"""A heartbeat older than this is of a runner that is gone (on another host)."""
+"""On another host, a runner whose heartbeat is older than this counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Holder:
     host: str
     pid: int
     created: float
-    """When its process began, in seconds since the epoch: process numbers are used again."""
+    """When its process started, in seconds since the epoch: process ids are reused."""
     since: datetime
     heartbeat: datetime
     attempts: tuple[dict[str, Any], ...]
@@ -30,16 +30,16 @@ class Holder:
     seconds_left: float | None = None
     """Its estimate; None before it has one."""
     memory_bytes: int | None = None
-    """Of its host, in use by anybody."""
+    """Memory in use on its host, by any process."""
     load: float | None = None
-    """Processes that wait for a processor there, averaged over a minute."""
+    """Load average of its host over one minute."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def read_holder(paths: StudyPaths) -> Holder | None:
-    """Return who wrote ``runner.json``, alive or not; None if nobody did."""
+    """Return who wrote ``runner.json``, alive or not; None if there is no such file."""
     try:
         return msgspec.json.decode(paths.runner.read_bytes(), type=Holder)
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def living_runner(paths: StudyPaths) -> Holder | None:
     if holder.host != socket.gethostname():
         age = (datetime.now(UTC) - holder.heartbeat).total_seconds()
         return holder if age < STALE_SECONDS else None
-    # Not by trying the lock: a reader that holds it for a moment could turn a starting runner away.
+    # Not by trying the lock: a reader that holds it for a moment could keep a runner from starting.
     try:
         same = abs(psutil.Process(holder.pid).create_time() - holder.created) < 1
     except psutil.NoSuchProcess:

@@ -1,9 +1,9 @@
-"""Bootstrap intervals of what a variant changes, paired with the dense model by window and by item.
+"""Bootstrap intervals of the changes that a variant makes, paired with the dense model by window and by item.
 
-A percentile bootstrap (Efron 1979): the differences to dense are drawn again with replacement, the figure is taken of each
-drawn sample, and the interval reaches from its 2.5th to its 97.5th percentile. It says how far the figure depends on which
-windows and items were scored, and nothing about other texts or tasks. Draws are seeded by what is drawn from, so that the
-same results always have the same interval, and variants are drawn with the same windows.
+A percentile bootstrap (Efron 1979): the differences to dense are resampled with replacement, the figure is computed from each
+sample, and the interval reaches from its 2.5th to its 97.5th percentile. It says how far the figure depends on which windows and
+items were scored, and nothing about other texts or tasks. The seed depends only on the language or task and the number of pairs:
+the same results always have the same interval, and all variants use the same resampled windows.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from studyctl.store.schema import LEAD
 DRAWS = 1000
 PERCENTILES = (2.5, 97.5)
 LEAST_PAIRS = 10
-"""Fewer windows or items say too little about how far they scatter."""
+"""With fewer windows or items there is no interval: they say too little about their spread."""
 
 Draws = NDArray[np.float64]
-"""``[DRAWS]``: the figure of each drawn sample."""
+"""``[DRAWS]``: the figure of each bootstrap sample."""
 Lead = tuple[str, ...]
-"""What identifies a trial."""
+"""The values of :data:`LEAD`, which identify a trial."""
 Figure = tuple[Lead, str, str, int, Draws]
 """Trial, measure, language or task, pairs, draws."""
 
@@ -47,8 +47,8 @@ def intervals(
     """Return the rows of the table ``intervals``: perplexity ratios by language, changes of accuracy by task, and their means.
 
     Args:
-        connection: Database with the table ``windows``.
-        task_flips: Rows of the table ``task_flips``.
+        connection: database with the tables ``windows`` and ``tasks``.
+        task_flips: rows of the table ``task_flips``.
     """
     averaged = frozenset(
         connection.execute("SELECT DISTINCT task, metric FROM tasks WHERE averaged").fetchall()
@@ -57,7 +57,7 @@ def intervals(
 
 
 def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
-    """Yield the drawn logarithms of perplexity ratios, one a trial and language."""
+    """Yield the bootstrap samples of log perplexity ratios, one figure per trial and language."""
     by_size: dict[tuple[str, int, int], list[tuple[Any, ...]]] = defaultdict(list)
     for *lead, language, differences, tokens in connection.execute(_WINDOWS).fetchall():
         if len(differences) >= LEAST_PAIRS:
@@ -65,9 +65,9 @@ def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
     for (language, count, tokens), trials in by_size.items():
         differences = np.array([values for _, values in trials]).T
         middle = differences.mean(axis=0)
-        # Drawn samples scatter by the deviation of these windows, which is smaller than that of all windows.
+        # Samples vary by the standard deviation of these windows, which underestimates that of all windows.
         wider = (count / (count - 1)) ** 0.5
-        # How often each window is in each drawn sample: [DRAWS, count].
+        # How often each window is in each sample: [DRAWS, count].
         counts = _generator(language, count).multinomial(count, np.full(count, 1 / count), size=DRAWS)
         drawn = middle + (counts.astype(np.float64) @ differences / count - middle) * wider
         for (lead, _), draws in zip(trials, drawn.T, strict=True):
@@ -75,7 +75,7 @@ def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
 
 
 def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[Figure]:
-    """Yield the drawn changes of accuracy, one a trial, task and metric."""
+    """Yield the bootstrap samples of changes of accuracy, one figure per trial, task and metric."""
     for row in task_flips:
         if row["items"] >= LEAST_PAIRS:
             lead = tuple(row[name] for name in LEAD)
@@ -85,10 +85,9 @@ def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[Figure]:
 
 @lru_cache(maxsize=4096)
 def _flip_draws(task: str, items: int, right_to_wrong: int, wrong_to_right: int) -> Draws:
-    """Return the drawn changes of accuracy; items differ from each other in nothing but how they turned.
+    """Return the bootstrap samples of a change of accuracy, drawn from the counts of flips.
 
-    Half an item is added to each cell of the paired table (Agresti & Min 2005): without it, a few items that turned, or
-    none, would look certain.
+    Half an item is added to each cell of the paired table (Agresti & Min 2005): without it, few or no flips would look certain.
     """
     cells = np.array([wrong_to_right, right_to_wrong, items - wrong_to_right - right_to_wrong])
     shares = (cells + np.array([0.5, 0.5, 1.0])) / (items + 2)
@@ -113,7 +112,7 @@ def _ratio_rows(figures: Iterator[Figure]) -> Iterator[dict[str, Any]]:
 
 
 def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each task and metric, and one for the mean over tasks of the main metrics that means are taken of."""
+    """Yield a row for each task and metric, and one for the mean over tasks of the averaged main metrics."""
     together: dict[Lead, list[Draws]] = defaultdict(list)
     for lead, measure, subject, pairs, draws in figures:
         if (subject, measure) in averaged:

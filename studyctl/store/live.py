@@ -36,9 +36,9 @@ from studyctl.store.results import (
 )
 
 AT_ONCE = 200
-"""Trials whose figures are read first: more than a screen has lines."""
+"""Number of trials whose figures are read first: more than a screen has lines."""
 MOST_FRESH = 100
-"""Trials whose figures are taken from journals at a time: those that run, then those that changed last."""
+"""Maximum number of trials whose figures are read from journals: those that run, then those that changed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class LiveTrial:
     error: str | None = None
     """Why it failed, on one line."""
     at: str | None = None
-    """Time of its last record; UTC, ISO 8601."""
+    """Time of its last record or result; UTC, ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Snapshot:
     study: str
     title: str
     trials: tuple[LiveTrial, ...]
-    """Those that did not change are the same objects as in the snapshot before."""
+    """A trial that did not change is the same object as in the snapshot before."""
     runner: Holder | None = None
-    """Who runs it, or who ran it last and did not end in order."""
+    """The runner, or one that died."""
     running: bool = False
     """Whether that runner is alive."""
 
@@ -86,7 +86,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """A study as it was published last."""
+    """A study as of its last publication."""
 
     snapshot: Snapshot
     standings: Mapping[str, Standing]
@@ -135,11 +135,11 @@ class TrialDetail:
 _Figures: TypeAlias = tuple[
     tuple[LanguageResult, ...], tuple[TaskResult, ...], tuple[LayerResult, ...], tuple[Finding, ...]
 ]
-"""What was measured of one trial, and what its attempts warned of."""
+"""Results and warnings of one trial."""
 
 
 class _Judged(NamedTuple):
-    """A trial with what it was judged from."""
+    """The state of a trial, and what it was computed from."""
 
     sources: tuple[object, object, bool]
     live: LiveTrial
@@ -154,7 +154,7 @@ class Live:
         self._index = Index(paths)
         self._tails: dict[str, _AttemptTail] = {}
         self._looked_at: object = None
-        """The folder of journals when all of them were looked at."""
+        """State of the journals' folder when all of them were looked at."""
         self._watched: frozenset[tuple[str, int]] = frozenset()
         self._judged_from: tuple[object, ...] = ()
         self._planned = Planned(paths.name)
@@ -165,13 +165,13 @@ class Live:
         self._published: Mapping[str, Standing] = {}
         self._published_read: object = None
         self.published_at = ""
-        """When the results were published that :meth:`standings` has read; UTC, ISO 8601; empty before the first."""
+        """When the results that :meth:`standings` has read were published; UTC, ISO 8601; empty before the first."""
         self._fresh: tuple[object, dict[str, Standing]] = (None, {})
         self._figures: tuple[tuple[object, ...], _Figures] | None = None
-        """What the last call of :meth:`trial` returned, after what it was read from."""
+        """Figures of the last call of :meth:`trial`, with what they depend on."""
 
     def as_published(self) -> Glance | None:
-        """Return how the study stood when it was published last, or None if it never was: quick where journals are many.
+        """Return the study as of its last publication, or None if there is none: fast even if there are many journals.
 
         :meth:`published_standings` has the figures of all trials.
 
@@ -193,7 +193,7 @@ class Live:
         return Glance(snapshot, standings, _utc(about.published_at))
 
     def published_standings(self) -> Mapping[str, Standing]:
-        """Return the figures of every trial that has some, as published last.
+        """Return the published figures of every trial that has some.
 
         Raises:
             StudyError: the database cannot be read, or is of another version.
@@ -216,7 +216,7 @@ class Live:
         """
         runner = living_runner(self.paths)
         attempts = (
-            frozenset((one["trial"], one["attempt"]) for one in runner.attempts) if runner else frozenset()
+            frozenset((run["trial"], run["attempt"]) for run in runner.attempts) if runner else frozenset()
         )
         self._running = frozenset(trial for trial, _ in attempts)
         self._read(attempts)
@@ -228,7 +228,7 @@ class Live:
         return Snapshot(self._planned.study, self._planned.title, trials, holder, runner is not None)
 
     def _read(self, attempts: frozenset[tuple[str, int]]) -> None:
-        """Read what is new; all journals are looked at only when one was added or removed."""
+        """Read what is new; all journals are looked at only if one was added or removed."""
         folder = file_stamp(self.paths.journal)
         watched = self._watched | attempts
         stored = self._index.refresh(watched if folder == self._looked_at and folder is not None else None)
@@ -244,7 +244,7 @@ class Live:
             self._tails = {name: tail for name, tail in self._tails.items() if name in self._running}
 
     def _judge(self, trial: PlannedTrial) -> _Judged:
-        """Return how a trial stands; the same object as before where nothing changed."""
+        """Return the state of a trial; the same object as before if nothing changed."""
         running = trial.trial in self._running
         attempts = self._stored.attempts.get(trial.trial)
         sources = (attempts, self._stored.results.get(trial.weights_key or ""), running)
@@ -253,7 +253,7 @@ class Live:
         if (
             before is not None
             and all(new is old for new, old in zip(sources, before.sources, strict=True))
-            and (steps, trial.variant) == (before.status.asked, before.live.variant)
+            and (steps, trial.variant) == (before.status.steps, before.live.variant)
         ):
             return before
         status = trial_status(trial, steps, self._stored, running=running)
@@ -263,7 +263,7 @@ class Live:
             method=trial.method,
             variant=trial.variant,
             state=status.state,
-            steps=len(status.asked),
+            steps=len(status.steps),
             steps_done=len(status.done),
             attempts=len(attempts or ()),
             step=status.step,
@@ -284,15 +284,12 @@ class Live:
         return tail
 
     def standings(self) -> Mapping[str, Standing]:
-        """Return the figures of every trial that has some: those of the last publication, newer ones from the journals.
-
-        As of the last refresh.
-        """
+        """Return the figures of every trial that has some, as of the last refresh: published ones, newer ones from the journals."""
         published = self.published_standings()
         fresh = self._fresh_trials()
         if not fresh:
             return published
-        # A batch of windows more of a text that is not done yet changes no figure.
+        # Another batch of windows of an unfinished text changes no figure.
         source = tuple((name, self._judged[name].status.done) for name in fresh)
         if source != self._fresh[0]:
             with self._in_memory(fresh) as newest:
@@ -301,14 +298,14 @@ class Live:
         return {**published, **self._fresh[1]}
 
     def _fresh_trials(self) -> list[str]:
-        """Return the trials that have results which are not published yet."""
-        since = self.published_at
-        newer = [one.live for one in self._judged.values() if one.status.done and (one.live.at or "") > since]
+        """Return the trials with results that are not published yet, at most :data:`MOST_FRESH`."""
+        measured = [judged.live for judged in self._judged.values() if judged.status.done]
+        newer = [trial for trial in measured if (trial.at or "") > self.published_at]
         newer.sort(key=lambda trial: (trial.state == "running", trial.at), reverse=True)
         return [trial.trial for trial in newer[:MOST_FRESH]]
 
     def _in_memory(self, trials: Iterable[str]) -> Results:
-        """Publish these trials and the dense ones of their models, for ourselves."""
+        """Return results of these trials and of the dense ones of their models, published in memory."""
         chosen = set(trials)
         models = {trial.model for trial in self._planned.trials if trial.trial in chosen}
         planned = [
@@ -354,7 +351,7 @@ class Live:
         )
 
     def _figures_of(self, judged: _Judged, warnings: int) -> _Figures:
-        """Return what was measured of a trial; read again only when a step of the study ended, a warning came or it was published."""
+        """Return results and warnings of a trial; read again only after a finished step, a new warning or a publication."""
         name = judged.live.trial
         source = (name, self._stored, self._planned, self._running, self.published_at, warnings)
         if self._figures is None or source != self._figures[0]:
@@ -381,13 +378,13 @@ class Live:
         loading = status.state == "running" and status.open_step == load
         if loaded is not None or loading:
             yield LiveStep(load, "running" if loading else "done", loaded.seconds if loaded else None)
-        for asked in status.asked:
-            state = status.step_state(asked.id)
-            stored, failure = status.done.get(asked.id), status.failures.get(asked.id)
+        for step_id in (step.id for step in status.steps):
+            state = status.step_state(step_id)
+            stored, failure = status.done.get(step_id), status.failures.get(step_id)
             step = LiveStep(
-                asked.id, state, stored.seconds if stored else None, error=failure.error if failure else None
+                step_id, state, stored.seconds if stored else None, error=failure.error if failure else None
             )
-            progress = tail.progress(asked.id) if tail is not None and state == "running" else {}
+            progress = tail.progress(step_id) if tail is not None and state == "running" else {}
             yield replace(step, **progress)
 
 
@@ -403,12 +400,12 @@ class _AttemptTail(JournalTail):
         self._at: str | None = None
 
     def read(self) -> None:
-        """Read on."""
+        """Read what was appended."""
         for record in self.new_records():
             self._at = record.at
             match record:
                 case StepStarted(step=step):
-                    # Of a text the next batch goes on where the last one was.
+                    # The next batch of a text continues the progress of the last one.
                     if step.id != self.step:
                         self._last = None
                     self.step, self.layers = step.id, []
@@ -424,7 +421,7 @@ class _AttemptTail(JournalTail):
                     self.layers.append(LayerResult(*(getattr(record, name) for name in LayerResult._fields)))
 
     def progress(self, step: StepId | None) -> dict[str, Any]:
-        """Return how far the running step is."""
+        """Return the progress of the running step as fields of :class:`LiveStep`; empty if there is none."""
         last = self._last
         if step is None or last is None or last.step.id != step:
             return {}

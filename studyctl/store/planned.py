@@ -19,11 +19,12 @@ class TrialStatus:
     """``pending``, ``running``, ``done``, ``failed`` or ``stopped``."""
     done: dict[StepId, StepResult]
     """Current results."""
-    asked: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    """The planned steps."""
     latest: Attempt | None
-    """Newest attempt on the weights that the plan asks for."""
+    """Newest attempt for the weights that the plan asks for."""
     failures: dict[StepId, StepFailed] = field(default_factory=dict)
-    """Failures of that attempt, as far as the plan still asks for these steps and nothing is stored."""
+    """Failures of that attempt whose steps are still planned and have no result."""
 
     @property
     def failure(self) -> StepFailed | None:
@@ -39,12 +40,12 @@ class TrialStatus:
 
     @property
     def open_step(self) -> StepId | None:
-        """Step that the newest attempt has begun and not ended."""
+        """Step that the newest attempt has started and not ended."""
         return self.latest.open_step.id if self.latest is not None and self.latest.open_step else None
 
     @property
     def compressed(self) -> StepResult | None:
-        """What made the current weights."""
+        """Result of the step that made the current weights."""
         return self.done.get(StepId(StepKind.COMPRESS))
 
     @property
@@ -57,7 +58,7 @@ class TrialStatus:
         return self.latest.finished.error
 
     def step_state(self, step: StepId) -> str:
-        """Return the state of one step, in the words of a trial's."""
+        """Return the state of one step, one of the words for the state of a trial."""
         if step in self.done:
             return "done"
         if step in self.failures:
@@ -68,21 +69,22 @@ class TrialStatus:
 
 
 def trial_status(
-    trial: PlannedTrial, asked: tuple[Step, ...], stored: Stored, *, running: bool
+    trial: PlannedTrial, steps: tuple[Step, ...], stored: Stored, *, running: bool
 ) -> TrialStatus:
-    """Judge a trial by its current results and its newest attempt.
+    """Return how far a trial has come, from its current results and its newest attempt.
 
     Args:
-        trial: What is asked for.
-        asked: Its steps.
-        stored: What the journals hold.
-        running: Whether a living runner runs it; by its journal alone, a running attempt looks like a killed one.
+        trial: the trial.
+        steps: its planned steps.
+        stored: what the journals hold.
+        running: whether a living runner runs it; in the journal a running attempt looks like a killed one.
     """
-    results = stored.has(trial.weights_key)
-    done = {step.id: result for step in asked if (result := results.of(step)) is not None}
-    attempts = [one for one in stored.attempts.get(trial.trial, ()) if one.weights_key == trial.weights_key]
+    results = stored.results_of(trial.weights_key)
+    done = {step.id: result for step in steps if (result := results.of(step)) is not None}
+    all_attempts = stored.attempts.get(trial.trial, ())
+    attempts = [attempt for attempt in all_attempts if attempt.weights_key == trial.weights_key]
     latest = attempts[-1] if attempts else None
-    keys = {step.id: step.key for step in asked}
+    keys = {step.id: step.key for step in steps}
     failures = {
         failure.step.id: failure
         for failure in (latest.failures if latest is not None else ())
@@ -91,11 +93,11 @@ def trial_status(
     }
     if running:
         state = "running"
-    elif len(done) == len(asked):
+    elif len(done) == len(steps):
         state = "done"
     else:
         state = _unfinished_state(latest, failures)
-    return TrialStatus(state, done, asked, latest, failures)
+    return TrialStatus(state, done, steps, latest, failures)
 
 
 def _unfinished_state(latest: Attempt | None, failures: dict[StepId, StepFailed]) -> str:
@@ -105,11 +107,11 @@ def _unfinished_state(latest: Attempt | None, failures: dict[StepId, StepFailed]
         return "stopped"
     if latest.state == "failed" and (failures or not latest.failures):
         return "failed"
-    return "pending"  # it was done, or failed at what is no longer asked for
+    return "pending"  # it was done, or failed at a step that is no longer planned
 
 
 def read_planned(paths: StudyPaths, stored: Stored) -> Planned:
-    """Read ``plan.json``; without one, take every trial in the journals as asked for as it was attempted last.
+    """Read ``plan.json``; without one, rebuild a plan from the last attempt of every trial in the journals.
 
     Raises:
         StudyError: the file is no plan, or of a later studyctl.
@@ -118,14 +120,15 @@ def read_planned(paths: StudyPaths, stored: Stored) -> Planned:
 
 
 def _from_journals(study: str, stored: Stored) -> Planned:
-    """Rebuild a plan: every trial with its newest weights, every step of its model with its newest key, all of its windows."""
+    """Rebuild a plan: every trial with its newest weights, every step of its model with its newest key and all measured windows."""
     steps: dict[str, dict[StepId, Step]] = {}
     trials = []
     for name, attempts in stored.attempts.items():
         for attempt in attempts:
             of_model = steps.setdefault(attempt.started.model, {})
-            for one in attempt.steps:
-                of_model[one.step.id] = _all_windows(of_model.get(one.step.id), one.step)
+            for stored_step in attempt.steps:
+                step = stored_step.step
+                of_model[step.id] = _all_windows(of_model.get(step.id), step)
         started = attempts[-1].started
         trials.append(
             PlannedTrial(
@@ -155,7 +158,7 @@ def _from_journals(study: str, stored: Stored) -> Planned:
 
 
 def _all_windows(earlier: Step | None, step: Step) -> Step:
-    """Return a step that asks for all windows up to the end of this batch and of the earlier ones."""
+    """Return a step with all windows up to the end of this batch or of an earlier one."""
     if step.windows is None:
         return step
     end = step.windows[1]

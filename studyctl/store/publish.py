@@ -1,7 +1,7 @@
 """Builds the results database from the journals, into a new file that replaces the old one.
 
-Readers keep what they have open. Only the runner (or ``studyctl db rebuild``) publishes: two at a time would waste work,
-and the later one wins.
+Readers keep the file that they have open. Only the runner (or ``studyctl db rebuild``) publishes; of two at the same time, the
+later one wins.
 """
 
 import math
@@ -45,13 +45,13 @@ class Published:
 def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None = None) -> Published:
     """Bring the database up to date with the journals and the plan.
 
-    A Parquet part that is missing or torn although its journal acknowledges it costs its own rows only: everything else
-    is published, and a row of ``warnings`` names it.
+    If a Parquet part that a journal acknowledges is missing or torn, only its rows are left out, and a row of ``warnings``
+    names it.
 
     Args:
-        paths: Files of the study.
-        running: Trials that a living runner is at.
-        index: The runner's own, so that it reads only what is new.
+        paths: files of the study.
+        running: trials that a living runner runs.
+        index: an index that is kept between publications, so that only what is new is read; None: a new one.
 
     Raises:
         StudyError: a journal is damaged in the middle, the plan is unreadable, or the file cannot be written.
@@ -62,7 +62,7 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
     rows = collect(paths, planned, stored, frozenset(running))
     try:
         for stale in paths.root.glob(f".{paths.database.name}.*"):
-            stale.unlink(missing_ok=True)  # of a publisher that was killed
+            stale.unlink(missing_ok=True)  # left by a publisher that was killed
         with atomic_path(paths.database) as temporary:
             temporary.unlink()  # DuckDB creates its file, and takes an empty one for a broken one
             config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
@@ -88,11 +88,11 @@ def publish_in_memory(
     """Return a database in memory with the same tables and views.
 
     Args:
-        paths: Files of the study.
-        planned: The trials.
-        stored: What the journals hold.
-        running: Trials that a living runner is at.
-        at: When the file was published that this stands for, UTC; None: now.
+        paths: files of the study.
+        planned: the trials.
+        stored: what the journals hold.
+        running: trials that a living runner runs.
+        at: time of publication to record, UTC; None: now.
 
     Raises:
         StudyError: a journal is damaged in the middle.
@@ -139,7 +139,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) 
 
 
 def _insert_items(connection: duckdb.DuckDBPyConnection, rows: Rows) -> int:
-    """Insert every readable part; one that is not becomes a warning."""
+    """Insert every readable part; each other part becomes a warning."""
     required = set(connection.table("items").columns) - {*LEAD, *_SINCE_0_2}
     columns: dict[Part, set[str]] = {}
     for part in rows.parts:
@@ -193,12 +193,12 @@ def _columns_of(part: Part, required: set[str]) -> set[str]:
 
 
 def _insert_parts(connection: duckdb.DuckDBPyConnection, columns_of: Mapping[Part, set[str]]) -> int:
-    """Insert the items of parts whose columns are given; return how many."""
+    """Insert the items of parts, given with their columns; return how many."""
     if not columns_of:
         return 0
     owners = [{"part": str(part.path)} | lead(part.trial) for part in columns_of]
     connection.register("owners", pa.Table.from_pylist(owners))
-    # A column that only some parts have is NULL in the others; one that no part has must not be asked for.
+    # A column that only some parts have is NULL in the others; one that no part has must not be selected.
     existing = set[str]().union(*columns_of.values())
     columns = ", ".join(
         f"o.{name}" if name in LEAD else f"p.{name}" if name in existing else "NULL"
@@ -231,7 +231,7 @@ GROUP BY ALL ORDER BY ALL
 
 
 def _task_flips(connection: duckdb.DuckDBPyConnection) -> list[Row]:
-    """Return the counts of paired items that turned against dense, by the main metric and by acc_norm."""
+    """Return the rows of ``task_flips``: items that flipped against dense, by the main metric and by acc_norm."""
     names = connection.table("task_flips").columns[:-1]
     flips = [dict(zip(names, row, strict=True)) for row in connection.execute(_FLIPS).fetchall()]
     for row in flips:
@@ -242,7 +242,7 @@ def _task_flips(connection: duckdb.DuckDBPyConnection) -> list[Row]:
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
     """Return the exact two-sided p of McNemar's test: 2 · P(X ≤ min) for X ~ Binomial(sum, 1/2), at most 1.
 
-    McNemar (1947), in the exact form that suits few discordant pairs as well as many.
+    McNemar (1947), in the exact form, which is valid for few discordant pairs too.
     """
     total = right_to_wrong + wrong_to_right
     fewer = min(right_to_wrong, wrong_to_right)
@@ -251,7 +251,7 @@ def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
     log_term = (
         math.lgamma(total + 1) - math.lgamma(fewer + 1) - math.lgamma(total - fewer + 1) - total * math.log(2)
     )
-    relative, term = 0.0, 1.0  # to the term at `fewer`, which is the largest
+    relative, term = 0.0, 1.0  # in units of the term at `fewer`, the largest one
     for count in range(fewer, -1, -1):
         relative += term
         term *= count / (total - count + 1)

@@ -1,7 +1,7 @@
 """Reading the results database: always read-only, never in the publisher's way.
 
-A reader attaches the file to a database in memory. A plain second ``connect`` to the path would hand out the old file for
-as long as any connection of the process has it open; this way a new reader sees the newest file, and older ones keep theirs.
+A reader attaches the file to a database in memory. A second ``connect`` to the same path would return the old file as long as
+any connection of the process has it open; this way a new reader sees the newest file, and older readers keep theirs.
 """
 
 import re
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open the database as it is published now; one of an earlier version is built again in memory, with this version's tables.
+    """Open the published database; one of an earlier version is built again in memory, with this version's tables.
 
     Args:
-        paths: Files of the study.
-        external_access: Whether queries may read and write other files.
+        paths: files of the study.
+        external_access: whether queries may read and write other files.
 
     Raises:
         StudyError: nothing is published yet, the file is damaged, or another program has it open for writing.
     """
-    # DuckDB opens a file twice to attach it. When it is replaced in between, the header of the old one is taken for that of
-    # the new one: an error at best. So only a file that was the same before and after is read.
+    # DuckDB opens a file twice to attach it. If it is replaced in between, the old header is used for the new file: an error at
+    # best. So only a file that is the same before and after is read.
     while True:
         if (before := file_stamp(paths.database)) is None:
             raise StudyError(_nothing_published(paths))
@@ -70,7 +70,7 @@ def _of_this_version(
 
 
 def file_stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file or folder changes; None if it does not exist."""
+    """Return a value that changes whenever a file or folder changes; None if it does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, paths: StudyPaths, *, externa
 
 
 def _shut(connection: duckdb.DuckDBPyConnection, *, external_access: bool) -> None:
-    connection.execute("SET python_enable_replacements = false")  # no names from the caller's code
+    connection.execute("SET python_enable_replacements = false")  # no Python variables as tables
     if not external_access:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -95,9 +95,9 @@ def run_sql(paths: StudyPaths, sql: str, *, external_access: bool = False) -> "p
     """Return the rows of a query; of several statements, those of the last.
 
     Args:
-        paths: Files of the study.
-        sql: DuckDB's dialect; the tables and views are described in ``docs/results.md``.
-        external_access: Whether the query may read and write other files (``COPY``, ``read_csv`` ...).
+        paths: files of the study.
+        sql: in DuckDB's dialect; the tables and views are described in ``docs/results.md``.
+        external_access: whether the query may read and write other files (``COPY``, ``read_csv`` ...).
 
     Raises:
         StudyError: nothing is published yet, or the query is wrong.
@@ -107,7 +107,7 @@ def run_sql(paths: StudyPaths, sql: str, *, external_access: bool = False) -> "p
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> "pa.Table":
-    """Return the rows of a query on an open reader, for those who ask more than once.
+    """Return the rows of a query on an open reader.
 
     Raises:
         StudyError: the query is wrong, or was interrupted.
@@ -125,7 +125,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> "pa.Table":
 
 
 def _with_place(connection: duckdb.DuckDBPyConnection, sql: str, message: str) -> str:
-    """Return the message with the marked line, which `sql` leaves out and `execute` gives (nothing runs: names come first)."""
+    """Return the message with the marked line, which only `execute` gives (nothing runs: names are resolved first)."""
     try:
         connection.execute(sql)
     except duckdb.Error as error:
@@ -154,7 +154,7 @@ def _problem_with(sql: str, message: str) -> Problem:
 
 
 def _column(line: str, shown: str, cells: int) -> int:
-    """Return the column of a mark that DuckDB puts so many cells into the part of the line that it shows."""
+    """Return the column of DuckDB's mark, given as terminal cells from the start of the part of the line that it shows."""
     before = 0
     while cells > 0 and before < len(shown):
         cells -= 2 if unicodedata.east_asian_width(shown[before]) in "WF" else 1

@@ -1,4 +1,4 @@
-"""Ready queries: the questions that a study is run to answer, and those that its rows raise. They are in ``questions.toml``."""
+"""Ready-made queries for the questions that a study answers. They are in ``questions.toml``."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +9,7 @@ from studyctl import toml
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query with what it is called and what it answers."""
+    """A query with its title and an explanation."""
 
     title: str
     about: str
@@ -19,7 +19,7 @@ class Question:
 
 @cache
 def questions() -> tuple[Question, ...]:
-    """Return all of them, the ones that people ask first at the top."""
+    """Return all ready-made queries, the most common ones first."""
     text = files("studyctl.store").joinpath("questions.toml").read_text(encoding="utf-8")
     return tuple(
         Question(row["title"], row["about"], row["sql"].strip()) for row in toml.read(text)["question"]

@@ -13,8 +13,8 @@ _HEAD = """# The results database
 whole, so read it and never write to it: `studyctl sql STUDY "from leaderboard"`, `duckdb -readonly runs/<study>/study.duckdb`,
 or any other DuckDB client from version 1.2 on. Every comment below is also in the file (`describe`, `duckdb_columns()`).
 
-Only current results are here: those of trials that the spec asks for, measured as it asks for them now. Units are part of
-the names; times are UTC. `NULL` stands for what does not exist, also for NaN and infinity, which the journals cannot hold.
+It holds only current results: those of trials that the spec asks for, measured as it asks for them now. Units are part of the
+names; times are UTC. `NULL` means that a value does not exist, or was NaN or infinite, which the journals cannot hold.
 
 This page is generated: `python -m studyctl.store.reference > docs/results.md`.
 """

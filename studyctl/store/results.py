@@ -1,4 +1,4 @@
-"""The results of a study as rows: what reports and the terminal app read. No SQL elsewhere, no arithmetic on metrics."""
+"""The results of a study as rows, for reports and the terminal app, which need no SQL and no arithmetic on metrics."""
 
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -61,7 +61,7 @@ class Standing(NamedTuple):
 
 
 class TrialRow(NamedTuple):
-    """A row of the table ``trials``: how far a trial was."""
+    """A row of the table ``trials``: how far a trial has come."""
 
     trial_id: str
     model: str
@@ -119,7 +119,7 @@ class TaskResult(NamedTuple):
 
     @property
     def flips(self) -> int | None:
-        """Items whose answer turned right or wrong."""
+        """Items that flipped against dense."""
         if self.right_to_wrong is None or self.wrong_to_right is None:
             return None
         return self.right_to_wrong + self.wrong_to_right
@@ -194,7 +194,7 @@ class LayerResult(NamedTuple):
 
 
 class Results(AbstractContextManager["Results"]):
-    """The results as they were published last; everything it returns is of one moment. Close it after use."""
+    """The results of one publication. Close it after use."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
@@ -204,7 +204,7 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(About, "about")[0]
 
     def leaderboard(self, model: str | None = None) -> list[Standing]:
-        """Return one row a trial, in the order of the plan; of one model if it is named."""
+        """Return one row per trial, in the order of the plan; of one model if it is named."""
         return self._rows(Standing, "leaderboard", model=model)
 
     def top(self, count: int) -> list[Standing]:
@@ -212,35 +212,35 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(Standing, f"(FROM leaderboard LIMIT {count:d})")
 
     def trials(self) -> list[TrialRow]:
-        """Return one row a trial, in the order of the plan."""
+        """Return one row per trial, in the order of the plan."""
         return self._rows(TrialRow, "(FROM trials ORDER BY position)")
 
     def perplexity(self, trial_id: str | None = None, *, model: str | None = None) -> list[LanguageResult]:
-        """Return one row a trial and language; of one trial or model if it is named."""
+        """Return one row per trial and language; of one trial or model if it is named."""
         return self._rows(LanguageResult, "perplexity_vs_dense", trial_id=trial_id, model=model)
 
     def tasks(self, trial_id: str | None = None, *, model: str | None = None) -> list[TaskResult]:
-        """Return one row a trial, task and metric; of one trial or model if it is named."""
+        """Return one row per trial, task and metric; of one trial or model if it is named."""
         return self._rows(TaskResult, "tasks_vs_dense", trial_id=trial_id, model=model)
 
     def ranks(self, model: str | None = None) -> list[Rank]:
-        """Return one row a compressed trial and metric, the best first; of one model if it is named."""
+        """Return one row per compressed trial and metric, the best first; of one model if it is named."""
         return self._rows(Rank, "ranks", model=model)
 
     def disagreement(self, model: str | None = None) -> list[Disagreement]:
-        """Return one row a model and pair of metrics, in both orders; of one model if it is named."""
+        """Return one row per model and pair of metrics, in both orders; of one model if it is named."""
         return self._rows(Disagreement, "disagreement", model=model)
 
     def agreement(self, model: str | None = None) -> list[Agreement]:
-        """Return the trials whose setting several backends compress, by setting, ours first; of one model if it is named."""
+        """Return the trials whose setting several backends compress, by setting, studyctl's first; of one model if it is named."""
         return self._rows(Agreement, "agreement", model=model)
 
     def pareto(self, model: str | None = None) -> list[ParetoPoint]:
-        """Return the trials that no other beats in both size and quality, the smallest first."""
+        """Return the trials on the Pareto front of size and quality, the smallest first."""
         return self._rows(ParetoPoint, "pareto", model=model)
 
     def progress(self) -> list[ModelProgress]:
-        """Return one row a model."""
+        """Return one row per model."""
         return self._rows(ModelProgress, "progress")
 
     def failures(self) -> list[FailedTrial]:
@@ -248,7 +248,7 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(FailedTrial, "failures")
 
     def warnings(self, trial_id: str | None = None) -> list[Finding]:
-        """Return what a reader of the results must know; of one trial if it is named."""
+        """Return the warnings; of one trial if it is named."""
         return self._rows(Finding, "warnings", trial_id=trial_id)
 
     def steps(self, trial_id: str) -> list[StepRow]:
@@ -260,7 +260,7 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(LayerResult, "layers", trial_id=trial_id)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def __exit__(self, *_: object) -> None:
@@ -275,10 +275,10 @@ class Results(AbstractContextManager["Results"]):
 
 
 def open(paths: StudyPaths) -> Results:
-    """Open the results as they are published now.
+    """Open the results of the last publication.
 
     Raises:
-        StudyError: nothing is published yet, or not by this version of studyctl.
+        StudyError: nothing is published yet, or by a version of studyctl with other tables.
     """
     connection = open_reader(paths)
     try:

@@ -1,4 +1,4 @@
-"""From journals to rows: the current results of every trial that the spec asks for."""
+"""The rows of the database, from the journals: the current results of every trial that the spec asks for."""
 
 import json
 from collections.abc import Iterator
@@ -67,23 +67,23 @@ class Rows:
     parts: list[Part] = field(default_factory=list)
 
     def add(self, table: str, trial: PlannedTrial, values: Row) -> None:
-        """Add a row that starts with what identifies the trial."""
+        """Add a row, with the columns that identify the trial."""
         self.tables.setdefault(table, []).append(lead(trial) | values)
 
 
 def lead(trial: PlannedTrial) -> Row:
-    """Return what identifies a trial in every table."""
+    """Return the columns :data:`LEAD`, which identify a trial in every table."""
     return {"trial_id": trial.trial, "model": trial.model, "method": trial.method, "variant": trial.variant}
 
 
 def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozenset[str]) -> Rows:
-    """Return every row of the database but the items, which stay in their parts.
+    """Return every row of the database except the items, which stay in their parts.
 
     Args:
-        paths: Files of the study.
-        planned: What is asked for.
-        stored: What the journals hold.
-        running: Trials that a living runner is at.
+        paths: files of the study.
+        planned: the plan.
+        stored: what the journals hold.
+        running: trials that a living runner runs.
 
     Raises:
         StudyError: a journal is damaged in the middle of a current result.
@@ -101,7 +101,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         rows.add("trials", trial, row | {"position": position, "backend_version": version})
         for attempt in attempts:
             rows.add("attempts", trial, _attempt_row(trial, attempt, is_running and attempt is attempts[-1]))
-        for step in (_LOAD, *status.asked):
+        for step in (_LOAD, *status.steps):
             rows.add("steps", trial, _step_row(step, status, results.get(step.id)))
         _collect_results(rows, paths, trial, status)
     return rows
@@ -131,7 +131,7 @@ def _trial_row(
         "cause": failure and failure.cause,
         "hint": failure and failure.hint,
         "stage": status.step and str(status.step),
-        "stages": len(status.asked),
+        "stages": len(status.steps),
         "stages_done": len(status.done),
         "attempts": len(attempts),
         "backend": trial.backend,
@@ -150,7 +150,7 @@ def _trial_row(
 
 
 def _compressed_in(status: TrialStatus, stored: Stored) -> AttemptStarted | None:
-    """Return how the attempt began that made the current weights; before there are any, the newest attempt."""
+    """Return the ``attempt_started`` of the attempt that made the current weights; without these, of the newest attempt."""
     if status.compressed is not None:
         made = status.compressed.latest
         for attempt in stored.attempts.get(made.trial, ()):
@@ -160,7 +160,7 @@ def _compressed_in(status: TrialStatus, stored: Stored) -> AttemptStarted | None
 
 
 def _backend_version(started: AttemptStarted | None) -> str | None:
-    """Return the version of the implementation; journals from before the field have that of studyctl only."""
+    """Return the version of the backend; journals from before this field have only that of studyctl."""
     if started is not None and started.backend_version is None and started.backend == OWN:
         return started.studyctl
     return started.backend_version if started is not None else None
@@ -211,7 +211,7 @@ def _step_row(step: Step, status: TrialStatus, result: StepResult | None) -> Row
 
 
 def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status: TrialStatus) -> None:
-    """Add the records of a trial's current steps, and the warnings of what runs or failed just now."""
+    """Add the records of a trial's current results, and the warnings of steps that run or failed."""
 
     def place(result: StepResult) -> tuple[str, int, int]:
         first = result.parts[0].stored
@@ -251,7 +251,7 @@ def _add_records(
                 rows.add("windows", trial, structs.asdict(record) | {"place": place})
                 place += 1
             case TaskFigure():
-                # Before 0.2 every task was shown by its first metric.
+                # Before 0.2 the main metric was the first one.
                 main = figures == 0 if record.main is None else record.main
                 averaged = record.averaged or (record.main is None and main and record.metric in _ACCURACIES)
                 rows.add("tasks", trial, structs.asdict(record) | {"main": main, "averaged": averaged})
@@ -271,15 +271,15 @@ def _warning_row(record: Warned) -> Row:
 
 
 def records_of(part: ResultPart) -> Iterator[AnyRecord]:
-    """Yield what was recorded of a result, each batch after its ``step_started``.
+    """Yield the records of a result, each batch after its ``step_started``.
 
-    Of a try that ran out of memory and was begun again there are the warnings only.
+    Of a try that ran out of memory and was started again, only the warnings are yielded.
     """
     since_begin: list[AnyRecord] = []
     for record in _records(part.stored.journal, part.stored.begin, part.stored.end):
         match record:
             case StepStarted():
-                since_begin = [*(one for one in since_begin if isinstance(one, Warned)), record]
+                since_begin = [*(earlier for earlier in since_begin if isinstance(earlier, Warned)), record]
             case StepFinished(step=step):
                 if step.windows in part.batches:
                     yield from since_begin
@@ -289,7 +289,7 @@ def records_of(part: ResultPart) -> Iterator[AnyRecord]:
 
 
 def _records(journal: Path, begin: int, end: int | None) -> list[AnyRecord]:
-    """Return the records of a stretch of a journal, without those of progress, which are most of it."""
+    """Return the records of a part of a journal, without progress records, which are most of it."""
     with journal.open("rb") as file:
         file.seek(begin)
         data = file.read() if end is None else file.read(end - begin)

@@ -5,10 +5,10 @@ from importlib.resources import files
 import duckdb
 
 VERSION = 5
-"""Rises when a reader of this version would misread the file."""
+"""Raised whenever an older reader would misread the file."""
 
 LEAD = ("trial_id", "model", "method", "variant")
-"""How every table of results starts."""
+"""The first columns of every table of results: they identify the trial."""
 
 
 def create_schema(connection: duckdb.DuckDBPyConnection) -> None:

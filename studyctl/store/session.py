@@ -1,7 +1,7 @@
-"""Several queries on the published database: what the app's SQL screen keeps open between two of them.
+"""Several queries on the published database, for the app's SQL screen.
 
-A session holds one reader. It takes a newer publication with the next query, never in the middle of one; what a query
-made for itself (``create temp table``) is gone then.
+A session keeps one reader open. A newer publication is opened with the next query, never during one; temporary tables of
+earlier queries are gone then.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ class Answer:
 
     table: pa.Table
     seconds: float
-    """What the query took, without opening the file."""
+    """Time of the query, without opening the file."""
     published_at: datetime | None
-    """When what it read was published, UTC; None in a file that does not say so."""
+    """When the database that it read was published, UTC; None if the file does not say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,24 @@ class CatalogColumn:
 
 @dataclass(frozen=True, slots=True)
 class CatalogTable:
-    """A table or a view, with what its author said about it."""
+    """A table or a view with its comment."""
 
     name: str
     view: bool
     comment: str
     rows: int | None
-    """None: the view could not be counted."""
+    """None: the rows of the view could not be counted."""
     columns: tuple[CatalogColumn, ...]
 
 
 class Session:
-    """Queries on one study. :meth:`run` is for one thread at a time, the rest may be called from any."""
+    """Queries on one study. :meth:`run` is for one thread at a time; the other methods may be called from any thread."""
 
     def __init__(self, paths: StudyPaths) -> None:
         self.paths = paths
         self._reader: duckdb.DuckDBPyConnection | None = None
         self._opened: object = None
-        """Which file the reader has open."""
+        """Stamp of the file that the reader has open."""
         self._published_at: datetime | None = None
         self._lock = threading.Lock()
         """Held while a query runs."""
@@ -84,17 +84,17 @@ class Session:
             return Answer(table, time.perf_counter() - began, self._published_at)
 
     def interrupt(self) -> None:
-        """End the query that runs, if one does; it raises in its own thread.
+        """End the running query, if there is one; it raises in its own thread.
 
-        One that is about to begin may miss it, so whoever must be sure asks again.
+        A query that is just starting may miss it, so call again to be sure.
         """
         if self._lock.locked() and (reader := self._reader) is not None:
-            # It may be closed for a newer publication just now.
+            # It may just be closed for a newer publication.
             with contextlib.suppress(duckdb.ConnectionException):
                 reader.interrupt()
 
     def catalog(self) -> tuple[CatalogTable, ...]:
-        """Return the views, then the tables, each with its columns; it waits for no query.
+        """Return the views, then the tables, each with its columns; does not wait for a running query.
 
         Raises:
             StudyError: nothing is published yet, or the file cannot be read.
@@ -111,7 +111,7 @@ class Session:
             )
 
     def close(self) -> None:
-        """End what runs and let go of the file, now or as soon as the query has ended. Waits for nothing."""
+        """End the running query and close the file, now or as soon as the query has ended. Does not wait."""
         self._closed = True
         if self._lock.acquire(blocking=False):
             self._let_go()
@@ -120,7 +120,7 @@ class Session:
             threading.Thread(target=self._end, name="end of a session", daemon=True).start()
 
     def _end(self) -> None:
-        """Interrupt until the query has heard it: a process that leaves would wait for it."""
+        """Interrupt until the query has ended: the process could not exit before."""
         while not self._lock.acquire(timeout=0.05):
             self.interrupt()
         self._let_go()
@@ -133,7 +133,7 @@ class Session:
             self._let_go()
             reader = open_reader(self.paths)
             self._published_at = _published_at(reader)
-            # `seen` is never newer than what was opened: at worst the next query opens it again
+            # `seen` is never newer than the opened file: at worst the next query opens it again
             self._reader, self._opened = reader, seen
         return self._reader
 
@@ -146,7 +146,7 @@ class Session:
 def _published_at(reader: duckdb.DuckDBPyConnection) -> datetime | None:
     try:
         rows = reader.execute("SELECT published_at FROM about").fetchall()
-    except (duckdb.CatalogException, duckdb.BinderException):  # another program's file may be asked too
+    except (duckdb.CatalogException, duckdb.BinderException):  # the file of another program
         return None
     return rows[0][0] if rows else None
 
@@ -155,7 +155,7 @@ def _count(reader: duckdb.DuckDBPyConnection, view: str) -> int | None:
     quoted = view.replace('"', '""')
     try:
         return int(reader.execute(f'SELECT count(*) FROM "{quoted}"').fetchall()[0][0])
-    except duckdb.Error:  # a view on what is not there; asked for its rows it says why
+    except duckdb.Error:  # a view on something missing; a query on it says why
         return None
 
 

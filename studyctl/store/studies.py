@@ -1,4 +1,4 @@
-"""The studies under runs/: how to find one by its name, and how each stands."""
+"""The studies under runs/: finding one by its name, and the state of each."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +12,7 @@ from studyctl.files import StudyPaths, runs_folder
 from studyctl.store.live import Live, Snapshot
 
 UNEXPECTED = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""What reading a folder raises that holds something else than a study's files: content of another shape, a disk that is gone."""
+"""Errors of reading a folder whose files are not those of a study, or whose disk is gone."""
 
 
 def _is_study(folder: Path) -> bool:
@@ -22,7 +22,7 @@ def _is_study(folder: Path) -> bool:
             paths.journal.is_dir() or paths.spec.is_file() or paths.plan.is_file() or paths.database.is_file()
         )
     except OSError:
-        return True  # it may not be looked into: shown with the reason, rather than left out
+        return True  # no permission to look inside: listed with the reason rather than left out
 
 
 def study_names() -> list[str]:
@@ -42,10 +42,10 @@ def study_names() -> list[str]:
 
 
 def find_study(name: str) -> StudyPaths:
-    """Return the study of a name under runs/, or of a folder.
+    """Return the study with this name under runs/, or in this folder.
 
     Raises:
-        StudyError: there is none; names those that exist.
+        StudyError: there is none; the hint lists those that exist.
     """
     for folder in (runs_folder() / name, Path(name)):
         if folder.is_dir() and _is_study(folder):
@@ -64,7 +64,7 @@ def trial_names(paths: StudyPaths) -> list[str]:
 
 
 def find_trial(paths: StudyPaths, beginning: str) -> str:
-    """Return the trial of which this is the name or the unambiguous beginning.
+    """Return the trial with this name or unambiguous beginning of a name.
 
     Raises:
         StudyError: there is none, or several.
@@ -91,24 +91,24 @@ class StudyRow:
 
     study: str
     state: str
-    """``running``, ``died`` (its runner did, in the middle), ``failed``, ``unfinished``, ``done``, ``empty`` or ``unreadable``."""
+    """``running``, ``died`` (its runner died), ``failed``, ``unfinished``, ``done``, ``empty`` or ``unreadable``."""
     trials: int = 0
     done: int = 0
     failed: int = 0
     host: str = ""
     """Where its runner is, or was when it died."""
     last_sign: datetime | None = None
-    """Heartbeat of the runner, or the last record of a journal."""
+    """Heartbeat of the runner, or time of the last write to a journal."""
     title: str = ""
     seconds_left: float | None = None
-    """The runner's estimate; None before it has one, and when nobody runs it."""
+    """The runner's estimate; None before it has one, and if no runner is alive."""
     trouble: str = ""
     """Why it cannot be read; empty if it can."""
     hint: str = ""
-    """What to do about that."""
+    """What to do about the trouble."""
 
     def as_dict(self) -> dict[str, object]:
-        """Return it for scripts."""
+        """Return the row as JSON values, for scripts."""
         return asdict(self) | {"last_sign": self.last_sign.isoformat() if self.last_sign else None}
 
 
@@ -131,9 +131,9 @@ class _Seen(NamedTuple):
 
 
 class StudyList:
-    """The studies under runs/, looked at again and again: a look reads what has changed. For one thread at a time.
+    """The studies under runs/, polled: each time, only what has changed is read. For one thread at a time.
 
-    A study at rest costs a few ``stat`` calls a look and no memory but its row.
+    A study that nobody runs costs a few ``stat`` calls per poll, and its row in memory.
     """
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class StudyList:
 
 
 def _stamp(paths: StudyPaths, *, with_journals: bool) -> tuple[int | None, ...]:
-    """Return what changes when a study changes. A damaged journal may be repaired in place, which does not change its folder."""
+    """Return a value that changes whenever a study changes; with its journals, since one may be repaired in place."""
     looked_at = [paths.root, paths.journal, paths.plan, paths.runner]
     if with_journals:
         with suppress(PermissionError):  # reading the study says so

@@ -1,5 +1,5 @@
--- The tables. Checks and notebooks rely on these names; a unit is part of a name. Whoever changes them so that an older reader
--- would misread the file raises VERSION in schema.py.
+-- The tables. Scripts and notebooks rely on these names; units are part of the names. A change that makes an older reader misread
+-- the file needs a higher VERSION in schema.py.
 
 CREATE TABLE trials (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
@@ -9,37 +9,37 @@ CREATE TABLE trials (
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
     dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER
 );
-COMMENT ON TABLE trials IS 'one row a trial that the spec asks for';
+COMMENT ON TABLE trials IS 'one row per trial that the spec asks for';
 COMMENT ON COLUMN trials.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN trials.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN trials.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN trials.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN trials.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN trials.bits_per_weight IS 'bits that a weight of a block''s linears costs, scales, zero points and masks included';
+COMMENT ON COLUMN trials.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
 COMMENT ON COLUMN trials.sparsity IS 'fraction of those weights that is zero, 0 to 1';
 COMMENT ON COLUMN trials.compress_seconds IS 'time of the current compress step';
 COMMENT ON COLUMN trials.total_seconds IS 'time of all current steps together, load included';
 COMMENT ON COLUMN trials.peak_memory_bytes IS 'highest peak of a current step';
-COMMENT ON COLUMN trials.error IS 'why it failed, on one line; NULL unless it did';
+COMMENT ON COLUMN trials.error IS 'why it failed, on one line; NULL unless it failed';
 COMMENT ON COLUMN trials.cause IS 'error, out_of_memory, killed or stopped; NULL unless it failed';
 COMMENT ON COLUMN trials.hint IS 'what to do about the failure';
 COMMENT ON COLUMN trials.stage IS 'step that runs now, or that failed';
 COMMENT ON COLUMN trials.stages IS 'steps that the spec asks for, without load';
-COMMENT ON COLUMN trials.stages_done IS 'steps among them whose result is stored';
+COMMENT ON COLUMN trials.stages_done IS 'those of them whose results are stored';
 COMMENT ON COLUMN trials.attempts IS 'attempts so far';
 COMMENT ON COLUMN trials.backend IS 'whose implementation compressed it';
 COMMENT ON COLUMN trials.backend_version IS 'version of that implementation';
 COMMENT ON COLUMN trials.seed IS 'seed of the random choices; NULL when nothing is drawn';
 COMMENT ON COLUMN trials.options IS 'settings of the method, defaults included';
-COMMENT ON COLUMN trials.calibration IS 'text that the method looked at; NULL for methods without data';
-COMMENT ON COLUMN trials.started_at IS 'begin of the first attempt, UTC';
+COMMENT ON COLUMN trials.calibration IS 'calibration text of the method; NULL for methods without data';
+COMMENT ON COLUMN trials.started_at IS 'start of the first attempt, UTC';
 COMMENT ON COLUMN trials.finished_at IS 'end of the newest current step, UTC';
 COMMENT ON COLUMN trials.host IS 'computer that ran it';
 COMMENT ON COLUMN trials.device IS 'device that computed it';
 COMMENT ON COLUMN trials.device_kind IS 'cpu or cuda; NULL: not recorded';
 COMMENT ON COLUMN trials.dtype IS 'type of weights and activations';
 COMMENT ON COLUMN trials.available IS 'false: its sources could not be looked up when the study was planned';
-COMMENT ON COLUMN trials.weights_key IS 'names everything that determines its weights';
+COMMENT ON COLUMN trials.weights_key IS 'hash of everything that determines its weights';
 COMMENT ON COLUMN trials.position IS 'place in the plan, from 0';
 
 CREATE TABLE attempts (
@@ -49,33 +49,33 @@ CREATE TABLE attempts (
     device_kind VARCHAR, dtype VARCHAR, pid BIGINT, threads INTEGER, backend VARCHAR, backend_version VARCHAR,
     studyctl VARCHAR, versions JSON, spec_hash VARCHAR, weights_key VARCHAR, current BOOLEAN, journal VARCHAR
 );
-COMMENT ON TABLE attempts IS 'one row an execution of a trial; those on weights that the spec no longer asks for included';
+COMMENT ON TABLE attempts IS 'one row per attempt, also of those for weights that the spec no longer asks for';
 COMMENT ON COLUMN attempts.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN attempts.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN attempts.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN attempts.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN attempts.attempt IS 'number, from 1';
-COMMENT ON COLUMN attempts.state IS 'running, done, failed or stopped (also: ended without a word)';
+COMMENT ON COLUMN attempts.state IS 'running, done, failed or stopped (also if it was killed)';
 COMMENT ON COLUMN attempts.stage IS 'step that runs now, or that failed';
 COMMENT ON COLUMN attempts.error IS 'why it failed, on one line';
 COMMENT ON COLUMN attempts.cause IS 'error, out_of_memory, killed or stopped';
 COMMENT ON COLUMN attempts.hint IS 'what to do about the failure';
-COMMENT ON COLUMN attempts.seconds IS 'time from begin to end';
+COMMENT ON COLUMN attempts.seconds IS 'time from start to end';
 COMMENT ON COLUMN attempts.peak_memory_bytes IS 'highest memory of its process or device';
-COMMENT ON COLUMN attempts.started_at IS 'begin, UTC';
-COMMENT ON COLUMN attempts.finished_at IS 'end, UTC; NULL when it runs or was killed';
+COMMENT ON COLUMN attempts.started_at IS 'start, UTC';
+COMMENT ON COLUMN attempts.finished_at IS 'end, UTC; NULL while it runs or if it was killed';
 COMMENT ON COLUMN attempts.host IS 'computer that ran it';
 COMMENT ON COLUMN attempts.device IS 'device that computed it';
 COMMENT ON COLUMN attempts.device_kind IS 'cpu or cuda; NULL: not recorded';
 COMMENT ON COLUMN attempts.dtype IS 'type of weights and activations';
-COMMENT ON COLUMN attempts.pid IS 'process';
+COMMENT ON COLUMN attempts.pid IS 'process id';
 COMMENT ON COLUMN attempts.threads IS 'threads of tensor operations';
 COMMENT ON COLUMN attempts.backend IS 'whose implementation compressed it';
 COMMENT ON COLUMN attempts.backend_version IS 'version of that implementation';
 COMMENT ON COLUMN attempts.studyctl IS 'version of studyctl';
 COMMENT ON COLUMN attempts.versions IS 'versions of the packages that computed it';
-COMMENT ON COLUMN attempts.spec_hash IS 'names the spec at that time';
-COMMENT ON COLUMN attempts.weights_key IS 'names everything that determines its weights';
+COMMENT ON COLUMN attempts.spec_hash IS 'hash of the spec at that time';
+COMMENT ON COLUMN attempts.weights_key IS 'hash of everything that determines its weights';
 COMMENT ON COLUMN attempts.current IS 'whether the spec still asks for these weights';
 COMMENT ON COLUMN attempts.journal IS 'file name of its journal';
 
@@ -84,20 +84,20 @@ CREATE TABLE steps (
     step VARCHAR, kind VARCHAR, subject VARCHAR, state VARCHAR, seconds DOUBLE, peak_memory_bytes BIGINT,
     attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR
 );
-COMMENT ON TABLE steps IS 'one row a step of a trial: load, and each that the spec asks for; all windows of a language are one row';
+COMMENT ON TABLE steps IS 'one row per step of a trial: load, and those that the spec asks for; all windows of a language are one row';
 COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN steps.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN steps.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN steps.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN steps.step IS 'load, compress, perplexity:<language>, task:<task> or export';
 COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, task or export';
-COMMENT ON COLUMN steps.subject IS 'language or task; NULL where there is none';
+COMMENT ON COLUMN steps.subject IS 'language or task; NULL for other steps';
 COMMENT ON COLUMN steps.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN steps.seconds IS 'the step''s own work, without imports and loading (which is the step load)';
+COMMENT ON COLUMN steps.seconds IS 'time of the step itself, without imports and loading (which is the step load)';
 COMMENT ON COLUMN steps.peak_memory_bytes IS 'highest memory of its process or device until its end';
-COMMENT ON COLUMN steps.attempt IS 'attempt whose result is current; of several, the newest';
+COMMENT ON COLUMN steps.attempt IS 'attempt whose result is current; the newest, if several contributed';
 COMMENT ON COLUMN steps.finished_at IS 'end, UTC';
-COMMENT ON COLUMN steps.key IS 'names everything but weights and windows that determines its result';
+COMMENT ON COLUMN steps.key IS 'hash of everything that determines its result, except weights and windows';
 COMMENT ON COLUMN steps.weights_hash IS 'hash of the weights that it made or measured';
 
 CREATE TABLE layers (
@@ -105,46 +105,46 @@ CREATE TABLE layers (
     block INTEGER, linear VARCHAR, relative_error DOUBLE, sparsity DOUBLE, bits_per_weight DOUBLE, seconds DOUBLE,
     weights BIGINT, damping DOUBLE
 );
-COMMENT ON TABLE layers IS 'one row a compressed linear';
+COMMENT ON TABLE layers IS 'one row per compressed linear';
 COMMENT ON COLUMN layers.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN layers.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN layers.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN layers.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN layers.block IS 'decoder block, from 0';
 COMMENT ON COLUMN layers.linear IS 'name of the linear within its block';
-COMMENT ON COLUMN layers.relative_error IS 'size of the error of its outputs for a part of the calibration tokens, relative to theirs (Frobenius norms); of its weight without any';
+COMMENT ON COLUMN layers.relative_error IS 'error of its outputs on a sample of the calibration tokens / the outputs (Frobenius norms); without data, of its weight';
 COMMENT ON COLUMN layers.sparsity IS 'fraction of its weights that is zero, 0 to 1';
-COMMENT ON COLUMN layers.bits_per_weight IS 'bits that one of its weights costs';
+COMMENT ON COLUMN layers.bits_per_weight IS 'bits per weight, with scales, zero points and masks';
 COMMENT ON COLUMN layers.seconds IS 'time to compress it';
 COMMENT ON COLUMN layers.weights IS 'number of its weights';
-COMMENT ON COLUMN layers.damping IS 'damping that was needed, as a fraction of the mean diagonal of H; NULL where there is none';
+COMMENT ON COLUMN layers.damping IS 'damping that was needed, as a fraction of the mean of diag H; NULL for methods without damping';
 
 CREATE TABLE perplexity (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     language VARCHAR, perplexity DOUBLE, bits_per_byte DOUBLE, nll_nats DOUBLE, tokens BIGINT, bytes BIGINT,
     sequence_length INTEGER, bos BOOLEAN, windows INTEGER
 );
-COMMENT ON TABLE perplexity IS 'one row a language';
+COMMENT ON TABLE perplexity IS 'one row per language';
 COMMENT ON COLUMN perplexity.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN perplexity.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN perplexity.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN perplexity.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN perplexity.language IS 'language of the text';
-COMMENT ON COLUMN perplexity.perplexity IS 'exp(nll_nats / tokens); comparable with the same tokenizer only; NULL when not finite';
+COMMENT ON COLUMN perplexity.perplexity IS 'exp(nll_nats / tokens); comparable only with the same tokenizer; NULL if not finite';
 COMMENT ON COLUMN perplexity.bits_per_byte IS 'nll_nats / ln 2 / bytes; comparable between tokenizers';
 COMMENT ON COLUMN perplexity.nll_nats IS 'negative log-likelihood, summed over the scored tokens';
 COMMENT ON COLUMN perplexity.tokens IS 'scored tokens';
 COMMENT ON COLUMN perplexity.bytes IS 'UTF-8 bytes of the scored text';
 COMMENT ON COLUMN perplexity.sequence_length IS 'tokens of a window';
 COMMENT ON COLUMN perplexity.bos IS 'whether each window begins with a BOS token';
-COMMENT ON COLUMN perplexity.windows IS 'windows that were measured; NULL: measured before version 0.2';
+COMMENT ON COLUMN perplexity.windows IS 'measured windows; NULL: measured before version 0.2';
 
 CREATE TABLE windows (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     language VARCHAR, "window" INTEGER, nll_nats DOUBLE, tokens INTEGER, place INTEGER, document INTEGER,
     bytes INTEGER, characters INTEGER, kl_nats DOUBLE, top1 INTEGER, signal DOUBLE, noise DOUBLE
 );
-COMMENT ON TABLE windows IS 'one row a window of a language''s text';
+COMMENT ON TABLE windows IS 'one row per window of a language''s text';
 COMMENT ON COLUMN windows.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN windows.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN windows.method IS 'compression method; dense for the uncompressed model';
@@ -153,20 +153,20 @@ COMMENT ON COLUMN windows.language IS 'language of the text';
 COMMENT ON COLUMN windows."window" IS 'number of the window in the text, from 0';
 COMMENT ON COLUMN windows.nll_nats IS 'negative log-likelihood, summed over its scored tokens';
 COMMENT ON COLUMN windows.tokens IS 'scored tokens';
-COMMENT ON COLUMN windows.place IS 'place in the order in which windows are taken, from 0';
+COMMENT ON COLUMN windows.place IS 'place in the order in which windows are measured, from 0';
 COMMENT ON COLUMN windows.document IS 'document of the text in which it begins, from 0';
-COMMENT ON COLUMN windows.bytes IS 'UTF-8 bytes of these tokens';
-COMMENT ON COLUMN windows.characters IS 'characters of these tokens';
+COMMENT ON COLUMN windows.bytes IS 'UTF-8 bytes of its scored tokens';
+COMMENT ON COLUMN windows.characters IS 'characters of its scored tokens';
 COMMENT ON COLUMN windows.kl_nats IS 'KL(dense || compressed), summed over its scored tokens';
-COMMENT ON COLUMN windows.top1 IS 'scored tokens whose likeliest token is the dense model''s';
+COMMENT ON COLUMN windows.top1 IS 'positions where both models predict the same most likely token';
 COMMENT ON COLUMN windows.signal IS 'energy of the dense model''s mean-centred logits, summed over its scored tokens';
-COMMENT ON COLUMN windows.noise IS 'energy of their difference to the compressed model''s, likewise';
+COMMENT ON COLUMN windows.noise IS 'energy of the difference of the two models'' mean-centred logits, summed likewise';
 
 CREATE TABLE fidelity (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     language VARCHAR, kl_nats DOUBLE, kl_p95_nats DOUBLE, top1 DOUBLE, snr_db DOUBLE, tokens BIGINT
 );
-COMMENT ON TABLE fidelity IS 'one row a language: distance to the dense model at the same positions';
+COMMENT ON TABLE fidelity IS 'one row per language: distance to the dense model at the same positions';
 COMMENT ON COLUMN fidelity.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN fidelity.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN fidelity.method IS 'compression method; dense for the uncompressed model';
@@ -174,8 +174,8 @@ COMMENT ON COLUMN fidelity.variant IS 'compression setting, such as awq-4bit-g64
 COMMENT ON COLUMN fidelity.language IS 'language of the text';
 COMMENT ON COLUMN fidelity.kl_nats IS 'KL(dense || compressed), mean over tokens';
 COMMENT ON COLUMN fidelity.kl_p95_nats IS '95th percentile of KL(dense || compressed) over tokens, to 2 %';
-COMMENT ON COLUMN fidelity.top1 IS 'fraction of positions whose likeliest token is the dense model''s, 0 to 1';
-COMMENT ON COLUMN fidelity.snr_db IS 'signal to noise of the mean-centred logits, energies pooled over all tokens';
+COMMENT ON COLUMN fidelity.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
+COMMENT ON COLUMN fidelity.snr_db IS 'signal-to-noise ratio of the mean-centred logits, energies summed over all tokens';
 COMMENT ON COLUMN fidelity.tokens IS 'positions compared';
 
 CREATE TABLE tasks (
@@ -183,7 +183,7 @@ CREATE TABLE tasks (
     task VARCHAR, metric VARCHAR, value DOUBLE, stderr DOUBLE, items BIGINT, main BOOLEAN, averaged BOOLEAN,
     shots INTEGER, "limit" INTEGER
 );
-COMMENT ON TABLE tasks IS 'one row a metric of a task';
+COMMENT ON TABLE tasks IS 'one row per metric of a task';
 COMMENT ON COLUMN tasks.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN tasks.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN tasks.method IS 'compression method; dense for the uncompressed model';
@@ -194,16 +194,16 @@ COMMENT ON COLUMN tasks.value IS 'value of the metric';
 COMMENT ON COLUMN tasks.stderr IS 'standard error as lm-eval computes it';
 COMMENT ON COLUMN tasks.items IS 'items scored';
 COMMENT ON COLUMN tasks.main IS 'whether it is the task''s main metric: lm-eval''s first, or the spec''s';
-COMMENT ON COLUMN tasks.averaged IS 'whether it is a main metric that means over tasks are taken of: a fraction, more is better';
-COMMENT ON COLUMN tasks.shots IS 'examples before each item; NULL: measured before version 0.2';
-COMMENT ON COLUMN tasks."limit" IS 'the first n items that were asked for; 0: all';
+COMMENT ON COLUMN tasks.averaged IS 'whether it counts in means over tasks: a main metric that is a fraction, higher is better';
+COMMENT ON COLUMN tasks.shots IS 'few-shot examples before each item; NULL: measured before version 0.2';
+COMMENT ON COLUMN tasks."limit" IS 'number of items that the spec limits the task to; 0: all';
 
 CREATE TABLE items (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     task VARCHAR, item INTEGER, gold INTEGER, predicted INTEGER, correct TINYINT, correct_norm TINYINT,
     loglikelihoods DOUBLE[], score DOUBLE, passage VARCHAR
 );
-COMMENT ON TABLE items IS 'one row an item of a task';
+COMMENT ON TABLE items IS 'one row per item of a task';
 COMMENT ON COLUMN items.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN items.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN items.method IS 'compression method; dense for the uncompressed model';
@@ -212,24 +212,24 @@ COMMENT ON COLUMN items.task IS 'name of the task in lm-eval';
 COMMENT ON COLUMN items.item IS 'lm-eval''s doc_id';
 COMMENT ON COLUMN items.gold IS 'number of the right choice, from 0';
 COMMENT ON COLUMN items.predicted IS 'number of the choice with the highest log-likelihood, from 0';
-COMMENT ON COLUMN items.correct IS '1 if right by the task''s main metric, 0 if wrong; NULL where that is neither';
-COMMENT ON COLUMN items.correct_norm IS '1 if right by log-likelihood a byte (acc_norm), else 0; NULL where the task has no acc_norm';
+COMMENT ON COLUMN items.correct IS '1 if right by the task''s main metric, 0 if wrong; NULL if the metric has other values';
+COMMENT ON COLUMN items.correct_norm IS '1 if right by log-likelihood per byte (acc_norm), else 0; NULL if the task has no acc_norm';
 COMMENT ON COLUMN items.loglikelihoods IS 'of the choices in their order, in nats';
-COMMENT ON COLUMN items.score IS 'value of the task''s main metric; NULL where items have none';
-COMMENT ON COLUMN items.passage IS 'names the text that the item is about: items of one passage are no independent draws';
+COMMENT ON COLUMN items.score IS 'value of the task''s main metric; NULL if items have none';
+COMMENT ON COLUMN items.passage IS 'hash of the text that the item is about: items about one passage are not independent draws';
 
 CREATE TABLE task_flips (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     task VARCHAR, metric VARCHAR, items BIGINT, right_to_wrong BIGINT, wrong_to_right BIGINT, mcnemar_p DOUBLE
 );
-COMMENT ON TABLE task_flips IS 'one row a metric of a task: the items paired with the dense model''s';
+COMMENT ON TABLE task_flips IS 'one row per metric of a task: how its items flipped, paired with the dense model''s';
 COMMENT ON COLUMN task_flips.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN task_flips.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN task_flips.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN task_flips.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN task_flips.task IS 'name of the task in lm-eval';
-COMMENT ON COLUMN task_flips.metric IS 'the task''s main metric, where items are right or wrong by it, or acc_norm';
-COMMENT ON COLUMN task_flips.items IS 'items that both have';
+COMMENT ON COLUMN task_flips.metric IS 'the task''s main metric, if items are right or wrong by it, or acc_norm';
+COMMENT ON COLUMN task_flips.items IS 'items that both models were scored on';
 COMMENT ON COLUMN task_flips.right_to_wrong IS 'items that the dense model has right and this one wrong';
 COMMENT ON COLUMN task_flips.wrong_to_right IS 'items that the dense model has wrong and this one right';
 COMMENT ON COLUMN task_flips.mcnemar_p IS 'exact two-sided McNemar test of the two counts';
@@ -238,22 +238,22 @@ CREATE TABLE intervals (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     measure VARCHAR, subject VARCHAR, pairs BIGINT, low DOUBLE, high DOUBLE
 );
-COMMENT ON TABLE intervals IS 'one row a figure compared with the dense model''s: 95 % bootstrap interval, windows and items paired';
+COMMENT ON TABLE intervals IS 'one row per figure compared with the dense model''s: its 95 % bootstrap interval, windows and items paired';
 COMMENT ON COLUMN intervals.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN intervals.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN intervals.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN intervals.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN intervals.measure IS 'ppl_ratio, or the metric whose change it is; main: the mean over tasks of their main metrics';
 COMMENT ON COLUMN intervals.subject IS 'language or task; NULL: the mean over all of them, geometric for ratios';
-COMMENT ON COLUMN intervals.pairs IS 'windows or items that both have; for a mean, languages or tasks in it';
-COMMENT ON COLUMN intervals.low IS '2.5th percentile of the drawn samples';
-COMMENT ON COLUMN intervals.high IS '97.5th percentile of the drawn samples';
+COMMENT ON COLUMN intervals.pairs IS 'windows or items of both models; for a mean, its languages or tasks';
+COMMENT ON COLUMN intervals.low IS '2.5th percentile of the bootstrap samples';
+COMMENT ON COLUMN intervals.high IS '97.5th percentile of the bootstrap samples';
 
 CREATE TABLE warnings (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     stage VARCHAR, message VARCHAR, attempt INTEGER, "at" TIMESTAMP, details JSON
 );
-COMMENT ON TABLE warnings IS 'one row a finding that a reader of the results must know, from the attempts whose results are current';
+COMMENT ON TABLE warnings IS 'one row per warning that a reader of the results must know, from the attempts whose results are current';
 COMMENT ON COLUMN warnings.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN warnings.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN warnings.method IS 'compression method; dense for the uncompressed model';
@@ -273,7 +273,7 @@ COMMENT ON COLUMN about.schema_version IS 'version of these tables';
 COMMENT ON COLUMN about.study IS 'name of the study';
 COMMENT ON COLUMN about.title IS 'title of the study';
 COMMENT ON COLUMN about.notes IS 'what a reader of the results must know about the study as a whole';
-COMMENT ON COLUMN about.spec_hash IS 'names the spec';
-COMMENT ON COLUMN about.planned_at IS 'when the spec was planned, UTC; NULL if there is no plan and journals were taken as one';
+COMMENT ON COLUMN about.spec_hash IS 'hash of the spec';
+COMMENT ON COLUMN about.planned_at IS 'when the spec was planned, UTC; NULL if there is no plan and it was rebuilt from the journals';
 COMMENT ON COLUMN about.published_at IS 'when this file was made, UTC';
 COMMENT ON COLUMN about.studyctl IS 'version of studyctl that made it';

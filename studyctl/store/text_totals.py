@@ -1,6 +1,6 @@
-"""From the windows of a language to its figures: perplexity, bits per byte, and the distance to the dense model.
+"""The figures of a language from its windows: perplexity, bits per byte, and the distance to the dense model.
 
-Sums are exact before they are rounded (``math.fsum``), so that figures do not depend on the order in which batches came.
+Sums are exact before they are rounded (``math.fsum``), so that figures do not depend on the order of batches.
 Definitions: :mod:`studyctl.evaluate.text.score`.
 """
 
@@ -16,7 +16,7 @@ _MOST_NATS = 700.0
 
 
 def totals_of(records: Iterable[AnyRecord]) -> Iterator[TextTotals | FidelityTotals]:
-    """Yield the figures of a language from the records of its batches; nothing where a version before 0.2 wrote totals."""
+    """Yield the figures of a language from the records of its batches; nothing for journals from before 0.2, which hold totals."""
     records = list(records)
     windows = [record for record in records if isinstance(record, Window)]
     batches = [record for record in records if isinstance(record, TextBatch)]
@@ -32,7 +32,7 @@ def text_totals(windows: Sequence[Window], batch: TextBatch) -> TextTotals:
 
     Args:
         windows: its windows; at least one.
-        batch: what they have in common.
+        batch: one of their batches, for what all have in common.
     """
     nll = _total(window.nll_nats for window in windows)
     tokens = sum(window.tokens for window in windows)
@@ -53,7 +53,7 @@ def text_totals(windows: Sequence[Window], batch: TextBatch) -> TextTotals:
 
 
 def fidelity_totals(windows: Sequence[Window], batches: Sequence[TextBatch]) -> FidelityTotals | None:
-    """Return the distance to the dense model in a language; None where it was not measured.
+    """Return the distance to the dense model in a language; None if it was not measured.
 
     Args:
         windows: its windows; at least one.
@@ -78,7 +78,7 @@ def fidelity_totals(windows: Sequence[Window], batches: Sequence[TextBatch]) -> 
 
 
 def _total(values: Iterable[float | None]) -> float | None:
-    """Return the sum; None if one of the values is not known or not finite."""
+    """Return the sum; None if one of the values is None, or the sum is not finite."""
     numbers: list[float] = []
     for value in values:
         if value is None:

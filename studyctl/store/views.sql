@@ -1,5 +1,5 @@
--- What people ask for first. A view says NULL where a figure does not exist (dense not measured yet, not finite);
--- it never leaves a row out of a mean silently.
+-- The queries that people need most. A figure that does not exist (dense not measured yet, not finite) is NULL;
+-- no row is left out of a mean silently.
 
 CREATE VIEW perplexity_vs_dense AS
 SELECT
@@ -16,13 +16,13 @@ FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
 LEFT JOIN fidelity f ON f.trial_id = p.trial_id AND f.language = p.language
 LEFT JOIN intervals i ON i.trial_id = p.trial_id AND i.measure = 'ppl_ratio' AND i.subject = p.language;
-COMMENT ON VIEW perplexity_vs_dense IS 'one row a trial and language: perplexity compared with the dense model''s';
+COMMENT ON VIEW perplexity_vs_dense IS 'one row per trial and language: perplexity compared with the dense model''s';
 COMMENT ON COLUMN perplexity_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN perplexity_vs_dense.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN perplexity_vs_dense.method IS 'compression method';
 COMMENT ON COLUMN perplexity_vs_dense.variant IS 'compression setting';
 COMMENT ON COLUMN perplexity_vs_dense.language IS 'language of the text';
-COMMENT ON COLUMN perplexity_vs_dense.perplexity IS 'perplexity of this trial; NULL when not finite';
+COMMENT ON COLUMN perplexity_vs_dense.perplexity IS 'perplexity of this trial; NULL if not finite';
 COMMENT ON COLUMN perplexity_vs_dense.dense_perplexity IS 'perplexity of the dense model; NULL while it is not measured';
 COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio IS 'perplexity / dense_perplexity';
 COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio_low IS 'lower end of its 95 % bootstrap interval over paired windows; NULL for fewer than 10 windows';
@@ -30,8 +30,8 @@ COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio_high IS 'upper end of that inter
 COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte IS 'bits per byte of this trial';
 COMMENT ON COLUMN perplexity_vs_dense.dense_bits_per_byte IS 'bits per byte of the dense model';
 COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte_change IS 'bits_per_byte - dense_bits_per_byte';
-COMMENT ON COLUMN perplexity_vs_dense.kl_nats IS 'mean KL(dense || compressed) a token';
-COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'fraction of positions whose likeliest token is the dense model''s, 0 to 1';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats IS 'KL(dense || compressed), mean over tokens';
+COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 
 CREATE VIEW tasks_vs_dense AS
 SELECT
@@ -44,7 +44,7 @@ FROM tasks t
 LEFT JOIN tasks d ON d.model = t.model AND d.task = t.task AND d.metric = t.metric AND d.variant = 'dense'
 LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric
 LEFT JOIN intervals i ON i.trial_id = t.trial_id AND i.measure = t.metric AND i.subject = t.task;
-COMMENT ON VIEW tasks_vs_dense IS 'one row a trial, task and metric: the value compared with the dense model''s, items paired';
+COMMENT ON VIEW tasks_vs_dense IS 'one row per trial, task and metric: the value compared with the dense model''s, items paired';
 COMMENT ON COLUMN tasks_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN tasks_vs_dense.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN tasks_vs_dense.method IS 'compression method';
@@ -52,14 +52,14 @@ COMMENT ON COLUMN tasks_vs_dense.variant IS 'compression setting';
 COMMENT ON COLUMN tasks_vs_dense.task IS 'name of the task in lm-eval';
 COMMENT ON COLUMN tasks_vs_dense.metric IS 'lm-eval''s name without its filter, such as acc';
 COMMENT ON COLUMN tasks_vs_dense.main IS 'whether it is the task''s main metric';
-COMMENT ON COLUMN tasks_vs_dense.averaged IS 'whether it is a main metric that means over tasks are taken of';
+COMMENT ON COLUMN tasks_vs_dense.averaged IS 'whether it counts in means over tasks';
 COMMENT ON COLUMN tasks_vs_dense.value IS 'value of this trial';
 COMMENT ON COLUMN tasks_vs_dense.stderr IS 'standard error of the value';
 COMMENT ON COLUMN tasks_vs_dense.dense_value IS 'value of the dense model; NULL while it is not measured';
 COMMENT ON COLUMN tasks_vs_dense.change IS 'value - dense_value';
 COMMENT ON COLUMN tasks_vs_dense.change_low IS 'lower end of its 95 % bootstrap interval over paired items; NULL for fewer than 10 items';
 COMMENT ON COLUMN tasks_vs_dense.change_high IS 'upper end of that interval';
-COMMENT ON COLUMN tasks_vs_dense.items IS 'items that both have';
+COMMENT ON COLUMN tasks_vs_dense.items IS 'items that both models were scored on';
 COMMENT ON COLUMN tasks_vs_dense.right_to_wrong IS 'items that the dense model has right and this one wrong';
 COMMENT ON COLUMN tasks_vs_dense.wrong_to_right IS 'items that the dense model has wrong and this one right';
 COMMENT ON COLUMN tasks_vs_dense.mcnemar_p IS 'exact two-sided McNemar test of the two counts';
@@ -104,30 +104,30 @@ LEFT JOIN acc ON acc.trial_id = t.trial_id
 LEFT JOIN intervals ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ratio.subject IS NULL
 LEFT JOIN intervals change ON change.trial_id = t.trial_id AND change.measure = 'main' AND change.subject IS NULL
 ORDER BY t.position;
-COMMENT ON VIEW leaderboard IS 'one row a trial: size, quality against the dense model, time; trials without results included';
+COMMENT ON VIEW leaderboard IS 'one row per trial, also of those without results: size, quality against the dense model, time';
 COMMENT ON COLUMN leaderboard.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN leaderboard.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN leaderboard.method IS 'compression method';
 COMMENT ON COLUMN leaderboard.variant IS 'compression setting';
 COMMENT ON COLUMN leaderboard.seed IS 'seed of the random choices; NULL when nothing is drawn';
 COMMENT ON COLUMN leaderboard.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN leaderboard.bits_per_weight IS 'bits that a weight costs, scales, zero points and masks included';
+COMMENT ON COLUMN leaderboard.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
 COMMENT ON COLUMN leaderboard.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
 COMMENT ON COLUMN leaderboard.ppl_ratio_low IS 'lower end of its 95 % bootstrap interval over paired windows; NULL if a language has none';
 COMMENT ON COLUMN leaderboard.ppl_ratio_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest ratio';
 COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'ratio of that language';
-COMMENT ON COLUMN leaderboard.languages IS 'languages that this trial and the dense model have';
+COMMENT ON COLUMN leaderboard.languages IS 'languages measured for both this trial and the dense model';
 COMMENT ON COLUMN leaderboard.bits_per_byte_change IS 'bits per byte - the dense model''s, mean over the languages; NULL if one of them is not finite';
-COMMENT ON COLUMN leaderboard.kl_nats IS 'KL(dense || compressed) a token, mean over the languages';
-COMMENT ON COLUMN leaderboard.top1 IS 'agreement of the likeliest token with the dense model, mean over the languages';
-COMMENT ON COLUMN leaderboard.acc IS 'accuracy, mean over the tasks of their main metrics, where these are fractions';
-COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
+COMMENT ON COLUMN leaderboard.kl_nats IS 'mean KL(dense || compressed) per token, mean over the languages';
+COMMENT ON COLUMN leaderboard.top1 IS 'top-1 agreement with the dense model, mean over the languages';
+COMMENT ON COLUMN leaderboard.acc IS 'mean over tasks of their main metrics, where these are fractions';
+COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks measured for both';
 COMMENT ON COLUMN leaderboard.acc_change_low IS 'lower end of its 95 % bootstrap interval over paired items; NULL if a task has none';
 COMMENT ON COLUMN leaderboard.acc_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.tasks IS 'tasks in acc';
-COMMENT ON COLUMN leaderboard.flips IS 'items whose answer turned right or wrong against the dense model, over all tasks';
+COMMENT ON COLUMN leaderboard.flips IS 'items that flipped against the dense model, over all tasks';
 COMMENT ON COLUMN leaderboard.right_to_wrong IS 'items that the dense model has right and this one wrong';
 COMMENT ON COLUMN leaderboard.wrong_to_right IS 'items that the dense model has wrong and this one right';
 COMMENT ON COLUMN leaderboard.compress_seconds IS 'time of the compress step';
@@ -140,7 +140,7 @@ SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predi
     d.loglikelihoods AS dense_loglikelihoods, i.loglikelihoods
 FROM items i JOIN items d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.variant = 'dense'
 WHERE i.variant <> 'dense' AND i.correct <> d.correct;
-COMMENT ON VIEW flips IS 'one row an item whose answer (by the task''s main metric) turned right or wrong against the dense model';
+COMMENT ON VIEW flips IS 'one row per item that flipped against the dense model, by the task''s main metric';
 COMMENT ON COLUMN flips.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN flips.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN flips.method IS 'compression method';
@@ -151,13 +151,13 @@ COMMENT ON COLUMN flips.gold IS 'number of the right choice, from 0';
 COMMENT ON COLUMN flips.dense_predicted IS 'choice of the dense model';
 COMMENT ON COLUMN flips.predicted IS 'choice of this trial';
 COMMENT ON COLUMN flips.direction IS 'right_to_wrong or wrong_to_right';
-COMMENT ON COLUMN flips.dense_loglikelihoods IS 'of the choices by the dense model, in nats';
-COMMENT ON COLUMN flips.loglikelihoods IS 'of the choices by this trial, in nats';
+COMMENT ON COLUMN flips.dense_loglikelihoods IS 'log-likelihoods of the choices by the dense model, in nats';
+COMMENT ON COLUMN flips.loglikelihoods IS 'log-likelihoods of the choices by this trial, in nats';
 
 CREATE VIEW failures AS
 SELECT trial_id, model, method, variant, stage, cause, error, hint, attempts
 FROM trials WHERE state = 'failed' ORDER BY position;
-COMMENT ON VIEW failures IS 'one row a failed trial: where, why, what to do';
+COMMENT ON VIEW failures IS 'one row per failed trial: where, why, what to do';
 COMMENT ON COLUMN failures.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN failures.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN failures.method IS 'compression method';
@@ -179,11 +179,11 @@ SELECT model, count(*) AS trials,
     sum(stages_done)::BIGINT AS stages_done,
     sum(total_seconds) AS total_seconds
 FROM trials GROUP BY model ORDER BY min(position);
-COMMENT ON VIEW progress IS 'one row a model: how many trials and steps are done';
+COMMENT ON VIEW progress IS 'one row per model: how many trials and steps are done';
 COMMENT ON COLUMN progress.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN progress.trials IS 'trials that the spec asks for';
 COMMENT ON COLUMN progress.done IS 'trials whose every step is stored';
-COMMENT ON COLUMN progress.running IS 'trials that a runner is at';
+COMMENT ON COLUMN progress.running IS 'trials that a worker is running';
 COMMENT ON COLUMN progress.failed IS 'trials whose last attempt failed';
 COMMENT ON COLUMN progress.stopped IS 'trials that were stopped or killed';
 COMMENT ON COLUMN progress.pending IS 'trials that wait';
@@ -209,18 +209,18 @@ WHERE NOT EXISTS (
         AND (o.bits_per_weight < m.bits_per_weight OR o.quality > m.quality)
 )
 ORDER BY model, measure, bits_per_weight;
-COMMENT ON VIEW pareto IS 'per model and measure, the trials that no other beats in both size and quality';
+COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality';
 COMMENT ON COLUMN pareto.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN pareto.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN pareto.method IS 'compression method';
 COMMENT ON COLUMN pareto.variant IS 'compression setting';
 COMMENT ON COLUMN pareto.measure IS 'ppl_ratio (lower is better) or acc (higher is better)';
-COMMENT ON COLUMN pareto.bits_per_weight IS 'bits that a weight costs, scales, zero points and masks included';
+COMMENT ON COLUMN pareto.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
 COMMENT ON COLUMN pareto.value IS 'value of the measure';
 
 CREATE VIEW ranks AS
 WITH compared AS (
-    -- Two of seven languages are not the same figure as seven of seven: a trial counts when it has all that its model has.
+    -- A mean over two languages is not comparable with one over seven: a trial counts if it has all languages of its model.
     SELECT *,
         languages = max(languages) OVER of_model AS every_language,
         tasks = max(tasks) OVER of_model AS every_task
@@ -247,15 +247,15 @@ SELECT trial_id, model, method, variant, metric, value,
     count(*) OVER (PARTITION BY model, metric) AS trials
 FROM rounded
 ORDER BY model, metric, rank, trial_id;
-COMMENT ON VIEW ranks IS 'one row a compressed trial and metric: its place among the trials of its model, dense left out';
+COMMENT ON VIEW ranks IS 'one row per compressed trial and metric: its rank among the compressed trials of its model';
 COMMENT ON COLUMN ranks.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN ranks.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN ranks.method IS 'compression method';
 COMMENT ON COLUMN ranks.variant IS 'compression setting';
-COMMENT ON COLUMN ranks.metric IS 'kl_nats, ppl_ratio, worst_ppl_ratio, acc_change, or task:<task> for the main metric of one task; means only of trials that have all languages or tasks of their model';
+COMMENT ON COLUMN ranks.metric IS 'kl_nats, ppl_ratio, worst_ppl_ratio, acc_change, or task:<task> for the main metric of one task; all but the last only for trials with all languages or tasks of their model';
 COMMENT ON COLUMN ranks.value IS 'value of the metric';
 COMMENT ON COLUMN ranks.rank IS '1 for the best; trials with the same value share a rank: 1, 1, 3';
-COMMENT ON COLUMN ranks.tied IS 'trials that have this rank, this one included';
+COMMENT ON COLUMN ranks.tied IS 'trials with this rank, including this one';
 COMMENT ON COLUMN ranks.trials IS 'trials that have a rank in this metric';
 
 CREATE VIEW disagreement AS
@@ -282,10 +282,10 @@ SELECT model, metric, other_metric, kendall_tau, variants FROM once
 UNION ALL
 SELECT model, other_metric, metric, kendall_tau, variants FROM once
 ORDER BY ALL;
-COMMENT ON VIEW disagreement IS 'one row a model and pair of metrics (in both orders): whether they put the compressed trials in the same order';
+COMMENT ON VIEW disagreement IS 'one row per model and pair of metrics (in both orders): whether they put the compressed trials in the same order';
 COMMENT ON COLUMN disagreement.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN disagreement.metric IS 'a metric of the view ranks';
-COMMENT ON COLUMN disagreement.other_metric IS 'another one';
+COMMENT ON COLUMN disagreement.other_metric IS 'another metric of the view ranks';
 COMMENT ON COLUMN disagreement.kendall_tau IS 'Kendall''s tau-b of the two rankings: 1 the same order, 0 unrelated, -1 reversed; NULL for fewer than two trials, or when all are equal in one metric';
 COMMENT ON COLUMN disagreement.variants IS 'trials that have a rank in both';
 
@@ -309,7 +309,7 @@ WITH texts AS (
 SELECT
     b.trial_id, b.model, b.method, b.variant, b.setting, b.backend, b.backend_version, b.seed, b.state,
     b.kl_nats, b.ppl_ratio, b.acc_change, b.bits_per_weight, b.sparsity, b.compress_seconds, b.peak_memory_bytes,
-    -- A mean over two languages is not the same figure as one over seven: a ratio is of means over the same languages.
+    -- A mean over two languages is not comparable with one over seven: a ratio needs means over the same languages.
     CASE WHEN ours.texts = b.texts AND ours.kl_nats >= 0 AND b.kl_nats > 0 AND isfinite(ours.kl_nats) AND isfinite(b.kl_nats)
          THEN ours.kl_nats / b.kl_nats END AS kl_ratio,
     CASE WHEN ours.compress_seconds > 0 AND b.compress_seconds > 0
@@ -321,7 +321,7 @@ FROM several b
 LEFT JOIN several ours ON ours.model = b.model AND ours.setting = b.setting AND ours.backend = 'studyctl'
     AND ours.seed IS NOT DISTINCT FROM b.seed
 ORDER BY b.place, b.seed NULLS FIRST, b.backend <> 'studyctl', b.position;
-COMMENT ON VIEW agreement IS 'one row a trial whose setting several backends are to compress: each compared with studyctl''s of the same seed';
+COMMENT ON VIEW agreement IS 'one row per trial whose setting several backends compress, compared with studyctl''s trial of the same seed';
 COMMENT ON COLUMN agreement.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN agreement.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN agreement.method IS 'compression method';
@@ -331,30 +331,30 @@ COMMENT ON COLUMN agreement.backend IS 'whose implementation compressed it';
 COMMENT ON COLUMN agreement.backend_version IS 'version of that implementation';
 COMMENT ON COLUMN agreement.seed IS 'seed of the random choices; NULL when nothing is drawn';
 COMMENT ON COLUMN agreement.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN agreement.kl_nats IS 'KL(dense || compressed) a token, mean over the languages';
+COMMENT ON COLUMN agreement.kl_nats IS 'mean KL(dense || compressed) per token, mean over the languages';
 COMMENT ON COLUMN agreement.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
-COMMENT ON COLUMN agreement.acc_change IS 'change of acc against the dense model, mean over the tasks that both have';
-COMMENT ON COLUMN agreement.bits_per_weight IS 'bits that a weight costs, scales, zero points and masks included';
+COMMENT ON COLUMN agreement.acc_change IS 'change of acc against the dense model, mean over the tasks measured for both';
+COMMENT ON COLUMN agreement.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
 COMMENT ON COLUMN agreement.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN agreement.compress_seconds IS 'time of the compress step';
 COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process or device until the end of the compress step';
-COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: 1 is equal, below 1 studyctl''s is nearer to dense; NULL unless both have the same languages';
-COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1 studyctl is faster';
-COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1 studyctl needs less';
+COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: below 1, studyctl''s is closer to dense; NULL unless both have the same languages';
+COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1, studyctl is faster';
+COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1, studyctl needs less';
 
 CREATE VIEW stages AS
 SELECT trial_id, model, method, variant, step AS stage, state, seconds, peak_memory_bytes, attempt, finished_at, key, weights_hash
 FROM steps;
-COMMENT ON VIEW stages IS 'the table steps under its name of before version 0.2';
+COMMENT ON VIEW stages IS 'the table steps under its old name, from before version 0.2';
 COMMENT ON COLUMN stages.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN stages.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN stages.method IS 'compression method';
 COMMENT ON COLUMN stages.variant IS 'compression setting';
 COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, task:<task> or export';
 COMMENT ON COLUMN stages.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN stages.seconds IS 'the step''s own work';
+COMMENT ON COLUMN stages.seconds IS 'time of the step itself, without imports and loading';
 COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of its process or device until its end';
 COMMENT ON COLUMN stages.attempt IS 'attempt whose result is current';
 COMMENT ON COLUMN stages.finished_at IS 'end, UTC';
-COMMENT ON COLUMN stages.key IS 'names everything but weights and windows that determines its result';
+COMMENT ON COLUMN stages.key IS 'hash of everything that determines its result, except weights and windows';
 COMMENT ON COLUMN stages.weights_hash IS 'hash of the weights that it made or measured';

@@ -24,7 +24,7 @@ def study(tmp_path: Path) -> FakeStudy:
 
 
 def keys_of(stored: Stored, weights_key: str = WEIGHTS) -> set[str]:
-    return set(stored.has(weights_key).by_key)
+    return set(stored.results_of(weights_key).by_key)
 
 
 def compressed_in(stored: Stored) -> int | None:
@@ -36,14 +36,14 @@ def test_no_journals_hold_nothing(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
     assert stored.results == {}
     assert stored.next_attempt(TRIAL) == 1
-    assert not stored.has(None)
+    assert not stored.results_of(None)
 
 
 def test_a_step_counts_when_it_is_finished(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.run("load")
     attempt.begin("compress")
-    assert not read_stored(study.paths).has(WEIGHTS)
+    assert not read_stored(study.paths).results_of(WEIGHTS)
     attempt.end("compress")
     stored = read_stored(study.paths)
     assert keys_of(stored) == {WEIGHTS}
@@ -57,7 +57,7 @@ def test_a_step_counts_when_it_is_finished(study: FakeStudy) -> None:
 def test_the_newest_of_two_results_counts(study: FakeStudy) -> None:
     study.attempt(TRIAL, 1).run_all()
     study.attempt(TRIAL, 2).run_all("load", "perplexity:en")
-    results = read_stored(study.paths).has(WEIGHTS)
+    results = read_stored(study.paths).results_of(WEIGHTS)
     latest = {str(step): result.latest.attempt for step in study.evaluations if (result := results.of(step))}
     assert (latest["perplexity:en"], latest["perplexity:sw"]) == (2, 1)
 
@@ -141,7 +141,7 @@ def test_a_message_about_steps_is_no_step(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.begin("compress")
     attempt.warn("compress", 'kind "step_finished" or "attempt_finished"', kind="step_finished", step_x=1)
-    assert not read_stored(study.paths).has(WEIGHTS)
+    assert not read_stored(study.paths).results_of(WEIGHTS)
 
 
 def test_a_damaged_step_line_names_file_and_line(study: FakeStudy) -> None:
@@ -158,7 +158,7 @@ def test_a_torn_step_finished_is_not_acknowledged(study: FakeStudy) -> None:
     data = attempt.path.read_bytes()
     for cut in range(1, 60):
         attempt.path.write_bytes(data[:-cut])
-        assert not read_stored(study.paths).has(WEIGHTS)
+        assert not read_stored(study.paths).results_of(WEIGHTS)
 
 
 class TestGrowing:
@@ -189,16 +189,16 @@ class TestGrowing:
         data = attempt.path.read_bytes()
         attempt.path.write_bytes(data[:-20])
         index = Index(study.paths)
-        assert not index.refresh().has(WEIGHTS)
+        assert not index.refresh().results_of(WEIGHTS)
         attempt.path.write_bytes(data)
         assert keys_of(index.refresh()) == {WEIGHTS}
 
     def test_a_journal_that_was_moved_away_is_forgotten(self, study: FakeStudy) -> None:
         index = Index(study.paths)
         path = study.attempt(TRIAL).run_all().path
-        assert index.refresh().has(WEIGHTS)
+        assert index.refresh().results_of(WEIGHTS)
         path.rename(path.with_suffix(".bad"))
-        assert not index.refresh().has(WEIGHTS)
+        assert not index.refresh().results_of(WEIGHTS)
 
 
 def test_a_clock_that_was_set_back_does_not_revive_an_old_result(study: FakeStudy) -> None:
@@ -273,11 +273,11 @@ class TestBatches:
     ) -> None:
         english = study.evaluations[0]
         self.run(attempt, 0, 2)
-        results = read_stored(study.paths).has(WEIGHTS)
+        results = read_stored(study.paths).results_of(WEIGHTS)
         assert results.spans(english) == ((0, 8), (16, 20))
         assert results.of(english) is None
         self.run(attempt, 1)
-        result = read_stored(study.paths).has(WEIGHTS).of(english)
+        result = read_stored(study.paths).results_of(WEIGHTS).of(english)
         assert result is not None
         assert [part.batches for part in result.parts] == [((0, 8),), ((8, 16),), ((16, 20),)]
         assert (result.seconds, result.latest.step.windows) == (6.0, (8, 16))
@@ -290,7 +290,7 @@ class TestBatches:
     ) -> None:
         self.run(attempt, 0, 1, 2)
         step = replace(study.evaluations[0], windows=(0, asked))
-        assert read_stored(study.paths).has(WEIGHTS).has(step) == there
+        assert read_stored(study.paths).results_of(WEIGHTS).has(step) == there
 
     def test_a_text_that_ends_early_is_done_at_its_end(self, study: FakeStudy, attempt: FakeAttempt) -> None:
         english = study.evaluations[0]
@@ -300,7 +300,7 @@ class TestBatches:
                 step=replace(english, windows=windows), weights_hash=f"hash-of-{TRIAL}", available=11
             )
             attempt.writer.write(finished)
-        result = read_stored(study.paths).has(WEIGHTS).of(english)
+        result = read_stored(study.paths).results_of(WEIGHTS).of(english)
         assert result is not None
         (part,) = result.parts
         assert part.batches == ((0, 8), (8, 11))
@@ -312,7 +312,9 @@ class TestBatches:
         self, study: FakeStudy, attempt: FakeAttempt
     ) -> None:
         self.run(attempt, 0, 1, 2)
-        result = read_stored(study.paths).has(WEIGHTS).of(replace(study.evaluations[0], windows=(0, 16)))
+        result = (
+            read_stored(study.paths).results_of(WEIGHTS).of(replace(study.evaluations[0], windows=(0, 16)))
+        )
         assert result is not None
         (part,) = result.parts
         assert (part.batches, part.stored.step.windows) == (((0, 8), (8, 16)), (0, 20))

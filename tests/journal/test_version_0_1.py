@@ -204,7 +204,7 @@ def test_its_plan_asks_for_texts_without_a_number_of_windows(paths: StudyPaths) 
         ("perplexity:de", None),
         ("task:boats", None),
     ]
-    stored = read_stored(paths).has(trial.weights_key)
+    stored = read_stored(paths).results_of(trial.weights_key)
     assert stored.missing(planned.steps(trial)) == ()
 
 

@@ -409,7 +409,7 @@ class TestTree:
             tree.move_cursor(tree.root.children[names.index("items 240")])
             await pilot.pause()
             comment = screen.query_one("#sql-comment", Static)
-            assert text_of(comment) == "table items: one row an item of a task"
+            assert text_of(comment) == "table items: one row per item of a task"
             await pilot.press("right", "down", "down")
             await pilot.pause()
             assert text_of(comment) == "model: id of the model as in the spec"

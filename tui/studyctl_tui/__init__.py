@@ -1,1 +1,1 @@
-"""The terminal app: watches studies, compares results, edits specs, asks SQL. It is not the run, and never imports torch."""
+"""The terminal app: watches studies, compares results, edits specs, runs SQL. Runs do not depend on it; it never imports torch."""

@@ -21,7 +21,9 @@ from studyctl_tui.shared.too_small import TooSmallScreen, too_small
 from studyctl_tui.shared.view import View, Watcher
 from studyctl_tui.themes import DARK, THEMES
 
-for _digit in "12345":  # the option keys of a single terminal, which hide alt and a digit in all others
+for (
+    _digit
+) in "12345":  # Textual maps these to the option keys of one terminal, which hides alt+digit in all others
     cast("dict[str, object]", ANSI_SEQUENCES_KEYS).pop(f"\x1b{_digit}", None)
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ def _open(name: str) -> StudyScreen:
 
 
 class StudyApp(App[str]):
-    """The app; what it returns is printed in the shell when it has ended."""
+    """The app; the text that it returns is printed in the shell after it has ended."""
 
     TITLE = "studyctl"
     CSS_PATH = "studyctl.tcss"
@@ -98,7 +100,7 @@ class StudyApp(App[str]):
     def on_mount(self) -> None:
         """Show the first screen and begin to read the study."""
         if self._watcher is not None:
-            self.view = self._watcher.seen_early()  # then the screen draws it at first
+            self.view = self._watcher.seen_early()  # if there is one, the screen draws it first
         self.switch_mode(self._first)
         self.set_interval(LOOK_SECONDS, self.look)
         self.set_timer(PRELOAD_SECONDS, self._preload)
@@ -121,13 +123,13 @@ class StudyApp(App[str]):
         self.look()
 
     def select(self, trial: str | None) -> None:
-        """Select the trial whose details are part of the next view, and read that view now."""
+        """Select the trial whose details the next view has, and read that view now."""
         if self._watcher is not None and self._watcher.selected != trial:
             self._watcher.selected = trial
             self.look()
 
     def look(self) -> None:
-        """Read the open study now, in a thread; where it is being read already, once more after that."""
+        """Read the open study now, in a thread; if it is already being read, once more after that."""
         if self._looking:
             self._look_again = True
         elif self._watcher is not None:
@@ -155,10 +157,10 @@ class StudyApp(App[str]):
             self.screen.take(view)
 
     def call_from_thread(self, callback: Callable[..., T | Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-        """Run a function for a thread, as Textual does.
+        """Run a function in the app's thread, for another thread, as Textual does.
 
-        Results of a cancelled worker are dropped, and those that come while the app closes: screens lose their widgets
-        one by one then, and the first that is missing would end the app with a traceback.
+        Calls of a cancelled worker, or while the app closes, are dropped: screens then lose their widgets one by one, and
+        the first one that is missing would end the app with a traceback.
         """
         worker = active_worker.get(None)
         if worker is not None and worker.is_cancelled:

@@ -10,7 +10,7 @@ PACKAGES = ("auto-gptq", "transformers", "torch")
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
-    """Quantize by the package, save what it packs, and unpack that."""
+    """Quantize with the package, save its packed checkpoint, and return the unpacked weights."""
     options = task.options
     model = AutoGPTQForCausalLM.from_pretrained(
         str(task.folder),
@@ -39,9 +39,9 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
 
 
 def unpacked(module: Any, bits: int) -> torch.Tensor:
-    """Return the weight ``[out, in]`` in float32: codes less zero points, times the stored scales."""
+    """Return the weight ``[out, in]`` in float32: ``(codes − zero points) · stored scales``."""
     codes = _codes(module.qweight, bits)
-    zero_points = (_codes(module.qzeros.T, bits).T + 1) & (2**bits - 1)  # the format stores them less one
+    zero_points = (_codes(module.qzeros.T, bits).T + 1) & (2**bits - 1)  # the format stores them minus one
     groups = module.g_idx.long()
     weight: torch.Tensor = ((codes - zero_points[groups]) * module.scales.float()[groups]).T
     return weight

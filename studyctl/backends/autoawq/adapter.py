@@ -1,4 +1,4 @@
-"""AutoAWQ: ``awq`` with 4 bits. Searches scales by what comes out of a module; packs for GEMM kernels."""
+"""AutoAWQ: ``awq`` with 4 bits. Searches scales by the output of the whole module; packs for GEMM kernels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ PACKAGES = ("autoawq", "transformers", "torch")
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
-    """Quantize by the package, save what it packs, and unpack that: its packed forward needs a GPU."""
+    """Quantize with the package, save its packed checkpoint, and return the unpacked weights: packed ones run only on GPUs."""
     options = task.options
     model = AutoAWQForCausalLM.from_pretrained(
         str(task.folder),
@@ -25,7 +25,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
     )
 
     class Followed(AwqQuantizer):  # type: ignore[misc]
-        """Reports every block that is done."""
+        """Reports every finished block."""
 
         def _apply_quant(self, module: torch.nn.Module, named_linears: dict[str, torch.nn.Linear]) -> None:
             super()._apply_quant(module, named_linears)

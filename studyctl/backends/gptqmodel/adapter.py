@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-# Where the package would take one worker for the processor, its loader asks for two and it ends.
+# If the package would choose one CPU worker, its loader, which needs two, fails.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(min(12, max(2, ((os.cpu_count() or 1) + 1) // 2))))
 
 import torch
@@ -15,7 +15,7 @@ PACKAGES = ("gptqmodel", "transformers", "torch")
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
-    """Quantize by the package, save what it packs, and unpack what a user of that would load."""
+    """Quantize with the package, save its packed checkpoint, load that as a user would, and return the unpacked weights."""
     model = GPTQModel.from_pretrained(
         str(task.folder), _config(task), trust_remote_code=False, dtype=task.dtype
     )
@@ -28,7 +28,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
         str(task.packed),
         device="cpu",
         backend=BACKEND.TORCH,
-        dtype=torch.float16,  # its kernels know no float32; only the packed linears are taken
+        dtype=torch.float16,  # its kernels have no float32; only the packed linears are used
         trust_remote_code=False,
     )
     return {
@@ -39,7 +39,7 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
 
 
 class _Callback:
-    """Reports every block that is done."""
+    """Reports every finished block."""
 
     def __init__(self, task: Any, blocks: int) -> None:
         self._task = task
@@ -64,14 +64,14 @@ def _config(task: Any) -> Any:
     return GPTQConfig(
         **shared,
         desc_act=options["act_order"],
-        act_group_aware=False,  # reorders columns, which a spec asks for by act_order
+        act_group_aware=False,  # it reorders columns, which in a spec is act_order
         static_groups=options["static_groups"],
         damp_percent=options["damping"],
     )
 
 
 def _unpacked(module: Any) -> torch.Tensor:
-    """Return the weight ``[out, in]`` in float32: codes less zero points, times the stored scales."""
+    """Return the weight ``[out, in]`` in float32: ``(codes − zero points) · stored scales``."""
     module.scales = module.scales.float()
     weight: torch.Tensor = module.dequantize_weight().T
     return weight

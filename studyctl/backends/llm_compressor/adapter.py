@@ -1,7 +1,7 @@
 """llm-compressor: ``gptq``, ``sparsegpt``, ``wanda``, ``rtn`` and, on a GPU, ``awq``.
 
-``lm_head`` is left out of everything, as in the papers' code. Left to itself the package prunes it, and with it the embeddings
-of a model that ties the two.
+``lm_head`` is never compressed, as in the papers' code. By default the package prunes it, and with it the embeddings of a model
+that ties the two.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from llmcompressor.modifiers.transform.awq import AWQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PACKAGES = ("llmcompressor", "compressed-tensors", "transformers", "torch")
-_KEPT = ["re:.*lm_head.*"]
-"""A pattern: where a linear itself is the target, the package matches its name with a dot behind it."""
+_IGNORED = ["re:.*lm_head.*"]
+"""A pattern, since the package matches the name with a dot after it if the linear itself is the target."""
 
 
 def compress(task: Any) -> Mapping[str, torch.Tensor]:
-    """Run the method's modifier over the calibration ids, one block after the other."""
+    """Run the method's modifier on the calibration ids, block by block."""
     model = AutoModelForCausalLM.from_pretrained(
         task.folder,
         dtype=task.dtype,
@@ -53,10 +53,10 @@ def compress(task: Any) -> Mapping[str, torch.Tensor]:
 def _recipe(task: Any) -> list[Any]:
     options = task.options
     if task.method in ("sparsegpt", "wanda"):
-        pruned: dict[str, Any] = {"ignore": _KEPT, "targets": ["Linear"]}
+        pruned: dict[str, Any] = {"ignore": _IGNORED, "targets": ["Linear"]}
         if options["pattern"] is not None:
             kept, group = map(int, options["pattern"].split(":"))
-            # The package counts the zeros, a spec what is kept.
+            # n of n:m counts the zeros in the package, and what is kept in a spec.
             pruned |= {"sparsity": 1 - kept / group, "mask_structure": f"{group - kept}:{group}"}
         else:
             pruned |= {"sparsity": options["sparsity"]}
@@ -65,7 +65,7 @@ def _recipe(task: Any) -> list[Any]:
         return [
             SparseGPTModifier(**pruned, block_size=options["block_size"], dampening_frac=options["damping"])
         ]
-    quantized = {"ignore": _KEPT, "config_groups": {"group_0": _scheme(options)}}
+    quantized = {"ignore": _IGNORED, "config_groups": {"group_0": _scheme(options)}}
     if task.method == "gptq":
         return [
             GPTQModifier(
@@ -95,7 +95,7 @@ def _scheme(options: Mapping[str, Any]) -> QuantizationScheme:
 
 
 def _unpacked(model: torch.nn.Module) -> Mapping[str, torch.Tensor]:
-    """Return the weights as they are after rounding; what is only a parameter of the rounding is left out."""
+    """Return the rounded weights and all other parameters, without those of the rounding itself."""
     weights = {}
     for name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)

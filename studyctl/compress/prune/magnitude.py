@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest weights of each linear go. Needs no data."""
+"""Magnitude pruning: prunes the smallest weights of each linear. Needs no data."""
 
 import torch
 
@@ -13,10 +13,10 @@ def compress_linears(linears: LinearGroup, settings: Magnitude) -> list[Compress
 
 
 def mask(weight: torch.Tensor, settings: Magnitude) -> torch.Tensor:
-    """Return which weights ``[out, in]`` go.
+    """Return a mask of the weights ``[out, in]`` to prune.
 
-    With a ``sparsity`` s these are the smallest of the linear up to the rank ``int(out · in · s)``, and what ties with it:
-    see :func:`~studyctl.compress.prune.masks.up_to_rank`.
+    With a ``sparsity`` s: the smallest of the linear up to the rank ``int(out · in · s)``, and all that tie with it; see
+    :func:`~studyctl.compress.prune.masks.up_to_rank`.
     """
     scores = weight.abs().float()
     if settings.group is not None:

@@ -1,19 +1,19 @@
-"""Which weights go: the smallest of every set, an exact number of them, ties broken by position."""
+"""Masks of the weights to prune: those with the smallest scores, ties broken by position."""
 
 import numpy as np
 import torch
 
 COMPARED_GROUP = 16
-"""Up to this size of a group, comparing all pairs beats a selection for every group (6 times, at 2:4)."""
+"""Up to this size of a group, comparing all pairs is faster than a selection in every group (6 times, at 2:4)."""
 TIED = 0.005
-"""Fraction of all scores that may go beyond what was asked for because they tie with the last one that goes."""
+"""Fraction of all scores that ties with the last pruned one may add to the number asked for."""
 
 
 def up_to_rank(scores: torch.Tensor, rank: int) -> torch.Tensor:
-    """Return a mask of all scores up to the one of this rank (0 is the smallest), as SparseGPT's and Wanda's code has it.
+    """Return a mask of all scores up to the one of this rank (0 is the smallest), as in SparseGPT's and Wanda's code.
 
-    So one more than ``rank`` goes, and what ties with it: in 16-bit weights many do. Where ties would be more than
-    :data:`TIED` of all (weights that were quantized before), exactly ``rank`` go, by position; with rank 0 none.
+    So one more than ``rank`` is pruned, and all that tie with it: in 16-bit weights many do. If ties would be more than
+    :data:`TIED` of all (weights that were quantized before), exactly ``rank`` are pruned, by position; with rank 0 none.
 
     Args:
         scores: any shape, without NaN.
@@ -28,7 +28,7 @@ def up_to_rank(scores: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 def smallest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Return a mask of the ``count`` smallest scores of every row; of equal scores the first go.
+    """Return a mask of the ``count`` smallest scores of every row; of equal scores the first are taken.
 
     Args:
         scores: ``[rows, n]``, without NaN.
@@ -42,9 +42,9 @@ def smallest(scores: torch.Tensor, count: int) -> torch.Tensor:
     last = _kth(scores, count)
     chosen = scores <= last
     if int(torch.count_nonzero(chosen)) == count * len(scores):
-        return chosen  # no ties at the border, as nearly always
-    # Only rows with ties are ranked: often one of thousands, and ranks take several times what a mask does.
-    on_cpu = chosen.device.type == "cpu"  # where NumPy counts bytes, ten times as fast as torch
+        return chosen  # no ties at the threshold, as in nearly all cases
+    # Only rows with ties are ranked: often one of thousands, and ranking takes several times as long as a mask.
+    on_cpu = chosen.device.type == "cpu"  # NumPy counts bytes ten times as fast as torch
     counts = torch.from_numpy(np.count_nonzero(chosen.numpy(), axis=1)) if on_cpu else chosen.sum(1)
     tied = counts != count
     scores, last = scores[tied], last[tied]
@@ -55,11 +55,11 @@ def smallest(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def without(weight: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
-    """Return the weight with 0 where ``pruned`` says so; the weight must be finite.
+    """Return the weight with 0 where ``pruned`` is True; the weight must be finite.
 
-    By a product: a fill under a mask takes a jump for every weight, which no processor predicts, and four times as long.
+    By a product: a masked fill branches at every weight, which no processor can predict, and takes four times as long.
     """
-    return (weight * ~pruned).add_(0.0)  # the sum makes -0 a 0
+    return (weight * ~pruned).add_(0.0)  # adding 0 turns -0 into 0
 
 
 def zeros(weight: torch.Tensor) -> int:
@@ -77,12 +77,12 @@ def _kth(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def smallest_of_group(scores: torch.Tensor, kept: int, group: int) -> torch.Tensor:
-    """Return a mask that leaves the ``kept`` largest of every ``group`` consecutive scores of a row (n:m).
+    """Return a mask of all but the ``kept`` largest of every ``group`` consecutive scores of a row (n:m: ``kept`` of ``group``).
 
     Args:
-        scores: ``[rows, n]``, without NaN; ``group`` divides ``n``.
-        kept: weights of a group that stay.
-        group: size of a group.
+        scores: ``[rows, columns]``, without NaN; ``group`` divides ``columns``.
+        kept: n, scores of a group that are not in the mask.
+        group: m, size of a group.
     """
     groups = scores.reshape(-1, group)
     if group > COMPARED_GROUP:
@@ -90,7 +90,7 @@ def smallest_of_group(scores: torch.Tensor, kept: int, group: int) -> torch.Tens
     columns = groups.unbind(1)
     pruned = torch.empty_like(groups, dtype=torch.bool)
     for i, score in enumerate(columns):
-        rank = torch.zeros_like(score, dtype=torch.uint8)  # how many of the row go before this one
+        rank = torch.zeros_like(score, dtype=torch.uint8)  # how many of the group come before this one
         for j, other in enumerate(columns):
             if j != i:
                 rank += other <= score if j < i else other < score

@@ -1,7 +1,7 @@
-"""SparseGPT: prunes column by column and compensates in the columns that follow (Frantar & Alistarh 2023).
+"""SparseGPT: prunes column by column and compensates in later columns (Frantar & Alistarh 2023).
 
-Weights go where that costs least, ``w² / [H⁻¹]²_jj`` (the optimal brain surgeon's error), chosen in every block of columns
-from what the columns before have made of them. All linears of a linear group share one factorisation and one sweep.
+The weights with the smallest ``w² / U_jj²`` (the optimal brain surgeon's error) are pruned, chosen in every block of columns after
+the columns before it have changed them. All linears of a linear group share one factorisation and one sweep.
 """
 
 import torch
@@ -16,15 +16,15 @@ from studyctl.contract.methods import SparseGPT
 def compress_linears(linears: LinearGroup, settings: SparseGPT) -> list[CompressedLinear]:
     """Prune linears.
 
-    Of each linear's part of a block of columns those weights go that have the smallest error, see
-    :func:`~studyctl.compress.prune.masks.up_to_rank` with the rank ``int(size · sparsity)``.
+    In every block of columns, each linear loses the weights with the smallest error up to the rank ``int(size · sparsity)``:
+    see :func:`~studyctl.compress.prune.masks.up_to_rank`.
     """
     inverse = damped_inverse(linears, settings.damping)
     root, rows = inverse.root, [len(weight) for weight in linears.weights]
     weights = stacked(linears.weights)
     weights[:, inverse.dead] = 0
     size = settings.block_size
-    if settings.group is not None:  # no group of n:m lies across the border of two blocks
+    if settings.group is not None:  # no group of n:m lies across two blocks
         size = max(settings.group[1], size - size % settings.group[1])
     for block in blocks(weights.shape[1], size):
         part, pivots = weights[:, block], root.diagonal()[block]
@@ -35,6 +35,6 @@ def compress_linears(linears: LinearGroup, settings: SparseGPT) -> list[Compress
 
 
 def _mask(weights: torch.Tensor, pivots: torch.Tensor, sparsity: float, rows: list[int]) -> torch.Tensor:
-    """Return which weights ``[out, block]`` go, chosen for each linear by itself."""
+    """Return a mask of the weights ``[out, block]`` to prune, chosen for each linear separately."""
     parts = torch.split(weights.square() / pivots.square(), rows)
     return torch.cat([up_to_rank(part, int(part.numel() * sparsity)) for part in parts])

@@ -16,12 +16,12 @@ def compress_linears(linears: LinearGroup, settings: Wanda) -> list[CompressedLi
 
 
 def mask(weight: torch.Tensor, norm: torch.Tensor, settings: Wanda) -> torch.Tensor:
-    """Return which weights go: the smallest S_ij = |W_ij| · ‖x_j‖₂ of each output row (equation 1).
+    """Return a mask of the weights to prune: the smallest S_ij = |W_ij| · ‖x_j‖₂ of each output row (equation 1).
 
     Args:
         weight: W, ``[out, in]``.
         norm: ‖x_j‖₂, ``[in]``, fp32.
-        settings: ``sparsity`` s: the ``int(in · s)`` smallest of a row; ``pattern`` n:m: all but n of every m.
+        settings: ``sparsity`` s: the ``int(in · s)`` smallest of a row; ``pattern`` n:m: all but the n largest of every m.
     """
     scores = weight.abs().float() * norm
     if settings.group is not None:

@@ -1,10 +1,10 @@
 """AWQ: scales input channels up before rounding, by how active they are, then clips weight ranges (Lin et al. 2024).
 
-``Q(W · s) / s`` errs less than ``Q(W)`` where the channels that matter get a larger share of the grid: ``s = x̄^α`` with the
-α that makes the smallest output error. The scale is folded into what precedes the linears. Then every group of weights may
-give up its extremes for a finer grid.
+``Q(W · s) / s`` has a smaller error than ``Q(W)`` if the channels that matter get a larger share of the grid: ``s = x̄^α`` with the
+α of the smallest output error. The scale is folded into what precedes the linears. Then every group of weights may be clipped
+for a finer grid.
 
-With ``objective = "linear"`` a candidate is judged by ``‖Q(W · s) (X / s) − W X‖²``, as in the paper (equation 4). That takes no
+With ``objective = "linear"`` the loss of a candidate is ``‖Q(W · s) (X / s) − W X‖²``, as in the paper (equation 4). It takes no
 forward pass: the squared output error of a linear whose weights change by D is ``tr(D H Dᵀ) / 2`` with ``H = 2/n · X Xᵀ``, and
 that of a group of its inputs follows likewise from the group's part of H. With ``objective = "block"`` the whole attention or
 MLP is run for every candidate, as in the paper's code.
@@ -32,23 +32,22 @@ from studyctl.compress.weights.compressed import (
 from studyctl.contract.methods import AWQ, Quantization
 
 CLIP_STEPS = 20
-"""Weight ranges are tried in steps of a twentieth of the largest weight: ten of them, down to 0.55 of it."""
+"""Limits are tried in steps of a twentieth of the largest weight: ten of them, down to 0.55 of it."""
 QUADRATIC_TILE = 256
-"""Columns of H that are multiplied at once; smaller tiles leave out more of it, and multiply more slowly."""
+"""Columns of H that are multiplied at once; smaller tiles skip more of H but multiply more slowly."""
 
 
 def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
     """Scale the linears of a block and fold the scales into what precedes them.
 
-    All scales are chosen for the block as it is; then they are folded. Weights become fp32, so that nothing is
-    rounded before it is quantized.
+    All scales are chosen before any is folded. Weights become fp32, so that nothing is rounded before it is quantized.
     """
     scales_of_groups = [
         None if linears.absorber is None else _search_scales(block, linears, linears.absorber, settings)
         for linears in block.linear_groups
     ]
-    if block.block.index == 0:  # blocks are alike, so the first one speaks for all
-        _report_what_is_clipped_only(block)
+    if block.block.index == 0:  # blocks are alike: one warning is enough
+        _warn_of_groups_without_absorber(block)
     weights = _as_float(block, [linears.weights for linears in block.linear_groups])
     dense = _as_float(block, [linears.dense or () for linears in block.linear_groups])
     copies = [weights, dense] if dense else [weights]
@@ -92,7 +91,7 @@ def compress_linears(linears: LinearGroup, settings: AWQ) -> list[CompressedLine
 
 
 def scales_of(mean_abs: torch.Tensor, ratio: float, weight_mean: torch.Tensor | None = None) -> torch.Tensor:
-    """Return ``s = x̄^α``, scaled so that ``max(s) · min(s) = 1``; with ``weight_mean`` ``x̄^α / w̄^(1−α)``.
+    """Return ``s = x̄^α``, or with ``weight_mean`` ``s = x̄^α / w̄^(1−α)``, scaled so that ``max(s) · min(s) = 1``.
 
     Args:
         mean_abs: x̄, mean |x| of every input channel, ``[in]``.
@@ -107,18 +106,18 @@ def scales_of(mean_abs: torch.Tensor, ratio: float, weight_mean: torch.Tensor | 
 
 
 def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Tensor:
-    """Return the mean over rows of |w| as a fraction of its group's largest, ``[in]`` (AutoAWQ's weight term)."""
-    sizes = stacked(weights).abs_()
-    groups = sizes.reshape(len(sizes), -1, group_size or sizes.shape[1])
-    return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(sizes.shape).mean(0)
+    """Return the mean over rows of |w| as a fraction of its group's largest |w|, ``[in]`` (AutoAWQ's weight term)."""
+    magnitudes = stacked(weights).abs_()
+    groups = magnitudes.reshape(len(magnitudes), -1, group_size or magnitudes.shape[1])
+    return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(magnitudes.shape).mean(0)
 
 
 def _search_scales(
     block: BlockInput, linears: LinearGroup, absorber: Absorber, settings: AWQ
 ) -> torch.Tensor:
-    """Return the scales, ``[in]``, with the smallest error of every other exponent and those next to the best of these.
+    """Return the scales, ``[in]``, with the smallest loss: of every second exponent, then of the two next to the best of these.
 
-    The error changes smoothly with the exponent, so the rest are hardly ever better, and then by fractions of a percent.
+    The loss changes smoothly with the exponent: others are hardly ever better, and then by fractions of a percent.
     """
     assert linears.statistics is not None
     assert linears.statistics.mean_abs is not None
@@ -146,7 +145,7 @@ def _losses(
     settings: AWQ,
     candidates: list[torch.Tensor],
 ) -> list[float]:
-    # Linears behind a linear are the last of their module, whose output is theirs: the two objectives are one there.
+    # A linear group that follows a linear is the last of its module: its output is the module's, and so both objectives agree.
     is_last = isinstance(block.block.module.get_submodule(absorber.module), nn.Linear)
     if settings.objective == "linear" or is_last:
         return linear_losses(linears.weights, linears.hessian, settings, linears.dtype, candidates)
@@ -167,7 +166,7 @@ def linear_losses(
     dtype: torch.dtype,
     candidates: list[torch.Tensor],
 ) -> list[float]:
-    """Return for each scale the mean over samples of the squared output errors of the linears, summed over tokens and outputs.
+    """Return the squared output error of the linears for each scale, summed over tokens and outputs, mean over samples.
 
     Args:
         weights: each ``[out, in]``.
@@ -189,7 +188,7 @@ def linear_losses(
 
 
 def _half(hessian: torch.Tensor) -> list[torch.Tensor]:
-    """Return H without what lies above its diagonal tiles, what lies below counted twice: columns of a tile each."""
+    """Return H in tiles of columns, each from its diagonal block on, with what lies below that block doubled."""
     parts = []
     for start in range(0, len(hessian), QUADRATIC_TILE):
         part = hessian[start:, start : start + QUADRATIC_TILE].clone()
@@ -199,7 +198,7 @@ def _half(hessian: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _squares(changes: torch.Tensor, halves: list[torch.Tensor]) -> float:
-    """Return ``tr(D H Dᵀ)`` of changes D ``[rows, in]`` with half the products, since H is symmetric."""
+    """Return ``tr(D H Dᵀ)`` of changes D ``[rows, in]`` with half the products, from :func:`_half` of the symmetric H."""
     total, start = 0.0, 0
     for half in halves:
         tile = changes[:, start : start + half.shape[1]]
@@ -209,7 +208,7 @@ def _squares(changes: torch.Tensor, halves: list[torch.Tensor]) -> float:
 
 
 def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
-    """Return ``[rows, groups, group]``."""
+    """Return a weight ``[rows, in]`` as ``[rows, groups, group]``."""
     return weight.reshape(len(weight), -1, settings.group_size or weight.shape[1])
 
 
@@ -219,13 +218,13 @@ def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
 def clip_limits(
     weight: torch.Tensor, hessian: torch.Tensor, settings: Quantization, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return for every group the limit of magnitudes that makes its part of the output err least, fp32 ``[out, groups]``.
+    """Return the limit of |w| with the smallest error in the group's part of the output, fp32 ``[out, groups]``.
 
-    Ten limits from the group's largest |w| down to 0.55 of it are tried, each row and group by itself.
+    Ten limits from the group's largest |w| down to 0.55 of it are tried, for each row and group separately.
 
     Args:
         weight: ``[out, in]``, scaled.
-        hessian: H of the scaled inputs, ``[in, in]``: only the groups' own parts are used.
+        hessian: H of the scaled inputs, ``[in, in]``: only the groups' diagonal blocks are used.
         settings: of the grid.
         dtype: in which the grid's scales are stored.
     """
@@ -255,12 +254,12 @@ def _best_limits(
 
 
 def _makes_queries_or_keys(name: str) -> bool:
-    """Return whether a linear's output goes into a product of queries and keys, which clipping would shift."""
+    """Return whether a linear makes queries or keys: clipping would change their products systematically."""
     last = name.rpartition(".")[2]
     return last.startswith(("q_", "k_", "qkv", "Wqkv")) or "query" in last or "key" in last
 
 
-# -- what goes with the scales
+# -- applying the scales
 
 
 def _as_float(block: BlockInput, parts: list[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
@@ -285,7 +284,7 @@ def _scaled(statistics: Statistics, scales: torch.Tensor) -> Statistics:
     )
 
 
-def _report_what_is_clipped_only(block: BlockInput) -> None:
+def _warn_of_groups_without_absorber(block: BlockInput) -> None:
     for linears in block.linear_groups:
         if linears.absorber is None:
             names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in linears.names)

@@ -1,8 +1,8 @@
-"""Moving a scale of a linear group's inputs into the module before it, so that the block computes the same function.
+"""Folding a scale of a linear group's inputs into the module before it, so that the block computes the same function.
 
 If the inputs of linears become ``x / s``, their weights must become ``W · s``. A norm divides its weight and bias by s; a
-linear divides those rows that make x, and their biases. Where a norm's weight is rounded to the model's dtype, the scale
-that it really took over is returned, so that the weights can make up for the rounding.
+linear divides the rows that make x, and their biases. If a norm's weight is rounded to the model's dtype, the scale that
+it really absorbed is returned, so that the weights can make up for the rounding.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ def fold(
     """Divide what precedes a linear group by a scale.
 
     Args:
-        block: stays as it is.
+        block: is not changed.
         absorber: of the linear group.
         scales: s, ``[in]``, fp32, positive.
-        weights: fp32 weights of the block's linears by full name; those of a linear that absorbs are changed.
-        parameters: new values of the block's other parameters by full name; those that change are put here.
+        weights: fp32 weights of the block's linears by full name; those of an absorbing linear are changed.
+        parameters: receives the new values of the block's other parameters by full name.
 
     Returns:
         The scale by which the group's weights are to be multiplied, ``[in]``, fp32.
@@ -45,7 +45,7 @@ def fold(
     old = module.weight.data.float() + offset
     weight: torch.Tensor = (old / scales - offset).to(module.weight.dtype)
     new = weight.float() + offset
-    # A channel whose gain is 0 passes nothing on: any scale will do there.
+    # A channel whose weight is 0 passes nothing on: any scale will do.
     absorbed = torch.where((old != 0) & (new != 0), old / new, scales)
     parameters[f"{name}.weight"] = weight
     if getattr(module, "bias", None) is not None:

@@ -1,9 +1,9 @@
-"""GPTQ: rounds column by column and compensates in the columns that follow (Frantar et al. 2023).
+"""GPTQ: rounds column by column and compensates in later columns (Frantar et al. 2023).
 
-All linears of a linear group share one factorisation and one sweep. Grids follow the published code: that of a group is taken
+All linears of a linear group share one factorisation and one sweep. Grids follow the published code: that of a group is made
 from the weights as they are when the sweep enters the block of columns in which the group begins; with
 ``static_groups`` from the weights before the sweep. With ``act_order`` columns are swept in order of falling H_jj, and
-groups are of columns that are neighbours in that order, unless they are static.
+groups consist of neighbours in that order, unless they are static.
 """
 
 import torch
@@ -23,7 +23,7 @@ def compress_linears(
     Args:
         linears: with their Hessian.
         settings: of the method.
-        frozen: bool ``[out of all linears, in]``: weights that are to be 0; None: none.
+        frozen: bool ``[out of all linears, in]``: weights that must be 0; None: none.
     """
     order = None
     if settings.act_order:
@@ -55,7 +55,7 @@ def quantize(
         settings: of the method.
         dtype: in which scales are stored.
         order: the column that is swept at each step, ``[in]``; None: from left to right.
-        frozen: bool ``[out, in]``: weights that are to be 0; None: none.
+        frozen: bool ``[out, in]``: weights that must be 0; None: none.
 
     Returns:
         Codes ``[out, in]``, the grids ``[out, groups]``, and the group of every input, ``[in]``, if groups are not
@@ -75,7 +75,7 @@ def quantize(
         last = first + grids.scales.shape[1]
         scales[:, first:last], zero_point[:, first:last] = grids.scales, grids.zero_point
 
-    # Weights that go do not widen a grid.
+    # Weights of dead inputs do not widen a grid.
     weights[:, inverse.dead if order is None else inverse.dead[order.argsort()]] = 0
     if is_static:
         set_grids(0, weights)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 
 ROW_BLOCK = 1 << 19
-"""Weights that are tried or rounded at once: what does not fit a processor's cache is written and read again many times."""
+"""Weights that are rounded at once: what does not fit into a processor's cache is written and read many times."""
 
 
 def row_parts(rows: int, inputs: int) -> Iterator[slice]:
-    """Yield the rows of a linear that are tried or rounded at once, until that is all of them."""
+    """Yield all rows of a linear in slices of about :data:`ROW_BLOCK` weights."""
     step = max(1, ROW_BLOCK // inputs)
     for start in range(0, rows, step):
         yield slice(start, start + step)
@@ -48,7 +48,7 @@ def grid_of(groups: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dt
         high = torch.maximum(high, -low)
         low = -high
     top = 2**bits - 1
-    # A group of zeros gets scale 1: a scale of 0 cannot be divided by.
+    # A group of zeros gets scale 1, since weights are divided by scales.
     scales = torch.where(high > low, (high - low) / top, 1.0).clamp(min=smallest_scale(dtype)).to(dtype)
     if symmetric:
         zero_point = torch.full_like(scales, 2 ** (bits - 1), dtype=torch.uint8)
@@ -58,7 +58,7 @@ def grid_of(groups: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dt
 
 
 def within(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """Return ``values`` with magnitudes cut off at ``limits``; the shapes broadcast."""
+    """Return ``values`` clipped to ``-limits .. limits``; the shapes broadcast."""
     return torch.maximum(torch.minimum(values, limits), -limits)
 
 
@@ -92,10 +92,10 @@ def dequantize(
 
 
 def codes_come_back(bits: int, dtype: torch.dtype) -> bool:
-    """Return whether :func:`codes_of` gives all codes of so many bits back from weights in this dtype.
+    """Return whether :func:`codes_of` recovers all codes of so many bits from weights in this dtype.
 
-    ``weight / scale`` is off by ``|code − zero| · eps / 2`` at most, or by nothing where the product is subnormal, which
-    has to be less than a half. Of 1 to 8 bits that is all but bfloat16's 8.
+    ``weight / scale`` is off by ``|code − zero_point| · eps / 2`` at most (by nothing if the product is subnormal), which must
+    be less than a half. For 1 to 8 bits it is, except for 8 bits in bfloat16.
     """
     return ((1 << bits) - 1) * torch.finfo(dtype).eps < 1
 
@@ -103,7 +103,7 @@ def codes_come_back(bits: int, dtype: torch.dtype) -> bool:
 def codes_of(
     weight: torch.Tensor, scales: torch.Tensor, zero_point: torch.Tensor, groups: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the codes that :func:`dequantize` made ``weight`` of, where :func:`codes_come_back`: uint8 ``[out, in]``."""
+    """Return the codes from which :func:`dequantize` made ``weight``, if :func:`codes_come_back`: uint8 ``[out, in]``."""
     codes = torch.empty_like(weight, dtype=torch.uint8, memory_format=torch.contiguous_format)
     for part in row_parts(*weight.shape):
         values, steps, zero = weight[part].float(), scales[part], zero_point[part]
@@ -116,18 +116,18 @@ def codes_of(
 
 
 def paired(codes: torch.Tensor) -> torch.Tensor:
-    """Return codes of up to four bits, ``[rows, columns]``, two to a byte, ``[rows, ceil(columns / 2)]``, the first in the lower half."""
+    """Return codes of up to four bits ``[rows, columns]``, two per byte ``[rows, ceil(columns / 2)]``, the first in the lower half."""
     pairs = codes[:, 0::2].clone()
     pairs[:, : codes.shape[1] // 2] |= codes[:, 1::2] << 4
     return pairs
 
 
 def unpaired(pairs: torch.Tensor, columns: int) -> torch.Tensor:
-    """Return the ``columns`` codes of each row that :func:`paired` was given."""
+    """Return the codes ``[rows, columns]`` that :func:`paired` packed."""
     return torch.stack([pairs & 15, pairs >> 4], dim=2).flatten(1)[:, :columns]
 
 
 def smallest_scale(dtype: torch.dtype) -> float:
-    """Return the smallest positive scale: subnormal in fp16, where weights may be that small, else normal."""
+    """Return the smallest scale of a grid: subnormal in fp16, where weights may be that small, else normal."""
     limits = torch.finfo(dtype)
     return limits.smallest_normal * (limits.eps if dtype == torch.float16 else 1.0)

@@ -1,6 +1,6 @@
-"""The error that a change of weights makes in the output of the whole attention or MLP, measured by running it.
+"""The objective of AWQ's published code: how far a change of weights changes the output of the whole attention or MLP.
 
-This is the objective of AWQ's published code: ``‖f(x; W) − f(x; W')‖²`` over all calibration tokens.
+``‖f(x; W) − f(x; W')‖²`` over all calibration tokens, measured by running the module.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def module_losses(
 
     Args:
         block: with the dense block and its inputs.
-        linears: whose weights change; all others stay dense.
+        linears: those whose weights change; all others stay dense.
         candidates: scales, each ``[in]``.
         change: returns W' from W in fp32 ``[out, in]`` and a candidate.
     """
@@ -57,14 +57,14 @@ def module_of(block: Block, names: tuple[str, ...]) -> nn.Module:
 
 
 class _Call(NamedTuple):
-    """A module's call for one chunk of tokens, and the dense module's output."""
+    """The arguments of a module for one chunk of tokens, and its output with dense weights."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: torch.Tensor
 
     def moved(self, device: torch.device) -> "_Call":
-        """Return the call with its large tensors on a device."""
+        """Return the call with its tensors (those not nested) on a device."""
 
         def move(value: Any) -> Any:
             return value.to(device) if isinstance(value, torch.Tensor) else value
@@ -74,7 +74,7 @@ class _Call(NamedTuple):
 
 
 def _recorded_calls(block: BlockInput, module: nn.Module) -> list[_Call]:
-    """Run the block on all chunks and return how the module is called; the tensors wait where the activations are."""
+    """Run the block on all chunks and return the module's calls; their tensors are kept where the activations are."""
     calls: list[_Call] = []
     activations = block.activations
 

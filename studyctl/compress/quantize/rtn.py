@@ -1,4 +1,4 @@
-"""Round to nearest: every weight goes to the closest value of its group's grid. Needs no data."""
+"""Round to nearest: every weight becomes the closest value of its group's grid. Needs no data."""
 
 import torch
 
@@ -22,13 +22,13 @@ def compress_linears(linears: LinearGroup, settings: RTN) -> list[CompressedLine
 def round_to_nearest(
     weight: torch.Tensor, settings: Quantization, dtype: torch.dtype, limits: torch.Tensor | None = None
 ) -> CompressedLinear:
-    """Return the weight on the grid from the minimum to the maximum of each group.
+    """Return the weight rounded to the grid from the minimum to the maximum of each group.
 
     Args:
         weight: ``[out, in]``.
         settings: of the grid.
         dtype: in which the result and its scales are stored.
-        limits: the largest magnitude that each group may have, fp32 ``[out, groups]``: what is beyond is cut off first.
+        limits: the largest |w| of each group, fp32 ``[out, groups]``: weights are clipped to it first; None: no clipping.
     """
     rows, inputs = weight.shape
     size = settings.group_size or inputs

@@ -1,6 +1,6 @@
-"""How weights would change if they were rounded: what AWQ's searches ask for many times over.
+"""How much weights would change if they were rounded; AWQ's searches compute that many times.
 
-The functions here are the definition, in plain torch. On a CPU a compiled kernel does the same arithmetic, group by
+:func:`change_plainly` is the definition, in plain torch. On a CPU a compiled kernel does the same arithmetic, group by
 group, without a dozen passes over memory.
 """
 
@@ -21,18 +21,18 @@ def change(
     kept_range: float = 1.0,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return ``Q(W · s) / s − W`` with every group of ``W · s`` cut off at a fraction of its largest magnitude.
+    """Return ``Q(W · s) / s − W`` with every group of ``W · s`` clipped at a fraction of its largest magnitude.
 
     Args:
         groups: W, ``[rows, groups, group]``, fp32.
         settings: of the grid Q.
         dtype: in which the grid's scales are stored.
         scales: s, ``[in]``; None: 1.
-        kept_range: the fraction; 1: nothing is cut off.
+        kept_range: the fraction; 1: no clipping.
         out: where to put the result, of the same shape.
     """
     out = torch.empty_like(groups) if out is None else out
-    if groups.device.type != "cpu" or dtype == torch.float16:  # numba rounds to fp32, and by hand to bf16
+    if groups.device.type != "cpu" or dtype == torch.float16:  # the kernel rounds to fp32 and bf16 only
         return out.copy_(change_plainly(groups, settings, dtype, scales=scales, kept_range=kept_range))
     from studyctl.compress.sweep import kernels
 
@@ -60,7 +60,7 @@ def change_plainly(
     scales: torch.Tensor | None = None,
     kept_range: float = 1.0,
 ) -> torch.Tensor:
-    """Do what :func:`change` says, in plain torch."""
+    """Do the same as :func:`change`, in plain torch."""
     values = groups if scales is None else groups * scales.reshape(groups[0].shape)
     if kept_range < 1:
         limits = values.abs().amax(-1, keepdim=True) * kept_range

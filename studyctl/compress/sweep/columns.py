@@ -1,10 +1,10 @@
-"""The column sweeps that SparseGPT and GPTQ share: a column is pruned or rounded, and its error is taken from the rest.
+"""The column sweeps that SparseGPT and GPTQ share: a column is pruned or rounded, and later columns compensate for its error.
 
 ``U`` is the root of the inverse Hessian (:mod:`studyctl.compress.sweep.inverse`). A column ``w_i`` that becomes ``q_i`` leaves the
-error ``e_i = (w_i − q_i) / U_ii``, and every later column changes by ``−e_i U_ij``. Within a block of columns that happens
-one by one; all columns after the block change at once, by a matrix product.
+error ``e_i = (w_i − q_i) / U_ii``, and every later column j changes by ``−e_i U_ij``. Within a block of columns this happens column
+by column; all columns after the block change at once, by a matrix product.
 
-The functions here are the definition, in plain torch. On a CPU compiled kernels do the same arithmetic.
+The ``..._plainly`` functions are the definition, in plain torch. On a CPU compiled kernels do the same arithmetic.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,17 +24,17 @@ def blocks(columns: int, size: int) -> Iterator[slice]:
 
 
 def pass_on(weights: torch.Tensor, errors: torch.Tensor, root: torch.Tensor, block: slice) -> None:
-    """Take the errors of a block from all columns after it, in place.
+    """Subtract the errors of a block from all columns after it, in place.
 
     Args:
         weights: ``[out, in]``.
         errors: e, ``[out, block]``.
         root: U, ``[in, in]``.
-        block: the columns that are done.
+        block: the columns that were swept.
     """
     if block.stop < weights.shape[1]:
-        # In place: the product by itself would be as large as the weights, and writing it takes as long as computing it. With up
-        # to 192 columns a block the bits were those of the published code's difference where they were compared.
+        # In place: a separate product would be as large as the weights, and writing it takes as long as computing it. With up to
+        # 192 columns per block the bits were the same as those of the published code's subtraction, where they were compared.
         weights[:, block.stop :].addmm_(errors, root[block, block.stop :], alpha=-1)
 
 
@@ -50,13 +50,13 @@ def quantize_block(
     """Round a block of columns to their grids, one after the other.
 
     Args:
-        weights: ``[out, block]``, fp32; stays as it is.
+        weights: ``[out, block]``, fp32; not changed.
         root: the block's part of U, ``[block, block]``.
         scales: ``[out, groups]``, fp32.
         zero_point: ``[out, groups]``, fp32.
         groups: the group of every column, int64 ``[block]``.
         top: the highest code.
-        frozen: bool ``[out, block]``: weights that are to be 0; None: none.
+        frozen: bool ``[out, block]``: weights that must be 0; None: none.
 
     Returns:
         Codes (uint8) and errors (fp32), both ``[out, block]``.
@@ -81,7 +81,7 @@ def quantize_block_plainly(
     top: int,
     frozen: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do what :func:`quantize_block` says, in plain torch."""
+    """Do the same as :func:`quantize_block`, in plain torch."""
     weights = weights.clone()
     codes = torch.empty_like(weights, dtype=torch.uint8)
     errors = torch.empty_like(weights)
@@ -102,11 +102,11 @@ def prune_block(
     """Prune a block of columns, one after the other.
 
     Args:
-        weights: ``[out, block]``, fp32; stays as it is.
+        weights: ``[out, block]``, fp32; not changed.
         root: the block's part of U, ``[block, block]``.
-        mask: bool ``[out, block]``, what goes; None with a ``group``.
-        group: ``(n, m)``: of every m columns the n with the largest ``w² / U_jj²`` stay, by their values when the sweep
-            arrives at them.
+        mask: bool ``[out, block]``, the weights to prune; None with a ``group``.
+        group: ``(n, m)``: of every m columns the n with the largest ``w² / U_jj²`` are kept, by their values when the sweep
+            reaches them.
 
     Returns:
         The pruned weights and the errors, both ``[out, block]``, fp32.
@@ -125,7 +125,7 @@ def prune_block(
 def prune_block_plainly(
     weights: torch.Tensor, root: torch.Tensor, mask: torch.Tensor | None, group: tuple[int, int] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do what :func:`prune_block` says, in plain torch."""
+    """Do the same as :func:`prune_block`, in plain torch."""
     weights = weights.clone()
     errors = torch.zeros_like(weights)
     gone = torch.zeros_like(weights, dtype=torch.bool) if mask is None else mask

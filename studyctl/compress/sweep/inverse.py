@@ -10,35 +10,35 @@ from studyctl.compress.weights.compressed import LinearGroup
 from studyctl.errors import StepError
 
 TRIES = 6
-"""How often damping is raised tenfold before a Hessian is given up."""
+"""How many dampings are tried in fp64, each ten times the one before, until the step fails."""
 PANEL = 128
 """Columns that are inverted at once."""
 
 
 @dataclass(frozen=True)
 class InverseRoot:
-    """U with ``(H + λI)⁻¹ = Uᵀ U``, as both papers' code has it, and what it took to get it."""
+    """U with ``(H + λI)⁻¹ = Uᵀ U``, as in both papers' code, and the damping that was needed."""
 
     root: torch.Tensor
     """U, ``[in, in]``, fp32, upper triangular."""
     dead: torch.Tensor
     """bool ``[in]``: inputs that are 0 for every token (``H_jj = 0``)."""
     damping: float
-    """Fraction of the mean of diag H that was added to it: more than was asked for where H needed it."""
+    """Fraction of the mean of diag H that was added to it: more than the setting if H needed more."""
 
 
 def damped_inverse(linears: LinearGroup, damping: float, order: torch.Tensor | None = None) -> InverseRoot:
-    """Return the inverse of the damped Hessian of linears; warn where it took more damping than was asked for.
+    """Return the root of the inverse of the linears' damped Hessian; warn if it took more damping than the setting.
 
     Args:
-        linears: with their Hessian, which stays as it is.
+        linears: with their Hessian, which is not changed.
         damping: see :func:`inverse_root`.
-        order: an order of the inputs, ``[in]``; the result is in that order.
+        order: an order of the inputs, ``[in]``; root and ``dead`` are in that order.
     """
     hessian = linears.hessian
     if order is not None:
         hessian = hessian[order[:, None], order]
-    # The diagonal is changed and put back: a copy of all would be as large as what is made of it.
+    # The diagonal is changed and restored: a copy of H would be as large as its root.
     diagonal = hessian.diagonal().clone()
     try:
         inverse = inverse_root(hessian, damping, linears.names)
@@ -60,16 +60,16 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
 
     Args:
         hessian: H, ``[in, in]``, symmetric, fp32; its diagonal is changed.
-        damping: as asked for.
+        damping: the setting.
         names: of the linears, for the error.
 
     Raises:
-        StepError: no damping makes it invertible.
+        StepError: none of the dampings makes it invertible.
     """
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     diagonal[dead] = 1.0
-    mean = hessian.diag().mean()  # of a copy side by side, in fp32: summed in the order of the papers' code
+    mean = hessian.diag().mean()  # of a contiguous copy, in fp32: summed in the order of the papers' code
     diagonal += damping * mean
     root = _root(hessian)
     added = damping
@@ -92,8 +92,8 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
 
 def _root(matrix: torch.Tensor) -> torch.Tensor | None:
     """Return U, or None if the matrix is not positive definite in its precision."""
-    # Factored and inverted in the memory of one copy: of a wide MLP's last linear that is a quarter of a gigabyte. It is
-    # symmetric, so its transpose is the same in the order of LAPACK.
+    # Factored and inverted in the memory of one copy: for a wide MLP's last linear that is a quarter of a gigabyte. The matrix is
+    # symmetric, so its transpose is the same matrix in the column-major order of LAPACK.
     factor = matrix.flip(0, 1).mT
     failed = factor.new_empty((), dtype=torch.int32)
     torch.linalg.cholesky_ex(factor, out=(factor, failed))
@@ -102,7 +102,7 @@ def _root(matrix: torch.Tensor) -> torch.Tensor | None:
     _invert(factor)
     factor = factor.mT.flip(0, 1).mT
     # Subnormal pivots pass the factorisation and overflow in the inverse.
-    # LAPACK's columns lie side by side: read as rows, or the extremes are taken of a copy.
+    # Checked transposed, as it lies in memory: otherwise the extremes would be taken of a copy.
     return factor.float() if is_finite(factor.mT) else None
 
 

@@ -1,8 +1,8 @@
 """The column sweeps of :mod:`studyctl.compress.sweep.columns`, and trial roundings, for a CPU, compiled by numba.
 
-The rows of a weight matrix do not touch each other in a sweep. So a tile of rows goes through all columns of a block
+The rows of a weight matrix are independent in a sweep. So a tile of rows is swept through all columns of a block
 while it stays in the cache, its rows side by side in vector registers. After every :data:`STRIP` columns their errors
-are taken from the columns that follow all at once, which reads and writes each of those once instead of eight times.
+are subtracted from later columns all at once, which reads and writes each of those once instead of eight times.
 Every operation rounds as it does in the plain sweep (no fused multiply-add), so both give the same bits.
 """
 
@@ -38,7 +38,7 @@ def _store(tile: Array, out: Array, first: int, rows: int) -> None:
 
 @_jit
 def _pass_on_one(tile: Array, root: Array, column: int, end: int) -> None:
-    """Take the error of one column from those up to ``end``."""
+    """Subtract the error of one column from the later ones up to ``end``."""
     for later in range(column + 1, end):
         share = root[column, later]
         for row in range(TILE):
@@ -47,7 +47,7 @@ def _pass_on_one(tile: Array, root: Array, column: int, end: int) -> None:
 
 @_jit
 def _pass_on(tile: Array, root: Array, start: int) -> None:
-    """Take the errors of a strip of eight columns from all columns after it."""
+    """Subtract the errors of a strip of eight columns from all columns after it."""
     for later in range(start + STRIP, tile.shape[0]):
         share = root[start : start + STRIP, later]
         a, b, c, d = share[0], share[1], share[2], share[3]
@@ -80,9 +80,9 @@ def quantize_rows(
     first: int,
     last: int,
 ) -> None:
-    """Quantize rows ``first`` to ``last`` of a block of columns; see ``sweep.quantize_block``.
+    """Quantize rows ``first`` to ``last - 1`` of a block of columns; see ``columns.quantize_block``.
 
-    ``frozen`` has no rows where no weight is fixed to 0; ``weights`` stays as it is.
+    ``frozen`` has no rows if no weight is fixed to 0; ``weights`` is not changed.
     """
     columns = weights.shape[1]
     tile = np.zeros((columns, TILE), np.float32)
@@ -110,7 +110,7 @@ def quantize_rows(
 
 @_jit
 def _choose(tile: Array, root: Array, mask: Array, kept: int, column: int) -> None:
-    """Let all but the ``kept`` largest ``w² / U_jj²`` of a group go; of equal ones the first."""
+    """Mask all but the ``kept`` largest ``w² / U_jj²`` of a group; of equal ones the first are masked."""
     size = mask.shape[1]
     scores = np.empty(size, np.float32)
     for row in range(mask.shape[0]):
@@ -137,9 +137,9 @@ def prune_rows(
     first: int,
     last: int,
 ) -> None:
-    """Prune rows ``first`` to ``last`` of a block of columns; see ``sweep.prune_block``.
+    """Prune rows ``first`` to ``last - 1`` of a block of columns; see ``columns.prune_block``.
 
-    With ``group`` 0, ``mask`` says what goes; else it is filled: all but ``kept`` of every ``group`` columns go.
+    With ``group`` 0, ``mask`` says what to prune; else it is filled: all but ``kept`` of every ``group`` columns.
     """
     columns = weights.shape[1]
     tile = np.zeros((columns, TILE), np.float32)
@@ -166,7 +166,7 @@ def prune_rows(
 
 
 _jit_minimum: Callable[[F], F] = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
-"""Without NaN to think of, smallest and largest are found in vector registers."""
+"""If NaN need not be handled, minimum and maximum are computed in vector registers."""
 
 
 @_jit_minimum
@@ -182,7 +182,7 @@ def rounding_changes(
     first: int,
     last: int,
 ) -> None:
-    """Round rows ``first`` to ``last``, ``[rows, groups, group]``; see ``trial_rounding.change``."""
+    """Write the changes of rows ``first`` to ``last - 1``, ``[rows, groups, group]``; see ``trial_rounding.change``."""
     bits = np.empty(1, np.float32)
     size = weights.shape[2]
     values = np.empty(size, np.float32)  # side by side, whatever the layout of `out`: for vector instructions

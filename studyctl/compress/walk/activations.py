@@ -1,8 +1,8 @@
-"""The calibration tokens on their way through the model, one block at a time.
+"""The activations of the calibration tokens, passed through the model one block at a time.
 
-The model's own forward runs once with every block replaced by a recorder that hands its input on. That gives the first
-block's input and, for every block, the arguments it would get: position embeddings, and the mask of its kind of
-attention where a model alternates between full and sliding windows. Nothing about a family has to be known.
+The model's own forward runs once with every block replaced by a recorder that returns its input. That gives the first
+block's input and, for every block, its other arguments: position embeddings, and the mask of its kind of attention if
+a model alternates between full and sliding windows. Nothing about a family has to be known.
 """
 
 from collections import defaultdict, deque
@@ -20,12 +20,12 @@ from studyctl.errors import StepError
 from studyctl.reporter import Reporter
 
 DEVICE_SHARE = 0.5
-"""Of a GPU's free memory that activations may take; the rest is for a block's work."""
+"""Fraction of a GPU's free memory that activations may take; the rest is for the work on a block."""
 
 
 @dataclass
 class Call:
-    """Arguments of a block but the hidden states."""
+    """Arguments of a block except the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -33,10 +33,10 @@ class Call:
 
 @dataclass
 class Activations:
-    """Inputs of the current block for all calibration tokens, in chunks that pass through it at once."""
+    """Inputs of the current block for all calibration tokens, in chunks of samples that pass through it together."""
 
     hidden: list[torch.Tensor]
-    """A chunk each, ``[samples, tokens, hidden]``, the model's dtype, where the model is or in host memory."""
+    """One per chunk, ``[samples, tokens, hidden]``, the model's dtype, where the model is or in host memory."""
     calls: list[list[Call]]
     """For each chunk, the arguments of every block; equal tensors are kept once."""
     device: torch.device
@@ -51,7 +51,7 @@ class Activations:
 
     @property
     def home(self) -> torch.device:
-        """Where activations of all chunks stay."""
+        """Where the activations of all chunks are kept."""
         return self.hidden[0].device
 
     def forward(self, block: Block, chunk: int) -> torch.Tensor:
@@ -109,7 +109,7 @@ def record_activations(
 
 
 def _home(ids: torch.Tensor, embeddings: torch.Tensor) -> torch.device:
-    """Return where the activations of all tokens stay: with the model, or on the host if they would fill its device."""
+    """Return where activations are kept: with the model, or on the host if they would fill its device."""
     if not embeddings.is_cuda:
         return embeddings.device
     free, _ = torch.cuda.mem_get_info(embeddings.device)
@@ -158,7 +158,7 @@ class _Recorder:
         return hidden if self.rest is None else (hidden, *self.rest)
 
     def _share(self, value: Any) -> Any:
-        """Return the value on the device, with every tensor that is equal to an earlier one replaced by that."""
+        """Return the value on the device, with every tensor replaced by an equal earlier one if there is one."""
         if isinstance(value, torch.Tensor):
             return self._share_tensor(value)
         if isinstance(value, dict):
@@ -168,7 +168,7 @@ class _Recorder:
         return value
 
     def _share_tensor(self, value: torch.Tensor) -> torch.Tensor:
-        if id(value) in self.of_chunk:  # the same object as for another block: nothing to compare
+        if id(value) in self.of_chunk:  # another block got the same object: nothing to compare
             return self.of_chunk[id(value)][1]
         moved = value.to(self.device)
         candidates = self._kept[value.shape, value.dtype]
@@ -176,5 +176,5 @@ class _Recorder:
         if shared is None:
             shared = moved
             candidates.append(moved)
-        self.of_chunk[id(value)] = (value, shared)  # the original is held so that its id stays its own
+        self.of_chunk[id(value)] = (value, shared)  # the original is held so that its id is not reused
         return shared

@@ -1,8 +1,8 @@
 """Where the decoder blocks of a model are, which linears of a block share an input, and what can absorb a scale.
 
-Every model's blocks are the module list that holds the most weights in linears. Linears that share an input are a linear group.
-:data:`FAMILIES` lists those of the common families; in other models hooks see which linears receive the same tensor while a block
-runs (:func:`observed_linear_groups`).
+The blocks of a model are the module list that holds the most weights in linears. Linears that share an input are a linear group.
+:data:`FAMILIES` lists those of the common families; in other models hooks find the linears that receive the same tensor while a
+block runs (:func:`observed_linear_groups`).
 """
 
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from studyctl.errors import StepError
 
 @dataclass(frozen=True)
 class Absorber:
-    """A module before a linear group that can take over a scale of the group's input channels.
+    """A module before a linear group that can absorb a scale of the group's input channels.
 
-    A norm takes it over in its weight (and bias). A linear takes it over in its last ``in`` rows, ``in`` being the
-    group's inputs; that is exact only if it has ``parts · in`` rows, which heads that share keys and values have not.
+    A norm absorbs it in its weight (and bias), a linear in its last ``in`` rows, ``in`` being the group's inputs. The
+    latter is exact only if it has ``parts · in`` rows, which it has not if heads share keys and values.
     """
 
     module: str
     parts: int = 1
-    """How many tensors of ``in`` channels a linear computes at once; the group's input comes from the last."""
+    """How many tensors of ``in`` channels the linear computes at once; the group's input comes from the last."""
     adds_one: bool = False
-    """Whether a norm multiplies by ``1 + weight``."""
+    """Whether the norm multiplies by ``1 + weight``."""
 
 
 @dataclass(frozen=True)
 class LinearNames:
-    """Names of the linears of a linear group, from the block on."""
+    """The linears of a linear group by their names within the block."""
 
     linears: tuple[str, ...]
     absorber: Absorber | None
@@ -90,7 +90,7 @@ class LinearModules:
     linears: dict[str, nn.Linear]
     """By full name."""
     absorber: Absorber | None = None
-    """What can take over a scale of their inputs exactly."""
+    """What can absorb a scale of their inputs exactly; None: nothing."""
 
 
 def decoder_blocks(model: nn.Module) -> list[Block]:
@@ -104,7 +104,7 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
         if isinstance(module, nn.ModuleList):
             inside = (part for part in module.modules() if isinstance(part, nn.Linear))
             weights = sum(linear.weight.numel() for linear in inside)
-            # The list of blocks comes before the lists inside of blocks, which never hold more.
+            # The list of blocks comes before lists within blocks, which never hold more.
             if weights > most:
                 best_name, best, most = name, module, weights
     if best is None:
@@ -127,7 +127,7 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def block_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return every parameter of the decoder blocks by full name, in the model's order: all that a method may change."""
+    """Return every parameter of the decoder blocks by full name, in the model's order: those that a method may change."""
     return {
         f"{block.name}.{name}": parameter
         for block in decoder_blocks(model)
@@ -141,7 +141,7 @@ def changeable_modules(model: nn.Module) -> set[str]:
 
 
 def known_linear_groups(model_type: str, block: Block) -> list[LinearModules] | None:
-    """Return the linear groups of a block from :data:`FAMILIES`; None if the family, or a linear of this block, is not there."""
+    """Return the linear groups of a block from :data:`FAMILIES`; None if it does not list the family, or not these linears."""
     rows = FAMILIES.get(model_type, ())
     named = [[f"{block.name}.{name}" for name in row.linears] for row in rows]
     if sorted(name for names in named for name in names) != sorted(block.linears):
@@ -168,7 +168,7 @@ def observed_linear_groups(block: Block, run: Callable[[], object]) -> list[Line
     """
     names = {id(linear): name for name, linear in block.linears.items()}
     by_input: dict[tuple[object, ...], dict[str, nn.Linear]] = {}
-    alive: list[torch.Tensor] = []  # a freed tensor's address could be given to another one
+    alive: list[torch.Tensor] = []  # so that no address is reused for another tensor
 
     def note(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         name = names.pop(id(linear), None)

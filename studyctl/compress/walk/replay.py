@@ -1,10 +1,10 @@
 """Modules of a block that need not run again: their output is known from the pass that measured their last linear.
 
-With ``order = "stage"`` tokens pass through a block once for every linear group, and these passes differ only from the group that was
-compressed last on. Attention ends in a linear, its output projection. That linear's input, kept from the pass that measured it,
-gives the module's output as soon as the linear is compressed, and later passes of the block take it from there: tokens go through
-attention once. The MLP ends in a linear too. Its input is several times as wide, and only the pass that makes the next block's
-inputs comes after it: it is kept for as many tokens as :data:`KEPT_BYTES` allows.
+With ``order = "stage"`` tokens pass through a block once for every linear group, and a pass differs from the one before only after
+the group that was compressed last. Attention ends in a linear, its output projection. That linear's input is kept from the pass that
+measured it; once the linear is compressed, its output is computed from it and used in later passes: tokens pass through attention
+once. The MLP ends in a linear too. Its input is several times as wide, and only one pass follows, which computes the next block's
+inputs: it is kept for as many tokens as :data:`KEPT_BYTES` allows.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,17 +18,17 @@ from torch.utils.hooks import RemovableHandle
 from studyctl.compress.walk.architectures import Block, LinearModules
 
 KEPT_BYTES = 48 << 20
-"""What is kept at most of the inputs of an MLP's last linear. They are 2.5 to 8 times as wide as a block's inputs: all of them would
-often be more than everything else together."""
+"""At most so much is kept of the inputs of an MLP's last linear. They are 2.5 to 8 times as wide as a block's inputs: all of them
+would often take more memory than everything else together."""
 
 
 class PassEnded(Exception):
-    """Ends a forward pass whose rest nobody needs."""
+    """Ends a forward pass early: the rest of it is not needed."""
 
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a function answer for a module, which keeps its attributes and gets back a forward of its own if it had one."""
+    """Replace a module's forward by a function for a while; the module keeps its attributes."""
     previous = module.__dict__.get("forward")
     module.forward = forward
     try:
@@ -40,36 +40,36 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 
 def copied_to(states: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a contiguous copy on a device. A copy of a GPU's states on the host is pinned: it goes back several times as fast."""
+    """Return a contiguous copy on a device. A copy from a GPU to the host is pinned: copying it back is several times as fast."""
     pin = states.is_cuda and device.type == "cpu"
     return torch.empty(states.shape, dtype=states.dtype, device=device, pin_memory=pin).copy_(states)
 
 
 class Replay:
-    """A module whose output is that of its last linear, and what the linear reads, then returns, for every chunk of tokens."""
+    """A module whose output is that of its last linear, with the linear's kept inputs, later its outputs, of each chunk of tokens."""
 
     def __init__(self, module: nn.Module, linear: nn.Linear, chunks: int) -> None:
-        """Make one of which no chunk is known yet.
+        """Prepare a replay; nothing is kept yet.
 
         Args:
-            module: what need not run again.
-            linear: in which it ends.
-            chunks: how many are kept, from the first on; in the others the module runs.
+            module: the module that need not run again.
+            linear: its last linear.
+            chunks: how many chunks are kept, from the first on; for the others the module runs.
         """
         self.chunks = chunks
         self.is_proven: bool | None = None
         """Whether the module returns what the linear returns; None until a chunk has passed."""
         self._module = module
         self._linear = linear
-        self._kept: list[torch.Tensor] = []  # the linear's inputs; once settled, its outputs
+        self._kept: list[torch.Tensor] = []  # the linear's inputs; after `settle` its outputs
         self._output: torch.Tensor | None = None
         self._rest: tuple[Any, ...] | None = None
 
     def watch(self, *, end: bool) -> list[RemovableHandle]:
-        """Find out whether the module returns what the linear returns, as soon as tokens pass.
+        """Add hooks that find out whether the module returns what the linear returns, as soon as tokens pass.
 
         Args:
-            end: whether to end that pass behind the module.
+            end: whether that pass ends after the module.
         """
 
         def note(_: nn.Module, __: object, output: torch.Tensor) -> None:
@@ -80,7 +80,7 @@ class Replay:
                 return
             first, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
             self.is_proven = first is self._output
-            # What else attention returns are its weights, which no block reads: with None one that did would fail.
+            # Attention also returns its weights, which no block reads; None in their place makes one that does fail.
             self._rest, self._output = None if rest is None else (None,) * len(rest), None
             if not self.is_proven:
                 self._kept.clear()
@@ -90,17 +90,17 @@ class Replay:
         return [self._linear.register_forward_hook(note), self._module.register_forward_hook(compare)]
 
     def keep(self, inputs: torch.Tensor, home: torch.device) -> None:
-        """Keep the linear's input of the next chunk, ``[samples, tokens, in]``, if it is one of those to keep."""
+        """Keep the linear's input for the next chunk, ``[samples, tokens, in]``, if it is one of those to keep."""
         if self.is_proven is not False and len(self._kept) < self.chunks:
             self._kept.append(copied_to(inputs, home))
 
     @property
     def is_complete(self) -> bool:
-        """Whether the module is known to be what it looks like, and was seen once in each chunk."""
+        """Whether the module is proven to end in the linear, and all inputs to keep are kept."""
         return self.is_proven is True and len(self._kept) == self.chunks
 
     def settle(self, device: torch.device) -> None:
-        """Put what was kept through the linear as it is now, chunk by chunk.
+        """Replace the kept inputs by the outputs of the linear as it is now, chunk by chunk.
 
         Args:
             device: where the block computes.
@@ -110,7 +110,7 @@ class Replay:
 
     @contextmanager
     def answering(self, chunk: int, device: torch.device) -> Iterator[None]:
-        """Let the module return what is known for a chunk, without running; for a chunk not kept it runs."""
+        """Let the module return its known output for a chunk without running; for a chunk that is not kept it runs."""
         if chunk >= self.chunks:
             yield
             return
@@ -123,11 +123,11 @@ class Replay:
 def replay_of(
     block: Block, linear_groups: list[LinearModules], index: int, hidden: list[torch.Tensor]
 ) -> Replay | None:
-    """Return the replay of the module that may end in a linear group; None if none does, or too much would have to be kept.
+    """Return a replay of the module that seems to end in a linear group; None if none does, or not even one chunk can be kept.
 
     Args:
         block: the block.
-        linear_groups: all of it.
+        linear_groups: all of the block's.
         index: of the group.
         hidden: the block's inputs, in chunks.
     """

@@ -1,8 +1,7 @@
-"""Blocks that are done, saved while a walk goes on, so that a walk that was killed can be resumed.
+"""Finished blocks, saved during a walk, so that a killed walk can be resumed.
 
-Only walks that take minutes write anything: a block's weights are cheaper to make again than to save. Statistics and
-activations are not saved, since they are larger than the weights: to resume, the calibration tokens pass once through
-the blocks that are done.
+Only walks that take minutes save anything: in shorter ones, compressing again is cheaper. Statistics and activations are not
+saved, since they are larger than the weights: to resume, the calibration tokens pass once through the finished blocks.
 """
 
 import shutil
@@ -43,7 +42,7 @@ class BlockResults:
 
 
 class ResumableBlocks:
-    """The saved blocks of one walk, in files of consecutive ones."""
+    """The saved blocks of one walk, in files of consecutive blocks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +51,7 @@ class ResumableBlocks:
         self._since = time.monotonic()
 
     def spans(self) -> Iterator[tuple[range, Path]]:
-        """Yield the indices of consecutive saved blocks from the first on, and their file."""
+        """Yield the indices of the blocks in each file, and the file, from block 0 on as long as no block is missing."""
         for path in sorted(self.folder.glob("*.safetensors")):
             first, last = (int(part) for part in path.stem.split("-"))
             if first != self._first:
@@ -61,10 +60,10 @@ class ResumableBlocks:
             yield range(first, last + 1), path
 
     def put_into(self, model: nn.Module, path: Path) -> BlockResults:
-        """Give blocks of the model the weights of a file.
+        """Put the weights of a file into the model's blocks, and return its results.
 
         Raises:
-            StepError: the file cannot be used; all are deleted, so that the next walk begins at the first block.
+            StepError: the file cannot be used; all files are deleted, so that the next walk begins at the first block.
         """
         try:
             stored = apply(model, path)
@@ -76,7 +75,7 @@ class ResumableBlocks:
         return BlockResults(stored.linears, stored.parameters, layers)
 
     def add(self, index: int, results: BlockResults, settings: MethodSettings) -> None:
-        """Add a block that is done; write what is new if that was enough work."""
+        """Add a finished block; write all unsaved blocks if they took long enough."""
         self._unsaved.add(results)
         if time.monotonic() - self._since < SAVE_SECONDS:
             return

@@ -2,13 +2,13 @@
 
 One definition for every method. With ``x_t`` the input at a token ``t`` of ``n`` samples (windows of text):
 
-- ``norm``      sqrt(1/n · Σ_t x_tj²), ``[in]``, fp32: ‖x_j‖₂ but for a factor that all inputs share
+- ``norm``      sqrt(1/n · Σ_t x_tj²), ``[in]``, fp32: ‖x_j‖₂ up to a factor that all inputs share
 - ``mean_abs``  mean of |x_tj| over all tokens, ``[in]``, accumulated in fp64
 - ``hessian``   H = 2/n · Σ_t x_t x_tᵀ, ``[in, in]``, fp32: the Hessian of a row's squared output error, mean over samples
 
 ``norm`` and ``hessian`` are added up sample by sample with the operations of the published code of Wanda, SparseGPT and
-GPTQ. So they do not depend on how many samples pass through a block at once, and where scores nearly tie, they fall as
-they do there: in a damaged small model one weight more or less in an early block moves perplexity by percents.
+GPTQ. So they do not depend on how many samples pass through a block at once, and near-ties of scores are decided as
+there: in a damaged small model one weight more or less in an early block changes perplexity by several percent.
 """
 
 import math
@@ -20,16 +20,16 @@ from studyctl.compress.quantize.grid import row_parts
 from studyctl.contract.methods import StatisticName
 
 HESSIAN_TILE = 192
-"""A Hessian is symmetric: only what lies right of the beginning of such a strip of inputs is computed."""
+"""Inputs of a strip: a Hessian is symmetric, so in each strip only the diagonal block and what is right of it are computed."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of one input; those that the method did not ask for are None."""
+    """Statistics of one input; those that the method does not need are None."""
 
     tokens: int
     sample: torch.Tensor
-    """``[tokens, in]``: every k-th token of the input, the model's dtype: what output errors are measured on."""
+    """``[tokens, in]``: every k-th token of the input, the model's dtype; output errors are measured on them."""
     norm: torch.Tensor | None
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None
@@ -46,7 +46,7 @@ class Accumulator:
 
     def __init__(self, names: frozenset[StatisticName], expected_tokens: int) -> None:
         self._names = names
-        # The sample has 256 tokens, but no more than a 16th of few, which would cost a good part of a pass, and at least 64.
+        # About a 16th of the tokens, but 64 to 256: more would take a good part of the time of a pass.
         self._every = max(1, expected_tokens // min(256, max(64, expected_tokens // 16)))
         self._sample_size = -(-expected_tokens // self._every)
         self.tokens = 0
@@ -63,7 +63,7 @@ class Accumulator:
         samples = inputs.detach().reshape(-1, *inputs.shape[-2:])
         inputs = samples.flatten(0, 1)  # [tokens, in]
         picked = inputs[-self.tokens % self._every :: self._every]
-        # Room for all of it at once: pieces that live for a pass would lie scattered over the heap.
+        # Allocated at once: pieces that live for a whole pass would fragment the heap.
         if self._sample is None:
             self._sample = picked.new_empty(self._sample_size, picked.shape[1])
         free = self._sample[self._sampled : self._sampled + len(picked)]
@@ -91,7 +91,7 @@ class Accumulator:
             _add_upper_products(self._products, sample, kept, 2 / self._samples)
 
     def finish(self) -> Statistics:
-        """Return the statistics and let go of the sums; call it once, after at least one :meth:`add`."""
+        """Return the statistics and free the sums; call it once, after at least one :meth:`add`."""
         assert self._sample is not None
         hessian, self._products = self._products, None
         if hessian is not None:
@@ -106,20 +106,20 @@ class Accumulator:
 
 
 def _add_upper_products(products: torch.Tensor, sample: torch.Tensor, kept: float, share: float) -> None:
-    """Make ``products · kept + share · sampleᵀ sample`` of ``products`` ``[in, in]``, on and above the diagonal."""
+    """Set ``products`` ``[in, in]`` to ``products · kept + share · sampleᵀ sample``, on and above the diagonal."""
     exact_in_16_bit = sample.is_cuda and sample.dtype != torch.float32
     values = sample if exact_in_16_bit else math.sqrt(share) * sample.float()  # [tokens, in]
     for start in range(0, sample.shape[1], HESSIAN_TILE):
         rows, tile = values[:, start : start + HESSIAN_TILE], products[start : start + HESSIAN_TILE, start:]
         tile *= kept
-        if exact_in_16_bit:  # products of 16-bit numbers fit fp32, so that tensor cores give what fp32 would
+        if exact_in_16_bit:  # products of 16-bit numbers are exact in fp32, so tensor cores lose nothing
             tile.add_(torch.mm(rows.T, values[:, start:], out_dtype=torch.float32), alpha=share)
-        else:  # not `addmm_`, which is faster and rounds in another order than the published code
+        else:  # not `addmm_`, which is faster but does not round like the published code
             tile += rows.T @ values[:, start:]
 
 
 def _mirrored(products: torch.Tensor) -> torch.Tensor:
-    """Fill what lies below the diagonal from what lies above, in place."""
+    """Copy the upper triangle to the lower one, in place."""
     for start in range(0, products.shape[0], HESSIAN_TILE):
         end = start + HESSIAN_TILE
         tile = products[start:end, start:end]
@@ -129,7 +129,7 @@ def _mirrored(products: torch.Tensor) -> torch.Tensor:
 
 
 def is_finite(matrix: torch.Tensor) -> bool:
-    """Whether all is finite, without a mask as large as the matrix: extremes keep NaN and inf."""
+    """Return whether all values are finite, without a mask as large as the matrix: minimum and maximum keep NaN and inf."""
     return bool(torch.isfinite(torch.stack(matrix.aminmax())).all())
 
 
@@ -143,9 +143,7 @@ def relative_error(dense: torch.Tensor, compressed: torch.Tensor, sample: torch.
     """
     inputs = None if sample is None else sample.float()
     squares = torch.zeros(2, dtype=torch.float64, device=dense.device)
-    for part in row_parts(
-        *dense.shape
-    ):  # not all at once: three copies in fp32 are more than anything else of a wide linear
+    for part in row_parts(*dense.shape):  # three fp32 copies of a wide linear would be its peak of memory
         reference = dense[part].float()
         for index, rows in enumerate((reference - compressed[part], reference)):
             outputs = rows if inputs is None else inputs @ rows.T

@@ -1,7 +1,7 @@
-"""Walks through a model block by block, measures the inputs of its linears, and compresses these.
+"""Walks through a model block by block, measures the inputs of its linears, and compresses the linears.
 
-A method sees one linear group at a time: linears that share an input, with the statistics it asked for in
-:data:`studyctl.contract.methods.METHODS`. Policy: whatever a method cannot do is a :class:`StepError` that names
+A method sees one linear group at a time: linears that share an input, with the statistics that
+:data:`studyctl.contract.methods.METHODS` lists for it. Whatever a method cannot do is a :class:`StepError` that names
 the linear; no linear ever gets another method's result.
 """
 
@@ -61,24 +61,24 @@ def compress(
     device: torch.device | str | None = None,
     resumable: ResumableBlocks | None = None,
 ) -> Compressed:
-    """Compress all linears of the decoder blocks in place; embeddings, norms and ``lm_head`` stay as they are.
+    """Compress all linears of the decoder blocks in place.
 
-    Every linear makes a ``layer`` record: ``relative_error`` is that of its output on a sample of the calibration tokens
-    (of its weight, for methods without data), ``seconds`` its share of the method's time for the linear group. The same
-    model, settings, ids and ``batch_tokens`` give the same bits on the same machine.
+    Embeddings, ``lm_head`` and other linears do not change, norms and biases only if they absorb AWQ's scales. Every linear gets a
+    ``layer`` record: ``relative_error`` of its output on a sample of the calibration tokens (of its weight, for methods without
+    data), ``seconds`` its share of the linear group's time. The same arguments give the same bits on the same machine.
 
     Args:
         model: a causal language model of transformers; it is put into evaluation mode.
-        settings: of the method. :class:`~studyctl.contract.methods.Dense` changes nothing and compresses no linear.
-        ids: int64 ``[samples, tokens]``; methods without data need none.
-        batch_tokens: tokens that pass through a block at once; at least one sample does.
-        reporter: gets blocks, linears and warnings.
+        settings: of the method; :class:`~studyctl.contract.methods.Dense` changes nothing.
+        ids: int64 ``[samples, tokens]``; None for methods without data.
+        batch_tokens: tokens that pass through a block at once; at least one sample.
+        reporter: gets progress, ``layer`` records and warnings.
         device: where blocks compute, one at a time; None: where the model is.
-        resumable: what a walk with the same arguments left when it was killed, and where this one leaves its blocks.
+        resumable: the blocks that a killed walk with the same arguments saved; this walk saves its blocks there, too.
 
     Raises:
-        StepError: the settings do not fit the model, a weight or an activation is not finite, or there is nothing to
-            calibrate with.
+        StepError: the settings do not fit the model, a weight or an activation is not finite, or there are no
+            calibration tokens.
     """
     model.eval()
     blocks = decoder_blocks(model)
@@ -115,7 +115,7 @@ def compress(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done to every linear group."""
+    """The method: its settings, its functions, and what it needs."""
 
     settings: MethodSettings
     prepare: Callable[[BlockInput, Any], PreparedBlock] | None
@@ -169,11 +169,11 @@ def _resume(
     work: _Work,
     resumable: ResumableBlocks,
 ) -> BlockResults:
-    """Give blocks that an earlier walk compressed their weights, and bring the activations up to them."""
+    """Restore the blocks that an earlier walk compressed, and pass the activations through them."""
     everything = BlockResults()
     from_dense = isinstance(work.settings, WithData) and work.settings.propagate == "dense"
     for span, path in resumable.spans():
-        # Activations are those of the dense blocks, or of the compressed ones: that decides what comes first.
+        # The activations come from the dense or from the compressed blocks: that decides whether weights are restored first.
         results = None if from_dense else resumable.put_into(model, path)
         if activations is not None:
             for block in blocks[span.start : min(span.stop, len(blocks) - 1)]:  # nothing comes after the last
@@ -197,7 +197,7 @@ def _compress_without_data(block: Block, work: _Work) -> BlockResults:
 def _compress_with_data(
     block: Block, activations: Activations, work: _Work, *, is_last: bool
 ) -> BlockResults:
-    """Measure and compress the linears of a block, then make the next block's inputs, unless there is none."""
+    """Measure and compress the linears of a block, then compute the next block's inputs, unless it is the last."""
     assert isinstance(work.settings, WithData)
     in_table = known_linear_groups(work.model_type, block)
     linear_groups = in_table or observed_linear_groups(block, lambda: activations.forward(block, 0))
@@ -205,7 +205,7 @@ def _compress_with_data(
     passes = [[linears] for linears in linear_groups] if by_group else [linear_groups]
     from_dense = work.settings.propagate == "dense"
     results = BlockResults()
-    outputs: list[torch.Tensor] = []  # of the dense block, where these are the next block's inputs
+    outputs: list[torch.Tensor] = []  # of the dense block, if these are the next block's inputs
     for index, measured in enumerate(passes):
         replay = None
         if by_group and (index < len(passes) - 1 or not (is_last or from_dense)):  # another pass follows
@@ -272,12 +272,12 @@ def _measure(
 
     Args:
         block: the block, all of it on the activations' device.
-        linear_groups: in the order of computation.
+        linear_groups: those to measure, in the order of computation.
         activations: the block's inputs.
-        work: which statistics.
-        outputs: gets the block's output for every chunk; None: nobody needs it.
-        stop_early: whether what follows the last group's input may be left out where nobody needs outputs.
-        replay: of the module that ends in the only group, which gets that group's inputs.
+        work: says which statistics.
+        outputs: gets the block's output for every chunk; None: it is not needed.
+        stop_early: whether a pass may end at the last group's input if outputs are not needed.
+        replay: of the module that ends in the only group; it keeps that group's inputs.
     """
     stops = stop_early and outputs is None
     accumulators = [Accumulator(work.statistics, activations.tokens) for _ in linear_groups]
@@ -324,7 +324,7 @@ def _statistics(linears: LinearModules, accumulator: Accumulator) -> Statistics:
 
 
 def _compress_linears(block: Block, linears: LinearGroup, work: _Work, results: BlockResults) -> None:
-    """Compress a linear group in place and record how that went."""
+    """Compress a linear group in place and record its layers."""
     started = time.perf_counter()
     compressed = work.compress_linears(linears, work.settings)
     if linears.weights[0].is_cuda:
@@ -353,7 +353,7 @@ def _compress_linears(block: Block, linears: LinearGroup, work: _Work, results: 
 
 
 def _check(blocks: list[Block], settings: MethodSettings) -> None:
-    """Find everything that will fail before hours are spent: sizes that do not divide, weights that are not finite."""
+    """Refuse what would fail hours later: sizes that do not divide, weights that are not finite."""
     linears = {name: linear for block in blocks for name, linear in block.linears.items()}
     unfit: dict[tuple[str, int], list[str]] = defaultdict(list)
     for name, linear in linears.items():
@@ -387,7 +387,7 @@ def _place(block: Block) -> torch.device:
 
 @contextmanager
 def _computing_on(device: torch.device, block: Block) -> Iterator[None]:
-    """Hold the block on the device for a while."""
+    """Move the block to the device for a while."""
     home = _place(block)
     block.module.to(device)
     try:
@@ -397,6 +397,6 @@ def _computing_on(device: torch.device, block: Block) -> Iterator[None]:
 
 
 def mean_bits(settings: MethodSettings, linears: Collection[nn.Linear]) -> float:
-    """Return what settings say of the bits that a weight of these linears takes, with masks, scales and zero points."""
+    """Return the mean bits per weight of these linears by the settings, with masks, scales and zero points."""
     bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in linears)
     return bits / sum(linear.weight.numel() for linear in linears)

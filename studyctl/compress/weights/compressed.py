@@ -14,20 +14,20 @@ from studyctl.reporter import Reporter, SilentReporter
 
 
 def stacked(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Return weights ``[out, in]`` under one another, fp32 ``[out of all, in]``: new memory, which may be changed."""
+    """Return weights ``[out, in]`` stacked to fp32 ``[out of all, in]``: a copy, which may be changed."""
     return torch.cat(weights, out=torch.empty(0, dtype=torch.float32, device=weights[0].device))
 
 
 class CompressedLinear(NamedTuple):
-    """The compressed weight of one linear; scales and zero points only where it lies on a grid.
+    """The compressed weight of one linear; with scales and zero points if it lies on a grid.
 
-    There ``weight`` is exactly ``grid.dequantize(codes, scales, zero_point, groups)``, whether codes are held or not.
+    Then ``weight`` is exactly ``grid.dequantize(codes, scales, zero_point, groups)``, whether codes are held or not.
     """
 
     weight: torch.Tensor
     """``[out, in]``, the model's dtype."""
     codes: torch.Tensor | None = None
-    """``[out, in]``, uint8; None: no grid, or :meth:`all_codes` gives them back."""
+    """``[out, in]``, uint8; None: no grid, or :meth:`all_codes` recovers them from the weight."""
     scales: torch.Tensor | None = None
     """``[out, groups]``, the model's dtype."""
     zero_point: torch.Tensor | None = None
@@ -39,14 +39,14 @@ class CompressedLinear(NamedTuple):
         """Return the codes ``[out, in]``, uint8, of a weight on a grid."""
         if self.codes is not None:
             return self.codes
-        assert self.scales is not None  # of a weight on a grid
+        assert self.scales is not None  # the weight lies on a grid
         assert self.zero_point is not None
         return codes_of(self.weight, self.scales, self.zero_point, self.groups)
 
     def with_weight(self, weight: torch.Tensor) -> "CompressedLinear":
-        """Return the same with another tensor for the weight's values, such as the model's own, and all else on its device."""
-        rest = (None if part is None else part.to(weight.device) for part in self[1:])
-        return CompressedLinear(weight, *rest)
+        """Return a copy with this tensor of the same values, such as the model's own, as weight, and all else on its device."""
+        others = (None if part is None else part.to(weight.device) for part in self[1:])
+        return CompressedLinear(weight, *others)
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class LinearGroup:
     statistics: Statistics | None
     """Of the input; None for methods that need no data."""
     dtype: torch.dtype
-    """In which compressed weights and scales are stored; weights may come in a wider one."""
+    """In which compressed weights and scales are stored; ``weights`` may have a wider one."""
     absorber: Absorber | None = None
-    """What can take over a scale of the input; None where no module can do that exactly."""
+    """What can absorb a scale of the input; None if no module can do that exactly."""
     dense: tuple[torch.Tensor, ...] | None = None
-    """What errors are measured against, where that is not ``weights``."""
+    """The weights that errors are measured against; None: ``weights``."""
     reporter: Reporter = field(default_factory=SilentReporter)
-    """Gets what a user should know of these linears."""
+    """Gets warnings about these linears."""
 
     @property
     def hessian(self) -> torch.Tensor:
-        """H of the input, ``[in, in]``, where the method asked for it."""
+        """H of the input, ``[in, in]``, for a method whose statistics include it."""
         assert self.statistics is not None
         assert self.statistics.hessian is not None
         return self.statistics.hessian
@@ -90,7 +90,7 @@ class BlockInput:
 
 @dataclass(frozen=True)
 class PreparedBlock:
-    """Linear groups with what a method did to them before they are compressed."""
+    """A block's linear groups as a method has changed them before they are compressed."""
 
     linear_groups: tuple[LinearGroup, ...]
     parameters: dict[str, torch.Tensor]
@@ -101,8 +101,8 @@ class PreparedBlock:
 class Compressed:
     """All compressed linears of a model, by full name in the model's order.
 
-    Each ``weight`` shares its memory with the model's own parameter: there is no second copy, and a model that is
-    changed afterwards changes it as well.
+    Each ``weight`` shares its memory with the model's parameter: there is no second copy, and changing the model later
+    changes it as well.
     """
 
     settings: MethodSettings

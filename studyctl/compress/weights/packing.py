@@ -1,9 +1,9 @@
 """Quantized linears in the layout ``pack-quantized`` of the package compressed-tensors, which transformers and vLLM load.
 
 A weight there is ``(q − zero) · scale`` with q and zero in ``−2**(bits−1) .. 2**(bits−1) − 1``, stored unsigned, several in
-an int32: the same grid as in :mod:`studyctl.compress.quantize.grid`, moved by ``2**(bits−1)``. Codes are stored at 4 or 8 bits,
-the widths that vLLM has kernels for; narrower ones keep codes, scales and zero points, so their weights are the same bit for
-bit. Of the versions of compressed-tensors, 0.17.1 writes what most versions read (see docs/export.md).
+an int32: the same grid as in :mod:`studyctl.compress.quantize.grid`, shifted by ``2**(bits−1)``. Codes are stored in 4 or 8 bits,
+the widths that vLLM has kernels for; narrower codes keep their values, scales and zero points, so the weights are the same bit
+for bit. The layout is that of compressed-tensors 0.17.1, which most other versions can read (see docs/export.md).
 """
 
 from collections.abc import Collection
@@ -31,7 +31,7 @@ class Packing:
     bits: int
     """4 or 8; not fewer than the codes have."""
     group_size: int
-    """Consecutive inputs that share a scale, or as many as share one by ``weight_g_idx``; 0: one an output channel."""
+    """Inputs that share a scale, consecutive unless ``indexed``; 0: one scale per output channel."""
     symmetric: bool
     """Whether every zero point is the middle code, and none is stored."""
     indexed: bool
@@ -39,7 +39,7 @@ class Packing:
 
 
 def choose_packing(compressed: Compressed) -> tuple[Packing | None, str]:
-    """Return how the linears can be packed, or None and why not; the reason is empty for weights that lie on no grid."""
+    """Return how the linears can be packed, or None and why not; the reason is empty if the weights lie on no grid."""
     settings, linears = compressed.settings, compressed.linears
     if not isinstance(settings, Quantization):
         return None, ""
@@ -59,7 +59,7 @@ def choose_packing(compressed: Compressed) -> tuple[Packing | None, str]:
 
 
 def _misfit(linear: CompressedLinear, group_size: int) -> str:
-    """Return why the format cannot hold this linear; the loader takes a group for ``in / groups`` columns of equal number."""
+    """Return why the format cannot hold this linear, if so: loaders assume that all groups have ``in / groups`` columns."""
     inputs, groups = linear.weight.shape[1], _part(linear.scales).shape[1]
     if groups * (group_size or inputs) != inputs:
         return f"{groups} groups of {group_size or inputs} inputs are not the {inputs} inputs"
@@ -71,7 +71,7 @@ def _misfit(linear: CompressedLinear, group_size: int) -> str:
 
 
 def packed_tensors(linear: CompressedLinear, packing: Packing) -> dict[str, torch.Tensor]:
-    """Return what is stored in place of ``weight``, by the last part of its name.
+    """Return the tensors that are stored in place of ``weight``, by the last part of their names.
 
     ``weight_packed`` int32 ``[out, in / per]`` with ``per = 32 / bits``, ``weight_scale`` ``[out, groups]``,
     ``weight_shape`` int64 ``[2]``; asymmetric: ``weight_zero_point`` int32 ``[out / per, groups]``; with groups that are
@@ -80,13 +80,12 @@ def packed_tensors(linear: CompressedLinear, packing: Packing) -> dict[str, torc
     codes, scales, zero_point = linear.all_codes(), _part(linear.scales), _part(linear.zero_point)
     inputs = codes.shape[1]
     if packing.symmetric:
-        # A zero point that is not stored is the middle of the width that codes are packed at, not of their own.
+        # A zero point that is not stored is the middle of the packed width, not of the codes' own.
         codes = codes + (2 ** (packing.bits - 1) - zero_point[0, 0])
     tensors = {
         "weight_packed": _packed(codes, packing.bits),
-        "weight_scale": scales.clone(
-            memory_format=torch.contiguous_format
-        ),  # linears of a group may share memory
+        # linears of a group may share memory
+        "weight_scale": scales.clone(memory_format=torch.contiguous_format),
         "weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
     }
     if not packing.symmetric:
@@ -104,19 +103,19 @@ def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
         values = functional.pad(values, (0, missing))
     if bits == 4:
         values = paired(values)
-    # Of the four bytes of a number, the first is the lowest. A single row may keep a stride that no view accepts.
+    # The first of the four bytes of an int32 is the lowest. Flattened, since a single row may have a stride that no view accepts.
     return values.flatten().view(torch.int32).reshape(len(values), -1)
 
 
 def quantization_config(packing: Packing, packed: Collection[str], model: nn.Module) -> dict[str, Any]:
     """Return the section ``quantization_config`` of ``config.json``.
 
-    Only keys that have been there since the format exists are written: older loaders refuse keys that they do not know.
+    Only keys of the format's first version are written: older loaders refuse keys that they do not know.
 
     Args:
         packing: how linears are packed.
         packed: full names of the packed linears.
-        model: whose other linears, such as ``lm_head``, are named as not packed.
+        model: its other linears, such as ``lm_head``, are listed as not packed.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     weights = {

@@ -1,9 +1,8 @@
-"""Compressed weights on disk, and the hash that names them.
+"""Compressed weights on disk, and the hash that identifies them.
 
-A linear on a grid is stored as codes, scales and zero points and comes back through the same ``grid.dequantize`` that made the
-weight that was evaluated; any other linear is stored as its weight. So what is applied is bit for bit what was saved.
-Codes of up to four bits are stored two to a byte.
-The files are a cache of trials in progress, not an export.
+A linear on a grid is stored as codes, scales and zero points; ``grid.dequantize``, which made the evaluated weight, restores it.
+Any other linear is stored as its weight. So what is applied is bit for bit what was saved. Codes of up to four bits are stored two
+per byte. The files are a cache of trials in progress, not an export.
 """
 
 import hashlib
@@ -30,14 +29,14 @@ from studyctl.files import atomic_path
 
 FORMAT = "studyctl-weights-3"
 PARAMETER = "parameter:"
-"""Before the name of a parameter that is no linear's weight."""
+"""Prefix of the name of a parameter that is not the weight of a linear."""
 PAIRS = "code_pairs"
-"""The part of a linear that holds its codes two to a byte (:func:`~studyctl.compress.quantize.grid.paired`)."""
+"""The part of a linear that holds its codes two per byte (:func:`~studyctl.compress.quantize.grid.paired`)."""
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Write the compressed linears to a safetensors file, with more metadata; a crash leaves no half of it.
+    """Write the compressed linears to a safetensors file, with further metadata; a crash leaves no partial file.
 
     Raises:
         OSError: the disk is full or the folder cannot be written.
@@ -51,7 +50,7 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
         codes = linear.all_codes()
         parts = {PAIRS: paired(codes)} if compressed.settings.bits <= 4 else {"codes": codes}
         parts |= {"scales": linear.scales, "zeros": linear.zero_point}
-        if linear.groups is not None:  # linears of a group share them, and the format has no shared memory
+        if linear.groups is not None:  # shared by the linears of a group, which the format does not allow
             parts["groups"] = linear.groups.clone()
         tensors |= {f"{name}.{part}": value for part, value in parts.items()}
     tensors |= {f"{PARAMETER}{name}": value for name, value in compressed.parameters.items()}
@@ -69,10 +68,10 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
 
 @torch.no_grad()
 def apply(model: nn.Module, path: Path) -> Compressed:
-    """Put saved linears into the model, in place, and return what :func:`save` was given.
+    """Put saved linears into the model, in place, and return what was saved.
 
     Raises:
-        StepError: the file is missing, incomplete or of another model, and the model is as it was; or its content is
+        StepError: the file is missing, incomplete or of another model, and the model has not changed; or its content is
             not what was saved, and the model has to be loaded again.
     """
     linears, others = block_linears(model), block_parameters(model)
@@ -109,21 +108,21 @@ def apply(model: nn.Module, path: Path) -> Compressed:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Return 64 hex digits that name every parameter of the decoder blocks: their names, dtypes, shapes and bits."""
+    """Return the hash of all parameters of the decoder blocks, 64 hex digits: names, dtypes, shapes and values."""
     return _hash({name: parameter.data for name, parameter in block_parameters(model).items()})
 
 
 def _changed(
     linears: dict[str, CompressedLinear], parameters: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    # A file gives its parameters back by name, not in the order in which they were put into it.
+    # A file returns its parameters sorted by name, not in the order in which they were written.
     return {name: linear.weight for name, linear in linears.items()} | dict(sorted(parameters.items()))
 
 
 def _hash(weights: dict[str, torch.Tensor]) -> str:
-    """Hash each weight by itself, in threads, and then the hashes, in the order of the names given.
+    """Hash each weight separately, in threads, and then their hashes, in the given order.
 
-    SHA-256 because processors compute it: of hashlib's functions it is the fastest, twice BLAKE2b.
+    SHA-256, since processors have instructions for it: it is the fastest of hashlib's functions, twice as fast as BLAKE2b.
     """
 
     def hash_one(item: tuple[str, torch.Tensor]) -> bytes:

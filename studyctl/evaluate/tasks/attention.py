@@ -1,8 +1,8 @@
 """Attention among the tokens of a tree, for any model that calls attention through the interface of ``transformers``.
 
 A model's own layers, norms and position embeddings run on one row of tokens with positions that start at 0 in each tree;
-only the function between query, key, value and output is replaced. The model passes the options of each layer: scale,
-sliding window (counted in positions, as in a prompt alone), soft cap.
+only the function between query, key, value and output is replaced. The model passes it the options of each layer: scale,
+sliding window (counted in positions, as for a single prompt), soft cap.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from studyctl.evaluate.tasks.packing import Chunk, Group
 
 NAME = "studyctl_trees"
 UNSUPPORTED = ("s_aux", "sinks", "position_bias", "block_indices", "indices")
-"""Options of layers that :func:`attend` does not implement: sinks, biases by distance, chosen keys."""
+"""Options of layers that :func:`attend` does not implement: sinks, position biases, selected keys."""
 
 
 class UnsupportedAttentionError(Exception):
@@ -40,8 +40,8 @@ class Layout:
         """Return the additive mask ``[trees, 1, width, width]`` of a group; None: each token attends to all before it.
 
         Args:
-            group: Of this row.
-            window: Number of positions, the token's own included, that it attends to; None: all.
+            group: of this row.
+            window: number of positions that a token attends to, its own included; None: all.
         """
         if window is not None and window >= group.width:
             window = None
@@ -67,7 +67,7 @@ _layout: ContextVar[Layout] = ContextVar("layout")
 
 @contextmanager
 def tree_attention(model: Any, layout: Layout) -> Iterator[None]:
-    """Make a model's layers call :func:`attend` in the forward passes inside, on a row with this layout.
+    """Make a model's layers call :func:`attend` with this layout in the forward passes inside the context.
 
     Raises:
         UnsupportedAttentionError: the model does not call attention through the interface of ``transformers``.
@@ -99,22 +99,22 @@ def attend(  # noqa: PLR0913 - as transformers calls it
     """Attend within each tree of the row.
 
     Args:
-        module: The layer.
+        module: the layer.
         query: ``[1, heads, tokens, features]``
         key: ``[1, key heads, tokens, features]``
         value: ``[1, key heads, tokens, value features]``
-        attention_mask: None: the layout decides.
-        scaling: Of the scores; None: ``features ** -0.5``.
+        attention_mask: None, since the layout decides.
+        scaling: factor of the scores; None: ``features ** -0.5``.
         dropout: 0.
-        sliding_window: Positions that a token attends to; None: all.
-        softcap: Scores become ``softcap · tanh(scores / softcap)``; None: they do not.
-        options: Other options of the layer.
+        sliding_window: positions that a token attends to; None: all.
+        softcap: scores become ``softcap · tanh(scores / softcap)``; None: no cap.
+        options: other options of the layer.
 
     Returns:
-        ``[1, tokens, heads, value features]``, and no weights.
+        ``[1, tokens, heads, value features]``, and None in place of attention weights.
 
     Raises:
-        UnsupportedAttentionError: the layer asks for something else.
+        UnsupportedAttentionError: the layer asks for something that is not implemented.
     """
     unsupported = [name for name in UNSUPPORTED if options.get(name) is not None]
     if options.get("is_causal") is False:
@@ -132,7 +132,7 @@ def attend(  # noqa: PLR0913 - as transformers calls it
             tensor[0, :, part].reshape(tensor.shape[1], group.trees, group.width, -1).transpose(0, 1)
             for tensor in (query, key, value)
         )
-        # On a GPU only the slowest kernel takes a mask and shared keys at once.
+        # On a GPU only the slowest kernel takes both a mask and shared keys.
         shared = softcap is None and (mask is None or not query.is_cuda)
         if not shared:
             k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))

@@ -1,6 +1,6 @@
-"""lm-eval task definitions, with their items from local files where the spec names some.
+"""lm-eval task definitions, with their items from local files if the spec names some.
 
-Local items never pass through the cache of ``datasets``, so they cannot be stale, and no hub is asked.
+Local items never pass through the cache of ``datasets``, so they cannot be stale, and no hub is needed.
 """
 
 import json
@@ -23,7 +23,7 @@ from studyctl.errors import Problem, ProblemCode, StepError
 from studyctl.files import cache_folder, digest
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
-"""``dataset_path`` values that mean: files named in ``dataset_kwargs.data_files``."""
+"""Values of ``dataset_path`` for which the items are in the files of ``dataset_kwargs.data_files``."""
 
 MISFITS = (
     LookupError,
@@ -34,7 +34,7 @@ MISFITS = (
     AssertionError,
     jinja2.TemplateError,
 )
-"""What the templates and functions of a task raise when an item is not what they expect."""
+"""Errors that the templates and functions of a task raise if an item is not what they expect."""
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
 _SPLITS = ("training_split", "validation_split", "test_split")
@@ -42,7 +42,7 @@ _SPLITS = ("training_split", "validation_split", "test_split")
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A task, and how it is asked."""
+    """A task, and how it is scored."""
 
     task: TaskIdentity
     shots: int
@@ -60,7 +60,7 @@ class TaskRequest:
 
     @property
     def where(self) -> str:
-        """Return what to call the items in a message."""
+        """Return the name of the task's items in messages."""
         return f"task `{self.name}`" if self.task.test is None else str(self.task.test)
 
 
@@ -96,7 +96,7 @@ def load_task(request: TaskRequest) -> Task:
 def misfit(
     request: TaskRequest, item: int, doc: Mapping[str, Any], error: BaseException, config: Mapping[str, Any]
 ) -> StepError:
-    """Return the error to raise when a task cannot use an item."""
+    """Return the error to raise if a task cannot use an item."""
     reason = str(error)
     if isinstance(error, KeyError):
         key = error.args[0]
@@ -110,7 +110,7 @@ def misfit(
 
 
 def _overrides(request: TaskRequest, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return keys that replace those of the definition, so that it finds its items."""
+    """Return keys that replace those of the definition so that it finds its items."""
     if request.task.test is not None:
         by_split, overrides = _local_splits(request, config, request.task.test)
         return overrides | _in_memory({split: [path] for split, path in by_split.items()})
@@ -142,8 +142,8 @@ def _local_splits(
 ) -> tuple[dict[str, Path], dict[str, Any]]:
     """Return the file of each split, under the names that the task uses, and changes to the definition.
 
-    Which split examples come from is lm-eval's rule: the named one, else training, validation, test. Splits without a
-    file are taken out of the definition, as lm-eval would look for them.
+    Few-shot examples come from the split that lm-eval would take: the named one, else training, validation or test. Splits
+    without a file are removed from the definition, since lm-eval would look for them.
     """
     scored = config.get("test_split") or config.get("validation_split")
     if scored is None:
@@ -157,7 +157,7 @@ def _local_splits(
         files[source] = request.task.fewshot
         example_split = source if example_split or pool == scored else None
     elif pool != scored:
-        example_split = None  # planning made sure that no examples are asked for
+        example_split = None  # planning made sure that no examples are needed
     changes: dict[str, Any] = {split: None for split in _SPLITS if config.get(split) not in files}
     changes["fewshot_split"] = example_split
     if examples:
@@ -166,7 +166,7 @@ def _local_splits(
 
 
 def _in_memory(files: Mapping[str, list[Path]]) -> dict[str, Any]:
-    """Return overrides that make a task take its items from JSON lines."""
+    """Return overrides that make a task read its items from files of JSON lines."""
     splits = datasets.DatasetDict({split: _read(paths) for split, paths in files.items()})
     return {
         "custom_dataset": lambda **_: splits,
@@ -177,7 +177,7 @@ def _in_memory(files: Mapping[str, list[Path]]) -> dict[str, Any]:
 
 
 def _read(paths: list[Path]) -> datasets.Dataset:
-    """Return the items of JSON lines files; planning made sure that they are JSON, but not that they are alike."""
+    """Return the items of JSON lines files; planning checked that they are JSON, but not that they have the same fields."""
     rows: list[dict[str, Any]] = []
     for path in paths:
         first = len(rows)
@@ -214,7 +214,7 @@ def _files_by_split(data_files: Any, folder: Path) -> dict[str, list[Path]]:
 
 
 def _check_fields(request: TaskRequest, task: Task, config: Mapping[str, Any]) -> None:
-    """Raise where a definition names a field that the items do not have: lm-eval would take the name itself for the text."""
+    """Refuse a definition that names a field which the items do not have: lm-eval would use the name itself as text."""
     features = getattr(task, "features", [])
     for key in _TEMPLATES:
         name = config.get(key)
@@ -223,7 +223,7 @@ def _check_fields(request: TaskRequest, task: Task, config: Mapping[str, Any]) -
 
 
 def _template_fields(config: Mapping[str, Any]) -> list[str]:
-    """Return the fields that the templates of a definition name; those that Python functions read are not among them."""
+    """Return the fields that the templates of a definition name, without those that only Python functions read."""
     fields: list[str] = []
     for key in _TEMPLATES:
         template = config.get(key)

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations from as few tokens as possible: trees of prompts, and logits only where they are needed."""
+"""Log-likelihoods of continuations from as few tokens as possible: prompts in trees, and logits only where they are needed."""
 
 import math
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ from studyctl.evaluate.tasks.trees import Prompt, build_trees
 from studyctl.evaluate.text.head import Decoder, Head, open_head
 
 Answer = tuple[float, bool]
-"""Log-likelihood of a continuation in nats, and whether each of its tokens is the likeliest one."""
+"""Log-likelihood of a continuation in nats, and whether each of its tokens is the most likely one."""
 
 TOKEN_WORK = 3
-"""Cost of a token outside of attention, in pairs of tokens in attention, divided by the hidden size: the products take
-24 · hidden² against 4 · hidden, and attention reaches about half of their rate."""
+"""Cost of a token outside of attention, in units of a pair of tokens in attention, divided by the hidden size: 24 · hidden²
+operations against 4 · hidden, and attention reaches about half of the rate of matrix products."""
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 LOCAL_ATTENTION = ("sliding_window", "attention_chunk_size")
 PROBED_TOKENS = 24
 PROBED_TARGETS = 4
 PROBED_WORK = 1e9
-"""Cost of a token in probes: prompts that have the first token in common share a tree."""
+"""``token_work`` of probes, so high that prompts which share only their first token share a tree."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Allowed difference, in nats a token, between a prompt in a tree and alone: the order of sums differs."""
+"""Allowed difference, in nats per token, between a prompt in a tree and alone: the order of sums differs."""
 _PROBED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""Length of the longest probe for which a model gave the right answers."""
+"""Length of the longest probe that each model answered right."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ class PackedScorer:
         return [(float(total), not missed) for total, missed in zip(totals, misses, strict=True)]
 
     def chunks(self, prompts: Sequence[Prompt], budget: int, token_work: float | None = None) -> list[Chunk]:
-        """Return the chunks of these prompts, of ``budget`` tokens a forward pass; the largest trees come first."""
+        """Return the chunks of these prompts, each of about ``budget`` tokens; the largest trees come first."""
         work = token_work or float(TOKEN_WORK * self.decoder.head.weight.shape[1])
         kind = device_kind(self.decoder.device.type)
         return pack(prompts, build_trees(prompts, budget, work), budget, kind)
 
 
 def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
-    """Return the log-probability of each target, and whether it is the likeliest token.
+    """Return the log-probability of each target, and whether it is the most likely token.
 
     Args:
-        head: Of the model.
-        states: ``[rows, hidden]``, each once.
-        place: ``[targets]``: the row that predicts a target, in ascending order.
+        head: of the model.
+        states: ``[rows, hidden]``.
+        place: ``[targets]``: the row of ``states`` that predicts each target, in ascending order.
         targets: ``[targets]``
     """
     nats, likeliest = [], []
@@ -91,13 +91,13 @@ def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndar
 def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
     """Return a scorer of prompts in trees, or the reason why this model cannot read them in trees.
 
-    The model is probed: its answers in trees must be those to each prompt alone. It is probed again with longer prompts if
-    some of its layers do not attend to all of a prompt, which shows in long prompts only. A model that failed is probed each
-    time, since its weights may have changed.
+    The model is probed: its answers to prompts in a tree must be the same as to each prompt alone. If some layers do not attend
+    to all of a prompt, which only long prompts show, it is probed again whenever prompts are longer. A model that failed is probed
+    each time, since its weights may have changed.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
-    # Other layers carry something from token to token along the row.
+    # Other kinds of layers pass a state from token to token along the row.
     if others := kinds - ATTENTION_LAYERS:
         return f"it has layers of another kind: {', '.join(sorted(others))}"
     if getattr(model, "_is_stateful", False):
@@ -126,7 +126,7 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
 
 
 def _probes(tokens: tuple[int, ...], vocabulary: int) -> list[Prompt]:
-    """Return prompts made of these tokens: two that branch halfway, and one that shares nothing with them."""
+    """Return prompts made of these tokens: two that share their first half, and one that shares nothing with them."""
     base = (tokens * PROBED_TOKENS)[:PROBED_TOKENS]
     half = PROBED_TOKENS // 2
     branch = base[:half] + tuple((token + 1) % vocabulary for token in base[half:])
@@ -139,7 +139,7 @@ def _probe(tokens: tuple[int, ...]) -> Prompt:
 
 
 def _difference(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
-    """Return how the answers to prompts in trees differ from those to each alone; empty: they do not."""
+    """Return how the answers to prompts in trees differ from those to each alone; empty if they do not."""
     budget = 2 * sum(len(prompt.tokens) for prompt in prompts)
     (chunk,) = scorer.chunks(prompts, budget, PROBED_WORK)
     together = dict(zip(chunk.prompts.tolist(), scorer.score(chunk), strict=True))

@@ -1,7 +1,7 @@
 """Trees next to each other in one row of tokens, for one forward pass.
 
-The row has little or no padding: trees of (nearly) the same size are neighbours and form a group, in which attention runs
-over all of them at once.
+The row has little or no padding: trees of (nearly) the same size are neighbours and form a group, for all of which attention
+is computed at once.
 """
 
 from collections.abc import Sequence
@@ -30,32 +30,32 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens of one forward pass, and the answers that are read from it."""
+    """The tokens of one forward pass, and where the answers are read from it."""
 
     ids: Ids
     """``[tokens]``"""
     positions: Ids
-    """``[tokens]``: depth in its tree."""
+    """``[tokens]``: depth of each in its tree."""
     ends: Ids
     """``[tokens]``: index in its tree after the last token below it."""
     groups: tuple[Group, ...]
     prompts: Ids
     """``[prompts]``: their numbers."""
     rows: Ids
-    """``[targets]``: tokens whose logits predict the targets, in ascending order."""
+    """``[targets]``: index of the token that predicts each target, in ascending order."""
     targets: Ids
-    """``[targets]``: the token that follows."""
+    """``[targets]``: the tokens to predict."""
     owners: Ids
-    """``[targets]``: index of its prompt in ``prompts``."""
+    """``[targets]``: index in ``prompts`` of each target's prompt."""
 
 
 def pack(prompts: Sequence[Prompt], trees: Sequence[Tree], budget: int, device: str) -> list[Chunk]:
     """Put trees into chunks of about the same size; a pure function of its arguments.
 
     Args:
-        prompts: Those of the trees.
-        trees: The largest first.
-        budget: Tokens of a forward pass; at least one tree is taken.
+        prompts: those of the trees.
+        trees: the largest first.
+        budget: tokens of a forward pass; at least one tree.
         device: ``cpu`` or ``cuda``.
     """
     tokens = sum(tree.size for tree in trees)
@@ -76,7 +76,7 @@ def pack(prompts: Sequence[Prompt], trees: Sequence[Tree], budget: int, device: 
 
 
 def _chunk(prompts: Sequence[Prompt], trees: list[tuple[Tree, int]]) -> Chunk:
-    """Return the chunk of trees, each with its width."""
+    """Return the chunk of trees, each given with the width of its group."""
     total = sum(width for _, width in trees)
     ids, positions = np.zeros(total, np.int64), np.zeros(total, np.int64)
     ends = np.concatenate([np.arange(1, width + 1) for _, width in trees])  # padding attends to itself

@@ -1,4 +1,4 @@
-"""What lm-eval makes of a model's answers: aggregated metrics, and a row for every item."""
+"""lm-eval's metrics of a model's answers, and a row for every item."""
 
 import hashlib
 import json
@@ -31,20 +31,19 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("loglikelihoods", pa.list_(pa.float64())),
 ]
 ITEMS = pa.schema(_COLUMNS)
-"""``item`` is lm-eval's ``doc_id``, ``gold`` the first right choice, ``predicted`` the likeliest one. ``score`` is the item's value
-of the task's main metric, ``correct`` whether that is 1, and ``correct_norm`` goes with ``acc_norm``: null where there is none, or
-it is no number, or none of 0 and 1. ``passage`` names the text that an item is about; items of one passage are no independent
-draws. ``loglikelihoods`` are in the order of the choices, in nats; empty where answers are generated."""
+"""``item`` is lm-eval's ``doc_id``, ``gold`` the first right choice, ``predicted`` the most likely one. ``score`` is the item's value
+of the task's main metric (null if it is not a number), ``correct`` whether that is 1, ``correct_norm`` whether ``acc_norm`` is 1 (null
+if the value is neither 0 nor 1). ``passage`` is the hash of the text that an item is about: items about one passage are not
+independent draws. ``loglikelihoods`` are in the order of the choices, in nats; empty if answers are generated."""
 PASSAGES = ("passage", "article", "context", "paragraph", "page", "premise", "story", "support", "sentence1")
-"""Fields of items that hold the text that several of them ask about, in lm-eval's tasks."""
+"""Fields of lm-eval's items with a text that several items may ask about."""
 FRACTIONS = frozenset({"f1", "mcc", "acc_all"})
-"""Metrics that are fractions, more being better, though only the whole task has a value. Means over tasks are taken of these,
-and of main metrics whose items' values are such fractions."""
-
+"""Metrics that are fractions, higher being better, though only the whole task has a value. Means over tasks include these, and
+main metrics whose items' values are such fractions."""
 
 BOOTSTRAP_SAMPLES = 1000
 CORPUS_METRICS = ("bleu", "chrf", "chrfpp", "ter")
-"""Slow metrics over a whole corpus, of which lm-eval takes 100 bootstrap samples."""
+"""Slow metrics over a whole corpus, for which lm-eval takes 100 bootstrap samples."""
 os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval would bootstrap in a pool of processes
 
 
@@ -53,7 +52,7 @@ class TaskScores:
     """Scores of a model in a task."""
 
     metrics: list[TaskFigure]
-    """Named by lm-eval, without the filter; where a task has several, all but the first are named ``metric,filter``."""
+    """Named as in lm-eval without the filter; if a task has several filters, all but the first are named ``metric,filter``."""
     items: pa.Table
     """Schema :data:`ITEMS`."""
 
@@ -67,7 +66,7 @@ def collect(
         task: lm-eval's task.
         docs: items with their ``doc_id``.
         instances: the requests of each item, with the model's answers.
-        request: the task, and how it was asked.
+        request: the task, and how it is scored.
 
     Raises:
         StepError: an item's right answer is not among its choices, or the task cannot judge it.
@@ -99,11 +98,11 @@ def collect(
 
 
 def passage_of(doc: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that name the text that an item is about; that of an item with none of its own is the item."""
+    """Return the hash of the text that an item is about, 16 hex digits; without such a text, of the item itself."""
     texts = (doc.get(name) for name in PASSAGES)
     text = next((text for text in texts if isinstance(text, str) and text.strip()), None)
-    named = " ".join(text.split()) if text is not None else json.dumps(doc, sort_keys=True, default=repr)
-    return hashlib.blake2b(named.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    hashed = " ".join(text.split()) if text is not None else json.dumps(doc, sort_keys=True, default=repr)
+    return hashlib.blake2b(hashed.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 def _main_metric(task: Task, request: TaskRequest, metrics: list[str]) -> str:
@@ -126,7 +125,7 @@ def _main_metric(task: Task, request: TaskRequest, metrics: list[str]) -> str:
 def _judge(
     task: Task, request: TaskRequest, doc_id: int, doc: Mapping[str, Any], answers: list[Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return an item's metrics by lm-eval, and its row."""
+    """Return an item's metrics as lm-eval computes them, and its row."""
     try:
         choices, golds = _choices(task, doc)
         if choices and not any(0 <= gold < len(choices) for gold in golds):
@@ -150,7 +149,7 @@ def _judge(
 
 
 def _choices(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:
-    """Return the choices of an item and the indices of the right ones, as lm-eval finds them; empty where there are none."""
+    """Return the choices of an item and the indices of the right ones, as lm-eval finds them; empty if it has no choices."""
     if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results):
         return [], []
     choices: list[str] = task.doc_to_choice(doc)
@@ -165,7 +164,7 @@ def _number(value: Any) -> float | None:
 
 
 def _flag(value: Any) -> bool | None:
-    """Return a value as right or wrong, if it is one of these."""
+    """Return whether a value means right (1) or wrong (0); None if it is neither."""
     number = _number(value)
     return bool(number) if number in (0.0, 1.0) else None
 

@@ -1,7 +1,7 @@
-"""Task accuracies by lm-eval: its definitions, prompts, filters and aggregation, with a row for every item.
+"""Task scores by lm-eval: its definitions, prompts, filters and aggregation, with a row for every item.
 
-What ``lm_eval.simple_evaluate`` does for one task, without its progress bars and process pools, and with errors that say
-which item of which file is wrong.
+Does what ``lm_eval.simple_evaluate`` does for one task, without its progress bars and process pools, and with errors that
+say which item of which file is wrong.
 """
 
 import logging
@@ -27,7 +27,7 @@ from studyctl.reporter import Reporter
 FEWSHOT_SEED = 1234
 """lm-eval's default, as are the other seeds."""
 CHATTY = ("lm_eval", "transformers", "datasets")
-"""Loggers that repeat the same at each task; what matters of it is reported as a warning."""
+"""Loggers that repeat themselves for each task; what matters is reported as a warning."""
 
 
 def score_task(
@@ -48,10 +48,10 @@ def score_task(
         model: a ``transformers`` causal language model, in evaluation mode.
         tokenizer: the model's; it is not changed.
         request: the task.
-        batch_tokens: tokens of a forward pass, padding included; at least one prompt is taken.
-        reporter: hears of progress after every batch, and of warnings.
-        resumable: where answers are saved, and those of an earlier attempt; None: nothing is saved.
-        reading: entered while the task's definition and items are read.
+        batch_tokens: tokens of a forward pass, padding included; at least one prompt.
+        reporter: gets progress after every chunk, and warnings.
+        resumable: where answers are saved, and those of an earlier attempt are found; None: nothing is saved.
+        reading: context in which the task's definition and items are read.
 
     Raises:
         StepError: the task, its data or the tokenizer cannot be used together.
@@ -70,15 +70,15 @@ def score_task(
         by_kind: dict[str, list[Instance]] = defaultdict(list)
         for instance in chain.from_iterable(instances.values()):
             by_kind[instance.request_type] += [instance] * (instance.repeats or 1)
-        for kind, asked in by_kind.items():
-            for instance, answer in zip(asked, scorer.run(kind, asked), strict=True):
+        for kind, same_kind in by_kind.items():
+            for instance, answer in zip(same_kind, scorer.run(kind, same_kind), strict=True):
                 instance.resps.append(answer)
         return collect(task, docs, instances, request)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the loggers and progress bars of libraries, and leave them as they were."""
+    """Silence the loggers and progress bars of libraries for a while."""
     levels = {name: logging.getLogger(name).level for name in CHATTY}
     bars = not datasets.are_progress_bars_disabled()
     for name in CHATTY:

@@ -1,4 +1,4 @@
-"""lm-eval's scorer for ``transformers`` models, answering from as few tokens as it can, and resumable."""
+"""lm-eval's scorer for ``transformers`` models, from as few tokens as possible, and resumable."""
 
 import copy
 import hashlib
@@ -24,24 +24,24 @@ from studyctl.evaluate.text.head import not_finite
 from studyctl.reporter import Reporter
 
 BATCH_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Most logits of a batch of requests: HFLM has them all at once, in the model's dtype and again as fp32."""
+"""Maximum logits of a plain batch: HFLM has them all at once, in the model's dtype and again in fp32."""
 MIN_BATCH_TOKENS = 512
-"""Tokens of such a batch that a large vocabulary does not lower any further."""
+"""Tokens of a plain batch, however large the vocabulary is."""
 GENERATION_SEED = 1234
 ROLLING_WINDOWS = 256
-"""Windows that HFLM hands over at a time for tasks of rolling log-likelihood."""
+"""Windows that HFLM requests at a time for tasks of rolling log-likelihood."""
 
 LIBRARIES = ("studyctl", "torch", "transformers", "lm-eval")
-"""Those that decide about the bits of an answer."""
+"""Those whose version may change the bits of an answer."""
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, then as ids."""
 
 
 class ResumableChunks(Protocol):
-    """Answers to the numbered chunks of an unfinished task. They are JSON values, so that a later process can take them up."""
+    """Saved answers to the numbered chunks of an unfinished task. They are JSON values, so that a later process can use them."""
 
     def begin(self, plan: str) -> dict[int, Any]:
-        """Return the answers that an earlier attempt saved under the same plan: a name of all that decides about them."""
+        """Return the answers that an earlier attempt saved under the same plan: a hash of all that determines them."""
 
     def add(self, chunk: int, answers: Any) -> None:
         """Save the answers of a chunk."""
@@ -59,8 +59,8 @@ class Chunk:
 class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """HFLM that reads common beginnings of prompts once, and computes logits only where they are needed.
 
-    Prompts, their split into context and continuation, and how they are cut are HFLM's own. Log-likelihoods come from an
-    fp32 log-softmax. A model that cannot read prompts in trees gets batches of ordinary rows, longest first.
+    Prompts, their split into context and continuation, and their truncation are HFLM's own. Log-likelihoods come from an
+    fp32 log-softmax. A model that cannot read prompts in trees gets plain batches, longest prompts first.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _generate(self, requests: list[Instance], first: int, rows: int) -> list[str]:
         self.batch_size_per_gpu = rows
-        torch.manual_seed(GENERATION_SEED + first)  # whichever batches were done before
+        torch.manual_seed(GENERATION_SEED + first)  # so that earlier batches do not matter
         texts: list[str] = super().generate_until(requests, disable_tqdm=True)
         return texts
 
@@ -119,12 +119,12 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     ) -> list[Answer]:
         self._warn_of(requests)
         answers: list[Answer] = [(0.0, True)] * len(requests)  # an answer without tokens is certain
-        asked = {
+        prompts = {
             i: _prompt(request, self.max_length) for i, request in enumerate(requests) if len(request[2])
         }
-        if not asked:
+        if not prompts:
             return answers
-        scorer = open_packed(self.model, list(asked.values()))
+        scorer = open_packed(self.model, list(prompts.values()))
         if isinstance(scorer, str):
             if not self._reported_plain:
                 self._reported_plain = True
@@ -132,20 +132,20 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
                     f"{type(self.model).__name__} cannot read prompts in trees ({scorer}): the task is scored in plain"
                     " batches, which takes longer"
                 )
-            kind, chunks = "plain", list(self._plain_chunks(requests, asked))
+            kind, chunks = "plain", list(self._plain_chunks(requests, prompts))
         else:
-            kind, numbers = "trees", list(asked)
+            kind, numbers = "trees", list(prompts)
             chunks = [
                 Chunk([numbers[prompt] for prompt in row.prompts], partial(scorer.score, row))
-                for row in scorer.chunks(list(asked.values()), self._batch_tokens)
+                for row in scorer.chunks(list(prompts.values()), self._batch_tokens)
             ]
-        prompts = ((*prompt.tokens, -1, *prompt.targets) for prompt in asked.values())
-        return self._in_chunks(kind, prompts, chunks, answers)
+        hashed = ((*prompt.tokens, -1, *prompt.targets) for prompt in prompts.values())
+        return self._in_chunks(kind, hashed, chunks, answers)
 
-    def _plain_chunks(self, requests: Sequence[Encoded], asked: dict[int, Prompt]) -> Iterator[Chunk]:
-        """Yield batches of ordinary rows; requests that share all but their last token share a row, as in HFLM."""
+    def _plain_chunks(self, requests: Sequence[Encoded], prompts: dict[int, Prompt]) -> Iterator[Chunk]:
+        """Yield plain batches; requests that share all but their last token share a row, as in HFLM."""
         rows: dict[tuple[int, ...], list[int]] = {}
-        for index, prompt in asked.items():
+        for index, prompt in prompts.items():
             rows.setdefault(prompt.tokens, []).append(index)
         order = sorted(rows, key=lambda tokens: (-len(tokens), tokens))
         while order:
@@ -161,12 +161,12 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return answers
 
     def _in_chunks(
-        self, kind: str, asked: Iterable[Sequence[Any]], chunks: list[Chunk], answers: list[Any]
+        self, kind: str, prompts: Iterable[Sequence[Any]], chunks: list[Chunk], answers: list[Any]
     ) -> list[Any]:
-        """Fill in the answers, chunk by chunk, but for the chunks that an earlier attempt saved."""
+        """Fill in the answers, chunk by chunk, those that an earlier attempt saved without computing them."""
         libraries = " ".join(f"{name} {version(name)}" for name in LIBRARIES)
         how = f"{kind} {self.model.dtype} {self.max_length} {libraries} threads {torch.get_num_threads()}"
-        plan = _fingerprint(how, asked, [chunk.requests for chunk in chunks])
+        plan = _fingerprint(how, prompts, [chunk.requests for chunk in chunks])
         saved = self._resumable.begin(plan) if self._resumable is not None else {}
         for number, chunk in enumerate(chunks):
             if number in saved:
@@ -180,7 +180,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
                     self._resumable.add(number, new)
             for request, answer in zip(chunk.requests, new, strict=True):
                 answers[request] = answer
-            # A rolling request is several windows; the bar stays at its end for those that are left.
+            # A rolling request has several windows, so there may be more answers than requests.
             self._done = min(self._done + len(new), self._total)
             self._reporter.progress(self._done, self._total, "request")
         return answers
@@ -209,16 +209,16 @@ def _prompt(request: Encoded, longest: int) -> Prompt:
     return Prompt(tokens, tuple(continuation))
 
 
-def _fingerprint(how: str, asked: Iterable[Sequence[Any]], chunks: list[list[int]]) -> str:
-    """Hash of everything but the weights that answers are computed from: requests, their chunks, libraries and settings."""
+def _fingerprint(how: str, prompts: Iterable[Sequence[Any]], chunks: list[list[int]]) -> str:
+    """Return the hash of what determines the answers, except weights: prompts, their chunks, libraries and settings."""
     state = hashlib.blake2b(how.encode(), digest_size=16)
-    for part in chain(asked, chunks):
+    for part in chain(prompts, chunks):
         state.update(json.dumps(part, default=repr).encode())
     return state.hexdigest()
 
 
 def _prepared(tokenizer: Any, bos: Bos) -> Any:
-    """Return a copy of a tokenizer (HFLM changes it) that adds a BOS if that is asked for."""
+    """Return a copy of a tokenizer (HFLM changes it) that adds a BOS if ``bos`` says so."""
     tokenizer = copy.deepcopy(tokenizer)
     if bos == "prepend":
         if tokenizer.bos_token_id is None:

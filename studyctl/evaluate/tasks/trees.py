@@ -1,7 +1,7 @@
 """Prompts as prefix trees: the common beginning of several prompts is read once.
 
-Prompts in sorted order are a depth-first walk of the tree over all their tokens: each adds a branch after what it shares
-with the one before. In that order the tokens below a token are the ones that follow it, up to its ``end``; so token i attends to
+Prompts in sorted order are a depth-first walk of the tree of all their tokens: each branches off the one before it where the two
+begin to differ. In that order the tokens below a token are those that follow it, up to its ``end``; so token i attends to
 token j exactly if ``j <= i < end[j]``, and its position is its depth. No other structure is needed.
 """
 
@@ -16,17 +16,17 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The tokens that a model reads for one request, and those that it is to predict."""
+    """The tokens that a model reads for one request, and those whose probability is scored."""
 
     tokens: tuple[int, ...]
     """Context and continuation without its last token; at least one token."""
     targets: tuple[int, ...]
-    """The continuation: the last ``len(targets)`` tokens predict them, one each."""
+    """The continuation: each of the last ``len(targets)`` tokens predicts one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Prompts that share their beginning, each token once."""
+    """Prompts that share their beginning, with each shared token once."""
 
     tokens: Ids
     """``[size]``, depth first."""
@@ -53,13 +53,13 @@ class Tree:
 def build_trees(prompts: Sequence[Prompt], limit: int, token_work: float) -> list[Tree]:
     """Return the trees of prompts, the largest first; a pure function of its arguments.
 
-    A prompt joins the tree of the prompts before it in sorted order where reading its beginning again would cost more than
-    the larger tree costs in attention, which computes the square of a tree and masks most of it.
+    A prompt joins the tree of the prompts before it in sorted order if reading its beginning again would cost more than
+    a larger tree does in attention, which computes all pairs of a tree's tokens and masks most of them.
 
     Args:
-        prompts: In any order.
-        limit: Tokens of a tree; only a single prompt may have more.
-        token_work: Cost of a token outside of attention, in pairs of tokens in attention.
+        prompts: in any order.
+        limit: maximum tokens of a tree; only a single prompt may have more.
+        token_work: cost of a token outside of attention, in units of a pair of tokens in attention.
     """
     trees: list[Tree] = []
     run: list[int] = []

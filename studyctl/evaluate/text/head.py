@@ -1,8 +1,8 @@
 """From token ids to final hidden states, and from those to logits.
 
-The two are separate so that the logits of a whole text never exist at once, and so that the dense model's answers can be
+The two are separate so that the logits of a whole text never exist at once, and so that the dense model's predictions can be
 stored as hidden states. Families differ in what follows ``lm_head`` (a scale, a soft cap); :func:`open_head` compares with
-the model's own logits and refuses a family that does something else.
+the model's own logits and refuses a family that does anything else.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from torch.nn import functional
 from studyctl.errors import StepError
 
 PROBE_TOKENS = 16
-"""Tokens of the comparison with the model's own logits."""
+"""Tokens on which logits are compared with the model's own."""
 _CHECKED: WeakSet[Any] = WeakSet()
-"""Models whose parts gave their logits: how they are put together does not change with their weights."""
+"""Models that passed this comparison: changes of weights do not matter for it."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Head:
     weight: Tensor
     """``[vocabulary, hidden]``, in the dtype of the model."""
     bias: Tensor | None
-    """``[vocabulary]``"""
+    """``[vocabulary]``."""
     scale: float = 1.0
     softcap: float | None = None
     """None: no cap."""
 
     @property
     def vocabulary(self) -> int:
-        """Return the number of logits a token has."""
+        """Return the number of logits of a token."""
         return self.weight.shape[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Head:
         return logits
 
     def fingerprint(self) -> str:
-        """Return the hash of the weights, their dtype, scale and soft cap: 32 hex digits."""
+        """Return the hash of weight, bias, dtype, scale and soft cap: 32 hex digits."""
         state = hashlib.blake2b(
             f"{self.weight.dtype} {tuple(self.weight.shape)} {self.scale} {self.softcap}".encode(),
             digest_size=16,
@@ -78,11 +78,11 @@ class Decoder:
 
 
 def open_head(model: Any, ids: Tensor) -> Decoder:
-    """Take a ``transformers`` causal language model apart, and check that the parts give its logits.
+    """Split a ``transformers`` causal language model into decoder and head, and check that these give its logits.
 
     Args:
         model: the model, in evaluation mode.
-        ids: ``[tokens]`` a few tokens to compare on.
+        ids: ``[tokens]``, a few tokens to compare on.
 
     Raises:
         StepError: the logits are not what ``lm_head``, scale and soft cap give.
@@ -102,13 +102,13 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
         return decoder
     probe = ids[:PROBE_TOKENS].to(decoder.device)[None]
     hidden = decoder.hidden(probe)[0]
-    theirs = model(input_ids=probe, use_cache=False).logits[0].float()
-    # Scale and cap are computed in the model's dtype there and in fp32 here: 16-bit models round them once more.
-    tolerance = (1e-4 if head.weight.dtype == torch.float32 else 2e-2) * theirs.abs().max().clamp(min=1e-6)
+    expected = model(input_ids=probe, use_cache=False).logits[0].float()
+    # The model computes scale and cap in its dtype, the head in fp32: 16-bit models round once more.
+    tolerance = (1e-4 if head.weight.dtype == torch.float32 else 2e-2) * expected.abs().max().clamp(min=1e-6)
     same_width = hidden.shape[-1] == head.weight.shape[1]
-    # Logits that are not finite are reported by whoever scores with them.
+    # Logits that are not finite are reported when they are scored.
     if not same_width or (
-        torch.isfinite(theirs).all() and not (head.logits(hidden) - theirs).abs().max() <= tolerance
+        torch.isfinite(expected).all() and not (head.logits(hidden) - expected).abs().max() <= tolerance
     ):
         raise _unknown_head(model, "its logits are not its hidden states times `lm_head`, scaled and capped")
     _CHECKED.add(model)
@@ -116,7 +116,7 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
 
 
 def not_finite(where: str = "") -> StepError:
-    """Return the error to raise when logits are not finite."""
+    """Return the error to raise if logits are not finite."""
     return StepError(
         f"the logits are not finite{where}: the model does not compute any more",
         hint="compress less, or use dtype float32 or bfloat16 if it is float16",

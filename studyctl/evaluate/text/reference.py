@@ -2,11 +2,11 @@
 
 Files in one folder::
 
-    <name>.safetensors           tensor ``hidden`` [windows, length - 1, hidden], in the dtype of the model; one a batch
+    <name>.safetensors           tensor ``hidden`` [windows, length - 1, hidden], in the dtype of the model; one per batch
     head-<fingerprint>.safetensors   the head that turns them into logits, once for all texts of a model
 
-The last position of a window predicts nothing that is scored, so it is not kept. A checksum of the states is kept in the
-header; a file that does not have it is no reference.
+The last position of a window predicts no scored token, so it is not kept. The header has a checksum of the states; a file
+that does not match it is not used.
 """
 
 import errno
@@ -37,7 +37,7 @@ class DenseReference:
     head: str
     """Fingerprint of the head that turns the hidden states into logits."""
     states: Tensor
-    """``[windows, length - 1, hidden]``"""
+    """``[windows, length - 1, hidden]``."""
 
     def load_head(self) -> Head:
         """Return the dense model's head.
@@ -59,7 +59,7 @@ class DenseReference:
 
 
 def open_reference(path: Path) -> DenseReference | None:
-    """Read what :func:`keep_reference` wrote, or return None if it is missing, torn or corrupt."""
+    """Return what :func:`keep_reference` wrote, or None if it is missing, torn or corrupt."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
@@ -77,28 +77,30 @@ def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> 
     """Write the hidden states of a batch; if anything fails, there is no file.
 
     Args:
-        path: File of the reference.
-        states: ``[windows, length - 1, hidden]``
-        windows: Those of the states.
-        head: Turns them into logits.
+        path: file of the reference.
+        states: ``[windows, length - 1, hidden]``.
+        windows: those of the states.
+        head: turns them into logits.
 
     Raises:
         StepError: the disk is full.
         OSError: the folder cannot be written.
     """
     states = states.contiguous()
-    of_windows, of_head = fingerprint(windows), head.fingerprint()
-    about = {"windows": of_windows, "head": of_head, "checksum": _checksum(states, of_windows, of_head)}
-    head_path = _head_path(path, of_head)
+    windows_hash, head_hash = fingerprint(windows), head.fingerprint()
+    about = {
+        "windows": windows_hash,
+        "head": head_hash,
+        "checksum": _checksum(states, windows_hash, head_hash),
+    }
+    head_path = _head_path(path, head_hash)
     try:
         if not head_path.exists():
             tensors = {"weight": head.weight.cpu().contiguous()}
             if head.bias is not None:
                 tensors["bias"] = head.bias.cpu().contiguous()
             follows = json.dumps({"scale": head.scale, "softcap": head.softcap})
-            with atomic_path(
-                head_path
-            ) as temporary:  # a large vocabulary's is not copied once more in memory
+            with atomic_path(head_path) as temporary:  # not a copy in memory: a large vocabulary's is large
                 save_file(tensors, temporary, {"follows": follows})
         write_atomic(path, save({"hidden": states}, about))
     except OSError as error:
@@ -117,7 +119,7 @@ def _checksum(states: Tensor, windows: str, head: str) -> str:
 
 
 def fingerprint(windows: Windows) -> str:
-    """Return 32 hex digits that name the token ids."""
+    """Return the hash of the token ids: 32 hex digits."""
     shape = str(windows.ids.shape).encode()
     return hashlib.blake2b(shape + windows.ids.tobytes(), digest_size=16).hexdigest()
 

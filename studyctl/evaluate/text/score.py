@@ -4,11 +4,11 @@ Definitions, with p the dense model's distribution and q the scored model's, ove
 
 - nll: ``-log q(token)``, from an fp32 log-softmax; perplexity ``exp(Σ nll / tokens)``; bits per byte ``Σ nll / ln 2 / bytes``.
 - kl: ``KL(p || q) = Σ_v p_v (log p_v - log q_v)`` in nats, mean and 95th percentile over tokens.
-- top1: share of tokens for which the same token is likeliest in both.
+- top1: fraction of tokens for which both predict the same most likely token.
 - snr: ``10 log10(Σ |d|² / Σ |d - c|²)`` in dB over all tokens, d and c the dense and the scored logits, each minus its mean
-  over the vocabulary (what a softmax does not see).
+  over the vocabulary (which a softmax ignores).
 
-Scores are sums by window, from which :mod:`studyctl.store.text_totals` computes these figures.
+Scores are sums over windows, from which :mod:`studyctl.store.text_totals` computes these figures.
 """
 
 import math
@@ -34,7 +34,7 @@ from studyctl.reporter import Reporter
 
 
 class BatchScores(NamedTuple):
-    """Scores of a batch of windows: the cost of its tokens, and their distances to the dense model, as sums by window."""
+    """Scores of a batch of windows: the nll of its tokens and their distances to the dense model, as sums over each window."""
 
     windows: list[Window]
     batch: TextBatch
@@ -47,7 +47,7 @@ DTYPES = {
     "signal": torch.float64,
     "noise": torch.float64,
 }
-"""Of each token's value, by the field of a window that is their sum."""
+"""Dtype of each token's value, by the field of a window that is their sum."""
 FIELDS: dict[FidelityMetric, tuple[str, ...]] = {
     "kl": ("kl_nats",),
     "top1": ("top1",),
@@ -57,7 +57,7 @@ FIELDS: dict[FidelityMetric, tuple[str, ...]] = {
 
 
 @torch.no_grad()
-def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and how
+def score_windows(  # noqa: PLR0913 - windows, reference, and how to score
     model: Any,
     windows: Windows,
     *,
@@ -71,19 +71,19 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
 ) -> BatchScores:
     """Score a batch of windows.
 
-    Peak memory in addition to the model: the hidden states of the windows ``[windows, length, hidden]`` where they are kept or compared,
-    what one forward pass needs, and six fp32 tensors ``[chunk_tokens, vocabulary]``; there are never logits of a whole pass.
+    Peak memory in addition to the model: the hidden states of the windows ``[windows, length, hidden]`` if they are kept or compared,
+    what one forward pass needs, and six fp32 tensors ``[chunk_tokens, vocabulary]``; the logits of a whole pass never exist.
 
     Args:
         model: a ``transformers`` causal language model, in evaluation mode.
         windows: what to score.
         language: of the text, for the records.
-        reference: the dense model on the same windows, or None: no distances.
-        keep: file for this model's hidden states, as a reference for others.
+        reference: the dense model's hidden states of the same windows; None: no distances are measured.
+        keep: file for this model's hidden states, as a reference for others; None: they are not kept.
         metrics: distances to measure.
-        batch_tokens: tokens of a forward pass; at least one window is taken.
-        reporter: asked before every forward pass whether to stop; hears nothing else.
-        done: called after every forward pass with the windows that are scored.
+        batch_tokens: tokens of a forward pass; at least one window.
+        reporter: only its ``check_stop`` is used, before every forward pass.
+        done: called after every forward pass with the number of scored windows.
 
     Raises:
         StepError: logits are not finite, the family is unknown, the reference is of other tokens, or the disk is full.
@@ -93,7 +93,7 @@ def score_windows(  # noqa: PLR0913 - windows, what they are compared with, and 
     dense_head = _dense_head(reference, windows, decoder.head) if reference is not None else None
     rows = max(1, batch_tokens // ids.shape[1])
     names = ["nll_nats", *(field for metric in metrics for field in FIELDS[metric] if reference is not None)]
-    # Allocated at once: small tensors between the logits would keep the memory of those from being used again.
+    # Allocated at once: small tensors among the logits would keep the logits' memory from being reused.
     values = {
         name: torch.empty(len(ids) * windows.scored_tokens, dtype=DTYPES[name], device=decoder.device)
         for name in names
@@ -129,11 +129,11 @@ def _score_pass(
     """Write the values of each token of a forward pass.
 
     Args:
-        head: Of the model.
-        hidden: ``[rows, tokens, hidden]``
+        head: of the model.
+        hidden: ``[rows, tokens, hidden]``.
         targets: ``[rows, tokens]``: the token after each.
-        dense: The dense model's head and hidden states, or None.
-        values: ``[rows · tokens]`` by name, to write.
+        dense: the dense model's head and hidden states, or None.
+        values: ``[rows · tokens]`` by name; written.
     """
     states, tokens = hidden.flatten(0, 1), targets.flatten().long()
     size = chunk_tokens(head.vocabulary, states.device.type)
@@ -151,20 +151,20 @@ def _score_pass(
 def _compare(logits: Tensor, log_q: Tensor, dense_logits: Tensor, values: dict[str, Tensor]) -> None:
     """Write the distances of some tokens to the dense model.
 
-    A function of its own, so that its tensors are free before the next logits are computed.
+    A function of its own, so that its tensors are freed before the next logits are computed.
 
     Args:
-        logits: ``[tokens, vocabulary]``
-        log_q: Their log-softmax; changed.
-        dense_logits: ``[tokens, vocabulary]``
-        values: ``[tokens]`` by name, to write.
+        logits: ``[tokens, vocabulary]``.
+        log_q: their log-softmax; overwritten.
+        dense_logits: ``[tokens, vocabulary]``.
+        values: ``[tokens]`` by name; written.
     """
     if "top1" in values:
         values["top1"][:] = logits.argmax(-1) == dense_logits.argmax(-1)
     if "kl_nats" in values:
         log_p = functional.log_softmax(dense_logits, dim=-1)
         ratio = torch.sub(log_p, log_q, out=log_q)
-        # KL is never negative; rounding may be.
+        # KL is never negative, but rounding may make it so.
         values["kl_nats"][:] = torch.linalg.vecdot(log_p.exp_(), ratio).clamp_(min=0)
     if "signal" in values:
         values["signal"][:] = _energy(dense_logits)
@@ -206,7 +206,7 @@ def _records(values: dict[str, Tensor], windows: Windows, language: str) -> Batc
 def _counts(kl: NDArray[np.float32]) -> dict[int, int]:
     """Return how many tokens ``[tokens]`` have a KL in each bin."""
     finite = kl[np.isfinite(kl)].astype(np.float64)
-    # Bin 0 is below LOWEST, the last one has no end.
+    # Bin 0 is below LOWEST, the last bin has no upper end.
     position = np.log(np.maximum(finite, 1e-300) / kl_counts.LOWEST) / np.log(kl_counts.RATIO)
     bins = np.clip(np.floor(position).astype(np.int64) + 1, 0, kl_counts.BINS)
     numbers, tokens = np.unique(bins, return_counts=True)
@@ -219,7 +219,7 @@ def _energy(logits: Tensor) -> Tensor:
 
 
 def _dense_head(reference: DenseReference, windows: Windows, head: Head) -> Head:
-    """Return the head for the reference's hidden states: the scored model's own if that is the same."""
+    """Return the head for the reference's hidden states: the scored model's own if it is the same."""
     if reference.windows != fingerprint(windows):
         raise StepError(
             f"the dense reference {reference.path} was made with other tokens",

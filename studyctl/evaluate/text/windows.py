@@ -1,4 +1,4 @@
-"""Which tokens of a text are scored: non-overlapping windows of one length, taken in a fixed random order."""
+"""Which tokens of a text are scored: non-overlapping windows of one length, in a random but fixed order."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from studyctl.errors import StepError
 
 SEGMENT = 256
-"""Windows of a text whose end is unknown that are shuffled among themselves, one segment after the other."""
+"""If the end of a text is unknown, so many windows at a time are shuffled among themselves."""
 _SEED = 0
 
 
@@ -17,22 +17,22 @@ class TokenizedText:
     """A text as token ids, without special tokens."""
 
     ids: NDArray[np.int32]
-    """``[tokens]``"""
+    """``[tokens]``."""
     byte_ends: NDArray[np.int64]
     """``[tokens]``: UTF-8 bytes of the text up to the end of each token."""
     character_ends: NDArray[np.int64]
-    """``[tokens]``: characters likewise."""
+    """``[tokens]``: characters up to the end of each token."""
     document_begins: NDArray[np.int64]
     """``[documents]``: UTF-8 bytes of the text before each document."""
     complete: bool = True
-    """Whether the text ends here; else it is the beginning of one."""
+    """Whether this is the whole text, not only its beginning."""
 
 
 @dataclass(frozen=True)
 class Windows:
     """Windows of token ids. The first token of each is context only: it is not scored.
 
-    Sizes are those of the scored tokens. A token that is a part of a character ends where the character does.
+    ``bytes`` and ``characters`` are those of the scored tokens. A token that is a part of a character ends where the character does.
     """
 
     ids: NDArray[np.int32]
@@ -42,24 +42,24 @@ class Windows:
     bytes: NDArray[np.int64]
     """``[windows]``: UTF-8 bytes."""
     characters: NDArray[np.int64]
-    """``[windows]``"""
+    """``[windows]``."""
     documents: NDArray[np.int64]
     """``[windows]``: the document in which each begins, from 0."""
     bos: bool
-    """Whether every window begins with a BOS token, which is no token of the text."""
+    """Whether every window begins with a BOS token, which is not part of the text."""
     available: int | None = None
-    """Windows that the whole text has; None: its end is unknown."""
+    """Windows of the whole text; None: its end is unknown."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def scored_tokens(self) -> int:
-        """Return how many tokens of a window are predicted."""
+        """Return how many tokens of a window are scored."""
         return int(self.ids.shape[1] - 1)
 
     def slice(self, first: int, last: int) -> "Windows":
-        """Return windows ``first`` to ``last - 1``, in the order in which they are taken."""
+        """Return windows ``first`` to ``last - 1``, in the order in which they are measured."""
         part = slice(first, last)
         return replace(
             self,
@@ -74,17 +74,17 @@ class Windows:
 def cut_windows(
     text: TokenizedText, sequence_length: int, count: int, bos_id: int | None, segment: int | None = None
 ) -> Windows:
-    """Cut a text into windows, drop the tokens left over at its end, and take the first ``count`` in a fixed random order.
+    """Cut a text into windows, drop the tokens left over at its end, and return the first ``count`` in a random but fixed order.
 
     A larger ``count`` begins with the same windows.
 
     Args:
         text: the text, or as much of its beginning as :func:`needed_tokens` says.
         sequence_length: tokens of a window, at least 2. With a BOS, one of them is the BOS.
-        count: how many windows to take; fewer if the text has no more.
+        count: how many windows to return; fewer if the text has no more.
         bos_id: token to put before each window, or None.
-        segment: windows that are shuffled among themselves, one segment after the other, so that a dataset need not be read
-            to its end; None: all of the text, of which the windows are a sample then.
+        segment: so many windows at a time are shuffled among themselves, so that a dataset need not be read to its end; None:
+            all windows are shuffled, and so any number of them is a sample of the whole text.
 
     Raises:
         StepError: the text does not fill one window.
@@ -100,7 +100,7 @@ def cut_windows(
     ids = text.ids[: available * text_length].reshape(available, text_length)[numbers].astype(np.int32)
     if bos_id is not None:
         ids = np.concatenate([np.full((len(numbers), 1), bos_id, np.int32), ids], axis=1)
-    # Before the first token that is scored, and after the last one.
+    # The token before the first one that is scored (-1: none), and the last one.
     before = numbers * text_length + (bos_id is None) - 1
     last = (numbers + 1) * text_length - 1
     begins = np.where(numbers > 0, text.byte_ends[numbers * text_length - 1], 0)
@@ -116,7 +116,7 @@ def cut_windows(
 
 
 def window_order(count: int, segment: int) -> NDArray[np.int64]:
-    """Return the numbers of ``count`` windows in the order in which they are taken: a permutation of each segment.
+    """Return the numbers of ``count`` windows in the order in which they are measured: a permutation of each segment.
 
     numpy promises that ``RandomState`` gives the same numbers in every version (NEP 19).
     """
@@ -128,5 +128,5 @@ def window_order(count: int, segment: int) -> NDArray[np.int64]:
 
 
 def needed_tokens(windows: int, sequence_length: int) -> int:
-    """Return how many tokens of a dataset whose end is unknown so many windows are taken from: whole segments."""
+    """Return how many tokens of a dataset whose end is unknown are needed for so many windows: whole segments."""
     return -(-windows // SEGMENT) * SEGMENT * sequence_length

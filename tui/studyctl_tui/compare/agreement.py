@@ -1,4 +1,4 @@
-"""The results of each backend for a setting, compared with ours."""
+"""The results of each backend for a setting, compared with studyctl's."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,13 +52,13 @@ class AgreementSheet(Sheet):
         self.empty = "none of these settings is measured with two backends yet" if rows else _ONE_BACKEND
 
     def cell(self, line: Line, column: str) -> Cell:
-        """Return a figure; a ratio has a step for how bad ours looks compared with it."""
+        """Return a figure; the step of a ratio is how bad studyctl looks compared with this backend."""
         row, measure = self._of[line.key], self._measures[column]
         cell = measure.cell(measure.of(row))
         return Cell(cell.text) if row.ours else cell
 
     def says(self, line: Line, column: str | None) -> str:
-        """Return what a figure means, or all figures of a backend."""
+        """Return the meaning of a figure, or all figures of a backend."""
         row = self._of.get(line.key)
         if row is None:
             return line.label
@@ -78,7 +78,7 @@ class AgreementSheet(Sheet):
 
 
 def _by_setting(rows: Iterable[Agreement], lines: dict[str, Line]) -> Iterator[Line]:
-    """Yield a heading for each setting with results, and its backends, ours first."""
+    """Yield a heading for each setting with results, and its backends, studyctl first."""
     chosen = {row.trial_id: row for row in rows if row.trial_id in lines}
     settings: dict[tuple[str, int | None], list[Agreement]] = {
         (chosen[trial].setting, chosen[trial].seed): [] for trial in lines if trial in chosen

@@ -19,7 +19,7 @@ SORTS: dict[str, Callable[[Standing], float | None]] = {
     "ppl ratio": lambda trial: trial.ppl_ratio,
     "accuracy": lambda trial: None if trial.acc is None else -trial.acc,
 }
-"""What variants can be sorted by, the smallest value first."""
+"""Sort keys of variants, the smallest value first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class Comparison:
     ranks: tuple[Rank, ...] = ()
     disagreement: tuple[Disagreement, ...] = ()
     agreement: tuple[Agreement, ...] = ()
-    """Trials whose setting several backends compress, ours first."""
+    """Trials whose setting several backends compress, studyctl's first."""
     pareto: frozenset[tuple[str, str]] = frozenset()
     """Trial and measure of each point of the Pareto front of size and quality."""
 
     @property
     def compares(self) -> bool:
-        """Whether a compressed variant is measured."""
+        """Whether there is anything to compare: a measured compressed variant."""
         measured = {trial for trial, *_ in (*self.perplexity, *self.scores)}
         return any(trial.variant != "dense" and trial.trial_id in measured for trial in self.trials)
 

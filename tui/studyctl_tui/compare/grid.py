@@ -21,7 +21,7 @@ from studyctl_tui.compare.sheets import GLYPHS, Sheet
 from studyctl_tui.shared.variant_names import shortened
 
 MOST_WIDTH = 14
-"""Maximum characters of a column: figure, glyph, mark and a blank."""
+"""Maximum width of a column in characters: figure, glyph, mark and a blank."""
 _BLEND = (0.0, 0.12, 0.22, 0.33, 0.45)
 """How much of the theme's error colour is mixed into its background for each step: text stays readable on each."""
 _SIXTEEN: tuple[Style, ...] = (
@@ -58,7 +58,7 @@ class CompareGrid(ScrollView, can_focus=True):
     ]
 
     class Moved(Message):
-        """The cursor is elsewhere, or what is under it has changed."""
+        """The cursor has moved, or what is under it has changed."""
 
     def __init__(self, sheet: Sheet) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class CompareGrid(ScrollView, can_focus=True):
         return base + self.get_component_rich_style("grid--cursor", partial=True)
 
     def _framed(self, label: Segment, cells: list[Segment], style: Style) -> Strip:
-        """Put the name before the scrolled cells; a cell that is only half visible is left blank, as it would read as another figure."""
+        """Put the name before the scrolled cells; a partly visible cell is left blank, since it would read as another figure."""
         room = max(0, self._room.width - self._widths[0])
         left, end = self.scroll_offset.x, 0
         whole: list[Segment] = []

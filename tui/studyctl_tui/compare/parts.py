@@ -1,4 +1,4 @@
-"""The parts of the Compare screen: a title with what the marks mean, a table, and what goes with it."""
+"""The parts of the Compare screen: each has a title with a legend of the marks, a table, and perhaps more."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from studyctl_tui.compare.sheets import Sheet
 from studyctl_tui.compare.size import SIZE_MEASURES, SizePlot, SizeSheet
 
 WIDE = 120
-"""Columns from which the part of backends shows all of its figures."""
+"""Columns from which the part about backends shows all figures."""
 
 
 class Part(Vertical):
@@ -59,7 +59,7 @@ class Part(Vertical):
         raise NotImplementedError
 
     def show(self, comparison: Comparison, lines: Sequence[Line], empty: str) -> None:
-        """Draw results; `empty`: why there are no lines, if not because nothing is measured."""
+        """Draw results; `empty`: why there are no lines; an empty text if nothing is measured."""
         self._comparison, self._lines, self._empty = comparison, tuple(lines), empty
         self._draw()
 

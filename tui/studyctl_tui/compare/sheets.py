@@ -1,4 +1,4 @@
-"""What the tables of the Compare screen have in common: columns, the figure of a cell, and a sentence about it."""
+"""Base classes of the tables of the Compare screen: columns, the figure of a cell, and a sentence about it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from studyctl.store.results import Standing
 from studyctl_tui.compare.data import MAIN, Line
 
 GLYPHS = "▁▂▃▅▇"
-"""How bad a figure looks, in five steps, the harmless one first."""
+"""How bad a figure looks, in five steps, harmless first."""
 Figure = float | None
 
 

@@ -1,4 +1,4 @@
-"""What a person can do about trials and their run: try again, go on, stop, see why, copy."""
+"""Actions on trials and their run: retry, resume, stop, show the cause, copy."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -18,7 +18,7 @@ from studyctl_tui.shared.topbar import GLYPHS
 
 
 class TrialActs(TrialsScreen):
-    """Acts on the selected trial, and on the run."""
+    """The trials table with actions on the selected trial and on the run."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "retry", "Retry"),
@@ -48,7 +48,7 @@ class TrialActs(TrialsScreen):
             self._retry(view.paths, name)
 
     def action_run_on(self) -> None:
-        """Try again what failed; without a runner, go on with all that is not done."""
+        """Retry what failed; if no runner is alive, resume the run."""
         view = self.study_app.view
         if view is None:
             return
@@ -66,7 +66,7 @@ class TrialActs(TrialsScreen):
         )
 
     def action_stop(self, when: StopWhen) -> None:
-        """Ask whether the run shall stop."""
+        """Stop the run, after asking how."""
         view = self.study_app.view
         if view is None or not view.snapshot.running:
             self.notify("nobody runs this study")

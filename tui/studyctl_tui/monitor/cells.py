@@ -1,4 +1,4 @@
-"""What a line of the trials table says: columns, their widths, and the order by each of them."""
+"""The lines of the trials table: columns, their widths, their cells, and sorting by each of them."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ Part = tuple[str, str]
 ROLES = ("plain", "muted", "running", "good", "bad", "warn")
 STATE_ROLES = {"pending": "muted", "running": "running", "done": "good", "failed": "bad", "stopped": "warn"}
 NAME_ROLES = {"pending": "muted", "running": "running", "stopped": "muted"}
-"""Of model and variant: what runs stands out, what waits stands back."""
+"""Roles of model and variant: running trials stand out, waiting ones are muted."""
 STATE_ORDER = {"running": 0, "failed": 1, "stopped": 2, "pending": 3, "done": 4}
 HEADERS = {
     "state": "",
@@ -31,12 +31,12 @@ HEADERS = {
     "time": "time",
 }
 FIGURES = ("bits", "ppl", "acc", "time")
-"""Columns that are flush right."""
+"""Columns that are aligned right."""
 STEP_NARROW, STEP_WIDE = 13, 40
 WIDE, WIDER = 90, 110
 """Columns of a table with room for the words of states, and for wider gaps too."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-"""What a variant's name may have and a trial's does not: its journals are files."""
+"""Characters of a variant's name that a trial's name, which names files, must not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def widths(trials: Sequence[LiveTrial]) -> Widths:
 
 
 def columns_for(width: int, names: Widths) -> dict[str, int]:
-    """Return the width of each column: what does not fit is left out or cut, figures never."""
+    """Return the width of each column: if they do not fit, columns are left out or cut, but never those of figures."""
     gap = gap_of(width)
     columns = {
         "state": 9 if width >= WIDE else 1,
@@ -117,7 +117,7 @@ def gap_of(width: int) -> int:
 
 
 def header(columns: Mapping[str, int], gap: int, sort: str, *, reverse: bool) -> str:
-    """Return the line of headers; the column that sorts carries an arrow."""
+    """Return the line of headers; the column that is sorted by has an arrow."""
     arrow = "▼" if reverse else "▲"
     cells = [
         fit(HEADERS[key] + (arrow if key == sort else ""), width, right=key in FIGURES)
@@ -218,4 +218,4 @@ SORTS: dict[str, Callable[[TrialView], float | str | None] | None] = {
     "acc": _figure("acc_change"),
     "time": _figure("total_seconds"),
 }
-"""What a column sorts by; None of a row: it comes last either way."""
+"""Sort key of each column; rows whose key is None come last in both directions."""

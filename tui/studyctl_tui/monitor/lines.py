@@ -14,7 +14,7 @@ BLANK = Content()
 
 
 class LinesView(ScrollView, can_focus=True):
-    """Shows lines that are as wide as it is; a whole page costs the terminal only what is different."""
+    """Shows lines of text; of a new page only the lines that differ are sent to the terminal."""
 
     DEFAULT_CSS = """
     LinesView {
@@ -63,7 +63,7 @@ class LinesView(ScrollView, can_focus=True):
             self.scroll_to(y=min(max(top, keep - height + 1), keep), animate=False, force=True)
 
     def restart(self) -> None:
-        """Begin another text at its top."""
+        """Scroll to the top, for another text."""
         self._kept = None
         self.scroll_to(y=0, animate=False)
 

@@ -1,4 +1,4 @@
-"""Which trials are listed, in which order, and which of them are chosen: no widget, so that 10,000 are cheap."""
+"""Which trials are listed, in which order, and which are selected or marked: not a widget, so that 10,000 are cheap."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,7 +51,7 @@ class TrialList:
         return [trial for trial in self.trials if trial.state == state]
 
     def take(self, trials: Sequence[LiveTrial], standings: Mapping[str, Standing]) -> bool:
-        """Take what is new; return whether other trials are listed, or in another order."""
+        """Take new data; return whether the list or its order changed."""
         before, self.trials, self._standings = self.trials, trials, standings
         if len(trials) == len(before) and all(
             new is old or new.trial == old.trial for new, old in zip(trials, before, strict=True)
@@ -66,7 +66,7 @@ class TrialList:
         return True
 
     def filter(self, text: str) -> bool:
-        """List only trials that hold every word; return whether the list changed."""
+        """List only trials that contain every word; return whether the list changed."""
         self.words = tuple(text.lower().split())
         return self.arrange()
 

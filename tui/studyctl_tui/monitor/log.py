@@ -44,7 +44,7 @@ def read_tail(path: Path, before: LogTail | None = None) -> LogTail:
 
 
 def _clean(line: str) -> str:
-    """Return what a terminal would show of a line: bars that were drawn over, and colours, are left out."""
+    """Return a line as a terminal would finally show it, without colours and overwritten progress bars."""
     shown = line.rstrip("\r").rsplit("\r", 1)[-1]
     return CONTROL.sub("", ESCAPES.sub("", shown)).expandtabs(4)
 

@@ -22,7 +22,7 @@ STYLES = {
 }
 READING = Content.styled("reading …", "dim")
 STEP_WIDTH = 38
-"""Columns that a step needs: as many are on a line as fit."""
+"""Characters that a step needs; a line has as many steps as fit."""
 
 
 def steps_of(detail: TrialDetail, kind: StepKind) -> list[LiveStep]:
@@ -146,7 +146,7 @@ def wrapped(text: str, width: int, head: str, style: str) -> list[Content]:
 
 
 def languages(detail: TrialDetail, width: int) -> list[Content]:
-    """Return the perplexity of each language against dense: the thin part of a bar is dense, the thick part is on top."""
+    """Return the perplexity of each language against dense: the thin part of a bar is dense, the thick part the increase."""
     measured = {row.language: row for row in detail.languages}
     largest = max(filter(math.isfinite, (row.ppl_ratio or 0.0 for row in measured.values())), default=1.0)
     steps = {str(live.step.subject): live for live in steps_of(detail, StepKind.PERPLEXITY)}
@@ -196,7 +196,7 @@ def _waiting(name: str, live: LiveStep, label: int, width: int) -> Content:
 
 
 def tasks(detail: TrialDetail, width: int) -> list[Content]:
-    """Return the accuracy of each task and its change: to the left it lost, to the right it won."""
+    """Return the accuracy of each task and its change: bars to the left are losses, to the right gains."""
     rows = detail.tasks
     measured = {row.task for row in rows}
     waiting = [

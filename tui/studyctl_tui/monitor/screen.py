@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # they jump back here
 WIDE = 120
 """Columns from which on the details are to the right of the table."""
 PATIENCE_SECONDS = 0.15
-"""How long the cursor rests on a trial before its details are read: a held key asks once, at its end."""
+"""How long the cursor rests on a trial before its details are read: a held key reads them only once, at the end."""
 
 
 class MonitorScreen(TrialActs):
@@ -85,7 +85,7 @@ class MonitorScreen(TrialActs):
         self._fit()
 
     def _fit(self) -> None:
-        """Above each other, the table takes no more lines than it has trials."""
+        """Give the table no more lines than it has trials if the details are below it."""
         lines = None if self.size.width >= WIDE else len(self.trials.trials) + 2
         self.query_one(".trials").styles.max_height = lines
 
@@ -102,7 +102,7 @@ class MonitorScreen(TrialActs):
             self._patience = self.set_timer(PATIENCE_SECONDS, self._ask)
 
     def _ask(self) -> None:
-        """Ask for the details of the selected trial."""
+        """Request the details of the selected trial."""
         self._patience = None
         self.study_app.select(self.trials.selected)
 
@@ -140,7 +140,7 @@ class MonitorScreen(TrialActs):
 
 
 def banner(view: View) -> Content:
-    """Return what must be said above all else, a line each; empty when all is well."""
+    """Return the most important messages, one per line; empty if all is well."""
     lines, runner, trials = [], view.snapshot.runner, view.snapshot.trials
     for problem in view.trouble.problems if view.trouble is not None else ():
         lines += [f"! {problem.what}", *([f"  {problem.hint}"] if problem.hint else [])]

@@ -1,4 +1,4 @@
-"""The trials table with its filter, and a line that says how it is filtered, sorted and followed."""
+"""The trials table with its filter, and a line that says how the list is filtered and sorted."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -52,9 +52,9 @@ class TrialsScreen(StudyScreen):
         self._paths: StudyPaths | None = None
         self._following = False
         self._chosen = False
-        """Whether the selection is a person's, or the first one of a study as it stands now."""
+        """Whether the selection was made by a person, or from a view of the present state."""
         self._goal: str | None = None
-        """Trial to select when the study is there."""
+        """Trial to select as soon as it is read."""
         self._filter = FilterInput(placeholder="words of trial, state or model; esc clears", compact=True)
         self._status = Static(classes="status", markup=False)
 
@@ -187,7 +187,7 @@ class TrialsScreen(StudyScreen):
         self.table.focus()
 
     def _say(self) -> None:
-        """Say how the list came about."""
+        """Show how the list is filtered and sorted, and hints."""
         trials, view = self.trials, self.study_app.view
         count = f"{len(trials.trials)} trial{'' if len(trials.trials) == 1 else 's'}"
         parts = [f"{len(trials)} of {count} with `{' '.join(trials.words)}`" if trials.words else count]

@@ -1,4 +1,4 @@
-"""What both text editors of the app have in common."""
+"""The base class of the app's two text editors."""
 
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ class Editor(TextArea):
 
     async def _on_key(self, event: events.Key) -> None:
         if event.key.startswith("alt+"):
-            event.prevent_default()  # they belong to the app, even where a terminal sends a letter with them
+            event.prevent_default()  # these keys are the app's, even if a terminal sends a letter with them
             return
         for binding in self._bindings.key_to_bindings.get(event.key, ()):
             if await self.app.run_action(binding.action, default_namespace=self):

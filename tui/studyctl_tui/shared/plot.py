@@ -1,4 +1,4 @@
-"""The plot that both pictures of the app use."""
+"""The base class of the app's two plots."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""What all screens of the app have in common."""
+"""The base class of the app's screens."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -55,7 +55,7 @@ class StudyScreen(Screen[None]):
         """
 
     def ask_first(self, then: Callable[[], object], otherwise: Callable[[], object] | None = None) -> None:
-        """Do something that would lose unsaved work, after asking what to do with that; at once if there is none.
+        """Do something that would lose unsaved work, after asking what to do with the work; at once if there is none.
 
         Args:
             then: called when the work is saved or may be lost.
@@ -64,13 +64,13 @@ class StudyScreen(Screen[None]):
         then()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keep the key of the filter a character where text is typed."""
+        """Let the key of the filter type its character in a text field."""
         if action == "filter" and isinstance(self.focused, Input | TextArea):
             return False
         return super().check_action(action, parameters)
 
     def type_into(self, field: Input) -> None:
-        """Show a field and focus it at once: the next letter could be a command of the screen otherwise."""
+        """Show a field and focus it at once: otherwise the next letter could be a command of the screen."""
         field.display = True
         self.set_focus(field)
 

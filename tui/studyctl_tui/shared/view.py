@@ -19,7 +19,7 @@ class View:
     paths: StudyPaths
     snapshot: Snapshot
     standings: Mapping[str, Standing] = field(default_factory=dict)
-    """Figures by trial, of trials that have some; at first only of as many trials as a screen shows."""
+    """Figures by trial, if it has some; at first only for as many trials as a screen shows."""
     detail: TrialDetail | None = None
     """Of the selected trial."""
     published_at: str = ""
@@ -29,7 +29,7 @@ class View:
 
 
 class Watcher:
-    """Reads one study; each call of :meth:`look` gives the newest view. Safe to call from any thread."""
+    """Reads one study; each call of :meth:`look` returns the newest view. Safe to call from any thread."""
 
     def __init__(self, paths: StudyPaths) -> None:
         self.paths = paths
@@ -52,9 +52,9 @@ class Watcher:
         return self._early.result() if self._early is not None and self._early.done() else None
 
     def glances(self) -> Iterator[View]:
-        """Yield the last published state, without reading the journals, which takes long if there are many.
+        """Yield the last published state without reading the journals, which is slow if there are many.
 
-        First with the figures of as many trials as a screen shows, then with all; nothing after the first call.
+        First with the figures of as many trials as a screen shows, then with all; later calls yield nothing.
         """
         with self._lock:
             glanced, self._glanced = self._glanced, True

@@ -1,4 +1,4 @@
-"""Lines around the text of a spec: which file it is, what is the matter with it, and what the key at the cursor means."""
+"""Lines around the text of a spec: the file and its state, a banner, and the meaning of the key at the cursor."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ class FileBar(Static):
 
 
 class Banner(Static):
-    """Something to know about the file; not there when there is nothing."""
+    """A message about the file; hidden if there is none."""
 
     DEFAULT_CSS = """
     Banner {
@@ -41,7 +41,7 @@ class Banner(Static):
     text: reactive[str] = reactive("", layout=True)
 
     def watch_text(self) -> None:
-        """Take room only for something to say."""
+        """Hide the banner if it has no text."""
         self.display = bool(self.text)
 
     def render(self) -> Text:

@@ -30,18 +30,18 @@ HIGHLIGHTS = """
 [(integer) (float) (boolean)] @number
 (comment) @comment
 """
-"""What is coloured, by name; the names have a style each below."""
+"""The syntax to colour, by name; each name has a style below."""
 NAMES = ("table", "key", "string", "number", "comment")
 
 LIVELY = 24 << 10
-"""Characters up to which a text is coloured and explained at every key; beyond, typing would lag."""
+"""Maximum characters of a text that is coloured and explained at every key: typing would lag with more."""
 SEVERITIES = ("error", "warning")
 STEPS = {"up": -1, "down": 1, "pageup": -5, "pagedown": 5}
 """How far a key goes in the list of completions."""
 
 
 class SpecEditor(Editor):
-    """The text area. It knows problems and completions; files are the screen's."""
+    """The text area, with problems and completions; files are handled by the screen."""
 
     DEFAULT_CSS = """
     SpecEditor {
@@ -101,11 +101,11 @@ class SpecEditor(Editor):
 
     @property
     def meant(self) -> str:
-        """The text as it is checked: with the characters that the editor only stands in for."""
+        """The text to check: with the original characters that the editor shows as others."""
         return as_meant(self.text)
 
     def edit(self, edit: Edit) -> EditResult:
-        """Perform an edit; what is pasted is made fit for lines first."""
+        """Perform an edit, with line ends and special characters in its text replaced first."""
         edit.text = as_shown(edit.text.replace("\r\n", "\n").replace("\r", "\n"))
         return super().edit(edit)
 
@@ -183,7 +183,7 @@ class SpecEditor(Editor):
         self.app.push_screen(InputScreen("find (F3: the next)", self._sought), answered)
 
     def action_find_again(self) -> None:
-        """Select the next place of the text that was looked for, around the end; capitals matter where there are some."""
+        """Select the next match of the sought text, wrapping at the end; case matters only if the text has capitals."""
         sought, text, line = self._sought, self.text, self.document.get_line
         if sought == sought.lower() and len(text.lower()) == len(text):
             text = text.lower()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from studyctl.plan.preview import Preview
 
 CHECK_SECONDS = 0.3
-"""How long nobody types before the text is checked."""
+"""How long typing must pause before the text is checked."""
 PANES = ("problems", "plan")
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class SpecPanes(Vertical):
     # -- problems
 
     def refuse(self, problems: Sequence[Problem], path: Path) -> None:
-        """Show why a file is not in the editor."""
+        """Show why a file cannot be edited."""
         self._text, self._path, self.document, self._to_plan = "", path, None, None
         self.query_one(PlanPane).say("")
         self._show(problems, "")
@@ -147,7 +147,7 @@ class SpecPanes(Vertical):
         self.plan_again()
 
     def next_problem(self, cursor: tuple[int, int], step: int) -> Problem | None:
-        """Return the next problem of this file behind a place, or the last one before it; around the end."""
+        """Return the next problem of this file after a place, or the last one before it, wrapping at the ends."""
         places = {
             (item.line, item.column or 1): item
             for item in self.problems
@@ -226,7 +226,7 @@ def _fault(what: str, error: Exception, path: Path) -> Problem:
 
 
 async def _in_background(function: Callable[[], T]) -> T:
-    """Await a function in a thread that does not keep the app from ending: a look-up may take a minute to give up."""
+    """Await a function in a thread that does not keep the app from ending: a look-up may take a minute to fail."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

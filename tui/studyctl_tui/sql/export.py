@@ -1,4 +1,4 @@
-"""Writing rows to a file; another file is replaced only after asking."""
+"""Writing rows to a file; an existing file is replaced only after asking."""
 
 import errno
 from collections.abc import Callable
@@ -26,10 +26,10 @@ WRITERS: dict[str, Callable[[pa.Table, BinaryIO], None]] = {
 
 
 def write_rows(table: pa.Table, path: Path, *, replace: bool) -> int:
-    """Write rows in the format of the ending and return the size in bytes; a failure leaves no partial file.
+    """Write rows in the format of the file's ending and return the size in bytes; a failure leaves no partial file.
 
     Raises:
-        FileExistsError: there is such a file, and it may not be replaced.
+        FileExistsError: the file exists and must not be replaced.
         OSError: it cannot be written.
     """
     if not replace:

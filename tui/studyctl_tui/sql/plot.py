@@ -22,7 +22,7 @@ from studyctl_tui.sql.cells import is_number
 
 Floats = npt.NDArray[np.float64]
 MOST_POINTS = 2000
-"""Maximum points of a series; of more rows every n-th is drawn."""
+"""Maximum points of a series; if there are more rows, every n-th is drawn."""
 MOST_BARS = 200
 STYLES = ("blue", "red", "green", "magenta", "cyan", "yellow")
 MARKERS = ("●", "x", "+", "o", "◆", "*")
@@ -70,7 +70,7 @@ class PlotDialog(ModalScreen[None]):
         self._data = data
         self._bars = bool(data.labels) and data.table.num_rows <= MOST_BARS
         self._at = 0
-        """Column of numbers: the length of the bars, or the x axis."""
+        """Index in the columns of numbers: the length of the bars, or the x axis."""
 
     def compose(self) -> ComposeResult:
         """Yield both pictures; one is shown."""

@@ -1,4 +1,4 @@
-"""SQL: a query, what can be asked, and the rows that come back."""
+"""SQL: a query, the tables and columns, and the rows of the result."""
 
 import time
 from collections.abc import Sequence
@@ -71,11 +71,11 @@ class SqlScreen(StudyScreen):
         self._published: str | None = None
         """Publication that the tree is of."""
         self._unread = False
-        """Whether there was nothing to read when the tree was made."""
+        """Whether the catalog could not be read the last time."""
         self._tree_shown: bool | None = None
         """None: the width decides."""
         self._began: float | None = None
-        """When the query that runs was started; None: none runs."""
+        """When the running query was started; None if none runs."""
         self._stopping = False
         self._history_trouble = False
 

@@ -1,4 +1,4 @@
-"""One line about the queries: how long one takes, what it gave, how old the results are."""
+"""One line about the query: its time, its rows, and how old the results are."""
 
 from datetime import datetime
 

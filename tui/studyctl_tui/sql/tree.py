@@ -14,7 +14,7 @@ from textual.widgets import Static, Tree
 from studyctl.store.session import CatalogTable
 
 _RESERVED = frozenset({"window", "at", "order", "group", "table", "column", "end", "from", "to"})
-"""Reserved words that are names of columns or may be; they need quotes."""
+"""Reserved words that are, or may become, names of columns; they need quotes."""
 
 
 class Entry(NamedTuple):

@@ -1,4 +1,4 @@
-"""Studies: all that are here, which need somebody, and how to start, stop and resume them."""
+"""Studies: all studies under runs/ and their states; starting, stopping and resuming them."""
 
 import threading
 import time
@@ -73,7 +73,7 @@ class StudiesScreen(RunsScreen):
         self._sort = "name"
 
     def compose_body(self) -> ComposeResult:
-        """Yield the filter, the table, what stands for it when there is nothing in it, and the row's details."""
+        """Yield the filter, the table, a message to show in place of an empty table, and details of the selected row."""
         yield Input(id="filter", placeholder="part of a name, title, host or state", compact=True)
         yield StudiesTable()
         yield Static(id="message", markup=False)
@@ -99,7 +99,7 @@ class StudiesScreen(RunsScreen):
 
     @work(thread=True, group="studies")
     def look(self) -> None:
-        """Look at the studies in a thread; while a look is slow, no other one begins."""
+        """Read the studies in a thread, unless they are being read already."""
         worker = get_current_worker()
         if not self._reading.acquire(blocking=False):
             return

@@ -41,7 +41,7 @@ SORTS: dict[str, tuple[Key, Callable[[StudyRow], Any]]] = {
     "last sign": ("sign", lambda row: (-row.last_sign.timestamp() if row.last_sign else 0, row.study)),
     "progress": ("progress", lambda row: (row.done / row.trials if row.trials else 0.0, row.study)),
 }
-"""What the rows can be sorted by: the column, and the key: what needs somebody first, newest first, least done first."""
+"""Column and key of each order: by name, those that need attention first, newest first, least done first."""
 _STATE_WIDTH, _FAILED_WIDTH, _SIGN_WIDTH = 14, 8, 13
 _MIN_HOST, _MIN_TITLE, _MIN_STUDY = 9, 14, 12
 _SCROLLBAR = 2
@@ -58,7 +58,7 @@ class _Layout:
 
 
 def age_text(then: datetime | None, now: datetime) -> str:
-    """Return how long ago something was, in steps coarse enough to stand still for a minute at least."""
+    """Return how long ago something was, in steps of at least a minute."""
     if then is None:
         return "–"
     seconds = (now - then).total_seconds()
@@ -69,7 +69,7 @@ def age_text(then: datetime | None, now: datetime) -> str:
 
 
 def bar_text(done: int, failed: int, trials: int, width: int) -> Text:
-    """Return a bar of what is done, then of what failed, then of what is to do; three characters, not three colours."""
+    """Return a bar of done, failed and remaining trials; they differ in characters, not only in colour."""
     if not trials:
         return Text("·" * width, style="dim")
     full = done * width // trials
@@ -141,7 +141,7 @@ class StudiesTable(DataTable[Text]):
 
 
 def _layout(rows: Sequence[StudyRow], width: int, sort: str) -> _Layout:
-    """Give each column what it needs; the host only where it fits in whole, the title what is left at the end."""
+    """Give each column the width that it needs; the host only if it fits whole; the title gets what is left."""
     count = max((len(f"{row.done}/{row.trials}") for row in rows), default=3)
     bar = 8 if width < 100 else 16
     progress = max(bar + 1 + count, len("trials ▾")) + 2
