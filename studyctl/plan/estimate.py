@@ -62,8 +62,6 @@ def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimat
     )
 
 
-# -- time
-
 StepClass = tuple[object, ...]
 """A class of steps whose estimates are off by a similar ratio."""
 
@@ -95,9 +93,9 @@ class Clock:
         self._running: dict[str, tuple[Step, float, float]] = {}
         """By trial: the step, when it began, and the fraction that it reports as done."""
         for trial in plan.trials if stored.results else ():
-            results = stored.results_of(trial.weights_key)
-            for step in trial.steps if results else ():
-                if (result := results.of(step)) is not None and result.seconds is not None:
+            for step in trial.steps:
+                result = stored.results_of(trial.weights_key).of(step)
+                if result is not None and result.seconds is not None:
                     self._learn(_classes_of(trial, step), result.seconds, _seconds(plan, trial, step))
         for trial, steps, _ in comparison.todo:
             for step in steps:
@@ -213,9 +211,6 @@ def _items(plan: StudyPlan, step: Step) -> int:
     task, tasks = plan.tasks.get(step.subject or ""), plan.document.spec.evaluation.tasks
     items = (task.items if task else None) or 2000
     return min(items, tasks.limit) if tasks and tasks.limit else items
-
-
-# -- memory and disk
 
 
 def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:

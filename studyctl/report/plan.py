@@ -19,21 +19,17 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
     """Print the trials: what is stored, what would run and why; then the estimate. Problems go to ``err``."""
     plan, comparison = shown.plan, shown.comparison
     if not shown.errors:
-        out.print(_headline(plan, comparison))
+        spec = plan.document.spec
+        variants = len({variant.name for variant in plan.variants})
+        seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
+        trials = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
+        out.print(f"{spec.study.name}: {trials}, {comparison.steps:,} steps")
         out.print(_grid(plan, comparison))
         for note in plan.notes:
             out.print(f"note: {note}", soft_wrap=True)
         out.print(_cost(shown), soft_wrap=True)
     if shown.problems:
         draw(shown.problems, err)
-
-
-def _headline(plan: StudyPlan, comparison: Comparison) -> str:
-    spec = plan.document.spec
-    variants = len({variant.name for variant in plan.variants})
-    seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
-    parts = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
-    return f"{spec.study.name}: {parts}, {comparison.steps:,} steps"
 
 
 def _grid(plan: StudyPlan, comparison: Comparison) -> Table:

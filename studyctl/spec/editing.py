@@ -96,16 +96,12 @@ def load(path: Path) -> Loaded:
         data = path.read_bytes()
         text = as_shown(data.decode("utf-8-sig"))
     except FileNotFoundError:
-        return Loaded(path, TEMPLATE.format(name=_study_name(path)), None)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".toml"))[:100]
+        return Loaded(path, TEMPLATE.format(name=name if name.strip(".-") else "study"), None)
     except (OSError, UnicodeDecodeError):
         read_text(path)  # raises the same error as everywhere
         raise
     return Loaded(path, text, data, (status.st_mtime_ns, status.st_size))
-
-
-def _study_name(path: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.removesuffix(".toml"))[:100]
-    return name if name.strip(".-") else "study"
 
 
 def as_shown(text: str) -> str:

@@ -40,12 +40,10 @@ def _sections(connection: duckdb.DuckDBPyConnection, title: str) -> Iterator[str
             [name],
         ).fetchall()
         yield f"### {name}\n\n{comment}\n\n| column | type | |\n| --- | --- | --- |"
-        yield from (f"| `{column}` | {kind} | {_cell(text)} |" for column, kind, text in columns)
+        for column, kind, text in columns:
+            meaning = (text or "").replace("|", "\\|")
+            yield f"| `{column}` | {kind} | {meaning} |"
         yield ""
-
-
-def _cell(comment: str | None) -> str:
-    return (comment or "").replace("|", "\\|")
 
 
 if __name__ == "__main__":
