@@ -40,7 +40,7 @@ def test_a_key_is_explained_with_type_bounds_and_default() -> None:
     result = help_at("[calibration]\nsam|ples = 9\n")
     assert result.name == "samples"
     assert result.facts == ("whole number", "at least 1 and at most 100000", "default 128")
-    assert result.about == "windows"
+    assert result.about == "number of windows"
 
 
 def test_a_value_is_explained_by_its_key() -> None:
