@@ -1,14 +1,18 @@
 """What the app knows of a study before it has looked at any journal."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual.geometry import Region
+from textual.widget import Widget
 
 from studyctl.store import live
 from studyctl_tui.app import StudyApp
+from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.view import Watcher
 from tests.tui import studies
-from tests.tui.app import settle
+from tests.tui.app import settle, until
 
 
 def test_what_was_published_is_seen_first_the_first_trials_then_all(
@@ -57,3 +61,30 @@ async def test_an_app_that_is_given_a_watcher_draws_what_it_saw_at_once(runs: Pa
         assert len(app.view.standings) == 6
         await settle(pilot)
         assert app.view.detail is not None, "looked at since"
+
+
+@pytest.mark.parametrize("screen", ["monitor", "compare", "sql", "spec"])
+async def test_a_view_with_nothing_new_lays_nothing_out(
+    screen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a slow line a layout of every view would be most of what is sent."""
+    study = studies.finished(tmp_path / "runs" / "small").paths
+    async with StudyApp(screen, study=study).run_test(size=(160, 50)) as pilot:
+        app = await settle(pilot)
+        await until(
+            pilot, lambda: (app.view is not None and app.view.detail is not None) or screen != "monitor"
+        )
+        assert app.view is not None
+        laid_out: list[str] = []
+        refresh = Widget.refresh
+
+        def spy(widget: Widget, *regions: Region, layout: bool = False, **options: bool) -> Widget:
+            if layout:
+                laid_out.append(type(widget).__name__)
+            return refresh(widget, *regions, layout=layout, **options)
+
+        monkeypatch.setattr(Widget, "refresh", spy)
+        assert isinstance(app.screen, StudyScreen)
+        app.screen.take(replace(app.view))
+        await pilot.pause()
+        assert not laid_out

@@ -53,6 +53,7 @@ class MonitorScreen(TrialActs):
         super().__init__()
         self.pane = DetailPane()
         self._banner = Static(classes="banner", markup=False)
+        self._most_lines: int | None = None
         self._patience: Timer | None = None
 
     @override
@@ -87,7 +88,8 @@ class MonitorScreen(TrialActs):
     def _fit(self) -> None:
         """Give the table no more lines than it has trials if the details are below it."""
         lines = None if self.size.width >= WIDE else len(self.trials.trials) + 2
-        self.query_one(".trials").styles.max_height = lines
+        if lines != self._most_lines:  # setting a style lays the screen out again, whatever it was
+            self.query_one(".trials").styles.max_height = self._most_lines = lines
 
     @on(TrialsTable.Selected)
     def _show_selected(self) -> None:
