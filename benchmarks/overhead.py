@@ -49,7 +49,7 @@ def main() -> None:
     bare = timings["bare"].median
     table(
         (
-            f"{len(jobs)} trials, {sum(len(job.steps) for job in jobs)} stages",
+            f"{len(jobs)} trials, {sum(len(job.steps) for job in jobs)} steps",
             "median (quartiles)",
             "more",
             "ratio",

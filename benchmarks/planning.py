@@ -72,7 +72,7 @@ def main() -> None:
                 timings[case].append(_alone(case, folder))
     naive = Timing(tuple(sum(steps.values()) for steps in timings.pop("naive")))
     trials = MODELS * VARIANTS
-    stages = trials * (LANGUAGES + 1)
+    steps = trials * (LANGUAGES + 1)
     rows = []
     for sweep, rounds in timings.items():
         rows += [
@@ -80,10 +80,10 @@ def main() -> None:
         ]
         total = Timing(tuple(sum(steps[step] for step in STEPS[:3]) for steps in rounds))
         rows.append((f"{sweep}: in all", str(total), f"{total.median / naive.median:.2f} ×"))
-    rows.append((f"naive: {stages:,} hashes of JSON", str(naive), "1.00 ×"))
+    rows.append((f"naive: {steps:,} hashes of JSON", str(naive), "1.00 ×"))
     table(("step", "median (extremes)", "ratio"), rows)
     note(
-        f"goal: under {GOAL_SECONDS:g} s in all for {trials:,} trials, {stages:,} stages; {ROUNDS} rounds in turns"
+        f"goal: under {GOAL_SECONDS:g} s in all for {trials:,} trials, {steps:,} steps; {ROUNDS} rounds in turns"
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, Starcoder2Config, Starcoder2ForCausalLM
 
 from studyctl.files import StudyPaths
-from tests.run.studies import write_spec
+from tests.run.studies import SIZES, write_spec
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "extend.md"
@@ -49,20 +49,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def make_starcoder(folder: Path, tokenizer: Path) -> None:
     torch.manual_seed(0)
-    config = Starcoder2Config(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        tie_word_embeddings=False,
-        initializer_range=0.2,
-    )
+    config = Starcoder2Config(**SIZES, tie_word_embeddings=False, initializer_range=0.2)
     Starcoder2ForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
 

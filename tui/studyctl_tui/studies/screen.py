@@ -11,7 +11,6 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Input, Static
-from textual.worker import get_current_worker
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
@@ -100,14 +99,12 @@ class StudiesScreen(RunsScreen):
     @work(thread=True, group="studies")
     def look(self) -> None:
         """Read the studies in a thread, unless they are being read already."""
-        worker = get_current_worker()
         if not self._reading.acquire(blocking=False):
             return
         rows: list[StudyRow] = []
 
         def show(trouble: str = "", *, complete: bool = False) -> None:
-            if not worker.is_cancelled:
-                self.app.call_from_thread(self._take, list(rows), trouble, complete)
+            self.app.call_from_thread(self._take, list(rows), trouble, complete)
 
         trouble, shown_at = "", time.monotonic()
         try:
