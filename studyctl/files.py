@@ -6,13 +6,36 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import platformdirs
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Numbers of the errors of a disk that takes nothing more."""
+
+
+@cache
+def machine() -> str:
+    """Return a name for everywhere that process ids mean the same as here: this machine until it is started again, or a container.
+
+    It is no host name: many machines are called ``localhost``.
+    """
+    parts: list[object] = [socket.gethostname()]
+    with suppress(OSError):  # only Linux tells
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        parts = [boot, Path("/proc/self/ns/pid").stat().st_ino]
+    return digest(parts)[:8]
+
+
+def _temporary_name(path: Path) -> str:
+    """Return how the names of temporary files begin that this process makes next to ``path``."""
+    return f".{path.name}.{machine()}-{os.getpid()}."
 
 
 @contextmanager
@@ -23,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written, or the disk is full; ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_temporary_name(path), suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -67,7 +90,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise FileExistsError(errno.EEXIST, "it exists already and is not empty", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}.partial") for kind in ("new", "old"))
+    temporary, old = (path.with_name(f"{_temporary_name(path)}{kind}.partial") for kind in ("new", "old"))
     temporary.mkdir()
     try:
         yield temporary
@@ -89,14 +112,22 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete the partial folders of processes that were killed while writing ``path``."""
-    import psutil  # takes 10 ms, and few commands write folders
+    """Delete what processes of this machine left that were killed while writing ``path``.
 
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(new|old)\.partial")
-    for folder in path.parent.iterdir():
-        match = pattern.fullmatch(folder.name)
+    What another machine writes is never touched: nobody here can tell whether its process lives.
+    """
+    import psutil  # takes 10 ms
+
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{machine()}-(\d+)\.(.+)")
+    for left in path.parent.iterdir():
+        match = pattern.fullmatch(left.name)
         if match and not psutil.pid_exists(int(match[1])):
-            shutil.rmtree(folder)
+            if match[2] == "old.partial" and not path.exists():
+                left.rename(path)  # killed between two renames
+            elif left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def digest(value: object) -> str:
@@ -144,8 +175,13 @@ class StudyPaths:
 
     @property
     def lock(self) -> Path:
-        """Locked (by the kernel) as long as a runner lives."""
+        """Locked (by the kernel, where it can) as long as a runner lives."""
         return self.root / "runner.lock"
+
+    @property
+    def lease(self) -> Path:
+        """Who holds the study, with a count that rises as long as they live."""
+        return self.root / "runner.lease"
 
     @property
     def runner_log(self) -> Path:

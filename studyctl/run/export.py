@@ -37,7 +37,7 @@ from studyctl.run.jobs import make_job
 from studyctl.run.workers import Worker, Workers
 from studyctl.signals import how_it_ended, on_stop_signal
 from studyctl.spec.loading import load_spec
-from studyctl.store.holder import living_runner
+from studyctl.store.holder import Pulse
 from studyctl.store.studies import find_trial
 from studyctl.units import bytes_text
 
@@ -70,7 +70,7 @@ def export_trial(paths: StudyPaths, beginning: str, target: Path, console: Conso
     except StudyError as error:
         raise SpecError(error.problems) from error
     job = _make_job(paths, name, target)
-    if (holder := living_runner(paths)) is not None:
+    if (holder := Pulse(paths).look()) is not None:
         console.print(
             f"{paths.name} is being run ({holder}): the export shares the machine with it", soft_wrap=True
         )

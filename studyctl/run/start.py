@@ -17,15 +17,15 @@ from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, LiveDisplay
-from studyctl.run.hold import hold
+from studyctl.run.hold import Hold, hold
 from studyctl.run.runner import Outcome, Runner
 from studyctl.run.selection import Selection
 from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import Document, load_spec, self_contained
-from studyctl.store.holder import living_runner
+from studyctl.store.holder import Holder, Pulse
 from studyctl.store.publish import publish
 
-DETACH_SECONDS = 30.0
+DETACH_SECONDS = 60.0
 FINISH_SECONDS = 60
 
 
@@ -64,16 +64,17 @@ def run_study(
     """
     document = load_spec(path)
     paths = root or StudyPaths(runs_folder() / document.spec.study.name)
-    if living_runner(paths) is not None:
-        return _hand_over(document, paths, selection)
+    pulse = Pulse(paths)
+    if (holder := pulse.wait()) is not None:
+        return _hand_over(document, paths, selection, holder)
     plan = _checked_plan(document, selection)
     _check_can_run(plan)
     if detach:
         todo = compare(plan, read_stored(paths), read_plan(paths)).todo
         if any(entry.trial in selection for entry in todo):
             return _detach(path, paths, selection)
-    with hold(paths):
-        return _run_held(plan, paths, selection, console)
+    with hold(paths, pulse) as held:
+        return _run_held(plan, held, selection, console)
 
 
 def _checked_plan(document: Document, selection: Selection) -> StudyPlan:
@@ -98,9 +99,12 @@ def _check_can_run(plan: StudyPlan) -> None:
         raise SpecError(unknown)
 
 
-def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console: Console) -> Started:
-    is_live = console.is_terminal and not console.is_dumb_terminal
-    runner = Runner(paths, plan, selection, LiveDisplay(console) if is_live else Display(console))
+def _run_held(plan: StudyPlan, held: Hold, selection: Selection, console: Console) -> Started:
+    paths, is_live = held.paths, console.is_terminal and not console.is_dumb_terminal
+    display = LiveDisplay(console) if is_live else Display(console)
+    if held.note:
+        display.message(held.note)
+    runner = Runner(held, plan, selection, display)
     with on_stop_signal(runner.request_stop):  # Ctrl-C once stops after the running steps, twice at once
         outcome = runner.run()
     message = _summary(paths.name, outcome)
@@ -141,7 +145,7 @@ def _run_on_finish(command: str, summary: str) -> str:
     return ": ".join([f"\non_finish failed with exit code {done.returncode}", *last])
 
 
-def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> Started:
+def _hand_over(document: Document, paths: StudyPaths, selection: Selection, holder: Holder) -> Started:
     """Give an edited spec to the runner that holds the study."""
     text = self_contained(document)
     saved = read_plan(paths)
@@ -150,7 +154,6 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> S
             pass
         raise HeldError(f"the runner of `{paths.name}` has just ended", hint="run again")
     _checked_plan(document, selection)
-    holder = living_runner(paths)
     send(paths, Request("spec", spec=text, only=selection.only, model=selection.model))
     message = (
         f"handed the edited spec to the runner of `{paths.name}` ({holder}), which applies it between trials"
@@ -167,9 +170,9 @@ def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    until = time.monotonic() + DETACH_SECONDS
+    until, pulse = time.monotonic() + DETACH_SECONDS, Pulse(paths)
     while process.poll() is None and time.monotonic() < until:
-        holder = living_runner(paths)
+        holder = pulse.look()
         if holder is not None and holder.pid == process.pid:
             name = paths.name
             message = (
@@ -194,6 +197,6 @@ def rebuild(paths: StudyPaths) -> str:
     Raises:
         HeldError: the study is being run, and its runner publishes by itself.
     """
-    with hold(paths):
-        published = publish(paths, running=set())
+    with hold(paths) as held:
+        published = publish(paths, before_replacing=held.check)
     return f"built {paths.database} from the journals in {published.seconds:.2f} s"

@@ -1,15 +1,18 @@
 """Builds the results database from the journals, into a new file that replaces the old one.
 
-Readers keep the file that they have open. Only the runner (or ``studyctl db rebuild``) publishes; of two at the same time, the
-later one wins.
+Readers keep the file that they have open. Only who holds the study publishes: its runner, or ``studyctl db rebuild``. A new file
+takes the place of the old one only when it is complete on the disk: DuckDB closes a file on a full disk without an error, its rows
+in a log beside it.
 """
 
 import math
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,7 +22,7 @@ import pyarrow.parquet as pq
 import studyctl
 from studyctl.contract.plan import Planned
 from studyctl.errors import StudyError
-from studyctl.files import StudyPaths, atomic_path
+from studyctl.files import NO_SPACE, StudyPaths, atomic_path, remove_leftovers
 from studyctl.journal.index import Index
 from studyctl.journal.stored import Stored
 from studyctl.store.intervals import intervals
@@ -42,7 +45,12 @@ class Published:
     """Rows of all tables."""
 
 
-def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None = None) -> Published:
+def publish(
+    paths: StudyPaths,
+    running: Iterable[str] = (),
+    index: Index | None = None,
+    before_replacing: Callable[[], None] = lambda: None,
+) -> Published:
     """Bring the database up to date with the journals and the plan.
 
     If a Parquet part that a journal acknowledges is missing or torn, only its rows are left out, and a row of ``warnings``
@@ -52,30 +60,53 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
         paths: files of the study.
         running: trials that a living runner runs.
         index: an index that is kept between publications, so that only what is new is read; None: a new one.
+        before_replacing: is called when the new file is complete; what it raises leaves the old file in its place.
 
     Raises:
-        StudyError: a journal is damaged in the middle, the plan is unreadable, or the file cannot be written.
+        StudyError: a journal is damaged in the middle, the plan is unreadable, or the file cannot be written; the published file is
+            as it was.
     """
     began = time.perf_counter()
     stored = (index or Index(paths)).refresh()
     planned = read_planned(paths, stored)
     rows = collect(paths, planned, stored, frozenset(running))
     try:
-        for stale in paths.root.glob(f".{paths.database.name}.*"):
-            stale.unlink(missing_ok=True)  # left by a publisher that was killed
+        remove_leftovers(paths.database)
         with atomic_path(paths.database) as temporary:
             temporary.unlink()  # DuckDB creates its file, and takes an empty one for a broken one
-            config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
-            with closing(duckdb.connect(str(temporary), config=config)) as connection:
-                total = _fill(connection, planned, rows)
-    except (OSError, duckdb.IOException) as error:
+            total = _write(temporary, planned, rows)
+            before_replacing()
+    except (OSError, duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
+        reasons = [os.strerror(number) for number in NO_SPACE if os.strerror(number) in str(error)]
+        reason = [*reasons, *str(error).splitlines()][0]
         raise StudyError(
-            f"cannot write {paths.database}: {error}",
+            f"cannot write {paths.database}: {reason}",
             file=paths.database,
             hint="free some space or make the folder writable; the journals hold all results, "
             f"`studyctl db rebuild {paths.name}` publishes them",
         ) from error
     return Published(time.perf_counter() - began, total)
+
+
+def _write(file: Path, planned: Planned, rows: Rows) -> int:
+    """Make a database file, complete and read back, with nothing beside it; return the number of rows.
+
+    Raises:
+        OSError, duckdb.Error: there is no space, or the file cannot be written.
+    """
+    config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
+    log = file.with_name(f"{file.name}.wal")
+    try:
+        with closing(duckdb.connect(str(file), config=config)) as connection:
+            total = _fill(connection, planned, rows)
+            connection.execute("CHECKPOINT")  # closing does it too, but hides its errors
+        if log.exists():
+            raise OSError("the file is not complete on the disk")
+        with closing(duckdb.connect(str(file), read_only=True)) as connection:
+            connection.execute("FROM about")
+    finally:
+        log.unlink(missing_ok=True)
+    return total
 
 
 def publish_in_memory(

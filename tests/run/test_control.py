@@ -1,6 +1,7 @@
 """A living runner is asked to stop, to take up an edited spec; a dead worker is noted."""
 
 import contextlib
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from studyctl.contract.records import AttemptFinished
 from studyctl.errors import ExitCode, HeldError, StudyError
-from studyctl.files import StudyPaths
+from studyctl.files import StudyPaths, write_atomic
+from studyctl.journal.files import read_journal
 from studyctl.run.control import Request, send
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
@@ -114,6 +117,25 @@ def test_a_worker_that_dies_fails_its_trial_with_the_cause(workplace: Path, path
     failures = run_sql(paths, "select trial_id, error from failures").to_pylist()
     assert failures == [{"trial_id": "tiny-dense", "error": "the worker was killed by SIGKILL"}]
     assert states(paths) == {"done", "failed"}
+
+
+def test_a_runner_whose_study_was_taken_over_ends_before_its_next_record(
+    workplace: Path, paths: StudyPaths
+) -> None:
+    runner = start(write_spec(workplace))
+    wait_for_runner(runner, paths)
+    lease = json.loads(paths.lease.read_bytes())
+    other = json.dumps(lease | {"host": "elsewhere", "machine": "other", "pid": 1, "token": "theirs"})
+    write_atomic(paths.lease, other)
+    assert runner.wait(timeout=60) == ExitCode.FAILED
+    assert paths.lease.read_text() == other
+    assert paths.runner.exists()
+    # Its worker has ended with it, and nobody said of the attempt how it ended: that is for its journal's reader to judge.
+    (journal,) = paths.journal.glob("*.jsonl")
+    assert not any(isinstance(record, AttemptFinished) for record in read_journal(journal))
+    paths.lease.unlink()
+    assert start(write_spec(workplace)).wait(timeout=120) == ExitCode.DONE
+    assert states(paths) == {"done"}
 
 
 def test_on_finish_gets_a_line_on_its_stdin(workplace: Path, console: Console) -> None:
