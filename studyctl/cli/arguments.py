@@ -102,5 +102,6 @@ def stdout() -> "Console":
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    """Print a value as JSON, which has escapes of its own for characters that the stream cannot hold."""
+    plain = not sys.stdout.encoding.lower().startswith("utf")
+    sys.stdout.write(json.dumps(value, ensure_ascii=plain, indent=2, default=str) + "\n")

@@ -1,5 +1,6 @@
 """Commands that run studies, watch them and clean up after them."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from studyctl.cli.arguments import (
     stdout,
     study_paths,
 )
+from studyctl.cli.streams import OutputClosed
 from studyctl.cli.terminal import need_terminal, on_a_terminal, open_app
 
 commands = typer.Typer()
@@ -54,7 +56,10 @@ def run(
         stderr().print(started.message, soft_wrap=True, markup=False)
         open_app("monitor", study=started.paths)
         return
-    report_run(started.paths, started.message, stdout(), stderr(), with_results=started.outcome is not None)
+    with suppress(OutputClosed):  # the run counts, not who reads its results
+        report_run(
+            started.paths, started.message, stdout(), stderr(), with_results=started.outcome is not None
+        )
     raise typer.Exit(started.code)
 
 
@@ -109,7 +114,8 @@ def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
         stderr().print(asked)
         return
     started = run_study(paths.spec, Selection((name,) if name else ()), stderr(), root=paths)
-    report_run(paths, started.message, stdout(), stderr(), with_results=True)
+    with suppress(OutputClosed):
+        report_run(paths, started.message, stdout(), stderr(), with_results=True)
     raise typer.Exit(started.code)
 
 

@@ -162,7 +162,7 @@ class _Export:
         assert self._exported is not None
         return self._exported
 
-    def _stop(self) -> None:
+    def _stop(self, _: int) -> None:
         self.workers.stop = "now"
 
     def _death(self, worker: Worker) -> StudyError:

@@ -1,5 +1,6 @@
 """Brings the stored results of a study up to date with its spec."""
 
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -108,9 +109,10 @@ class Runner:
         self.outcome.stopped = self.workers.stop is not None
         return self.outcome
 
-    def request_stop(self) -> None:
-        """Stop after the running steps; a second call stops at once. Safe in a signal handler."""
-        self.workers.stop = "after_step" if self.workers.stop is None else "now"
+    def request_stop(self, number: int) -> None:
+        """Stop on a signal: after the running steps on a first Ctrl-C, else at once, since who sends others kills soon."""
+        waits = number == signal.SIGINT and self.workers.stop is None
+        self.workers.stop = "after_step" if waits else "now"
 
     def _loop(self) -> None:
         while not self._fatal:

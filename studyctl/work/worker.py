@@ -5,12 +5,12 @@ It ends with its runner: the runner's death closes the pipe that the worker read
 
 import faulthandler
 import os
-import signal
 import sys
 
 from studyctl.contract.job import Job
 from studyctl.contract.records import WorkerFatal, WorkerReady
 from studyctl.files import StudyPaths
+from studyctl.signals import leave_stopping_to_parent
 from studyctl.work.memory import keep_freed_memory
 from studyctl.work.recorder import CannotWriteError, Channel
 
@@ -32,8 +32,7 @@ def _log_to(job: Job) -> None:
 
 def main() -> None:
     """Run jobs until the runner closes the pipe."""
-    # A Ctrl-C in the terminal reaches the whole process group; the runner decides what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_stopping_to_parent()
     channel = Channel(os.dup(0), os.dup(1))
     # From now on libraries print to stderr and read an empty stdin.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
