@@ -38,7 +38,7 @@ from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 2
 """Rises when the same windows give other perplexities or fidelities, or the same text other windows."""
-TASK_VERSION = 2
+TASK_VERSION = 3
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
 """Rises when the same weights give another folder, so that exports are made again."""

@@ -31,7 +31,7 @@ ENCODER_MODEL_TYPES = frozenset({
 _NAMES = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
     "vocab_size": ("vocab_size",),
     "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),

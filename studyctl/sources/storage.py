@@ -20,8 +20,8 @@ _PACKED = (
     ("torchao", re.compile(r"\.weight[_:](qdata|tensor_data)")),
 )
 """Formats by the name of a tensor that only they have; the first that fits."""
-_NO_WEIGHT = re.compile(r"bias$")
-"""Masks of attention, which old files of GPT-2 hold as integers."""
+_INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
+"""Dtypes of packed weights; 64 bits have indices, such as positions."""
 
 
 def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -63,8 +63,8 @@ def _packed(tensors: Mapping[str, TensorInfo]) -> str:
     if any(name.endswith(".weight_scale") for name in tensors):
         return "fp8" if any(info.dtype.startswith("F8") for info in tensors.values()) else COMPRESSED_TENSORS
     integers = (
-        name
+        info.dtype in _INTEGERS and len(info.shape) > 1
         for name, info in tensors.items()
-        if len(info.shape) > 1 and "F" not in info.dtype and not _NO_WEIGHT.search(name)
+        if not name.endswith("bias")  # a mask of attention in old files of GPT-2
     )
     return "unnamed" if any(integers) else PLAIN
