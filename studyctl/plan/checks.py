@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from math import gcd
 
-from studyctl.contract.identity import PLAIN, ModelIdentity
+from studyctl.contract.identity import PLAIN, ModelIdentity, TextIdentity
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
 from studyctl.sources.checkpoints import is_readable, storage_caveats
+from studyctl.sources.token_counts import MARGIN, count_tokens
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
 from studyctl.spec.positions import Loc
@@ -73,6 +74,16 @@ def check_sequence_length(
         yield document.problem(what, loc, hint=f"{maximum} or less")
 
 
+def too_short(text: TextIdentity, model: ModelIdentity | None, tokens: int) -> tuple[str, str] | None:
+    """Return the size of a text and a severity if it has fewer tokens than are needed: ``error`` where that is certain."""
+    if text.bytes is not None and text.bytes < tokens:  # a token has at least one byte
+        return f"{text.bytes:,} bytes", "error"
+    count = count_tokens(text, model) if model is not None else None
+    if count is None or count.tokens >= tokens:
+        return None
+    return str(count), "error" if count.whole and count.tokens < (1 - MARGIN) * tokens else "warning"
+
+
 def check_checkpoint(
     document: Document, loc: Loc, checkpoint: ModelIdentity, model: Model, base: ModelIdentity | None
 ) -> Iterator[Problem]:
@@ -102,5 +113,8 @@ def check_checkpoint(
     if not checkpoint.tokenizer:
         what = f"`{checkpoint.id}` has no tokenizer: that of `{model.id}` is used"
         yield document.problem(what, loc, severity="warning")
-    for caveat in (*checkpoint.caveats, *(f"`{checkpoint.id}`: {caveat}" for caveat in storage_caveats(checkpoint.config))):
+    for caveat in (
+        *checkpoint.caveats,
+        *(f"`{checkpoint.id}`: {caveat}" for caveat in storage_caveats(checkpoint.config)),
+    ):
         yield document.problem(caveat, loc, severity="warning")

@@ -149,9 +149,13 @@ def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: st
         if tensors:
             caveats += check_names(tensors, config, sizes["layers"], sizes["vocab_size"], where)
             if not linears:
-                raise StudyError(f"`{where}` has no linears in decoder blocks, judging by the names of its weights")
+                raise StudyError(
+                    f"`{where}` has no linears in decoder blocks, judging by the names of its weights"
+                )
         if quantization(config):
-            caveats.append(f"config.json of `{where}` says that its weights are quantized, but they are plain: loaded as such")
+            caveats.append(
+                f"config.json of `{where}` says that its weights are quantized, but they are plain: loaded as such"
+            )
     return {
         **sizes,
         "vocab_size": embedding_rows(tensors, sizes["vocab_size"]),

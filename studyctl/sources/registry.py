@@ -35,9 +35,7 @@ def installed_registry() -> Registry | None:
     tables += folder.glob("auto_mappings.py")  # where later versions keep the configs
     causal = remembered(tables[0], "causal classes 1", _causal_classes)
     words = {word for path in tables[1:] for word in remembered(path, "strings 1", _strings)}
-    return (
-        Registry(importlib.metadata.version("transformers"), frozenset(words), causal) if causal else None
-    )
+    return Registry(importlib.metadata.version("transformers"), frozenset(words), causal) if causal else None
 
 
 def _causal_classes(path: Path) -> dict[str, str]:
@@ -55,4 +53,6 @@ def _causal_classes(path: Path) -> dict[str, str]:
 
 def _strings(path: Path) -> list[str]:
     nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-    return sorted({node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)})
+    return sorted(
+        {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    )

@@ -15,10 +15,29 @@ from studyctl.sources.safetensors_files import TensorInfo
 _BLOCK = re.compile(r"((?:.*?\.)?(?:layers|h|blocks|block|layer))\.(\d+)\.(.+)")
 _BLOCK_PATHS = frozenset(
     {
-        *("layers", "h", "blocks", "model.layers", "model.model.layers", "decoder.layers", "model.decoder.layers"),
+        *(
+            "layers",
+            "h",
+            "blocks",
+            "model.layers",
+            "model.model.layers",
+            "decoder.layers",
+            "model.decoder.layers",
+        ),
         *("transformer.h", "transformer.blocks", "backbone.layers", "backbone.blocks", "gpt_neox.layers"),
-        *("gpt_neox_japanese.layers", "biogpt.layers", "cpmant.encoder.layers", "encoder.layers", "rwkv.blocks"),
-        *("model.language_model.layers", "language_model.model.layers", "language_model.layers", "git.encoder.layer"),
+        *(
+            "gpt_neox_japanese.layers",
+            "biogpt.layers",
+            "cpmant.encoder.layers",
+            "encoder.layers",
+            "rwkv.blocks",
+        ),
+        *(
+            "model.language_model.layers",
+            "language_model.model.layers",
+            "language_model.layers",
+            "git.encoder.layer",
+        ),
         *("transformer.transformer.h",),
     }
 )
@@ -26,7 +45,9 @@ _BLOCK_PATHS = frozenset(
 _WRAPPERS = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_model"}
 )
-_ADAPTERS = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "base_layer", "modules_to_save"})
+_ADAPTERS = frozenset(
+    {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "base_layer", "modules_to_save"}
+)
 _EMBEDDING = re.compile(
     r"(?:.*\.)?(?:embed_tokens|word_embeddings?|wte|embeddings?|embed_in|input_embedding|tok_embeddings|tokens_embed)\.weight"
 )
@@ -74,7 +95,9 @@ def check_names(
                 f"the tensors of `{where}` have names of a wrapper, `{name}`, so that transformers would find none of them",
                 hint=f"take `{wrapper}.` out of the names: save the model inside the wrapper with `save_pretrained`",
             )
-    outside = {name: info for name, info in tensors.items() if len(info.shape) == 2 and not _BLOCK.match(name)}
+    outside = {
+        name: info for name, info in tensors.items() if len(info.shape) == 2 and not _BLOCK.match(name)
+    }
     _check_vocabulary(outside, config, vocab_size, where)
     return [*_blocks(tensors, layers, where), *_embedding_caveats(outside, vocab_size, where)]
 
@@ -94,7 +117,9 @@ def _check_vocabulary(
     if not large:
         small = next((name for name in outside if _EMBEDDING.fullmatch(name)), None)
         if small is None:
-            raise StudyError(f"`{where}` has no embedding: no matrix outside of its blocks has {vocab_size:,} rows")
+            raise StudyError(
+                f"`{where}` has no embedding: no matrix outside of its blocks has {vocab_size:,} rows"
+            )
         raise StudyError(
             f"`{small}` of `{where}` has {outside[small].shape[0]:,} rows, but its config says `vocab_size` {vocab_size:,}",
             hint="are weights and config.json of the same model?",
@@ -127,7 +152,9 @@ def _blocks(tensors: Mapping[str, TensorInfo], layers: int, where: str) -> Itera
             by_path[match[1]][int(match[2])].update([match[3]] if len(info.shape) > 1 else [])
     path = next((path for path, blocks in by_path.items() if blocks.keys() >= set(range(layers))), None)
     if path is None:
-        if len(by_path) == 1:  # else one of several towers, whose number of blocks the config may call otherwise
+        if (
+            len(by_path) == 1
+        ):  # else one of several towers, whose number of blocks the config may call otherwise
             ((path, blocks),) = by_path.items()
             missing = sorted(set(range(layers)) - blocks.keys())
             shown = ", ".join(map(str, missing[:4])) + (" ..." if len(missing) > 4 else "")

@@ -32,7 +32,9 @@ def _largest(path: Path) -> tuple[int, str]:
     try:
         return max(_tokens(path.name, json.loads(path.read_text("utf-8"))), default=(-1, ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"`{path}` is no file of a tokenizer: {error}", hint="download or copy it again") from error
+        raise StudyError(
+            f"`{path}` is no file of a tokenizer: {error}", hint="download or copy it again"
+        ) from error
 
 
 def _tokens(name: str, content: dict[str, Any]) -> Iterator[tuple[int, str]]:
@@ -45,5 +47,9 @@ def _tokens(name: str, content: dict[str, Any]) -> Iterator[tuple[int, str]]:
         for added in content.get("added_tokens") or ():
             yield int(added["id"]), str(added["content"])
         vocabulary = content.get("model", {}).get("vocab", {})
-        pairs = vocabulary.items() if isinstance(vocabulary, dict) else ((entry[0], n) for n, entry in enumerate(vocabulary))
+        pairs = (
+            vocabulary.items()
+            if isinstance(vocabulary, dict)
+            else ((entry[0], n) for n, entry in enumerate(vocabulary))
+        )
         yield from ((int(number), str(token)) for token, number in pairs)

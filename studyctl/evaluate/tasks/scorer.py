@@ -156,7 +156,13 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _generate(self, requests: list[Instance], first: int, rows: int) -> list[str]:
         self.batch_size_per_gpu = rows
         torch.manual_seed(GENERATION_SEED + first)  # so that earlier batches do not matter
-        texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        try:
+            texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        except AssertionError as error:  # more tokens are asked for than the model reads
+            raise StepError(
+                f"task `{requests[0].task_name}` cannot generate its answers: {error}",
+                hint="`max_gen_toks` in the task's `generation_kwargs`",
+            ) from error
         return texts
 
     def _loglikelihood_tokens(
@@ -265,6 +271,11 @@ def _prepared(tokenizer: Any, bos: Bos, reporter: Reporter) -> Any:
     HFLM takes the tokens of a context for the first ones of context and answer together, which they are not if both end in an EOS.
     """
     tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise StepError(
+            "the tokenizer has neither a BOS nor an EOS token, and lm-eval needs one to begin a text with",
+            hint="name one in tokenizer_config.json, such as `eos_token`",
+        )
     if bos == "prepend":
         if tokenizer.bos_token_id is None:
             raise StepError(

@@ -163,6 +163,19 @@ def test_an_empty_text_is_an_error_that_names_the_item(tiny: Any, tokenizer: Any
         score(tiny(), tokenizer, request_of("own", None, yaml=tmp_path / "own.yaml"))
 
 
+def test_a_tokenizer_without_bos_and_eos_is_an_error(model: Any, recorder: Any) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer)
+    with pytest.raises(StepError, match="has neither a BOS nor an EOS token"):
+        ours(model, tokenizer, recorder, ("a", "b"))
+
+
+def test_more_new_tokens_than_the_model_reads_are_an_error(model: Any, recorder: Any) -> None:
+    (asked,) = requests(("Why?", ""))
+    asked.request_type, asked.arguments = "generate_until", ("Why?", {"max_gen_toks": 128})
+    with pytest.raises(StepError, match=r"task `boats` cannot generate its answers: .*\(128\)"):
+        Scorer(model, byte_level(), "auto", 512, recorder).run("generate_until", [asked])
+
+
 @pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling", "generate_until"])
 def test_a_token_beyond_the_embedding_is_an_error_that_names_it_and_the_item(
     model: Any, recorder: Any, kind: Any
