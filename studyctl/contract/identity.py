@@ -14,6 +14,8 @@ Bos = Literal["auto", "none", "prepend"]
 """Begin-of-sequence token before windows and contexts; auto: as the model's tokenizer does by default."""
 FidelityMetric = Literal["kl", "top1", "snr"]
 """A distance to the dense model."""
+PLAIN = "plain"
+"""Weights stored as in any model: pruned ones, or rounded ones in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,16 @@ class ModelIdentity:
     kv_heads: int = 0
     head_dim: int = 0
     vocab_size: int = 0
+    """Rows of the embedding: token ids must be below it."""
     max_positions: int = 0
     """0: the config sets no maximum."""
     tied: bool = False
     tokenizer: bool = True
     """Whether the files include one; a published checkpoint may come without."""
+    storage: str = PLAIN
+    """How weights are stored: ``plain``, or the name of the format in which they are packed."""
+    caveats: tuple[str, ...] = ()
+    """For the user: what may go wrong, judging by the files, as sentences; only loading or tokenizing settles it."""
     unknown: str = ""
     note: str = ""
     """For the user: that the hub did not answer, so the commit is the one seen last."""

@@ -4,13 +4,37 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from math import gcd
 
-from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.identity import PLAIN, ModelIdentity, TextIdentity
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
-from studyctl.sources.checkpoints import storage_caveats
+from studyctl.sources.checkpoints import is_readable, storage_caveats
+from studyctl.sources.token_counts import MARGIN, count_tokens
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
 from studyctl.spec.positions import Loc
+
+UNPACKED_BY_TRANSFORMERS = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
+"""Formats that transformers unpacks itself, with the class of their settings."""
+
+
+def check_model(document: Document, loc: Loc, model: Model, identity: ModelIdentity) -> Iterator[Problem]:
+    """Yield an error if a model's weights are packed, and what its files leave open as warnings."""
+    if identity.storage != PLAIN:
+        hint = "name the model that it was made from; weights in this format cannot be measured"
+        if is_readable(identity.storage):
+            hint = (
+                "measure it beside the model that it was made from: a `[[compression]]` table with "
+                f'`method = "checkpoint"`, `id = "{model.id}"` and `of`, the id of that model'
+            )
+        elif identity.storage in UNPACKED_BY_TRANSFORMERS:
+            hint = (
+                "name the model that it was made from, or a plain copy: load it with `dequantize=True` in transformers' "
+                f"{UNPACKED_BY_TRANSFORMERS[identity.storage]}, then `save_pretrained`"
+            )
+        what = f"the weights of `{model.id}` are quantized already ({identity.storage}): they are no dense model to compress"
+        yield document.problem(what, loc, hint=hint)
+    for caveat in identity.caveats:
+        yield document.problem(caveat, loc, severity="warning")
 
 
 def check_linears(
@@ -50,6 +74,16 @@ def check_sequence_length(
         yield document.problem(what, loc, hint=f"{maximum} or less")
 
 
+def too_short(text: TextIdentity, model: ModelIdentity | None, tokens: int) -> tuple[str, str] | None:
+    """Return the size of a text and a severity if it has fewer tokens than are needed: ``error`` where that is certain."""
+    if text.bytes is not None and text.bytes < tokens:  # a token has at least one byte
+        return f"{text.bytes:,} bytes", "error"
+    count = count_tokens(text, model) if model is not None else None
+    if count is None or count.tokens >= tokens:
+        return None
+    return str(count), "error" if count.whole and count.tokens < (1 - MARGIN) * tokens else "warning"
+
+
 def check_checkpoint(
     document: Document, loc: Loc, checkpoint: ModelIdentity, model: Model, base: ModelIdentity | None
 ) -> Iterator[Problem]:
@@ -79,5 +113,8 @@ def check_checkpoint(
     if not checkpoint.tokenizer:
         what = f"`{checkpoint.id}` has no tokenizer: that of `{model.id}` is used"
         yield document.problem(what, loc, severity="warning")
-    for caveat in storage_caveats(checkpoint.config):
-        yield document.problem(f"`{checkpoint.id}`: {caveat}", loc, severity="warning")
+    for caveat in (
+        *checkpoint.caveats,
+        *(f"`{checkpoint.id}`: {caveat}" for caveat in storage_caveats(checkpoint.config)),
+    ):
+        yield document.problem(caveat, loc, severity="warning")

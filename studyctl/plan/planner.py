@@ -21,7 +21,13 @@ from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
-from studyctl.plan.checks import check_checkpoint, check_linears, check_sequence_length
+from studyctl.plan.checks import (
+    check_checkpoint,
+    check_linears,
+    check_model,
+    check_sequence_length,
+    too_short,
+)
 from studyctl.plan.devices import resolve_devices
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
@@ -38,7 +44,7 @@ from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 2
 """Rises when the same windows give other perplexities or fidelities, or the same text other windows."""
-TASK_VERSION = 2
+TASK_VERSION = 3
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
 """Rises when the same weights give another folder, so that exports are made again."""
@@ -135,6 +141,7 @@ class _Planner:
         variants = [variant for variant in variants if variant.applies_to(model.id)]
         identity = self._identify(lambda: identify_model(model, document.base), loc, f"model `{model.id}`")
         if identity is not None:
+            self.problems += check_model(document, loc, model, identity)
             self.problems += check_linears(document, model, identity, variants)
         # All variants of a sweep may have the same calibration.
         asked = dict.fromkeys((variant.calibration, variant.loc) for variant in variants)
@@ -186,14 +193,11 @@ class _Planner:
             text = self._text(calibration.source, "calibration", language, (*loc, "languages", position))
             if text is not None:
                 texts.append(text)
-                # A token has at least one byte, so too few bytes are certainly too few tokens.
-                if text.bytes is not None and text.bytes < windows * length:
-                    what = (
-                        f"not enough calibration text: {windows} windows of {length} tokens wanted in "
-                        f"{language}, `{text.name}` has {text.bytes:,} bytes"
-                    )
+                if shortage := too_short(text, identity, windows * length):
+                    what = f"not enough calibration text: {windows} windows of {length} tokens wanted in {language}, "
+                    what += f"`{text.name}` has {shortage[0]}"
                     hint = "fewer samples, shorter windows, or more text"
-                    self._add(what, (*loc, "samples"), hint=hint)
+                    self._add(what, (*loc, "samples"), hint=hint, severity=shortage[1])
         if len(texts) < len(calibration.languages):
             return None
         return CalibrationData(samples=calibration.samples, sequence_length=length, texts=tuple(texts))
@@ -207,21 +211,28 @@ class _Planner:
             length = evaluation.perplexity.sequence_length
             self.problems += check_sequence_length(self.document, loc, length, identity)
             for position, language in enumerate(evaluation.perplexity.languages):
-                yield self._perplexity(evaluation.perplexity, position, language, model)
+                yield self._perplexity(evaluation.perplexity, position, language, model, identity)
         names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
         for position, name in enumerate(names):
             yield self._task(name, model, ("evaluation", "tasks", "names", position))
         if self.document.spec.execution.keep_weights:
             yield _evaluation(Step(StepKind.EXPORT), {"code": EXPORT_VERSION}, complete=True)
 
-    def _perplexity(self, protocol: Perplexity, position: int, language: str, model: Model) -> Evaluation:
+    def _perplexity(
+        self,
+        protocol: Perplexity,
+        position: int,
+        language: str,
+        model: Model,
+        identity: ModelIdentity | None,
+    ) -> Evaluation:
         loc: Loc = ("evaluation", "perplexity", "languages", position)
         length, fidelity = protocol.sequence_length, self.document.spec.evaluation.fidelity
         text = self._text(protocol.source, "perplexity", language, loc)
-        # One of the window's tokens may be a BOS; every other token has at least one byte.
-        if text is not None and text.bytes is not None and text.bytes < length - 1:
-            what = f"text `{text.name}` in {language} is too short for a window of {length} tokens: {text.bytes} bytes"
-            self._add(what, loc, hint="shorter windows, or more text")
+        # One of the window's tokens may be a BOS.
+        if text is not None and (shortage := too_short(text, identity, length - 1)):
+            what = f"text `{text.name}` in {language} is too short for a window of {length} tokens: {shortage[0]}"
+            self._add(what, loc, hint="shorter windows, or more text", severity=shortage[1])
         parts = {
             "text": text.key if text else None,
             "sequence_length": length,

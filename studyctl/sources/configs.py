@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from studyctl.errors import StudyError
+from studyctl.errors import StudyError, did_you_mean
+from studyctl.sources.registry import Registry, installed_registry
 from studyctl.sources.safetensors_files import TensorInfo
 
 # fmt: off
@@ -17,11 +18,12 @@ CAUSAL_MODEL_TYPES = frozenset({
     "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm",
     "starcoder2", "xglm",
 })
-"""Decoders, for configs without ``architectures``."""
+"""Decoders, for configs without ``architectures`` where transformers is not installed."""
 ENCODER_MODEL_TYPES = frozenset({
-    "albert", "bart", "bert", "big_bird", "blenderbot", "camembert", "convbert", "deberta", "distilbert",
-    "electra", "ernie", "marian", "mbart", "megatron-bert", "mt5", "pegasus", "plbart", "roberta", "roformer",
-    "t5", "trocr", "umt5", "whisper", "xlm", "xlm-roberta",
+    "albert", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "blenderbot", "blenderbot-small", "camembert",
+    "convbert", "data2vec-text", "deberta", "distilbert", "electra", "ernie", "marian", "mbart", "megatron-bert", "mt5", "mvp",
+    "pegasus", "plbart", "prophetnet", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "t5", "trocr",
+    "umt5", "whisper", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod",
 })
 # fmt: on
 """Families with a ``...ForCausalLM`` class that nevertheless are, or need, an encoder."""
@@ -29,7 +31,7 @@ ENCODER_MODEL_TYPES = frozenset({
 _NAMES = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
     "vocab_size": ("vocab_size",),
     "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
@@ -39,7 +41,10 @@ _NAMES = {
 _REQUIRED = ("hidden_size", "layers", "heads", "vocab_size")
 _BLOCK_WEIGHT = re.compile(r"(?:.*\.)?(?:layers|h|blocks|block)\.\d+\.(.+)\.weight")
 _NO_LINEAR = re.compile(r"norm|embed|rotary|wpe|wte|relative_attention_bias|(^|\.)ln_")
-_FLOATS = ("BF16", "F16", "F32", "F64")
+ADAPTER = "adapter_config.json"
+"""The file that makes a folder one of peft."""
+_CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel|ModelWithLMHead)$")
+_FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 _TRANSPOSED = ("gpt2",)
 """Families whose linears are stored ``[in, out]``."""
 
@@ -57,6 +62,10 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
+        if (path.parent / ADAPTER).is_file():
+            raise StudyError(
+                f"`{where}` is an adapter ({ADAPTER}), not a model", hint="merge it into its base model first"
+            ) from error
         raise StudyError(f"`{where}` is no model folder: it has no config.json") from error
     except (ValueError, OSError) as error:
         raise StudyError(f"config.json of `{where}` cannot be read: {error}") from error
@@ -66,20 +75,45 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
 
 
 def check_decoder(config: Mapping[str, object], where: str) -> None:
-    """Refuse a model that is not a decoder-only language model.
+    """Refuse a model that is not a decoder-only language model, or that the installed transformers cannot load.
 
     Raises:
-        StudyError: ``where`` is not a decoder.
+        StudyError: ``where`` is not a decoder, runs code of its own, or is of a family that transformers does not have.
     """
     kind = str(config.get("model_type", ""))
     names = config.get("architectures")
     architectures = [str(name) for name in names] if isinstance(names, list) else []
-    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if not (causal or (not architectures and kind in CAUSAL_MODEL_TYPES)) or kind in ENCODER_MODEL_TYPES:
+    what = ", ".join(architectures) or kind or "its config names no architecture"
+    registry, is_causal = installed_registry(), any(map(_CAUSAL.search, architectures))
+    if registry is not None:
+        if kind and kind not in registry.words:
+            raise _foreign(config, kind, registry, where)
+        # transformers goes by the type; other heads than that of a language model have weights of their own.
+        is_other = any(re.search("For[A-Z]", name) for name in architectures) and not is_causal
+        is_causal = bool(_CAUSAL.search(registry.causal.get(kind, ""))) and not is_other
+    elif not architectures:
+        is_causal = kind in CAUSAL_MODEL_TYPES
+    if not is_causal or kind in ENCODER_MODEL_TYPES:
         raise StudyError(
-            f"`{where}` is not a decoder: {', '.join(architectures) or kind or 'its config names no architecture'}",
-            hint="studyctl compresses decoder-only language models (`...ForCausalLM`)",
+            f"`{where}` is not a decoder: {what}",
+            hint="studyctl compresses decoder-only language models (`...ForCausalLM`)"
+            if kind
+            else "`model_type` in config.json says what it is",
         )
+
+
+def _foreign(config: Mapping[str, object], kind: str, registry: Registry, where: str) -> StudyError:
+    """Return the error for a family that the installed transformers does not have."""
+    if "auto_map" in config:
+        return StudyError(
+            f"`{where}` runs code of its own (`auto_map` in config.json), which studyctl never does: transformers "
+            f"{registry.version} itself has no model type `{kind}`",
+            hint="a later version of transformers may have it, or the hub a copy in the form of another family",
+        )
+    return StudyError(
+        f"transformers {registry.version} has no model type `{kind}`, which `{where}` is of",
+        hint=did_you_mean(kind, registry.causal) or "a later version of transformers may have it",
+    )
 
 
 def read_sizes(config: Mapping[str, object], where: str) -> dict[str, int]:

@@ -10,10 +10,10 @@ from torch import nn
 
 from studyctl.compress.prune.masks import zeros
 from studyctl.compress.walk.architectures import block_linears
-from studyctl.contract.identity import Bos, ModelIdentity
+from studyctl.contract.identity import PLAIN, Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter
-from studyctl.sources.checkpoints import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
+from studyctl.sources.checkpoints import own_dtype, storage_caveats
 from studyctl.sources.models import (
     LoadedModel,
     load_tokenizer,
@@ -23,6 +23,7 @@ from studyctl.sources.models import (
     read_weights,
 )
 from studyctl.sources.safetensors_files import read_headers, weight_files
+from studyctl.sources.storage import COMPRESSED_TENSORS
 from studyctl.sources.tokens import tokenizer_key
 
 SAMPLE = (
@@ -60,7 +61,7 @@ def load_checkpoint(
         StudyError: the files are missing, do not make this model, or its tokenizer gives other tokens than the base's.
     """
     folder = model_folder(identity, allow_pickle=False, reporter=reporter)
-    method = storage_format(identity.config)
+    method = identity.storage
     unpacked_in = dtype if method == PLAIN else own_dtype(identity.config) or dtype
     tokenizer = base.tokenizer
     with planned_files(identity):

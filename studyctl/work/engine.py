@@ -22,6 +22,7 @@ from studyctl.errors import ProblemCode, StepError, StudyError
 from studyctl.evaluate.text.reference import open_reference
 from studyctl.evaluate.text.score import score_windows
 from studyctl.evaluate.text.windows import Windows
+from studyctl.evaluate.vocabulary import check_ids
 from studyctl.export.trial import export_weights
 from studyctl.files import StudyPaths
 from studyctl.journal.parts import write_items
@@ -191,6 +192,7 @@ class Engine:
             ids = read_ids(job.calibration.ids)
         elif job.calibration is not None:
             ids = calibration_ids(job.calibration, self._tokenizer, seed=job.seed or 0, reporter=recorder)
+            check_ids(ids, job.model.vocab_size, self._tokenizer, "the calibration text")
         paths = StudyPaths(job.root)
         blocks = ResumableBlocks(paths.resumable_blocks(job.weights_key))
         result = StepFinished(step=step)
@@ -264,7 +266,8 @@ class Engine:
         assert job.text is not None
         assert step.subject is not None
         text, count = job.text.texts[step.subject], _asked_windows(job, step)
-        key = (text, job.model.key, job.text.sequence_length, count, job.bos)
+        rows = min(identity.vocab_size for identity in (job.model, job.checkpoint or job.model))
+        key = (text, job.model.key, job.text.sequence_length, count, job.bos, rows)
         cached = self._windows.get(step.subject)
         if cached is not None and cached[0] == key:
             check_files([text.file] if text.file is not None else [], str(text))
@@ -277,6 +280,7 @@ class Engine:
             bos_id=bos_id(self._tokenizer, job.bos, job.model.id),
             reporter=recorder,
         )
+        check_ids(windows.ids, rows, self._tokenizer, str(text))
         self._windows[step.subject] = key, windows
         return windows
 

@@ -266,7 +266,7 @@ def test_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None
     folder = model_folder(tmp_path)
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"something_new"'))
-    with pytest.raises(StepError, match="cannot load"):
+    with pytest.raises(StudyError, match="has no model type `something_new`"):
         load(folder)
 
 

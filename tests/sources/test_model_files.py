@@ -205,8 +205,9 @@ def test_what_is_no_decoder_is_refused(config: dict[str, Any]) -> None:
     [
         {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
         {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
-        {"architectures": ["SomethingNewForCausalLM"], "model_type": "something_new"},
-        {"model_type": "gemma2"},
+        {"architectures": ["OursForCausalLM"], "model_type": "llama"},
+        {"architectures": ["LlamaModel"], "model_type": "llama"},
+        {"auto_map": {"AutoModelForCausalLM": "modeling.Ours"}, "model_type": "gemma2"},
     ],
 )
 def test_decoders_are_accepted(config: dict[str, Any]) -> None:

@@ -18,9 +18,9 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from studyctl.errors import StepError
+from studyctl.errors import Problem, StepError
 from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, load_task, misfit
-from studyctl.evaluate.tasks.results import TaskScores, collect
+from studyctl.evaluate.tasks.results import TaskScores, choices_of, collect
 from studyctl.evaluate.tasks.scorer import ResumableChunks, Scorer
 from studyctl.reporter import Reporter
 
@@ -132,6 +132,10 @@ def _ask(
                 gen_prefix=task.doc_to_prefix(doc),
                 **chat,
             )
+            choices, _ = choices_of(task, doc)
+            if "" in choices:
+                problem = f"item {doc_id} of {request.where} has an empty choice"
+                raise StepError(Problem(problem, file=request.task.test, hint=f"the choices are {choices}"))
             origin = (request.name, doc_id, task.config.repeats)
             built = task.construct_requests(doc=doc, ctx=context, metadata=origin, **chat)
         except MISFITS as error:
