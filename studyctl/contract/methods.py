@@ -345,26 +345,26 @@ METHODS: dict[str, Method] = {
     "dense": Method(Dense, None),
     "magnitude": Method(Magnitude, "studyctl.compress.prune.magnitude:compress_linears", version=2),
     "wanda": Method(Wanda, "studyctl.compress.prune.wanda:compress_linears", frozenset({"norm"})),
-    "rtn": Method(RTN, "studyctl.compress.quantize.rtn:compress_linears"),
+    "rtn": Method(RTN, "studyctl.compress.quantize.rtn:compress_linears", version=2),
     "sparsegpt": Method(
-        SparseGPT, "studyctl.compress.prune.sparsegpt:compress_linears", frozenset({"hessian"}), version=2
+        SparseGPT, "studyctl.compress.prune.sparsegpt:compress_linears", frozenset({"hessian"}), version=3
     ),
     "gptq": Method(
-        GPTQ, "studyctl.compress.quantize.gptq:compress_linears", frozenset({"hessian"}), version=2
+        GPTQ, "studyctl.compress.quantize.gptq:compress_linears", frozenset({"hessian"}), version=3
     ),
     "awq": Method(
         AWQ,
         "studyctl.compress.quantize.awq:compress_linears",
         frozenset({"mean_abs", "hessian"}),
         prepare="studyctl.compress.quantize.awq:scale_block",
-        version=3,
+        version=4,
     ),
     "checkpoint": Method(Checkpoint, None),
     PAIR: Method(
         PruneThenQuantize,
         "studyctl.compress.combined:compress_linears",
         prepare="studyctl.compress.combined:prepare_block",
-        version=4,
+        version=5,
     ),
 }
 
@@ -381,6 +381,22 @@ def settings_of(value: object) -> object:
     method = value["method"]
     row = METHODS.get(method if isinstance(method, str) else PAIR)
     return value if row is None else row.settings.model_validate(value)
+
+
+def inverts_hessian(settings: MethodSettings) -> bool:
+    """Return whether the method inverts Hessians, which takes more tokens than a linear has inputs."""
+    methods = (settings.method,) if isinstance(settings.method, str) else settings.method
+    return any(issubclass(METHODS[method].settings, SparseGPT | GPTQ) for method in methods)
+
+
+def too_few_tokens(tokens: int, inputs: int) -> str | None:
+    """Return what is wrong with so few calibration tokens for a linear with so many inputs; None if they suffice."""
+    if tokens >= 2 * inputs:
+        return None
+    return (
+        f"{tokens:,} calibration tokens for linears with up to {inputs:,} inputs, fewer than twice as many: "
+        "their Hessians are singular or nearly so, and damping decides much of the result"
+    )
 
 
 def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from math import gcd
 
 from studyctl.contract.identity import PLAIN, ModelIdentity, TextIdentity
+from studyctl.contract.methods import too_few_tokens
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
 from studyctl.sources.checkpoints import is_readable, storage_caveats
@@ -62,6 +63,17 @@ def check_linears(
             note=f"{model.short_name}: {', '.join(dict.fromkeys(names))}",
             hint=hint,
         )
+
+
+def check_calibration_tokens(
+    document: Document, loc: Loc, samples: int, length: int, identity: ModelIdentity | None
+) -> Iterator[Problem]:
+    """Yield a warning if so many samples of this length have too few tokens for the Hessians of the widest linears."""
+    linears = identity.linears.values() if identity is not None else ()
+    widest = max((inputs for _, inputs in linears), default=0)
+    if identity is not None and (what := too_few_tokens(samples * length, widest)) is not None:
+        hint = f"{-(-2 * widest // length):,} samples of {length:,} tokens would do"
+        yield document.problem(f"{identity.short_name}: {what}", loc, hint=hint, severity="warning")
 
 
 def check_sequence_length(

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 
 from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData
-from studyctl.contract.methods import Checkpoint
+from studyctl.contract.methods import Checkpoint, inverts_hessian
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
 from studyctl.plan.checks import (
+    check_calibration_tokens,
     check_checkpoint,
     check_linears,
     check_model,
@@ -144,16 +145,18 @@ class _Planner:
             self.problems += check_model(document, loc, model, identity)
             self.problems += check_linears(document, model, identity, variants)
         # All variants of a sweep may have the same calibration.
-        asked = dict.fromkeys((variant.calibration, variant.loc) for variant in variants)
+        asked: dict[tuple[Calibration, Loc], bool] = defaultdict(bool)
+        for variant in variants:
+            if variant.calibration is not None:
+                asked[variant.calibration, variant.loc] |= inverts_hessian(variant.settings)
         return PlannedModel(
             index,
             model,
             identity,
             resolve_dtype(model.dtype, device),
             calibrations={
-                calibration: self._calibration(calibration, table, model, identity)
-                for calibration, table in asked
-                if calibration is not None
+                calibration: self._calibration(calibration, table, model, identity, inverted=inverted)
+                for (calibration, table), inverted in asked.items()
             },
             evaluations=tuple(self._evaluations(model, identity)),
             checkpoints=dict(self._checkpoints(model, identity, variants)),
@@ -173,8 +176,15 @@ class _Planner:
                     self.problems += check_checkpoint(self.document, loc, checkpoint, model, base)
 
     def _calibration(
-        self, calibration: Calibration, table: Loc, model: Model, identity: ModelIdentity | None
+        self,
+        calibration: Calibration,
+        table: Loc,
+        model: Model,
+        identity: ModelIdentity | None,
+        *,
+        inverted: bool,
     ) -> CalibrationData | None:
+        """Return the text or ids of a calibration, of which a method may invert Hessians; None if it has problems."""
         document = self.document
         loc: Loc = ("calibration",) if calibration == document.spec.calibration else (*table, "calibration")
         if calibration.ids is not None:
@@ -184,9 +194,17 @@ class _Planner:
             if ids is None:
                 return None
             self.problems += check_sequence_length(document, (*loc, "ids"), ids.tokens, identity)
+            if inverted:
+                self.problems += check_calibration_tokens(
+                    document, (*loc, "ids"), ids.samples, ids.tokens, identity
+                )
             return CalibrationData(samples=ids.samples, sequence_length=ids.tokens, ids=ids)
         length = calibration.sequence_length
         self.problems += check_sequence_length(document, (*loc, "sequence_length"), length, identity)
+        if inverted:
+            self.problems += check_calibration_tokens(
+                document, (*loc, "samples"), calibration.samples, length, identity
+            )
         windows = -(-calibration.samples // len(calibration.languages))
         texts = []
         for position, language in enumerate(calibration.languages):

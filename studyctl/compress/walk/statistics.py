@@ -3,7 +3,7 @@
 One definition for every method. With ``x_t`` the input at a token ``t`` of ``n`` samples (windows of text):
 
 - ``norm``      sqrt(1/n · Σ_t x_tj²), ``[in]``, fp32: ‖x_j‖₂ up to a factor that all inputs share
-- ``mean_abs``  mean of |x_tj| over all tokens, ``[in]``, accumulated in fp64
+- ``mean_abs``  mean of |x_tj| over all tokens, ``[in]``, accumulated in fp64; with it ``peak``, the largest |x_tj|
 - ``hessian``   H = 2/n · Σ_t x_t x_tᵀ, ``[in, in]``, fp32: the Hessian of a row's squared output error, mean over samples
 
 ``norm`` and ``hessian`` are added up sample by sample with the operations of the published code of Wanda, SparseGPT and
@@ -33,6 +33,7 @@ class Statistics:
     norm: torch.Tensor | None
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None
+    peak: torch.Tensor | None = None
 
     def is_finite(self) -> bool:
         """Whether no input was infinite or NaN, and no sum overflowed."""
@@ -56,6 +57,7 @@ class Accumulator:
         self._sampled = 0
         self._squares: torch.Tensor | None = None
         self._absolutes: torch.Tensor | None = None
+        self._peak: torch.Tensor | None = None
         self._products: torch.Tensor | None = None
 
     def add(self, inputs: torch.Tensor) -> None:
@@ -73,8 +75,10 @@ class Accumulator:
         for sample in samples:  # [tokens, in]
             self._add_sample(sample)
         if "mean_abs" in self._names:
-            absolutes = inputs.float().abs().sum(0, dtype=torch.float64)
+            magnitudes = inputs.float().abs()
+            absolutes, peak = magnitudes.sum(0, dtype=torch.float64), magnitudes.amax(0)
             self._absolutes = absolutes if self._absolutes is None else self._absolutes.add_(absolutes)
+            self._peak = peak if self._peak is None else torch.maximum(self._peak, peak)
 
     def _add_sample(self, sample: torch.Tensor) -> None:
         inputs = sample.shape[1]
@@ -102,6 +106,7 @@ class Accumulator:
             norm=None if self._squares is None else self._squares.sqrt(),
             mean_abs=None if self._absolutes is None else (self._absolutes / self.tokens).float(),
             hessian=hessian,
+            peak=self._peak,
         )
 
 

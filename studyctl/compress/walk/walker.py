@@ -18,6 +18,7 @@ from torch import nn
 
 from studyctl.compress.prune.masks import zeros
 from studyctl.compress.quantize.grid import codes_come_back
+from studyctl.compress.sweep.inverse import damping_over_median
 from studyctl.compress.walk.activations import Activations, record_activations
 from studyctl.compress.walk.architectures import (
     Block,
@@ -37,13 +38,18 @@ from studyctl.compress.weights.compressed import (
     PreparedBlock,
 )
 from studyctl.contract.methods import (
+    GPTQ,
     Dense,
     MethodSettings,
+    PruneThenQuantize,
     Quantization,
+    SparseGPT,
     StatisticName,
     WithData,
+    inverts_hessian,
     method_of,
     statistics_of,
+    too_few_tokens,
 )
 from studyctl.contract.records import Layer
 from studyctl.errors import Problem, StepError
@@ -108,6 +114,8 @@ def compress(
             reporter.progress(block.index + 1, len(blocks), "block")
             if resumable is not None:
                 resumable.add(block.index, done, settings)
+    if results.overdamped:
+        reporter.warning(_overdamped_text(results.overdamped), linears=results.overdamped)
     linears = [linear for block in blocks for linear in block.linears.values()]
     sparsity = sum(zeros(part.weight) for part in linears) / sum(part.weight.numel() for part in linears)
     return Compressed(settings, results.linears, mean_bits(settings, linears), sparsity, results.parameters)
@@ -152,13 +160,9 @@ def _activations(
         raise StepError(f"method `{work.settings.method}` needs calibration ids, and there are none")
     activations = record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=device)
     widest = max(linear.in_features for block in blocks for linear in block.linears.values())
-    method = work.settings.method
-    inverts = not {"sparsegpt", "gptq"}.isdisjoint([method] if isinstance(method, str) else method)
-    if inverts and activations.tokens < widest:
-        work.reporter.warning(
-            f"{activations.tokens} calibration tokens for linears with up to {widest} inputs: "
-            "their Hessians are singular, and only damping makes them invertible"
-        )
+    warning = too_few_tokens(activations.tokens, widest)
+    if warning is not None and inverts_hessian(work.settings):
+        work.reporter.warning(warning)
     return activations
 
 
@@ -219,6 +223,7 @@ def _compress_with_data(
             stop_early=in_table is not None,
             replay=replay,
         )
+        results.overdamped |= _overdamped(inputs, work.settings)
         if work.prepare is not None:
             block_input = BlockInput(block, inputs, activations, work.reporter)
             prepared = work.prepare(block_input, work.settings)
@@ -241,8 +246,6 @@ def _compress_with_data(
 def _put(block: Block, parameters: dict[str, torch.Tensor]) -> None:
     """Give parameters of a block new values."""
     for name, value in parameters.items():
-        if not is_finite(value):
-            raise StepError(f"`{name}` would not be finite with a scale folded into it")
         block.module.get_parameter(name.removeprefix(f"{block.name}.")).data.copy_(value)
 
 
@@ -374,6 +377,24 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
         )
     if problems:
         raise StepError(problems)
+
+
+def _overdamped(linear_groups: Collection[LinearGroup], settings: MethodSettings) -> dict[str, float]:
+    """Return the linears with λ over the median of diag H, and how many times it is."""
+    if not isinstance(settings, SparseGPT | GPTQ | PruneThenQuantize) or not inverts_hessian(settings):
+        return {}
+    shares = [damping_over_median(linears.hessian, settings.damping) for linears in linear_groups]
+    pairs = zip(linear_groups, shares, strict=True)
+    return {name: share for linears, share in pairs if share > 1 for name in linears.names}
+
+
+def _overdamped_text(overdamped: dict[str, float]) -> str:
+    """Return the warning for linears with λ over the median of diag H, by how many times it is."""
+    names = sorted(overdamped, key=lambda name: -overdamped[name])
+    return (
+        f"damping exceeds the median of diag H, {overdamped[names[0]]:.3g} times at most, in {_listed(names)}: "
+        "for most of their inputs it weighs more than the calibration text; try a smaller `damping`"
+    )
 
 
 def _listed(names: list[str]) -> str:
