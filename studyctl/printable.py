@@ -28,8 +28,10 @@ def printable(text: str, instead: str = "") -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Return a printable text with its line breaks as ``⏎``: a name that has one must not look like two lines."""
-    return printable(text.replace("\t", " ")).replace("\n", "⏎")
+    """Return a text for one line: line breaks as ``⏎``, tabs as blanks, characters that are not seen as ``�``."""
+    if text.isprintable():
+        return text
+    return printable(text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", " "), "�")
 
 
 def printed_line(line: str) -> str:

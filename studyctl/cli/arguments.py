@@ -80,6 +80,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 YesOption = Annotated[
     bool, typer.Option("--yes", help="Really delete; without this option, only show what would be deleted.")
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Act on a study that somebody else made, and count it as yours from now on."
+    ),
+]
 
 
 def study_paths(study: str) -> "StudyPaths":

@@ -84,7 +84,11 @@ class StudyPlan:
         return [
             *([f"on_finish, at the end: {command}"] if command else []),
             *(f"{_named(names)}: {code}" for code, names in tasks.items()),
-            *(f"model `{model.id}`: its weights, if they are pickled" for model in spec.models if model.allow_pickle),
+            *(
+                f"model `{model.id}`: its weights, if they are pickled"
+                for model in spec.models
+                if model.allow_pickle
+            ),
             *(f"backend `{name}`: that package, in an environment of its own" for name in sorted(backends)),
         ]
 

@@ -96,7 +96,7 @@ class Workers:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "studyctl.work.worker"],
+                [sys.executable, "-P", "-m", "studyctl.work.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -33,6 +33,7 @@ MISFITS = (
     AttributeError,
     SyntaxError,
     AssertionError,
+    ArithmeticError,
     jinja2.TemplateError,
 )
 """Errors that the templates and functions of a task raise if an item is not what they expect."""

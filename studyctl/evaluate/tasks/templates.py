@@ -12,16 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import lm_eval.utils
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import LRUCache
 
 SECONDS = 10.0
 """Processor time that one text may take."""
 MEMORY_BYTES = 1 << 30
 """What one text may take beyond what the process has; on Linux."""
+
+
+class _TooLong(BaseException):
+    """The time is over. No ``Exception``: Jinja swallows those of constants, and computes them again later."""
 
 
 @contextmanager
@@ -33,7 +39,7 @@ def bounded() -> Iterator[None]:
     """
 
     def too_long(number: int, frame: FrameType | None) -> None:
-        raise SecurityError(f"its template takes more than {SECONDS:g} s of processor time")
+        raise _TooLong
 
     handler = signal.signal(signal.SIGVTALRM, too_long)
     limits = resource.getrlimit(resource.RLIMIT_DATA)
@@ -45,6 +51,8 @@ def bounded() -> Iterator[None]:
             soft = most if limits[0] == resource.RLIM_INFINITY else min(most, limits[0])
             resource.setrlimit(resource.RLIMIT_DATA, (soft, limits[1]))
         yield
+    except _TooLong as error:
+        raise SecurityError(f"its template takes more than {SECONDS:g} s of processor time") from error
     except MemoryError as error:
         raise SecurityError(f"its template takes more than {MEMORY_BYTES >> 30} GiB of memory") from error
     except RecursionError as error:
@@ -64,9 +72,16 @@ class _Template(jinja2.Template):
 class _Environment(ImmutableSandboxedEnvironment):
     template_class = _Template
 
-    def from_string(self, *args: Any, **kwargs: Any) -> jinja2.Template:
-        with bounded():  # constants are computed here
-            return super().from_string(*args, **kwargs)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._compiled = LRUCache(100)
+        """By source: lm-eval asks again for every item, and compiling takes longer than rendering."""
+
+    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> jinja2.Template:
+        if (template := self._compiled.get(source)) is None:
+            with bounded():  # constants are computed here
+                template = self._compiled[source] = super().from_string(source, *args, **kwargs)
+        return cast("jinja2.Template", template)
 
 
 def sandbox_templates() -> None:
