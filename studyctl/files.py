@@ -142,6 +142,11 @@ def cache_folder() -> Path:
     return Path(override) if override else Path(platformdirs.user_cache_dir("studyctl"))
 
 
+def data_folder() -> Path:
+    """Return the folder of what studyctl remembers about the user (``XDG_DATA_HOME`` moves it)."""
+    return Path(platformdirs.user_data_dir("studyctl"))
+
+
 @dataclass(frozen=True, slots=True)
 class StudyPaths:
     """Every path in a study's folder. Their names are written nowhere else."""
@@ -152,6 +157,11 @@ class StudyPaths:
     def name(self) -> str:
         """The study's name."""
         return self.root.name
+
+    @property
+    def id(self) -> Path:
+        """A random id, by which a user's own studies are told from those of others."""
+        return self.root / "id"
 
     @property
     def spec(self) -> Path:

@@ -1,7 +1,7 @@
 """Commands that run studies, watch them and clean up after them."""
 
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,7 @@ from studyctl.cli.arguments import (
     SpecArgument,
     StudyArgument,
     TrialArgument,
+    TrustOption,
     YesOption,
     complete_studies,
     print_json,
@@ -19,6 +20,9 @@ from studyctl.cli.arguments import (
 )
 from studyctl.cli.streams import OutputClosed
 from studyctl.cli.terminal import need_terminal, on_a_terminal, open_app
+
+if TYPE_CHECKING:
+    from studyctl.files import StudyPaths
 
 commands = typer.Typer()
 
@@ -41,6 +45,7 @@ def run(
     tui: Annotated[
         bool, typer.Option("--tui", help="Run in the background and watch it in the terminal app.")
     ] = False,
+    trust: TrustOption = False,
 ) -> None:
     """Bring the stored results up to date with a spec."""
     from studyctl.report.show import report_run
@@ -51,7 +56,7 @@ def run(
     if tui:
         need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` follows it")
     selection = Selection(tuple(only or ()), tuple(model or ()))
-    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui)
+    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui, trust=trust)
     if tui:
         stderr().print(started.message, soft_wrap=True, markup=False)
         open_app("monitor", study=started.paths)
@@ -100,7 +105,7 @@ def stop(
 
 
 @commands.command()
-def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
+def retry(study: StudyArgument, trial: TrialArgument = "", trust: TrustOption = False) -> None:
     """Try failed trials again: all of them, or one."""
     from studyctl.report.show import report_run
     from studyctl.run.control import ask_to_retry
@@ -113,7 +118,8 @@ def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
     if (asked := ask_to_retry(paths, name)) is not None:
         stderr().print(asked)
         return
-    started = run_study(paths.spec, Selection((name,) if name else ()), stderr(), root=paths)
+    selection = Selection((name,) if name else ())
+    started = run_study(paths.spec, selection, stderr(), root=paths, trust=trust)
     with suppress(OutputClosed):
         report_run(paths, started.message, stdout(), stderr(), with_results=True)
     raise typer.Exit(started.code)
@@ -147,16 +153,26 @@ def list_studies(as_json: JsonOption = False) -> None:
 
 
 @commands.command()
-def gc(study: StudyArgument, yes: YesOption = False) -> None:
+def gc(study: StudyArgument, yes: YesOption = False, trust: TrustOption = False) -> None:
     """Show what can be deleted from a study without losing a result; --yes deletes it."""
     from studyctl.run.cleaning import clean
 
-    clean(study_paths(study), stdout(), yes=yes)
+    clean(_deleting(study, yes=yes, trust=trust), stdout(), yes=yes)
 
 
 @commands.command()
-def rm(study: StudyArgument, yes: YesOption = False) -> None:
+def rm(study: StudyArgument, yes: YesOption = False, trust: TrustOption = False) -> None:
     """Delete a study with its results; requires --yes."""
     from studyctl.run.cleaning import remove
 
-    remove(study_paths(study), stdout(), yes=yes)
+    remove(_deleting(study, yes=yes, trust=trust), stdout(), yes=yes)
+
+
+def _deleting(study: str, *, yes: bool, trust: bool) -> "StudyPaths":
+    """Return the files of a study from which something is deleted if ``yes``."""
+    from studyctl.run.trust import require_trust
+
+    paths = study_paths(study)
+    if yes:
+        require_trust(paths, stderr(), trust=trust)
+    return paths

@@ -121,6 +121,8 @@ class TaskIdentity:
     """None only where lm-eval is not installed."""
     files: tuple[FileIdentity, ...] = ()
     """All of its local files: definitions, Python functions, items."""
+    code: tuple[str, ...] = ()
+    """What of it runs code that is not lm-eval's own, each in a few words."""
     test: Path | None = None
     """Items that the spec gives instead of the task's own."""
     fewshot: Path | None = None

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.methods import Checkpoint, inverts_hessian
@@ -77,6 +78,26 @@ class StudyPlan:
     def errors(self) -> list[Problem]:
         """Return what must be corrected before anything runs."""
         return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def code(self) -> list[str]:
+        """Return what the spec names that runs code, other than studyctl's and that of its libraries: a line for each."""
+        spec, tasks = self.document.spec, defaultdict[str, list[str]](list)
+        for task in self.tasks.values():
+            for code in task.code:
+                tasks[code].append(task.name)
+        backends = {variant.backend for variant in self.variants} - {OWN}
+        command = spec.execution.on_finish
+        return [
+            *([f"on_finish, at the end: {command}"] if command else []),
+            *(f"{_named(names)}: {code}" for code, names in tasks.items()),
+            *(
+                f"model `{model.id}`: its weights, if they are pickled"
+                for model in spec.models
+                if model.allow_pickle
+            ),
+            *(f"backend `{name}`: that package, in an environment of its own" for name in sorted(backends)),
+        ]
 
     def is_available(self, variant: Variant) -> bool:
         """Return whether the variant can be made here."""
@@ -320,6 +341,10 @@ class _Planner:
 
     def _add(self, what: str, loc: Loc, **about: Any) -> None:
         self.problems.append(self.document.problem(what, loc, **about))
+
+
+def _named(tasks: list[str]) -> str:
+    return f"task `{tasks[0]}`" + (f" and {len(tasks) - 1} more" if len(tasks) > 1 else "")
 
 
 def _evaluation(step: Step, parts: dict[str, Any], *, complete: bool) -> Evaluation:

@@ -10,6 +10,7 @@ from studyctl.contract.records import Progress
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalTail
+from studyctl.printable import printed_line
 from studyctl.report.lines import Lines, progress_line
 from studyctl.store.holder import Pulse
 
@@ -73,4 +74,4 @@ class _Follower:
             return
         self._logged[path] = self._logged.get(path, 0) + len(data)
         for line in data.decode(errors="replace").splitlines():
-            self.console.print(Text(f"         {line}"), soft_wrap=True)
+            self.console.print(Text(f"         {printed_line(line)}"), soft_wrap=True)

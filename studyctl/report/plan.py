@@ -6,11 +6,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import FACTOR
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.preview import Preview
+from studyctl.printable import on_one_line
 from studyctl.report.problems import as_json, draw
 from studyctl.units import bytes_text, duration_text
 
@@ -27,9 +29,16 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         out.print(_grid(plan, comparison))
         for note in plan.notes:
             out.print(f"note: {note}", soft_wrap=True)
+        print_code(plan, out)
         out.print(_cost(shown), soft_wrap=True)
     if shown.problems:
         draw(shown.problems, err)
+
+
+def print_code(plan: StudyPlan, console: Console) -> None:
+    """Print what runs code that the spec names, one line each."""
+    for line in plan.code:
+        console.print(Text(f"runs code: {on_one_line(line)}"), soft_wrap=True)
 
 
 def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
@@ -94,5 +103,6 @@ def plan_as_json(shown: Preview) -> dict[str, Any]:
         ],
         "estimate": asdict(shown.estimate),
         "notes": shown.plan.notes,
+        "code": shown.plan.code,
         "problems": as_json(shown.problems),
     }

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from studyctl.files import StudyPaths
+from studyctl.printable import on_one_line
 from studyctl.report.layout import (
     Column,
     change,
@@ -91,7 +92,8 @@ def _plain(value: object) -> object:
 def _header(
     console: Console, study: str, title: str, standings: list[Standing], published_at: datetime
 ) -> None:
-    console.print(Text.assemble((study, "bold"), f": {title}" if title else ""), soft_wrap=False)
+    name = (on_one_line(study), "bold")
+    console.print(Text.assemble(name, f": {on_one_line(title)}" if title else ""), soft_wrap=False)
     states = [(state, sum(row.state == state for row in standings)) for state in STATES]
     counts = ", ".join(f"{number} {state}" for state, number in states if number)
     trials = "1 trial" if len(standings) == 1 else f"{len(standings)} trials"

@@ -1,14 +1,17 @@
 """``studyctl sql``: one answer, or a prompt."""
 
 import contextlib
+import io
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
+from typing_extensions import Buffer
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, cache_folder
+from studyctl.printable import on_one_line, printable
+from studyctl.report.console import TextConsole
 from studyctl.report.problems import draw
 from studyctl.report.tables import print_table, write_csv, write_json, write_parquet
 from studyctl.store.query import run_sql
@@ -25,28 +28,37 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
     """
     rows = run_sql(paths, query, external_access=external_access)
     if output == "table":
-        print_table(rows, Console(highlight=False))
+        print_table(rows, TextConsole())
         return
     if output == "parquet" and sys.stdout.isatty():
         raise StudyError(
             "Parquet cannot be shown in a terminal",
             hint="send it to a file: ... --format parquet > result.parquet",
         )
-    WRITERS[output](rows, sys.stdout.buffer)
-    sys.stdout.buffer.flush()
+    WRITERS[output](rows, _Terminal() if sys.stdout.isatty() else sys.stdout.buffer)
+    sys.stdout.flush()
+
+
+class _Terminal(io.BytesIO):
+    """The user's terminal as a file that shows printable text only."""
+
+    def write(self, data: Buffer) -> int:
+        text = bytes(data).decode(errors="replace")
+        return sys.stdout.write(printable(text))
 
 
 def prompt(paths: StudyPaths, output: str, *, external_access: bool) -> None:
     """Read queries from stdin until its end; an error in one is shown, and the next is read."""
     interactive = sys.stdin.isatty()
-    errors = Console(stderr=True, highlight=False)
+    errors = TextConsole(stderr=True)
     if interactive:
         errors.print(Text(f"{paths.name}: {HELP}"))
         _remember_lines()
     pending = ""
     while True:
         try:
-            line = input(("   ...> " if pending else f"{paths.name}> ") if interactive else "")
+            asking = "   ...> " if pending else f"{on_one_line(paths.name)}> "
+            line = input(asking if interactive else "")
         except EOFError:
             line = ".quit" if not pending.strip() else ";"
         if not pending and line.strip() in (".quit", ".exit"):

@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from studyctl.files import runs_folder
+from studyctl.printable import on_one_line
 from studyctl.spec.bundled import bundled_names
 from studyctl.store.studies import StudyRow, study_rows
 
@@ -42,11 +43,11 @@ def draw_studies(rows: list[StudyRow], console: Console) -> None:
     for row in rows:
         sign = f"{row.last_sign.astimezone():%Y-%m-%d %H:%M:%S}" if row.last_sign else ""
         table.add_row(
-            Text(row.study),
+            Text(on_one_line(row.study)),
             f"{GLYPHS[row.state]} {row.state}",
             "" if row.trouble else f"{row.done}/{row.trials}",
             str(row.failed or ""),
-            Text(row.host),
+            Text(on_one_line(row.host)),
             sign,
         )
     console.print(table)

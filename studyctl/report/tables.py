@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from studyctl.printable import escaped_json, on_one_line
+
 SHOWN_ROWS = 1000
 """Rows that a terminal table shows at most; the other formats write all."""
 BATCH_ROWS = 10_000
@@ -40,8 +42,8 @@ def write_json(rows: pa.Table, stream: BinaryIO) -> None:
     separator = b"[\n"
     for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
         for record in batch.to_pylist():
-            text = json.dumps(_json_value(record), ensure_ascii=False)
-            stream.write(separator + text.encode(errors="surrogatepass"))
+            text = escaped_json(json.dumps(_json_value(record), ensure_ascii=False))
+            stream.write(separator + text.encode())
             separator = b",\n"
     stream.write(b"\n]\n" if rows.num_rows else b"[]\n")
 
@@ -55,7 +57,7 @@ def write_parquet(rows: pa.Table, stream: BinaryIO) -> None:
 
 def print_table(rows: pa.Table, console: Console) -> None:
     """Print rows as a table, or as one record after the other if they are wider than the terminal; nothing is cut."""
-    names = list(rows.schema.names)
+    names = list(map(on_one_line, rows.schema.names))
     if not names:
         return
     shown = rows.slice(0, SHOWN_ROWS)
@@ -97,8 +99,7 @@ def _cell(value: Any) -> Text:
         return Text("NULL", style="dim")
     if isinstance(value, float) and math.isfinite(value):
         return Text(f"{value:.6g}")
-    text = _csv_value(value)
-    return Text(text.replace("\n", "⏎").replace("\r", "").replace("\t", " ").replace("\x1b", "␛"))
+    return Text(on_one_line(_csv_value(value)))
 
 
 def _csv_value(value: Any) -> str:

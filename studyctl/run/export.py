@@ -145,7 +145,7 @@ class _Export:
             with (
                 closing(self.workers),
                 on_stop_signal(self._stop),
-                self.console.status(f"{self.job.trial}  load") as status,
+                self.console.status(Text(f"{self.job.trial}  load")) as status,
             ):
                 self.workers.start(self.job)
                 while self.workers.running:
@@ -175,9 +175,9 @@ class _Export:
         """Show a record, and keep the result or the failure of the export."""
         match record:
             case StepStarted():
-                status.update(f"{self.job.trial}  {record.step}")
+                status.update(Text(f"{self.job.trial}  {record.step}"))
             case Progress():
-                status.update(progress_line(record).strip())
+                status.update(Text(progress_line(record).strip()))
             case StepFinished() | Warned():
                 if isinstance(record, StepFinished):
                     self._exported = record.exported or self._exported

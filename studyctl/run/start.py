@@ -15,11 +15,13 @@ from studyctl.files import StudyPaths, digest, runs_folder
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.report.plan import print_code
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, LiveDisplay
 from studyctl.run.hold import Hold, hold
 from studyctl.run.runner import Outcome, Runner
 from studyctl.run.selection import Selection
+from studyctl.run.trust import require_trust
 from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import Document, load_spec, self_contained
 from studyctl.store.holder import Holder, Pulse
@@ -47,6 +49,7 @@ def run_study(
     *,
     detach: bool = False,
     root: StudyPaths | None = None,
+    trust: bool = False,
 ) -> Started:
     """Bring the results of a spec up to date.
 
@@ -56,6 +59,7 @@ def run_study(
         console: where progress is shown.
         detach: run in a process that outlives the shell.
         root: the study's folder; None: the one of its name under runs/.
+        trust: act on the study even if it is not known to be the user's.
 
     Raises:
         SpecError: the spec or what it names cannot be run.
@@ -65,9 +69,15 @@ def run_study(
     document = load_spec(path)
     paths = root or StudyPaths(runs_folder() / document.spec.study.name)
     pulse = Pulse(paths)
+    if pulse.wait() is not None:
+        _check_is_edited(document, paths)
+    plan = make_plan(document)
+    plan.raise_errors()
+    selection.check(plan.trials)
+    print_code(plan, console)
+    require_trust(paths, console, trust=trust, spec=path)
     if (holder := pulse.wait()) is not None:
         return _hand_over(document, paths, selection, holder)
-    plan = _checked_plan(document, selection)
     _check_can_run(plan)
     if detach:
         todo = compare(plan, read_stored(paths), read_plan(paths)).todo
@@ -75,13 +85,6 @@ def run_study(
             return _detach(path, paths, selection)
     with hold(paths, pulse) as held:
         return _run_held(plan, held, selection, console)
-
-
-def _checked_plan(document: Document, selection: Selection) -> StudyPlan:
-    plan = make_plan(document)
-    plan.raise_errors()
-    selection.check(plan.trials)
-    return plan
 
 
 def _check_can_run(plan: StudyPlan) -> None:
@@ -145,15 +148,18 @@ def _run_on_finish(command: str, summary: str) -> str:
     return ": ".join([f"\non_finish failed with exit code {done.returncode}", *last])
 
 
-def _hand_over(document: Document, paths: StudyPaths, selection: Selection, holder: Holder) -> Started:
-    """Give an edited spec to the runner that holds the study."""
-    text = self_contained(document)
+def _check_is_edited(document: Document, paths: StudyPaths) -> None:
+    """Refuse the very spec that a runner is running."""
     saved = read_plan(paths)
-    if saved is not None and digest(text) == saved.spec_hash:
+    if saved is not None and digest(self_contained(document)) == saved.spec_hash:
         with hold(paths):  # raises, and says who holds it
             pass
         raise HeldError(f"the runner of `{paths.name}` has just ended", hint="run again")
-    _checked_plan(document, selection)
+
+
+def _hand_over(document: Document, paths: StudyPaths, selection: Selection, holder: Holder) -> Started:
+    """Give an edited spec to the runner that holds the study."""
+    text = self_contained(document)
     send(paths, Request("spec", spec=text, only=selection.only, model=selection.model))
     message = (
         f"handed the edited spec to the runner of `{paths.name}` ({holder}), which applies it between trials"
@@ -164,7 +170,8 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection, hold
 def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "studyctl", "run", str(path), *selection.arguments()]
+    # -P: a module in the working directory must not take the place of an installed one.
+    command = [sys.executable, "-P", "-m", "studyctl", "run", str(path), "--trust", *selection.arguments()]
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(

@@ -97,7 +97,7 @@ class Workers:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log, held_back():
             return subprocess.Popen(
-                [sys.executable, "-m", "studyctl.work.worker"],
+                [sys.executable, "-P", "-m", "studyctl.work.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

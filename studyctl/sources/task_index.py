@@ -74,6 +74,16 @@ def lm_eval_tasks() -> Path | None:
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
+@functools.cache
+def lm_eval_metrics() -> frozenset[str]:
+    """Return the names of lm-eval's own metrics; it looks for others in the package ``evaluate``."""
+    folder = lm_eval_tasks()
+    if folder is None:
+        return frozenset()
+    registered = (folder.parent / "api" / "metrics.py").read_text("utf-8")
+    return frozenset(re.findall(r'@register_metric\(\s*metric="([^"]+)"', registered))
+
+
 def lm_eval_version() -> str:
     """Return the version of the installed lm-eval."""
     return importlib.metadata.version("lm_eval")

@@ -15,7 +15,8 @@ UNEXPECTED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """Errors of reading a folder whose files are not those of a study, or whose disk is gone."""
 
 
-def _is_study(folder: Path) -> bool:
+def is_study(folder: Path) -> bool:
+    """Return whether a folder holds anything of a study."""
     paths = StudyPaths(folder)
     try:
         return (
@@ -33,7 +34,7 @@ def study_names() -> list[str]:
     """
     folder = runs_folder()
     try:
-        return sorted(entry.name for entry in folder.iterdir() if _is_study(entry)) if folder.is_dir() else []
+        return sorted(entry.name for entry in folder.iterdir() if is_study(entry)) if folder.is_dir() else []
     except OSError as error:
         raise StudyError(
             f"{folder} cannot be listed ({error.strerror})",
@@ -48,7 +49,7 @@ def find_study(name: str) -> StudyPaths:
         StudyError: there is none; the hint lists those that exist.
     """
     for folder in (runs_folder() / name, Path(name)):
-        if folder.is_dir() and _is_study(folder):
+        if folder.is_dir() and is_study(folder):
             return StudyPaths(folder.resolve())
     names = study_names()
     guess = did_you_mean(name, names)

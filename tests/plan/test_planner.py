@@ -163,3 +163,24 @@ def test_token_ids_are_handed_over_with_their_content(folder: Path) -> None:
     assert (calibration.samples, calibration.sequence_length, calibration.texts) == (2, 16, ())
     assert calibration.ids is not None
     assert calibration.ids.file == FileIdentity(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_what_runs_code_is_listed(folder: Path) -> None:
+    assert planned(folder).code == []
+    definition = folder / "tasks" / "boats.yaml"
+    definition.write_text(
+        definition.read_text().replace('"{{question}}\\nAnswer:"', "!function helpers.text")
+    )
+    (folder / "tasks" / "helpers.py").write_text("raise ImportError('never import this')")
+    listed = planned(
+        folder,
+        ('dtype = "float32"', 'dtype = "float32"\nallow_pickle = true'),
+        ("group_size = 16", 'group_size = 16\nbackend = ["studyctl", "gptqmodel"]'),
+        ('devices = "cpu"', 'devices = "cpu"\non_finish = "mail me"'),
+    ).code
+    assert listed == [
+        "on_finish, at the end: mail me",
+        f"task `boats`: `helpers.text` of {folder / 'tasks' / 'helpers.py'}",
+        "model `./tiny`: its weights, if they are pickled",
+        "backend `gptqmodel`: that package, in an environment of its own",
+    ]

@@ -20,6 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from studyctl.contract.identity import Bos, TaskIdentity
 from studyctl.errors import Problem, ProblemCode, StepError
+from studyctl.evaluate.tasks.templates import sandbox_templates
 from studyctl.files import cache_folder, digest
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
@@ -71,6 +72,7 @@ def load_task(request: TaskRequest) -> Task:
     Raises:
         StepError: the definition, the files or the dataset are missing, or cannot be used together.
     """
+    sandbox_templates()
     path, test = request.task.yaml, request.task.test
     assert path is not None
     entry = TaskIndex.entry_from_path(path) if path.is_file() else None

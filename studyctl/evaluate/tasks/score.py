@@ -22,6 +22,7 @@ from studyctl.errors import Problem, StepError
 from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, load_task, misfit
 from studyctl.evaluate.tasks.results import TaskScores, choices_of, collect
 from studyctl.evaluate.tasks.scorer import ResumableChunks, Scorer
+from studyctl.evaluate.tasks.templates import bounded
 from studyctl.reporter import Reporter
 
 FEWSHOT_SEED = 1234
@@ -120,7 +121,7 @@ def _ask(
     """Return lm-eval's requests for each item, by ``doc_id``."""
     chat = {
         "apply_chat_template": request.chat_template,
-        "chat_template": scorer.apply_chat_template if request.chat_template else None,
+        "chat_template": bounded()(scorer.apply_chat_template) if request.chat_template else None,
     }
     instances: dict[int, list[Instance]] = {}
     for doc_id, doc in docs:

@@ -61,9 +61,10 @@ class TrialActs(TrialsScreen):
             self._retry(view.paths, "")
 
     def _retry(self, paths: StudyPaths, trial: str) -> None:
-        self._act(
-            lambda: control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial)
-        )
+        def act() -> str:
+            return control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial)
+
+        self.ask_trust(paths, paths.spec, lambda: self._act(act))
 
     def action_stop(self, when: StopWhen) -> None:
         """Stop the run, after asking how."""

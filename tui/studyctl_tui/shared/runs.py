@@ -42,9 +42,13 @@ class RunsScreen(StudyScreen):
             self.study_app.spec = dialog.spec
             self.study_app.action_go("spec")
         elif answer == START:
-            self.starting.append(dialog.study)
-            self.starting_changed()
-            self._start(dialog.spec, dialog.study)
+            paths = StudyPaths(runs_folder() / dialog.study)
+            self.ask_trust(paths, dialog.spec, lambda: self._begin(dialog.spec, dialog.study))
+
+    def _begin(self, spec: Path, study: str) -> None:
+        self.starting.append(study)
+        self.starting_changed()
+        self._start(spec, study)
 
     @work(thread=True, group="start")
     def _start(self, spec: Path, study: str) -> None:

@@ -236,12 +236,23 @@ class SpecScreen(StudyScreen):
     async def _run(self, path: Path) -> None:
         try:
             document = await asyncio.to_thread(load_spec, path)
+        except StudyError as error:
+            self.app.notify(error.problems[0].what, severity="error", markup=False)
+        else:
+            paths = StudyPaths(runs_folder() / document.spec.study.name)
+            self.ask_trust(paths, path, lambda: self._run_in_background(path, paths))
+        self._run_status.display = False
+
+    @work
+    async def _run_in_background(self, path: Path, paths: StudyPaths) -> None:
+        self._run_status.display = True
+        try:
             message = await asyncio.to_thread(start_in_background, path)
         except StudyError as error:
             self.app.notify(error.problems[0].what, severity="error", markup=False)
         else:
             self.app.notify(message, markup=False)
-            self.study_app.open_study(StudyPaths(runs_folder() / document.spec.study.name))
+            self.study_app.open_study(paths)
             self.study_app.spec = path  # the file goes on being the one in the editor
         self._run_status.display = False
 

@@ -14,6 +14,7 @@ from textual.widgets import DataTable, Input, Static
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
+from studyctl.printable import on_one_line
 from studyctl.report.studies import FIRST_STEPS
 from studyctl.store.studies import StudyList, StudyRow
 from studyctl.units import duration_text
@@ -265,7 +266,7 @@ def about_lines(row: StudyRow) -> tuple[Text, Text]:
     """Return two lines about a study: what it is, and what can be done."""
     if row.trouble:
         return Text.assemble(("! ", "bold red"), row.trouble), Text(f"enter says more · {row.hint}")
-    title = Text.assemble((row.study, "bold"), f"  {row.title}")
+    title = Text.assemble((on_one_line(row.study), "bold"), f"  {on_one_line(row.title)}")
     where = f" on {row.host}" if row.host else ""
     left = f" · {duration_text(row.seconds_left)} left" if row.seconds_left is not None else ""
     state = {
