@@ -4,6 +4,7 @@ Only walks that take minutes save anything: in shorter ones, compressing again i
 saved, since they are larger than the weights: to resume, the calibration tokens pass once through the finished blocks.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,12 +34,15 @@ class BlockResults:
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     """The record of each linear."""
+    idle: list[str] = field(default_factory=list)
+    """Linears of experts that no calibration token reached."""
 
     def add(self, other: "BlockResults") -> None:
         """Add the results of other blocks."""
         self.linears |= other.linears
         self.parameters |= other.parameters
         self.layers += other.layers
+        self.idle += other.idle
 
 
 class ResumableBlocks:
@@ -71,8 +75,9 @@ class ResumableBlocks:
             self.clear()
             raise
         with safe_open(path, framework="pt") as file:
-            layers = msgspec.json.decode(file.metadata()["layers"], type=list[Layer])
-        return BlockResults(stored.linears, stored.parameters, layers)
+            about = file.metadata()
+        layers = msgspec.json.decode(about["layers"], type=list[Layer])
+        return BlockResults(stored.linears, stored.parameters, layers, json.loads(about["idle"]))
 
     def add(self, index: int, results: BlockResults, settings: MethodSettings) -> None:
         """Add a finished block; write all unsaved blocks if they took long enough."""
@@ -81,8 +86,10 @@ class ResumableBlocks:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         part = Compressed(settings, self._unsaved.linears, 0.0, 0.0, self._unsaved.parameters)
+        layers = msgspec.json.encode(self._unsaved.layers).decode()
+        about = {"layers": layers, "idle": json.dumps(self._unsaved.idle)}
         path = self.folder / f"{self._first:05d}-{index:05d}.safetensors"
-        save(path, part, {"layers": msgspec.json.encode(self._unsaved.layers).decode()})
+        save(path, part, about)
         self._unsaved, self._first, self._since = BlockResults(), index + 1, time.monotonic()
 
     def clear(self) -> None:
