@@ -8,7 +8,7 @@ from typing import Any
 from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.configs import block_linears, check_decoder, read_config, read_sizes
+from studyctl.sources.configs import block_matrices, check_decoder, read_config, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
 from studyctl.sources.safetensors_files import (
@@ -133,13 +133,14 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
 
 def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
     """Return the fields that config and headers determine."""
-    linears = block_linears(tensors, str(config.get("model_type", "")))
-    if tensors and not linears and "quantization_config" not in config:
+    linears, others = block_matrices(tensors, str(config.get("model_type", "")))
+    if tensors and not linears and not others and "quantization_config" not in config:
         raise StudyError(f"`{where}` has no linears in decoder blocks, judging by the names of its weights")
     return {
         **read_sizes(config, where),
         "config": config,
         "linears": linears,
+        "others": others,
         "parameters": sum(math.prod(info.shape) for info in tensors.values()),
         "weight_bytes": sum(info.bytes for info in tensors.values()),
         # A tied output layer stores no weight of its own.

@@ -19,11 +19,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from studyctl.compress.walk.products import Products
+from studyctl.contract.limits import LEFT_DENSE
 from studyctl.errors import StepError
 
-LEFT_DENSE = 0.25
-"""Up to this fraction of a block's weights may be in no linear: convolutions, routers, state matrices. They count as dense; a larger
-part is a kind of linear that nothing here can walk."""
 EXPERTS = {
     "InklingSharedExperts": False,
     "JetMoeParallelExperts": False,
