@@ -48,7 +48,10 @@ class ModelIdentity:
     """Everything that is loaded: weights, config, tokenizer; empty for a hub model, which its commit identifies."""
     config: dict[str, Any] = field(default_factory=dict)
     linears: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Those of the decoder blocks: full name -> ``(out, in)``; empty where the weights are pickled or packed."""
+    """Those of the decoder blocks: full name -> ``(out, in)``; empty where the weights are pickled or packed. An expert's part of a
+    tensor has its number after the tensor's name."""
+    others: dict[str, int] = field(default_factory=dict)
+    """What else the decoder blocks have of two or more dimensions, which stays dense: name -> number of weights."""
     parameters: int = 0
     weight_bytes: int = 0
     """As stored."""

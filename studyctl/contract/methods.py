@@ -374,6 +374,19 @@ def method_of(settings: MethodSettings) -> Method:
     return METHODS[settings.method if isinstance(settings.method, str) else PAIR]
 
 
+def methods_of(settings: MethodSettings) -> tuple[str, ...]:
+    """Return the names of the methods that these settings combine; one, if they combine none."""
+    return (settings.method,) if isinstance(settings.method, str) else tuple(settings.method)
+
+
+def without_data(settings: WithData) -> MethodSettings:
+    """Return the method that needs no data and costs the same bits: for linears that no calibration token reaches."""
+    if isinstance(settings, PruneThenQuantize):
+        return settings.model_copy(update={"method": ("magnitude", "rtn")})
+    kind = RTN if isinstance(settings, Quantization) else Magnitude
+    return kind.model_validate(settings.model_dump(include=kind.model_fields.keys() - {"method"}))
+
+
 def settings_of(value: object) -> object:
     """Return dumped settings as the method's own type; anything else unchanged, for a validator to refuse."""
     if not isinstance(value, dict) or "method" not in value:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from studyctl.contract.methods import Checkpoint
+from studyctl.contract.methods import Checkpoint, Dense
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
 from studyctl.files import digest
 from studyctl.plan.planner import StudyPlan
@@ -44,8 +44,11 @@ def _trial(trial: Trial, available: bool) -> PlannedTrial:
         linears = trial.model.identity.linears if trial.model.identity else {}
     if linears:
         bits_of = {inputs: settings.bits_per_weight(inputs) for _, inputs in linears.values()}
-        sizes = sum(out * inputs for out, inputs in linears.values())
-        bits = sum(out * inputs * bits_of[inputs] for out, inputs in linears.values()) / sizes
+        walked = sum(out * inputs for out, inputs in linears.values())
+        dense = sum(trial.model.identity.others.values()) if trial.model.identity else 0
+        bits = sum(out * inputs * bits_of[inputs] for out, inputs in linears.values())
+        bits = (bits + Dense().bits_per_weight(0) * dense) / (walked + dense)
+        sparsity *= walked / (walked + dense)
     return PlannedTrial(
         trial=trial.id,
         model=trial.model.spec.id,

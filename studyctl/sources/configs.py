@@ -1,10 +1,11 @@
 """The content of a model's ``config.json``, under the same names for all families."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.sources.registry import Registry, installed_registry
@@ -39,14 +40,18 @@ _NAMES = {
     "max_positions": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
 }
 _REQUIRED = ("hidden_size", "layers", "heads", "vocab_size")
-_BLOCK_WEIGHT = re.compile(r"(?:.*\.)?(?:layers|h|blocks|block)\.\d+\.(.+)\.weight")
+_IN_BLOCK = re.compile(r"(?:.*\.)?(?:layers|h|blocks|block)\.\d+\.(.+)")
 _NO_LINEAR = re.compile(r"norm|embed|rotary|wpe|wte|relative_attention_bias|(^|\.)ln_")
 ADAPTER = "adapter_config.json"
 """The file that makes a folder one of peft."""
 _CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel|ModelWithLMHead)$")
+_EXPERTS = re.compile(r"(.+)\.(?:\w*experts|input_linear|output_linear)\.(\d+\.)?")
+_ROUTER = re.compile(r"(?:^|[._])(?:gate|router)\.")
 _FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
-_TRANSPOSED = ("gpt2",)
-"""Families whose linears are stored ``[in, out]``."""
+_TRANSPOSED = {2: ("gpt2", "openai-gpt"), 3: ("aria_text", "gpt_oss", "llama4_text")}
+"""Families that store linears ``[in, out]``, or experts ``[experts, in, out]``, by the dimensions of such a tensor."""
+_PACKED = ("weight_packed", "weight_scale", "qweight")
+"""Parts of packed linears; whatever is stored beside them belongs to the linear."""
 
 
 def read_config(path: Path, where: str) -> dict[str, Any]:
@@ -138,19 +143,58 @@ def read_sizes(config: Mapping[str, object], where: str) -> dict[str, int]:
     }
 
 
-def block_linears(tensors: Mapping[str, TensorInfo], model_type: str) -> dict[str, tuple[int, int]]:
-    """Return the linears of the decoder blocks, name -> ``(out, in)``, in the order of blocks.
+class BlockMatrices(NamedTuple):
+    """What the decoder blocks consist of, besides norms and biases; packed weights (integers) are left out."""
 
-    Embeddings, norms, ``lm_head`` and packed weights (integers) are left out.
-    """
+    linears: dict[str, tuple[int, int]]
+    """Name -> ``(out, in)``, in the order of blocks. An expert's part of a tensor has its number after the tensor's name."""
+    others: dict[str, int]
+    """Number of weights of routers, convolutions and all else that is in no linear, by name."""
+
+
+def block_matrices(tensors: Mapping[str, TensorInfo], model_type: str) -> BlockMatrices:
+    """Return the linears of the decoder blocks, and what else has two or more dimensions there."""
+    inside = {name: match[1] for name in tensors if (match := _IN_BLOCK.fullmatch(name))}
+    mixtures = {match[1] for name in inside if (match := _EXPERTS.match(name))}
     linears: dict[str, tuple[int, int]] = {}
-    for name, info in tensors.items():
-        match = _BLOCK_WEIGHT.fullmatch(name)
-        if match is None or len(info.shape) != 2 or info.dtype not in _FLOATS or _NO_LINEAR.search(match[1]):
+    others: dict[str, int] = {}
+    for name, short in inside.items():
+        info = tensors[name]
+        dimensions = len(info.shape)
+        if dimensions < 2 or info.dtype not in _FLOATS or name.endswith("bias"):
             continue
-        out, inputs = info.shape[::-1] if model_type in _TRANSPOSED else info.shape
-        linears[name.removesuffix(".weight")] = (out, inputs)
-    return dict(sorted(linears.items(), key=lambda item: _by_block(item[0])))
+        match = _EXPERTS.match(name)
+        is_of_experts = match is not None and (dimensions == 3 or match[2] is not None)
+        is_router = not is_of_experts and any(
+            _ROUTER.search(short)
+            and name.startswith(f"{owner}.")
+            and _ROUTER.search(name.removeprefix(owner))
+            for owner in mixtures
+        )
+        out, inputs = info.shape[-2:]
+        if model_type in _TRANSPOSED.get(dimensions, ()):
+            out, inputs = inputs, out
+        if _NO_LINEAR.search(short) or is_router:
+            others[name] = math.prod(info.shape)
+        elif dimensions == 2 and short.endswith(".weight"):
+            linears[name.removesuffix(".weight")] = (out, inputs)
+        elif dimensions == 3 and is_of_experts:
+            linears |= {f"{name}.{expert}": (out, inputs) for expert in range(info.shape[0])}
+        else:
+            others[name] = math.prod(info.shape)
+    return BlockMatrices(dict(sorted(linears.items(), key=lambda item: _by_block(item[0]))), others)
+
+
+def block_bytes(tensors: Mapping[str, TensorInfo]) -> int:
+    """Return the bytes that the files hold for the weights of the decoder blocks: codes, scales, zero points and shapes too."""
+    packed = {owner for name in tensors for owner, _, part in [name.rpartition(".")] if part in _PACKED}
+    return sum(
+        info.bytes
+        for name, info in tensors.items()
+        if _IN_BLOCK.fullmatch(name)
+        and not name.endswith("bias")
+        and (len(info.shape) > 1 or name.rpartition(".")[0] in packed)
+    )
 
 
 def _by_block(name: str) -> list[tuple[int, str]]:

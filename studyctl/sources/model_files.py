@@ -8,7 +8,7 @@ from typing import Any
 from studyctl.contract.identity import PLAIN, ModelIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.configs import ADAPTER, block_linears, check_decoder, read_config, read_sizes
+from studyctl.sources.configs import ADAPTER, block_matrices, check_decoder, read_config, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
 from studyctl.sources.safetensors_files import (
@@ -143,12 +143,13 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
 def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
     """Return the fields that config and headers determine."""
     storage, caveats = storage_format(config, tensors), list[str]()
-    sizes, linears = read_sizes(config, where), dict[str, tuple[int, int]]()
+    sizes = read_sizes(config, where)
+    linears, others = dict[str, tuple[int, int]](), dict[str, int]()
     if storage == PLAIN:
-        linears = block_linears(tensors, str(config.get("model_type", "")))
+        linears, others = block_matrices(tensors, str(config.get("model_type", "")))
         if tensors:
             caveats += check_names(tensors, config, sizes["layers"], sizes["vocab_size"], where)
-            if not linears:
+            if not linears and not others:
                 raise StudyError(
                     f"`{where}` has no linears in decoder blocks, judging by the names of its weights"
                 )
@@ -163,6 +164,7 @@ def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: st
         "caveats": tuple(caveats),
         "config": config,
         "linears": linears,
+        "others": others,
         "parameters": sum(math.prod(info.shape) for info in tensors.values()),
         "weight_bytes": sum(info.bytes for info in tensors.values()),
         # A tied output layer stores no weight of its own.

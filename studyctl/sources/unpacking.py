@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from studyctl.compress.prune.masks import zeros
 from studyctl.compress.walk.architectures import block_linears
 from studyctl.contract.identity import PLAIN, Bos, ModelIdentity
 from studyctl.errors import StepError
@@ -187,9 +186,3 @@ def linear_bytes(sizes: Mapping[str, int], linears: Iterable[str], prefix: str) 
             by_owner[owner] = by_owner.get(owner, 0) + size
     by_linear = {name: by_owner.get(name, by_owner.get(name.removeprefix(prefix), 0)) for name in linears}
     return {name: size for name, size in by_linear.items() if size}
-
-
-def zero_fraction(model: nn.Module) -> float:
-    """Return the fraction of the block linears' weights that are exactly 0."""
-    weights = [linear.weight for linear in block_linears(model).values()]
-    return sum(map(zeros, weights)) / sum(weight.numel() for weight in weights)

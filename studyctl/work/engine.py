@@ -12,7 +12,7 @@ import torch
 from studyctl.backends import OWN
 from studyctl.compress.walk.architectures import changeable_modules
 from studyctl.compress.walk.resumable import ResumableBlocks
-from studyctl.compress.walk.walker import compress
+from studyctl.compress.walk.walker import compress, zero_fraction
 from studyctl.compress.weights.stored import apply, save, weights_hash
 from studyctl.contract.job import Job
 from studyctl.contract.limits import block_batch_tokens, device_kind
@@ -37,7 +37,7 @@ from studyctl.sources.models import (
     restore_dense,
 )
 from studyctl.sources.tokens import calibration_ids, perplexity_windows
-from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits, zero_fraction
+from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits
 from studyctl.sources.verified import check_files, unchanged
 from studyctl.work.backend import compress_with_backend
 from studyctl.work.chunk_file import ChunkFile

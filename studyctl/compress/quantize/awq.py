@@ -292,7 +292,7 @@ def _best_limits(
 def _makes_queries_or_keys(name: str) -> bool:
     """Return whether a linear makes queries or keys: clipping would change their products systematically."""
     last = name.rpartition(".")[2]
-    return last.startswith(("q_", "k_", "qkv", "Wqkv")) or "query" in last or "key" in last
+    return last.startswith(("q_", "k_", "qkv", "Wqkv", "c_attn")) or "query" in last or "key" in last
 
 
 # -- applying the scales
@@ -322,9 +322,9 @@ def _scaled(statistics: Statistics, scales: torch.Tensor) -> Statistics:
 
 
 def _warn_of_groups_without_absorber(block: BlockInput) -> None:
-    for linears in block.linear_groups:
-        if linears.absorber is None:
-            names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in linears.names)
-            block.reporter.warning(
-                f"nothing before {names} can take over a scale exactly: there awq only clips ranges, in every block"
-            )
+    without = [linears for linears in block.linear_groups if linears.absorber is None]
+    for alike in dict.fromkeys(linears.experts or linears.names for linears in without):
+        names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in alike)
+        block.reporter.warning(
+            f"nothing before {names} can take over a scale exactly: there awq only clips ranges, in every block"
+        )

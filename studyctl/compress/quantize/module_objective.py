@@ -6,7 +6,7 @@
 import math
 from collections.abc import Callable
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -33,7 +33,8 @@ def module_losses(
         change: returns W' from W in fp32 ``[out, in]`` and a candidate.
     """
     module = module_of(block.block, linears.names)
-    modules = [block.block.linears[name] for name in linears.names]
+    # What can absorb a scale is listed for families whose linears are modules.
+    modules = [cast("nn.Linear", block.block.linears[name]) for name in linears.names]
     dense = [linear.weight.data for linear in modules]
     calls = _recorded_calls(block, module)
     losses = []

@@ -61,7 +61,9 @@ class Accumulator:
         self._products: torch.Tensor | None = None
 
     def add(self, inputs: torch.Tensor) -> None:
-        """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]`` (one sample), any floating dtype."""
+        """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]``, any floating dtype; without samples they are added at once."""
+        if inputs.numel() == 0:
+            return
         samples = inputs.detach().reshape(-1, *inputs.shape[-2:])
         inputs = samples.flatten(0, 1)  # [tokens, in]
         picked = inputs[-self.tokens % self._every :: self._every]
@@ -94,16 +96,23 @@ class Accumulator:
                 self._products = sample.new_zeros(inputs, inputs, dtype=torch.float32)
             _add_upper_products(self._products, sample, kept, 2 / self._samples)
 
-    def finish(self) -> Statistics:
-        """Return the statistics and free the sums; call it once, after at least one :meth:`add`."""
+    def finish(self, samples: int) -> Statistics:
+        """Return the statistics and free the sums; call it once, after at least one :meth:`add`.
+
+        Args:
+            samples: how many there were. Modules that take the tokens of all samples at once, such as experts, are added as one.
+        """
         assert self._sample is not None
         hessian, self._products = self._products, None
+        share = self._samples / samples
         if hessian is not None:
             hessian = _mirrored(hessian)
+            if share != 1:
+                hessian *= share
         return Statistics(
             tokens=self.tokens,
             sample=self._sample[: self._sampled],
-            norm=None if self._squares is None else self._squares.sqrt(),
+            norm=None if self._squares is None else (self._squares * share).sqrt(),
             mean_abs=None if self._absolutes is None else (self._absolutes / self.tokens).float(),
             hessian=hessian,
             peak=self._peak,
