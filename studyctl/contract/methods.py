@@ -65,6 +65,10 @@ class MethodSettings(BaseModel):
         """
         raise NotImplementedError
 
+    def stored_bytes(self, out: int, in_features: int, float_bytes: float) -> float:
+        """Return the bytes of a linear's weight ``[out, in]`` in an exported folder, if a float takes this many."""
+        return out * in_features * float_bytes  # zeros are stored like other weights
+
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         """Return ``(field, reason)`` if these settings do not fit a linear with this many inputs."""
         return None
@@ -185,6 +189,18 @@ class Quantization(MethodSettings):
     def bits_per_weight(self, in_features: int) -> float:
         group = self.group_size or in_features
         return self.bits + (16 + (0 if self.symmetric else self.bits)) / group
+
+    @override
+    def stored_bytes(self, out: int, in_features: int, float_bytes: float) -> float:
+        # The layout pack-quantized: studyctl.compress.weights.packing.
+        codes_per_word = 8 if self.bits <= 4 else 4
+        groups = in_features // (self.group_size or in_features)
+        words = out * -(-in_features // codes_per_word)
+        if not self.symmetric:
+            words += groups * -(-out // codes_per_word)
+        if self.group_size and getattr(self, "act_order", False) and not getattr(self, "static_groups", False):
+            words += in_features  # the group of every input
+        return 4 * words + out * groups * float_bytes + 16  # the shape
 
     @override
     def problem_with(self, in_features: int) -> tuple[str, str] | None:

@@ -62,6 +62,26 @@ def _trial(trial: Trial, available: bool) -> PlannedTrial:
         dtype=trial.model.dtype,
         bits_per_weight=bits,
         sparsity=sparsity,
+        stored_bytes=_stored_bytes(trial),
         available=available,
         parts=trial.parts(),
+    )
+
+
+def _stored_bytes(trial: Trial) -> int | None:
+    """Return the bytes of the weights of the whole model: every tensor of its files, the blocks' linears as an export stores them.
+
+    What is not compressed keeps the dtype of the files; of a GGUF file it is unpacked to 16 bits.
+    """
+    model = trial.checkpoint or trial.model.identity
+    if model is None or not model.weight_bytes or (trial.checkpoint is None and not model.linears):
+        return None
+    if trial.checkpoint is not None:
+        return model.weight_bytes
+    float_bytes = 2.0 if model.kind == "package" else model.weight_bytes / model.parameters
+    linears = model.linears.values()
+    others = model.parameters - sum(out * inputs for out, inputs in linears)
+    settings = trial.variant.settings
+    return round(
+        others * float_bytes + sum(settings.stored_bytes(out, inputs, float_bytes) for out, inputs in linears)
     )

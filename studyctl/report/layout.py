@@ -100,20 +100,20 @@ def ratio(value: float | None, prefix: str = "") -> Text:
     if value >= 1e6:
         return Text(f"{prefix}{value:.1e}")
     decimals = 3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0
-    return Text(f"{prefix}{value:.{decimals}f}")
+    return Text(f"{prefix}{value:z.{decimals}f}")
 
 
 def fixed(value: float | None, decimals: int) -> Text:
     """Show a figure with this many decimals."""
-    return Text(MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}")
+    return Text(MISSING if value is None or not math.isfinite(value) else f"{value:z.{decimals}f}")
 
 
 def change(value: float | None) -> Text:
     """Show a change with its sign and three decimals."""
     if value is None or not math.isfinite(value):
         return Text(MISSING)
-    text = f"{value:+.3f}"
-    return Text("±0.000" if float(text) == 0 else text.replace("-", "−"))
+    text = f"{value:+z.3f}"
+    return Text(text.removeprefix("+") if float(text) == 0 else text.replace("-", "−"))
 
 
 def count(value: int | None) -> Text:
@@ -129,6 +129,11 @@ def duration(seconds: float | None) -> Text:
 def size(count: int | None) -> Text:
     """Show an amount of memory."""
     return Text(MISSING if count is None else bytes_text(count))
+
+
+def mib(value: float | None) -> Text:
+    """Show a size in MiB, without the unit."""
+    return fixed(value, 0 if value is not None and value >= 100 else 1)
 
 
 def gib(count: int | None) -> Text:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple, TypeVar, cast
@@ -20,6 +20,7 @@ from studyctl.report.layout import (
     duration,
     fitting_tables,
     fixed,
+    mib,
     ratio,
     size,
 )
@@ -141,26 +142,48 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
     for rows in _by_model(standings).values():
         columns = [
             Column("bits/w", [fixed(row.bits_per_weight, 1) for row in rows]),
-            Column("ppl ratio", [ratio(row.ppl_ratio) for row in rows]),
+            Column("MiB", [mib(row.size_mib) for row in rows]),
+            Column("ppl\nratio", [ratio(row.ppl_ratio) for row in rows]),
+            Column("Δ bits\n/byte", [_against_dense(row, row.bits_per_byte_change) for row in rows]),
             Column("KL", [fixed(row.kl_nats, 3) for row in rows]),
             Column("acc", [fixed(row.acc, 3) for row in rows]),
-            Column("Δ acc", [change(None if row.variant == "dense" else row.acc_change) for row in rows]),
+            Column("Δ acc", [_against_dense(row, row.acc_change) for row in rows]),
             Column("flips", [count(row.flips) for row in rows]),
             Column("time", [duration(row.total_seconds) for row in rows], optional=True),
         ]
         _section(console, "Leaderboard", rows, columns)
-        if worst := _worst(rows):
-            _remark(console, worst)
+        for remark in (_worst(rows), *_above_chance(rows)):
+            if remark:
+                _remark(console, remark)
+
+
+def _against_dense(row: Standing, value: float | None) -> Text:
+    return change(None if row.variant == "dense" else value)
 
 
 def _worst(rows: list[Standing]) -> str:
-    compared = [row for row in rows if row.variant != "dense" and row.worst_ppl_ratio is not None]
+    compared = [
+        row for row in rows if row.variant != "dense" and row.worst_bits_per_byte_change is not None
+    ]
     if not compared:
         return ""
-    row = max(compared, key=lambda row: row.worst_ppl_ratio or 0)
+    row = max(compared, key=lambda row: row.worst_bits_per_byte_change or 0)
     languages = max(row.languages or 0 for row in compared)
-    over = f"geometric mean over {languages} languages" if languages > 1 else "one language"
-    return f"ppl ratio: {over}; worst: {row.worst_language} {ratio(row.worst_ppl_ratio)} ({row.variant})"
+    over = f"per token, geometric mean over {languages} languages" if languages > 1 else "per token"
+    worst = f"{row.worst_language} {change(row.worst_bits_per_byte_change)} bits/byte ({row.variant})"
+    return f"ppl ratio: {over}; worst: {worst}"
+
+
+def _above_chance(rows: list[Standing]) -> Iterator[str]:
+    """Yield the means over the tasks above chance, if some task of a trial is not."""
+    for row in rows:
+        if row.tasks_above_chance is not None and row.tasks_above_chance != row.tasks:
+            mean = (
+                f"acc of {row.tasks} tasks {fixed(row.acc, 3)}, of the {row.tasks_above_chance} above chance "
+                f"{fixed(row.acc_above_chance, 3)}"
+            )
+            of_change = f" ({change(row.acc_change_above_chance)})" if row.variant != "dense" else ""
+            yield f"{row.variant}: {mean}{of_change}"
 
 
 def _perplexity(console: Console, standings: list[Standing], results: list[LanguageResult]) -> None:
@@ -172,7 +195,22 @@ def _perplexity(console: Console, standings: list[Standing], results: list[Langu
         ]
         if columns:
             _section(console, "Perplexity", rows, columns)
-            _remark(console, "dense: perplexity; the others: how many times that of dense")
+            _remark(console, "dense: perplexity per token; the others: how many times that of dense")
+        columns = [
+            Column(language, [_bits_cell(cells.get((row.trial_id, language))) for row in rows])
+            for language in dict.fromkeys(
+                row.language for row in results if row.model == model and row.bits_per_byte is not None
+            )
+        ]
+        if columns:
+            _section(console, "Bits per byte", rows, columns)
+            _remark(console, "dense: bits per byte; the others: the change; compare languages by these")
+            for result in results:
+                if result.model == model and result.variant == "dense" and result.dense_knows is False:
+                    _remark(
+                        console,
+                        f"{result.language}: dense does not know this language (no better than bzip2), changes say little",
+                    )
 
 
 def _perplexity_cell(result: LanguageResult | None) -> Text:
@@ -181,6 +219,14 @@ def _perplexity_cell(result: LanguageResult | None) -> Text:
     if result.variant == "dense":
         return ratio(result.perplexity)
     return ratio(result.ppl_ratio, prefix="×")
+
+
+def _bits_cell(result: LanguageResult | None) -> Text:
+    if result is None:
+        return fixed(None, 3)
+    if result.variant == "dense":
+        return fixed(result.bits_per_byte, 3)
+    return change(result.bits_per_byte_change)
 
 
 def _tasks(console: Console, standings: list[Standing], results: list[TaskResult]) -> None:
@@ -198,14 +244,17 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
         if columns:
             _section(console, "Accuracy", rows, columns)
             _remark(console, "with the change from dense; * p < 0.05, exact McNemar test on paired items")
+            if any(cell.above_chance is False for cell in cells.values() if cell.model == model):
+                _remark(console, "~ at chance: guessing does as well as this one and dense together")
 
 
 def _task_cell(result: TaskResult | None) -> Text:
     if result is None:
         return fixed(None, 3)
+    at_chance = "~" if result.above_chance is False else ""
     if result.variant == "dense":
-        return fixed(result.value, 3)
-    mark = "*" if result.significant else ""
+        return Text(f"{fixed(result.value, 3)}{at_chance}")
+    mark = ("*" if result.significant else "") + at_chance
     style = ("red" if (result.change or 0) < 0 else "green") if result.significant else ""
     return Text.assemble(
         fixed(result.value, 3), " ", Text(f"{change(result.change).plain}{mark}", style=style)

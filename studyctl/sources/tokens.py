@@ -1,5 +1,6 @@
 """Token ids of texts: for perplexity windows, and for calibration."""
 
+import bz2
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,14 +20,16 @@ from studyctl.reporter import Reporter
 from studyctl.sources.texts import Documents, read_documents
 from studyctl.sources.verified import check_files
 
-_CODE = 2
-"""Raised when the same text and tokenizer give other tokens here."""
+_CODE = 3
+"""Raised when the same text and tokenizer give something else here."""
 FIRST_DOCUMENTS = 64
 """Documents of a hub dataset to begin with; doubled until they have enough tokens, so that all machines use the same number."""
 MARGIN = 64
 """Tokens read beyond the needed ones: the text that follows can change the last tokens."""
 CHOICE = 4
 """Calibration windows of a hub dataset are drawn from this many times as much text as they need."""
+BZIP2_BLOCK = 900_000
+"""Bytes that bzip2 compresses together: a longer text is not compressed better."""
 PIECE = 200_000
 """Characters of a calibration text that are tokenised at once."""
 
@@ -98,9 +101,11 @@ def tokenized_text(
                     byte_ends=tokens.byte_ends,
                     character_ends=tokens.character_ends,
                     document_begins=tokens.document_begins,
+                    bzip2_bits_per_byte=tokens.bzip2_bits_per_byte,
                 )
         with np.load(path, allow_pickle=False) as stored:
-            return TokenizedText(**stored)
+            arrays = dict(stored)
+        return TokenizedText(**arrays | {"bzip2_bits_per_byte": float(arrays["bzip2_bits_per_byte"])})
 
     if text.file is not None:
         check_files([text.file], str(text))  # even if the tokens are in the cache
@@ -139,8 +144,13 @@ def tokenize(documents: list[str], tokenizer: Any, *, in_pieces: bool = False) -
     character_ends = np.maximum.accumulate(np.concatenate(ends))
     sizes = np.fromiter((len(document) + 1 for document in documents), np.int64, len(documents))
     positions = byte_positions(text)
+    block = text.encode()[:BZIP2_BLOCK]
     return TokenizedText(
-        np.concatenate(ids), positions[character_ends], character_ends, positions[np.cumsum(sizes) - sizes]
+        np.concatenate(ids),
+        positions[character_ends],
+        character_ends,
+        positions[np.cumsum(sizes) - sizes],
+        bzip2_bits_per_byte=8 * len(bz2.compress(block)) / max(1, len(block)),
     )
 
 

@@ -29,6 +29,7 @@ from studyctl.store.intervals import intervals
 from studyctl.store.planned import read_planned
 from studyctl.store.rows import Part, Row, Rows, collect, lead, timestamp
 from studyctl.store.schema import LEAD, VERSION, create_schema
+from studyctl.store.task_items import TaskPairs, task_chance, task_pairs
 
 STORAGE = "v1.2.0"
 """Oldest DuckDB that can open the file."""
@@ -152,9 +153,12 @@ def _fill(
     }
     for table, values in (rows.tables | {"about": [about]}).items():
         total += _insert(connection, table, values)
-    flips = _task_flips(connection)
-    total += _insert(connection, "task_flips", flips)
-    total += _insert(connection, "intervals", intervals(connection, flips))
+    pairs = task_pairs(connection)
+    chance = list(task_chance(connection, pairs))
+    above = {(row["trial_id"], row["task"], row["metric"]) for row in chance if row["above"]}
+    total += _insert(connection, "task_flips", [_flip_row(pair) for pair in pairs if pair.binary])
+    total += _insert(connection, "task_chance", chance)
+    total += _insert(connection, "intervals", list(intervals(connection, pairs, above)))
     connection.execute("COMMIT")
     return total
 
@@ -244,30 +248,17 @@ def _insert_parts(connection: duckdb.DuckDBPyConnection, columns_of: Mapping[Par
     return sum(part.rows for part in columns_of)
 
 
-_FLIPS = """
-WITH judged AS (
-    SELECT i.* EXCLUDE (correct_norm), t.metric FROM items i
-    JOIN tasks t ON t.trial_id = i.trial_id AND t.task = i.task AND t.main
-    UNION ALL
-    SELECT i.* EXCLUDE (correct_norm) REPLACE (i.correct_norm AS correct), t.metric FROM items i
-    JOIN tasks t ON t.trial_id = i.trial_id AND t.task = i.task AND NOT t.main AND t.metric = 'acc_norm'
-)
-SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.metric, count(*),
-    count(*) FILTER (WHERE d.correct > i.correct), count(*) FILTER (WHERE d.correct < i.correct)
-FROM judged i
-JOIN judged d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.metric = i.metric
-WHERE d.variant = 'dense' AND i.variant <> 'dense' AND d.correct IS NOT NULL AND i.correct IS NOT NULL
-GROUP BY ALL ORDER BY ALL
-"""
-
-
-def _task_flips(connection: duckdb.DuckDBPyConnection) -> list[Row]:
-    """Return the rows of ``task_flips``: items that flipped against dense, by the main metric and by acc_norm."""
-    names = connection.table("task_flips").columns[:-1]
-    flips = [dict(zip(names, row, strict=True)) for row in connection.execute(_FLIPS).fetchall()]
-    for row in flips:
-        row["mcnemar_p"] = mcnemar_p(row["right_to_wrong"], row["wrong_to_right"])
-    return flips
+def _flip_row(pair: TaskPairs) -> Row:
+    """Return a row of ``task_flips``: items that flipped against dense."""
+    return {
+        **dict(zip(LEAD, pair.lead, strict=True)),
+        "task": pair.task,
+        "metric": pair.metric,
+        "items": pair.items,
+        "right_to_wrong": pair.right_to_wrong,
+        "wrong_to_right": pair.wrong_to_right,
+        "mcnemar_p": mcnemar_p(pair.right_to_wrong, pair.wrong_to_right),
+    }
 
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:

@@ -26,6 +26,8 @@ class TokenizedText:
     """``[documents]``: UTF-8 bytes of the text before each document."""
     complete: bool = True
     """Whether this is the whole text, not only its beginning."""
+    bzip2_bits_per_byte: float | None = None
+    """What bzip2 needs for the text; None: it was not asked."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Windows:
     """Whether every window begins with a BOS token, which is not part of the text."""
     available: int | None = None
     """Windows of the whole text; None: its end is unknown."""
+    bzip2_bits_per_byte: float | None = None
+    """As in :class:`TokenizedText`."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,6 +116,7 @@ def cut_windows(
         documents=np.searchsorted(text.document_begins, begins, side="right") - 1,
         bos=bos_id is not None,
         available=available if text.complete else None,
+        bzip2_bits_per_byte=text.bzip2_bits_per_byte,
     )
 
 
