@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import socket
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 import platformdirs
 
@@ -38,6 +40,34 @@ def _temporary_name(path: Path) -> str:
     return f".{path.name}.{machine()}-{os.getpid()}."
 
 
+LARGEST_BYTES = 1 << 30
+"""A file of a study that is larger is not read: ten times the plan of 100,000 trials."""
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file of a study for reading.
+
+    A study may come from somebody else: a pipe, which would block, and a device, which may never end, are refused.
+
+    Raises:
+        OSError: it is no plain file, larger than :data:`LARGEST_BYTES`, or cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_BYTES:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, {LARGEST_BYTES:,} are read", str(path))
+    raise OSError(errno.EINVAL, "it is not a plain file", str(path))
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the content of a file of a study; see :func:`open_plain`."""
+    with open_plain(path) as file:
+        return file.read()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success it is synced and takes the name of ``path``.
@@ -46,14 +76,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written, or the disk is full; ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_temporary_name(path), suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f"{_temporary_name(path)}{uuid4().hex[:8]}.tmp")
+    temporary.touch(exist_ok=False)
+    mode = (
+        temporary.stat().st_mode
+    )  # what the umask leaves; safetensors replaces the file by one that only its owner reads
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -94,6 +126,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        open_to_umask(temporary)
         for entry in temporary.iterdir():
             with entry.open("rb") as file:
                 os.fsync(file.fileno())
@@ -111,6 +144,14 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def open_to_umask(folder: Path) -> None:
+    """Give the files in a new folder the permissions that the umask leaves: safetensors lets only their owner read them."""
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete what processes of this machine left that were killed while writing ``path``.
 
@@ -121,7 +162,7 @@ def remove_leftovers(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.{machine()}-(\d+)\.(.+)")
     for left in path.parent.iterdir():
         match = pattern.fullmatch(left.name)
-        if match and not psutil.pid_exists(int(match[1])):
+        if match and not left.is_symlink() and not psutil.pid_exists(int(match[1])):
             if match[2] == "old.partial" and not path.exists():
                 left.rename(path)  # killed between two renames
             elif left.is_dir():

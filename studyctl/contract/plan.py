@@ -5,16 +5,21 @@ The runner writes it; the store and the next plan read it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import Problem, StudyError
-from studyctl.files import StudyPaths, write_atomic
+from studyctl.files import StudyPaths, read_plain, write_atomic
 
 VERSION = 2
 """Rises when a reader of this version would misread the file. 1: perplexity steps had no windows."""
+
+TrialName = Annotated[str, Meta(pattern=r"^(?!\.+$)[^/\x00-\x1f]{1,240}$")]
+"""Files are called like a trial, so its name is that of a file in a folder, never a path."""
+Short = Annotated[str, Meta(max_length=2000)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,11 @@ class PlannedStep:
 class PlannedTrial:
     """A trial that the spec asks for."""
 
-    trial: str
-    model: str
-    method: str
-    variant: str
-    backend: str
+    trial: TrialName
+    model: Short
+    method: Short
+    variant: Short
+    backend: Short
     seed: int | None
     settings: dict[str, Any]
     calibration: dict[str, Any] | None
@@ -56,8 +61,8 @@ class PlannedTrial:
 class Planned:
     """Everything that the spec asks for."""
 
-    study: str
-    title: str = ""
+    study: Short
+    title: Short = ""
     spec_hash: str = ""
     at: str | None = None
     notes: tuple[str, ...] = ()
@@ -86,10 +91,12 @@ def read_plan(paths: StudyPaths) -> Planned | None:
         StudyError: the file is not a plan, or was written by a later studyctl.
     """
     try:
-        content = msgspec.json.decode(paths.plan.read_bytes())
+        content = msgspec.json.decode(read_plain(paths.plan))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except OSError as error:
+        raise _unreadable(paths, f"cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise _unreadable(paths, f"is no JSON ({error})") from error
     try:
         version = content["version"]
@@ -102,7 +109,7 @@ def read_plan(paths: StudyPaths) -> Planned | None:
                 )
             )
         return msgspec.convert(content if version == VERSION else _upgraded(content), Planned)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(paths, f"is no plan ({error})") from error
 
 

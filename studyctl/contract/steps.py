@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
+
+from msgspec import Meta
 
 BATCH_WINDOWS = 8
 """Windows of a text that are measured, stored and resumed together. The same on every device: the shape of a batch changes the
@@ -11,7 +13,8 @@ last bits of its figures, and windows added later must give the same figures as 
 ALL_WINDOWS = 2**31 - 1
 """End of the span of a step that measures a whole text."""
 
-Span = tuple[int, int]
+_Window = Annotated[int, Meta(ge=0, le=ALL_WINDOWS)]
+Span = tuple[_Window, _Window]
 """First window, and one past the last, in the order in which windows are taken (not their order in the text)."""
 
 

@@ -27,7 +27,7 @@ from studyctl.contract.records import (
     encode,
 )
 from studyctl.errors import Problem, StudyError
-from studyctl.files import sync_folder
+from studyctl.files import open_plain, read_plain, sync_folder
 from studyctl.journal.upgrade import upgraded
 
 RECORDS = (b'{"kind":"', b'{"seq":')
@@ -60,12 +60,14 @@ class JournalWriter(AbstractContextManager["JournalWriter"]):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             created = not path.exists()
-            records, self._end = ([], 0) if created else parse(path.read_bytes(), path)
+            records, self._end = ([], 0) if created else parse(read_plain(path), path)
             for record in records:
                 self._seq = record.seq + 1
                 if isinstance(record, AttemptStarted):
                     self._trial, self._attempt = record.trial, record.attempt
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            # A link in a folder that somebody else made could lead anywhere.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.open(path, flags, 0o666)
             os.ftruncate(self._file, self._end)
             if created:
                 sync_folder(path.parent)
@@ -130,11 +132,13 @@ class JournalTail:
             StudyError: a line in the middle is damaged, or the journal is newer than this studyctl.
         """
         try:
-            with self.path.open("rb") as file:
+            with open_plain(self.path) as file:
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise unreadable(self.path, error) from error
         new, consumed = parse(data, self.path, first_line=self._lines + 1)
         self._offset += consumed
         self._lines += data.count(b"\n", 0, consumed)
@@ -148,7 +152,7 @@ def read_journal(path: Path) -> Iterator[AnyRecord]:
         StudyError: a line in the middle is damaged, or the journal is newer than this studyctl.
         OSError: the file cannot be read.
     """
-    yield from parse(path.read_bytes(), path)[0]
+    yield from parse(read_plain(path), path)[0]
 
 
 def parse(data: bytes, path: Path, first_line: int = 1) -> tuple[list[AnyRecord], int]:
@@ -179,8 +183,8 @@ def decode(line: bytes) -> AnyRecord | None:
     """Return the record of a line; None if the line is no record."""
     try:
         return records.decode(line)
-    except ValueError:
-        with suppress(ValueError):
+    except (ValueError, RecursionError):
+        with suppress(ValueError, RecursionError):
             return upgraded(line)
     return None
 
@@ -198,6 +202,15 @@ def check_schema(started: AttemptStarted, path: Path) -> None:
             file=path,
             hint="use that version of studyctl or a later one for this study",
         )
+
+
+def unreadable(path: Path, error: OSError) -> StudyError:
+    """Return the error for a journal that cannot be opened or read."""
+    return StudyError(
+        f"{path} cannot be read: {error.strerror or error}",
+        file=path,
+        hint=f"make it readable, or move {path.name} out of the journal folder",
+    )
 
 
 def damaged(path: Path, line: int) -> StudyError:

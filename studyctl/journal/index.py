@@ -4,9 +4,11 @@ Only lines about attempts and steps are parsed (a search for bytes finds them), 
 since. The place of a step's records in its journal is remembered, so that the publisher reads only current results.
 """
 
+import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +21,9 @@ from studyctl.contract.records import (
     StepFinished,
     StepStarted,
 )
-from studyctl.contract.steps import Step, StepKind
-from studyctl.files import StudyPaths
-from studyctl.journal.files import MARKERS, RECORDS, check_schema, damaged, decode
+from studyctl.contract.steps import BATCH_WINDOWS, Step, StepKind
+from studyctl.files import StudyPaths, open_plain, read_plain
+from studyctl.journal.files import MARKERS, RECORDS, check_schema, damaged, decode, unreadable
 from studyctl.journal.stored import Attempt, Results, Stored, StoredResult, StoredStep
 
 ABOUT = "studyctl.json"
@@ -93,7 +95,7 @@ class Index:
         if not self._paths.journal.is_dir():
             return {}
         with os.scandir(self._paths.journal) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if _JOURNAL.fullmatch(entry.name)}
+            return {entry.name: _size(entry) for entry in entries if _JOURNAL.fullmatch(entry.name)}
 
     def _gather(self, trials: set[str]) -> Stored:
         """Return what is stored, gathered again for these trials and for all that share weights with them."""
@@ -152,9 +154,12 @@ class _Scan:
 
     def read_on(self, size: int) -> bool:
         """Read what was appended; return whether a step or the attempt began or ended."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            data = file.read()
+        try:
+            with open_plain(self.path) as file:
+                file.seek(self.offset)
+                data = file.read()
+        except OSError as error:
+            raise unreadable(self.path, error) from error
         self.size = size
         whole = self._whole(data)
         changed = False
@@ -216,7 +221,9 @@ class _Scan:
                     self._begin = begin
                 self._open_step = step
                 self._failures.pop(step, None)
-            case StepFinished():
+            case StepFinished(step=step):
+                if step.windows is not None and step.windows[1] - step.windows[0] > BATCH_WINDOWS:
+                    raise damaged(self.path, self._line_number(begin - self.offset))
                 self._open_step = None
                 finished = self._finished(record, self._started, end)
                 joined = self._steps[-1].followed_by(finished) if self._steps else None
@@ -249,6 +256,16 @@ class _Scan:
             begin=self._begin,
             end=end,
         )
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        status = entry.stat()
+    except OSError as error:
+        raise unreadable(Path(entry.path), error) from error
+    if not stat.S_ISREG(status.st_mode):  # its size would say that there is nothing to read
+        raise unreadable(Path(entry.path), OSError(errno.EINVAL, "it is not a plain file"))
+    return status.st_size
 
 
 def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
@@ -310,6 +327,6 @@ def exported_weights(folder: Path) -> str | None:
     A folder is complete if it exists at all, so nothing else in it is checked.
     """
     try:
-        return str(json.loads((folder / ABOUT).read_bytes())["weights_key"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(read_plain(folder / ABOUT))["weights_key"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

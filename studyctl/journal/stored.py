@@ -64,7 +64,11 @@ class StoredStep:
 def _batches(windows: Span | None) -> frozenset[Span | None]:
     if windows is None:
         return frozenset({None})
-    return frozenset(span for span in batch_spans(windows[1]) if span[0] >= windows[0])
+    first, end = windows
+    return frozenset(
+        (start, min(start + BATCH_WINDOWS, end))
+        for start in range(-(-first // BATCH_WINDOWS) * BATCH_WINDOWS, end, BATCH_WINDOWS)
+    )
 
 
 class ResultPart(NamedTuple):

@@ -26,12 +26,17 @@ def upgraded(line: bytes) -> AnyRecord:
         ValueError: it is no record.
     """
     values = msgspec.json.decode(line)
-    if not isinstance(values, dict) or not isinstance(values.get("seq"), int) or "kind" not in values:
+    if not (
+        isinstance(values, dict)
+        and isinstance(values.get("seq"), int)
+        and isinstance(values.get("kind"), str)
+    ):
         raise ValueError("not a record")
-    if values["kind"] == "attempt_started" and values.get("schema", 0) > SCHEMA:
+    schema = values.get("schema")
+    if values["kind"] == "attempt_started" and isinstance(schema, int) and schema > SCHEMA:
         # Of a later version: nothing but its version is read.
         return AttemptStarted(
-            schema=values["schema"],
+            schema=schema,
             studyctl=str(values.get("studyctl", "(unknown)")),
             model="",
             method="",

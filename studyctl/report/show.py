@@ -162,9 +162,7 @@ def _against_dense(row: Standing, value: float | None) -> Text:
 
 
 def _worst(rows: list[Standing]) -> str:
-    compared = [
-        row for row in rows if row.variant != "dense" and row.worst_bits_per_byte_change is not None
-    ]
+    compared = [row for row in rows if row.variant != "dense" and row.worst_bits_per_byte_change is not None]
     if not compared:
         return ""
     row = max(compared, key=lambda row: row.worst_bits_per_byte_change or 0)

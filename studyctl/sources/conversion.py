@@ -77,5 +77,3 @@ def _convert(source: Path, file: str, target: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(target)
-    for path in target.iterdir():
-        path.chmod(0o644)

@@ -11,13 +11,15 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
 
 import msgspec
 import psutil
+from msgspec import Meta
 
+from studyctl.contract.plan import Short, TrialName
 from studyctl.errors import StudyError
-from studyctl.files import StudyPaths, machine
+from studyctl.files import StudyPaths, machine, read_plain
 
 BEAT_SECONDS = 5.0
 """How often a holder counts up."""
@@ -27,20 +29,35 @@ LOOK_SECONDS = 0.25
 """How often :meth:`Pulse.wait` looks."""
 
 
+Moment = Annotated[datetime, Meta(tz=True)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class RunningAttempt(TypedDict):
+    """An attempt that runs."""
+
+    trial: TrialName
+    attempt: Count
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
     """A process that held a study."""
 
-    host: str
+    host: Short
     """For people: machines can share a name."""
-    machine: str = ""
+    machine: Short = ""
     """Where its process id means something; empty in files of earlier versions."""
-    pid: int
+    pid: Annotated[int, Meta(ge=1, lt=2**31)]
     created: float
     """When its process started: process ids are reused."""
-    since: datetime
-    token: str = ""
+    since: Moment
+    token: Short = ""
     """Of its lease: no two are equal."""
+
+    def __post_init__(self) -> None:
+        if not 2000 < self.since.year < 3000:
+            raise ValueError(f"{self.since} is no time of a run")
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
@@ -65,7 +82,7 @@ class Owner:
 class Lease(Owner):
     """The content of ``runner.lease``."""
 
-    count: str
+    count: Short
     """Counts the beats; of a fixed length, so that it is written in place."""
 
 
@@ -73,13 +90,12 @@ class Lease(Owner):
 class Holder(Owner):
     """The runner that wrote ``runner.json`` last."""
 
-    heartbeat: datetime
+    heartbeat: Moment
     """By the clock of its host, for people."""
-    attempts: tuple[dict[str, Any], ...]
-    """Those that run: ``trial``, ``attempt``, ``device``, ``pid``, ``memory_bytes``."""
-    seconds_left: float | None = None
+    attempts: tuple[RunningAttempt, ...]
+    seconds_left: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     """Its estimate; None before it has one."""
-    memory_bytes: int | None = None
+    memory_bytes: Count | None = None
     """Memory in use on its host, by any process."""
     load: float | None = None
     """Load average of its host over one minute."""
@@ -101,10 +117,10 @@ def process_started(pid: int) -> float:
 
 def read_holder(paths: StudyPaths) -> Holder | None:
     """Return who wrote ``runner.json``, alive or not; None if there is no such file."""
-    content = _content(paths.runner)
     try:
+        content = _content(paths.runner)
         return None if content is None else msgspec.json.decode(content, type=Holder)
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(
             f"{paths.runner} is damaged ({error})", hint="delete it if no runner is at work"
         ) from error
@@ -114,13 +130,13 @@ def read_lease(paths: StudyPaths) -> Lease | None:
     """Return who holds the study, or held it and was killed; None if nobody can be made out."""
     try:
         return msgspec.json.decode(_content(paths.lease) or b"", type=Lease)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_plain(path)
     except FileNotFoundError:
         return None
 

@@ -26,7 +26,7 @@ from studyctl.contract.records import (
     Window,
 )
 from studyctl.contract.steps import Step, StepKind
-from studyctl.files import StudyPaths
+from studyctl.files import StudyPaths, open_plain
 from studyctl.journal.files import decode, parse
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
@@ -291,7 +291,7 @@ def records_of(part: ResultPart) -> Iterator[AnyRecord]:
 
 def _records(journal: Path, begin: int, end: int | None) -> list[AnyRecord]:
     """Return the records of a part of a journal, without progress records, which are most of it."""
-    with journal.open("rb") as file:
+    with open_plain(journal) as file:
         file.seek(begin)
         data = file.read() if end is None else file.read(end - begin)
         lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]

@@ -11,9 +11,6 @@ from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import StudyPaths, runs_folder
 from studyctl.store.live import Live, Snapshot
 
-UNEXPECTED = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""Errors of reading a folder whose files are not those of a study, or whose disk is gone."""
-
 
 def is_study(folder: Path) -> bool:
     """Return whether a folder holds anything of a study."""
@@ -171,7 +168,7 @@ def _stamp(paths: StudyPaths, *, with_journals: bool) -> tuple[int | None, ...]:
     """Return a value that changes whenever a study changes; with its journals, since one may be repaired in place."""
     looked_at = [paths.root, paths.journal, paths.plan, paths.runner]
     if with_journals:
-        with suppress(PermissionError):  # reading the study says so
+        with suppress(OSError):  # reading the study says so
             looked_at += sorted(paths.journal.glob("*.jsonl"))
     return tuple(_changed_at(path) for path in looked_at)
 
@@ -189,8 +186,8 @@ def _row(paths: StudyPaths, live: Live) -> StudyRow:
     except StudyError as error:
         problem = error.problems[0]
         return StudyRow(paths.name, "unreadable", trouble=problem.what, hint=problem.hint)
-    except UNEXPECTED as error:
-        trouble = f"{paths.root} cannot be read ({type(error).__name__}: {error})"
+    except Exception as error:  # whatever is in one folder, the other studies are listed
+        trouble = f"{paths.root} cannot be read ({type(error).__name__}: {str(error)[:500]})"
         return StudyRow(
             paths.name, "unreadable", trouble=trouble, hint="see that it is the folder of a study"
         )

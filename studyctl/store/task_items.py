@@ -155,11 +155,12 @@ def task_chance(
     guessing = {
         key: Guessing(
             tuple(sorted(of_task.items())),
-            max((items for gold, items in golds[key].items() if gold is not None), default=0) / of_task.total(),
+            max((items for gold, items in golds[key].items() if gold is not None), default=0)
+            / of_task.total(),
         )
         for key, of_task in choices.items()
     }
-    for *lead, task, metric, items, right in connection.execute(_DENSE).fetchall():
+    for *lead, task, metric, _, right in connection.execute(_DENSE).fetchall():
         yield _chance_row(tuple(lead), task, metric, guessing[lead[1], task], right)
     for pair in pairs:
         guess = guessing[pair.lead[1], pair.task]
@@ -180,9 +181,7 @@ def _share(choices: int) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _tail(
-    choices: tuple[tuple[int, int], ...] | None, items: int, share: float
-) -> NDArray[np.float64]:
+def _tail(choices: tuple[tuple[int, int], ...] | None, items: int, share: float) -> NDArray[np.float64]:
     """Return the probability of k right answers or more, ``[items + 1]``: of items with these choices, or with this share each."""
     groups = [(count, _share(number)) for number, count in choices] if choices else [(items, share)]
     distribution = np.ones(1)

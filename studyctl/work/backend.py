@@ -26,7 +26,7 @@ from studyctl.contract.methods import Quantization
 from studyctl.errors import FailureCause, StepError
 from studyctl.export.folder import copy_beside, keys_of_older_loaders
 from studyctl.export.trial import files_to_copy
-from studyctl.files import StudyPaths
+from studyctl.files import StudyPaths, open_to_umask
 from studyctl.sources.models import LoadedModel, planned_files
 from studyctl.sources.safetensors_files import INDEX, weight_files
 from studyctl.sources.unpacking import stored_bits, zero_fraction
@@ -89,6 +89,7 @@ def compress_with_backend(
         out = Path(task["out"])
         compressed = _read_weights(job, loaded.model, out)
         shutil.rmtree(packed, ignore_errors=True)
+        open_to_umask(out / "packed")
         (out / "packed").rename(packed)
     return compressed, outcome
 

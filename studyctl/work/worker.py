@@ -22,7 +22,7 @@ def _log_to(job: Job) -> None:
     """Append everything that this process prints to the attempt's log."""
     path = StudyPaths(job.root).attempt_log(job.trial, job.attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(handle, 1)
