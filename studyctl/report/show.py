@@ -17,8 +17,8 @@ from studyctl.report.layout import (
     change,
     count,
     duration,
-    fitting_tables,
     fixed,
+    print_tables,
     ratio,
     size,
 )
@@ -118,10 +118,7 @@ def _section(
     console.print()
     console.print(Text.assemble((title, "bold"), f"  {rows[0].model}"))
     marked = [Text(GLYPHS[row.state] + name) for row, name in zip(rows, names or _names(rows), strict=True)]
-    for number, table in enumerate(fitting_tables("variant", marked, columns, console.width)):
-        if number:
-            console.print()
-        console.print(Padding.indent(table, 1), no_wrap=True)
+    print_tables(console, "variant", marked, columns, indent=1)
 
 
 def _remark(console: Console, text: str) -> None:
@@ -144,7 +141,7 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
             Column("acc", [fixed(row.acc, 3) for row in rows]),
             Column("Δ acc", [change(None if row.variant == "dense" else row.acc_change) for row in rows]),
             Column("flips", [count(row.flips) for row in rows]),
-            Column("time", [duration(row.total_seconds) for row in rows], optional=True),
+            Column("time", [duration(row.total_seconds) for row in rows]),
         ]
         _section(console, "Leaderboard", rows, columns)
         if worst := _worst(rows):
