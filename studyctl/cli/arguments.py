@@ -1,6 +1,7 @@
 """Arguments shared by several commands, with their completion, and the consoles for output."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from studyctl.files import StudyPaths
+
+ENDLESS = 1 << 20
+"""Characters per line where there is no terminal."""
 
 
 def complete_studies(incomplete: str) -> Iterator[str]:
@@ -103,10 +107,13 @@ def stderr() -> "Console":
 
 
 def stdout() -> "Console":
-    """Return the console for data."""
+    """Return the console for data: as wide as the terminal or as ``COLUMNS`` says; a pipe and a file have no width."""
     from studyctl.report.console import TextConsole
 
-    return TextConsole()
+    console, columns = TextConsole(), os.environ.get("COLUMNS", "")
+    if not console.file.isatty() and not (columns.isdigit() and int(columns)):
+        console.width = ENDLESS
+    return console
 
 
 def print_json(value: Any) -> None:

@@ -25,10 +25,10 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         variants = len({variant.name for variant in plan.variants})
         seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
         trials = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
-        out.print(f"{spec.study.name}: {trials}, {comparison.steps:,} steps")
+        out.print(Text(f"{spec.study.name}: {trials}, {comparison.steps:,} steps"))
         out.print(_grid(plan, comparison))
         for note in plan.notes:
-            out.print(f"note: {note}", soft_wrap=True)
+            out.print(Text(f"note: {note}"), soft_wrap=True)
         print_code(plan, out)
         out.print(_cost(shown), soft_wrap=True)
     if shown.problems:
@@ -53,14 +53,14 @@ def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
         steps[name] += len(todo.steps)
         reasons[name][str(todo.reason)] += 1
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", no_wrap=True)
+    table.add_column("variant", overflow="fold", min_width=8)
     for column in ("stored", "to run", "steps"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("because")
+    table.add_column("because", overflow="fold", min_width=8)
     for name, count in trials.items():
         because = ", ".join(reasons[name]) or ("not available here" if unavailable[name] else "")
         stored = count - to_run[name] - unavailable[name]
-        table.add_row(name, str(stored), str(to_run[name]), str(steps[name]), because)
+        table.add_row(Text(name), str(stored), str(to_run[name]), str(steps[name]), Text(because))
     return table
 
 

@@ -18,9 +18,9 @@ from studyctl.report.layout import (
     change,
     count,
     duration,
-    fitting_tables,
     fixed,
     mib,
+    print_tables,
     ratio,
     size,
 )
@@ -121,10 +121,7 @@ def _section(
     console.print()
     console.print(Text.assemble((title, "bold"), f"  {rows[0].model}"))
     marked = [Text(GLYPHS[row.state] + name) for row, name in zip(rows, names or _names(rows), strict=True)]
-    for number, table in enumerate(fitting_tables("variant", marked, columns, console.width)):
-        if number:
-            console.print()
-        console.print(Padding.indent(table, 1), no_wrap=True)
+    print_tables(console, "variant", marked, columns, indent=1)
 
 
 def _remark(console: Console, text: str) -> None:
@@ -149,7 +146,7 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
             Column("acc", [fixed(row.acc, 3) for row in rows]),
             Column("Δ acc", [_against_dense(row, row.acc_change) for row in rows]),
             Column("flips", [count(row.flips) for row in rows]),
-            Column("time", [duration(row.total_seconds) for row in rows], optional=True),
+            Column("time", [duration(row.total_seconds) for row in rows]),
         ]
         _section(console, "Leaderboard", rows, columns)
         for remark in (_worst(rows), *_above_chance(rows)):
