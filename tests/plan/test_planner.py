@@ -110,6 +110,51 @@ def test_a_text_that_is_too_short_for_a_window(folder: Path) -> None:
     assert problem.what == "text `mine` in de is too short for a window of 32 tokens: 4 bytes"
 
 
+class TestCalibrationTokens:
+    """Twice the inputs of the widest linear, 64, are 128 tokens: four samples of 32."""
+
+    FEW = ("samples = 4\n", "samples = 3\n")
+
+    @pytest.mark.parametrize(
+        "method",
+        ['"sparsegpt"\nsparsity = 0.5', '"gptq"\ngroup_size = 16', '["wanda", "gptq"]\nsparsity = 0.5\ngroup_size = 16'],
+    )  # fmt: skip
+    def test_fewer_are_a_warning_for_methods_that_invert_hessians(self, folder: Path, method: str) -> None:
+        inverts = ('"wanda"\nsparsity = 0.5', method)
+        assert planned(folder, inverts).problems == []
+        (problem,) = planned(folder, inverts, self.FEW).problems
+        assert problem.severity == "warning"
+        assert problem.what == (
+            "tiny: 96 calibration tokens for linears with up to 64 inputs, fewer than twice as many: "
+            "their Hessians are singular or nearly so, and damping decides much of the result"
+        )
+        assert problem.hint == "4 samples of 32 tokens would do"
+        assert underlined(problem) == "3"
+
+    def test_they_suffice_for_methods_that_do_not(self, folder: Path) -> None:
+        awq = ('"rtn"\nbits = 4\n', '"awq"\nbits = 4\n')
+        assert planned(folder, awq, self.FEW).problems == []
+
+    def test_a_sweep_is_warned_once_and_where_it_overrides_the_calibration(self, folder: Path) -> None:
+        sweep = (
+            '"wanda"\nsparsity = 0.5',
+            '"sparsegpt"\nsparsity = [0.3, 0.5]\ncalibration = [{}, { samples = 2 }]',
+        )
+        (problem,) = planned(folder, sweep).problems
+        assert "tiny: 64 calibration tokens" in problem.what
+        assert problem.line is not None
+        assert "samples = 2" in (folder / "small.toml").read_text().splitlines()[problem.line - 1]
+
+    def test_token_ids_are_counted_too(self, folder: Path) -> None:
+        np.save(folder / "tiny-ids.npy", np.full((2, 16), 300, np.int32))
+        ids = ('source = "mine"\nlanguages = ["en"]', 'ids = "{model}-ids.npy"\nsource = "mine"')
+        inverts = ('"wanda"\nsparsity = 0.5', '"sparsegpt"\nsparsity = 0.5')
+        (problem,) = planned(folder, ids, inverts).problems
+        assert "tiny: 32 calibration tokens for linears with up to 64 inputs" in problem.what
+        assert problem.hint == "8 samples of 16 tokens would do"
+        assert underlined(problem) == '"{model}-ids.npy"'
+
+
 def steps(plan: StudyPlan) -> dict[str, Step]:
     return {str(step): step for step in plan.models[0].steps}
 
