@@ -151,7 +151,9 @@ def _text_bytes(path: Path, field: str) -> int:
 
 
 def _lines(data: bytes, path: Path) -> list[str]:
-    if (nulls := data.count(b"\0")) > _NULLS * len(data):  # ASCII as UTF-16 is UTF-8 as well, with a NUL before each letter
+    if (nulls := data.count(b"\0")) > _NULLS * len(
+        data
+    ):  # ASCII as UTF-16 is UTF-8 as well, with a NUL before each letter
         raise StudyError(
             f"`{path}` is not UTF-8: {nulls:,} of its {len(data):,} bytes are NUL, as in UTF-16",
             hint="save the file as UTF-8",
