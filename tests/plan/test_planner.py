@@ -197,6 +197,7 @@ class TestPackedModels:
         problem = self.refused(folder, {"down_proj_blocks": "uint8", "down_proj_scales": "uint8"}, "mxfp4")
         assert "quantized already (mxfp4)" in problem.what
         assert "`dequantize=True` in transformers' Mxfp4Config" in problem.hint
+        assert "save_original_format=False" in problem.hint
 
     def test_another_needs_the_model_that_it_was_made_from(self, folder: Path) -> None:
         problem = self.refused(folder, {"weight": "uint8", "weight.absmax": "float32"}, "bitsandbytes")
