@@ -30,7 +30,7 @@ def check_model(document: Document, loc: Loc, model: Model, identity: ModelIdent
         elif identity.storage in UNPACKED_BY_TRANSFORMERS:
             hint = (
                 "name the model that it was made from, or a plain copy: load it with `dequantize=True` in transformers' "
-                f"{UNPACKED_BY_TRANSFORMERS[identity.storage]}, then `save_pretrained`"
+                f"{UNPACKED_BY_TRANSFORMERS[identity.storage]}, then `save_pretrained(..., save_original_format=False)`"
             )
         what = f"the weights of `{model.id}` are quantized already ({identity.storage}): they are no dense model to compress"
         yield document.problem(what, loc, hint=hint)

@@ -130,6 +130,7 @@ class _Planner:
         devices = self._try(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
         device = devices[0] if devices else "cpu"
         models = [self._model(index, model, variants, device) for index, model in enumerate(spec.models)]
+        self._warn_of_twins(models)
         for variant in variants:
             if not any(variant.applies_to(model.id) for model in spec.models):
                 base = getattr(variant.settings, "of", "")
@@ -157,6 +158,16 @@ class _Planner:
         )
 
     # -- models
+
+    def _warn_of_twins(self, models: list[PlannedModel]) -> None:
+        """Warn of models that are the same one under another name, in the same dtype and settings."""
+        first: dict[tuple[object, ...], str] = {}
+        for model in models:
+            same = (model.key, model.spec.bos, model.spec.chat_template)
+            other = first.setdefault(same, model.spec.id)
+            if model.key is not None and other != model.spec.id:
+                what = f"`{model.spec.id}` has the same files as `{other}`: it is measured twice"
+                self._add(what, ("models", model.index, "id"), severity="warning")
 
     def _model(self, index: int, model: Model, variants: list[Variant], device: str) -> PlannedModel:
         document, loc = self.document, ("models", index, "id")

@@ -140,7 +140,20 @@ def read_sizes(config: Mapping[str, object], where: str) -> dict[str, int]:
         "intermediate_size": sizes["intermediate_size"] or 4 * hidden,
         "kv_heads": sizes["kv_heads"] or (1 if is_multi_query else heads),
         "head_dim": sizes["head_dim"] or hidden // heads,
+        "max_positions": max(sizes["max_positions"], _stretched(config, sizes["max_positions"])),
     }
+
+
+def _stretched(config: Mapping[str, object], max_positions: int) -> int:
+    """Return the positions that scaled rotary embeddings reach (linear, dynamic, YaRN); 0 if they are not scaled.
+
+    Some configs have the maximum before scaling, others the one after it.
+    """
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    factor = scaling.get("factor") if isinstance(scaling, dict) else None
+    if not isinstance(scaling, dict) or not isinstance(factor, int | float):
+        return 0
+    return int(factor * (scaling.get("original_max_position_embeddings") or max_positions))
 
 
 class BlockMatrices(NamedTuple):

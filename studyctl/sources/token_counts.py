@@ -38,18 +38,29 @@ def count_tokens(text: TextIdentity, model: ModelIdentity) -> TokenCount | None:
         return None
     content = next((file.sha256 for file in model.files if file.path.name == path.name), model.key)
 
-    def compute(file: Path) -> tuple[int, bool]:
+    def compute(file: Path) -> tuple[int, bool] | None:
         written = "\n".join(documents_of(file.read_bytes(), file, text.field))
-        begin = written if len(written) <= COUNTED else written[:COUNTED]
-        tokens = len(_tokenizer(path, content).encode(begin, add_special_tokens=False).ids)
-        return round(tokens * len(written) / max(len(begin), 1)), len(written) <= COUNTED
+        begin = written[:COUNTED]
+        if (tokenizer := _tokenizer(path, content)) is None:
+            return None
+        tokens = len(tokenizer.encode(begin, add_special_tokens=False).ids)
+        return round(tokens * len(written) / max(len(begin), 1)), begin == written
 
-    return TokenCount(*remembered(text.file.path, f"tokens of {text.field} by {content} 1", compute))
+    counted = remembered(text.file.path, f"tokens of {text.field} by {content} 1", compute)
+    return TokenCount(*counted) if counted is not None else None
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(path: Path, content: str) -> Any:
-    """Return a tokenizer; ``content`` tells one file from the next at the same place."""
+def _tokenizer(path: Path, content: str | None) -> Any:
+    """Return a tokenizer, or None if the library cannot read the file, which loading the model will say.
+
+    Args:
+        path: its ``tokenizer.json``.
+        content: tells one file from the next at the same place.
+    """
     from tokenizers import Tokenizer  # not needed where the counts are remembered
 
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception:  # the library raises no other class
+        return None

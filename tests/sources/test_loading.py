@@ -262,6 +262,13 @@ def test_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
         load_tokenizer(folder)
 
 
+def test_a_malformed_tokenizer_is_an_error(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path)
+    (folder / "tokenizer.json").write_text('{"added_tokens": [{"id": 3, "content": "<new>"}]}')
+    with pytest.raises(StepError, match=r"the tokenizer in .* cannot be loaded"):
+        load(folder)
+
+
 def test_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     config = folder / "config.json"

@@ -236,6 +236,21 @@ def test_sizes_are_read_under_the_names_of_other_families() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("scaling", "positions"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 4}, 64),
+        ({"type": "linear", "factor": 2}, 128),
+        ({"rope_type": "default", "rope_theta": 10_000.0}, 64),
+        ({"full_attention": {"rope_type": "default"}}, 64),
+        (None, 64),
+    ],
+)
+def test_scaled_rotary_embeddings_reach_further(scaling: Any, positions: int) -> None:
+    assert read_sizes(CONFIG | {"rope_scaling": scaling}, "model")["max_positions"] == positions
+
+
 def test_gpt2_stores_its_linears_transposed() -> None:
     stored = {
         "h.0.attn.c_attn.weight": TensorInfo((8, 24), "F32"),
