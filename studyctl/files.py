@@ -16,8 +16,12 @@ from pathlib import Path
 
 import platformdirs
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Numbers of the errors of a disk that takes nothing more."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Numbers of the errors of a disk without locks."""
+SPARE_CACHE = "STUDYCTL_SPARE_CACHE"
+"""Variable that a worker sets for itself: the folder for what the user's cache cannot take."""
 
 
 @cache
@@ -142,6 +146,56 @@ def cache_folder() -> Path:
     return Path(override) if override else Path(platformdirs.user_cache_dir("studyctl"))
 
 
+def cache_trouble() -> str:
+    """Return why the user's cache cannot be written; empty if it can."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache_folder()).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def cache_entry(*names: str) -> Path:
+    """Return the path of something in the user's cache; where a worker can keep it instead, if that cannot be written."""
+    entry, spare = cache_folder().joinpath(*names), os.environ.get(SPARE_CACHE)
+    return Path(spare).joinpath(*names) if spare and not entry.exists() and cache_trouble() else entry
+
+
+def write_cache(path: Path, data: str | bytes) -> None:
+    """Keep something in the user's cache if it can be written: else it only costs time again, and ``plan`` warns of it."""
+    with suppress(OSError):
+        write_atomic(path, data)
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1) -> Iterator[bool]:
+    """Hold a kernel's lock on a file, if its disk has locks; yield whether it does.
+
+    Args:
+        path: the file; made if it is missing.
+        timeout: seconds to wait for it; negative: without end.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the file cannot be written.
+    """
+    from filelock import FileLock  # few commands lock
+
+    lock = FileLock(path, timeout=timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 @dataclass(frozen=True, slots=True)
 class StudyPaths:
     """Every path in a study's folder. Their names are written nowhere else."""
@@ -207,6 +261,11 @@ class StudyPaths:
     def cache(self) -> Path:
         """Dense references, and weights and task chunks in progress; all of it can be deleted."""
         return self.root / "cache"
+
+    @property
+    def spare_cache(self) -> Path:
+        """What belongs into the user's cache, if that cannot be written."""
+        return self.cache / "spare"
 
     @property
     def weights(self) -> Path:

@@ -2,13 +2,12 @@
 
 import contextlib
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from studyctl.errors import StudyError
-from studyctl.files import StudyPaths, cache_folder
+from studyctl.files import StudyPaths, cache_folder, cache_trouble
 from studyctl.report.problems import draw
 from studyctl.report.tables import print_table, write_csv, write_json, write_parquet
 from studyctl.store.query import run_sql
@@ -68,8 +67,8 @@ def _remember_lines() -> None:
         import atexit
         import readline
 
-        history = Path(cache_folder() / "sql_history")
-        history.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        history = cache_folder() / "sql_history"
+        with contextlib.suppress(OSError):
             readline.read_history_file(history)
-        atexit.register(readline.write_history_file, history)
+        if not cache_trouble():
+            atexit.register(readline.write_history_file, history)
