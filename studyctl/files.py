@@ -54,7 +54,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with _errors_of_rust():
+            yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
@@ -62,6 +63,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def _errors_of_rust() -> Iterator[None]:
+    """Turn errors of the operating system that a library in Rust raises as its own (safetensors) into OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -97,7 +111,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary, old = (path.with_name(f"{_temporary_name(path)}{kind}.partial") for kind in ("new", "old"))
     temporary.mkdir()
     try:
-        yield temporary
+        with _errors_of_rust():
+            yield temporary
         for entry in temporary.iterdir():
             with entry.open("rb") as file:
                 os.fsync(file.fileno())

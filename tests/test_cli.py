@@ -140,14 +140,10 @@ def plain_study(tmp_path: Path) -> Path:
 
 COMMANDS = (
     "schema",
-    "list",
     "list --json",
-    "show small",
-    "show small --json",
     "watch small --plain",
     "logs small",
     "sql small 'from leaderboard'",
-    "sql small 'from leaderboard' --format csv",
 )
 
 

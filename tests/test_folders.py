@@ -84,6 +84,34 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert names(tmp_path) == [".x.notes"]
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy
+from safetensors.numpy import save_file
+from studyctl.files import atomic_path
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with atomic_path(Path(sys.argv[1])) as path:
+        save_file({"a": numpy.zeros(1000)}, path)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_weights_that_do_not_fit_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    """safetensors raises an error of its own, which looks like one of the weights."""
+    said = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "w")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert said.stdout == "File too large\n"
+    assert names(tmp_path) == []
+
+
 def test_what_another_machine_writes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = f"from studyctl import files; files.machine = lambda: 'elsewhere'\n{KILLED}"
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "x")], check=False, timeout=60)
