@@ -18,8 +18,12 @@ from uuid import uuid4
 
 import platformdirs
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Numbers of the errors of a disk that takes nothing more."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Numbers of the errors of a disk without locks."""
+SPARE_CACHE = "STUDYCTL_SPARE_CACHE"
+"""Variable that a worker sets for itself: the folder for what the user's cache cannot take."""
 
 
 @cache
@@ -82,7 +86,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.stat().st_mode
     )  # what the umask leaves; safetensors replaces the file by one that only its owner reads
     try:
-        yield temporary
+        with _errors_of_rust():
+            yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(mode)
@@ -90,6 +95,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def _errors_of_rust() -> Iterator[None]:
+    """Turn errors of the operating system that a library in Rust raises as its own (safetensors) into OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -125,7 +143,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary, old = (path.with_name(f"{_temporary_name(path)}{kind}.partial") for kind in ("new", "old"))
     temporary.mkdir()
     try:
-        yield temporary
+        with _errors_of_rust():
+            yield temporary
         open_to_umask(temporary)
         for entry in temporary.iterdir():
             with entry.open("rb") as file:
@@ -186,6 +205,56 @@ def cache_folder() -> Path:
 def data_folder() -> Path:
     """Return the folder of what studyctl remembers about the user (``XDG_DATA_HOME`` moves it)."""
     return Path(platformdirs.user_data_dir("studyctl"))
+
+
+def cache_trouble() -> str:
+    """Return why the user's cache cannot be written; empty if it can."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache_folder()).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def cache_entry(*names: str) -> Path:
+    """Return the path of something in the user's cache; where a worker can keep it instead, if that cannot be written."""
+    entry, spare = cache_folder().joinpath(*names), os.environ.get(SPARE_CACHE)
+    return Path(spare).joinpath(*names) if spare and not entry.exists() and cache_trouble() else entry
+
+
+def write_cache(path: Path, data: str | bytes) -> None:
+    """Keep something in the user's cache if it can be written: else it only costs time again, and ``plan`` warns of it."""
+    with suppress(OSError):
+        write_atomic(path, data)
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1) -> Iterator[bool]:
+    """Hold a kernel's lock on a file, if its disk has locks; yield whether it does.
+
+    Args:
+        path: the file; made if it is missing.
+        timeout: seconds to wait for it; negative: without end.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the file cannot be written.
+    """
+    from filelock import FileLock  # few commands lock
+
+    lock = FileLock(path, timeout=timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +327,11 @@ class StudyPaths:
     def cache(self) -> Path:
         """Dense references, and weights and task chunks in progress; all of it can be deleted."""
         return self.root / "cache"
+
+    @property
+    def spare_cache(self) -> Path:
+        """What belongs into the user's cache, if that cannot be written."""
+        return self.cache / "spare"
 
     @property
     def weights(self) -> Path:

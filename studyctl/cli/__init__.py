@@ -10,7 +10,7 @@ import typer
 
 from studyctl.cli import backends, results, runs, specs
 from studyctl.cli.arguments import print_json, stderr, stdout
-from studyctl.cli.streams import prepare_streams
+from studyctl.cli.streams import OutputError, prepare_streams
 from studyctl.errors import ExitCode, StudyError
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ def main() -> None:
     except StudyError as error:
         from studyctl.report.problems import as_json, draw
 
-        if "--json" in sys.argv:
+        if "--json" in sys.argv and not isinstance(error, OutputError):
             print_json({"problems": as_json(error.problems)})
         else:
             draw(error.problems, stderr())

@@ -13,6 +13,10 @@ class OutputClosed(SystemExit):
     """Whoever read standard output has gone, such as ``head``: no error, and nothing more to do."""
 
 
+class OutputError(StudyError):
+    """Standard output cannot be written."""
+
+
 class _Output(io.FileIO):
     """Standard output, for data."""
 
@@ -23,7 +27,7 @@ class _Output(io.FileIO):
             _lead_nowhere(self.fileno())
             if error.errno == errno.EPIPE:
                 raise OutputClosed(ExitCode.DONE) from error
-            raise StudyError(f"the output cannot be written: {error.strerror}") from error
+            raise OutputError(f"the output cannot be written: {error.strerror}") from error
 
 
 class _Messages(io.FileIO):

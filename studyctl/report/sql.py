@@ -3,13 +3,12 @@
 import contextlib
 import io
 import sys
-from pathlib import Path
 
 from rich.text import Text
 from typing_extensions import Buffer
 
 from studyctl.errors import StudyError
-from studyctl.files import StudyPaths, cache_folder
+from studyctl.files import StudyPaths, cache_folder, cache_trouble
 from studyctl.printable import on_one_line, printable
 from studyctl.report.console import TextConsole
 from studyctl.report.problems import draw
@@ -80,8 +79,8 @@ def _remember_lines() -> None:
         import atexit
         import readline
 
-        history = Path(cache_folder() / "sql_history")
-        history.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        history = cache_folder() / "sql_history"
+        with contextlib.suppress(OSError):
             readline.read_history_file(history)
-        atexit.register(readline.write_history_file, history)
+        if not cache_trouble():
+            atexit.register(readline.write_history_file, history)

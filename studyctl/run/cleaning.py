@@ -13,6 +13,7 @@ from studyctl.units import bytes_text
 _CONTENT = {
     "dense": "dense references: computed again when fidelity needs them",
     "weights": "weights of unfinished trials: compressed again when a step needs them",
+    "spare": "converted models and tokens that the user's cache cannot take: made again",
     "chunks": "finished chunks of unfinished tasks: scored again when the task goes on",
 }
 
@@ -30,16 +31,25 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
     """
     folders = [*sorted(paths.cache.glob("*")), *sorted(paths.weights.glob(".*.partial"))]
     sizes = {folder: size for folder in folders if folder.is_dir() and (size := _size(folder))}
+    databases = sorted(
+        paths.root.glob(f".{paths.database.name}.*")
+    )  # of publishers that were killed, here or elsewhere
+    sizes |= {file: file.lstat().st_size for file in databases}
     if not sizes:
         console.print(f"{paths.name}: nothing to delete")
         return
     with hold(paths):
         for folder, size in sizes.items():
             partial = "an export that was interrupted" if folder.suffix == ".partial" else "cache"
-            content = _CONTENT.get(folder.name, partial)
+            content = _CONTENT.get(
+                folder.name, "a publication that was interrupted" if folder in databases else partial
+            )
             console.print(f"{bytes_text(size):>10}  {folder.name}  ({content})", soft_wrap=True)
             if yes:
-                shutil.rmtree(folder)
+                if folder in databases:
+                    folder.unlink()
+                else:
+                    shutil.rmtree(folder)
     total = bytes_text(sum(sizes.values()))
     console.print(f"{total} deleted" if yes else f"{total} can be deleted: studyctl gc {paths.name} --yes")
 

@@ -5,7 +5,6 @@ elsewhere a lease that does not change for some beats is dead and is replaced (s
 only asleep finds another lease in place of its own, and ends.
 """
 
-import errno
 import json
 import os
 import socket
@@ -18,17 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-import filelock
 import msgspec
 import psutil
+from filelock import Timeout
 
 from studyctl.errors import HeldError, StudyError
-from studyctl.files import StudyPaths, machine, write_atomic
+from studyctl.files import StudyPaths, file_lock, machine, write_atomic
 from studyctl.store import holder
 from studyctl.store.holder import Lease, Owner, Pulse, process_started, read_holder, read_lease
-
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Errors of a file system without locks."""
 
 
 class Hold:
@@ -135,18 +131,12 @@ def hold(paths: StudyPaths, pulse: Pulse | None = None) -> Iterator[Hold]:
             paths.root.mkdir(parents=True, exist_ok=True)
             if (runner := pulse.wait()) is not None:
                 raise _held(paths, runner)
-            lock = filelock.FileLock(paths.lock, blocking=False, fallback_to_soft=False)
-            try:
-                stack.enter_context(lock)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
+            if not stack.enter_context(file_lock(paths.lock, timeout=0)):
                 held.note = (
-                    f"the disk of {paths.root} has no locks ({error.strerror}): other runners notice this one "
-                    "by its lease alone"
+                    f"the disk of {paths.root} has no locks: other runners notice this one by its lease alone"
                 )
             held.take(pulse)
-        except filelock.Timeout as error:
+        except Timeout as error:
             raise _held(paths, read_lease(paths) or read_holder(paths)) from error
         except OSError as error:
             raise StudyError(

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from studyctl.errors import StudyError, did_you_mean
-from studyctl.files import cache_folder, digest, write_atomic
+from studyctl.files import cache_folder, digest, write_cache
 
 _CODE = 1
 """Raised when the same files give another index."""
@@ -95,7 +95,7 @@ def _lm_eval_index(folder: Path) -> TaskIndex:
     if entry.is_file():
         return TaskIndex(**json.loads(entry.read_bytes()))
     index = scan(folder)
-    write_atomic(entry, json.dumps(asdict(index)))
+    write_cache(entry, json.dumps(asdict(index)))
     return index
 
 

@@ -3,6 +3,7 @@
 import bz2
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from studyctl.contract.job import CalibrationData
 from studyctl.contract.steps import ALL_WINDOWS
 from studyctl.errors import StepError
 from studyctl.evaluate.text.windows import SEGMENT, TokenizedText, Windows, cut_windows, needed_tokens
-from studyctl.files import atomic_path, cache_folder, digest
+from studyctl.files import atomic_path, cache_entry, digest
 from studyctl.reporter import Reporter
 from studyctl.sources.texts import Documents, read_documents
 from studyctl.sources.verified import check_files
@@ -89,12 +90,13 @@ def tokenized_text(
     tokenizer_hash = tokenizer_key(tokenizer)
 
     def cached(count: int, read: Callable[[], list[str]]) -> TokenizedText:
-        path = cache_folder() / "tokens" / f"{digest([text.key, tokenizer_hash, count, _CODE])}.npz"
+        path = cache_entry("tokens", f"{digest([text.key, tokenizer_hash, count, _CODE])}.npz")
         if not path.is_file():
             if reporter is not None:
                 reporter.progress(0, 1, "text", note=f"tokenising {text.name} in {text.language}")
             tokens = tokenize(read(), tokenizer, in_pieces=text.purpose == "calibration")
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
+            # A cache that cannot be written costs time only.
+            with suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.savez(
                     file,
                     ids=tokens.ids,
@@ -103,6 +105,7 @@ def tokenized_text(
                     document_begins=tokens.document_begins,
                     bzip2_bits_per_byte=tokens.bzip2_bits_per_byte,
                 )
+            return tokens
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         return TokenizedText(**arrays | {"bzip2_bits_per_byte": float(arrays["bzip2_bits_per_byte"])})

@@ -11,6 +11,7 @@ from torch import nn
 
 from studyctl.contract.identity import Bos
 from studyctl.errors import ProblemCode, StepError, StudyError
+from studyctl.files import machine
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import (
@@ -293,7 +294,7 @@ def test_a_gguf_file_is_converted_once_and_keeps_its_values(smollm2: Model, own_
 
     identity = identify_model(smollm2, Path())
     assert identity.key is not None
-    leftover = own_cache / "models" / f".{identity.key}.999999999.new.partial"
+    leftover = own_cache / "models" / f".{identity.key}.{machine()}-999999999.new.partial"
     leftover.mkdir(parents=True)
     listener = Listener()
     loaded = load_model(identity, dtype="float32", device="cpu", reporter=listener)

@@ -21,7 +21,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from studyctl.contract.identity import Bos, TaskIdentity
 from studyctl.errors import Problem, ProblemCode, StepError
 from studyctl.evaluate.tasks.templates import sandbox_templates
-from studyctl.files import cache_folder, digest
+from studyctl.files import cache_entry, digest
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Values of ``dataset_path`` for which the items are in the files of ``dataset_kwargs.data_files``."""
@@ -119,7 +119,7 @@ def _overrides(request: TaskRequest, config: Mapping[str, Any], folder: Path) ->
         return overrides | _in_memory({split: [path] for split, path in by_split.items()})
     if config.get("custom_dataset") is not None:
         return {}
-    options, cache = dict(config.get("dataset_kwargs") or {}), cache_folder() / "datasets"
+    options, cache = dict(config.get("dataset_kwargs") or {}), cache_entry("datasets")
     if config.get("dataset_path") not in FILE_FORMATS or "data_files" not in options:
         # lm-eval hands every option on to `datasets.load_dataset`.
         pinned = {"revision": request.task.commit} if request.task.commit else {}
