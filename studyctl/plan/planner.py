@@ -21,7 +21,7 @@ from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
-from studyctl.plan.checks import check_checkpoint, check_linears, check_sequence_length
+from studyctl.plan.checks import check_checkpoint, check_linears, check_sequence_length, check_walk
 from studyctl.plan.devices import resolve_devices
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
@@ -136,6 +136,7 @@ class _Planner:
         identity = self._identify(lambda: identify_model(model, document.base), loc, f"model `{model.id}`")
         if identity is not None:
             self.problems += check_linears(document, model, identity, variants)
+            self.problems += check_walk(document, loc, identity, variants)
         # All variants of a sweep may have the same calibration.
         asked = dict.fromkeys((variant.calibration, variant.loc) for variant in variants)
         return PlannedModel(

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +132,9 @@ def block_matrices(tensors: Mapping[str, TensorInfo], model_type: str) -> BlockM
         match = _EXPERTS.match(name)
         is_of_experts = match is not None and (dimensions == 3 or match[2] is not None)
         is_router = not is_of_experts and any(
-            _ROUTER.search(short) and name.startswith(f"{owner}.") and _ROUTER.search(name.removeprefix(owner))
+            _ROUTER.search(short)
+            and name.startswith(f"{owner}.")
+            and _ROUTER.search(name.removeprefix(owner))
             for owner in mixtures
         )
         out, inputs = info.shape[-2:]
@@ -147,6 +149,11 @@ def block_matrices(tensors: Mapping[str, TensorInfo], model_type: str) -> BlockM
         else:
             others[name] = math.prod(info.shape)
     return BlockMatrices(dict(sorted(linears.items(), key=lambda item: _by_block(item[0]))), others)
+
+
+def has_other_linears(linears: Iterable[str], model_type: str) -> bool:
+    """Return whether some of these linears are experts', or no ``torch.nn.Linear`` for another reason."""
+    return model_type in _TRANSPOSED[2] or any(_EXPERTS.match(name) for name in linears)
 
 
 def block_bytes(tensors: Mapping[str, TensorInfo]) -> int:

@@ -132,7 +132,9 @@ def check_walk(model: nn.Module) -> None:
     device = parameters[0].device
     ids = torch.arange(CHECKED_TOKENS, device=device)[None] % body.get_input_embeddings().num_embeddings
     outputs: list[torch.Tensor] = []
-    handle = blocks[-1].module.register_forward_hook(lambda *call: outputs.append(states_of(call[-1]).clone()))
+    handle = blocks[-1].module.register_forward_hook(
+        lambda *call: outputs.append(states_of(call[-1]).clone())
+    )
     with one_expert_at_a_time(model):
         try:
             body(input_ids=ids, use_cache=False)

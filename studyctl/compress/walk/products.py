@@ -82,7 +82,9 @@ class Products(TorchFunctionMode):
             for one, matrix in zip(left, right, strict=False):
                 if (name := self._name(matrix.mT)) is None:
                     return
-                self._note(name, one[one.any(-1)])  # experts that get all tokens get zeros for those routed elsewhere
+                self._note(
+                    name, one[one.any(-1)]
+                )  # experts that get all tokens get zeros for those routed elsewhere
         elif right.dim() == 2 and (name := self._name(right.mT)) is not None:
             self._note(name, left)
         elif left.dim() == 2 and right.dim() > 1 and (name := self._name(left)) is not None:
