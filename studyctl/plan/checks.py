@@ -4,16 +4,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from math import gcd
 
+from studyctl.backends import OWN
 from studyctl.contract.identity import PLAIN, ModelIdentity, TextIdentity
+from studyctl.contract.limits import LEFT_DENSE
 from studyctl.contract.methods import too_few_tokens
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
 from studyctl.sources.checkpoints import is_readable, storage_caveats
+from studyctl.sources.configs import has_other_linears
 from studyctl.sources.token_counts import MARGIN, count_tokens
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
 from studyctl.spec.positions import Loc
 
+SHARED_BLOCKS = ("zamba", "zamba2")
+"""Families with weights that several blocks share."""
 UNPACKED_BY_TRANSFORMERS = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 """Formats that transformers unpacks itself, with the class of their settings."""
 
@@ -44,7 +49,7 @@ def check_linears(
     """Yield a problem for each variant whose group size or pattern does not divide the inputs of a linear."""
     kinds: dict[int, list[str]] = defaultdict(list)
     for name, (_, inputs) in identity.linears.items():
-        kinds[inputs].append(name.rsplit(".", 1)[-1])
+        kinds[inputs].append(next(part for part in name.split(".")[::-1] if not part.isdigit()))
     common = gcd(*kinds)
     for variant in variants:
         refused = {width: refusal for width in kinds if (refusal := variant.settings.problem_with(width))}
@@ -74,6 +79,45 @@ def check_calibration_tokens(
     if identity is not None and (what := too_few_tokens(samples * length, widest)) is not None:
         hint = f"{-(-2 * widest // length):,} samples of {length:,} tokens would do"
         yield document.problem(f"{identity.short_name}: {what}", loc, hint=hint, severity="warning")
+
+
+def check_walk(
+    document: Document, loc: Loc, identity: ModelIdentity, variants: Iterable[Variant]
+) -> Iterator[Problem]:
+    """Yield a problem for each variant that needs more of the decoder blocks than can be walked.
+
+    Args:
+        document: the spec.
+        loc: where the model is named.
+        identity: of the model.
+        variants: its own.
+    """
+    variants = list(variants)
+    dense = sum(identity.others.values())
+    share = dense / max(1, dense + sum(out * inputs for out, inputs in identity.linears.values()))
+    if share > LEFT_DENSE and any(variant.is_walked for variant in variants):
+        largest = sorted(identity.others, key=lambda name: -identity.others[name])[:4]
+        yield document.problem(
+            f"{share:.0%} of the weights of the blocks of {identity.short_name} are in no linear that can be compressed",
+            loc,
+            note=", ".join(largest),
+            hint="a model of this architecture can only be measured, not compressed",
+        )
+    family = identity.config.get("model_type")
+    for variant in variants:
+        if family in SHARED_BLOCKS and variant.is_walked and variant.settings.needs_data:
+            yield document.problem(
+                f"blocks of the family {family} share weights, so {variant.method} cannot compress them one after the other",
+                variant.loc,
+                note=identity.short_name,
+                hint="methods without data (magnitude, rtn) can compress this model",
+            )
+        if variant.backend != OWN and has_other_linears(identity.linears, str(family)):
+            yield document.problem(
+                f"backend `{variant.backend}` compresses modules of the class Linear only, and {identity.short_name} has others",
+                variant.loc,
+                hint='experts and GPT-2\'s Conv1D need `backend = "studyctl"`',
+            )
 
 
 def check_sequence_length(

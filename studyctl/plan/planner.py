@@ -28,6 +28,7 @@ from studyctl.plan.checks import (
     check_linears,
     check_model,
     check_sequence_length,
+    check_walk,
     too_short,
 )
 from studyctl.plan.devices import resolve_devices
@@ -176,6 +177,7 @@ class _Planner:
         if identity is not None:
             self.problems += check_model(document, loc, model, identity)
             self.problems += check_linears(document, model, identity, variants)
+            self.problems += check_walk(document, loc, identity, variants)
         # All variants of a sweep may have the same calibration.
         asked: dict[tuple[Calibration, Loc], bool] = defaultdict(bool)
         for variant in variants:

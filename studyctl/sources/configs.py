@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,6 +196,11 @@ def block_matrices(tensors: Mapping[str, TensorInfo], model_type: str) -> BlockM
         else:
             others[name] = math.prod(info.shape)
     return BlockMatrices(dict(sorted(linears.items(), key=lambda item: _by_block(item[0]))), others)
+
+
+def has_other_linears(linears: Iterable[str], model_type: str) -> bool:
+    """Return whether some of these linears are experts', or no ``torch.nn.Linear`` for another reason."""
+    return model_type in _TRANSPOSED[2] or any(_EXPERTS.match(name) for name in linears)
 
 
 def block_bytes(tensors: Mapping[str, TensorInfo]) -> int:

@@ -215,6 +215,11 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
     return cast("nn.Module", model)
 
 
+def has_names_of_files(model: nn.Module) -> bool:
+    """Return whether every parameter is in the files as in the model: not if loading renames or fuses tensors, such as experts'."""
+    return not getattr(model, "_weight_conversions", None)
+
+
 def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:
     """Restore the weights of modules (linears, norms) from the files, in place, bit for bit as they were loaded.
 

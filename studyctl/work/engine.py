@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from studyctl.backends import OWN
-from studyctl.compress.walk.architectures import changeable_modules
+from studyctl.compress.walk.activations import check_walk
+from studyctl.compress.walk.architectures import FAMILIES, changeable_modules, check_linears_hold_most
 from studyctl.compress.walk.resumable import ResumableBlocks
 from studyctl.compress.walk.walker import compress, zero_fraction
 from studyctl.compress.weights.stored import apply, save, weights_hash
@@ -30,6 +31,7 @@ from studyctl.sources.ids_files import read_ids
 from studyctl.sources.models import (
     LoadedModel,
     bos_id,
+    has_names_of_files,
     load_model,
     load_tokenizer,
     model_folder,
@@ -97,18 +99,23 @@ class Engine:
 
     def _load_dense(self, job: Job, recorder: Recorder) -> None:
         loaded, asked = self.loaded, (job.model.key, job.dtype, job.device)
-        if loaded is not None and (loaded.identity.key, loaded.dtype, loaded.device) == asked:
+        is_held = loaded is not None and (loaded.identity.key, loaded.dtype, loaded.device) == asked
+        if loaded is not None and is_held and (not self._changed or has_names_of_files(loaded.model)):
             restore_dense(loaded, self._changed)
         else:
             self.loaded = loaded = None  # frees the old model before the new one is loaded
-            self.loaded = load_model(
+            loaded = load_model(
                 job.model,
                 dtype=job.dtype,
                 device=job.device,
                 allow_pickle=job.allow_pickle,
                 reporter=recorder,
             )
-        self._changed, self._tokenizer = set(), self._model.tokenizer
+            if job.is_compressed:
+                check_linears_hold_most(loaded.model)
+            if job.is_calibrated and job.model.config.get("model_type") not in FAMILIES:
+                check_walk(loaded.model)
+        self.loaded, self._changed, self._tokenizer = loaded, set(), loaded.tokenizer
 
     def _missing_references(self, job: Job, recorder: Recorder) -> Iterator[Step]:
         """Yield the batches whose dense reference is needed but missing or torn."""
@@ -184,8 +191,8 @@ class Engine:
         """Compress the model in place and store the weights; report their bits per weight and sparsity."""
         if job.is_checkpoint:
             return self._load_checkpoint(job, step, recorder)
+        self._load_dense(job, recorder)
         loaded = self._model
-        restore_dense(loaded, self._changed)
         self._changed = changeable_modules(loaded.model)  # before the first of them is written
         ids: np.ndarray | None = None
         if job.calibration is not None and job.calibration.ids is not None:
@@ -226,10 +233,6 @@ class Engine:
         self.loaded, self._changed = loaded, changeable_modules(loaded.model)
         self._hash_weights(job, recorder)
         bits = stored_bits(loaded.model, loaded.folder)
-        if bits is None:
-            recorder.warning(
-                f"the files of {loaded.identity.id} have other names for its linears: their size is unknown"
-            )
         return StepFinished(step=step, bits_per_weight=bits, sparsity=zero_fraction(loaded.model))
 
     def _hash_weights(self, job: Job, recorder: Recorder) -> None:

@@ -96,15 +96,15 @@ class Accumulator:
                 self._products = sample.new_zeros(inputs, inputs, dtype=torch.float32)
             _add_upper_products(self._products, sample, kept, 2 / self._samples)
 
-    def finish(self, samples: int) -> Statistics:
+    def finish(self, samples: int | None = None) -> Statistics:
         """Return the statistics and free the sums; call it once, after at least one :meth:`add`.
 
         Args:
-            samples: how many there were. Modules that take the tokens of all samples at once, such as experts, are added as one.
+            samples: how many there were, where modules take the tokens of several at once, as experts do; None: those added.
         """
         assert self._sample is not None
         hessian, self._products = self._products, None
-        share = self._samples / samples
+        share = self._samples / (samples or self._samples)
         if hessian is not None:
             hessian = _mirrored(hessian)
             if share != 1:
