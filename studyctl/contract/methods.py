@@ -198,7 +198,11 @@ class Quantization(MethodSettings):
         words = out * -(-in_features // codes_per_word)
         if not self.symmetric:
             words += groups * -(-out // codes_per_word)
-        if self.group_size and getattr(self, "act_order", False) and not getattr(self, "static_groups", False):
+        if (
+            self.group_size
+            and getattr(self, "act_order", False)
+            and not getattr(self, "static_groups", False)
+        ):
             words += in_features  # the group of every input
         return 4 * words + out * groups * float_bytes + 16  # the shape
 

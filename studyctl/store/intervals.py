@@ -108,7 +108,9 @@ class Estimate(NamedTuple):
 
 
 def intervals(
-    connection: duckdb.DuckDBPyConnection, pairs: Iterable[TaskPairs], above_chance: Container[tuple[str, str, str]]
+    connection: duckdb.DuckDBPyConnection,
+    pairs: Iterable[TaskPairs],
+    above_chance: Container[tuple[str, str, str]],
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of the table ``intervals``: figures by language, changes by task, and their means.
 
@@ -265,9 +267,7 @@ def _tango_score(difference: Reals, wins: Reals, losses: Reals, items: Reals) ->
     return score
 
 
-def _row(
-    lead: Lead, measure: str, subject: str | None, units: int, ends: Iterable[float]
-) -> dict[str, Any]:
+def _row(lead: Lead, measure: str, subject: str | None, units: int, ends: Iterable[float]) -> dict[str, Any]:
     low, high = ends
     slack = 1e-12 * max(abs(low), abs(high))  # the figure itself is summed in another order
     low, high = low - slack, high + slack

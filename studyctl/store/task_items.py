@@ -105,7 +105,7 @@ SELECT model, task, len(loglikelihoods), gold, count(*) FROM items WHERE variant
 
 _DENSE = f"""
 WITH {_JUDGED}
-SELECT trial_id, model, method, variant, task, metric, count(*), sum(score)
+SELECT trial_id, model, method, variant, task, metric, sum(score)
 FROM judged WHERE variant = 'dense' GROUP BY ALL HAVING bool_and(score IN (0, 1)) AND count(score) = count(*) ORDER BY ALL
 """
 
@@ -155,11 +155,12 @@ def task_chance(
     guessing = {
         key: Guessing(
             tuple(sorted(of_task.items())),
-            max((items for gold, items in golds[key].items() if gold is not None), default=0) / of_task.total(),
+            max((items for gold, items in golds[key].items() if gold is not None), default=0)
+            / of_task.total(),
         )
         for key, of_task in choices.items()
     }
-    for *lead, task, metric, items, right in connection.execute(_DENSE).fetchall():
+    for *lead, task, metric, right in connection.execute(_DENSE).fetchall():
         yield _chance_row(tuple(lead), task, metric, guessing[lead[1], task], right)
     for pair in pairs:
         guess = guessing[pair.lead[1], pair.task]
@@ -180,21 +181,21 @@ def _share(choices: int) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _tail(
-    choices: tuple[tuple[int, int], ...] | None, items: int, share: float
-) -> NDArray[np.float64]:
+def _tail(choices: tuple[tuple[int, int], ...] | None, items: int, share: float) -> NDArray[np.float64]:
     """Return the probability of k right answers or more, ``[items + 1]``: of items with these choices, or with this share each."""
     groups = [(count, _share(number)) for number, count in choices] if choices else [(items, share)]
     distribution = np.ones(1)
     for count, probability in groups:
         distribution = np.convolve(distribution, _binomial(count, probability))
-    return np.minimum(distribution[::-1].cumsum()[::-1], 1)
+    tail: NDArray[np.float64] = np.minimum(distribution[::-1].cumsum()[::-1], 1)
+    return tail
 
 
 def _binomial(items: int, share: float) -> NDArray[np.float64]:
     """Return the probability of 0 to ``items`` successes."""
     k = np.arange(items + 1)
     if share in (0, 1):
-        return (k == share * items).astype(float)
+        return np.where(k == share * items, 1.0, 0.0)
     ways = gammaln(items + 1) - gammaln(k + 1) - gammaln(items - k + 1)
-    return np.exp(ways + k * np.log(share) + (items - k) * np.log1p(-share))
+    shares: NDArray[np.float64] = np.exp(ways + k * np.log(share) + (items - k) * np.log1p(-share))
+    return shares

@@ -36,7 +36,9 @@ def text_totals(windows: Sequence[Window], batch: TextBatch) -> TextTotals:
     """
     nll = _total(window.nll_nats for window in windows)
     tokens = sum(window.tokens for window in windows)
-    size, characters = (_whole(getattr(window, name) for window in windows) for name in ("bytes", "characters"))
+    size, characters = (
+        _whole(getattr(window, name) for window in windows) for name in ("bytes", "characters")
+    )
     mean = None if nll is None else nll / tokens
     return TextTotals(
         language=batch.language,

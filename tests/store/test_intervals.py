@@ -118,7 +118,7 @@ def test_many_documents_with_several_windows_are_the_units() -> None:
 
         return fill
 
-    units, low, high = interval_rows(fill([place // 2 for place in range(40)]))["ppl_ratio", "en"]
+    units, low, _ = interval_rows(fill([place // 2 for place in range(40)]))["ppl_ratio", "en"]
     half = stats.t.ppf(0.975, 19) * shift.std(ddof=1) / math.sqrt(20)
     assert (units, math.log(low)) == (20, pytest.approx((shift.mean() - half) / 100))
     units, *_ = interval_rows(fill([max(0, place - 21) for place in range(40)]))["ppl_ratio", "en"]
@@ -201,7 +201,7 @@ def test_a_task_has_tangos_score_interval(wins: int, losses: int, items: int) ->
 
 
 def test_the_interval_excludes_no_change_exactly_where_mcnemars_z_does() -> None:
-    """McNemar's z is (b - c)/√(b + c): 1.98 for 26 and 12... and 1.94 for 25 and 12... of 1000."""
+    """McNemar's z is (b - c)/√(b + c): 2.08 for 26 and 13, 1.95 for 25 and 13."""
     assert (26 - 13) / math.sqrt(39) > 1.96 > (25 - 13) / math.sqrt(38)
     assert interval_rows(None, flips("arc", 1000, 13, 26))["acc", "arc"][1] > 0
     assert interval_rows(None, flips("arc", 1000, 13, 25))["acc", "arc"][1] < 0
@@ -211,7 +211,10 @@ def test_nothing_turned_is_no_certainty() -> None:
     items, low, high = interval_rows(None, flips("arc", 50, 0, 0))["acc", "arc"]
     assert items == 50
     # Tango (1998): z²/(n + z²)
-    assert (low, high) == (pytest.approx(-3.8415 / 53.8415, abs=1e-5), pytest.approx(3.8415 / 53.8415, abs=1e-5))
+    assert (low, high) == (
+        pytest.approx(-3.8415 / 53.8415, abs=1e-5),
+        pytest.approx(3.8415 / 53.8415, abs=1e-5),
+    )
 
 
 def test_items_about_one_passage_are_one_unit() -> None:
@@ -224,7 +227,10 @@ def test_items_about_one_passage_are_one_unit() -> None:
 
 def test_passages_in_which_nothing_turned_are_no_certainty() -> None:
     pairs = TaskPairs(LEAD, "race", "acc", True, 100, 50, True, 60, 60, 0, 0, squares=0.0, complete=True)
-    assert interval_rows(None, pairs)["acc", "race"] == interval_rows(None, flips("race", 50, 0, 0))["acc", "race"]
+    assert (
+        interval_rows(None, pairs)["acc", "race"]
+        == interval_rows(None, flips("race", 50, 0, 0))["acc", "race"]
+    )
 
 
 def test_other_values_than_right_and_wrong_have_the_paired_t_interval() -> None:

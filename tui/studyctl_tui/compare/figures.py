@@ -108,7 +108,9 @@ class LanguageSheet(FigureSheet[LanguageResult]):
     def mark(self, line: Line, result: LanguageResult) -> str:
         """Return the mark of the line's worst language: per byte, as tokenizers distort figures per token."""
         trial = line.trial
-        is_worst = trial is not None and trial.worst_language == result.language and (trial.languages or 0) > 1
+        is_worst = (
+            trial is not None and trial.worst_language == result.language and (trial.languages or 0) > 1
+        )
         return "!" if is_worst and self.measure.scale is not None else " "
 
     def sentence(self, result: LanguageResult) -> str:
@@ -190,11 +192,11 @@ def _trial_text(line: Line) -> str:
         parts.append(f"bits/byte {change(trial.bits_per_byte_change)}{interval}, {worst}")
     if trial.acc is not None:
         interval = _interval(trial.acc_change_low, trial.acc_change_high, change)
-        parts.append(f"acc {fixed(trial.acc, 3)}, change {change(trial.acc_change)}{interval} of {trial.tasks} tasks")
-    if trial.tasks_above_chance is not None and trial.tasks_above_chance != trial.tasks:
-        interval = _interval(
-            trial.acc_change_above_chance_low, trial.acc_change_above_chance_high, change
+        parts.append(
+            f"acc {fixed(trial.acc, 3)}, change {change(trial.acc_change)}{interval} of {trial.tasks} tasks"
         )
+    if trial.tasks_above_chance is not None and trial.tasks_above_chance != trial.tasks:
+        interval = _interval(trial.acc_change_above_chance_low, trial.acc_change_above_chance_high, change)
         above = f"acc {fixed(trial.acc_above_chance, 3)}, change {change(trial.acc_change_above_chance)}{interval}"
         parts.append(f"{above} of the {trial.tasks_above_chance} above chance")
     return f"{line.label}: {', '.join(parts)}"
