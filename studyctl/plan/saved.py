@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from studyctl.contract.methods import Checkpoint, Dense
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.methods import Checkpoint, Dense, MethodSettings
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
 from studyctl.files import digest
 from studyctl.plan.planner import StudyPlan
@@ -37,18 +38,18 @@ def planned(plan: StudyPlan, spec: str) -> Planned:
 
 
 def _trial(trial: Trial, available: bool) -> PlannedTrial:
-    variant, settings, linears = trial.variant, trial.variant.settings, {}
-    bits = sparsity = None
+    variant, settings, identity = trial.variant, trial.variant.settings, trial.model.identity
+    bits: float | None = None
+    sparsity: float | None = None
     if not isinstance(settings, Checkpoint):  # its bits and sparsity are measured
         sparsity = getattr(settings, "target_sparsity", 0.0)
-        linears = trial.model.identity.linears if trial.model.identity else {}
-    if linears:
-        bits_of = {inputs: settings.bits_per_weight(inputs) for _, inputs in linears.values()}
-        walked = sum(out * inputs for out, inputs in linears.values())
-        dense = sum(trial.model.identity.others.values()) if trial.model.identity else 0
-        bits = sum(out * inputs * bits_of[inputs] for out, inputs in linears.values())
-        bits = (bits + Dense().bits_per_weight(0) * dense) / (walked + dense)
-        sparsity *= walked / (walked + dense)
+        if identity is not None and identity.linears:
+            shapes, dense = identity.linears.values(), sum(identity.others.values())
+            walked = sum(out * inputs for out, inputs in shapes)
+            bits = sum(out * inputs * settings.bits_per_weight(inputs) for out, inputs in shapes)
+            bits = (bits + Dense().bits_per_weight(0) * dense) / (walked + dense)
+            sparsity *= walked / (walked + dense)
+    stored_as = trial.checkpoint if isinstance(settings, Checkpoint) else identity
     return PlannedTrial(
         trial=trial.id,
         model=trial.model.spec.id,
@@ -62,26 +63,28 @@ def _trial(trial: Trial, available: bool) -> PlannedTrial:
         dtype=trial.model.dtype,
         bits_per_weight=bits,
         sparsity=sparsity,
-        stored_bytes=_stored_bytes(trial),
+        stored_bytes=stored_bytes(stored_as, settings) if stored_as is not None else None,
         available=available,
         parts=trial.parts(),
     )
 
 
-def _stored_bytes(trial: Trial) -> int | None:
-    """Return the bytes of the weights of the whole model: every tensor of its files, the blocks' linears as an export stores them.
+def stored_bytes(model: ModelIdentity, settings: MethodSettings) -> int | None:
+    """Return the bytes of the weights of a whole model: every tensor of its files, the blocks' linears as an export stores them.
 
-    What is not compressed keeps the dtype of the files; of a GGUF file it is unpacked to 16 bits.
+    What is not compressed keeps the dtype of the files; that of a GGUF file is unpacked to 16 bits.
+
+    Args:
+        model: the model, or the published checkpoint.
+        settings: of the variant.
+
+    Returns:
+        None if the headers of the files could not be read.
     """
-    model = trial.checkpoint or trial.model.identity
-    if model is None or not model.weight_bytes or (trial.checkpoint is None and not model.linears):
-        return None
-    if trial.checkpoint is not None:
-        return model.weight_bytes
+    if isinstance(settings, Checkpoint) or not model.linears:
+        return model.weight_bytes if isinstance(settings, Checkpoint) and model.weight_bytes else None
     float_bytes = 2.0 if model.kind == "package" else model.weight_bytes / model.parameters
     linears = model.linears.values()
     others = model.parameters - sum(out * inputs for out, inputs in linears)
-    settings = trial.variant.settings
-    return round(
-        others * float_bytes + sum(settings.stored_bytes(out, inputs, float_bytes) for out, inputs in linears)
-    )
+    compressed = sum(settings.stored_bytes(out, inputs, float_bytes) for out, inputs in linears)
+    return round(others * float_bytes + compressed)

@@ -137,9 +137,10 @@ def _list(console: Console, title: str, note: str, lines: Iterable[str]) -> None
 
 def _leaderboard(console: Console, standings: list[Standing]) -> None:
     for rows in _by_model(standings).values():
+        sizes = [mib(row.size_mib) for row in rows]
         columns = [
             Column("bits/w", [fixed(row.bits_per_weight, 1) for row in rows]),
-            Column("MiB", [mib(row.size_mib) for row in rows]),
+            *([Column("MiB", sizes)] if any(row.size_mib is not None for row in rows) else []),
             Column("ppl\nratio", [ratio(row.ppl_ratio) for row in rows]),
             Column("Δ bits\n/byte", [_against_dense(row, row.bits_per_byte_change) for row in rows]),
             Column("KL", [fixed(row.kl_nats, 3) for row in rows]),
@@ -149,36 +150,29 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
             Column("time", [duration(row.total_seconds) for row in rows]),
         ]
         _section(console, "Leaderboard", rows, columns)
-        for remark in (_worst(rows), *_above_chance(rows)):
-            if remark:
-                _remark(console, remark)
+        for remark in _about_means(rows):
+            _remark(console, remark)
 
 
 def _against_dense(row: Standing, value: float | None) -> Text:
     return change(None if row.variant == "dense" else value)
 
 
-def _worst(rows: list[Standing]) -> str:
-    compared = [row for row in rows if row.variant != "dense" and row.worst_bits_per_byte_change is not None]
-    if not compared:
-        return ""
-    row = max(compared, key=lambda row: row.worst_bits_per_byte_change or 0)
-    languages = max(row.languages or 0 for row in compared)
-    over = f"per token, geometric mean over {languages} languages" if languages > 1 else "per token"
-    worst = f"{row.worst_language} {change(row.worst_bits_per_byte_change)} bits/byte ({row.variant})"
-    return f"ppl ratio: {over}; worst: {worst}"
-
-
-def _above_chance(rows: list[Standing]) -> Iterator[str]:
-    """Yield the means over the tasks above chance, if some task of a trial is not."""
-    for row in rows:
-        if row.tasks_above_chance is not None and row.tasks_above_chance != row.tasks:
-            mean = (
-                f"acc of {row.tasks} tasks {fixed(row.acc, 3)}, of the {row.tasks_above_chance} above chance "
-                f"{fixed(row.acc_above_chance, 3)}"
-            )
-            of_change = f" ({change(row.acc_change_above_chance)})" if row.variant != "dense" else ""
-            yield f"{row.variant}: {mean}{of_change}"
+def _about_means(rows: list[Standing]) -> Iterator[str]:
+    compared = [row for row in rows if row.variant != "dense" and row.ppl_ratio is not None]
+    if compared:
+        languages = max(row.languages or 0 for row in compared)
+        yield "ppl ratio: per token" + (
+            f", geometric mean over {languages} languages" if languages > 1 else ""
+        )
+    worst = max(
+        (row for row in rows if row.variant != "dense"),
+        key=lambda row: row.worst_bits_per_byte_change or 0,
+        default=None,
+    )
+    if worst is not None and worst.worst_language is not None:
+        of_worst = change(worst.worst_bits_per_byte_change)
+        yield f"worst language: {worst.worst_language} {of_worst} bits/byte ({worst.variant})"
 
 
 def _perplexity(console: Console, standings: list[Standing], results: list[LanguageResult]) -> None:
@@ -236,11 +230,20 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
             )
             for task in dict.fromkeys(row.task for row in results if row.model == model and row.main)
         ]
+        some_at_chance = any(row.tasks_above_chance not in (None, row.tasks) for row in rows)
+        if some_at_chance:
+            tasks = max(row.tasks or 0 for row in rows)
+            columns += [
+                Column(
+                    f"mean of {tasks}", [_mean_cell(row, row.acc, row.acc_change) for row in rows], left=True
+                ),
+                Column("of those above chance", [_above_chance_cell(row) for row in rows], left=True),
+            ]
         if columns:
             _section(console, "Accuracy", rows, columns)
             _remark(console, "with the change from dense; * p < 0.05, exact McNemar test on paired items")
-            if any(cell.above_chance is False for cell in cells.values() if cell.model == model):
-                _remark(console, "~ at chance: guessing does as well as this one and dense together")
+            if some_at_chance:
+                _remark(console, "~ at chance: guessing does as well as this variant and dense together")
 
 
 def _task_cell(result: TaskResult | None) -> Text:
@@ -254,6 +257,17 @@ def _task_cell(result: TaskResult | None) -> Text:
     return Text.assemble(
         fixed(result.value, 3), " ", Text(f"{change(result.change).plain}{mark}", style=style)
     )
+
+
+def _mean_cell(row: Standing, value: float | None, of_change: float | None) -> Text:
+    if row.variant == "dense" or value is None:
+        return fixed(value, 3)
+    return Text(f"{fixed(value, 3)} {change(of_change)}")
+
+
+def _above_chance_cell(row: Standing) -> Text:
+    mean = _mean_cell(row, row.acc_above_chance, row.acc_change_above_chance)
+    return mean if row.tasks_above_chance is None else Text(f"{row.tasks_above_chance}: {mean}")
 
 
 def _agreement(console: Console, rows: list[Agreement]) -> None:

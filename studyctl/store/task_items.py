@@ -105,7 +105,7 @@ SELECT model, task, len(loglikelihoods), gold, count(*) FROM items WHERE variant
 
 _DENSE = f"""
 WITH {_JUDGED}
-SELECT trial_id, model, method, variant, task, metric, count(*), sum(score)
+SELECT trial_id, model, method, variant, task, metric, sum(score)
 FROM judged WHERE variant = 'dense' GROUP BY ALL HAVING bool_and(score IN (0, 1)) AND count(score) = count(*) ORDER BY ALL
 """
 
@@ -160,7 +160,7 @@ def task_chance(
         )
         for key, of_task in choices.items()
     }
-    for *lead, task, metric, _, right in connection.execute(_DENSE).fetchall():
+    for *lead, task, metric, right in connection.execute(_DENSE).fetchall():
         yield _chance_row(tuple(lead), task, metric, guessing[lead[1], task], right)
     for pair in pairs:
         guess = guessing[pair.lead[1], pair.task]
@@ -187,13 +187,15 @@ def _tail(choices: tuple[tuple[int, int], ...] | None, items: int, share: float)
     distribution = np.ones(1)
     for count, probability in groups:
         distribution = np.convolve(distribution, _binomial(count, probability))
-    return np.minimum(distribution[::-1].cumsum()[::-1], 1)
+    tail: NDArray[np.float64] = np.minimum(distribution[::-1].cumsum()[::-1], 1)
+    return tail
 
 
 def _binomial(items: int, share: float) -> NDArray[np.float64]:
     """Return the probability of 0 to ``items`` successes."""
     k = np.arange(items + 1)
     if share in (0, 1):
-        return (k == share * items).astype(float)
+        return np.where(k == share * items, 1.0, 0.0)
     ways = gammaln(items + 1) - gammaln(k + 1) - gammaln(items - k + 1)
-    return np.exp(ways + k * np.log(share) + (items - k) * np.log1p(-share))
+    shares: NDArray[np.float64] = np.exp(ways + k * np.log(share) + (items - k) * np.log1p(-share))
+    return shares
