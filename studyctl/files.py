@@ -35,7 +35,8 @@ def open_plain(path: Path) -> BinaryIO:
     os.close(handle)
     if stat.S_ISREG(status.st_mode):
         raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, {LARGEST_BYTES:,} are read", str(path))
-    raise OSError(errno.EINVAL, "it is not a plain file", str(path))
+    kind = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+    raise OSError(kind, "it is not a plain file", str(path))
 
 
 def read_plain(path: Path) -> bytes:
@@ -54,7 +55,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode  # what the umask leaves; safetensors replaces the file by one that only its owner reads
+    mode = (
+        temporary.stat().st_mode
+    )  # what the umask leaves; safetensors replaces the file by one that only its owner reads
     try:
         yield temporary
         with temporary.open("rb") as written:

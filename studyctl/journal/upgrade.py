@@ -27,7 +27,9 @@ def upgraded(line: bytes) -> AnyRecord:
     """
     values = msgspec.json.decode(line)
     if not (
-        isinstance(values, dict) and isinstance(values.get("seq"), int) and isinstance(values.get("kind"), str)
+        isinstance(values, dict)
+        and isinstance(values.get("seq"), int)
+        and isinstance(values.get("kind"), str)
     ):
         raise ValueError("not a record")
     schema = values.get("schema")

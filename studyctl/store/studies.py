@@ -11,6 +11,7 @@ from studyctl.errors import StudyError, did_you_mean
 from studyctl.files import StudyPaths, runs_folder
 from studyctl.store.live import Live, Snapshot
 
+
 def _is_study(folder: Path) -> bool:
     paths = StudyPaths(folder)
     try:
