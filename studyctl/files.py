@@ -218,6 +218,12 @@ class StudyPaths:
         """Exported variants (``keep_weights``)."""
         return self.root / "weights"
 
+    def entries(self) -> list[Path]:
+        """Every path above that is directly in the study's folder."""
+        properties = (value for value in vars(type(self)).values() if isinstance(value, property))
+        values = [value.__get__(self) for value in properties]
+        return [value for value in values if isinstance(value, Path) and value.parent == self.root]
+
     def exported(self, trial: str) -> Path:
         """The exported weights of one trial (``keep_weights``)."""
         return self.weights / trial

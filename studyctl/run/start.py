@@ -15,6 +15,7 @@ from studyctl.files import StudyPaths, digest, runs_folder
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.plan.saved import other_spec
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, LiveDisplay
 from studyctl.run.hold import hold
@@ -46,6 +47,7 @@ def run_study(
     console: Console,
     *,
     detach: bool = False,
+    yes: bool = False,
     root: StudyPaths | None = None,
 ) -> Started:
     """Bring the results of a spec up to date.
@@ -55,6 +57,7 @@ def run_study(
         selection: the part of the study to run.
         console: where progress is shown.
         detach: run in a process that outlives the shell.
+        yes: run it although the study was made from another spec.
         root: the study's folder; None: the one of its name under runs/.
 
     Raises:
@@ -64,6 +67,8 @@ def run_study(
     """
     document = load_spec(path)
     paths = root or StudyPaths(runs_folder() / document.spec.study.name)
+    if not yes and (other := other_spec(document, paths, read_plan(paths))) is not None:
+        raise SpecError(other)
     if living_runner(paths) is not None:
         return _hand_over(document, paths, selection)
     plan = _checked_plan(document, selection)
@@ -71,7 +76,7 @@ def run_study(
     if detach:
         todo = compare(plan, read_stored(paths), read_plan(paths)).todo
         if any(entry.trial in selection for entry in todo):
-            return _detach(path, paths, selection)
+            return _detach(path, paths, selection, yes=yes)
     with hold(paths):
         return _run_held(plan, paths, selection, console)
 
@@ -158,10 +163,11 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> S
     return Started(paths, None, message, ExitCode.DONE)
 
 
-def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
+def _detach(path: Path, paths: StudyPaths, selection: Selection, *, yes: bool) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "studyctl", "run", str(path), *selection.arguments()]
+    command += ["--yes"] if yes else []
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(
