@@ -64,7 +64,8 @@ def open_plain(path: Path) -> BinaryIO:
     os.close(handle)
     if stat.S_ISREG(status.st_mode):
         raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, {LARGEST_BYTES:,} are read", str(path))
-    raise OSError(errno.EINVAL, "it is not a plain file", str(path))
+    kind = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+    raise OSError(kind, "it is not a plain file", str(path))
 
 
 def read_plain(path: Path) -> bytes:
@@ -338,6 +339,12 @@ class StudyPaths:
     def weights(self) -> Path:
         """Exported variants (``keep_weights``)."""
         return self.root / "weights"
+
+    def entries(self) -> list[Path]:
+        """Every path above that is directly in the study's folder."""
+        properties = (value for value in vars(type(self)).values() if isinstance(value, property))
+        values = [value.__get__(self) for value in properties]
+        return [value for value in values if isinstance(value, Path) and value.parent == self.root]
 
     def exported(self, trial: str) -> Path:
         """The exported weights of one trial (``keep_weights``)."""

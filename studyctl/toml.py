@@ -26,6 +26,8 @@ class Fault(Enum):
     """A key or table that exists already."""
     TOO_DEEP = ("nested too deeply",)
     """Our own message: ``tomllib`` runs out of stack."""
+    TOO_LONG = ("a number has too many digits",)
+    """Our own message for what Python says of numbers of thousands of digits."""
     OTHER = ()
 
 
@@ -62,5 +64,12 @@ def read(text: str) -> dict[str, Any]:
         faults = (fault for fault in Fault if message.startswith(fault.value))
         fault = next(faults, Fault.ESCAPE if "escape" in message else Fault.OTHER)
         raise TomlError(fault, message, int(line) if line else None, int(column or 1)) from error
+    except ValueError as error:
+        digits = re.search(r"\d[\d_]{1000,}", text)
+        before = text[: digits.start()] if digits else ""
+        column = len(before) - before.rfind("\n")
+        raise TomlError(
+            Fault.TOO_LONG, "a number has too many digits", before.count("\n") + 1, column
+        ) from error
     except RecursionError as error:
         raise TomlError(Fault.TOO_DEEP, "nested too deeply", 1) from error

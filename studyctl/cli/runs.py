@@ -46,6 +46,9 @@ def run(
         bool, typer.Option("--tui", help="Run in the background and watch it in the terminal app.")
     ] = False,
     trust: TrustOption = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Run it although the study was made from another spec.")
+    ] = False,
 ) -> None:
     """Bring the stored results up to date with a spec."""
     from studyctl.report.show import report_run
@@ -56,7 +59,7 @@ def run(
     if tui:
         need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` follows it")
     selection = Selection(tuple(only or ()), tuple(model or ()))
-    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui, trust=trust)
+    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui, yes=yes, trust=trust)
     if tui:
         stderr().print(started.message, soft_wrap=True, markup=False)
         open_app("monitor", study=started.paths)

@@ -177,7 +177,10 @@ class Quantization(MethodSettings):
 
     bits: int = Field(4, ge=2, le=8, description="bits per code")
     group_size: int = Field(
-        128, ge=0, description="consecutive inputs that share a scale; 0: one scale per output channel"
+        128,
+        ge=0,
+        le=1_000_000,
+        description="consecutive inputs that share a scale; 0: one scale per output channel",
     )
     symmetric: bool = Field(False, description="symmetric about zero, without a zero point")
 

@@ -69,6 +69,8 @@ class Planned:
     evaluations: Mapping[str, tuple[PlannedStep, ...]] = field(default_factory=dict)
     """By model."""
     trials: tuple[PlannedTrial, ...] = ()
+    made_from: str = ""
+    """File of the spec; empty in plans that do not say so."""
     version: int = VERSION
 
     def steps(self, trial: PlannedTrial) -> tuple[Step, ...]:

@@ -1,7 +1,7 @@
 """A plan compared with what is stored: what would run, why, and what that takes on this machine."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -12,6 +12,7 @@ from studyctl.journal.index import read_stored
 from studyctl.plan.compare import Comparison, compare
 from studyctl.plan.estimate import Estimate, estimate
 from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.plan.saved import other_spec
 from studyctl.spec.loading import Document
 from studyctl.units import bytes_text
 
@@ -47,7 +48,8 @@ def preview(document: Document, *, strict: bool = False) -> Preview:
     plan = make_plan(document)
     paths = StudyPaths(runs_folder() / document.spec.study.name)
     stored = read_stored(paths)
-    comparison = compare(plan, stored, read_plan(paths))
+    saved = read_plan(paths)
+    comparison = compare(plan, stored, saved)
     needed = estimate(plan, comparison, stored)
     severity = "error" if strict else "warning"
     root = paths.root.resolve()
@@ -70,4 +72,6 @@ def preview(document: Document, *, strict: bool = False) -> Preview:
         problems.append(
             Problem(what, severity="warning", hint="name a folder that can be written by STUDYCTL_CACHE")
         )
+    if (other := other_spec(document, paths, saved)) is not None:
+        problems.append(replace(other, severity="warning"))
     return Preview(plan, comparison, needed, [*plan.problems, *problems])

@@ -1,17 +1,26 @@
 """Converting a plan to its stored form."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint, Dense, MethodSettings
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
-from studyctl.files import digest
+from studyctl.errors import Problem, SpecError
+from studyctl.files import StudyPaths, digest
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
+from studyctl.spec.loading import Document, load_spec
 
 
-def planned(plan: StudyPlan, spec: str) -> Planned:
-    """Return the stored form of a plan; ``spec`` is the self-contained text of the spec."""
+def planned(plan: StudyPlan, spec: str, made_from: str = "") -> Planned:
+    """Return the stored form of a plan.
+
+    Args:
+        plan: the plan.
+        spec: the self-contained text of the spec.
+        made_from: file of the spec.
+    """
     study = plan.document.spec.study
     packed = [
         model.spec.short_name
@@ -33,7 +42,36 @@ def planned(plan: StudyPlan, spec: str) -> Planned:
             model.spec.id: tuple(PlannedStep(step, dict(parts)) for step, parts in model.evaluations)
             for model in plan.models
         },
+        made_from=made_from,
         trials=tuple(_trial(trial, plan.is_available(trial.variant)) for trial in plan.trials),
+    )
+
+
+def source_of(document: Document, paths: StudyPaths, saved: Planned | None) -> str:
+    """Return the file that a study is made from; running its own copy of the spec does not change that."""
+    if document.path.absolute().is_relative_to(paths.root.absolute()):
+        return saved.made_from if saved is not None else ""
+    return str(document.path.absolute())
+
+
+def other_spec(document: Document, paths: StudyPaths, saved: Planned | None) -> Problem | None:
+    """Return a problem if the study of this name was made from another spec.
+
+    A spec that was moved, renamed, or copied without a change is no other one.
+    """
+    made_from = Path(saved.made_from) if saved is not None else Path()
+    if made_from.suffix != ".toml" or str(made_from) == source_of(document, paths, saved):
+        return None
+    try:
+        other = load_spec(made_from).spec
+    except SpecError:  # it is gone, or half written
+        return None
+    if other.study.name != document.spec.study.name or other == document.spec:
+        return None
+    return document.problem(
+        f"study `{paths.name}` in {paths.root.parent} was made from another spec, {made_from}",
+        ("study", "name"),
+        hint="give one of the two another name; `studyctl run SPEC --yes` makes it follow this one, and no result is lost",
     )
 
 

@@ -24,6 +24,8 @@ from studyctl.files import digest
 from studyctl.plan.variants import Variant
 from studyctl.spec.models import Calibration, Model
 
+LONGEST_NAME = 180
+"""Files are called like a trial, with a task's name and a suffix, and file systems allow 255 bytes."""
 WALKER_VERSION = 3
 """Rises when a change to the walker gives other weights, or other errors of layers, for every method."""
 
@@ -169,7 +171,7 @@ def _calibration_key(calibration: CalibrationData | None) -> str | None:
 
 
 def _trial_names(drafts: Sequence[Draft], *, several_seeds: bool) -> list[str]:
-    """Return a readable name for each draft, with a short hash where two would collide."""
+    """Return a readable name for each draft, with a short hash where two would collide or one is cut."""
 
     @cache  # many trials share a model or a variant
     def slug(text: str) -> str:
@@ -183,6 +185,8 @@ def _trial_names(drafts: Sequence[Draft], *, several_seeds: bool) -> list[str]:
     # On case-insensitive file systems, names that differ only in case are the same file.
     counts = Counter(name.lower() for name in names)
     return [
-        name if counts[name.lower()] == 1 else f"{name}-{digest([model.spec.id, variant.name, seed])[:6]}"
+        name
+        if counts[name.lower()] == 1 and len(name) <= LONGEST_NAME
+        else f"{name[:LONGEST_NAME]}-{digest([model.spec.id, variant.name, seed])[:6]}"
         for name, (model, variant, seed, _) in zip(names, drafts, strict=True)
     ]

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 
 from rich.text import Text
 from typing_extensions import Buffer
@@ -13,9 +15,10 @@ from studyctl.printable import on_one_line, printable
 from studyctl.report.console import TextConsole
 from studyctl.report.problems import draw
 from studyctl.report.tables import print_table, write_csv, write_json, write_parquet
-from studyctl.store.query import run_sql
+from studyctl.store.query import STOPPED, fetch, open_reader, stream
 
 WRITERS = {"csv": write_csv, "json": write_json, "parquet": write_parquet}
+INTERRUPT_SECONDS = 0.05
 HELP = "SQL ends with `;`. `.tables` lists tables and views, `.quit` leaves. Try: from leaderboard;"
 
 
@@ -23,19 +26,36 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
     """Run a query and print its result on stdout.
 
     Raises:
-        StudyError: the query is wrong, or nothing is published yet.
+        StudyError: the query is wrong, needs too much memory, or nothing is published yet.
+        KeyboardInterrupt: Ctrl-C; the query has ended.
     """
-    rows = run_sql(paths, query, external_access=external_access)
-    if output == "table":
-        print_table(rows, TextConsole())
-        return
     if output == "parquet" and sys.stdout.isatty():
         raise StudyError(
             "Parquet cannot be shown in a terminal",
             hint="send it to a file: ... --format parquet > result.parquet",
         )
-    WRITERS[output](rows, _Terminal() if sys.stdout.isatty() else sys.stdout.buffer)
-    sys.stdout.flush()
+
+    def write() -> None:
+        if output == "table":
+            print_table(fetch(connection, query), TextConsole())
+        else:
+            terminal = _Terminal() if sys.stdout.isatty() else sys.stdout.buffer
+            WRITERS[output](stream(connection, query), terminal)
+            sys.stdout.flush()
+
+    with (
+        closing(open_reader(paths, external_access=external_access)) as connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        # DuckDB hears no Ctrl-C, and in this thread it would keep Python from hearing it.
+        at_work = pool.submit(write)
+        try:
+            at_work.result()
+        except KeyboardInterrupt:
+            while not at_work.done():  # a query that is just starting may miss it
+                connection.interrupt()
+                wait([at_work], INTERRUPT_SECONDS)
+            raise
 
 
 class _Terminal(io.BytesIO):
@@ -63,7 +83,7 @@ def prompt(paths: StudyPaths, output: str, *, external_access: bool) -> None:
         if not pending and line.strip() in (".quit", ".exit"):
             return
         if not pending and line.strip() == ".tables":
-            line = "select table_name, comment from (select table_name, comment from duckdb_tables() union all select view_name, comment from duckdb_views() where not internal);"
+            line = "select table_name, comment from (select database_name, table_name, comment from duckdb_tables() union all select database_name, view_name, comment from duckdb_views() where not internal) where database_name = current_database();"
         pending += line + "\n"
         if line.rstrip().endswith(";"):
             query, pending = pending.strip().rstrip(";"), ""
@@ -71,6 +91,8 @@ def prompt(paths: StudyPaths, output: str, *, external_access: bool) -> None:
                 answer(paths, query, output, external_access=external_access)
             except StudyError as error:
                 draw(error.problems, errors)
+            except KeyboardInterrupt:
+                draw([STOPPED], errors)
 
 
 def _remember_lines() -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+from typing_extensions import Buffer, override
 
 from studyctl.printable import escaped_json, on_one_line
 
@@ -21,14 +22,16 @@ SHOWN_ROWS = 1000
 """Rows that a terminal table shows at most; the other formats write all."""
 BATCH_ROWS = 10_000
 """Rows that are converted to Python objects at a time."""
+GROUP_ROWS = 100_000
+"""Rows of a group in a Parquet file."""
 
 
-def write_csv(rows: pa.Table, stream: BinaryIO) -> None:
+def write_csv(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     """Write CSV with a header: NULL as an empty field, NaN as ``nan``, lists and structs as JSON."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(rows.schema.names)
-    for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
+    for batch in rows:
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             writer.writerow([_csv_value(value) for value in row])
         stream.write(buffer.getvalue().encode(errors="surrogatepass"))
@@ -37,23 +40,52 @@ def write_csv(rows: pa.Table, stream: BinaryIO) -> None:
     stream.write(buffer.getvalue().encode(errors="surrogatepass"))
 
 
-def write_json(rows: pa.Table, stream: BinaryIO) -> None:
+def write_json(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     """Write an array with one object per line: NULL, NaN and infinity as ``null``, timestamps in ISO 8601."""
-    rows = _with_unique_names(rows)
+    names = _unique_names(rows.schema)
     separator = b"[\n"
-    for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
-        for record in batch.to_pylist():
+    for batch in rows:
+        for record in batch.rename_columns(names).to_pylist():
             text = escaped_json(json.dumps(_json_value(record), ensure_ascii=False))
             stream.write(separator + text.encode())
             separator = b",\n"
-    stream.write(b"\n]\n" if rows.num_rows else b"[]\n")
+    stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
 
-def write_parquet(rows: pa.Table, stream: BinaryIO) -> None:
+def write_parquet(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     """Write a Parquet file with the types of the columns."""
-    buffer = io.BytesIO()  # a pipe has no position, which the writer asks for
-    pq.write_table(_with_unique_names(rows), buffer)
-    stream.write(buffer.getbuffer())
+    names = _unique_names(rows.schema)
+    fields = [field.with_name(name) for name, field in zip(names, rows.schema, strict=True)]
+    with pq.ParquetWriter(_Pipe(stream), pa.schema(fields)) as writer:
+        group: list[pa.RecordBatch] = []
+        for batch in rows:
+            group.append(batch.rename_columns(names))
+            if sum(batch.num_rows for batch in group) >= GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(group))
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_batches(group))
+
+
+class _Pipe(io.RawIOBase):
+    """A stream with a position, which the Parquet writer asks for and a pipe does not have."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._written = stream, 0
+
+    @override
+    def writable(self) -> bool:
+        return True
+
+    @override
+    def tell(self) -> int:
+        return self._written
+
+    @override
+    def write(self, data: Buffer, /) -> int:
+        size = self._stream.write(data)
+        self._written += size
+        return size
 
 
 def print_table(rows: pa.Table, console: Console) -> None:
@@ -159,14 +191,14 @@ def _json_value(value: Any) -> Any:
     return str(value)
 
 
-def _with_unique_names(rows: pa.Table) -> pa.Table:
-    """Rename columns with equal names (``select a.x, b.x``), since objects and Parquet allow no duplicates."""
+def _unique_names(schema: pa.Schema) -> list[str]:
+    """Return the names, equal ones (``select a.x, b.x``) numbered: objects and Parquet allow no duplicates."""
+    names: list[str] = []
     seen: set[str] = set()
-    names = []
-    for name in rows.schema.names:
+    for name in schema.names:
         unique, number = name, 1
         while unique in seen:
             unique, number = f"{name}_{number}", number + 1
         seen.add(unique)
         names.append(unique)
-    return rows.rename_columns(names)
+    return names

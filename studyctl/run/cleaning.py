@@ -18,9 +18,18 @@ _CONTENT = {
 }
 
 
-def _size(folder: Path) -> int:
-    """Return the bytes of the files in a folder, without links."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder; links count nothing and are not followed."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or folder, of a link only the link: it may lead out of the study."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
@@ -29,42 +38,66 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
     Raises:
         HeldError: the study is being run.
     """
-    folders = [*sorted(paths.cache.glob("*")), *sorted(paths.weights.glob(".*.partial"))]
-    sizes = {folder: size for folder in folders if folder.is_dir() and (size := _size(folder))}
+    caches = [paths.cache] if paths.cache.is_symlink() else sorted(paths.cache.glob("*"))
+    exports = [] if paths.weights.is_symlink() else sorted(paths.weights.glob(".*.partial"))
     databases = sorted(
         paths.root.glob(f".{paths.database.name}.*")
     )  # of publishers that were killed, here or elsewhere
-    sizes |= {file: file.lstat().st_size for file in databases}
+    left = (*caches, *exports, *databases)
+    sizes = {path: size for path in left if (size := _size(path)) or path.is_symlink()}
     if not sizes:
         console.print(f"{paths.name}: nothing to delete")
         return
     with hold(paths):
-        for folder, size in sizes.items():
-            partial = "an export that was interrupted" if folder.suffix == ".partial" else "cache"
-            content = _CONTENT.get(
-                folder.name, "a publication that was interrupted" if folder in databases else partial
-            )
-            console.print(f"{bytes_text(size):>10}  {folder.name}  ({content})", soft_wrap=True)
+        for path, size in sizes.items():
+            if path.is_symlink():
+                content = f"a link to {path.readlink()}, which is left as it is"
+            elif path in databases:
+                content = "a publication that was interrupted"
+            else:
+                unfinished = "an export that was interrupted" if path.suffix == ".partial" else "cache"
+                content = _CONTENT.get(path.name, unfinished)
+            line = f"{bytes_text(size):>10}  {path.name}  ({content})"
+            console.print(line, soft_wrap=True, markup=False)
             if yes:
-                if folder in databases:
-                    folder.unlink()
-                else:
-                    shutil.rmtree(folder)
+                _delete(path)
     total = bytes_text(sum(sizes.values()))
     console.print(f"{total} deleted" if yes else f"{total} can be deleted: studyctl gc {paths.name} --yes")
 
 
 def remove(paths: StudyPaths, console: Console, *, yes: bool) -> None:
-    """Delete a study with all of its results if ``yes``.
+    """Delete a study with all of its results if ``yes``; other files in its folder are left, and so is what a link leads to.
 
     Raises:
-        StudyError: without ``yes``; says what would be lost.
+        StudyError: without ``yes`` (says what would be lost), or the folder has no results.
         HeldError: the study is being run.
     """
-    attempts = len(list(paths.journal.glob("*.jsonl")))
-    study = f"{paths.root}: {attempts} attempts, {bytes_text(_size(paths.root))}"
+    if not (paths.journal.exists() or paths.plan.exists() or paths.database.exists()):
+        raise StudyError(
+            f"{paths.root} holds no results: it is not deleted", hint="delete it yourself if it is not needed"
+        )
+    if paths.root.is_symlink():
+        study = f"the link {paths.root}; the study stays in {paths.root.readlink()}"
+        entries = [paths.root]
+    else:
+        attempts = len(list(paths.journal.glob("*.jsonl")))
+        entries = [path for path in paths.root.iterdir() if _is_ours(path, paths)]
+        study = f"{paths.root}: {attempts} attempts, {bytes_text(sum(map(_size, entries)))}"
     if not yes:
-        raise StudyError(f"this deletes {study}, with every result", hint=f"studyctl rm {paths.name} --yes")
+        loss = "" if paths.root.is_symlink() else ", with every result"
+        raise StudyError(f"this deletes {study}{loss}", hint=f"studyctl rm {paths.name} --yes")
     with hold(paths):
-        shutil.rmtree(paths.root)
-    console.print(f"deleted {study}", soft_wrap=True)
+        for path in entries:
+            _delete(path)
+        left = sorted(path.name for path in paths.root.iterdir()) if paths.root.exists() else []
+        if paths.root.exists() and not left:
+            paths.root.rmdir()
+    console.print(f"deleted {study}", soft_wrap=True, markup=False)
+    if left:
+        console.print(f"left, as no study has such files: {', '.join(left)}", soft_wrap=True, markup=False)
+
+
+def _is_ours(path: Path, paths: StudyPaths) -> bool:
+    """Return whether a file or folder directly in a study's folder is one of a study, or of a write that was interrupted."""
+    names = [own.name for own in paths.entries()]
+    return any(path.name == name or path.name.startswith((f"{name}.", f".{name}.")) for name in names)

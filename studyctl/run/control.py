@@ -81,7 +81,9 @@ def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
 
 
 def start_in_background(spec: Path, only: str = "") -> str:
-    """Run ``studyctl run SPEC --detach``, for a process that must not plan by itself; return what it printed.
+    """Run ``studyctl run SPEC --detach --yes``, for a process that must not plan by itself; return what it printed.
+
+    The app has shown the plan, and with it whether the study was made from another spec.
 
     Args:
         spec: its file.
@@ -91,7 +93,7 @@ def start_in_background(spec: Path, only: str = "") -> str:
         StudyError: it did not start.
     """
     options = ["--only", only] if only else []
-    command = [sys.executable, "-P", "-m", "studyctl", "run", str(spec), *options, "--detach"]
+    command = [sys.executable, "-P", "-m", "studyctl", "run", str(spec), *options, "--detach", "--yes"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     message = ended.stderr.strip() or ended.stdout.strip()
     if ended.returncode:

@@ -22,7 +22,7 @@ from studyctl.journal.index import Index
 from studyctl.plan.compare import Todo, compare
 from studyctl.plan.estimate import Clock
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import planned
+from studyctl.plan.saved import planned, source_of
 from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
@@ -156,7 +156,7 @@ class Runner:
         comparison = compare(plan, self._stored, saved)
         text = self_contained(plan.document)
         write_atomic(self.paths.spec, text)
-        write_plan(planned(plan, text), self.paths)
+        write_plan(planned(plan, text, source_of(plan.document, self.paths, saved)), self.paths)
         self.plan = plan
         self._publisher.dirty = True
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}

@@ -15,6 +15,7 @@ from studyctl.files import StudyPaths, digest, runs_folder
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.plan.saved import other_spec
 from studyctl.report.plan import print_code
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, LiveDisplay
@@ -48,6 +49,7 @@ def run_study(
     console: Console,
     *,
     detach: bool = False,
+    yes: bool = False,
     root: StudyPaths | None = None,
     trust: bool = False,
 ) -> Started:
@@ -58,6 +60,7 @@ def run_study(
         selection: the part of the study to run.
         console: where progress is shown.
         detach: run in a process that outlives the shell.
+        yes: run it although the study was made from another spec.
         root: the study's folder; None: the one of its name under runs/.
         trust: act on the study even if it is not known to be the user's.
 
@@ -68,6 +71,8 @@ def run_study(
     """
     document = load_spec(path)
     paths = root or StudyPaths(runs_folder() / document.spec.study.name)
+    if not yes and (other := other_spec(document, paths, read_plan(paths))) is not None:
+        raise SpecError(other)
     pulse = Pulse(paths)
     if pulse.wait() is not None:
         _check_is_edited(document, paths)
@@ -170,8 +175,9 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection, hold
 def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
-    # -P: a module in the working directory must not take the place of an installed one.
-    command = [sys.executable, "-P", "-m", "studyctl", "run", str(path), "--trust", *selection.arguments()]
+    # -P: a module in the working directory must not take the place of an installed one. It was asked about both already.
+    command = [sys.executable, "-P", "-m", "studyctl", "run", str(path), "--trust", "--yes"]
+    command += selection.arguments()
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(

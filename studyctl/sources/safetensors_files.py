@@ -78,8 +78,14 @@ def _shards(folder: Path, index: str) -> list[Path]:
     try:
         weight_map = json.loads((folder / index).read_text("utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        outside = [name for name in names if Path(name).name != name or "\0" in name]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(f"`{folder / index}` is no index of weights: {error}") from error
+    if outside:
+        raise StudyError(
+            f"`{folder / index}` names {outside[0]!r}, which is no file of the folder",
+            hint="shards lie beside their index, under plain names",
+        )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise StudyError(

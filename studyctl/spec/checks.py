@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from studyctl.contract.identity import Purpose
+from studyctl.contract.methods import Checkpoint
 from studyctl.errors import did_you_mean
 from studyctl.spec.messages import Finding, listing
 from studyctl.spec.models import (
     BUNDLED_LANGUAGES,
     BUNDLED_TEXTS,
+    MOST_TRIALS,
     Calibration,
     CompressionTable,
     Perplexity,
@@ -30,6 +32,8 @@ class Draft:
 
     model_ids: tuple[str, ...] | None = None
     """Ids of all models; None if one of them cannot be read."""
+    seeds: int = 1
+    """How many there are."""
     calibration: Calibration | None = None
     compression: Mapping[int, CompressionTable] = field(default_factory=dict)
     text: Mapping[str, TextSource] = field(default_factory=dict)
@@ -41,6 +45,7 @@ class Draft:
 
 def check(draft: Draft) -> Iterator[Finding]:
     """Yield everything that is inconsistent between the tables of a spec."""
+    yield from _check_count(draft)
     yield from _check_calibration(draft)
     if draft.perplexity is not None:
         place: Loc = ("evaluation", "perplexity")
@@ -56,6 +61,27 @@ def check(draft: Draft) -> Iterator[Finding]:
             yield from _check_placeholders(source.files, "language", place)
     if draft.tasks is not None:
         yield from _check_tasks(draft.tasks)
+
+
+def _check_count(draft: Draft) -> Iterator[Finding]:
+    """Check that the tables, models and seeds together do not ask for more trials than a study may have."""
+    ids, base = draft.model_ids or (), draft.calibration or Calibration()
+    covered: dict[tuple[str, ...], int] = {}
+    trials: dict[int, int] = {}
+    for index, table in draft.compression.items():
+        if table.models not in covered:
+            covered[table.models] = sum(map(table.covers, ids))
+        times = len(table.calibration)
+        if table.settings_type.needs_data:  # the windows of a calibration without ids are drawn by seed
+            drawn = [override.applied_to(base).ids is None for override in table.calibration]
+            times = sum(draft.seeds if draws else 1 for draws in drawn)
+        of_model = table.variants // len(table.calibration) * times
+        trials[index] = of_model * (1 if table.settings_type is Checkpoint else covered[table.models])
+    total = len(ids) + sum(trials.values())
+    if total > MOST_TRIALS:
+        what = f"this study asks for {total:,} trials, {max(trials.values()):,} of them here; it may have {MOST_TRIALS:,}"
+        hint = "shorten the lists, leave models or seeds out, or make several studies"
+        yield Finding(what, ("compression", max(trials, key=trials.__getitem__)), hint=hint)
 
 
 def _check_calibration(draft: Draft) -> Iterator[Finding]:

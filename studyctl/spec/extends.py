@@ -12,8 +12,15 @@ from typing import Any
 
 from studyctl import toml
 from studyctl.errors import SpecError, did_you_mean
+from studyctl.files import StudyPaths, open_plain
 from studyctl.spec.positions import Place, Span, deepest, merged
 from studyctl.spec.syntax import read_toml
+from studyctl.units import bytes_text
+
+LARGEST_BYTES = 1 << 20
+"""A spec with lists of tens of thousands of values is a tenth of that."""
+MOST_LEVELS = 20
+"""Specs that extend one another."""
 
 _BASE = re.compile(r"# studyctl: relative paths start at (\".*\")")
 
@@ -38,10 +45,16 @@ def read_text(path: Path) -> str:
     """Return the text of a spec, without a byte order mark.
 
     Raises:
-        SpecError: there is no such file, or it cannot be read as UTF-8.
+        SpecError: there is no such file, it is too large, or it cannot be read as UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        # What the shell makes of `<(command)` is a pipe below /dev; any other pipe may have nobody at its other end.
+        with path.open("rb") if path.is_relative_to("/dev") else open_plain(path) as file:
+            data = file.read(LARGEST_BYTES + 1)
+        if len(data) > LARGEST_BYTES:
+            what = f"`{path}` has more than {bytes_text(LARGEST_BYTES)}: it is no spec"
+            raise SpecError(what, hint="name the .toml file")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         nearby = [file.name for file in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         close = did_you_mean(path.name, nearby)
@@ -89,7 +102,7 @@ def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
         above: the files that extend this one, directly or not.
 
     Raises:
-        SpecError: one of them is not TOML, is missing, or extends itself.
+        SpecError: one of them is not TOML, is missing, or extends itself, or the spec of a study's folder extends another.
     """
     data, places = read_toml(text, path)
     base = base_of(path, text)
@@ -97,6 +110,10 @@ def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
     extends = study.get("extends") if isinstance(study, dict) else None
     if not isinstance(study, dict) or not isinstance(extends, str) or not extends:
         return Layers(text, data, places, base)
+    if _BASE.match(text) or _is_stored(path):
+        span = deepest(places, ("study", "extends"))[0].value or Span(path, 1, 1, 1)
+        what = "a study's own copy of its spec extends no other file: everything is in it"
+        raise SpecError(span.problem(what, hint="edit the spec that the study was made from"))
     parent = _parent(path, base / extends, places, (*above, path))
     study.pop("extends")
     inherited = copy.deepcopy(parent.data)
@@ -105,13 +122,25 @@ def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
     return Layers(text, merge(inherited, data), merged(parent.places, places), base, parent)
 
 
+def _is_stored(path: Path) -> bool:
+    """Return whether this is the spec in a study's folder, which may come from somebody else."""
+    study = StudyPaths(path.absolute().parent)
+    return path.name == study.spec.name and (study.plan.exists() or study.journal.exists())
+
+
 def _parent(path: Path, parent: Path, places: Place, chain: tuple[Path, ...]) -> Layers:
     span = deepest(places, ("study", "extends"))[0].value or Span(path, 1, 1, 1)
     shown = Path(os.path.relpath(parent)) if not path.is_absolute() else parent
-    if parent.resolve() in [file.resolve() for file in chain]:
+    real = os.path.realpath(parent)
+    if real in map(os.path.realpath, chain):
         files = " → ".join(f"`{file.name}`" for file in (*chain, parent))
         what = f"the spec extends itself: {files}"
         raise SpecError(span.problem(what, hint="take `extends` out of one of them"))
+    if len(chain) >= MOST_LEVELS:
+        what = f"more than {MOST_LEVELS} specs extend one another"
+        raise SpecError(span.problem(what, hint="merge some of them"))
+    if {parent.suffix, Path(real).suffix} != {".toml"}:  # its lines would be shown as errors
+        raise SpecError(span.problem("a spec extends a .toml file only"))
     try:
         text = read_text(shown)
     except SpecError as error:

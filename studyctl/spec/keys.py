@@ -143,6 +143,8 @@ def shown(value: object) -> str:
     match value:
         case bool():
             return str(value).lower()
+        case int() if value.bit_length() > 64:
+            return "a number of more than 64 bits"
         case str():
             return f'"{value}"' if len(value) <= 40 else f'"{value[:39]}…"'
         case dict():

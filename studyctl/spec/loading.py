@@ -30,6 +30,8 @@ from studyctl.spec.positions import Loc, Place, Span, deepest
 
 LISTED = ("models", "compression")
 """Tables that are written ``[[…]]``."""
+MOST_PROBLEMS = 100
+"""Problems that are shown; a list of thousands of wrong values has as many."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,10 @@ def parse_spec(text: str, path: Path) -> Document:
     try:
         spec = Spec.model_validate(data)
     except ValidationError as error:
-        mistakes += findings(error.errors(), data)
+        mistakes += findings(error.errors()[:MOST_PROBLEMS], data)
     mistakes += check(_draft(data))
     if mistakes or spec is None:
-        placed = ((_span(path, layers.places, item), item) for item in mistakes)
+        placed = ((_span(path, layers.places, item), item) for item in mistakes[:MOST_PROBLEMS])
         problems = dict.fromkeys(span.problem(item.what, item.note, item.hint) for span, item in placed)
         raise SpecError(
             sorted(problems, key=lambda item: (item.file != path, item.line or 0, item.column or 0))
@@ -169,9 +171,11 @@ def _draft(data: dict[str, Any]) -> Draft:
     models, tables, texts = data.get("models"), data.get("compression"), data.get("text")
     ids = [value_at(("id",), model) for model in models] if isinstance(models, list) else []
     names = [name for name in ids if name is not None]
+    seeds = value_at(("study", "seeds"), data)
     texts = texts if isinstance(texts, dict) else {}
     return Draft(
         model_ids=tuple(names) if names and all(isinstance(name, str) for name in names) else None,
+        seeds=len(seeds) if isinstance(seeds, list) else 1,
         calibration=_read(Calibration, data.get("calibration", {}), "source", "languages", "ids"),
         compression={
             index: table

@@ -235,6 +235,7 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
         "string_too_short": f"{name} is empty",
         "string_too_long": f"{name} is longer than {error.get('ctx', {}).get('max_length')} characters",
         "too_short": f"{name} needs at least one",
+        "too_long": f"{name} has more than {error.get('ctx', {}).get('max_length')} entries",
         "finite_number": f"{name} must be a finite number, not {shown(value)}",
     }
     return Finding(plain.get(kind, f"{name}: {error['msg'].removeprefix('Value error, ')}"), loc)

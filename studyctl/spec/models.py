@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import reduce
 from itertools import product
+from math import prod
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -56,10 +57,15 @@ def _all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=40)]
-Languages = Annotated[tuple[Language, ...], Field(min_length=1, strict=False), AfterValidator(_all_different)]
+Languages = Annotated[
+    tuple[Language, ...], Field(min_length=1, max_length=1000, strict=False), AfterValidator(_all_different)
+]
 Text = Annotated[str, Field(min_length=1)]
 Samples = Annotated[int, Field(ge=1, le=100_000, description="number of windows")]
 SequenceLength = Annotated[int, Field(ge=2, le=1_000_000)]
+
+MOST_TRIALS = 200_000
+"""A study with more is refused: twice what is measured to stay fast, and years of work."""
 
 BUNDLED_TEXTS = ("pocket",)
 """Text sources that need no ``[text]`` table."""
@@ -196,6 +202,11 @@ class CompressionTable(Table):
         """Return the options that are lists of several values."""
         return frozenset(name for name in self.sweepable() if len(getattr(self, name)) > 1)
 
+    @property
+    def variants(self) -> int:
+        """Return the number of variants: of the combinations of all lists."""
+        return prod(len(getattr(self, name)) for name in self.sweepable())
+
     def covers(self, model_id: str) -> bool:
         """Return whether this table applies to a model."""
         return any(fnmatchcase(model_id, pattern) for pattern in self.models)
@@ -218,6 +229,11 @@ class CompressionTable(Table):
 
     @model_validator(mode="after")
     def _every_combination_is_valid(self) -> Self:
+        if self.variants > MOST_TRIALS:
+            lists = [(name, len(getattr(self, name))) for name in self.sweepable()]
+            factors = " × ".join(f"{count:,} {name}" for name, count in lists if count > 1)
+            what = f"this asks for {self.variants:,} variants ({factors}); a study has at most {MOST_TRIALS:,} trials"
+            raise problems_inside(((), what))
         problems = [item for name in self.sweepable() for item in _repeated(getattr(self, name), (name,))]
         for options in self._options():
             try:
@@ -324,6 +340,7 @@ class Perplexity(Table):
     windows: int = Field(
         128,
         ge=0,
+        le=1_000_000,
         description="windows per language, in random order over the whole text (of a hub dataset: within segments of 256 windows); 0: all",
     )
 
@@ -355,11 +372,11 @@ class Tasks(Table):
 
     names: Annotated[
         tuple[Text, ...],
-        Field(min_length=1, strict=False, description="lm-eval tasks"),
+        Field(min_length=1, max_length=1000, strict=False, description="lm-eval tasks"),
         AfterValidator(_all_different),
     ]
     shots: int = Field(0, ge=0, le=64, description="few-shot examples before each item")
-    limit: int = Field(0, ge=0, description="the first n items; 0: every item")
+    limit: int = Field(0, ge=0, le=1_000_000_000, description="the first n items; 0: every item")
     include: tuple[Text, ...] = Field(
         (),
         strict=False,

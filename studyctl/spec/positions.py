@@ -7,6 +7,7 @@ for texts that are not (yet) TOML as well: every part that can be read has a pla
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -115,6 +116,8 @@ class Places:
         self._file = file
         data = text.encode()
         self._lines = data.split(b"\n")
+        self._columns: dict[int, Sequence[int]] = {}
+        """By row."""
         self.root = Place(kind="table")
         self.repeated: list[Problem] = []
         tree = _parser().parse(data).root_node
@@ -128,10 +131,22 @@ class Places:
         """Return the span from the start of one node to the end of another, or to the end of the first line."""
         row, start = first.start_point
         end_row, end = (last or first).end_point
-        line = self._lines[row].rstrip(b"\r")
-        column = len(line[:start].decode(errors="replace"))
-        end_column = len(line[: end if end_row == row else len(line)].decode(errors="replace"))
+        columns = self._columns_of(row)
+        last_byte = len(columns) - 1
+        column = columns[min(start, last_byte)]
+        end_column = columns[min(end, last_byte) if end_row == row else last_byte]
         return Span(self._file, row + 1, column + 1, max(1, end_column - column))
+
+    def _columns_of(self, row: int) -> Sequence[int]:
+        """Return the characters before each byte of a line, and before its end."""
+        if row not in self._columns:
+            line = self._lines[row].rstrip(b"\r")
+            begins = (
+                (byte & 0xC0) != 0x80 for byte in line[1:]
+            )  # in UTF-8, bytes with these bits continue a character
+            counted = accumulate(begins, initial=1) if line else ()
+            self._columns[row] = range(len(line) + 1) if line.isascii() else [0, *counted]
+        return self._columns[row]
 
     def _table(self, node: Node) -> None:
         key = next((child for child in node.named_children if child.type in KEYS), None)

@@ -20,6 +20,9 @@ _CLOSED = re.compile(
     re.DOTALL,
 )
 """Matches the text before the first quote that is not closed."""
+MOST_LEVELS = 32
+"""Far more than any key needs."""
+TOO_DEEP = "lists or tables are nested too deeply"
 NOT_CLOSED = "a list is not closed: `]` or `,` is missing before this"
 
 
@@ -31,13 +34,30 @@ def read_toml(text: str, file: Path) -> tuple[dict[str, Any], Place]:
     """
     try:
         places = Places(text, file)
-        return toml.read(text), places.root
+        data = toml.read(text)
+        if (deep := _too_deep(data)) is None:
+            return data, places.root
+        span = places.root.children[deep].value or Span(file, 1, 1, 1)
+        raise SpecError(span.problem(TOO_DEEP))
     except TomlError as error:
         if error.fault is not Fault.TOO_DEEP:
             raise SpecError(_problems(text, file, error)) from None
     except RecursionError:  # in `Places`
         pass
-    raise SpecError(Problem("lists are nested too deeply", file, 1, 1))
+    raise SpecError(Problem(TOO_DEEP, file, 1, 1))
+
+
+def _too_deep(data: dict[str, Any]) -> str | None:
+    """Return the first top-level key with something more than :data:`MOST_LEVELS` levels deep."""
+    level: list[tuple[str, Any]] = list(data.items())
+    for _ in range(MOST_LEVELS):
+        level = [
+            (name, inner)
+            for name, value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return level[0][0] if level else None
 
 
 def _problems(text: str, file: Path, first: TomlError) -> list[Problem]:

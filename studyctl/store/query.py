@@ -6,7 +6,9 @@ any connection of the process has it open; this way a new reader sees the newest
 
 import re
 import unicodedata
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,57 +18,123 @@ from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.index import read_stored
 from studyctl.store.planned import read_planned
-from studyctl.store.schema import VERSION
+from studyctl.store.schema import VERSION, definitions, table_names
+from studyctl.units import bytes_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+MEMORY = "25%"
+"""Memory that a query may take, of the machine's: others work on it, too."""
+LARGEST_ANSWER = 1 << 30
+"""Bytes of the rows that are kept in memory; a larger answer is only written to a stream."""
+BATCH_ROWS = 10_000
+"""Rows that are computed and converted at a time."""
+_SETTINGS = {
+    "memory_limit": MEMORY,
+    "temp_directory": "",  # else DuckDB makes a folder `.tmp` where the command runs
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "python_enable_replacements": False,  # no Python variables as tables
+}
+STOPPED = Problem("the query was stopped", severity="warning")
+
+
+class Content(Enum):
+    """What an opened database holds."""
+
+    ROWS = "rows"
+    """``study``, with this version's tables. :func:`~studyctl.store.schema.definitions` makes tables and views of it."""
+    ALL = "all"
+    """This version's tables and views."""
+    OTHER = "other"
+    """``study``, of another program."""
+
+
 def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open the published database; one of an earlier version is built again in memory, with this version's tables.
+    """Open the published database for queries: a file of another program as it is, else with this version's tables and views.
 
     Args:
         paths: files of the study.
         external_access: whether queries may read and write other files.
 
     Raises:
-        StudyError: nothing is published yet, the file is damaged, or another program has it open for writing.
+        StudyError: see :func:`open_database`.
+    """
+    connection, content = open_database(paths, external_access=external_access)
+    if content is Content.ROWS:
+        connection.execute("".join(definitions().values()))
+    elif content is Content.OTHER:
+        connection.execute("USE study")
+    return connection
+
+
+def open_database(
+    paths: StudyPaths, *, external_access: bool = False
+) -> tuple[duckdb.DuckDBPyConnection, Content]:
+    """Open the published database; one of an earlier version is built again in memory.
+
+    Raises:
+        StudyError: nothing is published yet, the file is damaged or of a later version, or another program has it open for
+            writing.
     """
     # DuckDB opens a file twice to attach it. If it is replaced in between, the old header is used for the new file: an error at
     # best. So only a file that is the same before and after is read.
     while True:
         if (before := file_stamp(paths.database)) is None:
             raise StudyError(_nothing_published(paths))
+        _check_plain(paths)
         connection = duckdb.connect(":memory:")
         try:
-            _attach(connection, paths, external_access=external_access)
+            _attach(connection, paths)
+            _shut(connection, external_access=external_access)
+            tables = connection.execute(_TABLES).fetchall()
+            about = connection.execute(_ABOUT).fetchone() if ("about",) in tables else None
         except duckdb.Error as error:
             connection.close()
             if before == file_stamp(paths.database):
                 raise StudyError(_unreadable(paths, error)) from error
         else:
             if before == file_stamp(paths.database):
-                return _of_this_version(connection, paths, external_access=external_access)
+                break
             connection.close()
-
-
-def _of_this_version(
-    connection: duckdb.DuckDBPyConnection, paths: StudyPaths, *, external_access: bool
-) -> duckdb.DuckDBPyConnection:
-    """Return a reader with the tables of this version; nothing is written into the study."""
-    try:
-        about = connection.execute("SELECT schema_version, published_at FROM about").fetchall()
-    except duckdb.Error:  # of another program
-        return connection
-    if not about or about[0][0] >= VERSION or not paths.journal.is_dir():
-        return connection
+    if about is None:
+        return connection, Content.OTHER
+    version, published_at, writer = about
+    if version == VERSION and table_names() <= {name for (name,) in tables}:
+        return connection, Content.ROWS
     connection.close()
+    if not isinstance(version, int) or version >= VERSION or not paths.journal.is_dir():
+        raise StudyError(other_tables(paths, f"studyctl {writer}"))
     from studyctl.store.publish import publish_in_memory  # with pyarrow, which takes time to import
 
     stored = read_stored(paths)
-    current = publish_in_memory(paths, read_planned(paths, stored), stored, frozenset(), at=about[0][1])
+    current = publish_in_memory(paths, read_planned(paths, stored), stored, frozenset(), at=published_at)
     _shut(current, external_access=external_access)
-    return current
+    return current, Content.ALL
+
+
+_TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'study' AND schema_name = 'main'"
+_ABOUT = "SELECT schema_version, published_at::TIMESTAMP, studyctl FROM study.main.about"
+
+
+def _check_plain(paths: StudyPaths) -> None:
+    """Refuse a pipe, which would block, and a device, which may never end."""
+    for file in (paths.database, Path(f"{paths.database}.wal")):
+        if file.exists() and not file.is_file():
+            hint = f"delete it; `studyctl db rebuild {paths.name}` publishes the results from the journals"
+            raise StudyError(f"{file} is not a plain file", file=file, hint=hint)
+
+
+def other_tables(paths: StudyPaths, writer: str) -> Problem:
+    """Return the problem with a database that has not this version's tables."""
+    return Problem(
+        f"{paths.database} was published by {writer}, with other tables than this version's",
+        file=paths.database,
+        hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
+    )
 
 
 def file_stamp(path: Path) -> tuple[int, int, int] | None:
@@ -78,17 +146,16 @@ def file_stamp(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, paths: StudyPaths, *, external_access: bool) -> None:
+def _attach(connection: duckdb.DuckDBPyConnection, paths: StudyPaths) -> None:
     file = str(paths.database).replace("'", "''")
-    connection.execute(f"ATTACH '{file}' AS study (READ_ONLY); USE study")
-    _shut(connection, external_access=external_access)
+    connection.execute(f"ATTACH '{file}' AS study (READ_ONLY)")
 
 
 def _shut(connection: duckdb.DuckDBPyConnection, *, external_access: bool) -> None:
-    connection.execute("SET python_enable_replacements = false")  # no Python variables as tables
+    for name, value in _SETTINGS.items():
+        connection.execute(f"SET {name} = {value!r}")
     if not external_access:
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
 
 
 def run_sql(paths: StudyPaths, sql: str, *, external_access: bool = False) -> "pa.Table":
@@ -110,18 +177,53 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> "pa.Table":
     """Return the rows of a query on an open reader.
 
     Raises:
-        StudyError: the query is wrong, or was interrupted.
+        StudyError: the query is wrong, or was interrupted, or its rows take more than :data:`LARGEST_ANSWER`.
     """
     import pyarrow as pa  # a fifth of the time that the app takes to start
 
-    try:
+    with stream(connection, sql) as reader:
+        batches: list[pa.RecordBatch] = []
+        size = 0
+        for batch in reader:
+            batches.append(batch)
+            if (size := size + batch.nbytes) > LARGEST_ANSWER:
+                rows = sum(batch.num_rows for batch in batches)
+                what = f"the answer has more than {rows:,} rows: more than {bytes_text(LARGEST_ANSWER)}"
+                raise StudyError(
+                    what, hint="add `limit 1000000`; `--format csv`, json and parquet write any number"
+                )
+        return pa.Table.from_batches(batches, reader.schema)
+
+
+def stream(connection: duckdb.DuckDBPyConnection, sql: str) -> "pa.RecordBatchReader":
+    """Return the rows of a query on an open reader, which are computed while they are read.
+
+    Raises:
+        StudyError: the query is wrong, or was interrupted; also from the returned reader.
+    """
+    import pyarrow as pa
+
+    with _explained(connection, sql):
         relation = connection.sql(sql)
-        rows: pa.Table = pa.table({}) if relation is None else relation.to_arrow_table()
+        rows = pa.table({}).to_reader() if relation is None else relation.to_arrow_reader(BATCH_ROWS)
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        with _explained(connection, sql):
+            yield from rows
+
+    return pa.RecordBatchReader.from_batches(rows.schema, batches())
+
+
+@contextmanager
+def _explained(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[None]:
+    """Turn errors of DuckDB into problems. Those of rows that are computed late are an OSError of Arrow."""
+    try:
+        yield
     except (duckdb.BinderException, duckdb.CatalogException) as error:
         raise StudyError(_problem_with(sql, _with_place(connection, sql, str(error)))) from error
-    except (duckdb.Error, UnicodeError) as error:
-        raise StudyError(_problem_with(sql, str(error))) from error
-    return rows
+    except (duckdb.Error, UnicodeError, OSError) as error:
+        interrupted = isinstance(error, duckdb.InterruptException) or "INTERRUPT Error" in str(error)
+        raise StudyError(STOPPED if interrupted else _problem_with(sql, str(error))) from error
 
 
 def _with_place(connection: duckdb.DuckDBPyConnection, sql: str, message: str) -> str:
@@ -138,12 +240,20 @@ def _problem_with(sql: str, message: str) -> Problem:
     """Turn DuckDB's message with its marked line into a problem with a place."""
     text, _, place = message.partition("\n\nLINE ")
     what = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    if what.startswith("Out of Memory"):
+        hint = (
+            "ask for less, with `where` or `limit`; with --external a query may begin with "
+            "`set memory_limit = '...'; set temp_directory = '...';`"
+        )
+        limit = re.search(r"/([\d.]+ \w+) used", what)
+        took = limit[1] if limit else MEMORY
+        return Problem(f"the query needs more memory than it may take, {took}", hint=hint)
     if "disabled by configuration" in what:
         hint = "queries see this study only; the command's --external allows other files, and exports (--format, ctrl+e in the "
         return Problem(what, hint=hint + "app) write them")
-    if "attached in read-only mode" in what:
-        hint = "results are read-only; `create temp table` works, and exports (--format, ctrl+e in the app) write files"
-        return Problem(what, hint=hint)
+    if "attached in read-only mode" in what or "base table" in what:
+        hint = "`create temp table` works, and exports (--format, ctrl+e in the app) write files"
+        return Problem(f"results are read-only: {what}", hint=hint)
     if ";" in sql.strip().rstrip(";"):
         return Problem(what, hint=_NAMES)  # places within one of several statements are off
     if not (match := re.match(r"(\d+): (.*)\n( *)(\^+)", place)):

@@ -1,7 +1,9 @@
 """The results of a study as rows, for reports and the terminal app, which need no SQL and no arithmetic on metrics."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import duckdb
@@ -9,8 +11,8 @@ import duckdb
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
-from studyctl.store.query import open_reader
-from studyctl.store.schema import VERSION
+from studyctl.store.query import Content, open_database, other_tables
+from studyctl.store.schema import definitions
 
 _Row = TypeVar("_Row", bound=NamedTuple)
 
@@ -221,8 +223,12 @@ class LayerResult(NamedTuple):
 class Results(AbstractContextManager["Results"]):
     """The results of one publication. Close it after use."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, undefined: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._connection = connection
+        self._undefined = dict(undefined)
+        """Statements that define tables and views, by name: one takes milliseconds, so only what is used is defined."""
 
     def about(self) -> About:
         """Return the study as a whole."""
@@ -234,11 +240,11 @@ class Results(AbstractContextManager["Results"]):
 
     def top(self, count: int) -> list[Standing]:
         """Return the first rows of :meth:`leaderboard`."""
-        return self._rows(Standing, f"(FROM leaderboard LIMIT {count:d})")
+        return self._rows(Standing, "leaderboard", f" LIMIT {count:d}")
 
     def trials(self) -> list[TrialRow]:
         """Return one row per trial, in the order of the plan."""
-        return self._rows(TrialRow, "(FROM trials ORDER BY position)")
+        return self._rows(TrialRow, "trials", " ORDER BY position")
 
     def perplexity(self, trial_id: str | None = None, *, model: str | None = None) -> list[LanguageResult]:
         """Return one row per trial and language; of one trial or model if it is named."""
@@ -291,11 +297,15 @@ class Results(AbstractContextManager["Results"]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rows(self, row: type[_Row], source: str, **equal: str | None) -> list[_Row]:
+    def _rows(self, row: type[_Row], source: str, rest: str = "", **equal: str | None) -> list[_Row]:
+        if source in self._undefined:
+            for name, statement in definitions(source).items():
+                if self._undefined.pop(name, None):
+                    self._connection.execute(statement)
         columns = ", ".join(f'"{name}"' for name in row._fields)
         values = {name: value for name, value in equal.items() if value is not None}
         where = " WHERE " + " AND ".join(f"{name} = ?" for name in values) if values else ""
-        rows = self._connection.execute(f"SELECT {columns} FROM {source}{where}", list(values.values()))
+        rows = self._connection.execute(f"SELECT {columns} FROM {source}{where}{rest}", list(values.values()))
         return list(map(row._make, rows.fetchall()))
 
 
@@ -305,17 +315,8 @@ def open(paths: StudyPaths) -> Results:
     Raises:
         StudyError: nothing is published yet, or by a version of studyctl with other tables.
     """
-    connection = open_reader(paths)
-    try:
-        about = connection.execute("SELECT schema_version, studyctl FROM about").fetchone()
-    except duckdb.CatalogException:
-        about = None
-    if about is None or about[0] != VERSION:
+    connection, content = open_database(paths)
+    if content is Content.OTHER:
         connection.close()
-        writer = f"studyctl {about[1]}" if about else "something else"
-        raise StudyError(
-            f"{paths.database} was published by {writer}, with other tables than this version's",
-            file=paths.database,
-            hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
-        )
-    return Results(connection)
+        raise StudyError(other_tables(paths, "something else"))
+    return Results(connection, definitions() if content is Content.ROWS else {})

@@ -13,9 +13,10 @@ from datetime import datetime
 import duckdb
 import pyarrow as pa
 
-from studyctl.errors import Problem, StudyError
+from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.query import fetch, file_stamp, open_reader
+from studyctl.store.query import STOPPED, Content, fetch, file_stamp, open_database, open_reader
+from studyctl.store.schema import column_comments, definitions, table_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,10 @@ class Session:
         """
         with self._lock:
             if self._closed:
-                raise StudyError(_STOPPED)
+                raise StudyError(STOPPED)
             reader = self._newest()
             began = time.perf_counter()
-            try:
-                table = fetch(reader, sql)
-            except StudyError as error:
-                if isinstance(error.__cause__, duckdb.InterruptException):
-                    raise StudyError(_STOPPED) from error
-                raise
+            table = fetch(reader, sql)
             return Answer(table, time.perf_counter() - began, self._published_at)
 
     def interrupt(self) -> None:
@@ -99,16 +95,26 @@ class Session:
         Raises:
             StudyError: nothing is published yet, or the file cannot be read.
         """
-        with contextlib.closing(open_reader(self.paths)) as reader:
+        reader, content = open_database(self.paths)
+        with contextlib.closing(reader):
+            if content is Content.ROWS:  # the file's own comments may be anybody's
+                reader.execute("".join(definitions().values()) + column_comments())
+            elif content is Content.OTHER:
+                reader.execute("USE study")
             columns: dict[str, list[CatalogColumn]] = {}
             for table, *column in reader.execute(_COLUMNS).fetchall():
                 columns.setdefault(table, []).append(CatalogColumn(*column))
-            return tuple(
+            tables = [
                 CatalogTable(
-                    name, view, comment, _count(reader, name) if view else rows, tuple(columns.get(name, ()))
+                    name,
+                    view and not (content is Content.ROWS and name in table_names()),
+                    comment,
+                    _count(reader, name) if view else rows,
+                    tuple(columns.get(name, ())),
                 )
                 for name, view, comment, rows in reader.execute(_TABLES).fetchall()
-            )
+            ]
+            return tuple(sorted(tables, key=lambda table: not table.view))
 
     def close(self) -> None:
         """End the running query and close the file, now or as soon as the query has ended. Does not wait."""
@@ -159,18 +165,17 @@ def _count(reader: duckdb.DuckDBPyConnection, view: str) -> int | None:
         return None
 
 
-_STOPPED = Problem("the query was stopped", severity="warning")
 _TABLES = """
 SELECT * EXCLUDE place FROM (
     SELECT view_name AS name, true AS view, coalesce(comment, ''), NULL, view_oid AS place FROM duckdb_views()
-    WHERE database_name = 'study' AND NOT internal
+    WHERE database_name = current_database() AND NOT internal
     UNION ALL
     SELECT table_name, false, coalesce(comment, ''), estimated_size, table_oid FROM duckdb_tables()
-    WHERE database_name = 'study'
+    WHERE database_name = current_database() AND NOT internal
     ORDER BY view DESC, place
 )
 """
 _COLUMNS = """
 SELECT table_name, column_name, data_type, coalesce(comment, '') FROM duckdb_columns()
-WHERE database_name = 'study' AND NOT internal ORDER BY table_oid, column_index
+WHERE database_name = current_database() AND NOT internal ORDER BY table_oid, column_index
 """

@@ -1,5 +1,6 @@
 """The studies under runs/: finding one by its name, and the state of each."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -47,7 +48,8 @@ def find_study(name: str) -> StudyPaths:
     """
     for folder in (runs_folder() / name, Path(name)):
         if folder.is_dir() and is_study(folder):
-            return StudyPaths(folder.resolve())
+            # A link keeps its name, and `rm` deletes only the link.
+            return StudyPaths(Path(os.path.abspath(folder)))
     names = study_names()
     guess = did_you_mean(name, names)
     others = (

@@ -28,7 +28,7 @@ ROWS = pa.table(
 
 def written(write: object, rows: pa.Table = ROWS) -> bytes:
     stream = io.BytesIO()
-    write(rows, stream)  # type: ignore[operator]
+    write(rows.to_reader(), stream)  # type: ignore[operator]
     return stream.getvalue()
 
 

@@ -301,7 +301,7 @@ source = "pocket"
         ("unknown key `sparcity`", "sparcity"),
         ("`sparsity` must be at least 0 and less than 1, not 2", "2"),
         ("unknown key `patern`", "patern"),
-        ("`windows` must be at least 0, not -1", "-1"),
+        ("`windows` must be at least 0 and at most 1000000, not -1", "-1"),
         ("text source `pocket` has no language `xx`", '"xx"'),
     ]
 

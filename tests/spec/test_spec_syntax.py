@@ -85,7 +85,7 @@ def test_a_list_of_tables_written_as_one() -> None:
 
 def test_endless_nesting_is_reported() -> None:
     (problem,) = problems("a = " + "[" * 5000)
-    assert problem.what == "lists are nested too deeply"
+    assert problem.what == "lists or tables are nested too deeply"
 
 
 @given(st.text("ab=[]{}\"'\n\r\t#.,1e:你\\ ", max_size=40))

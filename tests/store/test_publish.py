@@ -661,7 +661,7 @@ class TestFile:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("tempfile.mkstemp", full)
+        monkeypatch.setattr("pathlib.Path.touch", full)
         with pytest.raises(StudyError, match="No space left on device") as caught:
             publish(study.paths)
         assert "studyctl db rebuild small" in caught.value.problems[0].hint

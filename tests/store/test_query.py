@@ -69,7 +69,15 @@ def test_an_error_while_it_runs(paths: StudyPaths) -> None:
         run_sql(paths, "SELECT variant::INTEGER FROM trials")
 
 
-@pytest.mark.parametrize("sql", ["DELETE FROM trials", "CREATE TABLE x (i INTEGER)", "DROP VIEW leaderboard"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM trials",
+        "UPDATE trials SET sparsity = 1",
+        "CREATE TABLE study.x (i INTEGER)",
+        "DROP VIEW study.leaderboard",
+    ],
+)
 def test_results_cannot_be_changed(paths: StudyPaths, sql: str) -> None:
     with pytest.raises(StudyError, match="read-only"):
         run_sql(paths, sql)

@@ -57,7 +57,7 @@ def _plain(value: Any) -> float | str:
 def row_texts(table: pa.Table, row: int) -> list[str]:
     """Return the cells of a row as an export writes them: NULL empty, figures in full."""
     written = io.BytesIO()
-    write_csv(table.slice(row, 1), written)
+    write_csv(table.slice(row, 1).to_reader(), written)
     return list(csv.reader(io.StringIO(written.getvalue().decode(errors="replace"), newline="")))[1]
 
 

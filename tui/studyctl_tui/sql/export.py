@@ -15,10 +15,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from studyctl.files import atomic_path
-from studyctl.report.tables import write_csv, write_json, write_parquet
+from studyctl.report.tables import BATCH_ROWS, write_csv, write_json, write_parquet
 from studyctl.units import bytes_text
 
-WRITERS: dict[str, Callable[[pa.Table, BinaryIO], None]] = {
+WRITERS: dict[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
     ".csv": write_csv,
     ".json": write_json,
     ".parquet": write_parquet,
@@ -37,7 +37,7 @@ def write_rows(table: pa.Table, path: Path, *, replace: bool) -> int:
     try:
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
-                WRITERS[path.suffix.lower()](table, stream)
+                WRITERS[path.suffix.lower()](table.to_reader(BATCH_ROWS), stream)
             return temporary.stat().st_size
     except BaseException:
         if not replace:
