@@ -88,11 +88,9 @@ def compare(study: FakeStudy) -> StudyApp:
 async def test_languages_show_changes_with_steps_the_mean_and_the_worst_language(finished: FakeStudy) -> None:
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
-        assert line_with(app, "wanda-0.5") == "wanda-0.5 +0.117▃ +0.170▃! +0.145▃ +0.144▃"
+        assert line_with(app, "wanda-0.5") == "wanda-0.5 +0.117▃ +0.170▃! +0.144▃ +0.144▃"
         assert line_with(app, "rtn-4bit-g64") == "rtn-4bit-g64 +0.028▂ +0.080▂! +0.055▂ +0.054▂"
-        assert "▁ ≤+0.02 ▂ ≤+0.1 ▃ ≤+0.25 ▅ ≤+0.5 ▇ more ! worst" in line_with(
-            app, "Languages: bits/byte change"
-        )
+        assert "! worst per byte ▁ ≤+0.02 ▂ ≤+0.1" in line_with(app, "Languages: bits/byte change")
         await pilot.press("p", "p")
         assert line_with(app, "wanda-0.5") == "wanda-0.5 1.500▅ 1.800▅! 1.650▅ 1.645▅"
         assert labels(app) == ["wanda-0.5", "rtn-4bit-g64"]  # dense is what they are compared with
@@ -102,7 +100,7 @@ async def test_tasks_show_the_change_of_accuracy_and_its_mean(finished: FakeStud
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         await pilot.press("tab")
-        assert line_with(app, "Tasks: accuracy change").endswith("* p < 0.05 ~ at chance")
+        assert "* p < 0.05 ~ at chance" in line_with(app, "Tasks: accuracy change")
         assert text_of(app).count("−0.250▇") == 3  # two tasks and their mean
         await pilot.press("right")
         assert "6 turned wrong and 1 right of 20, p = 0.12" in " ".join(text_of(app).split())

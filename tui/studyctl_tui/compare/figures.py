@@ -62,7 +62,7 @@ class FigureSheet(Sheet, Generic[Result]):
         super().__init__((*subjects, *((self._overall,) if measure.overall else ())), lines)
         self.title = measure.name
         if measure.scale is not None:
-            self.legend = f"{measure.scale.legend(measure.show)}  {self.MARKS}"
+            self.legend = f"{self.MARKS}  {measure.scale.legend(measure.show)}"
 
     def has_figures(self, line: Line) -> bool:
         """Whether a line has results; the dense model is left out where the others are compared with it."""
@@ -97,13 +97,14 @@ class LanguageSheet(FigureSheet[LanguageResult]):
     """Variants by languages."""
 
     MARKS = "! worst per byte"
+    least_width = 9
 
     def __init__(self, comparison: Comparison, lines: Iterable[Line], measure: Measure) -> None:
         super().__init__(measure, comparison.perplexity, comparison.languages, lines)
         unknown = {row.language for row in comparison.perplexity.values() if row.dense_knows is False}
         self.headers = {language: f"{language}?" for language in unknown}
         if unknown:
-            self.legend += "  ? dense does not know it"
+            self.legend = f"? dense does not know it  {self.legend}"
 
     def mark(self, line: Line, result: LanguageResult) -> str:
         """Return the mark of the line's worst language: per byte, as tokenizers distort figures per token."""
@@ -161,14 +162,12 @@ class TaskSheet(FigureSheet[TaskResult]):
         """Return the metric and, where it counts items, how many changed."""
         text = f"{result.metric} {fixed(result.value, 3)}, dense {fixed(result.dense_value, 3)}, change {change(result.change)}"
         text += _interval(result.change_low, result.change_high, change)
+        if result.mcnemar_p is not None:
+            text += f"; {result.right_to_wrong} turned wrong and {result.wrong_to_right} right of {result.items}, "
+            text += f"p = {result.mcnemar_p:.2g}"
         if result.above_chance is False:
-            text += f"; at chance ({fixed(result.chance, 3)} by guessing)"
-        if result.mcnemar_p is None:
-            return text
-        return (
-            f"{text}; {result.right_to_wrong} turned wrong and {result.wrong_to_right} right of {result.items}, "
-            f"p = {result.mcnemar_p:.2g}"
-        )
+            text += f"; at chance: guessing scores {fixed(result.chance, 3)}"
+        return text
 
 
 def _interval(low: Figure, high: Figure, show: Callable[[Figure], Text]) -> str:
