@@ -15,9 +15,11 @@ from studyctl.contract.records import AttemptFinished
 from studyctl.errors import ExitCode, HeldError, StudyError
 from studyctl.files import StudyPaths, write_atomic
 from studyctl.journal.files import read_journal
+from studyctl.plan.preview import preview
 from studyctl.run.control import Request, send
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
+from studyctl.spec.loading import load_spec
 from studyctl.store.holder import living_runner
 from studyctl.store.query import run_sql
 from tests.run.studies import write_spec
@@ -199,3 +201,16 @@ def test_on_finish_gets_a_line_on_its_stdin(workplace: Path, console: Console) -
     spec = write_spec(workplace, execution='on_finish = "cat > said.txt"')
     run_study(spec, Selection(only=("dense",)), console)
     assert (workplace / "said.txt").read_text() == "small finished: 1 trials done, 0 failed\n"
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only_and_the_plan_says_so(
+    workplace: Path, paths: StudyPaths, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDYCTL_CACHE", "/proc/nowhere/cache")
+    spec = write_spec(workplace)
+    warnings = [problem.what for problem in preview(load_spec(spec)).problems]
+    assert len(warnings) == 1
+    assert "the cache /proc/nowhere/cache cannot be written" in warnings[0]
+    assert run_study(spec, Selection(), console).code == ExitCode.DONE
+    assert states(paths) == {"done"}
+    assert list((paths.spare_cache / "tokens").iterdir()), "tokens are kept in the study"
