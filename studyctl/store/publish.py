@@ -6,8 +6,8 @@ later one wins.
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -59,14 +59,15 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
     began = time.perf_counter()
     stored = (index or Index(paths)).refresh()
     planned = read_planned(paths, stored)
-    rows = collect(paths, planned, stored, frozenset(running))
+    with _values_that_fit(paths):
+        rows = collect(paths, planned, stored, frozenset(running))
     try:
         for stale in paths.root.glob(f".{paths.database.name}.*"):
             stale.unlink(missing_ok=True)  # left by a publisher that was killed
         with atomic_path(paths.database) as temporary:
             temporary.unlink()  # DuckDB creates its file, and takes an empty one for a broken one
             config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
-            with closing(duckdb.connect(str(temporary), config=config)) as connection:
+            with closing(duckdb.connect(str(temporary), config=config)) as connection, _values_that_fit(paths):
                 total = _fill(connection, planned, rows)
     except (OSError, duckdb.IOException) as error:
         raise StudyError(
@@ -98,8 +99,22 @@ def publish_in_memory(
         StudyError: a journal is damaged in the middle.
     """
     connection = duckdb.connect(":memory:", config={"threads": 1})
-    _fill(connection, planned, collect(paths, planned, stored, running), at)
+    with _values_that_fit(paths):
+        _fill(connection, planned, collect(paths, planned, stored, running), at)
     return connection
+
+
+@contextmanager
+def _values_that_fit(paths: StudyPaths) -> Iterator[None]:
+    """Turn errors of values that records may have and tables do not into problems: 10^30 tokens, a time that is no time."""
+    try:
+        yield
+    except (ValueError, ArithmeticError, RecursionError, duckdb.DataError) as error:
+        raise StudyError(
+            f"plan or journals of {paths.name} hold a value that no table takes: {str(error)[:500]}",
+            file=paths.journal,
+            hint="no run writes such a value: see which file was changed by hand, or received damaged",
+        ) from error
 
 
 def _fill(
@@ -178,6 +193,8 @@ def _columns_of(part: Part, required: set[str]) -> set[str]:
     Raises:
         ValueError: its footer says that it cannot be inserted.
     """
+    if part.path.parent != part.step.journal.parent or (part.path.exists() and not part.path.is_file()):
+        raise ValueError("it is no file in the journals' folder")
     try:
         metadata = pq.read_metadata(part.path)
     except FileNotFoundError:
