@@ -2,21 +2,30 @@
 
 import errno
 import fcntl
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from studyctl.errors import StudyError
 from studyctl.files import (
     SPARE_CACHE,
     atomic_folder,
+    atomic_path,
     cache_entry,
     cache_trouble,
     file_lock,
+    read_plain,
     remove_leftovers,
+    write_atomic,
     write_cache,
 )
+from studyctl.journal.files import JournalWriter
 
 KILLED = """
 import os, signal, sys
@@ -178,3 +187,47 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "x") as folder:
         remove_leftovers(tmp_path / "x")
         assert folder.is_dir()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_files_get_the_permissions_that_the_umask_leaves(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "plan.json", "{}")
+        with atomic_path(tmp_path / "weights") as temporary:
+            save_file({"a": np.zeros(2)}, temporary)
+        with atomic_folder(tmp_path / "model") as folder:
+            save_file({"a": np.zeros(2)}, folder / "model.safetensors")
+        with JournalWriter(tmp_path / "a.1.jsonl"):
+            pass
+    finally:
+        os.umask(before)
+    made = ("plan.json", "weights", "model/model.safetensors", "a.1.jsonl")
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in made] == [mode] * 4
+
+
+def test_a_pipe_a_device_and_a_folder_are_no_files_of_a_study(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("pipe", "endless", "folder", "loop"):
+        with pytest.raises(OSError):  # noqa: PT011: the kind differs
+            read_plain(tmp_path / name)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studyctl.files.LARGEST_BYTES", 10)
+    (tmp_path / "fits").write_bytes(b"0123456789")
+    assert read_plain(tmp_path / "fits") == b"0123456789"
+    (tmp_path / "over").write_bytes(b"0123456789A")
+    with pytest.raises(OSError, match="it has 11 bytes, 10 are read"):
+        read_plain(tmp_path / "over")
+
+
+def test_a_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "a.1.jsonl").symlink_to("mine")
+    with pytest.raises(StudyError, match="cannot write"):
+        JournalWriter(tmp_path / "a.1.jsonl")
+    assert (tmp_path / "mine").read_text() == "precious"

@@ -8,8 +8,8 @@ in a log beside it.
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,12 +70,14 @@ def publish(
     began = time.perf_counter()
     stored = (index or Index(paths)).refresh()
     planned = read_planned(paths, stored)
-    rows = collect(paths, planned, stored, frozenset(running))
+    with _values_that_fit(paths):
+        rows = collect(paths, planned, stored, frozenset(running))
     try:
         remove_leftovers(paths.database)
         with atomic_path(paths.database) as temporary:
             temporary.unlink()  # DuckDB creates its file, and takes an empty one for a broken one
-            total = _write(temporary, planned, rows)
+            with _values_that_fit(paths):
+                total = _write(temporary, planned, rows)
             before_replacing()
     except (OSError, duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
         reasons = [os.strerror(number) for number in NO_SPACE if os.strerror(number) in str(error)]
@@ -130,8 +132,22 @@ def publish_in_memory(
         StudyError: a journal is damaged in the middle.
     """
     connection = duckdb.connect(":memory:", config={"threads": 1})
-    _fill(connection, planned, collect(paths, planned, stored, running), at)
+    with _values_that_fit(paths):
+        _fill(connection, planned, collect(paths, planned, stored, running), at)
     return connection
+
+
+@contextmanager
+def _values_that_fit(paths: StudyPaths) -> Iterator[None]:
+    """Turn errors of values that records may have and tables do not into problems: 10^30 tokens, a time that is no time."""
+    try:
+        yield
+    except (ValueError, ArithmeticError, RecursionError, duckdb.DataError) as error:
+        raise StudyError(
+            f"plan or journals of {paths.name} hold a value that no table takes: {str(error)[:500]}",
+            file=paths.journal,
+            hint="no run writes such a value: see which file was changed by hand, or received damaged",
+        ) from error
 
 
 def _fill(
@@ -213,6 +229,8 @@ def _columns_of(part: Part, required: set[str]) -> set[str]:
     Raises:
         ValueError: its footer says that it cannot be inserted.
     """
+    if part.path.parent != part.step.journal.parent or (part.path.exists() and not part.path.is_file()):
+        raise ValueError("it is no file in the journals' folder")
     try:
         metadata = pq.read_metadata(part.path)
     except FileNotFoundError:

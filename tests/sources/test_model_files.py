@@ -132,6 +132,22 @@ def test_missing_shards_are_named(folder: Path) -> None:
     assert "has 1 of 2 shards; missing: model-00002-of-00002.safetensors" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/hosts", "deep/part.safetensors", "..", ""])
+def test_a_shard_elsewhere_is_refused(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "secret.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert "names" in refusal(folder) or "missing" in refusal(folder)
+
+
+def test_shards_may_be_links_as_in_the_hubs_cache(folder: Path) -> None:
+    (folder.parent / "blobs").mkdir()
+    (folder / "model.safetensors").rename(folder.parent / "blobs" / "0a1b")
+    (folder / "part.safetensors").symlink_to("../blobs/0a1b")
+    weight_map = dict.fromkeys(tensors(), "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert identify_model(Model(id=str(folder)), folder).linears
+
+
 def test_shards_are_read_together(folder: Path) -> None:
     single = identify_model(Model(id=str(folder)), folder)
     parts: list[dict[str, np.ndarray]] = [{}, {}]
