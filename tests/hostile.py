@@ -39,7 +39,7 @@ def hostile_study(root: Path) -> FakeStudy:
         study.attempt(trial["trial"], host=BAD, device=BAD, studyctl=BAD, versions={BAD: BAD})
         for trial in study.trials()
     )
-    first.warn("load", BAD, **{BAD: BAD})
+    third.warn("compress", BAD, **{BAD: BAD})
     first.run_all()
     second.progress("load", 1, 2, BAD, note=BAD)
     second.fail("compress", BAD)

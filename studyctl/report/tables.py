@@ -30,10 +30,13 @@ def write_csv(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     """Write CSV with a header: NULL as an empty field, NaN as ``nan``, lists and structs as JSON."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    # Before Python 3.13 the writer leaves a lone carriage return without quotes, and readers take it for the end of a row.
+    all_in_quotes = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(rows.schema.names)
     for batch in rows:
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            writer.writerow([_csv_value(value) for value in row])
+            texts = [_csv_value(value) for value in row]
+            (all_in_quotes if any("\r" in text for text in texts) else writer).writerow(texts)
         stream.write(buffer.getvalue().encode(errors="surrogatepass"))
         buffer.seek(0)
         buffer.truncate()

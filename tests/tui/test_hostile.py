@@ -35,8 +35,8 @@ async def test_every_screen_is_clean(paths: StudyPaths, screen: str) -> None:
     async with app.run_test(size=(160, 50)) as pilot:
         await settle(pilot)
         if screen == "sql":
-            await asked(pilot, "select right(message, 48) as m from warnings")
-            await until(pilot, lambda: WORDS in raw(pilot))
+            await asked(pilot, "select right(error, 18) as m from failures")
+            await until(pilot, lambda: WORDS[-18:] in raw(pilot))
         for _ in range(5 if screen == "monitor" else 1):
             await pilot.press("right_square_bracket")  # the next page of the details
             await settle(pilot)
