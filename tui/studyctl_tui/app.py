@@ -116,6 +116,8 @@ class StudyApp(App[str]):
         )  # it was created with the variables of another theme
         self._first = screen
         self._looking = self._look_again = False
+        self._is_small = False
+        """Whether it was said that the terminal is too small."""
         self._watcher = watcher or (Watcher(study) if study is not None else None)
 
     def on_mount(self) -> None:
@@ -249,6 +251,9 @@ class StudyApp(App[str]):
     # -- size
 
     def on_resize(self) -> None:
-        """Show a message while the terminal is too small."""
-        if isinstance(self.screen, StudyScreen) and too_small(self.size):
+        """Show a message when the terminal becomes too small."""
+        if not too_small(self.size):
+            self._is_small = False
+        elif not self._is_small and isinstance(self.screen, StudyScreen):
+            self._is_small = True
             self.push_screen(TooSmallScreen())

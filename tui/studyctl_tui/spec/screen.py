@@ -222,15 +222,15 @@ class SpecScreen(StudyScreen):
             self.notify("fix the problems first: as it is, nothing can run", severity="warning")
             self.action_problem(1)
         elif self.unsaved or file.data is None:
-            self.source.save(self.editor.text, self._start)
+            self.source.save(self.editor.text, lambda: self._start(file.path))
         else:
-            self._start()
+            self._start(file.path)
 
-    def _start(self) -> None:
-        if self.path is not None and not self._run_status.display:
-            self._run_status.update(f"{GLYPHS['running']} starting {short(self.path)}: it is planned first …")
+    def _start(self, path: Path) -> None:
+        if not self._run_status.display:
+            self._run_status.update(f"{GLYPHS['running']} starting {short(path)}: it is planned first …")
             self._run_status.display = True
-            self._run(self.path)
+            self._run(path)
 
     @work
     async def _run(self, path: Path) -> None:
