@@ -24,7 +24,7 @@ from studyctl.files import digest
 from studyctl.plan.variants import Variant
 from studyctl.spec.models import Calibration, Model
 
-WALKER_VERSION = 3
+WALKER_VERSION = 4
 """Rises when a change to the walker gives other weights, or other errors of layers, for every method."""
 
 
