@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from studyctl.errors import StudyError
-from studyctl.sources.configs import block_matrices, check_decoder, read_sizes
+from studyctl.sources.configs import block_bytes, block_matrices, check_decoder, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.safetensors_files import TensorInfo
