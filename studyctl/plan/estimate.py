@@ -5,7 +5,7 @@ measured steps correct the estimates of similar ones. Memory is an upper bound.
 """
 
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 from statistics import median
 
@@ -19,6 +19,7 @@ from studyctl.plan.compare import Comparison
 from studyctl.plan.devices import rate
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
+from studyctl.sources.configs import mixture_of
 
 FACTOR = 2.0
 """Before anything is measured, the true time is between the estimate divided by this and multiplied by it."""
@@ -231,6 +232,11 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
         # Inputs and outputs of a block, and inputs of its last linears; Hessians; the widest linears in float32.
         working += 3 * data.samples * data.sequence_length * hidden * width
         working += 4 * (3 * hidden**2 + 2 * inner**2) + 20 * hidden * inner
+        of_experts: Counter[str] = Counter()  # by block: those of all its experts exist at once
+        for name, (_, inputs) in identity.linears.items():
+            if owner := mixture_of(name):
+                of_experts[owner] += 4 * inputs**2
+        working += max(of_experts.values(), default=0)
     if plan.document.spec.execution.keep_weights:
         working = max(working, 3 * weights // 2)  # an export is read back next to the model
     # A file is mapped while it is read, and mapped pages are resident; a GGUF file is converted to float32 once.

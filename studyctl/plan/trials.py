@@ -26,7 +26,7 @@ from studyctl.spec.models import Calibration, Model
 
 LONGEST_NAME = 180
 """Files are called like a trial, with a task's name and a suffix, and file systems allow 255 bytes."""
-WALKER_VERSION = 3
+WALKER_VERSION = 4
 """Rises when a change to the walker gives other weights, or other errors of layers, for every method."""
 
 

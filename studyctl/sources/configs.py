@@ -198,9 +198,15 @@ def block_matrices(tensors: Mapping[str, TensorInfo], model_type: str) -> BlockM
     return BlockMatrices(dict(sorted(linears.items(), key=lambda item: _by_block(item[0]))), others)
 
 
+def mixture_of(linear: str) -> str:
+    """Return the name of the module that an expert's linear belongs to with all other experts; empty for any other linear."""
+    match = _EXPERTS.match(linear)
+    return match[1] if match else ""
+
+
 def has_other_linears(linears: Iterable[str], model_type: str) -> bool:
     """Return whether some of these linears are experts', or no ``torch.nn.Linear`` for another reason."""
-    return model_type in _TRANSPOSED[2] or any(_EXPERTS.match(name) for name in linears)
+    return model_type in _TRANSPOSED[2] or any(map(mixture_of, linears))
 
 
 def block_bytes(tensors: Mapping[str, TensorInfo]) -> int:

@@ -331,3 +331,39 @@ def test_one_model_under_two_names_is_a_warning(folder: Path) -> None:
     assert problem.severity == "warning"
     assert problem.what == "`./other name` has the same files as `./tiny`: it is measured twice"
     assert underlined(problem) == '"./other name"'
+
+
+def test_blocks_that_share_weights_take_only_methods_without_data(folder: Path) -> None:
+    config = json.loads((folder / "tiny" / "config.json").read_text())
+    (folder / "tiny" / "config.json").write_text(json.dumps(config | {"model_type": "zamba2"}))
+    (problem,) = planned(folder).errors
+    assert problem.what == (
+        "blocks of the family zamba2 share weights, so wanda cannot compress them one after the other"
+    )
+    assert planned(folder, ('method = "wanda"', 'method = "magnitude"')).errors == []
+
+
+def test_weights_that_no_method_can_compress_are_named(folder: Path) -> None:
+    path = folder / "tiny" / "model.safetensors"
+    state = load_file(path)
+    save_file(state | {"model.layers.1.mlp.mixing": np.ones((4, 64, 64), "float32")}, path, {"format": "pt"})
+    (problem,) = planned(folder).errors
+    assert problem.what == "47% of the weights of the blocks of tiny are in no linear that can be compressed"
+    assert (problem.note, underlined(problem)) == ("model.layers.1.mlp.mixing", '"./tiny"')
+
+
+def test_another_package_does_not_get_experts(folder: Path) -> None:
+    path = folder / "tiny" / "model.safetensors"
+    state = load_file(path)
+    experts = {
+        f"model.layers.{block}.mlp.experts.{part}": np.ones((4, 64, 64), "float32")
+        for block in (0, 1)
+        for part in ("gate_up_proj", "down_proj")
+    }
+    save_file(state | experts, path, {"format": "pt"})
+    other = ('method = "rtn"', 'method = "gptq"\nbackend = "gptqmodel"')
+    assert planned(folder).errors == []
+    (problem,) = planned(folder, other).errors
+    assert problem.what == (
+        "backend `gptqmodel` compresses modules of the class Linear only, and tiny has others"
+    )

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from studyctl.errors import StudyError
-from studyctl.sources.configs import block_matrices, check_decoder, read_sizes
+from studyctl.sources.configs import block_bytes, block_matrices, check_decoder, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.safetensors_files import TensorInfo
@@ -274,6 +274,43 @@ def test_gpt2_stores_its_linears_transposed() -> None:
         "wte.weight": TensorInfo((100, 8), "F32"),
     }
     assert block_matrices(stored, "gpt2").linears == {"h.0.attn.c_attn": (24, 8)}
+
+
+def test_experts_are_linears_however_they_are_stored_and_routers_are_none() -> None:
+    one_by_one = {
+        "model.layers.0.block_sparse_moe.experts.7.w1.weight": TensorInfo((6, 4), "F32"),
+        "model.layers.0.block_sparse_moe.gate.weight": TensorInfo((8, 4), "F32"),
+    }
+    assert block_matrices(one_by_one, "mixtral") == (
+        {"model.layers.0.block_sparse_moe.experts.7.w1": (6, 4)},
+        {"model.layers.0.block_sparse_moe.gate.weight": 32},
+    )
+    together = {
+        "model.layers.0.mlp.experts.down_proj": TensorInfo((2, 6, 4), "BF16"),
+        "model.layers.0.mlp.experts.down_proj_bias": TensorInfo((2, 4), "BF16"),
+        "model.layers.0.mlp.router.weight": TensorInfo((2, 4), "BF16"),
+        "model.layers.0.self_attn.k_proj.weight": TensorInfo((2, 4), "BF16"),
+    }
+    linears, others = block_matrices(together, "gpt_oss")  # which keeps experts [experts, in, out]
+    assert linears == {
+        "model.layers.0.mlp.experts.down_proj.0": (4, 6),
+        "model.layers.0.mlp.experts.down_proj.1": (4, 6),
+        "model.layers.0.self_attn.k_proj": (2, 4),
+    }
+    assert others == {"model.layers.0.mlp.router.weight": 8}
+
+
+def test_convolutions_and_state_matrices_are_no_linears_but_count() -> None:
+    stored = {
+        "backbone.layers.0.mixer.in_proj.weight": TensorInfo((8, 4), "F32"),
+        "backbone.layers.0.mixer.conv1d.weight": TensorInfo((8, 1, 4), "F32"),
+        "backbone.layers.0.mixer.A_log": TensorInfo((8, 2), "F32"),
+        "backbone.layers.0.mixer.D": TensorInfo((8,), "F32"),
+    }
+    linears, others = block_matrices(stored, "mamba")
+    assert list(linears) == ["backbone.layers.0.mixer.in_proj"]
+    assert sum(others.values()) == 32 + 16
+    assert block_bytes(stored) == 4 * (32 + 32 + 16)
 
 
 def test_embeddings_norms_heads_and_packed_weights_are_no_linears() -> None:
