@@ -9,6 +9,7 @@ import torch
 from studyctl.compress.prune.masks import up_to_rank
 from studyctl.compress.sweep.columns import blocks, pass_on, prune_block
 from studyctl.compress.sweep.inverse import damped_inverse
+from studyctl.compress.walk.statistics import is_finite
 from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup, stacked
 from studyctl.contract.methods import SparseGPT
 
@@ -31,6 +32,9 @@ def compress_linears(linears: LinearGroup, settings: SparseGPT) -> list[Compress
         mask = None if settings.group else _mask(part, pivots, settings.target_sparsity, rows)
         weights[:, block], errors = prune_block(part, root[block, block], mask, settings.group)
         pass_on(weights, errors, root, block)
+    if is_finite(weights):  # what is not finite must stay so: the walker refuses it
+        largest = torch.finfo(linears.dtype).max
+        weights.clamp_(-largest, largest)  # made up for others, a large weight may leave fp16
     return [CompressedLinear(part.to(linears.dtype)) for part in torch.split(weights, rows)]
 
 

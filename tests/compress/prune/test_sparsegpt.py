@@ -292,3 +292,19 @@ def test_it_errs_less_than_methods_that_do_not_make_up_for_anything(
     ours = output_error(weight, sparsegpt.compress_linears(seen, SparseGPT(**options))[0].weight, x)
     assert ours < output_error(weight, wanda.compress_linears(seen, Wanda(**options))[0].weight, x)
     assert ours < output_error(weight, magnitude.compress_linears(seen, Magnitude(**options))[0].weight, x)
+
+
+def test_a_float16_weight_that_makes_up_for_others_ends_at_the_largest_float16() -> None:
+    """Weights of up to 6e4 after a norm of 1e-5 or so: they fit, and what compensation adds to some of them does not."""
+    weight = ((torch.rand(16, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1) * 6e4).half()
+    x = correlated(300, 64)
+    free, stored = pruned(weight.float(), x, sparsity=0.5), pruned(weight, x, sparsity=0.5)
+    assert free.abs().max() > 65_504
+    assert torch.equal(stored, free.clamp(-65_504, 65_504).half())
+
+
+def test_what_is_not_finite_is_not_hidden() -> None:
+    weight, seen = random(3, 2).half(), with_hessian(torch.eye(2))
+    weight[0, 0] = torch.inf
+    (result,) = sparsegpt.compress_linears(linear_group(weight, seen=seen), SparseGPT(sparsity=0.5))
+    assert not torch.isfinite(result.weight).all()
