@@ -208,7 +208,7 @@ def _sparse(sparsity: float, pattern: str | None) -> str:
 
 def _measured(figures: Figures) -> Iterator[str]:
     if figures.languages:
-        head = (
+        head: tuple[str, ...] = (
             "language", "perplexity (per token)", "to dense", "KL to dense (nats per token)", "top-1 agreement",
             "bits per byte", "change to dense",
         )  # fmt: skip
