@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from studyctl.backends import OWN
@@ -9,7 +10,7 @@ from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import Job
 from studyctl.contract.methods import Pruning, Quantization
 from studyctl.report.layout import MISSING, change, fixed, ratio
-from studyctl.store.figures import Figures
+from studyctl.store.figures import Figures, TaskFigures
 from studyctl.units import bytes_text
 
 if TYPE_CHECKING:
@@ -207,7 +208,10 @@ def _sparse(sparsity: float, pattern: str | None) -> str:
 
 def _measured(figures: Figures) -> Iterator[str]:
     if figures.languages:
-        head = ("language", "perplexity", "to dense", "KL to dense (nats per token)", "top-1 agreement")
+        head: tuple[str, ...] = (
+            "language", "perplexity (per token)", "to dense", "KL to dense (nats per token)", "top-1 agreement",
+            "bits per byte", "change to dense",
+        )  # fmt: skip
         rows = [
             [
                 result.language,
@@ -215,10 +219,14 @@ def _measured(figures: Figures) -> Iterator[str]:
                 ratio(result.ratio, "×").plain,
                 MISSING if result.kl_nats is None else f"{result.kl_nats:.3g}",
                 fixed(result.top1, 3).plain,
+                fixed(result.bits_per_byte, 3).plain,
+                change(_difference(result.bits_per_byte, result.dense_bits_per_byte)).plain,
             ]
             for result in figures.languages
         ]
         yield _table(head, rows)
+        if unknown := [result.language for result in figures.languages if result.dense_knows is False]:
+            yield f"The dense model does not know {', '.join(unknown)}: it predicts the text no better than bzip2."
     if figures.tasks:
         head = ("task", "metric", "value", "standard error", "change to dense")
         rows = [
@@ -227,13 +235,29 @@ def _measured(figures: Figures) -> Iterator[str]:
                 result.metric,
                 fixed(result.value, 3).plain,
                 fixed(result.stderr, 3).plain,
-                change(result.change).plain,
+                change(result.change).plain + (" (at chance)" if result.above_chance is False else ""),
             ]
             for result in figures.tasks
         ]
         yield _table(head, rows)
+        averaged = [result for result in figures.tasks if result.averaged]
+        above = [result for result in averaged if result.above_chance]
+        if any(result.above_chance is False for result in averaged):
+            yield f"Mean of {len(averaged)} tasks: {_means(averaged)}; of the {len(above)} above chance: {_means(above)}."
     if not figures.languages and not figures.tasks:
         yield "Nothing has been measured for this variant yet."
+
+
+def _difference(value: float | None, dense: float | None) -> float | None:
+    return None if value is None or dense is None else value - dense
+
+
+def _means(tasks: Sequence[TaskFigures]) -> str:
+    """Return the mean of the values, and that of the changes."""
+    values = [task.value for task in tasks if task.value is not None]
+    changes = [task.change for task in tasks if task.change is not None]
+    mean = fixed(fmean(values) if values else None, 3)
+    return f"{mean} ({change(fmean(changes))})" if changes else mean.plain
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,13 +4,19 @@ Reports read the published database (:mod:`studyctl.store.results`); a model car
 figures are published.
 """
 
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from studyctl.contract.records import AnyRecord, FidelityTotals, TaskFigure, TextTotals
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from studyctl.contract.records import AnyRecord, FidelityTotals, Items, TaskFigure, TextTotals
 from studyctl.contract.steps import Step
 from studyctl.journal.stored import Results, Stored
 from studyctl.store.rows import records_of
+from studyctl.store.task_items import CHANCE_LEVEL, Guessing
 from studyctl.store.text_totals import totals_of
 
 
@@ -25,6 +31,10 @@ class LanguageFigures:
     """None for the dense model itself, and while dense is not measured."""
     kl_nats: float | None
     top1: float | None
+    bits_per_byte: float | None = None
+    dense_bits_per_byte: float | None = None
+    dense_knows: bool | None = None
+    """Whether the dense model predicts the language better than bzip2; None: not known."""
 
     @property
     def ratio(self) -> float | None:
@@ -42,6 +52,10 @@ class TaskFigures:
     stderr: float | None
     dense_value: float | None
     """None for the dense model itself, and while dense is not measured."""
+    averaged: bool = False
+    """Whether it counts in means over tasks."""
+    above_chance: bool | None = None
+    """Whether this model and dense together answer better than chance; None: not tested."""
 
     @property
     def change(self) -> float | None:
@@ -72,8 +86,12 @@ def read_figures(
         StudyError: a journal is damaged.
     """
     evaluations = tuple(evaluations)
-    records = _records(stored.results_of(weights_key), evaluations)
-    dense = _records(stored.results_of(dense_key if dense_key != weights_key else None), evaluations)
+    records, answers = _records(stored.results_of(weights_key), evaluations)
+    dense, dense_answers = _records(
+        stored.results_of(dense_key if dense_key != weights_key else None), evaluations
+    )
+    if dense_key == weights_key:
+        dense_answers = answers
     distances = {record.language: record for record in records if isinstance(record, FidelityTotals)}
     dense_texts = {record.language: record for record in dense if isinstance(record, TextTotals)}
     dense_tasks = {(record.task, record.metric): record for record in dense if isinstance(record, TaskFigure)}
@@ -89,20 +107,57 @@ def read_figures(
                         dense_perplexity=dense_text.perplexity if dense_text else None,
                         kl_nats=distance.kl_nats if distance else None,
                         top1=distance.top1 if distance else None,
+                        bits_per_byte=record.bits_per_byte,
+                        dense_bits_per_byte=dense_text.bits_per_byte if dense_text else None,
+                        dense_knows=_knows(record if dense_key == weights_key else dense_text),
                     )
                 )
             case TaskFigure(task=task, metric=metric):
                 dense_task = dense_tasks.get((task, metric))
                 dense_value = dense_task.value if dense_task else None
-                figures.tasks.append(TaskFigures(task, metric, record.value, record.stderr, dense_value))
+                above = _above_chance(answers.get(task, ()), dense_answers.get(task, ()))
+                figures.tasks.append(
+                    TaskFigures(
+                        task, metric, record.value, record.stderr, dense_value,
+                        averaged=record.averaged, above_chance=above if record.main else None,
+                    )
+                )  # fmt: skip
     return figures
 
 
-def _records(results: Results, evaluations: Iterable[Step]) -> list[AnyRecord]:
-    """Return the records of the stored evaluations of some weights, with the totals of texts."""
+def _knows(dense: TextTotals | None) -> bool | None:
+    if dense is None or dense.bits_per_byte is None or dense.bzip2_bits_per_byte is None:
+        return None
+    return dense.bits_per_byte < dense.bzip2_bits_per_byte
+
+
+def _above_chance(parts: Sequence[Path], dense_parts: Sequence[Path]) -> bool | None:
+    """Return whether the answers in these files of items and the dense model's are better than chance by the main metric."""
+    if not parts or not dense_parts:
+        return None
+    columns = ["correct", "gold", "loglikelihoods"]
+    own, dense = (
+        pa.concat_tables(pq.read_table(part, columns=columns) for part in of) for of in (parts, dense_parts)
+    )
+    right = [table["correct"].to_pylist() for table in (own, dense)]
+    if None in right[0] or None in right[1] or len(right[0]) != len(right[1]):
+        return None
+    guessing = Guessing.of(
+        Counter(map(len, dense["loglikelihoods"].to_pylist())), Counter(dense["gold"].to_pylist())
+    )
+    return guessing.p((sum(right[0]) + sum(right[1])) / 2) < CHANCE_LEVEL
+
+
+def _records(results: Results, evaluations: Iterable[Step]) -> tuple[list[AnyRecord], dict[str, list[Path]]]:
+    """Return the records of the stored evaluations of some weights, with the totals of texts, and the files of items by task."""
     records: list[AnyRecord] = []
+    items: dict[str, list[Path]] = defaultdict(list)
     for step in evaluations:
         if (result := results.of(step)) is not None:
-            of_step = [record for part in result.parts for record in records_of(part)]
-            records += [*of_step, *totals_of(of_step)]
-    return records
+            of_step = [(part, record) for part in result.parts for record in records_of(part)]
+            of_step_records = [record for _, record in of_step]
+            records += [*of_step_records, *totals_of(of_step_records)]
+            for part, record in of_step:
+                if isinstance(record, Items):
+                    items[record.task].append(part.stored.journal.parent / record.part)
+    return records, items

@@ -114,9 +114,15 @@ class Guessing(NamedTuple):
     """What guessing scores in a task: choices at random, or always the commonest answer, whichever is better."""
 
     choices: tuple[tuple[int, int], ...]
-    """Numbers of choices (1: the answer is generated, and cannot be guessed) and how many items have it."""
+    """Numbers of choices (0 or 1: the answer is generated, and cannot be guessed) and how many items have it."""
     commonest: float
     """Share of the commonest right answer."""
+
+    @classmethod
+    def of(cls, choices: Counter[int], golds: Counter[int | None]) -> "Guessing":
+        """Return it for a task, of how many items have so many choices (0: none), and this right answer (None: not a choice)."""
+        commonest = max((items for gold, items in golds.items() if gold is not None), default=0)
+        return cls(tuple(sorted(choices.items())), commonest / choices.total())
 
     @property
     def items(self) -> int:
@@ -150,16 +156,9 @@ def task_chance(
     choices: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     golds: dict[tuple[str, str], Counter[int | None]] = defaultdict(Counter)
     for model, task, count, gold, items in connection.execute(_CHOICES).fetchall():
-        choices[model, task][max(1, count or 1)] += items
+        choices[model, task][count or 0] += items
         golds[model, task][gold] += items
-    guessing = {
-        key: Guessing(
-            tuple(sorted(of_task.items())),
-            max((items for gold, items in golds[key].items() if gold is not None), default=0)
-            / of_task.total(),
-        )
-        for key, of_task in choices.items()
-    }
+    guessing = {key: Guessing.of(of_task, golds[key]) for key, of_task in choices.items()}
     for *lead, task, metric, right in connection.execute(_DENSE).fetchall():
         yield _chance_row(tuple(lead), task, metric, guessing[lead[1], task], right)
     for pair in pairs:

@@ -15,8 +15,14 @@ from studyctl.export.folder import Exported
 from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
 
 FIGURES = Figures(
-    [LanguageFigures("en", 22.0, 20.0, 0.0312, 0.91), LanguageFigures("sw", None, 200.0, None, None)],
-    [TaskFigures("boolq", "acc", 0.61, 0.01, 0.63)],
+    [
+        LanguageFigures("en", 22.0, 20.0, 0.0312, 0.91, 1.3, 1.25, True),
+        LanguageFigures("sw", None, 200.0, None, None, dense_knows=False),
+    ],
+    [
+        TaskFigures("boolq", "acc", 0.61, 0.01, 0.63, True, False),
+        TaskFigures("arc", "acc", 0.5, 0.01, 0.52, True, True),
+    ],
 )
 GPTQ = {
     "method": "gptq", "bits": 3, "group_size": 64, "symmetric": False, "act_order": True, "static_groups": False,
@@ -94,9 +100,12 @@ def test_the_header_is_what_hubs_read() -> None:
         "| as stored, whole model | 5.50 |",
         "3.0 MiB in 2 files, codes packed at 4 bits, scales in bfloat16.",
         "Codes of 3 bits are stored at 4, the next width that loaders support.",
-        "| en | 22.00 | ×1.100 | 0.0312 | 0.910 |",
-        "| sw | – | – | – | – |",
-        "| boolq | acc | 0.610 | 0.010 | −0.020 |",
+        "| en | 22.00 | ×1.100 | 0.0312 | 0.910 | 1.300 | +0.050 |",
+        "| sw | – | – | – | – | – | – |",
+        "The dense model does not know sw: it predicts the text no better than bzip2.",
+        "| boolq | acc | 0.610 | 0.010 | −0.020 (at chance) |",
+        "| arc | acc | 0.500 | 0.010 | −0.020 |",
+        "Mean of 2 tasks: 0.555 (−0.020); of the 1 above chance: 0.500 (−0.020).",
         "| compressed-tensors | 0.17.1 |",
         'model = AutoModelForCausalLM.from_pretrained("this/folder", dtype="auto")',
     ],
@@ -118,9 +127,10 @@ def test_programs_find_the_same() -> None:
     assert about["settings"] == GPTQ
     assert about["calibration"] == {"source": "c4"}
     assert about["export"]["packing"] == {"bits": 4, "group_size": 64, "symmetric": False, "indexed": True}
-    assert about["figures"]["tasks"] == [
-        {"task": "boolq", "metric": "acc", "value": 0.61, "stderr": 0.01, "dense_value": 0.63}
-    ]
+    assert about["figures"]["tasks"][0] == {
+        "task": "boolq", "metric": "acc", "value": 0.61, "stderr": 0.01, "dense_value": 0.63,
+        "averaged": True, "above_chance": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_tasks_stand_beside_dense(study: FakeStudy) -> None:
     # Of 20 items dense has 12 right; wanda loses 6 of them and wins 1.
     assert (accuracy["boolq"].value, accuracy["boolq"].dense_value) == (7 / 20, 12 / 20)
     assert math.isclose(accuracy["boolq"].change or 0, -5 / 20)
+    # 9.5 of 20 right, on average, of two choices each.
+    assert accuracy["boolq"].above_chance is False
 
 
 def test_dense_is_compared_with_nothing(study: FakeStudy) -> None:

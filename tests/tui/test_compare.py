@@ -310,11 +310,11 @@ async def test_p_goes_through_the_figures_of_a_part(finished: FakeStudy) -> None
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         seen = []
-        for _ in range(5):
+        for _ in range(7):
             await pilot.press("p")
             seen.append(line_with(app, "Languages:").split(" ")[1])
-        assert seen == ["perplexity", "bits/byte", "KL", "top-1", "ppl"]
-        await pilot.press("p")
+        assert seen == ["bits/char", "ppl", "perplexity", "KL", "KL/byte", "top-1", "bits/byte"]
+        await pilot.press("p", "p", "p")
         assert (
             line_with(app, "dense") == "dense 20.00 30.00 40.00"
         )  # perplexity is one of the dense model too
@@ -323,7 +323,7 @@ async def test_p_goes_through_the_figures_of_a_part(finished: FakeStudy) -> None
         for _ in range(4):
             await pilot.press("p")
             seen.append(line_with(app, "Tasks:"))
-        assert [text.split(" ▁")[0] for text in seen] == [
+        assert [text.split(" *")[0] for text in seen] == [
             "Tasks: accuracy",
             "Tasks: flips",
             "Tasks: acc_norm change",
@@ -338,11 +338,11 @@ async def test_s_sorts_by_size_and_by_quality(finished: FakeStudy) -> None:
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         orders = [labels(app)]
-        for _ in range(3):
+        for _ in range(4):
             await pilot.press("s")
             orders.append(labels(app))
         assert orders[0] == ["wanda-0.5", "rtn-4bit-g64"]
-        assert orders[1] == orders[2] == orders[3] == ["rtn-4bit-g64", "wanda-0.5"]
+        assert orders[1] == orders[2] == orders[3] == orders[4] == ["rtn-4bit-g64", "wanda-0.5"]
         assert "s accuracy" in text_of(app)
         await pilot.press("s")
         assert "s plan order" in text_of(app)
@@ -388,7 +388,7 @@ async def test_m_shows_the_next_model(finished: FakeStudy) -> None:
         assert "m alpha 1/2" in text_of(app)
         await pilot.press("m")
         await until(pilot, lambda: "m beta 2/2" in text_of(app))
-        assert line_with(app, "wanda-0.5") == "wanda-0.5 1.500▅ 1.800▅! 1.650▅ 1.645▅"
+        assert line_with(app, "wanda-0.5") == "wanda-0.5 +0.117▃ +0.170▃! +0.144▃ +0.144▃"
         await pilot.press("m")
         await until(pilot, lambda: "m alpha 1/2" in text_of(app))
 
@@ -460,9 +460,9 @@ async def test_y_copies_the_cell_or_on_a_name_the_line(finished: FakeStudy) -> N
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         await pilot.press("y")
-        assert app.clipboard == "wanda-0.5\t1.500\t1.800\t1.650\t1.645"
+        assert app.clipboard == "wanda-0.5\t+0.117\t+0.170\t+0.144\t+0.144"
         await pilot.press("right", "right", "y")
-        assert app.clipboard == "1.800"
+        assert app.clipboard == "+0.170"
 
 
 async def test_enter_goes_to_the_monitor_of_that_trial(
