@@ -67,7 +67,10 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
         with atomic_path(paths.database) as temporary:
             temporary.unlink()  # DuckDB creates its file, and takes an empty one for a broken one
             config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
-            with closing(duckdb.connect(str(temporary), config=config)) as connection, _values_that_fit(paths):
+            with (
+                closing(duckdb.connect(str(temporary), config=config)) as connection,
+                _values_that_fit(paths),
+            ):
                 total = _fill(connection, planned, rows)
     except (OSError, duckdb.IOException) as error:
         raise StudyError(

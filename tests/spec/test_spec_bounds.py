@@ -94,7 +94,7 @@ def test_columns_count_characters_however_long_the_line() -> None:
 
 
 def test_a_file_without_an_end_is_no_spec(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="more than 1.0 MiB"):
+    with pytest.raises(SpecError, match=r"more than 1\.0 MiB"):
         load_spec(Path("/dev/zero"))
     os.mkfifo(tmp_path / "pipe.toml")
     with pytest.raises(SpecError, match="not a plain file"):
