@@ -6,15 +6,44 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 import platformdirs
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Numbers of the errors of a disk that takes nothing more."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Numbers of the errors of a disk without locks."""
+SPARE_CACHE = "STUDYCTL_SPARE_CACHE"
+"""Variable that a worker sets for itself: the folder for what the user's cache cannot take."""
+
+
+@cache
+def machine() -> str:
+    """Return a name for everywhere that process ids mean the same as here: this machine until it is started again, or a container.
+
+    It is no host name: many machines are called ``localhost``.
+    """
+    parts: list[object] = [socket.gethostname()]
+    with suppress(OSError):  # only Linux tells
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        parts = [boot, Path("/proc/self/ns/pid").stat().st_ino]
+    return digest(parts)[:8]
+
+
+def _temporary_name(path: Path) -> str:
+    """Return how the names of temporary files begin that this process makes next to ``path``."""
+    return f".{path.name}.{machine()}-{os.getpid()}."
+
 
 LARGEST_BYTES = 1 << 30
 """A file of a study that is larger is not read: ten times the plan of 100,000 trials."""
@@ -53,13 +82,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written, or the disk is full; ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f"{_temporary_name(path)}{uuid4().hex[:8]}.tmp")
     temporary.touch(exist_ok=False)
     mode = (
         temporary.stat().st_mode
     )  # what the umask leaves; safetensors replaces the file by one that only its owner reads
     try:
-        yield temporary
+        with _errors_of_rust():
+            yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(mode)
@@ -67,6 +97,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def _errors_of_rust() -> Iterator[None]:
+    """Turn errors of the operating system that a library in Rust raises as its own (safetensors) into OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -99,10 +142,11 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise FileExistsError(errno.EEXIST, "it exists already and is not empty", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}.partial") for kind in ("new", "old"))
+    temporary, old = (path.with_name(f"{_temporary_name(path)}{kind}.partial") for kind in ("new", "old"))
     temporary.mkdir()
     try:
-        yield temporary
+        with _errors_of_rust():
+            yield temporary
         open_to_umask(temporary)
         for entry in temporary.iterdir():
             with entry.open("rb") as file:
@@ -130,14 +174,22 @@ def open_to_umask(folder: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete the partial folders of processes that were killed while writing ``path``."""
-    import psutil  # takes 10 ms, and few commands write folders
+    """Delete what processes of this machine left that were killed while writing ``path``.
 
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(new|old)\.partial")
-    for folder in path.parent.iterdir():
-        match = pattern.fullmatch(folder.name)
-        if match and not psutil.pid_exists(int(match[1])) and not folder.is_symlink():
-            shutil.rmtree(folder)
+    What another machine writes is never touched: nobody here can tell whether its process lives.
+    """
+    import psutil  # takes 10 ms
+
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{machine()}-(\d+)\.(.+)")
+    for left in path.parent.iterdir():
+        match = pattern.fullmatch(left.name)
+        if match and not left.is_symlink() and not psutil.pid_exists(int(match[1])):
+            if match[2] == "old.partial" and not path.exists():
+                left.rename(path)  # killed between two renames
+            elif left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def digest(value: object) -> str:
@@ -152,6 +204,61 @@ def cache_folder() -> Path:
     return Path(override) if override else Path(platformdirs.user_cache_dir("studyctl"))
 
 
+def data_folder() -> Path:
+    """Return the folder of what studyctl remembers about the user (``XDG_DATA_HOME`` moves it)."""
+    return Path(platformdirs.user_data_dir("studyctl"))
+
+
+def cache_trouble() -> str:
+    """Return why the user's cache cannot be written; empty if it can."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache_folder()).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def cache_entry(*names: str) -> Path:
+    """Return the path of something in the user's cache; where a worker can keep it instead, if that cannot be written."""
+    entry, spare = cache_folder().joinpath(*names), os.environ.get(SPARE_CACHE)
+    return Path(spare).joinpath(*names) if spare and not entry.exists() and cache_trouble() else entry
+
+
+def write_cache(path: Path, data: str | bytes) -> None:
+    """Keep something in the user's cache if it can be written: else it only costs time again, and ``plan`` warns of it."""
+    with suppress(OSError):
+        write_atomic(path, data)
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1) -> Iterator[bool]:
+    """Hold a kernel's lock on a file, if its disk has locks; yield whether it does.
+
+    Args:
+        path: the file; made if it is missing.
+        timeout: seconds to wait for it; negative: without end.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the file cannot be written.
+    """
+    from filelock import FileLock  # few commands lock
+
+    lock = FileLock(path, timeout=timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 @dataclass(frozen=True, slots=True)
 class StudyPaths:
     """Every path in a study's folder. Their names are written nowhere else."""
@@ -162,6 +269,11 @@ class StudyPaths:
     def name(self) -> str:
         """The study's name."""
         return self.root.name
+
+    @property
+    def id(self) -> Path:
+        """A random id, by which a user's own studies are told from those of others."""
+        return self.root / "id"
 
     @property
     def spec(self) -> Path:
@@ -185,8 +297,13 @@ class StudyPaths:
 
     @property
     def lock(self) -> Path:
-        """Locked (by the kernel) as long as a runner lives."""
+        """Locked (by the kernel, where it can) as long as a runner lives."""
         return self.root / "runner.lock"
+
+    @property
+    def lease(self) -> Path:
+        """Who holds the study, with a count that rises as long as they live."""
+        return self.root / "runner.lease"
 
     @property
     def runner_log(self) -> Path:
@@ -212,6 +329,11 @@ class StudyPaths:
     def cache(self) -> Path:
         """Dense references, and weights and task chunks in progress; all of it can be deleted."""
         return self.root / "cache"
+
+    @property
+    def spare_cache(self) -> Path:
+        """What belongs into the user's cache, if that cannot be written."""
+        return self.cache / "spare"
 
     @property
     def weights(self) -> Path:

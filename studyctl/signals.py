@@ -6,17 +6,44 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; ``timeout``, ``scancel``, systemd and the like; a terminal that was closed."""
+
 
 @contextmanager
-def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` at each Ctrl-C and SIGTERM instead of ending the process."""
-    signals = signal.SIGINT, signal.SIGTERM
-    before = {number: signal.signal(number, lambda *_: stop()) for number in signals}
+def on_stop_signal(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call ``stop`` with the number of each signal that asks to stop, instead of ending the process.
+
+    A SIGHUP that is ignored stays so: that is what ``nohup`` is for.
+    """
+    numbers = [
+        number
+        for number in STOP_SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, lambda number, _: stop(number)) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_stopping_to_parent() -> None:
+    """Ignore the signals that ask to stop: they reach a whole process group, and the parent decides what becomes of its child."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let the signals that ask to stop wait; a process that is started meanwhile keeps them waiting until it is ready for them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def how_it_ended(process: str, returncode: int, printed: Sequence[str] = ()) -> str:

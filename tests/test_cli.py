@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from studyctl.store.publish import publish
+from tests.store.builder import FakeStudy
+
 HEAVY = ("torch", "transformers", "lm_eval", "datasets")
 
 
@@ -122,3 +125,69 @@ def test_nothing_heavy_is_imported_before_a_worker_runs(tmp_path: Path, argument
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert "heavy: []" in done.stderr, done.stderr
+
+
+@pytest.fixture
+def plain_study(tmp_path: Path) -> Path:
+    """A folder with a published study whose title is in Greek."""
+    study = FakeStudy(tmp_path / "runs" / "small").write_all()
+    for path in (study.paths.plan, study.paths.spec):
+        if path.is_file():
+            path.write_text(path.read_text("utf-8").replace("A small study", "Μελέτη · ✓"), "utf-8")
+    publish(study.paths)
+    return tmp_path
+
+
+COMMANDS = (
+    "schema",
+    "list --json",
+    "watch small --plain",
+    "logs small",
+    "sql small 'from leaderboard'",
+)
+
+
+def in_shell(command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["bash", "-c", command.replace("studyctl", f"{sys.executable} -m studyctl", 1)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_output_that_nobody_takes_is_no_traceback(plain_study: Path, command: str) -> None:
+    full = in_shell(f"studyctl {command} > /dev/full", plain_study)
+    assert (full.returncode, full.stderr) == (
+        1,
+        b"error: the output cannot be written: No space left on device\n\n",
+    )
+    head = in_shell(f"studyctl {command} | head -c 1; exit ${{PIPESTATUS[0]}}", plain_study)
+    assert (head.returncode, head.stderr) == (0, b"")
+    closed = in_shell(f"studyctl {command} <&- >&-", plain_study)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_an_encoding_without_a_character_writes_an_escape(plain_study: Path, encoding: str) -> None:
+    for command in ("list", "logs small", "sql small 'from leaderboard'"):
+        output = in_shell(f"studyctl {command}", plain_study, PYTHONIOENCODING=encoding)
+        assert (output.returncode, output.stderr) == (0, b""), command
+    printed = in_shell("studyctl list", plain_study, PYTHONIOENCODING=encoding).stdout
+    assert b"\\u2713" in printed
+    as_json = in_shell("studyctl list --json", plain_study, PYTHONIOENCODING=encoding).stdout
+    assert json.loads(as_json)[0]["title"] == "Μελέτη · ✓"
+
+
+def test_a_file_that_is_opened_never_takes_the_number_of_a_closed_stream(plain_study: Path) -> None:
+    script = "from studyctl.cli.streams import prepare_streams; prepare_streams(); print(open('x', 'w').fileno(), file=open('y', 'w'))"
+    subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "$0" <&- >&- 2>&-', script],
+        cwd=plain_study,
+        check=True,
+        timeout=60,
+    )
+    assert int((plain_study / "y").read_text()) > 2

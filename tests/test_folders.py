@@ -1,5 +1,7 @@
 """A folder is there as a whole, or as it was."""
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -11,7 +13,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from studyctl.errors import StudyError
-from studyctl.files import atomic_folder, atomic_path, read_plain, remove_leftovers, write_atomic
+from studyctl.files import (
+    SPARE_CACHE,
+    atomic_folder,
+    atomic_path,
+    cache_entry,
+    cache_trouble,
+    file_lock,
+    read_plain,
+    remove_leftovers,
+    write_atomic,
+    write_cache,
+)
 from studyctl.journal.files import JournalWriter
 
 KILLED = """
@@ -80,6 +93,96 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     assert names(tmp_path) == [".x.notes"]
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy
+from safetensors.numpy import save_file
+from studyctl.files import atomic_path
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with atomic_path(Path(sys.argv[1])) as path:
+        save_file({"a": numpy.zeros(1000)}, path)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_weights_that_do_not_fit_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    """safetensors raises an error of its own, which looks like one of the weights."""
+    said = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "w")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert said.stdout == "File too large\n"
+    assert names(tmp_path) == []
+
+
+def test_what_another_machine_writes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"from studyctl import files; files.machine = lambda: 'elsewhere'\n{KILLED}"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "x")], check=False, timeout=60)
+    before = names(tmp_path)
+    assert len(before) == 1
+    remove_leftovers(tmp_path / "x")
+    assert names(tmp_path) == before
+
+
+def test_a_folder_that_was_moved_aside_comes_back(tmp_path: Path) -> None:
+    """Killed between the two renames of a replacement."""
+    script = KILLED.replace("Path(sys.argv[1])", "Path(sys.argv[1]), replace=True").replace(
+        "    os.kill",
+        "    Path(sys.argv[1]).rename(str(folder).replace('new.partial', 'old.partial'))\n    os.kill",
+    )
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("1")
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "x")], check=False, timeout=60)
+    assert "x" not in names(tmp_path)
+    remove_leftovers(tmp_path / "x")
+    assert names(tmp_path) == ["x"]
+    assert names(tmp_path / "x") == ["mine"]
+
+
+def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with file_lock(tmp_path / "lock") as locked:
+        assert locked
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with file_lock(tmp_path / "lock") as locked:
+        assert not locked
+
+
+class TestCache:
+    @pytest.fixture(autouse=True)
+    def _cannot_be_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "old").write_text("1")
+        monkeypatch.setenv("STUDYCTL_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("studyctl.files.tempfile.TemporaryFile", full)
+
+    def test_why_it_cannot_be_written(self) -> None:
+        assert cache_trouble() == "No space left on device"
+
+    def test_what_is_there_is_read_and_what_is_new_goes_elsewhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(SPARE_CACHE, str(tmp_path / "spare"))
+        assert cache_entry("old") == tmp_path / "cache" / "old"
+        assert cache_entry("new", "one") == tmp_path / "spare" / "new" / "one"
+
+    def test_writing_into_it_is_no_error(self, tmp_path: Path) -> None:
+        write_cache(tmp_path / "cache" / "old" / "a folder cannot be here", "1")
+
+
+def full(**_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "x") as folder:
         remove_leftovers(tmp_path / "x")
@@ -109,7 +212,7 @@ def test_a_pipe_a_device_and_a_folder_are_no_files_of_a_study(tmp_path: Path) ->
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     for name in ("pipe", "endless", "folder", "loop"):
-        with pytest.raises(OSError):  # noqa: PT011
+        with pytest.raises(OSError):  # noqa: PT011 - the kind differs
             read_plain(tmp_path / name)
 
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from studyctl.backends.catalog import BACKENDS, GPU_SIZE_BYTES, Backend
 from studyctl.backends.exchange import call_driver, clean_environment
 from studyctl.contract.methods import METHODS
 from studyctl.errors import StudyError, did_you_mean
-from studyctl.files import cache_folder, write_atomic
+from studyctl.files import cache_folder, file_lock, write_atomic
 from studyctl.gpus import visible_gpus
 from studyctl.signals import how_it_ended, last_lines
 from studyctl.units import bytes_text
@@ -160,7 +160,7 @@ def _locked(backend: Backend) -> Iterator[None]:
     path = cache_folder() / "backends" / f"{backend.name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=0):
+        with file_lock(path, timeout=0):
             yield
     except Timeout as error:
         raise StudyError(

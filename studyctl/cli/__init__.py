@@ -10,6 +10,7 @@ import typer
 
 from studyctl.cli import backends, results, runs, specs
 from studyctl.cli.arguments import print_json, stderr, stdout
+from studyctl.cli.streams import OutputError, prepare_streams
 from studyctl.errors import ExitCode, StudyError
 
 app = typer.Typer(
@@ -43,19 +44,19 @@ def about(
 
 def main() -> None:
     """Run the command line. Errors that a user can cause are shown as problems; any other is a bug and keeps its traceback."""
+    prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except StudyError as error:
         from studyctl.report.problems import as_json, draw
 
-        if "--json" in sys.argv:
+        if "--json" in sys.argv and not isinstance(error, OutputError):
             print_json({"problems": as_json(error.problems)})
         else:
             draw(error.problems, stderr())
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(ExitCode.STOPPED) from None
-    except BrokenPipeError:
-        # `studyctl sql ... | head` closed our stdout: not an error, and Python must not complain when it flushes at exit.
-        sys.stderr.close()
-        raise SystemExit(ExitCode.DONE) from None

@@ -1,6 +1,7 @@
 """Arguments shared by several commands, with their completion, and the consoles for output."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from studyctl.printable import escaped_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from studyctl.files import StudyPaths
+
+ENDLESS = 1 << 20
+"""Characters per line where there is no terminal."""
 
 
 def complete_studies(incomplete: str) -> Iterator[str]:
     """Complete the name of a study."""
     from studyctl.store.studies import study_names
 
-    return (name for name in study_names() if name.startswith(incomplete))
+    return (name for name in study_names() if name.startswith(incomplete) and name.isprintable())
 
 
 def complete_trials(context: typer.Context, incomplete: str) -> Iterator[str]:
@@ -26,7 +32,7 @@ def complete_trials(context: typer.Context, incomplete: str) -> Iterator[str]:
     from studyctl.store.studies import find_study, trial_names
 
     names = trial_names(find_study(context.params["study"])) if context.params.get("study") else []
-    return (name for name in names if name.startswith(incomplete))
+    return (name for name in names if name.startswith(incomplete) and name.isprintable())
 
 
 def complete_specs(incomplete: str) -> Iterator[str]:
@@ -78,6 +84,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 YesOption = Annotated[
     bool, typer.Option("--yes", help="Really delete; without this option, only show what would be deleted.")
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Act on a study that somebody else made, and count it as yours from now on."
+    ),
+]
 
 
 def study_paths(study: str) -> "StudyPaths":
@@ -89,18 +101,22 @@ def study_paths(study: str) -> "StudyPaths":
 
 def stderr() -> "Console":
     """Return the console for everything except data."""
-    from rich.console import Console
+    from studyctl.report.console import TextConsole
 
-    return Console(stderr=True, highlight=False)
+    return TextConsole(stderr=True)
 
 
 def stdout() -> "Console":
-    """Return the console for data."""
-    from rich.console import Console
+    """Return the console for data: as wide as the terminal or as ``COLUMNS`` says; a pipe and a file have no width."""
+    from studyctl.report.console import TextConsole
 
-    return Console(highlight=False)
+    console, columns = TextConsole(), os.environ.get("COLUMNS", "")
+    if not console.file.isatty() and not (columns.isdigit() and int(columns)):
+        console.width = ENDLESS
+    return console
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    """Print a value as JSON, which has escapes of its own for characters that the stream cannot hold."""
+    plain = not sys.stdout.encoding.lower().startswith("utf")
+    sys.stdout.write(escaped_json(json.dumps(value, ensure_ascii=plain, indent=2, default=str)) + "\n")

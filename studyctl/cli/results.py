@@ -9,6 +9,7 @@ import typer
 from studyctl.cli.arguments import (
     JsonOption,
     StudyArgument,
+    TrustOption,
     complete_trials,
     print_json,
     stderr,
@@ -82,18 +83,25 @@ def export(
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; missing or empty.")],
+    trust: TrustOption = False,
 ) -> None:
     """Write a trial's weights as a folder that transformers and vLLM load, with a model card."""
     from studyctl.run.export import export_trial
+    from studyctl.run.trust import require_trust
 
-    message = export_trial(study_paths(study), trial, folder, stderr())
+    paths = study_paths(study)
+    require_trust(paths, stderr(), trust=trust)
+    message = export_trial(paths, trial, folder, stderr())
     stderr().print(message, soft_wrap=True, markup=False)
     typer.echo(str(folder.resolve()))
 
 
 @db.command("rebuild")
-def db_rebuild(study: StudyArgument) -> None:
+def db_rebuild(study: StudyArgument, trust: TrustOption = False) -> None:
     """Rebuild the database from the journals."""
     from studyctl.run.start import rebuild
+    from studyctl.run.trust import require_trust
 
-    stderr().print(rebuild(study_paths(study)))
+    paths = study_paths(study)
+    require_trust(paths, stderr(), trust=trust)
+    stderr().print(rebuild(paths))

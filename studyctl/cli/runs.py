@@ -1,6 +1,7 @@
 """Commands that run studies, watch them and clean up after them."""
 
-from typing import Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +10,7 @@ from studyctl.cli.arguments import (
     SpecArgument,
     StudyArgument,
     TrialArgument,
+    TrustOption,
     YesOption,
     complete_studies,
     print_json,
@@ -16,7 +18,11 @@ from studyctl.cli.arguments import (
     stdout,
     study_paths,
 )
+from studyctl.cli.streams import OutputClosed
 from studyctl.cli.terminal import need_terminal, on_a_terminal, open_app
+
+if TYPE_CHECKING:
+    from studyctl.files import StudyPaths
 
 commands = typer.Typer()
 
@@ -39,6 +45,7 @@ def run(
     tui: Annotated[
         bool, typer.Option("--tui", help="Run in the background and watch it in the terminal app.")
     ] = False,
+    trust: TrustOption = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Run it although the study was made from another spec.")
     ] = False,
@@ -52,12 +59,15 @@ def run(
     if tui:
         need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` follows it")
     selection = Selection(tuple(only or ()), tuple(model or ()))
-    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui, yes=yes)
+    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui, yes=yes, trust=trust)
     if tui:
         stderr().print(started.message, soft_wrap=True, markup=False)
         open_app("monitor", study=started.paths)
         return
-    report_run(started.paths, started.message, stdout(), stderr(), with_results=started.outcome is not None)
+    with suppress(OutputClosed):  # the run counts, not who reads its results
+        report_run(
+            started.paths, started.message, stdout(), stderr(), with_results=started.outcome is not None
+        )
     raise typer.Exit(started.code)
 
 
@@ -98,7 +108,7 @@ def stop(
 
 
 @commands.command()
-def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
+def retry(study: StudyArgument, trial: TrialArgument = "", trust: TrustOption = False) -> None:
     """Try failed trials again: all of them, or one."""
     from studyctl.report.show import report_run
     from studyctl.run.control import ask_to_retry
@@ -111,8 +121,10 @@ def retry(study: StudyArgument, trial: TrialArgument = "") -> None:
     if (asked := ask_to_retry(paths, name)) is not None:
         stderr().print(asked)
         return
-    started = run_study(paths.spec, Selection((name,) if name else ()), stderr(), root=paths)
-    report_run(paths, started.message, stdout(), stderr(), with_results=True)
+    selection = Selection((name,) if name else ())
+    started = run_study(paths.spec, selection, stderr(), root=paths, trust=trust)
+    with suppress(OutputClosed):
+        report_run(paths, started.message, stdout(), stderr(), with_results=True)
     raise typer.Exit(started.code)
 
 
@@ -144,16 +156,26 @@ def list_studies(as_json: JsonOption = False) -> None:
 
 
 @commands.command()
-def gc(study: StudyArgument, yes: YesOption = False) -> None:
+def gc(study: StudyArgument, yes: YesOption = False, trust: TrustOption = False) -> None:
     """Show what can be deleted from a study without losing a result; --yes deletes it."""
     from studyctl.run.cleaning import clean
 
-    clean(study_paths(study), stdout(), yes=yes)
+    clean(_deleting(study, yes=yes, trust=trust), stdout(), yes=yes)
 
 
 @commands.command()
-def rm(study: StudyArgument, yes: YesOption = False) -> None:
+def rm(study: StudyArgument, yes: YesOption = False, trust: TrustOption = False) -> None:
     """Delete a study with its results; requires --yes."""
     from studyctl.run.cleaning import remove
 
-    remove(study_paths(study), stdout(), yes=yes)
+    remove(_deleting(study, yes=yes, trust=trust), stdout(), yes=yes)
+
+
+def _deleting(study: str, *, yes: bool, trust: bool) -> "StudyPaths":
+    """Return the files of a study from which something is deleted if ``yes``."""
+    from studyctl.run.trust import require_trust
+
+    paths = study_paths(study)
+    if yes:
+        require_trust(paths, stderr(), trust=trust)
+    return paths

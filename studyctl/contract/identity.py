@@ -14,6 +14,8 @@ Bos = Literal["auto", "none", "prepend"]
 """Begin-of-sequence token before windows and contexts; auto: as the model's tokenizer does by default."""
 FidelityMetric = Literal["kl", "top1", "snr"]
 """A distance to the dense model."""
+PLAIN = "plain"
+"""Weights stored as in any model: pruned ones, or rounded ones in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,10 @@ class ModelIdentity:
     """Everything that is loaded: weights, config, tokenizer; empty for a hub model, which its commit identifies."""
     config: dict[str, Any] = field(default_factory=dict)
     linears: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Those of the decoder blocks: full name -> ``(out, in)``; empty where the weights are pickled or packed."""
+    """Those of the decoder blocks: full name -> ``(out, in)``; empty where the weights are pickled or packed. An expert's part of a
+    tensor has its number after the tensor's name."""
+    others: dict[str, int] = field(default_factory=dict)
+    """What else the decoder blocks have of two or more dimensions, which stays dense: name -> number of weights."""
     parameters: int = 0
     weight_bytes: int = 0
     """As stored."""
@@ -57,11 +62,16 @@ class ModelIdentity:
     kv_heads: int = 0
     head_dim: int = 0
     vocab_size: int = 0
+    """Rows of the embedding: token ids must be below it."""
     max_positions: int = 0
     """0: the config sets no maximum."""
     tied: bool = False
     tokenizer: bool = True
     """Whether the files include one; a published checkpoint may come without."""
+    storage: str = PLAIN
+    """How weights are stored: ``plain``, or the name of the format in which they are packed."""
+    caveats: tuple[str, ...] = ()
+    """For the user: what may go wrong, judging by the files, as sentences; only loading or tokenizing settles it."""
     unknown: str = ""
     note: str = ""
     """For the user: that the hub did not answer, so the commit is the one seen last."""
@@ -114,6 +124,8 @@ class TaskIdentity:
     """None only where lm-eval is not installed."""
     files: tuple[FileIdentity, ...] = ()
     """All of its local files: definitions, Python functions, items."""
+    code: tuple[str, ...] = ()
+    """What of it runs code that is not lm-eval's own, each in a few words."""
     test: Path | None = None
     """Items that the spec gives instead of the task's own."""
     fewshot: Path | None = None

@@ -97,6 +97,10 @@ class Job(_Handed):
     threads: int
     batch_tokens: int
     """Tokens per forward pass."""
+    is_compressed: bool = False
+    """Whether the study has variants of this model that studyctl itself compresses: then its blocks are checked once it is loaded."""
+    is_calibrated: bool = False
+    """Whether some of these need activations."""
     backend_network: bool = False
     """Whether another package's process may use the network."""
     export_to: Path | None = None

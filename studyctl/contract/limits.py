@@ -1,4 +1,4 @@
-"""How much is computed at a time. These limits bound memory; the plan's memory estimate uses them."""
+"""How much is computed at a time, which bounds memory, and how much of a model may stay dense. The plan uses these limits too."""
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens per forward pass that a trial starts with; halved when memory runs out."""
@@ -10,6 +10,9 @@ MIN_CHUNK_TOKENS = 256
 """With fewer, the matrix product with a large ``lm_head`` is slow."""
 CHUNK_TENSORS = 6
 """fp32 tensors of the size of one chunk's logits that exist at once, those of the dense model included."""
+LEFT_DENSE = 0.25
+"""Up to this fraction of the blocks' weights may be in no linear: convolutions, routers, state matrices. They count as dense; a larger
+part is a kind of linear that studyctl cannot compress."""
 
 
 def device_kind(device: str) -> str:

@@ -65,6 +65,10 @@ class MethodSettings(BaseModel):
         """
         raise NotImplementedError
 
+    def stored_bytes(self, out: int, in_features: int, float_bytes: float) -> float:
+        """Return the bytes of a linear's weight ``[out, in]`` in an exported folder, if a float takes this many."""
+        return out * in_features * float_bytes  # zeros are stored like other weights
+
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         """Return ``(field, reason)`` if these settings do not fit a linear with this many inputs."""
         return None
@@ -188,6 +192,22 @@ class Quantization(MethodSettings):
     def bits_per_weight(self, in_features: int) -> float:
         group = self.group_size or in_features
         return self.bits + (16 + (0 if self.symmetric else self.bits)) / group
+
+    @override
+    def stored_bytes(self, out: int, in_features: int, float_bytes: float) -> float:
+        # The layout pack-quantized: studyctl.compress.weights.packing.
+        codes_per_word = 8 if self.bits <= 4 else 4
+        groups = in_features // (self.group_size or in_features)
+        words = out * -(-in_features // codes_per_word)
+        if not self.symmetric:
+            words += groups * -(-out // codes_per_word)
+        if (
+            self.group_size
+            and getattr(self, "act_order", False)
+            and not getattr(self, "static_groups", False)
+        ):
+            words += in_features  # the group of every input
+        return 4 * words + out * groups * float_bytes + 16  # the shape
 
     @override
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
@@ -348,26 +368,26 @@ METHODS: dict[str, Method] = {
     "dense": Method(Dense, None),
     "magnitude": Method(Magnitude, "studyctl.compress.prune.magnitude:compress_linears", version=2),
     "wanda": Method(Wanda, "studyctl.compress.prune.wanda:compress_linears", frozenset({"norm"})),
-    "rtn": Method(RTN, "studyctl.compress.quantize.rtn:compress_linears"),
+    "rtn": Method(RTN, "studyctl.compress.quantize.rtn:compress_linears", version=2),
     "sparsegpt": Method(
-        SparseGPT, "studyctl.compress.prune.sparsegpt:compress_linears", frozenset({"hessian"}), version=2
+        SparseGPT, "studyctl.compress.prune.sparsegpt:compress_linears", frozenset({"hessian"}), version=3
     ),
     "gptq": Method(
-        GPTQ, "studyctl.compress.quantize.gptq:compress_linears", frozenset({"hessian"}), version=2
+        GPTQ, "studyctl.compress.quantize.gptq:compress_linears", frozenset({"hessian"}), version=3
     ),
     "awq": Method(
         AWQ,
         "studyctl.compress.quantize.awq:compress_linears",
         frozenset({"mean_abs", "hessian"}),
         prepare="studyctl.compress.quantize.awq:scale_block",
-        version=3,
+        version=4,
     ),
     "checkpoint": Method(Checkpoint, None),
     PAIR: Method(
         PruneThenQuantize,
         "studyctl.compress.combined:compress_linears",
         prepare="studyctl.compress.combined:prepare_block",
-        version=4,
+        version=5,
     ),
 }
 
@@ -377,6 +397,19 @@ def method_of(settings: MethodSettings) -> Method:
     return METHODS[settings.method if isinstance(settings.method, str) else PAIR]
 
 
+def methods_of(settings: MethodSettings) -> tuple[str, ...]:
+    """Return the names of the methods that these settings combine; one, if they combine none."""
+    return (settings.method,) if isinstance(settings.method, str) else tuple(settings.method)
+
+
+def without_data(settings: WithData) -> MethodSettings:
+    """Return the method that needs no data and costs the same bits: for linears that no calibration token reaches."""
+    if isinstance(settings, PruneThenQuantize):
+        return settings.model_copy(update={"method": ("magnitude", "rtn")})
+    kind = RTN if isinstance(settings, Quantization) else Magnitude
+    return kind.model_validate(settings.model_dump(include=kind.model_fields.keys() - {"method"}))
+
+
 def settings_of(value: object) -> object:
     """Return dumped settings as the method's own type; anything else unchanged, for a validator to refuse."""
     if not isinstance(value, dict) or "method" not in value:
@@ -384,6 +417,22 @@ def settings_of(value: object) -> object:
     method = value["method"]
     row = METHODS.get(method if isinstance(method, str) else PAIR)
     return value if row is None else row.settings.model_validate(value)
+
+
+def inverts_hessian(settings: MethodSettings) -> bool:
+    """Return whether the method inverts Hessians, which takes more tokens than a linear has inputs."""
+    methods = (settings.method,) if isinstance(settings.method, str) else settings.method
+    return any(issubclass(METHODS[method].settings, SparseGPT | GPTQ) for method in methods)
+
+
+def too_few_tokens(tokens: int, inputs: int) -> str | None:
+    """Return what is wrong with so few calibration tokens for a linear with so many inputs; None if they suffice."""
+    if tokens >= 2 * inputs:
+        return None
+    return (
+        f"{tokens:,} calibration tokens for linears with up to {inputs:,} inputs, fewer than twice as many: "
+        "their Hessians are singular or nearly so, and damping decides much of the result"
+    )
 
 
 def statistics_of(settings: MethodSettings) -> frozenset[StatisticName]:

@@ -49,6 +49,8 @@ class PlannedTrial:
     bits_per_weight: float | None
     """By the settings; the measured value is in the results."""
     sparsity: float | None
+    stored_bytes: int | None = None
+    """Of the weights of the whole model, as its files store them or an export would; None: not known."""
     available: bool = True
     """False when something that it needs is missing on the machine that planned it."""
     parts: dict[str, Any] = field(default_factory=dict)

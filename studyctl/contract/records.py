@@ -181,6 +181,8 @@ class TextBatch(Record, tag="text_batch"):
     bos: bool
     kl_counts: dict[int, int] | None = None
     """See :mod:`studyctl.contract.kl_counts`; None where KL was not asked for."""
+    bzip2_bits_per_byte: float | None = None
+    """What bzip2 needs for the text, which no model of a language should exceed; None: written before 0.3."""
 
 
 class TaskFigure(Record, tag="task"):
@@ -222,12 +224,15 @@ class TextTotals(Record, tag="perplexity"):
     language: str
     perplexity: float | None = None
     bits_per_byte: float | None = None
+    bits_per_character: float | None = None
     nll_nats: float | None = None
     tokens: int | None = None
     bytes: int | None = None
+    characters: int | None = None
     sequence_length: int | None = None
     bos: bool | None = None
     windows: int | None = None
+    bzip2_bits_per_byte: float | None = None
 
 
 class FidelityTotals(Record, tag="fidelity"):

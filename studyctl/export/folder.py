@@ -18,7 +18,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from studyctl.compress.walk.architectures import block_linears
+from studyctl.compress.walk.architectures import block_matrices
 from studyctl.compress.weights.compressed import Compressed
 from studyctl.compress.weights.packing import (
     FORMAT,
@@ -30,6 +30,7 @@ from studyctl.compress.weights.packing import (
 from studyctl.errors import StepError
 from studyctl.files import atomic_folder
 from studyctl.reporter import Reporter
+from studyctl.sources.unpacking import stored_bits
 
 SHARD_BYTES = 5_000_000_000
 LOGIT_TOKENS = 16
@@ -52,7 +53,7 @@ class Exported:
     weight_bytes: int
     """Of these files."""
     block_bits_per_weight: float
-    """Of the decoder blocks' linears, from the bytes stored for them without biases: codes, scales, zero points, shapes."""
+    """Of the decoder blocks, from the bytes stored for their weights: codes, scales, zero points, shapes, and what is dense."""
     model_bits_per_weight: float
     """Of the whole model, from the sizes of the files."""
     logit_difference: float
@@ -87,7 +88,7 @@ def export_model(
         OSError: the folder cannot be written.
     """
     with atomic_folder(target, replace=replace) as folder:
-        packing, why_plain = choose_packing(compressed) if compressed is not None else (None, "")
+        packing, why_plain = _choose_packing(model, compressed)
         reporter.progress(0, 2, "step", "writing")
         _write(model, compressed, packing, folder)
         del compressed  # frees its codes: room for the model that is read back
@@ -116,7 +117,7 @@ def export_model(
             why_plain=why_plain,
             weight_files=len(sizes),
             weight_bytes=sum(sizes),
-            block_bits_per_weight=_block_bits(model, folder),
+            block_bits_per_weight=stored_bits(model, folder),
             model_bits_per_weight=8 * sum(sizes) / sum(parameter.numel() for parameter in model.parameters()),
             logit_difference=difference,
         )
@@ -126,12 +127,25 @@ def export_model(
     return exported
 
 
+def _choose_packing(model: nn.Module, compressed: Compressed | None) -> tuple[Packing | None, str]:
+    packing, why_plain = choose_packing(compressed) if compressed is not None else (None, "")
+    modules = dict(model.named_modules())
+    others = (
+        name
+        for name in (compressed.linears if compressed else ())
+        if not isinstance(modules.get(name), nn.Linear)
+    )
+    if packing is not None and (other := next(others, None)) is not None:
+        return None, f"the format holds modules of the class Linear only, and {other} is none"
+    return packing, why_plain
+
+
 class _NotLoadableError(StepError):
     """Plain transformers does not load the folder."""
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    return next(iter(block_linears(model).values())).weight.dtype
+    return next(iter(block_matrices(model).values())).dtype
 
 
 def _write(model: Any, compressed: Compressed | None, packing: Packing | None, folder: Path) -> None:
@@ -241,10 +255,9 @@ def _reload(model: Any, folder: Path) -> Any:
 
 
 def _compare_tensors(model: nn.Module, reloaded: nn.Module) -> None:
-    """Compare the linears of the blocks first, then every other parameter and buffer."""
-    first = {f"{name}.weight": linear.weight for name, linear in block_linears(model).items()}
+    """Compare the weights of the blocks first, then every other parameter and buffer."""
     buffers = dict(model.named_buffers())
-    for name, expected in (first | dict(model.named_parameters()) | buffers).items():
+    for name, expected in (block_matrices(model) | dict(model.named_parameters()) | buffers).items():
         owner, _, attribute = name.rpartition(".")
         other = getattr(reloaded.get_submodule(owner), attribute)
         if name in buffers:  # computed from the config in float32, and rounded in a model that was cast later
@@ -269,18 +282,3 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def _is_tied(model: Any) -> bool:
     head = model.get_output_embeddings()
     return head is not None and head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
-
-
-def _block_bits(model: nn.Module, folder: Path) -> float:
-    """Return bits per weight of the blocks' linears without their biases, as stored."""
-    linears = block_linears(model)
-    stored = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for key, about in header.items():
-            name, _, part = key.rpartition(".")
-            if name in linears and part != "bias":
-                begin, end = about["data_offsets"]
-                stored += end - begin
-    return 8 * stored / sum(linear.weight.numel() for linear in linears.values())

@@ -4,13 +4,43 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from math import gcd
 
-from studyctl.contract.identity import ModelIdentity
+from studyctl.backends import OWN
+from studyctl.contract.identity import PLAIN, ModelIdentity, TextIdentity
+from studyctl.contract.limits import LEFT_DENSE
+from studyctl.contract.methods import too_few_tokens
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
-from studyctl.sources.checkpoints import storage_caveats
+from studyctl.sources.checkpoints import is_readable, storage_caveats
+from studyctl.sources.configs import has_other_linears
+from studyctl.sources.token_counts import MARGIN, count_tokens
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
 from studyctl.spec.positions import Loc
+
+SHARED_BLOCKS = ("zamba", "zamba2")
+"""Families with weights that several blocks share."""
+UNPACKED_BY_TRANSFORMERS = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
+"""Formats that transformers unpacks itself, with the class of their settings."""
+
+
+def check_model(document: Document, loc: Loc, model: Model, identity: ModelIdentity) -> Iterator[Problem]:
+    """Yield an error if a model's weights are packed, and what its files leave open as warnings."""
+    if identity.storage != PLAIN:
+        hint = "name the model that it was made from; weights in this format cannot be measured"
+        if is_readable(identity.storage):
+            hint = (
+                "measure it beside the model that it was made from: a `[[compression]]` table with "
+                f'`method = "checkpoint"`, `id = "{model.id}"` and `of`, the id of that model'
+            )
+        elif identity.storage in UNPACKED_BY_TRANSFORMERS:
+            hint = (
+                "name the model that it was made from, or a plain copy: load it with `dequantize=True` in transformers' "
+                f"{UNPACKED_BY_TRANSFORMERS[identity.storage]}, then `save_pretrained(..., save_original_format=False)`"
+            )
+        what = f"the weights of `{model.id}` are quantized already ({identity.storage}): they are no dense model to compress"
+        yield document.problem(what, loc, hint=hint)
+    for caveat in identity.caveats:
+        yield document.problem(caveat, loc, severity="warning")
 
 
 def check_linears(
@@ -19,7 +49,7 @@ def check_linears(
     """Yield a problem for each variant whose group size or pattern does not divide the inputs of a linear."""
     kinds: dict[int, list[str]] = defaultdict(list)
     for name, (_, inputs) in identity.linears.items():
-        kinds[inputs].append(name.rsplit(".", 1)[-1])
+        kinds[inputs].append(next(part for part in name.split(".")[::-1] if not part.isdigit()))
     common = gcd(*kinds)
     for variant in variants:
         refused = {width: refusal for width in kinds if (refusal := variant.settings.problem_with(width))}
@@ -40,6 +70,56 @@ def check_linears(
         )
 
 
+def check_calibration_tokens(
+    document: Document, loc: Loc, samples: int, length: int, identity: ModelIdentity | None
+) -> Iterator[Problem]:
+    """Yield a warning if so many samples of this length have too few tokens for the Hessians of the widest linears."""
+    linears = identity.linears.values() if identity is not None else ()
+    widest = max((inputs for _, inputs in linears), default=0)
+    if identity is not None and (what := too_few_tokens(samples * length, widest)) is not None:
+        hint = f"{-(-2 * widest // length):,} samples of {length:,} tokens would do"
+        yield document.problem(f"{identity.short_name}: {what}", loc, hint=hint, severity="warning")
+
+
+def check_walk(
+    document: Document, loc: Loc, identity: ModelIdentity, variants: Iterable[Variant]
+) -> Iterator[Problem]:
+    """Yield a problem for each variant that needs more of the decoder blocks than can be walked.
+
+    Args:
+        document: the spec.
+        loc: where the model is named.
+        identity: of the model.
+        variants: its own.
+    """
+    variants = list(variants)
+    dense = sum(identity.others.values())
+    share = dense / max(1, dense + sum(out * inputs for out, inputs in identity.linears.values()))
+    if share > LEFT_DENSE and any(variant.is_walked for variant in variants):
+        largest = sorted(identity.others, key=lambda name: -identity.others[name])[:4]
+        yield document.problem(
+            f"{share:.0%} of the weights of the blocks of {identity.short_name} are in no linear that can be compressed",
+            loc,
+            note=", ".join(largest),
+            hint="a model of this architecture can only be measured, not compressed",
+        )
+    family = identity.config.get("model_type")
+    for variant in variants:
+        if family in SHARED_BLOCKS and variant.is_walked and variant.settings.needs_data:
+            yield document.problem(
+                f"blocks of the family {family} share weights, so {variant.method} cannot compress them one after the other",
+                variant.loc,
+                note=identity.short_name,
+                hint="methods without data (magnitude, rtn) can compress this model",
+            )
+        if variant.backend != OWN and has_other_linears(identity.linears, str(family)):
+            yield document.problem(
+                f"backend `{variant.backend}` compresses modules of the class Linear only, and {identity.short_name} has others",
+                variant.loc,
+                hint='experts and GPT-2\'s Conv1D need `backend = "studyctl"`',
+            )
+
+
 def check_sequence_length(
     document: Document, loc: Loc, length: int, identity: ModelIdentity | None
 ) -> Iterator[Problem]:
@@ -48,6 +128,16 @@ def check_sequence_length(
         maximum = identity.max_positions
         what = f"sequence length {length} is over the maximum of {identity.short_name}, {maximum}"
         yield document.problem(what, loc, hint=f"{maximum} or less")
+
+
+def too_short(text: TextIdentity, model: ModelIdentity | None, tokens: int) -> tuple[str, str] | None:
+    """Return the size of a text and a severity if it has fewer tokens than are needed: ``error`` where that is certain."""
+    if text.bytes is not None and text.bytes < tokens:  # a token has at least one byte
+        return f"{text.bytes:,} bytes", "error"
+    count = count_tokens(text, model) if model is not None else None
+    if count is None or count.tokens >= tokens:
+        return None
+    return str(count), "error" if count.whole and count.tokens < (1 - MARGIN) * tokens else "warning"
 
 
 def check_checkpoint(
@@ -79,5 +169,8 @@ def check_checkpoint(
     if not checkpoint.tokenizer:
         what = f"`{checkpoint.id}` has no tokenizer: that of `{model.id}` is used"
         yield document.problem(what, loc, severity="warning")
-    for caveat in storage_caveats(checkpoint.config):
-        yield document.problem(f"`{checkpoint.id}`: {caveat}", loc, severity="warning")
+    for caveat in (
+        *checkpoint.caveats,
+        *(f"`{checkpoint.id}`: {caveat}" for caveat in storage_caveats(checkpoint.config)),
+    ):
+        yield document.problem(caveat, loc, severity="warning")

@@ -14,14 +14,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData
-from studyctl.contract.methods import Checkpoint
+from studyctl.contract.methods import Checkpoint, inverts_hessian
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
-from studyctl.plan.checks import check_checkpoint, check_linears, check_sequence_length
+from studyctl.plan.checks import (
+    check_calibration_tokens,
+    check_checkpoint,
+    check_linears,
+    check_model,
+    check_sequence_length,
+    check_walk,
+    too_short,
+)
 from studyctl.plan.devices import resolve_devices
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
@@ -38,7 +47,7 @@ from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 2
 """Rises when the same windows give other perplexities or fidelities, or the same text other windows."""
-TASK_VERSION = 2
+TASK_VERSION = 3
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
 """Rises when the same weights give another folder, so that exports are made again."""
@@ -71,6 +80,26 @@ class StudyPlan:
         """Return what must be corrected before anything runs."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
+    @property
+    def code(self) -> list[str]:
+        """Return what the spec names that runs code, other than studyctl's and that of its libraries: a line for each."""
+        spec, tasks = self.document.spec, defaultdict[str, list[str]](list)
+        for task in self.tasks.values():
+            for code in task.code:
+                tasks[code].append(task.name)
+        backends = {variant.backend for variant in self.variants} - {OWN}
+        command = spec.execution.on_finish
+        return [
+            *([f"on_finish, at the end: {command}"] if command else []),
+            *(f"{_named(names)}: {code}" for code, names in tasks.items()),
+            *(
+                f"model `{model.id}`: its weights, if they are pickled"
+                for model in spec.models
+                if model.allow_pickle
+            ),
+            *(f"backend `{name}`: that package, in an environment of its own" for name in sorted(backends)),
+        ]
+
     def is_available(self, variant: Variant) -> bool:
         """Return whether the variant can be made here."""
         return variant.name not in self.missing
@@ -102,6 +131,7 @@ class _Planner:
         devices = self._try(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
         device = devices[0] if devices else "cpu"
         models = [self._model(index, model, variants, device) for index, model in enumerate(spec.models)]
+        self._warn_of_twins(models)
         for variant in variants:
             if not any(variant.applies_to(model.id) for model in spec.models):
                 base = getattr(variant.settings, "of", "")
@@ -130,23 +160,37 @@ class _Planner:
 
     # -- models
 
+    def _warn_of_twins(self, models: list[PlannedModel]) -> None:
+        """Warn of models that are the same one under another name, in the same dtype and settings."""
+        first: dict[tuple[object, ...], str] = {}
+        for model in models:
+            same = (model.key, model.spec.bos, model.spec.chat_template)
+            other = first.setdefault(same, model.spec.id)
+            if model.key is not None and other != model.spec.id:
+                what = f"`{model.spec.id}` has the same files as `{other}`: it is measured twice"
+                self._add(what, ("models", model.index, "id"), severity="warning")
+
     def _model(self, index: int, model: Model, variants: list[Variant], device: str) -> PlannedModel:
         document, loc = self.document, ("models", index, "id")
         variants = [variant for variant in variants if variant.applies_to(model.id)]
         identity = self._identify(lambda: identify_model(model, document.base), loc, f"model `{model.id}`")
         if identity is not None:
+            self.problems += check_model(document, loc, model, identity)
             self.problems += check_linears(document, model, identity, variants)
+            self.problems += check_walk(document, loc, identity, variants)
         # All variants of a sweep may have the same calibration.
-        asked = dict.fromkeys((variant.calibration, variant.loc) for variant in variants)
+        asked: dict[tuple[Calibration, Loc], bool] = defaultdict(bool)
+        for variant in variants:
+            if variant.calibration is not None:
+                asked[variant.calibration, variant.loc] |= inverts_hessian(variant.settings)
         return PlannedModel(
             index,
             model,
             identity,
             resolve_dtype(model.dtype, device),
             calibrations={
-                calibration: self._calibration(calibration, table, model, identity)
-                for calibration, table in asked
-                if calibration is not None
+                calibration: self._calibration(calibration, table, model, identity, inverted=inverted)
+                for (calibration, table), inverted in asked.items()
             },
             evaluations=tuple(self._evaluations(model, identity)),
             checkpoints=dict(self._checkpoints(model, identity, variants)),
@@ -166,8 +210,15 @@ class _Planner:
                     self.problems += check_checkpoint(self.document, loc, checkpoint, model, base)
 
     def _calibration(
-        self, calibration: Calibration, table: Loc, model: Model, identity: ModelIdentity | None
+        self,
+        calibration: Calibration,
+        table: Loc,
+        model: Model,
+        identity: ModelIdentity | None,
+        *,
+        inverted: bool,
     ) -> CalibrationData | None:
+        """Return the text or ids of a calibration, of which a method may invert Hessians; None if it has problems."""
         document = self.document
         loc: Loc = ("calibration",) if calibration == document.spec.calibration else (*table, "calibration")
         if calibration.ids is not None:
@@ -177,23 +228,28 @@ class _Planner:
             if ids is None:
                 return None
             self.problems += check_sequence_length(document, (*loc, "ids"), ids.tokens, identity)
+            if inverted:
+                self.problems += check_calibration_tokens(
+                    document, (*loc, "ids"), ids.samples, ids.tokens, identity
+                )
             return CalibrationData(samples=ids.samples, sequence_length=ids.tokens, ids=ids)
         length = calibration.sequence_length
         self.problems += check_sequence_length(document, (*loc, "sequence_length"), length, identity)
+        if inverted:
+            self.problems += check_calibration_tokens(
+                document, (*loc, "samples"), calibration.samples, length, identity
+            )
         windows = -(-calibration.samples // len(calibration.languages))
         texts = []
         for position, language in enumerate(calibration.languages):
             text = self._text(calibration.source, "calibration", language, (*loc, "languages", position))
             if text is not None:
                 texts.append(text)
-                # A token has at least one byte, so too few bytes are certainly too few tokens.
-                if text.bytes is not None and text.bytes < windows * length:
-                    what = (
-                        f"not enough calibration text: {windows} windows of {length} tokens wanted in "
-                        f"{language}, `{text.name}` has {text.bytes:,} bytes"
-                    )
+                if shortage := too_short(text, identity, windows * length):
+                    what = f"not enough calibration text: {windows} windows of {length} tokens wanted in {language}, "
+                    what += f"`{text.name}` has {shortage[0]}"
                     hint = "fewer samples, shorter windows, or more text"
-                    self._add(what, (*loc, "samples"), hint=hint)
+                    self._add(what, (*loc, "samples"), hint=hint, severity=shortage[1])
         if len(texts) < len(calibration.languages):
             return None
         return CalibrationData(samples=calibration.samples, sequence_length=length, texts=tuple(texts))
@@ -207,21 +263,28 @@ class _Planner:
             length = evaluation.perplexity.sequence_length
             self.problems += check_sequence_length(self.document, loc, length, identity)
             for position, language in enumerate(evaluation.perplexity.languages):
-                yield self._perplexity(evaluation.perplexity, position, language, model)
+                yield self._perplexity(evaluation.perplexity, position, language, model, identity)
         names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
         for position, name in enumerate(names):
             yield self._task(name, model, ("evaluation", "tasks", "names", position))
         if self.document.spec.execution.keep_weights:
             yield _evaluation(Step(StepKind.EXPORT), {"code": EXPORT_VERSION}, complete=True)
 
-    def _perplexity(self, protocol: Perplexity, position: int, language: str, model: Model) -> Evaluation:
+    def _perplexity(
+        self,
+        protocol: Perplexity,
+        position: int,
+        language: str,
+        model: Model,
+        identity: ModelIdentity | None,
+    ) -> Evaluation:
         loc: Loc = ("evaluation", "perplexity", "languages", position)
         length, fidelity = protocol.sequence_length, self.document.spec.evaluation.fidelity
         text = self._text(protocol.source, "perplexity", language, loc)
-        # One of the window's tokens may be a BOS; every other token has at least one byte.
-        if text is not None and text.bytes is not None and text.bytes < length - 1:
-            what = f"text `{text.name}` in {language} is too short for a window of {length} tokens: {text.bytes} bytes"
-            self._add(what, loc, hint="shorter windows, or more text")
+        # One of the window's tokens may be a BOS.
+        if text is not None and (shortage := too_short(text, identity, length - 1)):
+            what = f"text `{text.name}` in {language} is too short for a window of {length} tokens: {shortage[0]}"
+            self._add(what, loc, hint="shorter windows, or more text", severity=shortage[1])
         parts = {
             "text": text.key if text else None,
             "sequence_length": length,
@@ -291,6 +354,10 @@ class _Planner:
 
     def _add(self, what: str, loc: Loc, **about: Any) -> None:
         self.problems.append(self.document.problem(what, loc, **about))
+
+
+def _named(tasks: list[str]) -> str:
+    return f"task `{tasks[0]}`" + (f" and {len(tasks) - 1} more" if len(tasks) > 1 else "")
 
 
 def _evaluation(step: Step, parts: dict[str, Any], *, complete: bool) -> Evaluation:

@@ -7,7 +7,7 @@ import psutil
 
 from studyctl.contract.plan import read_plan
 from studyctl.errors import Problem
-from studyctl.files import StudyPaths, runs_folder
+from studyctl.files import StudyPaths, cache_folder, cache_trouble, runs_folder
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import Comparison, compare
 from studyctl.plan.estimate import Estimate, estimate
@@ -67,6 +67,11 @@ def preview(document: Document, *, strict: bool = False) -> Preview:
         for room, needs, free, hint in rooms
         if needs > free
     ]
+    if trouble := cache_trouble():
+        what = f"the cache {cache_folder()} cannot be written ({trouble}): what it would keep is made again for every study"
+        problems.append(
+            Problem(what, severity="warning", hint="name a folder that can be written by STUDYCTL_CACHE")
+        )
     if (other := other_spec(document, paths, saved)) is not None:
         problems.append(replace(other, severity="warning"))
     return Preview(plan, comparison, needed, [*plan.problems, *problems])

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from studyctl.contract.methods import Checkpoint
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.methods import Checkpoint, Dense, MethodSettings
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
 from studyctl.errors import Problem, SpecError
 from studyctl.files import StudyPaths, digest
@@ -75,15 +76,18 @@ def other_spec(document: Document, paths: StudyPaths, saved: Planned | None) -> 
 
 
 def _trial(trial: Trial, available: bool) -> PlannedTrial:
-    variant, settings, linears = trial.variant, trial.variant.settings, {}
-    bits = sparsity = None
+    variant, settings, identity = trial.variant, trial.variant.settings, trial.model.identity
+    bits: float | None = None
+    sparsity: float | None = None
     if not isinstance(settings, Checkpoint):  # its bits and sparsity are measured
         sparsity = getattr(settings, "target_sparsity", 0.0)
-        linears = trial.model.identity.linears if trial.model.identity else {}
-    if linears:
-        bits_of = {inputs: settings.bits_per_weight(inputs) for _, inputs in linears.values()}
-        sizes = sum(out * inputs for out, inputs in linears.values())
-        bits = sum(out * inputs * bits_of[inputs] for out, inputs in linears.values()) / sizes
+        if identity is not None and identity.linears:
+            shapes, dense = identity.linears.values(), sum(identity.others.values())
+            walked = sum(out * inputs for out, inputs in shapes)
+            bits = sum(out * inputs * settings.bits_per_weight(inputs) for out, inputs in shapes)
+            bits = (bits + Dense().bits_per_weight(0) * dense) / (walked + dense)
+            sparsity *= walked / (walked + dense)
+    stored_as = trial.checkpoint if isinstance(settings, Checkpoint) else identity
     return PlannedTrial(
         trial=trial.id,
         model=trial.model.spec.id,
@@ -97,6 +101,28 @@ def _trial(trial: Trial, available: bool) -> PlannedTrial:
         dtype=trial.model.dtype,
         bits_per_weight=bits,
         sparsity=sparsity,
+        stored_bytes=stored_bytes(stored_as, settings) if stored_as is not None else None,
         available=available,
         parts=trial.parts(),
     )
+
+
+def stored_bytes(model: ModelIdentity, settings: MethodSettings) -> int | None:
+    """Return the bytes of the weights of a whole model: every tensor of its files, the blocks' linears as an export stores them.
+
+    What is not compressed keeps the dtype of the files; that of a GGUF file is unpacked to 16 bits.
+
+    Args:
+        model: the model, or the published checkpoint.
+        settings: of the variant.
+
+    Returns:
+        None if the headers of the files could not be read.
+    """
+    if isinstance(settings, Checkpoint) or not model.linears:
+        return model.weight_bytes if isinstance(settings, Checkpoint) and model.weight_bytes else None
+    float_bytes = 2.0 if model.kind == "package" else model.weight_bytes / model.parameters
+    linears = model.linears.values()
+    others = model.parameters - sum(out * inputs for out, inputs in linears)
+    compressed = sum(settings.stored_bytes(out, inputs, float_bytes) for out, inputs in linears)
+    return round(others * float_bytes + compressed)

@@ -34,6 +34,11 @@ class Variant:
         method = self.settings.method
         return method if isinstance(method, str) else "+".join(method)
 
+    @property
+    def is_walked(self) -> bool:
+        """Return whether studyctl itself compresses the blocks; not dense, nor another package, nor a published checkpoint."""
+        return self.backend == OWN and not isinstance(self.settings, Dense | Checkpoint)
+
     def applies_to(self, model_id: str) -> bool:
         """Return whether this model gets this variant."""
         if isinstance(self.settings, Checkpoint):

@@ -1,9 +1,11 @@
 """Figures and tables for a terminal of any width: figures are never cut, columns that do not fit go into another table."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -23,8 +25,6 @@ class Column:
     cells: list[Text]
     left: bool = False
     """Whether to align left, for cells of several parts that should line up."""
-    optional: bool = False
-    """Whether to leave it out if it does not fit, instead of moving it into another table."""
 
     @property
     def width(self) -> int:
@@ -32,25 +32,28 @@ class Column:
         return max([*map(len, self.header.split("\n")), *(cell.cell_len for cell in self.cells)])
 
 
-def fitting_tables(
-    label: str, names: Sequence[Text], columns: Sequence[Column], width: int
-) -> Iterator[Table]:
-    """Yield tables that together show all columns, the row names repeated in each.
+def print_tables(
+    console: Console, label: str, names: Sequence[Text], columns: Sequence[Column], *, indent: int = 0
+) -> None:
+    """Print as many tables as it takes to show all columns, the row names repeated in each.
 
     Args:
+        console: Where to print.
         label: Header above the row names.
         names: Row names; one that is longer than a third of the width is wrapped, at its ``@`` if it has one.
         columns: Figures, in order.
-        width: Characters per line.
+        indent: Blanks before each line.
     """
+    width = console.width - indent
     most = max(12, width // 3)
     names = [name if name.cell_len <= most else _on_two_lines(name) for name in names]
     longest = max(line.cell_len for name in names for line in name.split("\n"))
     label_width = min(max(len(label), longest), most)
-    chunks = _chunks(columns, width - 1 - label_width, len(columns))
+    room = width - label_width
+    chunks = _chunks(columns, room, len(columns))
     if len(chunks) > 1:  # split evenly: not six columns and one
-        chunks = _chunks(columns, width - 1 - label_width, -(-len(columns) // len(chunks)))
-    for chunk in chunks:
+        chunks = _chunks(columns, room, -(-len(columns) // len(chunks)))
+    for number, chunk in enumerate(chunks):
         table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
         breaks = max(column.header.count("\n") for column in chunk)
         table.add_column(Text(_bottom_aligned(label, breaks)), width=label_width, overflow="fold")
@@ -58,12 +61,14 @@ def fitting_tables(
             table.add_column(
                 Text(_bottom_aligned(column.header, breaks)),
                 justify="left" if column.left else "right",
-                no_wrap=True,
-                min_width=column.width,
+                overflow="fold",
+                min_width=max(1, min(column.width, room - GAP)),
             )
         for row, name in enumerate(names):
             table.add_row(name, *(column.cells[row] for column in chunk))
-        yield table
+        if number:
+            console.print()
+        console.print(Padding.indent(table, indent))
 
 
 def _on_two_lines(name: Text) -> Text:
@@ -78,14 +83,12 @@ def _bottom_aligned(header: str, breaks: int) -> str:
 
 
 def _chunks(columns: Sequence[Column], width: int, most: int) -> list[list[Column]]:
-    """Split columns into parts that fit the width and have at most ``most``; optional ones only where there is room."""
+    """Split columns into parts that fit the width and have at most ``most``."""
     chunks: list[list[Column]] = [[]]
     free = width
     for column in columns:
         needed = column.width + GAP
         if chunks[-1] and (needed > free or len(chunks[-1]) == most):
-            if column.optional:
-                continue
             chunks.append([])
             free = width
         chunks[-1].append(column)
@@ -100,20 +103,20 @@ def ratio(value: float | None, prefix: str = "") -> Text:
     if value >= 1e6:
         return Text(f"{prefix}{value:.1e}")
     decimals = 3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0
-    return Text(f"{prefix}{value:.{decimals}f}")
+    return Text(f"{prefix}{value:z.{decimals}f}")
 
 
 def fixed(value: float | None, decimals: int) -> Text:
     """Show a figure with this many decimals."""
-    return Text(MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}")
+    return Text(MISSING if value is None or not math.isfinite(value) else f"{value:z.{decimals}f}")
 
 
 def change(value: float | None) -> Text:
     """Show a change with its sign and three decimals."""
     if value is None or not math.isfinite(value):
         return Text(MISSING)
-    text = f"{value:+.3f}"
-    return Text("±0.000" if float(text) == 0 else text.replace("-", "−"))
+    text = f"{value:+z.3f}"
+    return Text(text.removeprefix("+") if float(text) == 0 else text.replace("-", "−"))
 
 
 def count(value: int | None) -> Text:
@@ -129,6 +132,11 @@ def duration(seconds: float | None) -> Text:
 def size(count: int | None) -> Text:
     """Show an amount of memory."""
     return Text(MISSING if count is None else bytes_text(count))
+
+
+def mib(value: float | None) -> Text:
+    """Show a size in MiB, without the unit."""
+    return fixed(value, 0 if value is not None and value >= 100 else 1)
 
 
 def gib(count: int | None) -> Text:

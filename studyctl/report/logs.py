@@ -10,8 +10,9 @@ from studyctl.contract.records import Progress
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalTail
+from studyctl.printable import printed_line
 from studyctl.report.lines import Lines, progress_line
-from studyctl.store.holder import living_runner
+from studyctl.store.holder import Pulse
 
 FOLLOW_SECONDS = 0.5
 
@@ -27,7 +28,8 @@ def print_logs(paths: StudyPaths, trial: str | None, console: Console, *, follow
         raise StudyError(
             f"nothing of {trial or f'study `{paths.name}`'} was run yet", hint=f"studyctl run {paths.spec}"
         )
-    while follow and living_runner(paths) is not None:
+    pulse = Pulse(paths)
+    while follow and pulse.look() is not None:
         time.sleep(FOLLOW_SECONDS)
         follower.print_new()
 
@@ -72,4 +74,4 @@ class _Follower:
             return
         self._logged[path] = self._logged.get(path, 0) + len(data)
         for line in data.decode(errors="replace").splitlines():
-            self.console.print(Text(f"         {line}"), soft_wrap=True)
+            self.console.print(Text(f"         {printed_line(line)}"), soft_wrap=True)

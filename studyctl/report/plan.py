@@ -6,11 +6,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import FACTOR
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.preview import Preview
+from studyctl.printable import on_one_line
 from studyctl.report.problems import as_json, draw
 from studyctl.units import bytes_text, duration_text
 
@@ -23,13 +25,20 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         variants = len({variant.name for variant in plan.variants})
         seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
         trials = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
-        out.print(f"{spec.study.name}: {trials}, {comparison.steps:,} steps")
+        out.print(Text(f"{spec.study.name}: {trials}, {comparison.steps:,} steps"))
         out.print(_grid(plan, comparison))
         for note in plan.notes:
-            out.print(f"note: {note}", soft_wrap=True)
+            out.print(Text(f"note: {note}"), soft_wrap=True)
+        print_code(plan, out)
         out.print(_cost(shown), soft_wrap=True)
     if shown.problems:
         draw(shown.problems, err)
+
+
+def print_code(plan: StudyPlan, console: Console) -> None:
+    """Print what runs code that the spec names, one line each."""
+    for line in plan.code:
+        console.print(Text(f"runs code: {on_one_line(line)}"), soft_wrap=True)
 
 
 def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
@@ -44,14 +53,14 @@ def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
         steps[name] += len(todo.steps)
         reasons[name][str(todo.reason)] += 1
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", no_wrap=True)
+    table.add_column("variant", overflow="fold", min_width=8)
     for column in ("stored", "to run", "steps"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("because")
+    table.add_column("because", overflow="fold", min_width=8)
     for name, count in trials.items():
         because = ", ".join(reasons[name]) or ("not available here" if unavailable[name] else "")
         stored = count - to_run[name] - unavailable[name]
-        table.add_row(name, str(stored), str(to_run[name]), str(steps[name]), because)
+        table.add_row(Text(name), str(stored), str(to_run[name]), str(steps[name]), Text(because))
     return table
 
 
@@ -94,5 +103,6 @@ def plan_as_json(shown: Preview) -> dict[str, Any]:
         ],
         "estimate": asdict(shown.estimate),
         "notes": shown.plan.notes,
+        "code": shown.plan.code,
         "problems": as_json(shown.problems),
     }

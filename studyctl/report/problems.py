@@ -10,7 +10,6 @@
 """
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from studyctl.errors import Problem
+from studyctl.printable import printable
 
 TAB = "    "
 STYLES = {"error": "bold red", "warning": "bold yellow"}
@@ -95,7 +95,7 @@ def _source(problem: Problem) -> str | None:
 def _clipped(source: str, column: int, length: int, room: int) -> tuple[str, int, int]:
     """Return the part of a line that fits, and the terminal cells before and of the underlined part."""
     before, marked, after = source[: column - 1], source[column - 1 :][:length], source[column - 1 + length :]
-    before, marked, after = _printable(before), _printable(marked), _printable(after)
+    before, marked, after = (printable(text.replace("\t", TAB), "�") for text in (before, marked, after))
     room = max(room, 20)
     if cell_len(before + marked + after) > room:
         kept = max(room // 3, room - cell_len(marked + after))
@@ -107,12 +107,6 @@ def _clipped(source: str, column: int, length: int, room: int) -> tuple[str, int
         elif cell_len(marked + after) > left:
             after = set_cell_size(after, left - cell_len(marked) - 1) + "…" if left > cell_len(marked) else ""
     return before + marked + after, cell_len(before), max(1, cell_len(marked))
-
-
-def _printable(text: str) -> str:
-    """Return the text with tabs as spaces, and without characters that move a terminal's cursor."""
-    expanded = text.replace("\t", TAB)
-    return "".join("�" if unicodedata.category(char) in ("Cc", "Cf") else char for char in expanded)
 
 
 def _summary(problems: Sequence[Problem]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple, TypeVar, cast
@@ -12,13 +12,15 @@ from rich.padding import Padding
 from rich.text import Text
 
 from studyctl.files import StudyPaths
+from studyctl.printable import on_one_line
 from studyctl.report.layout import (
     Column,
     change,
     count,
     duration,
-    fitting_tables,
     fixed,
+    mib,
+    print_tables,
     ratio,
     size,
 )
@@ -91,7 +93,8 @@ def _plain(value: object) -> object:
 def _header(
     console: Console, study: str, title: str, standings: list[Standing], published_at: datetime
 ) -> None:
-    console.print(Text.assemble((study, "bold"), f": {title}" if title else ""), soft_wrap=False)
+    name = (on_one_line(study), "bold")
+    console.print(Text.assemble(name, f": {on_one_line(title)}" if title else ""), soft_wrap=False)
     states = [(state, sum(row.state == state for row in standings)) for state in STATES]
     counts = ", ".join(f"{number} {state}" for state, number in states if number)
     trials = "1 trial" if len(standings) == 1 else f"{len(standings)} trials"
@@ -118,10 +121,7 @@ def _section(
     console.print()
     console.print(Text.assemble((title, "bold"), f"  {rows[0].model}"))
     marked = [Text(GLYPHS[row.state] + name) for row, name in zip(rows, names or _names(rows), strict=True)]
-    for number, table in enumerate(fitting_tables("variant", marked, columns, console.width)):
-        if number:
-            console.print()
-        console.print(Padding.indent(table, 1), no_wrap=True)
+    print_tables(console, "variant", marked, columns, indent=1)
 
 
 def _remark(console: Console, text: str) -> None:
@@ -137,28 +137,42 @@ def _list(console: Console, title: str, note: str, lines: Iterable[str]) -> None
 
 def _leaderboard(console: Console, standings: list[Standing]) -> None:
     for rows in _by_model(standings).values():
+        sizes = [mib(row.size_mib) for row in rows]
         columns = [
             Column("bits/w", [fixed(row.bits_per_weight, 1) for row in rows]),
-            Column("ppl ratio", [ratio(row.ppl_ratio) for row in rows]),
+            *([Column("MiB", sizes)] if any(row.size_mib is not None for row in rows) else []),
+            Column("ppl\nratio", [ratio(row.ppl_ratio) for row in rows]),
+            Column("Δ bits\n/byte", [_against_dense(row, row.bits_per_byte_change) for row in rows]),
             Column("KL", [fixed(row.kl_nats, 3) for row in rows]),
             Column("acc", [fixed(row.acc, 3) for row in rows]),
-            Column("Δ acc", [change(None if row.variant == "dense" else row.acc_change) for row in rows]),
+            Column("Δ acc", [_against_dense(row, row.acc_change) for row in rows]),
             Column("flips", [count(row.flips) for row in rows]),
-            Column("time", [duration(row.total_seconds) for row in rows], optional=True),
+            Column("time", [duration(row.total_seconds) for row in rows]),
         ]
         _section(console, "Leaderboard", rows, columns)
-        if worst := _worst(rows):
-            _remark(console, worst)
+        for remark in _about_means(rows):
+            _remark(console, remark)
 
 
-def _worst(rows: list[Standing]) -> str:
-    compared = [row for row in rows if row.variant != "dense" and row.worst_ppl_ratio is not None]
-    if not compared:
-        return ""
-    row = max(compared, key=lambda row: row.worst_ppl_ratio or 0)
-    languages = max(row.languages or 0 for row in compared)
-    over = f"geometric mean over {languages} languages" if languages > 1 else "one language"
-    return f"ppl ratio: {over}; worst: {row.worst_language} {ratio(row.worst_ppl_ratio)} ({row.variant})"
+def _against_dense(row: Standing, value: float | None) -> Text:
+    return change(None if row.variant == "dense" else value)
+
+
+def _about_means(rows: list[Standing]) -> Iterator[str]:
+    compared = [row for row in rows if row.variant != "dense" and row.ppl_ratio is not None]
+    if compared:
+        languages = max(row.languages or 0 for row in compared)
+        yield "ppl ratio: per token" + (
+            f", geometric mean over {languages} languages" if languages > 1 else ""
+        )
+    worst = max(
+        (row for row in rows if row.variant != "dense"),
+        key=lambda row: row.worst_bits_per_byte_change or 0,
+        default=None,
+    )
+    if worst is not None and worst.worst_language is not None:
+        of_worst = change(worst.worst_bits_per_byte_change)
+        yield f"worst language: {worst.worst_language} {of_worst} bits/byte ({worst.variant})"
 
 
 def _perplexity(console: Console, standings: list[Standing], results: list[LanguageResult]) -> None:
@@ -170,7 +184,22 @@ def _perplexity(console: Console, standings: list[Standing], results: list[Langu
         ]
         if columns:
             _section(console, "Perplexity", rows, columns)
-            _remark(console, "dense: perplexity; the others: how many times that of dense")
+            _remark(console, "dense: perplexity per token; the others: how many times that of dense")
+        columns = [
+            Column(language, [_bits_cell(cells.get((row.trial_id, language))) for row in rows])
+            for language in dict.fromkeys(
+                row.language for row in results if row.model == model and row.bits_per_byte is not None
+            )
+        ]
+        if columns:
+            _section(console, "Bits per byte", rows, columns)
+            _remark(console, "dense: bits per byte; the others: the change; compare languages by these")
+            for result in results:
+                if result.model == model and result.variant == "dense" and result.dense_knows is False:
+                    _remark(
+                        console,
+                        f"{result.language}: dense does not know this language (no better than bzip2), changes say little",
+                    )
 
 
 def _perplexity_cell(result: LanguageResult | None) -> Text:
@@ -179,6 +208,14 @@ def _perplexity_cell(result: LanguageResult | None) -> Text:
     if result.variant == "dense":
         return ratio(result.perplexity)
     return ratio(result.ppl_ratio, prefix="×")
+
+
+def _bits_cell(result: LanguageResult | None) -> Text:
+    if result is None:
+        return fixed(None, 3)
+    if result.variant == "dense":
+        return fixed(result.bits_per_byte, 3)
+    return change(result.bits_per_byte_change)
 
 
 def _tasks(console: Console, standings: list[Standing], results: list[TaskResult]) -> None:
@@ -193,21 +230,44 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
             )
             for task in dict.fromkeys(row.task for row in results if row.model == model and row.main)
         ]
+        some_at_chance = any(row.tasks_above_chance not in (None, row.tasks) for row in rows)
+        if some_at_chance:
+            tasks = max(row.tasks or 0 for row in rows)
+            columns += [
+                Column(
+                    f"mean of {tasks}", [_mean_cell(row, row.acc, row.acc_change) for row in rows], left=True
+                ),
+                Column("of those above chance", [_above_chance_cell(row) for row in rows], left=True),
+            ]
         if columns:
             _section(console, "Accuracy", rows, columns)
             _remark(console, "with the change from dense; * p < 0.05, exact McNemar test on paired items")
+            if some_at_chance:
+                _remark(console, "~ at chance: guessing does as well as this variant and dense together")
 
 
 def _task_cell(result: TaskResult | None) -> Text:
     if result is None:
         return fixed(None, 3)
+    at_chance = "~" if result.above_chance is False else ""
     if result.variant == "dense":
-        return fixed(result.value, 3)
-    mark = "*" if result.significant else ""
+        return Text(f"{fixed(result.value, 3)}{at_chance}")
+    mark = ("*" if result.significant else "") + at_chance
     style = ("red" if (result.change or 0) < 0 else "green") if result.significant else ""
     return Text.assemble(
         fixed(result.value, 3), " ", Text(f"{change(result.change).plain}{mark}", style=style)
     )
+
+
+def _mean_cell(row: Standing, value: float | None, of_change: float | None) -> Text:
+    if row.variant == "dense" or value is None:
+        return fixed(value, 3)
+    return Text(f"{fixed(value, 3)} {change(of_change)}")
+
+
+def _above_chance_cell(row: Standing) -> Text:
+    mean = _mean_cell(row, row.acc_above_chance, row.acc_change_above_chance)
+    return mean if row.tasks_above_chance is None else Text(f"{row.tasks_above_chance}: {mean}")
 
 
 def _agreement(console: Console, rows: list[Agreement]) -> None:

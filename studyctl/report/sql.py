@@ -1,16 +1,18 @@
 """``studyctl sql``: one answer, or a prompt."""
 
 import contextlib
+import io
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
+from typing_extensions import Buffer
 
 from studyctl.errors import StudyError
-from studyctl.files import StudyPaths, cache_folder
+from studyctl.files import StudyPaths, cache_folder, cache_trouble
+from studyctl.printable import on_one_line, printable
+from studyctl.report.console import TextConsole
 from studyctl.report.problems import draw
 from studyctl.report.tables import print_table, write_csv, write_json, write_parquet
 from studyctl.store.query import STOPPED, fetch, open_reader, stream
@@ -35,18 +37,18 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
 
     def write() -> None:
         if output == "table":
-            print_table(fetch(connection, query), Console(highlight=False))
+            print_table(fetch(connection, query), TextConsole())
         else:
-            WRITERS[output](stream(connection, query), sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            terminal = _Terminal() if sys.stdout.isatty() else sys.stdout.buffer
+            WRITERS[output](stream(connection, query), terminal)
+            sys.stdout.flush()
 
     with (
         closing(open_reader(paths, external_access=external_access)) as connection,
         ThreadPoolExecutor(1) as pool,
     ):
-        at_work = pool.submit(
-            write
-        )  # DuckDB hears no Ctrl-C, and in this thread it would keep Python from hearing it
+        # DuckDB hears no Ctrl-C, and in this thread it would keep Python from hearing it.
+        at_work = pool.submit(write)
         try:
             at_work.result()
         except KeyboardInterrupt:
@@ -56,17 +58,26 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
             raise
 
 
+class _Terminal(io.BytesIO):
+    """The user's terminal as a file that shows printable text only."""
+
+    def write(self, data: Buffer) -> int:
+        text = bytes(data).decode(errors="replace")
+        return sys.stdout.write(printable(text))
+
+
 def prompt(paths: StudyPaths, output: str, *, external_access: bool) -> None:
     """Read queries from stdin until its end; an error in one is shown, and the next is read."""
     interactive = sys.stdin.isatty()
-    errors = Console(stderr=True, highlight=False)
+    errors = TextConsole(stderr=True)
     if interactive:
         errors.print(Text(f"{paths.name}: {HELP}"))
         _remember_lines()
     pending = ""
     while True:
         try:
-            line = input(("   ...> " if pending else f"{paths.name}> ") if interactive else "")
+            asking = "   ...> " if pending else f"{on_one_line(paths.name)}> "
+            line = input(asking if interactive else "")
         except EOFError:
             line = ".quit" if not pending.strip() else ";"
         if not pending and line.strip() in (".quit", ".exit"):
@@ -90,8 +101,8 @@ def _remember_lines() -> None:
         import atexit
         import readline
 
-        history = Path(cache_folder() / "sql_history")
-        history.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        history = cache_folder() / "sql_history"
+        with contextlib.suppress(OSError):
             readline.read_history_file(history)
-        atexit.register(readline.write_history_file, history)
+        if not cache_trouble():
+            atexit.register(readline.write_history_file, history)

@@ -1,10 +1,11 @@
 """What ``studyctl list``, and ``studyctl`` without a command, print."""
 
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from studyctl.files import runs_folder
+from studyctl.printable import on_one_line
+from studyctl.report.layout import Column, print_tables
 from studyctl.spec.bundled import bundled_names
 from studyctl.store.studies import StudyRow, study_rows
 
@@ -35,21 +36,19 @@ def draw_studies(rows: list[StudyRow], console: Console) -> None:
             markup=False,
         )
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("study", "state", "done", "failed", "host", "last sign of life"):
-        justify: JustifyMethod = "right" if name in ("done", "failed") else "left"
-        table.add_column(name, justify=justify, no_wrap=name != "host")
-    for row in rows:
-        sign = f"{row.last_sign.astimezone():%Y-%m-%d %H:%M:%S}" if row.last_sign else ""
-        table.add_row(
-            Text(row.study),
-            f"{GLYPHS[row.state]} {row.state}",
-            "" if row.trouble else f"{row.done}/{row.trials}",
-            str(row.failed or ""),
-            Text(row.host),
-            sign,
-        )
-    console.print(table)
+    signs = [row.last_sign.astimezone() if row.last_sign else None for row in rows]
+    columns = [
+        Column("state", [Text(f"{GLYPHS[row.state]} {row.state}") for row in rows], left=True),
+        Column("done", [Text("" if row.trouble else f"{row.done}/{row.trials}") for row in rows]),
+        Column("failed", [Text(str(row.failed or "")) for row in rows]),
+        Column("host", [Text(on_one_line(row.host)) for row in rows], left=True),
+        Column(
+            "last sign of life",
+            [Text(f"{sign:%Y-%m-%d %H:%M:%S}" if sign else "") for sign in signs],
+            left=True,
+        ),
+    ]
+    print_tables(console, "study", [Text(on_one_line(row.study)) for row in rows], columns)
     for row in rows:
         if row.trouble:
             console.print(Text(f"\n! {row.study}: {row.trouble}\n  hint: {row.hint}"), soft_wrap=True)

@@ -4,16 +4,19 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typing_extensions import Buffer, override
+
+from studyctl.printable import escaped_json, on_one_line
 
 SHOWN_ROWS = 1000
 """Rows that a terminal table shows at most; the other formats write all."""
@@ -27,10 +30,13 @@ def write_csv(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     """Write CSV with a header: NULL as an empty field, NaN as ``nan``, lists and structs as JSON."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    # Before Python 3.13 the writer leaves a lone carriage return without quotes, and readers take it for the end of a row.
+    all_in_quotes = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(rows.schema.names)
     for batch in rows:
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            writer.writerow([_csv_value(value) for value in row])
+            texts = [_csv_value(value) for value in row]
+            (all_in_quotes if any("\r" in text for text in texts) else writer).writerow(texts)
         stream.write(buffer.getvalue().encode(errors="surrogatepass"))
         buffer.seek(0)
         buffer.truncate()
@@ -43,8 +49,8 @@ def write_json(rows: pa.RecordBatchReader, stream: BinaryIO) -> None:
     separator = b"[\n"
     for batch in rows:
         for record in batch.rename_columns(names).to_pylist():
-            text = json.dumps(_json_value(record), ensure_ascii=False)
-            stream.write(separator + text.encode(errors="surrogatepass"))
+            text = escaped_json(json.dumps(_json_value(record), ensure_ascii=False))
+            stream.write(separator + text.encode())
             separator = b",\n"
     stream.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
@@ -86,51 +92,68 @@ class _Pipe(io.RawIOBase):
 
 
 def print_table(rows: pa.Table, console: Console) -> None:
-    """Print rows as a table, or as one record after the other if they are wider than the terminal; nothing is cut."""
-    names = list(rows.schema.names)
+    """Print rows as a table; nothing is cut.
+
+    On a terminal these are the first :data:`SHOWN_ROWS`, one record after the other if they are wider than it. A pipe and a
+    file have no width: they get all rows, one a line.
+    """
+    names = rows.schema.names
     if not names:
         return
-    shown = rows.slice(0, SHOWN_ROWS)
-    columns = [[_cell(value) for value in column.to_pylist()] for column in shown.columns]
-    widths = [
-        max([len(name), *(cell.cell_len for cell in cells)])
-        for name, cells in zip(names, columns, strict=True)
-    ]
-    wide = console.is_terminal and sum(widths) + 2 * (len(widths) - 1) > console.width
-    if wide and shown.num_rows:
-        _print_records(names, columns, console)
+    shown = rows.slice(0, SHOWN_ROWS) if console.is_terminal else rows
+    widths = [cell_len(_cell(name)) for name in names]
+    for batch in _cells(shown):
+        widths = [max(width, *map(cell_len, column)) for width, column in zip(widths, batch, strict=True)]
+    if shown.num_rows and console.is_terminal and sum(widths) + 2 * (len(widths) - 1) > console.width:
+        _print_records(shown, console)
     else:
-        numeric = [
-            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-            for kind in rows.schema.types
-        ]
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for name, number, width in zip(names, numeric, widths, strict=True):
-            table.add_column(Text(name), justify="right" if number else "left", no_wrap=True, min_width=width)
-        for row in zip(*columns, strict=True):
-            table.add_row(*row)
-        console.print(
-            table, width=max(console.width, sum(widths) + 2 * len(widths)), no_wrap=True, crop=False
-        )
+        _print_lines(shown, widths, console)
     if (hidden := rows.num_rows - shown.num_rows) > 0:
         console.print(Text(f"… and {hidden} more rows; --format csv writes all", style="dim"))
 
 
-def _print_records(names: list[str], columns: list[list[Text]], console: Console) -> None:
-    label = max(map(len, names))
-    for number, row in enumerate(zip(*columns, strict=True), 1):
+def _print_lines(rows: pa.Table, widths: list[int], console: Console) -> None:
+    right = [
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        for kind in rows.schema.types
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        padding = [" " * (width - cell_len(cell)) for width, cell in zip(widths, cells, strict=True)]
+        padded = [
+            blanks + cell if is_right else cell + blanks
+            for blanks, cell, is_right in zip(padding, cells, right, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    console.print(Text(line([_cell(name) for name in rows.schema.names]), style="bold"), soft_wrap=True)
+    for batch in _cells(rows):
+        console.print(Text("\n".join(map(line, zip(*batch, strict=True)))), soft_wrap=True)
+
+
+def _print_records(rows: pa.Table, console: Console) -> None:
+    names = [_cell(name) for name in rows.schema.names]
+    label = max(map(cell_len, names))
+    records = [record for batch in _cells(rows) for record in zip(*batch, strict=True)]
+    for number, record in enumerate(records, 1):
         console.print(Text(f"── {number} ──", style="dim"))
-        for name, cell in zip(names, row, strict=True):
-            console.print(Text.assemble((f"{name:<{label}}", "bold"), "  ", cell), soft_wrap=True)
+        for name, cell in zip(names, record, strict=True):
+            line = Text.assemble((set_cell_size(name, label), "bold"), f"  {cell}")
+            console.print(line, soft_wrap=True)
 
 
-def _cell(value: Any) -> Text:
+def _cells(rows: pa.Table) -> Iterator[list[list[str]]]:
+    """Yield the columns of some rows at a time, as they are shown."""
+    for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
+        yield [[_cell(value) for value in column.to_pylist()] for column in batch.columns]
+
+
+def _cell(value: Any) -> str:
     if value is None:
-        return Text("NULL", style="dim")
+        return "NULL"
     if isinstance(value, float) and math.isfinite(value):
-        return Text(f"{value:.6g}")
-    text = _csv_value(value)
-    return Text(text.replace("\n", "⏎").replace("\r", "").replace("\t", " ").replace("\x1b", "␛"))
+        return f"{value:.6g}"
+    return on_one_line(_csv_value(value))
 
 
 def _csv_value(value: Any) -> str:

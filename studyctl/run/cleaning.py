@@ -13,6 +13,7 @@ from studyctl.units import bytes_text
 _CONTENT = {
     "dense": "dense references: computed again when fidelity needs them",
     "weights": "weights of unfinished trials: compressed again when a step needs them",
+    "spare": "converted models and tokens that the user's cache cannot take: made again",
     "chunks": "finished chunks of unfinished tasks: scored again when the task goes on",
 }
 
@@ -39,7 +40,11 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
     """
     caches = [paths.cache] if paths.cache.is_symlink() else sorted(paths.cache.glob("*"))
     exports = [] if paths.weights.is_symlink() else sorted(paths.weights.glob(".*.partial"))
-    sizes = {path: size for path in (*caches, *exports) if (size := _size(path)) or path.is_symlink()}
+    databases = sorted(
+        paths.root.glob(f".{paths.database.name}.*")
+    )  # of publishers that were killed, here or elsewhere
+    left = (*caches, *exports, *databases)
+    sizes = {path: size for path in left if (size := _size(path)) or path.is_symlink()}
     if not sizes:
         console.print(f"{paths.name}: nothing to delete")
         return
@@ -47,6 +52,8 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
         for path, size in sizes.items():
             if path.is_symlink():
                 content = f"a link to {path.readlink()}, which is left as it is"
+            elif path in databases:
+                content = "a publication that was interrupted"
             else:
                 unfinished = "an export that was interrupted" if path.suffix == ".partial" else "cache"
                 content = _CONTENT.get(path.name, unfinished)

@@ -93,7 +93,7 @@ def start_in_background(spec: Path, only: str = "") -> str:
         StudyError: it did not start.
     """
     options = ["--only", only] if only else []
-    command = [sys.executable, "-m", "studyctl", "run", str(spec), *options, "--detach", "--yes"]
+    command = [sys.executable, "-P", "-m", "studyctl", "run", str(spec), *options, "--detach", "--yes"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     message = ended.stderr.strip() or ended.stdout.strip()
     if ended.returncode:

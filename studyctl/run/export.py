@@ -37,7 +37,7 @@ from studyctl.run.jobs import make_job
 from studyctl.run.workers import Worker, Workers
 from studyctl.signals import how_it_ended, on_stop_signal
 from studyctl.spec.loading import load_spec
-from studyctl.store.holder import living_runner
+from studyctl.store.holder import Pulse
 from studyctl.store.studies import find_trial
 from studyctl.units import bytes_text
 
@@ -70,7 +70,7 @@ def export_trial(paths: StudyPaths, beginning: str, target: Path, console: Conso
     except StudyError as error:
         raise SpecError(error.problems) from error
     job = _make_job(paths, name, target)
-    if (holder := living_runner(paths)) is not None:
+    if (holder := Pulse(paths).look()) is not None:
         console.print(
             f"{paths.name} is being run ({holder}): the export shares the machine with it", soft_wrap=True
         )
@@ -145,7 +145,7 @@ class _Export:
             with (
                 closing(self.workers),
                 on_stop_signal(self._stop),
-                self.console.status(f"{self.job.trial}  load") as status,
+                self.console.status(Text(f"{self.job.trial}  load")) as status,
             ):
                 self.workers.start(self.job)
                 while self.workers.running:
@@ -162,7 +162,7 @@ class _Export:
         assert self._exported is not None
         return self._exported
 
-    def _stop(self) -> None:
+    def _stop(self, _: int) -> None:
         self.workers.stop = "now"
 
     def _death(self, worker: Worker) -> StudyError:
@@ -175,9 +175,9 @@ class _Export:
         """Show a record, and keep the result or the failure of the export."""
         match record:
             case StepStarted():
-                status.update(f"{self.job.trial}  {record.step}")
+                status.update(Text(f"{self.job.trial}  {record.step}"))
             case Progress():
-                status.update(progress_line(record).strip())
+                status.update(Text(progress_line(record).strip()))
             case StepFinished() | Warned():
                 if isinstance(record, StepFinished):
                     self._exported = record.exported or self._exported

@@ -1,56 +1,156 @@
-"""One runner per study: a kernel lock on this host, a heartbeat for other hosts.
+"""One runner per study: a kernel lock where there is one, and a lease that counts up, for other machines.
 
-The lock is released when its process dies, so a killed run can be restarted at once. On some network file systems a lock is not
-seen by other hosts; they judge by the heartbeat in ``runner.json``.
+Whoever holds the study makes ``runner.lease`` and counts up in it. On the same machine the holder's process says whether it lives;
+elsewhere a lease that does not change for some beats is dead and is replaced (see :mod:`studyctl.store.holder`). A holder that was
+only asleep finds another lease in place of its own, and ends.
 """
 
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
-import filelock
+import msgspec
 import psutil
+from filelock import Timeout
 
 from studyctl.errors import HeldError, StudyError
-from studyctl.files import StudyPaths
-from studyctl.store.holder import Holder, living_runner, read_holder
+from studyctl.files import StudyPaths, file_lock, machine, write_atomic
+from studyctl.store import holder
+from studyctl.store.holder import Lease, Owner, Pulse, process_started, read_holder, read_lease
+
+
+class Hold:
+    """A study that this process holds."""
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self.paths = paths
+        self.note = ""
+        """What the user should know about how it is held; empty: nothing."""
+        self._lease = Lease(
+            host=socket.gethostname(),
+            machine=machine(),
+            pid=os.getpid(),
+            created=process_started(os.getpid()),
+            since=datetime.now(UTC),
+            token=uuid4().hex,
+            count=f"{0:012}",
+        )
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._count, name="lease", daemon=True)
+
+    def take(self, pulse: Pulse) -> None:
+        """Make the lease, or replace that of a holder that is dead.
+
+        Raises:
+            HeldError: its holder lives.
+            OSError: the folder cannot be written.
+        """
+        path, content = self.paths.lease, msgspec.json.encode(self._lease)
+        while True:
+            try:
+                with path.open("xb") as file:
+                    try:
+                        os.write(file.fileno(), content)
+                    except OSError:
+                        path.unlink()
+                        raise
+                break
+            except FileExistsError:
+                lease = read_lease(self.paths)
+            if (lives := pulse.lives(lease)) is None:
+                time.sleep(holder.LOOK_SECONDS)
+            elif lives:
+                raise _held(self.paths, lease)
+            elif read_lease(self.paths) == lease:
+                write_atomic(
+                    path, content
+                )  # of two who do this at once, the first finds the lease of the second
+                break
+        self._thread.start()
+
+    def check(self) -> None:
+        """See that the study is still held.
+
+        Raises:
+            HeldError: it is not: this process did not count for some beats, and another one took it for dead.
+            OSError: the folder is gone.
+        """
+        lease = read_lease(self.paths)
+        if lease is None or lease.token != self._lease.token:
+            seconds = holder.SILENT_BEATS * holder.BEAT_SECONDS
+            raise HeldError(
+                f"study `{self.paths.name}` was taken over by {lease or 'another process'}: this one did not show "
+                f"for {seconds:.0f} s that it lives",
+                hint=f"everything that was measured is stored; `studyctl watch {self.paths.name}` shows how it goes on",
+            )
+
+    def release(self) -> None:
+        """Let go of the study."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(HeldError, OSError):
+            self.check()
+            self.paths.lease.unlink()
+
+    def _count(self) -> None:
+        count = 0
+        while not self._ended.wait(holder.BEAT_SECONDS):
+            # A disk that cannot be written now and then only looks silent. In place, opened and closed each time: other hosts of
+            # a network file system see that sooner than a new file.
+            with suppress(OSError), self.paths.lease.open("r+b") as file:
+                if self._lease.token.encode() not in file.read():
+                    return
+                count += 1
+                file.seek(0)
+                file.write(msgspec.json.encode(replace(self._lease, count=f"{count:012}")))
 
 
 @contextmanager
-def hold(paths: StudyPaths) -> Iterator[None]:
+def hold(paths: StudyPaths, pulse: Pulse | None = None) -> Iterator[Hold]:
     """Hold the study for this process, so that no other runner starts.
+
+    Args:
+        paths: files of the study.
+        pulse: one that has looked at the study before, so that nothing is waited for twice; None: a new one.
 
     Raises:
         HeldError: another runner holds it; the problem says who and since when.
         StudyError: the folder cannot be written.
     """
-    lock = filelock.FileLock(paths.lock, blocking=False)
-    try:
-        paths.root.mkdir(parents=True, exist_ok=True)
-        if (holder := living_runner(paths)) is not None:
-            raise _held(paths, holder)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise _held(paths, read_holder(paths)) from error
-    except OSError as error:
-        raise StudyError(
-            f"the study's folder {paths.root} cannot be written ({error.strerror})",
-            hint="make it writable, or start in another folder",
-        ) from error
-    try:
-        yield
+    held, pulse = Hold(paths), pulse or Pulse(paths)
+    with ExitStack() as stack:
+        try:
+            paths.root.mkdir(parents=True, exist_ok=True)
+            if (runner := pulse.wait()) is not None:
+                raise _held(paths, runner)
+            if not stack.enter_context(file_lock(paths.lock, timeout=0)):
+                held.note = (
+                    f"the disk of {paths.root} has no locks: other runners notice this one by its lease alone"
+                )
+            held.take(pulse)
+        except Timeout as error:
+            raise _held(paths, read_lease(paths) or read_holder(paths)) from error
+        except OSError as error:
+            raise StudyError(
+                f"the study's folder {paths.root} cannot be written ({error.strerror})",
+                hint="make it writable, or start in another folder",
+            ) from error
+        stack.callback(held.release)
+        yield held
         paths.runner.unlink(missing_ok=True)
-    finally:
-        lock.release()
 
 
-def _held(paths: StudyPaths, holder: Holder | None) -> HeldError:
+def _held(paths: StudyPaths, owner: Owner | None) -> HeldError:
     return HeldError(
-        f"study `{paths.name}` is already being run by {holder or 'a runner that is just starting'}",
+        f"study `{paths.name}` is already being run by {owner or 'a runner that is just starting'}",
         hint=f"`studyctl logs {paths.name} -f` follows it, `studyctl stop {paths.name}` stops it",
     )
 
@@ -61,13 +161,15 @@ def write_heartbeat(
     attempts: list[dict[str, object]],
     seconds_left: float | None = None,
 ) -> None:
-    """Write ``runner.json``: that this runner is alive, what it runs, and the load of its host."""
-    memory = psutil.virtual_memory()
+    """Write ``runner.json``: what the runner of this process runs, and the load of its host. The study is held."""
+    memory, lease = psutil.virtual_memory(), read_lease(paths)
     content = {
         "host": socket.gethostname(),
+        "machine": machine(),
         "pid": os.getpid(),
-        "created": psutil.Process().create_time(),
+        "created": process_started(os.getpid()),
         "since": since.isoformat(),
+        "token": lease.token if lease else "",
         "heartbeat": datetime.now(UTC).isoformat(),
         "attempts": attempts,
         "seconds_left": seconds_left,
@@ -77,6 +179,6 @@ def write_heartbeat(
         "cores": psutil.cpu_count(),
     }
     # Not synced: after a power cut the runner is dead anyway.
-    temporary = Path(f"{paths.runner}.{os.getpid()}.tmp")
+    temporary = Path(f"{paths.runner}.{machine()}-{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content))
     temporary.replace(paths.runner)

@@ -42,6 +42,7 @@ def make_job(
     if model.identity is None or model.identity.key is None or trial.weights_key is None or dense_key is None:
         raise StudyError(f"trial {trial.id}: its model or texts could not be looked up")
     results = stored.results_of(trial.weights_key)
+    walked = [other for other in plan.variants if other.applies_to(model.spec.id) and other.is_walked]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Job(
         root=paths.root.resolve(),
@@ -71,6 +72,8 @@ def make_job(
         dtype=model.dtype,
         threads=max(1, cores // len(plan.devices)),
         batch_tokens=batch_tokens(device),
+        is_compressed=bool(walked),
+        is_calibrated=any(other.settings.needs_data for other in walked),
         backend_network=plan.document.spec.execution.backend_network,
     )
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from studyctl.files import StudyPaths
 from studyctl.journal.index import Index
+from studyctl.run.hold import Hold
 from studyctl.store.publish import Published, publish
 
 LEAST_PAUSE_SECONDS = 5.0
@@ -16,11 +16,11 @@ PAUSE_FACTOR = 10
 class Publisher:
     """Rebuilds the database when there is something new and the last rebuild was long enough ago."""
 
-    def __init__(self, paths: StudyPaths) -> None:
+    def __init__(self, held: Hold) -> None:
         self.dirty = False
         """Whether there is something new to publish."""
-        self._paths = paths
-        self._index = Index(paths)  # not the runner's: it is used in the thread
+        self._held = held
+        self._index = Index(held.paths)  # not the runner's: it is used in the thread
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._at_work: Future[Published] | None = None
         self._next = 0.0
@@ -29,13 +29,16 @@ class Publisher:
         """Start publishing if it is due; ``running``: trials that workers are running.
 
         Raises:
-            StudyError: the last publication failed.
+            HeldError: the study was taken over.
+            StudyError: the last publication failed; what comes next is published all the same.
         """
         if self._at_work is not None and self._at_work.done():
             self._collect()
         if self.dirty and self._at_work is None and time.monotonic() >= self._next:
             self.dirty = False
-            self._at_work = self._pool.submit(publish, self._paths, frozenset(running), self._index)
+            self._at_work = self._pool.submit(
+                publish, self._held.paths, frozenset(running), self._index, self._held.check
+            )
 
     def finish(self) -> None:
         """Publish once more, and wait for it.
@@ -51,5 +54,7 @@ class Publisher:
 
     def _collect(self) -> None:
         if self._at_work is not None:
-            published, self._at_work = self._at_work.result(), None
-            self._next = time.monotonic() + max(LEAST_PAUSE_SECONDS, PAUSE_FACTOR * published.seconds)
+            ended, self._at_work = self._at_work, None
+            self._next = time.monotonic() + LEAST_PAUSE_SECONDS
+            seconds = ended.result().seconds
+            self._next = time.monotonic() + max(LEAST_PAUSE_SECONDS, PAUSE_FACTOR * seconds)

@@ -1,5 +1,6 @@
 """Brings the stored results of a study up to date with its spec."""
 
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,8 @@ from studyctl.contract.records import (
     StepStarted,
     WorkerFatal,
 )
-from studyctl.errors import FailureCause, SpecError, StudyError
-from studyctl.files import StudyPaths, write_atomic
+from studyctl.errors import FailureCause, HeldError, SpecError, StudyError
+from studyctl.files import write_atomic
 from studyctl.journal.files import JournalWriter
 from studyctl.journal.index import Index
 from studyctl.plan.compare import Todo, compare
@@ -25,7 +26,7 @@ from studyctl.plan.saved import planned, source_of
 from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
-from studyctl.run.hold import write_heartbeat
+from studyctl.run.hold import Hold, write_heartbeat
 from studyctl.run.jobs import choose, make_job
 from studyctl.run.publisher import Publisher
 from studyctl.run.selection import Selection
@@ -59,9 +60,10 @@ class Outcome:
 
 
 class Runner:
-    """Runs one study until everything is stored. The caller holds it (:func:`studyctl.run.hold.hold`)."""
+    """Runs one study, which its caller holds, until everything is stored."""
 
-    def __init__(self, paths: StudyPaths, plan: StudyPlan, selection: Selection, display: Display) -> None:
+    def __init__(self, held: Hold, plan: StudyPlan, selection: Selection, display: Display) -> None:
+        self.held, paths = held, held.paths
         self.paths = paths
         self.plan = plan
         self.selections = [selection]
@@ -71,7 +73,7 @@ class Runner:
         self.workers = Workers(paths.runner_log)
         self.todo: dict[str, Todo] = {}
         self._index = Index(paths)
-        self._publisher = Publisher(paths)
+        self._publisher = Publisher(held)
         self._failures: Counter[str] = Counter()
         self._halvings: Counter[str] = Counter()
         """How often to halve a trial's batches, since the kernel killed it for memory."""
@@ -89,6 +91,7 @@ class Runner:
         """Run until everything is stored, nothing more can be done, or the user stops it.
 
         Raises:
+            HeldError: another runner took the study over.
             StudyError: the study's folder cannot be written.
         """
         try:
@@ -106,9 +109,10 @@ class Runner:
         self.outcome.stopped = self.workers.stop is not None
         return self.outcome
 
-    def request_stop(self) -> None:
-        """Stop after the running steps; a second call stops at once. Safe in a signal handler."""
-        self.workers.stop = "after_step" if self.workers.stop is None else "now"
+    def request_stop(self, number: int) -> None:
+        """Stop on a signal: after the running steps on a first Ctrl-C, else at once, since who sends others kills soon."""
+        waits = number == signal.SIGINT and self.workers.stop is None
+        self.workers.stop = "after_step" if waits else "now"
 
     def _loop(self) -> None:
         while not self._fatal:
@@ -128,18 +132,25 @@ class Runner:
         now = time.monotonic()
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
+            self.held.check()
             attempts = self.workers.describe()
             write_heartbeat(self.paths, self._since, attempts, self._clock.seconds_left())
         self._take_requests()
         if self.workers.pass_on_stop() and self.workers.stop:
             self.display.message(_STOPPING[self.workers.stop])
-        self._publisher.tick(self.workers.running)
+        try:
+            self._publisher.tick(self.workers.running)
+        except HeldError:
+            raise
+        except StudyError as error:  # the journals have it all
+            self.display.message(f"! {error}")
         self.display.tick()
 
     # -- plan
 
     def _take_plan(self, plan: StudyPlan) -> None:
         """Make this the current plan: store it, and find the trials to run."""
+        self.held.check()
         saved = read_plan(self.paths)
         self._stored = self._index.refresh()
         comparison = compare(plan, self._stored, saved)
@@ -203,6 +214,7 @@ class Runner:
             todo = choose(self.todo, at_work, worker.model_key if worker else None)
             if todo is None:
                 continue
+            self.held.check()
             trial = self.todo.pop(todo.trial.id).trial
             dense_key = self._dense_keys[trial.model.index]
             job = make_job(self.paths, self.plan, todo, self._stored, device, dense_key)
@@ -256,6 +268,7 @@ class Runner:
         job, worker.job = worker.job, None
         if job is None or self._fatal:
             return
+        self.held.check()
         attempts = self._index.refresh().attempts.get(job.trial, ())
         if attempts and attempts[-1].attempt == job.attempt and (end := attempts[-1].finished) is not None:
             # It died after writing its last record and before reporting it.

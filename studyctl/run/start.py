@@ -16,17 +16,19 @@ from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import other_spec
+from studyctl.report.plan import print_code
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, LiveDisplay
-from studyctl.run.hold import hold
+from studyctl.run.hold import Hold, hold
 from studyctl.run.runner import Outcome, Runner
 from studyctl.run.selection import Selection
+from studyctl.run.trust import require_trust
 from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import Document, load_spec, self_contained
-from studyctl.store.holder import living_runner
+from studyctl.store.holder import Holder, Pulse
 from studyctl.store.publish import publish
 
-DETACH_SECONDS = 30.0
+DETACH_SECONDS = 60.0
 FINISH_SECONDS = 60
 
 
@@ -49,6 +51,7 @@ def run_study(
     detach: bool = False,
     yes: bool = False,
     root: StudyPaths | None = None,
+    trust: bool = False,
 ) -> Started:
     """Bring the results of a spec up to date.
 
@@ -59,6 +62,7 @@ def run_study(
         detach: run in a process that outlives the shell.
         yes: run it although the study was made from another spec.
         root: the study's folder; None: the one of its name under runs/.
+        trust: act on the study even if it is not known to be the user's.
 
     Raises:
         SpecError: the spec or what it names cannot be run.
@@ -69,23 +73,23 @@ def run_study(
     paths = root or StudyPaths(runs_folder() / document.spec.study.name)
     if not yes and (other := other_spec(document, paths, read_plan(paths))) is not None:
         raise SpecError(other)
-    if living_runner(paths) is not None:
-        return _hand_over(document, paths, selection)
-    plan = _checked_plan(document, selection)
+    pulse = Pulse(paths)
+    if pulse.wait() is not None:
+        _check_is_edited(document, paths)
+    plan = make_plan(document)
+    plan.raise_errors()
+    selection.check(plan.trials)
+    print_code(plan, console)
+    require_trust(paths, console, trust=trust, spec=path)
+    if (holder := pulse.wait()) is not None:
+        return _hand_over(document, paths, selection, holder)
     _check_can_run(plan)
     if detach:
         todo = compare(plan, read_stored(paths), read_plan(paths)).todo
         if any(entry.trial in selection for entry in todo):
-            return _detach(path, paths, selection, yes=yes)
-    with hold(paths):
-        return _run_held(plan, paths, selection, console)
-
-
-def _checked_plan(document: Document, selection: Selection) -> StudyPlan:
-    plan = make_plan(document)
-    plan.raise_errors()
-    selection.check(plan.trials)
-    return plan
+            return _detach(path, paths, selection)
+    with hold(paths, pulse) as held:
+        return _run_held(plan, held, selection, console)
 
 
 def _check_can_run(plan: StudyPlan) -> None:
@@ -103,9 +107,12 @@ def _check_can_run(plan: StudyPlan) -> None:
         raise SpecError(unknown)
 
 
-def _run_held(plan: StudyPlan, paths: StudyPaths, selection: Selection, console: Console) -> Started:
-    is_live = console.is_terminal and not console.is_dumb_terminal
-    runner = Runner(paths, plan, selection, LiveDisplay(console) if is_live else Display(console))
+def _run_held(plan: StudyPlan, held: Hold, selection: Selection, console: Console) -> Started:
+    paths, is_live = held.paths, console.is_terminal and not console.is_dumb_terminal
+    display = LiveDisplay(console) if is_live else Display(console)
+    if held.note:
+        display.message(held.note)
+    runner = Runner(held, plan, selection, display)
     with on_stop_signal(runner.request_stop):  # Ctrl-C once stops after the running steps, twice at once
         outcome = runner.run()
     message = _summary(paths.name, outcome)
@@ -146,16 +153,18 @@ def _run_on_finish(command: str, summary: str) -> str:
     return ": ".join([f"\non_finish failed with exit code {done.returncode}", *last])
 
 
-def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> Started:
-    """Give an edited spec to the runner that holds the study."""
-    text = self_contained(document)
+def _check_is_edited(document: Document, paths: StudyPaths) -> None:
+    """Refuse the very spec that a runner is running."""
     saved = read_plan(paths)
-    if saved is not None and digest(text) == saved.spec_hash:
+    if saved is not None and digest(self_contained(document)) == saved.spec_hash:
         with hold(paths):  # raises, and says who holds it
             pass
         raise HeldError(f"the runner of `{paths.name}` has just ended", hint="run again")
-    _checked_plan(document, selection)
-    holder = living_runner(paths)
+
+
+def _hand_over(document: Document, paths: StudyPaths, selection: Selection, holder: Holder) -> Started:
+    """Give an edited spec to the runner that holds the study."""
+    text = self_contained(document)
     send(paths, Request("spec", spec=text, only=selection.only, model=selection.model))
     message = (
         f"handed the edited spec to the runner of `{paths.name}` ({holder}), which applies it between trials"
@@ -163,19 +172,20 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection) -> S
     return Started(paths, None, message, ExitCode.DONE)
 
 
-def _detach(path: Path, paths: StudyPaths, selection: Selection, *, yes: bool) -> Started:
+def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "studyctl", "run", str(path), *selection.arguments()]
-    command += ["--yes"] if yes else []
+    # -P: a module in the working directory must not take the place of an installed one. It was asked about both already.
+    command = [sys.executable, "-P", "-m", "studyctl", "run", str(path), "--trust", "--yes"]
+    command += selection.arguments()
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    until = time.monotonic() + DETACH_SECONDS
+    until, pulse = time.monotonic() + DETACH_SECONDS, Pulse(paths)
     while process.poll() is None and time.monotonic() < until:
-        holder = living_runner(paths)
+        holder = pulse.look()
         if holder is not None and holder.pid == process.pid:
             name = paths.name
             message = (
@@ -200,6 +210,6 @@ def rebuild(paths: StudyPaths) -> str:
     Raises:
         HeldError: the study is being run, and its runner publishes by itself.
     """
-    with hold(paths):
-        published = publish(paths, running=set())
+    with hold(paths) as held:
+        published = publish(paths, before_replacing=held.check)
     return f"built {paths.database} from the journals in {published.seconds:.2f} s"

@@ -17,6 +17,7 @@ from studyctl.contract.job import Job, StopRequest
 from studyctl.contract.records import AnyRecord, decode
 from studyctl.contract.steps import Step, StepKind
 from studyctl.run.control import StopWhen
+from studyctl.signals import held_back
 
 TICK_SECONDS = 0.25
 KILL_AFTER_SECONDS = 5.0
@@ -94,9 +95,9 @@ class Workers:
 
     def _process(self) -> subprocess.Popen[str]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, held_back():
             return subprocess.Popen(
-                [sys.executable, "-m", "studyctl.work.worker"],
+                [sys.executable, "-P", "-m", "studyctl.work.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

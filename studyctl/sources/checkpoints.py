@@ -6,17 +6,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.identity import PLAIN, ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.files import digest
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.packages import PREFIX
+from studyctl.sources.storage import COMPRESSED_TENSORS, quantization
 from studyctl.spec.models import Model
 
-PLAIN = "plain"
-"""Weights stored as in any model: pruned ones, or rounded ones in 16 bits."""
-COMPRESSED_TENSORS = "compressed-tensors"
 _PACKAGES: dict[str, dict[str, str]] = {
     PLAIN: {},
     COMPRESSED_TENSORS: {"compressed_tensors": "compressed-tensors==0.17.1"},
@@ -45,32 +43,37 @@ def identify_checkpoint(settings: Checkpoint, base: Path) -> ModelIdentity:
         )
     model = Model(id=settings.id, revision=settings.revision)
     identity = identify_model(model, base, needs_tokenizer=False)
-    check_storage(identity.config, settings.id)
+    check_storage(identity.storage, identity.config, settings.id)
     return identity if identity.key is None else replace(identity, key=digest(["checkpoint", identity.key]))
 
 
-def storage_format(config: Mapping[str, Any]) -> str:
-    """Return how weights are stored, by their config: ``plain``, or the name of a quantization format."""
-    quantization = _quantization(config)
-    if not quantization:
-        return PLAIN
-    old_bitsandbytes = quantization.get("load_in_4bit") or quantization.get("load_in_8bit")
-    return str(quantization.get("quant_method") or ("bitsandbytes" if old_bitsandbytes else "unnamed"))
+def is_readable(storage: str) -> bool:
+    """Return whether a checkpoint in this format can be measured, if its packages are installed."""
+    return storage in _PACKAGES
 
 
-def check_storage(config: Mapping[str, Any], where: str) -> None:
+def check_storage(method: str, config: Mapping[str, Any], where: str) -> None:
     """Refuse weights that cannot be read here, or that would be read wrongly.
 
+    Args:
+        method: the format that they are stored in.
+        config: ``config.json``.
+        where: names the checkpoint in errors.
+
     Raises:
-        StudyError: the format is not supported, or needs a package that is not installed.
+        StudyError: the format is not supported, needs a package that is not installed, or is not the config's.
     """
-    method = storage_format(config)
-    if method not in _PACKAGES:
+    if method != PLAIN and not quantization(config):
+        raise StudyError(
+            f"`{where}` has weights packed as {method}, and no `quantization_config` in config.json that says how",
+            hint="take the config.json that was published with it; old ones have the settings in a file of their own",
+        )
+    if not is_readable(method):
         raise StudyError(
             f"`{where}` is stored in the format `{method}`, which cannot be read",
             hint="plain weights, compressed-tensors, gptq and awq can be read",
         )
-    if reason := _misread(method, _quantization(config)):
+    if reason := _misread(method, quantization(config)):
         raise StudyError(f"`{where}` {reason}")
     missing = [package for module, package in _PACKAGES[method].items() if find_spec(module) is None]
     if missing:
@@ -82,7 +85,7 @@ def check_storage(config: Mapping[str, Any], where: str) -> None:
 
 def storage_caveats(config: Mapping[str, Any]) -> list[str]:
     """Return the parts of a checkpoint that are not measured, as sentences."""
-    groups = _quantization(config).get("config_groups") or {}
+    groups = quantization(config).get("config_groups") or {}
     inputs = [group.get("input_activations") for group in groups.values() if isinstance(group, dict)]
     if not any(inputs):
         return []
@@ -90,30 +93,25 @@ def storage_caveats(config: Mapping[str, Any]) -> list[str]:
     return [f"activations are quantized to {' and '.join(bits)} bits as well; only its weights are measured"]
 
 
-def _misread(method: str, quantization: Mapping[str, Any]) -> str:
+def _misread(method: str, settings: Mapping[str, Any]) -> str:
     """Return why weights would be misread without an error; empty if they would not."""
     if method == "awq":
-        names = (quantization.get(key) for key in ("version", "format", "checkpoint_format"))
+        names = (settings.get(key) for key in ("version", "format", "checkpoint_format"))
         layout = str(next(filter(None, names), "gemm")).lower()
         return f"has AWQ weights in the layout `{layout}`; only `gemm` is read" if layout != "gemm" else ""
     if method != COMPRESSED_TENSORS:
         return ""
-    sparsity = (quantization.get("sparsity_config") or {}).get("format", "dense")
-    status = str(quantization.get("quantization_status"))
+    sparsity = (settings.get("sparsity_config") or {}).get("format", "dense")
+    status = str(settings.get("quantization_status"))
     if sparsity != "dense":
         return f"is stored in the sparse format `{sparsity}`, which compressed-tensors no longer reads"
-    if (quantization.get("transform_config") or {}).get("config_groups"):
+    if (settings.get("transform_config") or {}).get("config_groups"):
         return "rotates its activations (transform_config), which is not supported"
-    if quantization.get("kv_cache_scheme"):
+    if settings.get("kv_cache_scheme"):
         return "quantizes keys and values (kv_cache_scheme), which is not supported"
     if status != "compressed":
         return f"says that its weights are not compressed (quantization_status `{status}`)"
     return ""
-
-
-def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    quantization = config.get("quantization_config")
-    return quantization if isinstance(quantization, dict) else {}
 
 
 def own_dtype(config: Mapping[str, Any]) -> str | None:

@@ -14,11 +14,10 @@ from pathlib import Path
 import gguf
 import torch
 import transformers
-from filelock import FileLock
 
 from studyctl.contract.identity import ModelIdentity
 from studyctl.errors import StepError
-from studyctl.files import atomic_folder, cache_folder
+from studyctl.files import atomic_folder, cache_entry, file_lock
 from studyctl.reporter import Reporter
 from studyctl.sources.verified import unchanged
 
@@ -26,7 +25,8 @@ from studyctl.sources.verified import unchanged
 def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
     """Return the model folder of a GGUF file; convert the file if there is none yet.
 
-    Of several processes one converts and the others wait. A folder with this name is always complete.
+    Of several processes one converts and the others wait; on a disk without locks, the first that is ready has it. A folder with
+    this name is always complete.
 
     Raises:
         StepError: the file cannot be converted, or there is no space for it.
@@ -34,11 +34,11 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
     assert identity.key is not None
     assert identity.folder is not None
     assert identity.file is not None
-    folder = cache_folder() / "models" / identity.key
+    folder = cache_entry("models", identity.key)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
         if folder.is_dir():
             return folder
         reporter.progress(0, 1, "model", note=f"converting {identity.file} (once)")
@@ -46,6 +46,8 @@ def converted_folder(identity: ModelIdentity, reporter: Reporter) -> Path:
             with atomic_folder(folder) as temporary, unchanged(identity.files, f"model `{identity.id}`"):
                 _convert(identity.folder, identity.file, temporary)
         except (OSError, ValueError, KeyError, NotImplementedError) as error:
+            if folder.is_dir():  # another process was faster
+                return folder
             raise StepError(f"cannot convert `{identity.file}`: {error}") from error
         reporter.progress(1, 1, "model", note=f"converted {identity.file}")
     return folder

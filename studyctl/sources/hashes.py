@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from studyctl.contract.identity import FileIdentity
-from studyctl.files import cache_folder, digest, write_atomic
+from studyctl.files import cache_folder, digest, write_cache
 
 T = TypeVar("T")
 
@@ -57,9 +57,7 @@ def remembered(path: Path, what: str, compute: Callable[[Path], T]) -> T:
             return value
     value = compute(path)
     if is_settled(status):
-        # A cache that cannot be written costs time, never a result.
-        with contextlib.suppress(OSError):
-            write_atomic(entry, json.dumps({"path": str(path), "state": state, "value": value}))
+        write_cache(entry, json.dumps({"path": str(path), "state": state, "value": value}))
     return value
 
 

@@ -20,7 +20,7 @@ from huggingface_hub import errors
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from studyctl.errors import StudyError
-from studyctl.files import cache_folder, digest, write_atomic
+from studyctl.files import cache_folder, digest, write_cache
 from studyctl.sources.safetensors_files import TensorInfo
 
 Kind = Literal["model", "dataset"]
@@ -100,7 +100,7 @@ def _resolve(kind: Kind, repo: str, revision: str) -> Resolved:
             raise
         return Resolved(commit, None, note=f"{error}; as seen last: {commit[:12]}")
     commit = str(info.sha)
-    write_atomic(last_answer, json.dumps({"commit": commit, "repo": repo}))
+    write_cache(last_answer, json.dumps({"commit": commit, "repo": repo}))
     return Resolved(commit, tuple(file.rfilename for file in info.siblings or ()))
 
 
@@ -158,7 +158,7 @@ def read_tensors(repo: str, commit: str) -> dict[str, TensorInfo] | None:
         for file in metadata.files_metadata.values()
         for name, info in file.tensors.items()
     }
-    write_atomic(entry, json.dumps(tensors))
+    write_cache(entry, json.dumps(tensors))
     return tensors
 
 

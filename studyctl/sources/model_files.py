@@ -1,14 +1,14 @@
 """The identity of a model, without loading it: configs, headers, hashes, commits."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.identity import PLAIN, ModelIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
-from studyctl.sources.configs import block_linears, check_decoder, read_config, read_sizes
+from studyctl.sources.configs import ADAPTER, block_matrices, check_decoder, read_config, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
 from studyctl.sources.safetensors_files import (
@@ -16,9 +16,13 @@ from studyctl.sources.safetensors_files import (
     PICKLE_INDEX,
     TensorInfo,
     check_pickle,
+    listed_tensors,
     read_headers,
     weight_files,
 )
+from studyctl.sources.storage import quantization, storage_format
+from studyctl.sources.tensor_names import check_names, embedding_rows
+from studyctl.sources.vocabularies import largest_token
 from studyctl.spec.models import Model
 
 CONVERSION_VERSION = 1
@@ -68,6 +72,8 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
     folder = folder.resolve()
     tensors = read_headers(folder / name for name in names)
     files = tuple(identify_file(folder / name) for name in names)
+    facts = _described(config, tensors, model.id)
+    facts["caveats"] += tuple(_folder_caveats(folder, tensors, facts["vocab_size"], model.id))
     return ModelIdentity(
         id=model.id,
         kind="folder",
@@ -75,7 +81,7 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
         folder=folder,
         files=files,
         tokenizer=has_tokenizer,
-        **_described(config, tensors, model.id),
+        **facts,
     )
 
 
@@ -118,6 +124,9 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
         return ModelIdentity(id=repo, kind="hub", key=None, unknown=str(error))
     if tensors is None:
         check_pickle(repo, revision.files or (), allow_pickle=model.allow_pickle)
+    facts = _described(config, tensors or {}, repo)
+    if folder is not None:
+        facts["caveats"] += tuple(_folder_caveats(folder, tensors or {}, facts["vocab_size"], repo))
     return ModelIdentity(
         id=repo,
         kind="hub",
@@ -127,19 +136,35 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
         folder=folder,
         tokenizer=has_tokenizer,
         note=revision.note,
-        **_described(config, tensors or {}, repo),
+        **facts,
     )
 
 
 def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
     """Return the fields that config and headers determine."""
-    linears = block_linears(tensors, str(config.get("model_type", "")))
-    if tensors and not linears and "quantization_config" not in config:
-        raise StudyError(f"`{where}` has no linears in decoder blocks, judging by the names of its weights")
+    storage, caveats = storage_format(config, tensors), list[str]()
+    sizes = read_sizes(config, where)
+    linears, others = dict[str, tuple[int, int]](), dict[str, int]()
+    if storage == PLAIN:
+        linears, others = block_matrices(tensors, str(config.get("model_type", "")))
+        if tensors:
+            caveats += check_names(tensors, config, sizes["layers"], sizes["vocab_size"], where)
+            if not linears and not others:
+                raise StudyError(
+                    f"`{where}` has no linears in decoder blocks, judging by the names of its weights"
+                )
+        if quantization(config):
+            caveats.append(
+                f"config.json of `{where}` says that its weights are quantized, but they are plain: loaded as such"
+            )
     return {
-        **read_sizes(config, where),
+        **sizes,
+        "vocab_size": embedding_rows(tensors, sizes["vocab_size"]),
+        "storage": storage,
+        "caveats": tuple(caveats),
         "config": config,
         "linears": linears,
+        "others": others,
         "parameters": sum(math.prod(info.shape) for info in tensors.values()),
         "weight_bytes": sum(info.bytes for info in tensors.values()),
         # A tied output layer stores no weight of its own.
@@ -147,6 +172,22 @@ def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: st
         if tensors
         else bool(config.get("tie_word_embeddings")),
     }
+
+
+def _folder_caveats(
+    folder: Path, tensors: dict[str, TensorInfo], vocab_size: int, where: str
+) -> Iterator[str]:
+    """Yield what may go wrong with the files of a folder beside its weights, as sentences."""
+    if tensors and (lost := sorted(listed_tensors(folder) - tensors.keys())):
+        yield f"{INDEX} of `{where}` names {len(lost)} tensors that its files do not have, such as `{lost[0]}`"
+    if (folder / ADAPTER).is_file():
+        yield f"`{where}` holds an adapter as well ({ADAPTER}), which is applied only where peft is installed: merge or remove it"
+    largest = largest_token(folder)
+    if largest is not None and largest[0] >= vocab_size:
+        yield (
+            f"the tokenizer of `{where}` has ids up to {largest[0]:,} (`{largest[1]}`), its embedding {vocab_size:,} rows: "
+            "a text or task with a token beyond them cannot be measured"
+        )
 
 
 def _has_tokenizer(names: Iterable[str], where: str, needed: bool) -> bool:

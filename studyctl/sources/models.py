@@ -12,13 +12,14 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from studyctl.contract.identity import Bos, ModelIdentity
+from studyctl.contract.identity import PLAIN, Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter, SilentReporter
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.dtypes import resolve_dtype
 from studyctl.sources.model_files import loaded_files
 from studyctl.sources.safetensors_files import weight_files
+from studyctl.sources.storage import quantization
 from studyctl.sources.verified import changed, unchanged
 
 
@@ -86,8 +87,10 @@ def load_tokenizer(folder: Path) -> Any:
         StepError: it cannot be loaded, or is a slow one (which cannot say where in the text a token ends).
     """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # what `tokenizers` raises for a malformed file has no class of its own
         raise StepError(f"the tokenizer in `{folder}` cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise StepError(f"the tokenizer in `{folder}` has no fast version, which is needed for bits per byte")
@@ -171,9 +174,18 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
     transformers.utils.logging.disable_progress_bar()
     # sdpa silently omits soft caps, so a model that has them needs eager attention; for others transformers chooses sdpa.
     capped = identity.config.get("attn_logit_softcapping") is not None
+    config = None
     try:
+        if identity.storage == PLAIN and quantization(identity.config):
+            # Its weights were unpacked since; what the config says would have them packed again, or looked for in vain.
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            del config.quantization_config
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
+            trust_remote_code=False,  # None would ask on the terminal
             dtype=getattr(torch, dtype),
             attn_implementation="eager" if capped else None,
             use_safetensors=None if allow_pickle else True,
@@ -201,6 +213,11 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
         if not tensor.untyped_storage().resizable():
             tensor.data = tensor.data.clone()
     return cast("nn.Module", model)
+
+
+def has_names_of_files(model: nn.Module) -> bool:
+    """Return whether every parameter is in the files as in the model: not if loading renames or fuses tensors, such as experts'."""
+    return not getattr(model, "_weight_conversions", None)
 
 
 def restore_dense(loaded: LoadedModel, names: Iterable[str]) -> None:

@@ -96,6 +96,15 @@ def _shards(folder: Path, index: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def listed_tensors(folder: Path) -> set[str]:
+    """Return the names of the tensors that the index of a folder lists; empty if it needs no index."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
+        return set()
+    return set(
+        json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
+    )  # `weight_files` has checked its form
+
+
 def read_headers(files: Iterable[Path]) -> dict[str, TensorInfo]:
     """Return the tensors of all safetensors files among these, after checking that each file is as long as its header says.
 

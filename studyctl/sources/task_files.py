@@ -1,6 +1,7 @@
 """The identity of an lm-eval task: its YAML files, its Python functions and its items."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from studyctl.contract.identity import TaskIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
 from studyctl.sources.hashes import identify_file, remembered
-from studyctl.sources.task_index import find_task, lm_eval_tasks, lm_eval_version
+from studyctl.sources.task_index import find_task, lm_eval_metrics, lm_eval_tasks, lm_eval_version
 from studyctl.sources.text_files import count_json_lines
 from studyctl.spec.models import TaskData, Tasks
 
@@ -25,6 +26,12 @@ class _Function:
 
     name: str
     folder: Path
+
+    @property
+    def file(self) -> Path | None:
+        """Return the file of its module; None: the module is not in the folder of the YAML file but an installed one."""
+        file = self.folder / f"{self.name.rpartition('.')[0].replace('.', '/')}.py"
+        return file if file.is_file() else None
 
 
 def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
@@ -44,13 +51,14 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
             name, None, path, unknown="lm-eval is not installed (`pip install 'studyctl[engine]'`)"
         )
     paths: dict[Path, None] = {}
-    config = _merged(path, paths, ())
+    named: list[_Function] = []
+    config = _merged(path, paths, named, ())
     for functions in _functions(config):
         paths.update(dict.fromkeys(functions))
     files = tuple(map(identify_file, paths))
     code = digest([lm_eval_version(), [(file.path.name, file.sha256) for file in files]])
     kind = str(config.get("output_type", "generate_until"))
-    task = TaskIdentity(name, None, path.absolute(), files, output_type=kind)
+    task = TaskIdentity(name, None, path.absolute(), files, tuple(_code(named, config)), output_type=kind)
     if name in tasks.data:
         return _with_items_of_spec(task, code, tasks, base)
     if config.get("dataset_path") in FILE_FORMATS:
@@ -146,12 +154,36 @@ def _items(task: str, path: Path) -> int:
     return items
 
 
-def _merged(path: Path, files: dict[Path, None], above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return a YAML file merged over the files that it includes. The files read are added to ``files``."""
+def _code(named: Iterable[_Function], config: dict[str, Any]) -> Iterator[str]:
+    """Yield what runs code as soon as lm-eval reads a task or scores it, without what lm-eval itself brings along."""
+    lm_eval = lm_eval_tasks()
+    names: dict[str, list[str]] = defaultdict(list)
+    for function in named:
+        if lm_eval is None or not function.folder.is_relative_to(lm_eval.resolve()):
+            names[str(function.file or "an installed package")].append(f"`{function.name}`")
+    for file, functions in names.items():
+        yield f"{', '.join(dict.fromkeys(functions))} of {file}"
+    metrics = config.get("metric_list")
+    if config.get("process_results") is not None or not isinstance(metrics, list):
+        return
+    for entry in metrics:
+        metric = entry.get("metric") if isinstance(entry, dict) else None
+        if isinstance(metric, str) and (entry.get("hf_evaluate") is True or metric not in lm_eval_metrics()):
+            yield f"metric `{metric}` of the package `evaluate`, from the hub or a folder of that name"
+
+
+def _merged(
+    path: Path, files: dict[Path, None], named: list[_Function], above: tuple[Path, ...]
+) -> dict[str, Any]:
+    """Return a YAML file merged over the files that it includes.
+
+    The files read are added to ``files``. Every function is added to ``named``, also one that another file overrides: lm-eval
+    imports them all.
+    """
     path = path.resolve()
     if path in above:
         raise StudyError(f"`{path}` includes itself")
-    config = _load(path)
+    config = _load(path, named)
     files[path] = None
     merged: dict[str, Any] = {}
     includes = config.pop("include", [])
@@ -159,16 +191,17 @@ def _merged(path: Path, files: dict[Path, None], above: tuple[Path, ...]) -> dic
         other = path.parent / str(name)
         if not other.is_file():
             raise StudyError(f"`{path}` includes `{name}`, which does not exist")
-        merged |= _merged(other, files, (*above, path))
+        merged |= _merged(other, files, named, (*above, path))
     return merged | config
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, named: list[_Function]) -> dict[str, Any]:
     class Loader(yaml.CSafeLoader):
         """Reads lm-eval's ``!function`` as a name, and ignores other tags."""
 
     def function(loader: yaml.CSafeLoader, node: yaml.Node) -> _Function:
-        return _Function(str(getattr(node, "value", "")), path.parent)
+        named.append(_Function(str(getattr(node, "value", "")), path.parent))
+        return named[-1]
 
     def other(loader: yaml.CSafeLoader, suffix: str, node: yaml.Node) -> None:
         return None
@@ -187,10 +220,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _functions(value: object) -> Iterator[list[Path]]:
     """Yield the Python files of every ``!function``: its module and the others in its folder, which it may import."""
     if isinstance(value, _Function):
-        module, _, _ = value.name.rpartition(".")
-        file = value.folder / f"{module.replace('.', '/')}.py"
-        # A module that is not in the folder of the YAML file belongs to an installed package.
-        yield sorted(file.parent.glob("*.py")) if file.is_file() else []
+        yield sorted(value.file.parent.glob("*.py")) if value.file is not None else []
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _functions(item)

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from studyctl.errors import StudyError, did_you_mean
-from studyctl.files import cache_folder, digest, write_atomic
+from studyctl.files import cache_folder, digest, write_cache
 
 _CODE = 1
 """Raised when the same files give another index."""
@@ -74,6 +74,16 @@ def lm_eval_tasks() -> Path | None:
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
+@functools.cache
+def lm_eval_metrics() -> frozenset[str]:
+    """Return the names of lm-eval's own metrics; it looks for others in the package ``evaluate``."""
+    folder = lm_eval_tasks()
+    if folder is None:
+        return frozenset()
+    registered = (folder.parent / "api" / "metrics.py").read_text("utf-8")
+    return frozenset(re.findall(r'@register_metric\(\s*metric="([^"]+)"', registered))
+
+
 def lm_eval_version() -> str:
     """Return the version of the installed lm-eval."""
     return importlib.metadata.version("lm_eval")
@@ -85,7 +95,7 @@ def _lm_eval_index(folder: Path) -> TaskIndex:
     if entry.is_file():
         return TaskIndex(**json.loads(entry.read_bytes()))
     index = scan(folder)
-    write_atomic(entry, json.dumps(asdict(index)))
+    write_cache(entry, json.dumps(asdict(index)))
     return index
 
 

@@ -11,6 +11,8 @@ from studyctl.files import digest
 from studyctl.sources.hashes import identify_file, remembered
 from studyctl.spec.models import BUNDLED_TEXTS, TextSource
 
+_NULLS = 0.05
+"""Fraction of NUL bytes above which a file is no text in UTF-8."""
 _CODE = 1
 """Raised when the same files give another text."""
 
@@ -149,6 +151,13 @@ def _text_bytes(path: Path, field: str) -> int:
 
 
 def _lines(data: bytes, path: Path) -> list[str]:
+    if (nulls := data.count(b"\0")) > _NULLS * len(
+        data
+    ):  # ASCII as UTF-16 is UTF-8 as well, with a NUL before each letter
+        raise StudyError(
+            f"`{path}` is not UTF-8: {nulls:,} of its {len(data):,} bytes are NUL, as in UTF-16",
+            hint="save the file as UTF-8",
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from studyctl.contract.identity import TextIdentity
 from studyctl.errors import StepError
-from studyctl.files import cache_folder, write_atomic
+from studyctl.files import cache_entry, write_cache
 from studyctl.sources.text_files import documents_of
 from studyctl.sources.verified import read_verified
 
@@ -17,7 +17,7 @@ class Documents:
 
     def __init__(self, text: TextIdentity) -> None:
         self._text = text
-        self._cache = cache_folder() / "texts" / f"{text.key}.jsonl"
+        self._cache = cache_entry("texts", f"{text.key}.jsonl")
         self._documents: list[str] = []
         self._stream: Iterator[str] | None = None
         self.complete = False
@@ -47,7 +47,7 @@ class Documents:
             self._documents += more
             self.complete = missing is None or len(more) < missing
             lines = ({"complete": self.complete}, *self._documents)
-            write_atomic(self._cache, "\n".join(map(json.dumps, lines)))
+            write_cache(self._cache, "\n".join(map(json.dumps, lines)))
         return self._documents[:count] if count else self._documents
 
 

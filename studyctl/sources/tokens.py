@@ -1,7 +1,9 @@
 """Token ids of texts: for perplexity windows, and for calibration."""
 
+import bz2
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,19 +16,21 @@ from studyctl.contract.job import CalibrationData
 from studyctl.contract.steps import ALL_WINDOWS
 from studyctl.errors import StepError
 from studyctl.evaluate.text.windows import SEGMENT, TokenizedText, Windows, cut_windows, needed_tokens
-from studyctl.files import atomic_path, cache_folder, digest
+from studyctl.files import atomic_path, cache_entry, digest
 from studyctl.reporter import Reporter
 from studyctl.sources.texts import Documents, read_documents
 from studyctl.sources.verified import check_files
 
-_CODE = 2
-"""Raised when the same text and tokenizer give other tokens here."""
+_CODE = 3
+"""Raised when the same text and tokenizer give something else here."""
 FIRST_DOCUMENTS = 64
 """Documents of a hub dataset to begin with; doubled until they have enough tokens, so that all machines use the same number."""
 MARGIN = 64
 """Tokens read beyond the needed ones: the text that follows can change the last tokens."""
 CHOICE = 4
 """Calibration windows of a hub dataset are drawn from this many times as much text as they need."""
+BZIP2_BLOCK = 900_000
+"""Bytes that bzip2 compresses together: a longer text is not compressed better."""
 PIECE = 200_000
 """Characters of a calibration text that are tokenised at once."""
 
@@ -86,21 +90,25 @@ def tokenized_text(
     tokenizer_hash = tokenizer_key(tokenizer)
 
     def cached(count: int, read: Callable[[], list[str]]) -> TokenizedText:
-        path = cache_folder() / "tokens" / f"{digest([text.key, tokenizer_hash, count, _CODE])}.npz"
+        path = cache_entry("tokens", f"{digest([text.key, tokenizer_hash, count, _CODE])}.npz")
         if not path.is_file():
             if reporter is not None:
                 reporter.progress(0, 1, "text", note=f"tokenising {text.name} in {text.language}")
             tokens = tokenize(read(), tokenizer, in_pieces=text.purpose == "calibration")
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
+            # A cache that cannot be written costs time only.
+            with suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.savez(
                     file,
                     ids=tokens.ids,
                     byte_ends=tokens.byte_ends,
                     character_ends=tokens.character_ends,
                     document_begins=tokens.document_begins,
+                    bzip2_bits_per_byte=tokens.bzip2_bits_per_byte,
                 )
+            return tokens
         with np.load(path, allow_pickle=False) as stored:
-            return TokenizedText(**stored)
+            arrays = dict(stored)
+        return TokenizedText(**arrays | {"bzip2_bits_per_byte": float(arrays["bzip2_bits_per_byte"])})
 
     if text.file is not None:
         check_files([text.file], str(text))  # even if the tokens are in the cache
@@ -139,8 +147,13 @@ def tokenize(documents: list[str], tokenizer: Any, *, in_pieces: bool = False) -
     character_ends = np.maximum.accumulate(np.concatenate(ends))
     sizes = np.fromiter((len(document) + 1 for document in documents), np.int64, len(documents))
     positions = byte_positions(text)
+    block = text.encode()[:BZIP2_BLOCK]
     return TokenizedText(
-        np.concatenate(ids), positions[character_ends], character_ends, positions[np.cumsum(sizes) - sizes]
+        np.concatenate(ids),
+        positions[character_ends],
+        character_ends,
+        positions[np.cumsum(sizes) - sizes],
+        bzip2_bits_per_byte=8 * len(bz2.compress(block)) / max(1, len(block)),
     )
 
 

@@ -1,6 +1,5 @@
 """Loading a checkpoint for a worker, with its weights unpacked."""
 
-from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from studyctl.compress.prune.masks import zeros
-from studyctl.compress.walk.architectures import block_linears
-from studyctl.contract.identity import Bos, ModelIdentity
+from studyctl.compress.walk.architectures import block_matrices
+from studyctl.contract.identity import PLAIN, Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter
-from studyctl.sources.checkpoints import COMPRESSED_TENSORS, PLAIN, own_dtype, storage_caveats, storage_format
+from studyctl.sources.checkpoints import own_dtype, storage_caveats
+from studyctl.sources.configs import block_bytes
 from studyctl.sources.models import (
     LoadedModel,
     load_tokenizer,
@@ -23,6 +22,7 @@ from studyctl.sources.models import (
     read_weights,
 )
 from studyctl.sources.safetensors_files import read_headers, weight_files
+from studyctl.sources.storage import COMPRESSED_TENSORS
 from studyctl.sources.tokens import tokenizer_key
 
 SAMPLE = (
@@ -60,7 +60,7 @@ def load_checkpoint(
         StudyError: the files are missing, do not make this model, or its tokenizer gives other tokens than the base's.
     """
     folder = model_folder(identity, allow_pickle=False, reporter=reporter)
-    method = storage_format(identity.config)
+    method = identity.storage
     unpacked_in = dtype if method == PLAIN else own_dtype(identity.config) or dtype
     tokenizer = base.tokenizer
     with planned_files(identity):
@@ -157,38 +157,10 @@ def _replace_packed(model: Any) -> None:
         model.set_submodule(name, plain)
 
 
-def stored_bits(model: nn.Module, folder: Path) -> float | None:
-    """Return the bits per weight of the block linears in a folder's files; None if the files use other names for them.
+def stored_bits(model: nn.Module, folder: Path) -> float:
+    """Return the bits per weight of a model's decoder blocks in a folder's files.
 
-    All tensors of a linear except its bias count: codes, scales, zero points, shapes.
+    All that belongs to their linears counts, except biases: codes, scales, zero points, shapes; and what is stored dense.
     """
-    linears = block_linears(model)
-    headers = read_headers(weight_files(folder, allow_pickle=False))
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    sizes = linear_bytes({name: info.bytes for name, info in headers.items()}, linears, prefix)
-    if len(sizes) < len(linears):
-        return None
-    return 8 * sum(sizes.values()) / sum(linear.weight.numel() for linear in linears.values())
-
-
-def linear_bytes(sizes: Mapping[str, int], linears: Iterable[str], prefix: str) -> dict[str, int]:
-    """Return the bytes of each linear's tensors, without its bias; linears without any tensor are left out.
-
-    Args:
-        sizes: bytes of every tensor in the files, by name.
-        linears: full names, such as ``model.layers.0.mlp.up_proj``.
-        prefix: the beginning of names in the model that some files omit, such as ``model.``.
-    """
-    by_owner: dict[str, int] = {}
-    for name, size in sizes.items():
-        owner, _, part = name.rpartition(".")
-        if part != "bias":
-            by_owner[owner] = by_owner.get(owner, 0) + size
-    by_linear = {name: by_owner.get(name, by_owner.get(name.removeprefix(prefix), 0)) for name in linears}
-    return {name: size for name, size in by_linear.items() if size}
-
-
-def zero_fraction(model: nn.Module) -> float:
-    """Return the fraction of the block linears' weights that are exactly 0."""
-    weights = [linear.weight for linear in block_linears(model).values()]
-    return sum(map(zeros, weights)) / sum(weight.numel() for weight in weights)
+    stored = block_bytes(read_headers(weight_files(folder, allow_pickle=False)))
+    return 8 * stored / sum(parameter.numel() for parameter in block_matrices(model).values())

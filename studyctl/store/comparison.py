@@ -10,7 +10,7 @@ from studyctl.contract.steps import StepId, StepKind
 LEAST_GAP = 2.0
 """A trial is worth a sentence if two metrics rank it at least so many places apart."""
 
-_OF_TEXT = frozenset({"kl_nats", "ppl_ratio", "worst_ppl_ratio"})
+_OF_TEXT = frozenset({"kl_nats_per_byte", "bits_per_byte_change", "worst_bits_per_byte_change"})
 
 
 class Rank(NamedTuple):
@@ -60,7 +60,8 @@ class ParetoPoint(NamedTuple):
     method: str
     variant: str
     measure: str
-    bits_per_weight: float
+    bits_per_weight: float | None
+    size_mib: float | None
     value: float
 
 
@@ -122,7 +123,7 @@ class Gap(NamedTuple):
     def weight(self) -> tuple[float, bool, bool]:
         """Sort key of the gaps of a trial: places, then whether text and tasks disagree, then whether KL is involved."""
         metrics = {self.better.metric, self.worse.metric}
-        return self.places, len(metrics & _OF_TEXT) == 1, "kl_nats" in metrics
+        return self.places, len(metrics & _OF_TEXT) == 1, "kl_nats_per_byte" in metrics
 
 
 def gaps(ranks: Iterable[Rank], metric: str | None = None, other_metric: str | None = None) -> list[Gap]:

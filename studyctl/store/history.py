@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from studyctl.errors import StudyError
-from studyctl.files import write_atomic
+from studyctl.files import file_lock, write_atomic
 
 MOST = 1000
 """Number of queries that are kept."""
@@ -52,7 +52,7 @@ def remember(study: str, sql: str) -> None:
     past = PastQuery(datetime.now(UTC).isoformat(timespec="seconds"), study, sql)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock"), timeout=PATIENCE_SECONDS):
+        with file_lock(path.with_suffix(".lock"), PATIENCE_SECONDS):
             lines = [
                 *_lines(path),
                 json.dumps(asdict(past), ensure_ascii=False).encode(errors="surrogatepass"),

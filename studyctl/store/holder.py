@@ -1,8 +1,16 @@
-"""Who runs a study now: judged by the runner's process on its own host, elsewhere by its heartbeat in ``runner.json``."""
+"""Who holds a study now: its runner, or a command that changes it.
 
+On one machine the holder's process says whether it lives, at once. Of a process elsewhere nothing is certain but change: it counts
+up in ``runner.lease``, and who reads the file waits, by their own monotonic clock, whether the count moves. No two clocks are
+compared. (The soft lease of ``filelock`` takes machines with the same name for one, and cannot be watched by others.)
+"""
+
+import os
 import socket
+import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated, TypedDict
 
 import msgspec
@@ -11,10 +19,14 @@ from msgspec import Meta
 
 from studyctl.contract.plan import Short, TrialName
 from studyctl.errors import StudyError
-from studyctl.files import StudyPaths, read_plain
+from studyctl.files import StudyPaths, machine, read_plain
 
-STALE_SECONDS = 60
-"""On another host, a runner whose heartbeat is older than this counts as dead."""
+BEAT_SECONDS = 5.0
+"""How often a holder counts up."""
+SILENT_BEATS = 3
+"""A holder on another machine that does not count for so many beats is dead."""
+LOOK_SECONDS = 0.25
+"""How often :meth:`Pulse.wait` looks."""
 
 
 Moment = Annotated[datetime, Meta(tz=True)]
@@ -28,16 +40,58 @@ class RunningAttempt(TypedDict):
     attempt: Count
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The runner that wrote ``runner.json`` last."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """A process that held a study."""
 
     host: Short
+    """For people: machines can share a name."""
+    machine: Short = ""
+    """Where its process id means something; empty in files of earlier versions."""
     pid: Annotated[int, Meta(ge=1, lt=2**31)]
     created: float
-    """When its process started, in seconds since the epoch: process ids are reused."""
+    """When its process started: process ids are reused."""
     since: Moment
+    token: Short = ""
+    """Of its lease: no two are equal."""
+
+    def __post_init__(self) -> None:
+        if not 2000 < self.since.year < 3000:
+            raise ValueError(f"{self.since} is no time of a run")
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether its process id can be looked up on this machine."""
+        return self.machine == machine() if self.machine else self.host == socket.gethostname()
+
+    @property
+    def has_process(self) -> bool:
+        """Return whether its process lives, if it is here."""
+        try:
+            process = psutil.Process(self.pid)
+            started = process_started(self.pid) if self.machine else process.create_time()
+            return abs(started - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, FileNotFoundError):
+            return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease(Owner):
+    """The content of ``runner.lease``."""
+
+    count: Short
+    """Counts the beats; of a fixed length, so that it is written in place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder(Owner):
+    """The runner that wrote ``runner.json`` last."""
+
     heartbeat: Moment
+    """By the clock of its host, for people."""
     attempts: tuple[RunningAttempt, ...]
     seconds_left: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     """Its estimate; None before it has one."""
@@ -46,38 +100,93 @@ class Holder:
     load: float | None = None
     """Load average of its host over one minute."""
 
-    def __post_init__(self) -> None:
-        for moment in (self.since, self.heartbeat):
-            if not 2000 < moment.year < 3000:
-                raise ValueError(f"{moment} is no time of a run")
 
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since.astimezone():%Y-%m-%d %H:%M:%S}"
+def process_started(pid: int) -> float:
+    """Return when a process started, in seconds since the machine did; where the system does not say, since the epoch.
+
+    Seconds since the epoch change when the machine's clock is set.
+
+    Raises:
+        psutil.NoSuchProcess, FileNotFoundError: there is none with this id.
+    """
+    if not psutil.LINUX:
+        return psutil.Process(pid).create_time()
+    after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2]
+    return int(after_name.split()[19]) / os.sysconf("SC_CLK_TCK")  # field 22 in proc(5)
 
 
 def read_holder(paths: StudyPaths) -> Holder | None:
     """Return who wrote ``runner.json``, alive or not; None if there is no such file."""
     try:
-        return msgspec.json.decode(read_plain(paths.runner), type=Holder)
-    except FileNotFoundError:
-        return None
+        content = _content(paths.runner)
+        return None if content is None else msgspec.json.decode(content, type=Holder)
     except (OSError, ValueError, RecursionError) as error:
         raise StudyError(
             f"{paths.runner} is damaged ({error})", hint="delete it if no runner is at work"
         ) from error
 
 
-def living_runner(paths: StudyPaths) -> Holder | None:
-    """Return the runner that holds the study now, or None."""
-    holder = read_holder(paths)
-    if holder is None:
-        return None
-    if holder.host != socket.gethostname():
-        age = (datetime.now(UTC) - holder.heartbeat).total_seconds()
-        return holder if age < STALE_SECONDS else None
-    # Not by trying the lock: a reader that holds it for a moment could keep a runner from starting.
+def read_lease(paths: StudyPaths) -> Lease | None:
+    """Return who holds the study, or held it and was killed; None if nobody can be made out."""
     try:
-        same = abs(psutil.Process(holder.pid).create_time() - holder.created) < 1
-    except psutil.NoSuchProcess:
+        return msgspec.json.decode(_content(paths.lease) or b"", type=Lease)
+    except (ValueError, RecursionError):
         return None
-    return holder if same else None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_plain(path)
+    except FileNotFoundError:
+        return None
+
+
+class Pulse:
+    """Judges whether the holder of a study lives, over successive looks. For one thread at a time."""
+
+    def __init__(self, paths: StudyPaths) -> None:
+        self._paths = paths
+        self._seen: object = None
+        self._since = 0.0
+
+    def look(self) -> Holder | None:
+        """Return the runner that holds the study, or None; does not wait.
+
+        A runner on another machine counts as alive until it was seen silent over :data:`SILENT_BEATS`.
+        """
+        holder = read_holder(self._paths)
+        return holder if holder is not None and self.lives(holder) is not False else None
+
+    def wait(self) -> Holder | None:
+        """Return the runner that holds the study, or None; waits until that is certain: at once for one on this machine."""
+        while (holder := read_holder(self._paths)) is not None:
+            if (lives := self.lives(holder)) is not None:
+                return holder if lives else None
+            time.sleep(LOOK_SECONDS)
+        return None
+
+    def lives(self, owner: Owner | None) -> bool | None:
+        """Return whether an owner of ``runner.lease`` or ``runner.json`` lives.
+
+        Args:
+            owner: who is named there; None: nobody can be made out.
+
+        Returns:
+            None: not certain yet, look again.
+        """
+        lease = read_lease(self._paths)
+        if owner is not None and owner.token and (lease is None or lease.token != owner.token):
+            return False  # it let go, or somebody else holds the study
+        if owner is not None and owner.is_here:
+            return owner.has_process
+        # Both files: a runner of an earlier version has no lease.
+        seen, now = (_content(self._paths.lease), _content(self._paths.runner)), time.monotonic()
+        if seen != self._seen:
+            first, self._seen, self._since = self._seen is None, seen, now
+            return None if first else True
+        return False if now - self._since >= SILENT_BEATS * BEAT_SECONDS else None
+
+
+def living_runner(paths: StudyPaths) -> Holder | None:
+    """Return the runner that holds the study now, or None; waits until that is certain (:meth:`Pulse.wait`)."""
+    return Pulse(paths).wait()

@@ -1,128 +1,275 @@
-"""Bootstrap intervals of the changes that a variant makes, paired with the dense model by window and by item.
+"""95 % intervals of what a variant changes, paired with the dense model by window and by item, in closed form.
 
-A percentile bootstrap (Efron 1979): the differences to dense are resampled with replacement, the figure is computed from each
-sample, and the interval reaches from its 2.5th to its 97.5th percentile. It says how far the figure depends on which windows and
-items were scored, and nothing about other texts or tasks. The seed depends only on the language or task and the number of pairs:
-the same results always have the same interval, and all variants use the same resampled windows.
+They say how far a figure depends on which windows and items were scored, and nothing about other texts, languages or tasks.
+
+- A language: a change per token (byte, character) is a ratio of sums over windows, ``r = Σd / Σt``, in which long windows
+  weigh more. Its variance is ``n/(n-1) · Σ(d - r·t)² / (Σt)²`` (Cochran 1977, section 2.11; ``s²/n`` where windows have one
+  length), its interval that of Student's t with ``n - 1`` degrees of freedom. Where :data:`MANY_DOCUMENTS` documents give
+  several windows each, ``n`` counts documents, and ``d`` and ``t`` are their sums.
+- A mean over L languages: ``V = Σu / L²`` of the languages' variances ``u``, with ``(Σu)² / Σ(u²/(n-1))`` degrees of freedom
+  (Satterthwaite 1946).
+- A task whose items are right or wrong: the score interval of a paired difference (Tango 1998), whose z at 0 is
+  McNemar's. Where several items are about one passage, or have other values than 0 and 1: Student's t with ``G - 1`` degrees
+  of freedom and the variance ``G/(G-1) · Σ_g(Σ(x - d))² / n²`` over the G passages (or items).
+- A mean over T tasks: the mean of the differences ``± 1.96 · √V`` with ``V = Σ[(b + c + 2/T)/(n + 2/T) - d²]/n / T²``;
+  in it tasks with passages or other values have the variance above.
 """
 
-import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from studyctl.store.schema import LEAD
+from studyctl.store.task_items import Lead, TaskPairs
+from studyctl.store.text_totals import MOST_NATS
 
-DRAWS = 1000
-PERCENTILES = (2.5, 97.5)
-LEAST_PAIRS = 10
-"""With fewer windows or items there is no interval: they say too little about their spread."""
+LEAST_UNITS = 4
+"""With fewer windows, items or passages there is no interval: they say too little about their spread."""
+MANY_DOCUMENTS = 20
+"""From so many documents with several windows each, documents are the units: windows of one document are alike."""
+UPPER = 0.975
+Z = float(ndtri(UPPER))
 
-Draws = NDArray[np.float64]
-"""``[DRAWS]``: the figure of each bootstrap sample."""
-Lead = tuple[str, ...]
-"""The values of :data:`LEAD`, which identify a trial."""
-Figure = tuple[Lead, str, str, int, Draws]
-"""Trial, measure, language or task, pairs, draws."""
+Reals = NDArray[np.float64]
 
-_WINDOWS = """
-SELECT w.trial_id, w.model, w.method, w.variant, w.language, list(w.nll_nats - d.nll_nats ORDER BY w."window"), any_value(w.tokens)
-FROM windows w JOIN windows d ON d.model = w.model AND d.language = w.language AND d."window" = w."window" AND d.tokens = w.tokens
-WHERE d.variant = 'dense' AND w.variant <> 'dense'
-GROUP BY w.trial_id, w.model, w.method, w.variant, w.language
-HAVING count(DISTINCT w.tokens) = 1 AND bool_and(isfinite(w.nll_nats - d.nll_nats)) IS TRUE
-   AND count(w.nll_nats - d.nll_nats) = count(*)
+
+class Measure(NamedTuple):
+    """A figure of a language: a sum over its windows divided by their size."""
+
+    name: str
+    sum: str
+    """One of :data:`_SUMS`."""
+    size: str
+    """Another one."""
+    shown: Callable[[float], float] = float
+    """From the quotient to the figure."""
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, MOST_NATS))
+
+
+MEASURES = (
+    Measure("ppl_ratio", "nll", "tokens", _exp),
+    Measure("bits_per_byte_change", "bits", "bytes"),
+    Measure("bits_per_character_change", "bits", "characters"),
+    Measure("kl_nats", "kl", "tokens"),
+    Measure("kl_nats_per_byte", "kl", "bytes"),
+)
+_SUMS = {
+    "nll": "w.nll_nats - d.nll_nats",
+    "bits": "(w.nll_nats - d.nll_nats) / ln(2)",
+    "kl": "w.kl_nats",
+    "tokens": "w.tokens",
+    "bytes": "w.bytes",
+    "characters": "w.characters",
+}
+_WINDOWS = f"""
+WITH counts AS (
+    SELECT trial_id, model, variant, language, count(*) AS windows FROM windows GROUP BY ALL
+), texts AS (
+    SELECT model, language, count(document) FILTER (windows > 1) >= {MANY_DOCUMENTS} AS by_document
+    FROM (SELECT model, language, document, count(*) AS windows FROM windows WHERE variant = 'dense' GROUP BY ALL)
+    GROUP BY ALL
+), units AS (
+    SELECT w.trial_id, w.model, w.method, w.variant, w.language,
+        CASE WHEN t.by_document THEN w.document ELSE w."window" END AS unit, count(*) AS windows,
+        {", ".join(f"CASE WHEN count({sql}) = count(*) THEN sum({sql}) END AS {name}" for name, sql in _SUMS.items())}
+    FROM windows w
+    JOIN windows d ON d.model = w.model AND d.language = w.language AND d."window" = w."window" AND d.tokens = w.tokens
+    JOIN texts t ON t.model = w.model AND t.language = w.language
+    WHERE w.variant <> 'dense' AND d.variant = 'dense'
+    GROUP BY ALL
+)
+SELECT u.trial_id, u.model, u.method, u.variant, u.language, {", ".join(f"list(u.{name} ORDER BY unit)" for name in _SUMS)}
+FROM units u
+JOIN counts c ON c.trial_id = u.trial_id AND c.language = u.language
+JOIN counts d ON d.model = u.model AND d.language = u.language AND d.variant = 'dense'
+GROUP BY ALL
+-- The figures are those of all windows of both models.
+HAVING sum(u.windows) = any_value(c.windows) AND sum(u.windows) = any_value(d.windows)
 ORDER BY ALL
 """
 
 
+class Estimate(NamedTuple):
+    """A figure with the variance of its sampling."""
+
+    value: float
+    variance: float
+    units: int
+    """Windows, documents, items or passages."""
+
+
 def intervals(
-    connection: duckdb.DuckDBPyConnection, task_flips: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return the rows of the table ``intervals``: perplexity ratios by language, changes of accuracy by task, and their means.
+    connection: duckdb.DuckDBPyConnection,
+    pairs: Iterable[TaskPairs],
+    above_chance: Container[tuple[str, str, str]],
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the table ``intervals``: figures by language, changes by task, and their means.
 
     Args:
-        connection: database with the tables ``windows`` and ``tasks``.
-        task_flips: rows of the table ``task_flips``.
+        connection: database with the table ``windows``.
+        pairs: the tasks of all variants.
+        above_chance: keys of those whose scores are above chance.
     """
-    averaged = frozenset(
-        connection.execute("SELECT DISTINCT task, metric FROM tasks WHERE averaged").fetchall()
+    yield from _of_languages(connection)
+    enough = [pair for pair in pairs if pair.complete and pair.passages >= LEAST_UNITS]
+    yield from _of_tasks(enough, above_chance)
+
+
+# -- languages
+
+
+def _of_languages(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    """Yield a row for each trial, measure and language, and one for the mean over the languages."""
+    together: dict[tuple[Lead, Measure], list[Estimate]] = defaultdict(list)
+    for row in connection.execute(_WINDOWS).fetchall():
+        lead, language = row[:4], row[4]
+        sums = {name: np.array(values, float) for name, values in zip(_SUMS, row[5:], strict=True)}
+        for measure in MEASURES:
+            estimate = ratio_of_sums(sums[measure.sum], sums[measure.size])
+            if estimate is not None:
+                together[lead, measure].append(estimate)
+                ends = student(estimate.value, estimate.variance, estimate.units - 1)
+                yield _row(lead, measure.name, language, estimate.units, map(measure.shown, ends))
+    for (lead, measure), languages in together.items():
+        ends = student(*mean_of_languages(languages))
+        yield _row(lead, measure.name, None, len(languages), map(measure.shown, ends))
+
+
+def ratio_of_sums(sums: Reals, sizes: Reals) -> Estimate | None:
+    """Return ``Σd / Σt`` over units; None for too few units, and where something is not finite (a missing value is NaN).
+
+    Args:
+        sums: ``d`` of every unit, ``[units]``.
+        sizes: ``t`` of every unit, ``[units]``.
+    """
+    units, size = len(sums), sizes.sum()
+    if units < LEAST_UNITS or not (size > 0 and np.isfinite(sums).all()):
+        return None
+    ratio = sums.sum() / size
+    variance = units / (units - 1) * np.square(sums - ratio * sizes).sum() / size**2
+    return Estimate(float(ratio), float(variance), units)
+
+
+def mean_of_languages(languages: Sequence[Estimate]) -> tuple[float, float, float]:
+    """Return the mean, its variance, and Satterthwaite's degrees of freedom."""
+    count = len(languages)
+    total = sum(language.variance for language in languages)
+    squares = sum(language.variance**2 / (language.units - 1) for language in languages)
+    mean = sum(language.value for language in languages) / count
+    return mean, total / count**2, total**2 / squares if squares else math.inf
+
+
+def student(value: float, variance: float, freedom: float) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of Student's t."""
+    half = float(stdtrit(freedom, UPPER) if math.isfinite(freedom) else Z) * math.sqrt(variance)
+    return value - half, value + half
+
+
+# -- tasks
+
+
+def _of_tasks(
+    pairs: Sequence[TaskPairs], above_chance: Container[tuple[str, str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each trial, task and metric, and one for the mean over tasks: over all, and over those above chance."""
+    together: dict[tuple[Lead, str], list[TaskPairs]] = defaultdict(list)
+    ends = {}
+    for pair, of_task in zip(pairs, _task_ends(pairs), strict=True):
+        ends[pair.key] = of_task
+        yield _row(pair.lead, pair.metric, pair.task, pair.passages, of_task)
+        if pair.averaged:
+            together[pair.lead, "main"].append(pair)
+            if pair.key in above_chance:
+                together[pair.lead, "main_above_chance"].append(pair)
+    for (lead, measure), tasks in together.items():
+        of_mean = ends[tasks[0].key] if len(tasks) == 1 else mean_of_tasks(tasks)
+        yield _row(lead, measure, None, len(tasks), of_mean)
+
+
+def _task_ends(pairs: Sequence[TaskPairs]) -> Iterator[tuple[float, float]]:
+    """Yield the interval of each task."""
+    # Passages that all changed alike have no variance, but that is no certainty: their number is taken for that of the items.
+    weights = np.array([pair.passages / pair.items for pair in pairs])
+    wins, losses, items = (
+        np.array([getattr(pair, name) for pair in pairs]) * weights
+        for name in ("wrong_to_right", "right_to_wrong", "items")
     )
-    return [*_ratio_rows(_ratios(connection)), *_change_rows(_changes(task_flips), averaged)]
+    for pair, *scored in zip(pairs, *tango(wins, losses, items), strict=True):
+        variance = clustered_variance(pair)
+        if pair.binary and (pair.passages == pair.items or not variance):
+            yield scored[0], scored[1]
+        else:
+            low, high = student(pair.change, variance, pair.passages - 1)
+            yield (max(low, -1.0), min(high, 1.0)) if pair.binary else (low, high)
 
 
-def _ratios(connection: duckdb.DuckDBPyConnection) -> Iterator[Figure]:
-    """Yield the bootstrap samples of log perplexity ratios, one figure per trial and language."""
-    by_size: dict[tuple[str, int, int], list[tuple[Any, ...]]] = defaultdict(list)
-    for *lead, language, differences, tokens in connection.execute(_WINDOWS).fetchall():
-        if len(differences) >= LEAST_PAIRS:
-            by_size[language, len(differences), tokens].append((tuple(lead), differences))
-    for (language, count, tokens), trials in by_size.items():
-        differences = np.array([values for _, values in trials]).T
-        middle = differences.mean(axis=0)
-        # Samples vary by the standard deviation of these windows, which underestimates that of all windows.
-        wider = (count / (count - 1)) ** 0.5
-        # How often each window is in each sample: [DRAWS, count].
-        counts = _generator(language, count).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-        drawn = middle + (counts.astype(np.float64) @ differences / count - middle) * wider
-        for (lead, _), draws in zip(trials, drawn.T, strict=True):
-            yield lead, "ppl_ratio", language, count, draws / tokens
+def clustered_variance(pair: TaskPairs) -> float:
+    """Return the variance of the mean difference over passages."""
+    return pair.passages / (pair.passages - 1) * pair.squares / pair.items**2
 
 
-def _changes(task_flips: Sequence[dict[str, Any]]) -> Iterator[Figure]:
-    """Yield the bootstrap samples of changes of accuracy, one figure per trial, task and metric."""
-    for row in task_flips:
-        if row["items"] >= LEAST_PAIRS:
-            lead = tuple(row[name] for name in LEAD)
-            draws = _flip_draws(row["task"], row["items"], row["right_to_wrong"], row["wrong_to_right"])
-            yield lead, row["metric"], row["task"], row["items"], draws
+def mean_of_tasks(tasks: Sequence[TaskPairs]) -> tuple[float, float]:
+    """Return the interval of the mean of the tasks' differences."""
+    count, total = len(tasks), 0.0
+    for task in tasks:
+        variance = clustered_variance(task)
+        if task.binary and (task.passages == task.items or not variance):
+            more, units = 2 / count, task.passages
+            turned = (task.right_to_wrong + task.wrong_to_right) * units / task.items
+            variance = ((turned + more) / (units + more) - task.change**2) / units
+        total += variance
+    mean = sum(task.change for task in tasks) / count
+    half = Z * math.sqrt(total) / count
+    return mean - half, mean + half
 
 
-@lru_cache(maxsize=4096)
-def _flip_draws(task: str, items: int, right_to_wrong: int, wrong_to_right: int) -> Draws:
-    """Return the bootstrap samples of a change of accuracy, drawn from the counts of flips.
+def tango(wins: Reals, losses: Reals, items: Reals) -> tuple[Reals, Reals]:
+    """Return the ends of the score intervals of paired differences ``(wins - losses) / items`` (Tango 1998).
 
-    Half an item is added to each cell of the paired table (Agresti & Min 2005): without it, few or no flips would look certain.
+    The interval holds every difference whose score is below z. The score is a monotone function of the difference, so each end is
+    found by bisection.
+
+    Args:
+        wins: pairs of which only the second is right, ``[tasks]``.
+        losses: pairs of which only the first is right, ``[tasks]``.
+        items: all pairs, ``[tasks]``.
     """
-    cells = np.array([wrong_to_right, right_to_wrong, items - wrong_to_right - right_to_wrong])
-    shares = (cells + np.array([0.5, 0.5, 1.0])) / (items + 2)
-    drawn = _generator(task, items).multinomial(items, shares, size=DRAWS)
-    changes: Draws = (drawn[:, 0] - drawn[:, 1]) / items
-    return changes
+    estimate = (wins - losses) / items
+    ends = []
+    for bound in (-1.0, 1.0):
+        inside, outside = estimate.copy(), np.full_like(estimate, bound)
+        for _ in range(52):  # bits of a float
+            middle = (inside + outside) / 2
+            is_inside = np.abs(_tango_score(middle, wins, losses, items)) < Z
+            inside, outside = np.where(is_inside, middle, inside), np.where(is_inside, outside, middle)
+        ends.append(inside)
+    return ends[0], ends[1]
 
 
-def _generator(name: str, count: int) -> np.random.Generator:
-    seed = hashlib.blake2b(f"{name} {count}".encode(), digest_size=8).digest()
-    return np.random.default_rng(int.from_bytes(seed, "little"))
+def _tango_score(difference: Reals, wins: Reals, losses: Reals, items: Reals) -> Reals:
+    """Return the score statistic of a true difference: how far the counts are from it, in its standard errors."""
+    # The probability of a loss that is most likely under this difference: the larger root of a x² + b x + c.
+    a, b = 2 * items, (2 * items - wins + losses) * difference - wins - losses
+    c = -losses * difference * (1 - difference)
+    loss = (np.sqrt(np.maximum(b * b - 4 * a * c, 0)) - b) / (2 * a)
+    variance = items * (2 * loss + difference * (1 - difference))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score: Reals = (wins - losses - items * difference) / np.sqrt(np.maximum(variance, 0))
+    return score
 
 
-def _ratio_rows(figures: Iterator[Figure]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each language, and one for the geometric mean over languages."""
-    together: dict[Lead, list[Draws]] = defaultdict(list)
-    for lead, measure, subject, pairs, draws in figures:
-        together[lead].append(draws)
-        yield _row(lead, measure, subject, pairs, np.exp(draws))
-    for lead, languages in together.items():
-        yield _row(lead, "ppl_ratio", None, len(languages), np.exp(np.mean(languages, axis=0)))
-
-
-def _change_rows(figures: Iterator[Figure], averaged: frozenset[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each task and metric, and one for the mean over tasks of the averaged main metrics."""
-    together: dict[Lead, list[Draws]] = defaultdict(list)
-    for lead, measure, subject, pairs, draws in figures:
-        if (subject, measure) in averaged:
-            together[lead].append(draws)
-        yield _row(lead, measure, subject, pairs, draws)
-    for lead, tasks in together.items():
-        yield _row(lead, "main", None, len(tasks), np.mean(tasks, axis=0))
-
-
-def _row(lead: Lead, measure: str, subject: str | None, pairs: int, draws: Draws) -> dict[str, Any]:
-    low, high = np.percentile(draws, PERCENTILES)
-    values = {"measure": measure, "subject": subject, "pairs": pairs, "low": float(low), "high": float(high)}
+def _row(lead: Lead, measure: str, subject: str | None, units: int, ends: Iterable[float]) -> dict[str, Any]:
+    low, high = ends
+    slack = 1e-12 * max(abs(low), abs(high))  # the figure itself is summed in another order
+    low, high = low - slack, high + slack
+    values = {"measure": measure, "subject": subject, "pairs": units, "low": low, "high": high}
     return {**dict(zip(LEAD, lead, strict=True)), **values}

@@ -23,7 +23,7 @@ from studyctl.journal.files import JournalTail
 from studyctl.journal.index import Index
 from studyctl.journal.stored import Attempt, Stored
 from studyctl.store import results
-from studyctl.store.holder import Holder, living_runner, read_holder
+from studyctl.store.holder import Holder, Pulse, read_holder
 from studyctl.store.planned import TrialStatus, read_planned, trial_status
 from studyctl.store.query import file_stamp
 from studyctl.store.results import (
@@ -152,6 +152,7 @@ class Live:
     def __init__(self, paths: StudyPaths) -> None:
         self.paths = paths
         self._index = Index(paths)
+        self._pulse = Pulse(paths)
         self._tails: dict[str, _AttemptTail] = {}
         self._looked_at: object = None
         """State of the journals' folder when all of them were looked at."""
@@ -187,7 +188,7 @@ class Live:
                 for row in published.trials()
             )
             standings = {row.trial_id: row for row in published.top(AT_ONCE)}
-        runner = living_runner(self.paths)
+        runner = self._pulse.look()
         holder = runner or read_holder(self.paths)
         snapshot = Snapshot(about.study, about.title, trials, holder, runner is not None)
         return Glance(snapshot, standings, _utc(about.published_at))
@@ -214,7 +215,7 @@ class Live:
         Raises:
             StudyError: a journal is damaged in the middle or newer than this studyctl, or the plan is unreadable.
         """
-        runner = living_runner(self.paths)
+        runner = self._pulse.look()
         attempts = (
             frozenset((run["trial"], run["attempt"]) for run in runner.attempts) if runner else frozenset()
         )

@@ -1,15 +1,18 @@
 """Builds the results database from the journals, into a new file that replaces the old one.
 
-Readers keep the file that they have open. Only the runner (or ``studyctl db rebuild``) publishes; of two at the same time, the
-later one wins.
+Readers keep the file that they have open. Only who holds the study publishes: its runner, or ``studyctl db rebuild``. A new file
+takes the place of the old one only when it is complete on the disk: DuckDB closes a file on a full disk without an error, its rows
+in a log beside it.
 """
 
 import math
+import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,13 +22,14 @@ import pyarrow.parquet as pq
 import studyctl
 from studyctl.contract.plan import Planned
 from studyctl.errors import StudyError
-from studyctl.files import StudyPaths, atomic_path
+from studyctl.files import NO_SPACE, StudyPaths, atomic_path, remove_leftovers
 from studyctl.journal.index import Index
 from studyctl.journal.stored import Stored
 from studyctl.store.intervals import intervals
 from studyctl.store.planned import read_planned
 from studyctl.store.rows import Part, Row, Rows, collect, lead, timestamp
 from studyctl.store.schema import LEAD, VERSION, create_schema
+from studyctl.store.task_items import TaskPairs, task_chance, task_pairs
 
 STORAGE = "v1.2.0"
 """Oldest DuckDB that can open the file."""
@@ -42,7 +46,12 @@ class Published:
     """Rows of all tables."""
 
 
-def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None = None) -> Published:
+def publish(
+    paths: StudyPaths,
+    running: Iterable[str] = (),
+    index: Index | None = None,
+    before_replacing: Callable[[], None] = lambda: None,
+) -> Published:
     """Bring the database up to date with the journals and the plan.
 
     If a Parquet part that a journal acknowledges is missing or torn, only its rows are left out, and a row of ``warnings``
@@ -52,9 +61,11 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
         paths: files of the study.
         running: trials that a living runner runs.
         index: an index that is kept between publications, so that only what is new is read; None: a new one.
+        before_replacing: is called when the new file is complete; what it raises leaves the old file in its place.
 
     Raises:
-        StudyError: a journal is damaged in the middle, the plan is unreadable, or the file cannot be written.
+        StudyError: a journal is damaged in the middle, the plan is unreadable, or the file cannot be written; the published file is
+            as it was.
     """
     began = time.perf_counter()
     stored = (index or Index(paths)).refresh()
@@ -62,24 +73,43 @@ def publish(paths: StudyPaths, running: Iterable[str] = (), index: Index | None 
     with _values_that_fit(paths):
         rows = collect(paths, planned, stored, frozenset(running))
     try:
-        for stale in paths.root.glob(f".{paths.database.name}.*"):
-            stale.unlink(missing_ok=True)  # left by a publisher that was killed
+        remove_leftovers(paths.database)
         with atomic_path(paths.database) as temporary:
             temporary.unlink()  # DuckDB creates its file, and takes an empty one for a broken one
-            config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
-            with (
-                closing(duckdb.connect(str(temporary), config=config)) as connection,
-                _values_that_fit(paths),
-            ):
-                total = _fill(connection, planned, rows)
-    except (OSError, duckdb.IOException) as error:
+            with _values_that_fit(paths):
+                total = _write(temporary, planned, rows)
+            before_replacing()
+    except (OSError, duckdb.IOException, duckdb.FatalException, duckdb.TransactionException) as error:
+        reasons = [os.strerror(number) for number in NO_SPACE if os.strerror(number) in str(error)]
+        reason = [*reasons, *str(error).splitlines()][0]
         raise StudyError(
-            f"cannot write {paths.database}: {error}",
+            f"cannot write {paths.database}: {reason}",
             file=paths.database,
             hint="free some space or make the folder writable; the journals hold all results, "
             f"`studyctl db rebuild {paths.name}` publishes them",
         ) from error
     return Published(time.perf_counter() - began, total)
+
+
+def _write(file: Path, planned: Planned, rows: Rows) -> int:
+    """Make a database file, complete and read back, with nothing beside it; return the number of rows.
+
+    Raises:
+        OSError, duckdb.Error: there is no space, or the file cannot be written.
+    """
+    config: dict[str, Any] = {"storage_compatibility_version": STORAGE, "threads": 2}
+    log = file.with_name(f"{file.name}.wal")
+    try:
+        with closing(duckdb.connect(str(file), config=config)) as connection:
+            total = _fill(connection, planned, rows)
+            connection.execute("CHECKPOINT")  # closing does it too, but hides its errors
+        if log.exists():
+            raise OSError("the file is not complete on the disk")
+        with closing(duckdb.connect(str(file), read_only=True)) as connection:
+            connection.execute("FROM about")
+    finally:
+        log.unlink(missing_ok=True)
+    return total
 
 
 def publish_in_memory(
@@ -139,9 +169,12 @@ def _fill(
     }
     for table, values in (rows.tables | {"about": [about]}).items():
         total += _insert(connection, table, values)
-    flips = _task_flips(connection)
-    total += _insert(connection, "task_flips", flips)
-    total += _insert(connection, "intervals", intervals(connection, flips))
+    pairs = task_pairs(connection)
+    chance = list(task_chance(connection, pairs))
+    above = {(row["trial_id"], row["task"], row["metric"]) for row in chance if row["above"]}
+    total += _insert(connection, "task_flips", [_flip_row(pair) for pair in pairs if pair.binary])
+    total += _insert(connection, "task_chance", chance)
+    total += _insert(connection, "intervals", list(intervals(connection, pairs, above)))
     connection.execute("COMMIT")
     return total
 
@@ -233,30 +266,17 @@ def _insert_parts(connection: duckdb.DuckDBPyConnection, columns_of: Mapping[Par
     return sum(part.rows for part in columns_of)
 
 
-_FLIPS = """
-WITH judged AS (
-    SELECT i.* EXCLUDE (correct_norm), t.metric FROM items i
-    JOIN tasks t ON t.trial_id = i.trial_id AND t.task = i.task AND t.main
-    UNION ALL
-    SELECT i.* EXCLUDE (correct_norm) REPLACE (i.correct_norm AS correct), t.metric FROM items i
-    JOIN tasks t ON t.trial_id = i.trial_id AND t.task = i.task AND NOT t.main AND t.metric = 'acc_norm'
-)
-SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.metric, count(*),
-    count(*) FILTER (WHERE d.correct > i.correct), count(*) FILTER (WHERE d.correct < i.correct)
-FROM judged i
-JOIN judged d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.metric = i.metric
-WHERE d.variant = 'dense' AND i.variant <> 'dense' AND d.correct IS NOT NULL AND i.correct IS NOT NULL
-GROUP BY ALL ORDER BY ALL
-"""
-
-
-def _task_flips(connection: duckdb.DuckDBPyConnection) -> list[Row]:
-    """Return the rows of ``task_flips``: items that flipped against dense, by the main metric and by acc_norm."""
-    names = connection.table("task_flips").columns[:-1]
-    flips = [dict(zip(names, row, strict=True)) for row in connection.execute(_FLIPS).fetchall()]
-    for row in flips:
-        row["mcnemar_p"] = mcnemar_p(row["right_to_wrong"], row["wrong_to_right"])
-    return flips
+def _flip_row(pair: TaskPairs) -> Row:
+    """Return a row of ``task_flips``: items that flipped against dense."""
+    return {
+        **dict(zip(LEAD, pair.lead, strict=True)),
+        "task": pair.task,
+        "metric": pair.metric,
+        "items": pair.items,
+        "right_to_wrong": pair.right_to_wrong,
+        "wrong_to_right": pair.wrong_to_right,
+        "mcnemar_p": mcnemar_p(pair.right_to_wrong, pair.wrong_to_right),
+    }
 
 
 def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:

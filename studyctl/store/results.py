@@ -37,21 +37,35 @@ class Standing(NamedTuple):
     seed: int | None
     state: str
     bits_per_weight: float | None
+    size_mib: float | None
     sparsity: float | None
     ppl_ratio: float | None
     ppl_ratio_low: float | None
     ppl_ratio_high: float | None
+    bits_per_byte_change: float | None
+    bits_per_byte_change_low: float | None
+    bits_per_byte_change_high: float | None
+    bits_per_character_change: float | None
     worst_language: str | None
+    worst_bits_per_byte_change: float | None
     worst_ppl_ratio: float | None
     languages: int | None
-    bits_per_byte_change: float | None
+    languages_known: int | None
     kl_nats: float | None
+    kl_nats_low: float | None
+    kl_nats_high: float | None
+    kl_nats_per_byte: float | None
     top1: float | None
     acc: float | None
     acc_change: float | None
     acc_change_low: float | None
     acc_change_high: float | None
     tasks: int | None
+    acc_above_chance: float | None
+    acc_change_above_chance: float | None
+    acc_change_above_chance_low: float | None
+    acc_change_above_chance_high: float | None
+    tasks_above_chance: int | None
     flips: int | None
     right_to_wrong: int | None
     wrong_to_right: int | None
@@ -91,7 +105,16 @@ class LanguageResult(NamedTuple):
     bits_per_byte: float | None
     dense_bits_per_byte: float | None
     bits_per_byte_change: float | None
+    bits_per_byte_change_low: float | None
+    bits_per_byte_change_high: float | None
+    bits_per_character: float | None
+    dense_bits_per_character: float | None
+    bits_per_character_change: float | None
+    dense_knows: bool | None
     kl_nats: float | None
+    kl_nats_low: float | None
+    kl_nats_high: float | None
+    kl_nats_per_byte: float | None
     top1: float | None
 
 
@@ -116,6 +139,8 @@ class TaskResult(NamedTuple):
     right_to_wrong: int | None
     wrong_to_right: int | None
     mcnemar_p: float | None
+    chance: float | None
+    above_chance: bool | None
 
     @property
     def flips(self) -> int | None:

@@ -123,6 +123,7 @@ def _trial_row(
     return {
         "state": status.state,
         "bits_per_weight": _first(weights.bits_per_weight if weights else None, trial.bits_per_weight),
+        "size_mib": trial.stored_bytes / 2**20 if trial.stored_bytes is not None else None,
         "sparsity": _first(weights.sparsity if weights else None, trial.sparsity),
         "compress_seconds": compress and compress.seconds,
         "total_seconds": sum(seconds) if seconds else None,

@@ -13,7 +13,8 @@ from studyctl.files import StudyPaths, runs_folder
 from studyctl.store.live import Live, Snapshot
 
 
-def _is_study(folder: Path) -> bool:
+def is_study(folder: Path) -> bool:
+    """Return whether a folder holds anything of a study."""
     paths = StudyPaths(folder)
     try:
         return (
@@ -31,7 +32,7 @@ def study_names() -> list[str]:
     """
     folder = runs_folder()
     try:
-        return sorted(entry.name for entry in folder.iterdir() if _is_study(entry)) if folder.is_dir() else []
+        return sorted(entry.name for entry in folder.iterdir() if is_study(entry)) if folder.is_dir() else []
     except OSError as error:
         raise StudyError(
             f"{folder} cannot be listed ({error.strerror})",
@@ -46,10 +47,9 @@ def find_study(name: str) -> StudyPaths:
         StudyError: there is none; the hint lists those that exist.
     """
     for folder in (runs_folder() / name, Path(name)):
-        if folder.is_dir() and _is_study(folder):
-            return StudyPaths(
-                Path(os.path.abspath(folder))
-            )  # a link keeps its name, and `rm` deletes only the link
+        if folder.is_dir() and is_study(folder):
+            # A link keeps its name, and `rm` deletes only the link.
+            return StudyPaths(Path(os.path.abspath(folder)))
     names = study_names()
     guess = did_you_mean(name, names)
     others = (

@@ -4,7 +4,7 @@
 CREATE TABLE trials (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     state VARCHAR, bits_per_weight DOUBLE, sparsity DOUBLE, compress_seconds DOUBLE, total_seconds DOUBLE,
-    peak_memory_bytes BIGINT, error VARCHAR, cause VARCHAR, hint VARCHAR, stage VARCHAR, stages INTEGER,
+    peak_memory_bytes BIGINT, error VARCHAR, size_mib DOUBLE, cause VARCHAR, hint VARCHAR, stage VARCHAR, stages INTEGER,
     stages_done INTEGER, attempts INTEGER, backend VARCHAR, backend_version VARCHAR, seed BIGINT, options JSON,
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
     dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER
@@ -21,6 +21,7 @@ COMMENT ON COLUMN trials.compress_seconds IS 'time of the current compress step'
 COMMENT ON COLUMN trials.total_seconds IS 'time of all current steps together, load included';
 COMMENT ON COLUMN trials.peak_memory_bytes IS 'highest peak of a current step';
 COMMENT ON COLUMN trials.error IS 'why it failed, on one line; NULL unless it failed';
+COMMENT ON COLUMN trials.size_mib IS 'MiB of the weights of the whole model as stored: quantized linears as an export packs them, all else in the dtype of the model''s files; NULL: planned before version 0.3, or not looked up';
 COMMENT ON COLUMN trials.cause IS 'error, out_of_memory, killed or stopped; NULL unless it failed';
 COMMENT ON COLUMN trials.hint IS 'what to do about the failure';
 COMMENT ON COLUMN trials.stage IS 'step that runs now, or that failed';
@@ -122,7 +123,7 @@ COMMENT ON COLUMN layers.damping IS 'damping that was needed, as a fraction of t
 CREATE TABLE perplexity (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     language VARCHAR, perplexity DOUBLE, bits_per_byte DOUBLE, nll_nats DOUBLE, tokens BIGINT, bytes BIGINT,
-    sequence_length INTEGER, bos BOOLEAN, windows INTEGER
+    sequence_length INTEGER, bos BOOLEAN, windows INTEGER, characters BIGINT, bits_per_character DOUBLE, bzip2_bits_per_byte DOUBLE
 );
 COMMENT ON TABLE perplexity IS 'one row per language';
 COMMENT ON COLUMN perplexity.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -138,6 +139,9 @@ COMMENT ON COLUMN perplexity.bytes IS 'UTF-8 bytes of the scored text';
 COMMENT ON COLUMN perplexity.sequence_length IS 'tokens of a window';
 COMMENT ON COLUMN perplexity.bos IS 'whether each window begins with a BOS token';
 COMMENT ON COLUMN perplexity.windows IS 'measured windows; NULL: measured before version 0.2';
+COMMENT ON COLUMN perplexity.characters IS 'characters (Unicode code points) of the scored text';
+COMMENT ON COLUMN perplexity.bits_per_character IS 'nll_nats / ln 2 / characters; comparable between tokenizers, and between scripts that take one or three bytes a character';
+COMMENT ON COLUMN perplexity.bzip2_bits_per_byte IS 'bits per byte that bzip2 needs for the text (its first 900 kB at most); NULL: measured before version 0.3';
 
 CREATE TABLE windows (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
@@ -234,20 +238,35 @@ COMMENT ON COLUMN task_flips.right_to_wrong IS 'items that the dense model has r
 COMMENT ON COLUMN task_flips.wrong_to_right IS 'items that the dense model has wrong and this one right';
 COMMENT ON COLUMN task_flips.mcnemar_p IS 'exact two-sided McNemar test of the two counts';
 
+CREATE TABLE task_chance (
+    trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
+    task VARCHAR, metric VARCHAR, chance DOUBLE, p DOUBLE, above BOOLEAN
+);
+COMMENT ON TABLE task_chance IS 'one row per metric of a task by which items are right or wrong: whether the answers are better than chance';
+COMMENT ON COLUMN task_chance.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN task_chance.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN task_chance.method IS 'compression method; dense for the uncompressed model';
+COMMENT ON COLUMN task_chance.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
+COMMENT ON COLUMN task_chance.task IS 'name of the task in lm-eval';
+COMMENT ON COLUMN task_chance.metric IS 'the task''s main metric, or acc_norm';
+COMMENT ON COLUMN task_chance.chance IS 'score of guessing: mean of 1 / choices, or the share of the commonest right answer if that is larger; 0 where answers are generated';
+COMMENT ON COLUMN task_chance.p IS 'probability that guessing has as many right answers as this trial and the dense model have on average, or more (exact)';
+COMMENT ON COLUMN task_chance.above IS 'whether p < 0.05; where not, the task is at chance, and its change says nothing';
+
 CREATE TABLE intervals (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     measure VARCHAR, subject VARCHAR, pairs BIGINT, low DOUBLE, high DOUBLE
 );
-COMMENT ON TABLE intervals IS 'one row per figure compared with the dense model''s: its 95 % bootstrap interval, windows and items paired';
+COMMENT ON TABLE intervals IS 'one row per figure compared with the dense model''s: its 95 % interval, windows and items paired; formulas: docs/evaluation.md';
 COMMENT ON COLUMN intervals.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN intervals.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN intervals.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN intervals.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
-COMMENT ON COLUMN intervals.measure IS 'ppl_ratio, or the metric whose change it is; main: the mean over tasks of their main metrics';
+COMMENT ON COLUMN intervals.measure IS 'ppl_ratio, bits_per_byte_change, bits_per_character_change, kl_nats, kl_nats_per_byte, or the metric of a task, of its change; main: the mean over tasks of their main metrics; main_above_chance: of those above chance';
 COMMENT ON COLUMN intervals.subject IS 'language or task; NULL: the mean over all of them, geometric for ratios';
-COMMENT ON COLUMN intervals.pairs IS 'windows or items of both models; for a mean, its languages or tasks';
-COMMENT ON COLUMN intervals.low IS '2.5th percentile of the bootstrap samples';
-COMMENT ON COLUMN intervals.high IS '97.5th percentile of the bootstrap samples';
+COMMENT ON COLUMN intervals.pairs IS 'windows or items of both models (documents or passages, if these are the units); for a mean, its languages or tasks';
+COMMENT ON COLUMN intervals.low IS 'lower end';
+COMMENT ON COLUMN intervals.high IS 'upper end';
 
 CREATE TABLE warnings (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,

@@ -11,7 +11,7 @@ from studyctl.contract import kl_counts
 from studyctl.contract.records import AnyRecord, FidelityTotals, TextBatch, TextTotals, Window
 
 P95 = 0.95
-_MOST_NATS = 700.0
+MOST_NATS = 700.0
 """``exp`` of more is not finite."""
 
 
@@ -22,7 +22,7 @@ def totals_of(records: Iterable[AnyRecord]) -> Iterator[TextTotals | FidelityTot
     batches = [record for record in records if isinstance(record, TextBatch)]
     if not windows or not batches:
         return
-    yield text_totals(windows, batches[0])
+    yield text_totals(windows, batches[-1])
     if (distance := fidelity_totals(windows, batches)) is not None:
         yield distance
 
@@ -32,23 +32,27 @@ def text_totals(windows: Sequence[Window], batch: TextBatch) -> TextTotals:
 
     Args:
         windows: its windows; at least one.
-        batch: one of their batches, for what all have in common.
+        batch: their last batch, for what all have in common; of a text without a known end it has seen the most.
     """
     nll = _total(window.nll_nats for window in windows)
     tokens = sum(window.tokens for window in windows)
-    sizes = [window.bytes for window in windows if window.bytes is not None]
-    size = sum(sizes) if len(sizes) == len(windows) else None
+    size, characters = (
+        _whole(getattr(window, name) for window in windows) for name in ("bytes", "characters")
+    )
     mean = None if nll is None else nll / tokens
     return TextTotals(
         language=batch.language,
-        perplexity=math.exp(mean) if mean is not None and mean < _MOST_NATS else None,
+        perplexity=math.exp(mean) if mean is not None and mean < MOST_NATS else None,
         bits_per_byte=nll / math.log(2) / size if nll is not None and size else None,
+        bits_per_character=nll / math.log(2) / characters if nll is not None and characters else None,
         nll_nats=nll,
         tokens=tokens,
         bytes=size,
+        characters=characters,
         sequence_length=batch.sequence_length,
         bos=batch.bos,
         windows=len(windows),
+        bzip2_bits_per_byte=batch.bzip2_bits_per_byte,
     )
 
 
@@ -75,6 +79,12 @@ def fidelity_totals(windows: Sequence[Window], batches: Sequence[TextBatch]) -> 
         snr_db=10 * math.log10(signal / noise) if signal and noise else None,
         tokens=tokens,
     )
+
+
+def _whole(values: Iterable[int | None]) -> int | None:
+    """Return the sum; None if a value is missing."""
+    numbers = list(values)
+    return None if None in numbers else sum(filter(None, numbers))
 
 
 def _total(values: Iterable[float | None]) -> float | None:

@@ -2,35 +2,66 @@
 -- no row is left out of a mean silently.
 
 CREATE VIEW perplexity_vs_dense AS
+WITH ends AS (
+    SELECT trial_id, subject AS language,
+        any_value(low) FILTER (measure = 'ppl_ratio') AS ppl_ratio_low,
+        any_value(high) FILTER (measure = 'ppl_ratio') AS ppl_ratio_high,
+        any_value(low) FILTER (measure = 'bits_per_byte_change') AS bits_per_byte_change_low,
+        any_value(high) FILTER (measure = 'bits_per_byte_change') AS bits_per_byte_change_high,
+        any_value(low) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_low,
+        any_value(high) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_high,
+        any_value(low) FILTER (measure = 'kl_nats') AS kl_nats_low,
+        any_value(high) FILTER (measure = 'kl_nats') AS kl_nats_high
+    FROM intervals GROUP BY ALL
+)
 SELECT
     p.trial_id, p.model, p.method, p.variant, p.language, p.perplexity,
     d.perplexity AS dense_perplexity,
     CASE WHEN p.perplexity > 0 AND d.perplexity > 0 AND isfinite(p.perplexity) AND isfinite(d.perplexity)
          THEN p.perplexity / d.perplexity END AS ppl_ratio,
-    i.low AS ppl_ratio_low, i.high AS ppl_ratio_high,
+    e.ppl_ratio_low, e.ppl_ratio_high,
     p.bits_per_byte,
     d.bits_per_byte AS dense_bits_per_byte,
     p.bits_per_byte - d.bits_per_byte AS bits_per_byte_change,
-    f.kl_nats, f.top1
+    e.bits_per_byte_change_low, e.bits_per_byte_change_high,
+    p.bits_per_character,
+    d.bits_per_character AS dense_bits_per_character,
+    p.bits_per_character - d.bits_per_character AS bits_per_character_change,
+    e.bits_per_character_change_low, e.bits_per_character_change_high,
+    d.bits_per_byte < d.bzip2_bits_per_byte AS dense_knows,
+    f.kl_nats, e.kl_nats_low, e.kl_nats_high,
+    f.kl_nats * f.tokens / p.bytes AS kl_nats_per_byte,
+    f.top1
 FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
 LEFT JOIN fidelity f ON f.trial_id = p.trial_id AND f.language = p.language
-LEFT JOIN intervals i ON i.trial_id = p.trial_id AND i.measure = 'ppl_ratio' AND i.subject = p.language;
-COMMENT ON VIEW perplexity_vs_dense IS 'one row per trial and language: perplexity compared with the dense model''s';
+LEFT JOIN ends e ON e.trial_id = p.trial_id AND e.language = p.language;
+COMMENT ON VIEW perplexity_vs_dense IS 'one row per trial and language: perplexity compared with the dense model''s. Compare languages per byte or character: tokenizers distort figures per token';
 COMMENT ON COLUMN perplexity_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN perplexity_vs_dense.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN perplexity_vs_dense.method IS 'compression method';
 COMMENT ON COLUMN perplexity_vs_dense.variant IS 'compression setting';
 COMMENT ON COLUMN perplexity_vs_dense.language IS 'language of the text';
-COMMENT ON COLUMN perplexity_vs_dense.perplexity IS 'perplexity of this trial; NULL if not finite';
+COMMENT ON COLUMN perplexity_vs_dense.perplexity IS 'perplexity per token of this trial; NULL if not finite';
 COMMENT ON COLUMN perplexity_vs_dense.dense_perplexity IS 'perplexity of the dense model; NULL while it is not measured';
-COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio IS 'perplexity / dense_perplexity';
-COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio_low IS 'lower end of its 95 % bootstrap interval over paired windows; NULL for fewer than 10 windows';
+COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio IS 'perplexity / dense_perplexity: for variants in one language, not for languages';
+COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio_low IS 'lower end of its 95 % interval over paired windows; NULL for fewer than 4 windows';
 COMMENT ON COLUMN perplexity_vs_dense.ppl_ratio_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte IS 'bits per byte of this trial';
 COMMENT ON COLUMN perplexity_vs_dense.dense_bits_per_byte IS 'bits per byte of the dense model';
 COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte_change IS 'bits_per_byte - dense_bits_per_byte';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte_change_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_byte_change_high IS 'upper end of that interval';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_character IS 'bits per character of this trial; NULL: measured before version 0.2';
+COMMENT ON COLUMN perplexity_vs_dense.dense_bits_per_character IS 'bits per character of the dense model';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_character_change IS 'bits_per_character - dense_bits_per_character';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_character_change_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN perplexity_vs_dense.bits_per_character_change_high IS 'upper end of that interval';
+COMMENT ON COLUMN perplexity_vs_dense.dense_knows IS 'whether the dense model needs fewer bits per byte than bzip2, which knows no language; false: it does not know this language, and a change says little; NULL: measured before version 0.3';
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats IS 'KL(dense || compressed), mean over tokens';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_high IS 'upper end of that interval';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte IS 'KL(dense || compressed), summed over tokens, per byte of the text';
 COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 
 CREATE VIEW tasks_vs_dense AS
@@ -39,11 +70,13 @@ SELECT
     d.value AS dense_value,
     t.value - d.value AS change,
     i.low AS change_low, i.high AS change_high,
-    f.items, f.right_to_wrong, f.wrong_to_right, f.mcnemar_p
+    f.items, f.right_to_wrong, f.wrong_to_right, f.mcnemar_p,
+    c.chance, c.above AS above_chance
 FROM tasks t
 LEFT JOIN tasks d ON d.model = t.model AND d.task = t.task AND d.metric = t.metric AND d.variant = 'dense'
 LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric
-LEFT JOIN intervals i ON i.trial_id = t.trial_id AND i.measure = t.metric AND i.subject = t.task;
+LEFT JOIN intervals i ON i.trial_id = t.trial_id AND i.measure = t.metric AND i.subject = t.task
+LEFT JOIN task_chance c ON c.trial_id = t.trial_id AND c.task = t.task AND c.metric = t.metric;
 COMMENT ON VIEW tasks_vs_dense IS 'one row per trial, task and metric: the value compared with the dense model''s, items paired';
 COMMENT ON COLUMN tasks_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN tasks_vs_dense.model IS 'id of the model as in the spec';
@@ -57,12 +90,14 @@ COMMENT ON COLUMN tasks_vs_dense.value IS 'value of this trial';
 COMMENT ON COLUMN tasks_vs_dense.stderr IS 'standard error of the value';
 COMMENT ON COLUMN tasks_vs_dense.dense_value IS 'value of the dense model; NULL while it is not measured';
 COMMENT ON COLUMN tasks_vs_dense.change IS 'value - dense_value';
-COMMENT ON COLUMN tasks_vs_dense.change_low IS 'lower end of its 95 % bootstrap interval over paired items; NULL for fewer than 10 items';
+COMMENT ON COLUMN tasks_vs_dense.change_low IS 'lower end of its 95 % interval over paired items; NULL for fewer than 4 items or passages';
 COMMENT ON COLUMN tasks_vs_dense.change_high IS 'upper end of that interval';
 COMMENT ON COLUMN tasks_vs_dense.items IS 'items that both models were scored on';
 COMMENT ON COLUMN tasks_vs_dense.right_to_wrong IS 'items that the dense model has right and this one wrong';
 COMMENT ON COLUMN tasks_vs_dense.wrong_to_right IS 'items that the dense model has wrong and this one right';
 COMMENT ON COLUMN tasks_vs_dense.mcnemar_p IS 'exact two-sided McNemar test of the two counts';
+COMMENT ON COLUMN tasks_vs_dense.chance IS 'score of guessing; NULL for metrics with other values than right and wrong';
+COMMENT ON COLUMN tasks_vs_dense.above_chance IS 'whether this trial and the dense model together answer better than chance (p < 0.05, table task_chance); where not, the change says nothing';
 
 CREATE VIEW leaderboard AS
 WITH ppl AS (
@@ -70,39 +105,57 @@ WITH ppl AS (
         trial_id,
         count(dense_perplexity) AS languages,
         CASE WHEN count(ppl_ratio) = count(dense_perplexity) THEN exp(avg(ln(ppl_ratio))) END AS ppl_ratio,
-        arg_max(language, ppl_ratio) AS worst_language,
-        max(ppl_ratio) AS worst_ppl_ratio,
-        CASE WHEN count(bits_per_byte_change) = count(dense_perplexity) THEN avg(bits_per_byte_change) END AS bits_per_byte_change
+        CASE WHEN count(bits_per_byte_change) = count(dense_perplexity) THEN avg(bits_per_byte_change) END AS bits_per_byte_change,
+        CASE WHEN count(bits_per_character_change) = count(dense_perplexity)
+             THEN avg(bits_per_character_change) END AS bits_per_character_change,
+        arg_max(language, bits_per_byte_change) AS worst_language,
+        max(bits_per_byte_change) AS worst_bits_per_byte_change,
+        arg_max(ppl_ratio, bits_per_byte_change) AS worst_ppl_ratio,
+        CASE WHEN count(dense_knows) = count(*) THEN count(*) FILTER (dense_knows) END AS languages_known
     FROM perplexity_vs_dense GROUP BY trial_id
 ), kl AS (
-    SELECT trial_id, CASE WHEN count(kl_nats) = count(*) THEN avg(kl_nats) END AS kl_nats,
+    SELECT trial_id, count(*) AS languages, CASE WHEN count(kl_nats) = count(*) THEN avg(kl_nats) END AS kl_nats,
+        CASE WHEN count(kl_nats_per_byte) = count(*) THEN avg(kl_nats_per_byte) END AS kl_nats_per_byte,
         CASE WHEN count(top1) = count(*) THEN avg(top1) END AS top1
-    FROM fidelity GROUP BY trial_id
+    FROM perplexity_vs_dense SEMI JOIN fidelity USING (trial_id, language) GROUP BY trial_id
 ), acc AS (
     SELECT trial_id, count(*) AS tasks, CASE WHEN count(value) = count(*) THEN avg(value) END AS acc, avg(change) AS acc_change,
         count(change) AS compared,
+        CASE WHEN count(above_chance) > 0 THEN count(*) FILTER (above_chance) END AS tasks_above_chance,
+        avg(value) FILTER (above_chance) AS acc_above_chance,
+        avg(change) FILTER (above_chance) AS acc_change_above_chance,
         sum(right_to_wrong)::BIGINT AS right_to_wrong, sum(wrong_to_right)::BIGINT AS wrong_to_right
     FROM tasks_vs_dense WHERE averaged GROUP BY trial_id
+), ends AS (
+    SELECT i.trial_id, i.measure, i.low, i.high
+    FROM intervals i
+    LEFT JOIN ppl ON ppl.trial_id = i.trial_id LEFT JOIN kl ON kl.trial_id = i.trial_id LEFT JOIN acc ON acc.trial_id = i.trial_id
+    -- An interval of a mean is that of all of its languages or tasks, or none.
+    WHERE i.subject IS NULL AND i.pairs = CASE i.measure
+        WHEN 'main' THEN acc.compared WHEN 'main_above_chance' THEN acc.tasks_above_chance
+        WHEN 'kl_nats' THEN kl.languages ELSE ppl.languages END
 )
 SELECT
-    t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.sparsity,
-    ppl.ppl_ratio,
-    CASE WHEN ppl.ppl_ratio IS NOT NULL AND ratio.pairs = ppl.languages THEN ratio.low END AS ppl_ratio_low,
-    CASE WHEN ppl.ppl_ratio IS NOT NULL AND ratio.pairs = ppl.languages THEN ratio.high END AS ppl_ratio_high,
-    ppl.worst_language, ppl.worst_ppl_ratio, ppl.languages, ppl.bits_per_byte_change,
-    kl.kl_nats, kl.top1,
-    acc.acc, acc.acc_change,
-    CASE WHEN change.pairs = acc.compared THEN change.low END AS acc_change_low,
-    CASE WHEN change.pairs = acc.compared THEN change.high END AS acc_change_high,
-    acc.tasks,
+    t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.size_mib, t.sparsity,
+    ppl.ppl_ratio, ratio.low AS ppl_ratio_low, ratio.high AS ppl_ratio_high,
+    ppl.bits_per_byte_change, bits.low AS bits_per_byte_change_low, bits.high AS bits_per_byte_change_high,
+    ppl.bits_per_character_change,
+    ppl.worst_language, ppl.worst_bits_per_byte_change, ppl.worst_ppl_ratio, ppl.languages, ppl.languages_known,
+    kl.kl_nats, distance.low AS kl_nats_low, distance.high AS kl_nats_high, kl.kl_nats_per_byte, kl.top1,
+    acc.acc, acc.acc_change, change.low AS acc_change_low, change.high AS acc_change_high, acc.tasks,
+    acc.acc_above_chance, acc.acc_change_above_chance,
+    above.low AS acc_change_above_chance_low, above.high AS acc_change_above_chance_high, acc.tasks_above_chance,
     acc.right_to_wrong + acc.wrong_to_right AS flips, acc.right_to_wrong, acc.wrong_to_right,
     t.compress_seconds, t.total_seconds, t.peak_memory_bytes
 FROM trials t
 LEFT JOIN ppl ON ppl.trial_id = t.trial_id
 LEFT JOIN kl ON kl.trial_id = t.trial_id
 LEFT JOIN acc ON acc.trial_id = t.trial_id
-LEFT JOIN intervals ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ratio.subject IS NULL
-LEFT JOIN intervals change ON change.trial_id = t.trial_id AND change.measure = 'main' AND change.subject IS NULL
+LEFT JOIN ends ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ppl.ppl_ratio IS NOT NULL
+LEFT JOIN ends bits ON bits.trial_id = t.trial_id AND bits.measure = 'bits_per_byte_change' AND ppl.bits_per_byte_change IS NOT NULL
+LEFT JOIN ends distance ON distance.trial_id = t.trial_id AND distance.measure = 'kl_nats'
+LEFT JOIN ends change ON change.trial_id = t.trial_id AND change.measure = 'main'
+LEFT JOIN ends above ON above.trial_id = t.trial_id AND above.measure = 'main_above_chance'
 ORDER BY t.position;
 COMMENT ON VIEW leaderboard IS 'one row per trial, also of those without results: size, quality against the dense model, time';
 COMMENT ON COLUMN leaderboard.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -112,21 +165,35 @@ COMMENT ON COLUMN leaderboard.variant IS 'compression setting';
 COMMENT ON COLUMN leaderboard.seed IS 'seed of the random choices; NULL when nothing is drawn';
 COMMENT ON COLUMN leaderboard.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN leaderboard.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
+COMMENT ON COLUMN leaderboard.size_mib IS 'MiB of the weights of the whole model as stored: quantized linears as an export packs them, all else in the dtype of the model''s files';
 COMMENT ON COLUMN leaderboard.sparsity IS 'fraction of the weights that is zero, 0 to 1';
-COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity / dense perplexity, geometric mean over the languages; NULL if one of them is not finite';
-COMMENT ON COLUMN leaderboard.ppl_ratio_low IS 'lower end of its 95 % bootstrap interval over paired windows; NULL if a language has none';
+COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity per token / that of the dense model, geometric mean over the languages, as papers print it; NULL if one of them is not finite';
+COMMENT ON COLUMN leaderboard.ppl_ratio_low IS 'lower end of its 95 % interval over paired windows; NULL if a language has none';
 COMMENT ON COLUMN leaderboard.ppl_ratio_high IS 'upper end of that interval';
-COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest ratio';
-COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'ratio of that language';
-COMMENT ON COLUMN leaderboard.languages IS 'languages measured for both this trial and the dense model';
 COMMENT ON COLUMN leaderboard.bits_per_byte_change IS 'bits per byte - the dense model''s, mean over the languages; NULL if one of them is not finite';
+COMMENT ON COLUMN leaderboard.bits_per_byte_change_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN leaderboard.bits_per_byte_change_high IS 'upper end of that interval';
+COMMENT ON COLUMN leaderboard.bits_per_character_change IS 'bits per character - the dense model''s, mean over the languages';
+COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest change in bits per byte';
+COMMENT ON COLUMN leaderboard.worst_bits_per_byte_change IS 'that change';
+COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'perplexity ratio of that language';
+COMMENT ON COLUMN leaderboard.languages IS 'languages measured for both this trial and the dense model';
+COMMENT ON COLUMN leaderboard.languages_known IS 'languages that the dense model knows (perplexity_vs_dense.dense_knows); NULL: not tested in every language';
 COMMENT ON COLUMN leaderboard.kl_nats IS 'mean KL(dense || compressed) per token, mean over the languages';
+COMMENT ON COLUMN leaderboard.kl_nats_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN leaderboard.kl_nats_high IS 'upper end of that interval';
+COMMENT ON COLUMN leaderboard.kl_nats_per_byte IS 'KL(dense || compressed) per byte of text, mean over the languages';
 COMMENT ON COLUMN leaderboard.top1 IS 'top-1 agreement with the dense model, mean over the languages';
 COMMENT ON COLUMN leaderboard.acc IS 'mean over tasks of their main metrics, where these are fractions';
 COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks measured for both';
-COMMENT ON COLUMN leaderboard.acc_change_low IS 'lower end of its 95 % bootstrap interval over paired items; NULL if a task has none';
+COMMENT ON COLUMN leaderboard.acc_change_low IS 'lower end of its 95 % interval over paired items; NULL if a task has none';
 COMMENT ON COLUMN leaderboard.acc_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.tasks IS 'tasks in acc';
+COMMENT ON COLUMN leaderboard.acc_above_chance IS 'acc over the tasks above chance alone (tasks_vs_dense.above_chance)';
+COMMENT ON COLUMN leaderboard.acc_change_above_chance IS 'acc_change over the tasks above chance alone';
+COMMENT ON COLUMN leaderboard.acc_change_above_chance_low IS 'lower end of its 95 % interval over paired items';
+COMMENT ON COLUMN leaderboard.acc_change_above_chance_high IS 'upper end of that interval';
+COMMENT ON COLUMN leaderboard.tasks_above_chance IS 'how many tasks are above chance; tasks with other values than right and wrong are not tested, and do not count';
 COMMENT ON COLUMN leaderboard.flips IS 'items that flipped against the dense model, over all tasks';
 COMMENT ON COLUMN leaderboard.right_to_wrong IS 'items that the dense model has right and this one wrong';
 COMMENT ON COLUMN leaderboard.wrong_to_right IS 'items that the dense model has wrong and this one right';
@@ -192,30 +259,35 @@ COMMENT ON COLUMN progress.stages_done IS 'steps whose result is stored';
 COMMENT ON COLUMN progress.total_seconds IS 'time of all current steps together';
 
 CREATE VIEW pareto AS
-WITH measured AS (
-    -- Rounded, since means of the same numbers in another order tie.
-    SELECT trial_id, model, method, variant, bits_per_weight, 'ppl_ratio' AS measure, ppl_ratio AS value, -round(ppl_ratio, 12) AS quality
-    FROM leaderboard WHERE ppl_ratio IS NOT NULL AND bits_per_weight IS NOT NULL
+WITH figures AS (
+    SELECT trial_id, 'ppl_ratio' AS measure, ppl_ratio AS value, -ppl_ratio AS quality FROM leaderboard
     UNION ALL
-    SELECT trial_id, model, method, variant, bits_per_weight, 'acc', acc, round(acc, 12)
-    FROM leaderboard WHERE acc IS NOT NULL AND bits_per_weight IS NOT NULL
+    SELECT trial_id, 'bits_per_byte_change', bits_per_byte_change, -bits_per_byte_change FROM leaderboard
+    UNION ALL
+    SELECT trial_id, 'acc', acc, acc FROM leaderboard
+), measured AS (
+    -- Rounded, since means of the same numbers in another order tie. Trials without a size in MiB are compared by their bits.
+    SELECT l.trial_id, l.model, l.method, l.variant, f.measure, l.bits_per_weight, l.size_mib, f.value, round(f.quality, 12) AS quality,
+        CASE WHEN bool_and(l.size_mib IS NOT NULL) OVER (PARTITION BY l.model) THEN l.size_mib ELSE l.bits_per_weight END AS size
+    FROM leaderboard l JOIN figures f ON f.trial_id = l.trial_id
+    WHERE f.value IS NOT NULL
 )
-SELECT trial_id, model, method, variant, measure, bits_per_weight, value
+SELECT trial_id, model, method, variant, measure, bits_per_weight, size_mib, value
 FROM measured m
-WHERE NOT EXISTS (
+WHERE size IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM measured o
-    WHERE o.model = m.model AND o.measure = m.measure
-        AND o.bits_per_weight <= m.bits_per_weight AND o.quality >= m.quality
-        AND (o.bits_per_weight < m.bits_per_weight OR o.quality > m.quality)
+    WHERE o.model = m.model AND o.measure = m.measure AND o.size <= m.size AND o.quality >= m.quality
+        AND (o.size < m.size OR o.quality > m.quality)
 )
-ORDER BY model, measure, bits_per_weight;
-COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality';
+ORDER BY model, measure, size;
+COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality: nothing is both smaller and better. Size is size_mib, or bits_per_weight where a trial of the model has no size_mib';
 COMMENT ON COLUMN pareto.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN pareto.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN pareto.method IS 'compression method';
 COMMENT ON COLUMN pareto.variant IS 'compression setting';
-COMMENT ON COLUMN pareto.measure IS 'ppl_ratio (lower is better) or acc (higher is better)';
+COMMENT ON COLUMN pareto.measure IS 'ppl_ratio, bits_per_byte_change (lower is better) or acc (higher is better)';
 COMMENT ON COLUMN pareto.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
+COMMENT ON COLUMN pareto.size_mib IS 'MiB of the weights of the whole model as stored';
 COMMENT ON COLUMN pareto.value IS 'value of the measure';
 
 CREATE VIEW ranks AS
@@ -226,13 +298,14 @@ WITH compared AS (
         tasks = max(tasks) OVER of_model AS every_task
     FROM leaderboard WINDOW of_model AS (PARTITION BY model)
 ), figures AS (
-    SELECT trial_id, model, method, variant, 'kl_nats' AS metric, kl_nats AS value, kl_nats AS cost
+    SELECT trial_id, model, method, variant, 'kl_nats_per_byte' AS metric, kl_nats_per_byte AS value, kl_nats_per_byte AS cost
     FROM compared WHERE every_language
     UNION ALL
-    SELECT trial_id, model, method, variant, 'ppl_ratio', ppl_ratio, ppl_ratio FROM compared WHERE every_language
+    SELECT trial_id, model, method, variant, 'bits_per_byte_change', bits_per_byte_change, bits_per_byte_change
+    FROM compared WHERE every_language
     UNION ALL
-    SELECT trial_id, model, method, variant, 'worst_ppl_ratio', worst_ppl_ratio, worst_ppl_ratio
-    FROM compared WHERE every_language AND ppl_ratio IS NOT NULL  -- else the worst language is the one that has no ratio
+    SELECT trial_id, model, method, variant, 'worst_bits_per_byte_change', worst_bits_per_byte_change, worst_bits_per_byte_change
+    FROM compared WHERE every_language AND bits_per_byte_change IS NOT NULL  -- else the worst language is the one that has none
     UNION ALL
     SELECT trial_id, model, method, variant, 'acc_change', acc_change, -acc_change FROM compared WHERE every_task
     UNION ALL
@@ -252,7 +325,7 @@ COMMENT ON COLUMN ranks.trial_id IS 'trial: a model times a variant (times a see
 COMMENT ON COLUMN ranks.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN ranks.method IS 'compression method';
 COMMENT ON COLUMN ranks.variant IS 'compression setting';
-COMMENT ON COLUMN ranks.metric IS 'kl_nats, ppl_ratio, worst_ppl_ratio, acc_change, or task:<task> for the main metric of one task; all but the last only for trials with all languages or tasks of their model';
+COMMENT ON COLUMN ranks.metric IS 'kl_nats_per_byte, bits_per_byte_change, worst_bits_per_byte_change, acc_change, or task:<task> for the main metric of one task; all but the last only for trials with all languages or tasks of their model';
 COMMENT ON COLUMN ranks.value IS 'value of the metric';
 COMMENT ON COLUMN ranks.rank IS '1 for the best; trials with the same value share a rank: 1, 1, 3';
 COMMENT ON COLUMN ranks.tied IS 'trials with this rank, including this one';

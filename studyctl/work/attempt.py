@@ -1,6 +1,5 @@
 """One attempt at a trial: its steps in order, each journaled; a failed evaluation does not stop the others."""
 
-import errno
 import time
 import traceback
 
@@ -12,7 +11,7 @@ from studyctl.contract.records import AttemptFinished, StepFailed, StepFinished,
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause, Problem, ProblemCode, StudyError
 from studyctl.evaluate.memory import is_out_of_memory
-from studyctl.files import StudyPaths
+from studyctl.files import NO_SPACE, StudyPaths
 from studyctl.journal.files import JournalWriter
 from studyctl.work.engine import Engine
 from studyctl.work.memory import OUT_OF_MEMORY_HINT, peak_bytes, reset_peak
@@ -20,7 +19,6 @@ from studyctl.work.recorder import CannotWriteError, Channel, Recorder, StopRequ
 
 SMALLEST_BATCH = 64
 """Tokens per forward pass at which batches are halved no further: running out of memory is a failure then."""
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAY_SUCCEED_LATER = (ProblemCode.UNEXPECTED, ProblemCode.REFERENCE_LOST)
 """Problems that another attempt may avoid."""
 

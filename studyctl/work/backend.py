@@ -19,7 +19,7 @@ from studyctl.backends.environments import environment
 from studyctl.backends.exchange import DriverCause, Outcome, call_driver
 from studyctl.compress.walk.architectures import block_linears, block_parameters
 from studyctl.compress.walk.statistics import is_finite
-from studyctl.compress.walk.walker import mean_bits
+from studyctl.compress.walk.walker import mean_bits, zero_fraction
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.contract.job import Job
 from studyctl.contract.methods import Quantization
@@ -29,7 +29,7 @@ from studyctl.export.trial import files_to_copy
 from studyctl.files import StudyPaths, open_to_umask
 from studyctl.sources.models import LoadedModel, planned_files
 from studyctl.sources.safetensors_files import INDEX, weight_files
-from studyctl.sources.unpacking import stored_bits, zero_fraction
+from studyctl.sources.unpacking import stored_bits
 from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
 from studyctl.work.recorder import Recorder
 
@@ -197,9 +197,8 @@ def _read_weights(job: Job, model: nn.Module, out: Path) -> Compressed:
                 changed[name] = inside[name].data
     compressed = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
     settings = job.settings
-    bits = stored_bits(model, out / "packed") if isinstance(settings, Quantization) else None
-    if bits is None:
-        bits = mean_bits(settings, linears.values())
+    is_packed = isinstance(settings, Quantization)
+    bits = stored_bits(model, out / "packed") if is_packed else mean_bits(settings, model)
     return Compressed(settings, compressed, bits, zero_fraction(model), changed)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from studyctl.backends import OWN
-from studyctl.compress.walk.architectures import changeable_modules
+from studyctl.compress.walk.activations import check_walk
+from studyctl.compress.walk.architectures import FAMILIES, changeable_modules, check_linears_hold_most
 from studyctl.compress.walk.resumable import ResumableBlocks
-from studyctl.compress.walk.walker import compress
+from studyctl.compress.walk.walker import compress, zero_fraction
 from studyctl.compress.weights.stored import apply, save, weights_hash
 from studyctl.contract.job import Job
 from studyctl.contract.limits import block_batch_tokens, device_kind
@@ -22,6 +23,7 @@ from studyctl.errors import ProblemCode, StepError, StudyError
 from studyctl.evaluate.text.reference import open_reference
 from studyctl.evaluate.text.score import score_windows
 from studyctl.evaluate.text.windows import Windows
+from studyctl.evaluate.vocabulary import check_ids
 from studyctl.export.trial import export_weights
 from studyctl.files import StudyPaths
 from studyctl.journal.parts import write_items
@@ -29,6 +31,7 @@ from studyctl.sources.ids_files import read_ids
 from studyctl.sources.models import (
     LoadedModel,
     bos_id,
+    has_names_of_files,
     load_model,
     load_tokenizer,
     model_folder,
@@ -36,7 +39,7 @@ from studyctl.sources.models import (
     restore_dense,
 )
 from studyctl.sources.tokens import calibration_ids, perplexity_windows
-from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits, zero_fraction
+from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits
 from studyctl.sources.verified import check_files, unchanged
 from studyctl.work.backend import compress_with_backend
 from studyctl.work.chunk_file import ChunkFile
@@ -96,18 +99,23 @@ class Engine:
 
     def _load_dense(self, job: Job, recorder: Recorder) -> None:
         loaded, asked = self.loaded, (job.model.key, job.dtype, job.device)
-        if loaded is not None and (loaded.identity.key, loaded.dtype, loaded.device) == asked:
+        is_held = loaded is not None and (loaded.identity.key, loaded.dtype, loaded.device) == asked
+        if loaded is not None and is_held and (not self._changed or has_names_of_files(loaded.model)):
             restore_dense(loaded, self._changed)
         else:
             self.loaded = loaded = None  # frees the old model before the new one is loaded
-            self.loaded = load_model(
+            loaded = load_model(
                 job.model,
                 dtype=job.dtype,
                 device=job.device,
                 allow_pickle=job.allow_pickle,
                 reporter=recorder,
             )
-        self._changed, self._tokenizer = set(), self._model.tokenizer
+            if job.is_compressed:
+                check_linears_hold_most(loaded.model)
+            if job.is_calibrated and job.model.config.get("model_type") not in FAMILIES:
+                check_walk(loaded.model)
+        self.loaded, self._changed, self._tokenizer = loaded, set(), loaded.tokenizer
 
     def _missing_references(self, job: Job, recorder: Recorder) -> Iterator[Step]:
         """Yield the batches whose dense reference is needed but missing or torn."""
@@ -183,14 +191,15 @@ class Engine:
         """Compress the model in place and store the weights; report their bits per weight and sparsity."""
         if job.is_checkpoint:
             return self._load_checkpoint(job, step, recorder)
+        self._load_dense(job, recorder)
         loaded = self._model
-        restore_dense(loaded, self._changed)
         self._changed = changeable_modules(loaded.model)  # before the first of them is written
         ids: np.ndarray | None = None
         if job.calibration is not None and job.calibration.ids is not None:
             ids = read_ids(job.calibration.ids)
         elif job.calibration is not None:
             ids = calibration_ids(job.calibration, self._tokenizer, seed=job.seed or 0, reporter=recorder)
+            check_ids(ids, job.model.vocab_size, self._tokenizer, "the calibration text")
         paths = StudyPaths(job.root)
         blocks = ResumableBlocks(paths.resumable_blocks(job.weights_key))
         result = StepFinished(step=step)
@@ -224,10 +233,6 @@ class Engine:
         self.loaded, self._changed = loaded, changeable_modules(loaded.model)
         self._hash_weights(job, recorder)
         bits = stored_bits(loaded.model, loaded.folder)
-        if bits is None:
-            recorder.warning(
-                f"the files of {loaded.identity.id} have other names for its linears: their size is unknown"
-            )
         return StepFinished(step=step, bits_per_weight=bits, sparsity=zero_fraction(loaded.model))
 
     def _hash_weights(self, job: Job, recorder: Recorder) -> None:
@@ -264,7 +269,8 @@ class Engine:
         assert job.text is not None
         assert step.subject is not None
         text, count = job.text.texts[step.subject], _asked_windows(job, step)
-        key = (text, job.model.key, job.text.sequence_length, count, job.bos)
+        rows = min(identity.vocab_size for identity in (job.model, job.checkpoint or job.model))
+        key = (text, job.model.key, job.text.sequence_length, count, job.bos, rows)
         cached = self._windows.get(step.subject)
         if cached is not None and cached[0] == key:
             check_files([text.file] if text.file is not None else [], str(text))
@@ -277,6 +283,7 @@ class Engine:
             bos_id=bos_id(self._tokenizer, job.bos, job.model.id),
             reporter=recorder,
         )
+        check_ids(windows.ids, rows, self._tokenizer, str(text))
         self._windows[step.subject] = key, windows
         return windows
 

@@ -5,12 +5,13 @@ It ends with its runner: the runner's death closes the pipe that the worker read
 
 import faulthandler
 import os
-import signal
 import sys
 
+from studyctl.compress import sweep
 from studyctl.contract.job import Job
 from studyctl.contract.records import WorkerFatal, WorkerReady
-from studyctl.files import StudyPaths
+from studyctl.files import SPARE_CACHE, StudyPaths, cache_entry
+from studyctl.signals import leave_stopping_to_parent
 from studyctl.work.memory import keep_freed_memory
 from studyctl.work.recorder import CannotWriteError, Channel
 
@@ -32,8 +33,7 @@ def _log_to(job: Job) -> None:
 
 def main() -> None:
     """Run jobs until the runner closes the pipe."""
-    # A Ctrl-C in the terminal reaches the whole process group; the runner decides what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_stopping_to_parent()
     channel = Channel(os.dup(0), os.dup(1))
     # From now on libraries print to stderr and read an empty stdin.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -45,6 +45,11 @@ def main() -> None:
     while True:
         job = channel.jobs.get()
         _log_to(job)
+        os.environ[SPARE_CACHE] = str(StudyPaths(job.root).spare_cache)
+        if not os.access(
+            sweep.__path__[0], os.W_OK
+        ):  # numba keeps compiled code there, and refuses to begin if it cannot
+            os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_entry("numba")))
         # Imported here: torch takes over a second, and anything it prints belongs in the attempt's log.
         from studyctl.work.attempt import Attempt
         from studyctl.work.engine import Engine

@@ -92,7 +92,7 @@ class TestSync:
     ) -> None:
         assert sync(backend, lambda step: None)
         monkeypatch.setattr(subprocess, "Popen", None)  # whoever starts a process fails
-        monkeypatch.setattr(environments, "FileLock", None)
+        monkeypatch.setattr("filelock.FileLock", None)
         assert not sync(backend, lambda step: pytest.fail(step))
 
     def test_makes_it_again_when_the_pins_change(self, backend: Backend, uv: FakeUv) -> None:

@@ -39,13 +39,43 @@ _OWN: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 3, "n_head": 4},
 }
 FAMILIES = list(_OWN)
+_MIXTURE: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "head_dim": 8,
+}
+_MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": _MIXTURE,
+    "gpt_oss": _MIXTURE | {"sliding_window": 5},
+    "llama4_text": _MIXTURE | {"interleave_moe_layer_step": 1, "intermediate_size_mlp": 48},
+    "qwen2_moe": _MIXTURE | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 48},
+    "granitemoe": _MIXTURE,
+}
+MIXTURES = list(_MIXTURES)
+"""Mixtures of experts, whose matrices are parts of parameters; gpt_oss and llama4_text store them ``[experts, in, out]``."""
+_OTHERS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48},
+    "mamba": {"num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "hybrid_layer_ids": [1, 3],
+        "num_key_value_heads": 4,
+        "mamba_d_state": 8,
+        "mamba_ngroups": 1,
+        "n_mamba_heads": 4,
+        "mamba_headdim": 16,
+    },
+}
 
 
 def tiny_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
     """Return a random model of a family; the same arguments give the same weights."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**_COMMON, **_OWN[family], **changes})
-    attention = "eager" if family in ("gemma2", "bloom") else "sdpa"
+    config = AutoConfig.for_model(family, **{**_COMMON, **(_OWN | _MIXTURES | _OTHERS)[family], **changes})
+    attention = "eager" if family in ("gemma2", "bloom", "gpt_oss", "mamba") else "sdpa"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():  # also norms: all ones would hide mistakes

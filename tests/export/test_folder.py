@@ -19,6 +19,7 @@ from studyctl.contract.methods import (
     AWQ,
     GPTQ,
     RTN,
+    Dense,
     Magnitude,
     MethodSettings,
     PruneThenQuantize,
@@ -26,7 +27,10 @@ from studyctl.contract.methods import (
 )
 from studyctl.errors import StepError
 from studyctl.export.folder import Exported, export_model, keys_of_older_loaders, verify
+from studyctl.plan.saved import stored_bytes
 from studyctl.reporter import SilentReporter
+from studyctl.sources.model_files import identify_model
+from studyctl.spec.models import Model
 from tests.compress.tiny import FAMILIES, VOCABULARY, Listener, tiny_model
 
 TOKENS = torch.arange(12)[None] + 3
@@ -220,6 +224,31 @@ def test_bits_are_those_of_the_files(tmp_path: Path) -> None:
     assert (exported.weight_files, exported.weight_bytes) == (1, file.stat().st_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert exported.model_bits_per_weight == 8 * file.stat().st_size / parameters
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Magnitude(sparsity=0.5),
+        RTN(bits=3, group_size=16),
+        RTN(bits=8, group_size=0, symmetric=True),
+        GPTQ(bits=4, group_size=16, act_order=True),
+        GPTQ(bits=4, group_size=16, act_order=True, static_groups=True),
+        PruneThenQuantize(method=("magnitude", "rtn"), sparsity=0.5, bits=5, group_size=16),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_planned_size_is_that_of_the_tensors(
+    settings: MethodSettings, tied: bool, ids: torch.Tensor, tmp_path: Path
+) -> None:
+    model = loaded("llama", tmp_path / "base", tie_word_embeddings=tied)
+    export(model, None, tmp_path / "dense")
+    export(model, compressed(model, settings, ids), tmp_path / "out")
+    identity = identify_model(Model(id=str(tmp_path / "dense")), tmp_path, needs_tokenizer=False)
+    for folder, of in (("dense", Dense()), ("out", settings)):
+        tensors = load_file(tmp_path / folder / "model.safetensors").values()
+        assert stored_bytes(identity, of) == sum(tensor.nbytes for tensor in tensors)
 
 
 def test_large_models_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from studyctl.contract.methods import Checkpoint
 from studyctl.contract.plan import write_plan
@@ -43,6 +46,21 @@ def planned(folder: Path, *ids: str, change: tuple[str, str] = ("", "")) -> Stud
     spec = write_spec(folder, change=("[text.mine]", TABLE.format(ids=named)))
     spec.write_text(spec.read_text().replace(*change))
     return make_plan(load_spec(spec))
+
+
+def rewrite(folder: Path, change: Callable[[str, Any], tuple[str, Any]]) -> None:
+    """Change the names and values of a folder's tensors."""
+    tensors = dict(change(name, value) for name, value in load_file(folder / "model.safetensors").items())
+    save_file(tensors, folder / "model.safetensors")
+
+
+def pack(folder: Path, part: str) -> None:
+    """Store linears as integers under another name, as packed formats do."""
+
+    def packed(name: str, value: Any) -> tuple[str, Any]:
+        return (name.replace("weight", part), value.astype(np.int32)) if "_proj" in name else (name, value)
+
+    rewrite(folder, packed)
 
 
 def checkpoint_trial(plan: StudyPlan) -> Trial:
@@ -94,6 +112,7 @@ def test_a_format_that_cannot_be_read_is_an_error_where_it_is_named(
         "studyctl.sources.checkpoints.find_spec", lambda name: None if name in missing else name
     )
     change_config(folder / "theirs/tiny-4bit", quantization_config=quantization)
+    pack(folder / "theirs/tiny-4bit", "qweight")
     problem = only_problem(planned(folder))
     assert (problem.severity, problem.what) == ("error", f"`theirs/tiny-4bit` {what}")
     assert problem.hint == hint
@@ -120,6 +139,10 @@ def test_a_checkpoint_that_cannot_be_looked_up_is_a_warning(folder: Path) -> Non
 
 def test_another_vocabulary_cannot_be_compared_logit_by_logit(folder: Path) -> None:
     change_config(folder / "theirs/tiny-4bit", vocab_size=384)
+    rewrite(
+        folder / "theirs/tiny-4bit",
+        lambda name, value: (name, np.zeros((384, 32), np.float32) if len(value) == 320 else value),
+    )
     problem = only_problem(planned(folder))
     assert (problem.severity, problem.what) == (
         "error",
@@ -147,6 +170,7 @@ def test_what_the_figures_leave_out_is_a_warning(folder: Path) -> None:
             "config_groups": groups,
         },
     )
+    pack(folder / "theirs/tiny-4bit", "weight_packed")
     plan = planned(folder)
     assert plan.errors == []
     assert [problem.what for problem in plan.problems] == [

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from studyctl.contract.identity import FileIdentity
 from studyctl.contract.steps import ALL_WINDOWS, Step
@@ -110,6 +112,51 @@ def test_a_text_that_is_too_short_for_a_window(folder: Path) -> None:
     assert problem.what == "text `mine` in de is too short for a window of 32 tokens: 4 bytes"
 
 
+class TestCalibrationTokens:
+    """Twice the inputs of the widest linear, 64, are 128 tokens: four samples of 32."""
+
+    FEW = ("samples = 4\n", "samples = 3\n")
+
+    @pytest.mark.parametrize(
+        "method",
+        ['"sparsegpt"\nsparsity = 0.5', '"gptq"\ngroup_size = 16', '["wanda", "gptq"]\nsparsity = 0.5\ngroup_size = 16'],
+    )  # fmt: skip
+    def test_fewer_are_a_warning_for_methods_that_invert_hessians(self, folder: Path, method: str) -> None:
+        inverts = ('"wanda"\nsparsity = 0.5', method)
+        assert planned(folder, inverts).problems == []
+        (problem,) = planned(folder, inverts, self.FEW).problems
+        assert problem.severity == "warning"
+        assert problem.what == (
+            "tiny: 96 calibration tokens for linears with up to 64 inputs, fewer than twice as many: "
+            "their Hessians are singular or nearly so, and damping decides much of the result"
+        )
+        assert problem.hint == "4 samples of 32 tokens would do"
+        assert underlined(problem) == "3"
+
+    def test_they_suffice_for_methods_that_do_not(self, folder: Path) -> None:
+        awq = ('"rtn"\nbits = 4\n', '"awq"\nbits = 4\n')
+        assert planned(folder, awq, self.FEW).problems == []
+
+    def test_a_sweep_is_warned_once_and_where_it_overrides_the_calibration(self, folder: Path) -> None:
+        sweep = (
+            '"wanda"\nsparsity = 0.5',
+            '"sparsegpt"\nsparsity = [0.3, 0.5]\ncalibration = [{}, { samples = 2 }]',
+        )
+        (problem,) = planned(folder, sweep).problems
+        assert "tiny: 64 calibration tokens" in problem.what
+        assert problem.line is not None
+        assert "samples = 2" in (folder / "small.toml").read_text().splitlines()[problem.line - 1]
+
+    def test_token_ids_are_counted_too(self, folder: Path) -> None:
+        np.save(folder / "tiny-ids.npy", np.full((2, 16), 300, np.int32))
+        ids = ('source = "mine"\nlanguages = ["en"]', 'ids = "{model}-ids.npy"\nsource = "mine"')
+        inverts = ('"wanda"\nsparsity = 0.5', '"sparsegpt"\nsparsity = 0.5')
+        (problem,) = planned(folder, ids, inverts).problems
+        assert "tiny: 32 calibration tokens for linears with up to 64 inputs" in problem.what
+        assert problem.hint == "8 samples of 16 tokens would do"
+        assert underlined(problem) == '"{model}-ids.npy"'
+
+
 def steps(plan: StudyPlan) -> dict[str, Step]:
     return {str(step): step for step in plan.models[0].steps}
 
@@ -163,3 +210,124 @@ def test_token_ids_are_handed_over_with_their_content(folder: Path) -> None:
     assert (calibration.samples, calibration.sequence_length, calibration.texts) == (2, 16, ())
     assert calibration.ids is not None
     assert calibration.ids.file == FileIdentity(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_what_runs_code_is_listed(folder: Path) -> None:
+    assert planned(folder).code == []
+    definition = folder / "tasks" / "boats.yaml"
+    definition.write_text(
+        definition.read_text().replace('"{{question}}\\nAnswer:"', "!function helpers.text")
+    )
+    (folder / "tasks" / "helpers.py").write_text("raise ImportError('never import this')")
+    listed = planned(
+        folder,
+        ('dtype = "float32"', 'dtype = "float32"\nallow_pickle = true'),
+        ("group_size = 16", 'group_size = 16\nbackend = ["studyctl", "gptqmodel"]'),
+        ('devices = "cpu"', 'devices = "cpu"\non_finish = "mail me"'),
+    ).code
+    assert listed == [
+        "on_finish, at the end: mail me",
+        f"task `boats`: `helpers.text` of {folder / 'tasks' / 'helpers.py'}",
+        "model `./tiny`: its weights, if they are pickled",
+        "backend `gptqmodel`: that package, in an environment of its own",
+    ]
+
+
+class TestPackedModels:
+    """Weights that are quantized already are no dense model; how they can be measured depends on their format."""
+
+    def refused(self, folder: Path, parts: dict[str, str], method: str | None) -> Problem:
+        path = folder / "tiny" / "model.safetensors"
+        tensors = {name: value for name, value in load_file(path).items() if "up_proj" not in name}
+        for part, dtype in parts.items():
+            tensors[f"model.layers.0.mlp.up_proj.{part}"] = np.zeros((4, 4), dtype)
+        save_file(tensors, path)
+        if method is not None:
+            config = folder / "tiny" / "config.json"
+            settings = {"quantization_config": {"quant_method": method}}
+            config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+        (problem,) = planned(folder).problems
+        assert problem.severity == "error"
+        assert underlined(problem) == '"./tiny"'
+        return problem
+
+    @pytest.mark.parametrize("method", ["gptq", None])
+    def test_a_format_that_can_be_unpacked_is_measured_as_a_checkpoint(
+        self, folder: Path, method: str | None
+    ) -> None:
+        problem = self.refused(folder, {"qweight": "int32", "g_idx": "int32"}, method)
+        assert "`./tiny` are quantized already (gptq)" in problem.what
+        assert '`method = "checkpoint"`, `id = "./tiny"` and `of`' in problem.hint
+
+    def test_one_that_transformers_unpacks_can_be_copied(self, folder: Path) -> None:
+        problem = self.refused(folder, {"down_proj_blocks": "uint8", "down_proj_scales": "uint8"}, "mxfp4")
+        assert "quantized already (mxfp4)" in problem.what
+        assert "`dequantize=True` in transformers' Mxfp4Config" in problem.hint
+        assert "save_original_format=False" in problem.hint
+
+    def test_another_needs_the_model_that_it_was_made_from(self, folder: Path) -> None:
+        problem = self.refused(folder, {"weight": "uint8", "weight.absmax": "float32"}, "bitsandbytes")
+        assert "quantized already (bitsandbytes)" in problem.what
+        assert problem.hint.startswith("name the model that it was made from")
+
+
+def test_what_files_leave_open_is_a_warning(folder: Path) -> None:
+    path = folder / "tiny" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 320, "content": "<new>"})
+    path.write_text(json.dumps(tokenizer))
+    (problem,) = planned(folder).problems
+    assert problem.severity == "warning"
+    assert "has ids up to 320 (`<new>`), its embedding 320 rows" in problem.what
+    assert underlined(problem) == '"./tiny"'
+
+
+class TestTooFewTokens:
+    """A text with enough bytes may have too few tokens."""
+
+    def tokens(self, folder: Path, file: str) -> int:
+        rows = [json.loads(line)["text"] for line in (folder / "text" / file).read_text().splitlines()]
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tiny")
+        return len(tokenizer("\n".join(rows), add_special_tokens=False).input_ids)
+
+    def test_a_count_that_is_far_too_small_is_an_error(self, folder: Path) -> None:
+        tokens = self.tokens(folder, "en/train.jsonl")
+        samples = tokens // 32 * 5 // 4
+        (problem,) = planned(folder, ("samples = 4", f"samples = {samples}")).problems
+        assert problem.severity == "error"
+        assert problem.what == (
+            f"not enough calibration text: {samples} windows of 32 tokens wanted in en, `mine` has {tokens:,} tokens"
+        )
+        assert underlined(problem) == str(samples)
+
+    def test_one_that_is_a_little_too_small_is_a_warning(self, folder: Path) -> None:
+        samples = self.tokens(folder, "en/train.jsonl") // 32 + 1
+        (problem,) = planned(folder, ("samples = 4", f"samples = {samples}")).problems
+        assert problem.severity == "warning"
+
+    def test_of_a_long_text_only_the_beginning_is_counted(self, folder: Path) -> None:
+        path = folder / "text" / "en" / "train.jsonl"
+        path.write_text(path.read_text() * 60)
+        tokens = self.tokens(folder, "en/train.jsonl")
+        assert planned(folder, ("samples = 4", f"samples = {tokens * 9 // 10 // 32}")).problems == []
+        samples = tokens * 2 // 32
+        (problem,) = planned(folder, ("samples = 4", f"samples = {samples}")).problems
+        assert problem.severity == "warning"
+        counted = int(problem.what.partition(" has about ")[2].split()[0].replace(",", ""))
+        assert counted == pytest.approx(tokens, rel=0.02)
+
+    def test_a_text_that_fills_no_window(self, folder: Path) -> None:
+        (folder / "text" / "de" / "test.jsonl").write_text('{"text": "das kleine Boot verliess den Hafen"}\n')
+        (problem,) = planned(folder).errors
+        assert problem.what == (
+            f"text `mine` in de is too short for a window of 32 tokens: {self.tokens(folder, 'de/test.jsonl')} tokens"
+        )
+
+
+def test_one_model_under_two_names_is_a_warning(folder: Path) -> None:
+    (folder / "other name").symlink_to(folder / "tiny")
+    more = '[[models]]\nid = "./other name"\ndtype = "float32"\n\n[calibration]'
+    (problem,) = planned(folder, ("[calibration]", more)).problems
+    assert problem.severity == "warning"
+    assert problem.what == "`./other name` has the same files as `./tiny`: it is measured twice"
+    assert underlined(problem) == '"./other name"'

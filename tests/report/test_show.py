@@ -41,25 +41,35 @@ small: A small study
 3 trials: 3 done · published (when)
 
 Leaderboard  org/alpha
- variant       bits/w  ppl ratio     KL    acc   Δ acc  flips  time
- dense           16.0      1.000      –  0.600       –      –  12 s
- wanda-0.5        9.0      1.645  0.100  0.350  −0.250     14  14 s
- rtn-4bit-g64     4.3      1.207  0.100  0.600  ±0.000      4  14 s
- ppl ratio: geometric mean over 3 languages; worst: sw 1.800 (wanda-0.5)
+                         ppl  Δ bits
+ variant       bits/w  ratio   /byte     KL    acc   Δ acc  flips  time
+ dense           16.0  1.000       –      –  0.600       –      –  12 s
+ wanda-0.5        9.0  1.645  +0.144  0.100  0.350  −0.250     14  14 s
+ rtn-4bit-g64     4.3  1.207  +0.054  0.100  0.600   0.000      4  14 s
+ ppl ratio: per token, geometric mean over 3 languages
+ worst language: sw +0.170 bits/byte (wanda-0.5)
 
 Perplexity  org/alpha
  variant           en      sw      zh
  dense          20.00   30.00   40.00
  wanda-0.5     ×1.500  ×1.800  ×1.650
  rtn-4bit-g64  ×1.100  ×1.320  ×1.210
- dense: perplexity; the others: how many times that of dense
+ dense: perplexity per token; the others: how many times that of dense
+
+Bits per byte  org/alpha
+ variant           en      sw      zh
+ dense          0.864   0.981   1.064
+ wanda-0.5     +0.117  +0.170  +0.145
+ rtn-4bit-g64  +0.028  +0.080  +0.055
+ dense: bits per byte; the others: the change; compare languages by these
 
 Accuracy  org/alpha
- variant       arc_easy      boolq
- dense         0.600         0.600
- wanda-0.5     0.350 −0.250  0.350 −0.250
- rtn-4bit-g64  0.600 ±0.000  0.600 ±0.000
+ variant       arc_easy       boolq          mean of 2     of those above chance
+ dense         0.600~         0.600~         0.600         0: –
+ wanda-0.5     0.350 −0.250~  0.350 −0.250~  0.350 −0.250  0: –
+ rtn-4bit-g64  0.600 0.000~   0.600 0.000~   0.600 0.000   0: –
  with the change from dense; * p < 0.05, exact McNemar test on paired items
+ ~ at chance: guessing does as well as this variant and dense together
 
 Notes
  - The models of this study do not exist.
@@ -86,7 +96,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(tmp_path: Path,
     assert "…" not in text
     for name in (*study.languages, *study.tasks):
         assert re.search(rf"\b{name}\b", text), name
-    assert text.count("0.600") == 8
+    assert text.count("0.600") == 9
 
 
 def test_colour_changes_nothing_but_colour(study: FakeStudy) -> None:
@@ -265,6 +275,7 @@ def test_ratios_have_about_four_digits(value: float | None, text: str) -> None:
 
 def test_changes_have_a_sign() -> None:
     assert [change(value).plain for value in (0.0041, -0.0041, 0.00001, -0.00001, None)] == [
-        "+0.004", "−0.004", "±0.000", "±0.000", "–",
+        "+0.004", "−0.004", "0.000", "0.000", "–",
     ]  # fmt: skip
     assert fixed(float("inf"), 3).plain == "–"
+    assert (fixed(-0.0, 3).plain, fixed(-0.00001, 3).plain, ratio(-0.0).plain) == ("0.000", "0.000", "0.000")

@@ -102,9 +102,21 @@ class TestTable:
         assert "…" not in text
         assert max(map(len, self.shown(rows, terminal=False).splitlines())) > 80
 
-    def test_many_rows_end_with_how_many_more(self) -> None:
-        text = self.shown(pa.table({"x": range(SHOWN_ROWS + 5)}))
-        assert text.splitlines()[-1] == "… and 5 more rows; --format csv writes all"
+    def test_a_terminal_gets_the_first_rows_and_how_many_more_there_are(self) -> None:
+        rows = pa.table({"x": range(SHOWN_ROWS + 5)})
+        *_, last, more = self.shown(rows, terminal=True).splitlines()
+        assert last.endswith(str(SHOWN_ROWS - 1))
+        assert "… and 5 more rows; --format csv writes all" in more
+        assert self.shown(rows).splitlines()[-1].endswith(str(SHOWN_ROWS + 4)), "a pipe gets all"
+
+    def test_columns_are_aligned_by_the_cells_of_a_terminal(self) -> None:
+        """Chinese characters take two."""
+        rows = pa.table({"语言": ["中文", "en"], "n": [1, 20]})
+        assert self.shown(rows) == "语言   n\n中文   1\nen    20\n"
+
+    def test_the_header_of_a_wide_table_without_rows_is_whole(self) -> None:
+        rows = pa.table({f"column_{number}": pa.array([], pa.string()) for number in range(20)})
+        assert self.shown(rows, terminal=True).count("column_") == 20
 
     def test_no_columns(self) -> None:
         assert self.shown(pa.table({})) == ""

@@ -15,9 +15,9 @@ from studyctl.sources.checkpoints import (
     identify_checkpoint,
     own_dtype,
     storage_caveats,
-    storage_format,
 )
 from studyctl.sources.model_files import identify_model
+from studyctl.sources.storage import storage_format
 from studyctl.spec.models import Model
 
 PACKED = {"quant_method": "compressed-tensors", "quantization_status": "compressed"}
@@ -34,9 +34,14 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return only
 
 
+def check(quantization: dict[str, Any]) -> None:
+    config = {"quantization_config": quantization}
+    check_storage(storage_format(config, {}), config, "org/name")
+
+
 def refusal(quantization: dict[str, Any]) -> str:
     with pytest.raises(StudyError) as caught:
-        check_storage({"quantization_config": quantization}, "org/name")
+        check(quantization)
     (problem,) = caught.value.problems
     return f"{problem.what} | {problem.hint}"
 
@@ -52,7 +57,7 @@ def refusal(quantization: dict[str, Any]) -> str:
     ],
 )
 def test_the_config_says_how_weights_are_stored(config: dict[str, Any], expected: str) -> None:
-    assert storage_format(config) == expected
+    assert storage_format(config, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_only_what_is_missing_is_named(installed: Callable[..., None]) -> None:
 def test_with_its_packages_a_format_is_read(installed: Callable[..., None]) -> None:
     installed("gptqmodel", "optimum", "accelerate", "compressed_tensors")
     for method in ("gptq", "awq", "compressed-tensors"):
-        check_storage({"quantization_config": {**PACKED, "quant_method": method}}, "org/name")
+        check({**PACKED, "quant_method": method})
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "aqlm", "hqq"])
@@ -103,9 +108,7 @@ def test_another_format_is_named_with_those_that_are_read(method: str) -> None:
     ],
 )
 def test_what_would_be_misread_is_refused(keys: dict[str, Any], reason: str) -> None:
-    check_storage(
-        {"quantization_config": {**PACKED, "sparsity_config": {}, "transform_config": {}}}, "org/name"
-    )
+    check({**PACKED, "sparsity_config": {}, "transform_config": {}})
     assert reason in refusal({**PACKED, **keys})
 
 

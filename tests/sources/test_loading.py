@@ -11,6 +11,7 @@ from torch import nn
 
 from studyctl.contract.identity import Bos
 from studyctl.errors import ProblemCode, StepError, StudyError
+from studyctl.files import machine
 from studyctl.sources.conversion import converted_folder
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import (
@@ -262,11 +263,18 @@ def test_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
         load_tokenizer(folder)
 
 
+def test_a_malformed_tokenizer_is_an_error(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path)
+    (folder / "tokenizer.json").write_text('{"added_tokens": [{"id": 3, "content": "<new>"}]}')
+    with pytest.raises(StepError, match=r"the tokenizer in .* cannot be loaded"):
+        load(folder)
+
+
 def test_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"something_new"'))
-    with pytest.raises(StepError, match="cannot load"):
+    with pytest.raises(StudyError, match="has no model type `something_new`"):
         load(folder)
 
 
@@ -286,7 +294,7 @@ def test_a_gguf_file_is_converted_once_and_keeps_its_values(smollm2: Model, own_
 
     identity = identify_model(smollm2, Path())
     assert identity.key is not None
-    leftover = own_cache / "models" / f".{identity.key}.999999999.new.partial"
+    leftover = own_cache / "models" / f".{identity.key}.{machine()}-999999999.new.partial"
     leftover.mkdir(parents=True)
     listener = Listener()
     loaded = load_model(identity, dtype="float32", device="cpu", reporter=listener)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from studyctl.errors import StudyError
-from studyctl.sources.configs import block_linears, check_decoder, read_sizes
+from studyctl.sources.configs import block_matrices, check_decoder, read_sizes
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.safetensors_files import TensorInfo
@@ -49,7 +49,7 @@ def test_every_file_that_is_loaded_is_named_with_its_content(folder: Path) -> No
 
 def test_linears_are_in_the_order_of_blocks(folder: Path) -> None:
     many = {f"model.layers.{block}.mlp.up_proj.weight": TensorInfo((2, 4), "F32") for block in (10, 9, 2)}
-    blocks = [name.split(".")[2] for name in block_linears(many, "llama")]
+    blocks = [name.split(".")[2] for name in block_matrices(many, "llama").linears]
     assert blocks == ["2", "9", "10"]
 
 
@@ -221,8 +221,9 @@ def test_what_is_no_decoder_is_refused(config: dict[str, Any]) -> None:
     [
         {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
         {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
-        {"architectures": ["SomethingNewForCausalLM"], "model_type": "something_new"},
-        {"model_type": "gemma2"},
+        {"architectures": ["OursForCausalLM"], "model_type": "llama"},
+        {"architectures": ["LlamaModel"], "model_type": "llama"},
+        {"auto_map": {"AutoModelForCausalLM": "modeling.Ours"}, "model_type": "gemma2"},
     ],
 )
 def test_decoders_are_accepted(config: dict[str, Any]) -> None:
@@ -251,13 +252,28 @@ def test_sizes_are_read_under_the_names_of_other_families() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("scaling", "positions"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 4}, 64),
+        ({"type": "linear", "factor": 2}, 128),
+        ({"rope_type": "default", "rope_theta": 10_000.0}, 64),
+        ({"full_attention": {"rope_type": "default"}}, 64),
+        (None, 64),
+    ],
+)
+def test_scaled_rotary_embeddings_reach_further(scaling: Any, positions: int) -> None:
+    assert read_sizes(CONFIG | {"rope_scaling": scaling}, "model")["max_positions"] == positions
+
+
 def test_gpt2_stores_its_linears_transposed() -> None:
     stored = {
         "h.0.attn.c_attn.weight": TensorInfo((8, 24), "F32"),
         "h.0.ln_1.weight": TensorInfo((8,), "F32"),
         "wte.weight": TensorInfo((100, 8), "F32"),
     }
-    assert block_linears(stored, "gpt2") == {"h.0.attn.c_attn": (24, 8)}
+    assert block_matrices(stored, "gpt2").linears == {"h.0.attn.c_attn": (24, 8)}
 
 
 def test_embeddings_norms_heads_and_packed_weights_are_no_linears() -> None:
@@ -269,7 +285,7 @@ def test_embeddings_norms_heads_and_packed_weights_are_no_linears() -> None:
         "model.embed_tokens.weight": TensorInfo((4, 4), "F32"),
         "model.layers.0.mlp.down_proj.weight": TensorInfo((4, 6), "BF16"),
     }
-    assert block_linears(stored, "llama") == {"model.layers.0.mlp.down_proj": (4, 6)}
+    assert block_matrices(stored, "llama").linears == {"model.layers.0.mlp.down_proj": (4, 6)}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from studyctl.contract.identity import TaskIdentity
 from studyctl.errors import StudyError
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.task_files import identify_task
-from studyctl.sources.task_index import lm_eval_tasks, scan
+from studyctl.sources.task_index import lm_eval_metrics, lm_eval_tasks, scan
 from studyctl.spec.models import Tasks
 
 YAML = """
@@ -184,3 +184,51 @@ def test_the_index_finds_what_lm_eval_finds() -> None:
     tasks = {name: str(entry.yaml_path) for name, entry in theirs.items() if entry.kind is Kind.TASK}
     assert {name: str(root / path) for name, path in index.tasks.items()} == tasks
     assert set(index.groups) == {name for name, entry in theirs.items() if entry.kind is Kind.GROUP}
+
+
+def test_functions_run_code(tasks: Path) -> None:
+    assert identify(tasks).code == (f"`helpers.question` of {tasks / 'tasks' / 'helpers.py'}",)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("process_docs: !function os.system", "`os.system` of an installed package"),
+        ("metric_list: [{metric: acc}, {metric: ./scores}]", "metric `./scores` of the package `evaluate`"),
+        ("metric_list: [{metric: f1, hf_evaluate: true}]", "metric `f1` of the package `evaluate`"),
+        ("? !function a.b\n: 1", "`a.b` of an installed package"),
+        ("process_docs: !function a.b\nprocess_docs: null", "`a.b` of an installed package"),
+    ],
+)
+def test_so_do_installed_ones_metrics_of_others_and_what_is_overridden(
+    tasks: Path, line: str, code: str
+) -> None:
+    path = tasks / "tasks" / "mine.yaml"
+    path.write_text(YAML.replace("doc_to_text: !function helpers.question", line))
+    (listed,) = identify(tasks).code
+    assert listed.startswith(code)
+
+
+def test_a_function_that_an_including_file_overrides_is_imported_all_the_same(tasks: Path) -> None:
+    (tasks / "tasks" / "base.yaml").write_text("doc_to_target: !function helpers.answer\n")
+    path = tasks / "tasks" / "mine.yaml"
+    path.write_text(path.read_text() + "include: base.yaml\ndoc_to_target: q\n")
+    (listed,) = identify(tasks).code
+    assert listed.startswith("`helpers.question`, `helpers.answer` of ")
+
+
+def test_what_lm_eval_brings_along_is_not_listed(tmp_path: Path) -> None:
+    data = tmp_path / "items.jsonl"
+    data.write_text('{"question": "why"}\n')
+    tasks = Tasks(names=("winogrande",), data={"winogrande": "items.jsonl"})
+    winogrande = identify_task("winogrande", tasks, tmp_path)
+    assert any(file.path.suffix == ".py" for file in winogrande.files)
+    assert winogrande.code == ()
+
+
+def test_lm_evals_own_metrics_are_all_there() -> None:
+    from lm_eval.api import metrics  # registers them
+    from lm_eval.api.registry import metric_registry
+
+    assert metrics
+    assert lm_eval_metrics() == set(metric_registry)

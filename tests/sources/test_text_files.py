@@ -117,6 +117,19 @@ def test_a_file_that_is_not_utf8_names_the_line(path: Path, tmp_path: Path) -> N
     assert f"`{path}:2` is not UTF-8" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_utf16_is_not_utf8_even_where_it_could_be_read_as_such(
+    path: Path, tmp_path: Path, encoding: str
+) -> None:
+    path.write_bytes('{"text": "only ASCII"}\n'.encode(encoding))
+    assert "bytes are NUL, as in UTF-16" in refusal(tmp_path)
+
+
+def test_a_nul_in_a_long_text_is_a_character_like_others() -> None:
+    text = "a" * 100 + "\0" + "b" * 100
+    assert documents_of(text.encode(), Path("long.txt"), "text") == [text]
+
+
 def test_half_a_character_is_no_text(path: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps({"text": "a\ud800"}))
     assert "half a character" in refusal(tmp_path)

@@ -1,6 +1,7 @@
 """Token ids of texts: positions in bytes, the cache, calibration windows."""
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from studyctl.sources import texts
 from studyctl.sources.text_files import identify_text
 from studyctl.sources.texts import Documents, read_documents
 from studyctl.sources.tokens import (
+    BZIP2_BLOCK,
     CHOICE,
     FIRST_DOCUMENTS,
     MARGIN,
@@ -48,6 +50,13 @@ def local(folder: Path, language: str, text: str) -> TextIdentity:
 def test_byte_positions_are_those_of_utf8(text: str) -> None:
     positions = byte_positions(text)
     assert [len(text[:end].encode()) for end in range(len(text) + 1)] == positions.tolist()
+
+
+def test_bzip2_needs_four_bits_for_a_random_hex_digit_of_the_first_block() -> None:
+    digits = random.Random(0).randbytes(BZIP2_BLOCK // 2).hex()
+    tokens = tokenize([digits + "a" * 500_000], TOKENIZER)
+    assert 4 < tokens.bzip2_bits_per_byte < 4.2
+    assert tokenize(["the cat " * 1000], TOKENIZER).bzip2_bits_per_byte < 0.1
 
 
 def test_a_token_ends_where_its_text_ends() -> None:

@@ -15,7 +15,6 @@ from studyctl.sources.checkpoints import identify_checkpoint
 from studyctl.sources.models import LoadedModel, load_tokenizer
 from studyctl.sources.unpacking import (
     ComparedModel,
-    linear_bytes,
     load_checkpoint,
     stored_bits,
     unpack,
@@ -149,24 +148,6 @@ def test_size_and_zeros_are_counted_as_stored(base: Path) -> None:
     )
     values = torch.cat([weight.flatten() for weight in unpacked(folder, {"": 4}).values()])
     assert zero_fraction(loaded.model) == pytest.approx((values == 0).double().mean().item())
-
-
-def test_bytes_are_found_by_the_linear_that_they_belong_to() -> None:
-    sizes = {
-        "model.a.weight_packed": 8,
-        "model.a.weight_scale": 2,
-        "model.a.bias": 100,
-        "b.weight": 5,
-        "n.weight": 7,
-    }
-    assert linear_bytes(sizes, ["model.a", "model.b", "model.c"], "model.") == {"model.a": 10, "model.b": 5}
-
-
-def test_a_size_that_the_files_do_not_tell_is_unknown(base: Path) -> None:
-    loaded = load(base, base)
-    path = base / "model.safetensors"
-    save_file({name.replace("q_proj", "query"): tensor for name, tensor in load_file(path).items()}, path)
-    assert stored_bits(loaded.model, loaded.folder) is None
 
 
 def test_missing_scales_are_named(base: Path) -> None:

@@ -34,6 +34,7 @@ from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalWriter
+from studyctl.run.trust import remember
 
 MODELS = ("org/alpha", "org/beta")
 VARIANTS = ("dense", "wanda-0.5", "rtn-4bit-g64")
@@ -191,6 +192,7 @@ class FakeStudy:
         """Write ``plan.json``; ``protocols`` are keys of evaluations by their names, by model."""
         protocols = dict.fromkeys(self.models, self.protocol) if protocols is None else protocols
         self.root.mkdir(parents=True, exist_ok=True)
+        assert not remember([self.paths])  # it is the user's own
         planned = Planned(
             study=self.root.name,
             title=title,

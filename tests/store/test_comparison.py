@@ -8,14 +8,14 @@ def ranked(trial: str, metric: str, rank: int, tied: int = 1, trials: int = 9) -
 
 
 RANKS = [
-    ranked("a", "kl_nats", 2),
+    ranked("a", "kl_nats_per_byte", 2),
     ranked("a", "task:openbookqa", 9),
-    ranked("a", "ppl_ratio", 3),
-    ranked("b", "kl_nats", 4),
+    ranked("a", "bits_per_byte_change", 3),
+    ranked("b", "kl_nats_per_byte", 4),
     ranked("b", "task:openbookqa", 1),
-    ranked("b", "ppl_ratio", 4),
-    ranked("c", "kl_nats", 1),
-    ranked("c", "ppl_ratio", 2),
+    ranked("b", "bits_per_byte_change", 4),
+    ranked("c", "kl_nats_per_byte", 1),
+    ranked("c", "bits_per_byte_change", 2),
 ]
 
 
@@ -26,17 +26,20 @@ def described(*metrics: str) -> list[tuple[str, str, str, float]]:
 
 
 def test_the_widest_gap_of_each_trial_the_largest_first() -> None:
-    assert described() == [("a", "kl_nats", "task:openbookqa", 7), ("b", "task:openbookqa", "kl_nats", 3)]
+    assert described() == [
+        ("a", "kl_nats_per_byte", "task:openbookqa", 7),
+        ("b", "task:openbookqa", "kl_nats_per_byte", 3),
+    ]
 
 
 def test_gaps_with_one_metric_or_between_two() -> None:
-    assert described("ppl_ratio") == [
-        ("a", "ppl_ratio", "task:openbookqa", 6),
-        ("b", "task:openbookqa", "ppl_ratio", 3),
+    assert described("bits_per_byte_change") == [
+        ("a", "bits_per_byte_change", "task:openbookqa", 6),
+        ("b", "task:openbookqa", "bits_per_byte_change", 3),
     ]
-    assert described("ppl_ratio", "kl_nats") == []  # one place apart is no news
+    assert described("bits_per_byte_change", "kl_nats_per_byte") == []  # one place apart is no news
 
 
 def test_a_tie_counts_as_its_middle() -> None:
-    flat = [ranked("a", "kl_nats", 5), ranked("a", "task:boolq", 1, tied=9)]
+    flat = [ranked("a", "kl_nats_per_byte", 5), ranked("a", "task:boolq", 1, tied=9)]
     assert gaps(flat) == []

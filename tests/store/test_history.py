@@ -4,6 +4,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from studyctl.errors import StudyError
 from studyctl.store import history
@@ -93,7 +94,7 @@ def test_an_app_that_holds_the_file_is_not_waited_for_long(monkeypatch: pytest.M
     monkeypatch.setattr(history, "PATIENCE_SECONDS", 0.0)
     remember("one", "before")
     with (
-        history.FileLock(history_file().with_suffix(".lock")),
+        FileLock(history_file().with_suffix(".lock")),
         pytest.raises(StudyError, match="cannot be written"),
     ):
         remember("one", "after")

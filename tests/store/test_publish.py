@@ -3,6 +3,8 @@
 import json
 import math
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studyctl.contract.records import TaskFigure, TextBatch, Window
-from studyctl.errors import StudyError
-from studyctl.files import StudyPaths
+from studyctl.errors import HeldError, StudyError
+from studyctl.files import StudyPaths, machine
 from studyctl.journal.index import Index
 from studyctl.store import results
 from studyctl.store.publish import mcnemar_p, publish
@@ -27,6 +29,23 @@ from tests.store.builder import ITEMS, TOKENS, WINDOWS, FakeAttempt, FakeStudy, 
 
 TRIAL = "alpha.wanda-0.5"
 Rows = list[tuple[Any, ...]]
+
+WITHOUT_SPACE = """
+import resource, sys
+from pathlib import Path
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+from studyctl.store.publish import publish
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    publish(StudyPaths(Path(sys.argv[1])))
+except StudyError as error:
+    print(error)
+"""
+
+
+def database_files(study: FakeStudy) -> list[str]:
+    return sorted(path.name for path in study.root.iterdir() if "duckdb" in path.name)
 
 
 @pytest.fixture
@@ -58,7 +77,7 @@ class TestTables:
         assert counts == {
             "trials": 6, "attempts": 6, "steps": 6 * 6 + 4, "layers": 4 * 4, "perplexity": 18, "windows": 18 * WINDOWS,
             "fidelity": 12, "tasks": 18, "items": 6 * 2 * ITEMS, "task_flips": 4 * 3,
-            "intervals": 4 * (3 + 1), "warnings": 4, "about": 1,
+            "intervals": 4 * (5 * (3 + 1) + 3 + 1), "task_chance": 6 * 3, "warnings": 4, "about": 1,
         }  # fmt: skip
         assert published.rows == sum(counts.values())
 
@@ -81,6 +100,9 @@ class TestTables:
                 101,
                 False,
                 4,
+                1600,
+                pytest.approx(nll / math.log(2) / 1600, rel=1e-12),
+                None,
             )
         ]
         assert ask(f"FROM items WHERE trial_id = '{TRIAL}' AND task = 'arc_easy' AND item = 12") == [
@@ -577,11 +599,50 @@ class TestFile:
 
     def test_what_a_killed_publisher_left_is_removed(self, study: FakeStudy) -> None:
         study.write_all()
-        left = study.root / ".study.duckdb.abc.tmp"
+        left = study.root / f".study.duckdb.{machine()}-{2**22 - 1}.abc.tmp"
         left.write_bytes(b"half")
+        left.with_name(f"{left.name}.wal").write_bytes(b"the other half")
         publish(study.paths)
-        assert not left.exists()
-        assert [path.name for path in study.root.glob("*.duckdb*")] == ["study.duckdb"]
+        assert database_files(study) == ["study.duckdb"]
+
+    def test_what_another_machine_is_making_is_left_alone(self, study: FakeStudy) -> None:
+        study.write_all()
+        other = study.root / f".study.duckdb.elsewher-{2**22 - 1}.abc.tmp"
+        other.write_bytes(b"half")
+        publish(study.paths)
+        assert database_files(study) == [other.name, "study.duckdb"]
+
+    @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9, 0.99])
+    def test_without_space_the_old_database_stays_and_nothing_is_left(
+        self, study: FakeStudy, share: float
+    ) -> None:
+        """The limit of a file's size is that of a process: a disk that is full, without a disk."""
+        study.write_all()
+        publish(study.paths)
+        before = study.paths.database.read_bytes()
+        said = subprocess.run(
+            [sys.executable, "-c", WITHOUT_SPACE, str(study.root), str(int(len(before) * share))],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert said == f"cannot write {study.paths.database}: File too large\n"
+        assert study.paths.database.read_bytes() == before
+        assert database_files(study) == ["study.duckdb"]
+
+    def test_a_study_that_was_lost_meanwhile_keeps_the_database_of_its_new_runner(
+        self, study: FakeStudy
+    ) -> None:
+        study.write_all()
+        study.paths.database.write_bytes(b"theirs")
+
+        def lost() -> None:
+            raise HeldError("taken over")
+
+        with pytest.raises(HeldError):
+            publish(study.paths, before_replacing=lost)
+        assert study.paths.database.read_bytes() == b"theirs"
+        assert database_files(study) == ["study.duckdb"]
 
     def test_a_folder_with_odd_characters(self, tmp_path: Path) -> None:
         study = FakeStudy(tmp_path / "it's [a] *study* ü", models=("org/alpha",)).write_all()

@@ -1,5 +1,6 @@
 """The ready queries: each runs on every study, and the important ones say what they promise."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,14 @@ def test_the_language_that_suffers_most_comes_first(session: Session) -> None:
     rows = ask(session, "Languages that suffer most")
     assert [row["language"] for row in rows] == ["sw", "zh", "en"]
     assert rows[0]["times_worst"] == 4
-    assert rows[0]["worst_ratio"] == pytest.approx(1.5 * 1.2)
+    assert rows[0]["worst_bits_per_byte"] == pytest.approx(
+        math.log2(1.5 * 1.2) / 5
+    )  # 400 tokens, 2,000 bytes
 
 
 def test_english_hides_the_loss(session: Session) -> None:
     rows = ask(session, "Does English hide the loss?")
-    assert [row["worst_to_english"] for row in rows] == pytest.approx([1.2] * 4)
+    assert [row["beyond_english"] for row in rows] == pytest.approx([math.log2(1.2) / 5] * 4)
 
 
 def test_items_that_flip_under_most_variants_come_first(session: Session) -> None:

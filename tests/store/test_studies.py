@@ -10,7 +10,7 @@ from studyctl.contract.records import SCHEMA
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store import studies as store
-from studyctl.store.holder import read_holder
+from studyctl.store.holder import Pulse, read_holder
 from studyctl.store.live import Live
 from studyctl.store.studies import StudyList, StudyRow, study_names, study_rows
 from tests.store.builder import FakeStudy
@@ -174,7 +174,7 @@ def test_a_runner_that_dies_silently_is_noticed(runs: Path, monkeypatch: pytest.
     running(runs / "a")
     studies = StudyList()
     assert [row.state for row in studies.rows()] == ["running"]
-    monkeypatch.setattr("studyctl.store.live.living_runner", lambda paths: None)
+    monkeypatch.setattr(Pulse, "look", lambda _: None)
     assert [row.state for row in studies.rows()] == ["died"]
 
 

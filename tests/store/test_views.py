@@ -74,6 +74,8 @@ def test_flips_are_the_items_that_turned(published: Callable[[str], Rows]) -> No
 def test_pareto_keeps_what_nothing_beats(published: Callable[[str], Rows]) -> None:
     assert published("SELECT variant, measure FROM pareto WHERE model = 'org/alpha'") == [
         ("rtn-4bit-g64", "acc"),  # as good as dense, at a quarter of its size
+        ("rtn-4bit-g64", "bits_per_byte_change"),
+        ("dense", "bits_per_byte_change"),
         ("rtn-4bit-g64", "ppl_ratio"),
         ("dense", "ppl_ratio"),
     ]
@@ -183,11 +185,20 @@ def put_tasks(
         )
 
 
-def put_perplexity(tables: duckdb.DuckDBPyConnection, language: str, **values: float | None) -> None:
+def put_perplexity(
+    tables: duckdb.DuckDBPyConnection, language: str, bytes_per_token: float = 4, **values: float | None
+) -> None:
     for variant, value in values.items():
         tables.execute(
-            "INSERT INTO perplexity (trial_id, model, method, variant, language, perplexity) VALUES (?, 'm', 'x', ?, ?, ?)",
-            [f"m.{variant}", variant, language, value],
+            "INSERT INTO perplexity (trial_id, model, method, variant, language, perplexity, bits_per_byte) "
+            "VALUES (?, 'm', 'x', ?, ?, ?, ?)",
+            [
+                f"m.{variant}",
+                variant,
+                language,
+                value,
+                None if value is None else math.log2(value) / bytes_per_token,
+            ],
         )
 
 
@@ -210,7 +221,7 @@ def test_ranks_put_the_best_first_whichever_way_a_metric_runs(tables: duckdb.Duc
     put_trials(tables, "a", "b", "c")
     put_perplexity(tables, "en", dense=10.0, a=30.0, b=11.0, c=20.0)
     put_tasks(tables, "boolq", dense=0.7, a=0.6, b=0.4, c=0.5)
-    assert ranked(tables, "ppl_ratio") == [("b", 1, 1, 3), ("c", 2, 1, 3), ("a", 3, 1, 3)]
+    assert ranked(tables, "bits_per_byte_change") == [("b", 1, 1, 3), ("c", 2, 1, 3), ("a", 3, 1, 3)]
     assert ranked(tables, "task:boolq") == [("a", 1, 1, 3), ("c", 2, 1, 3), ("b", 3, 1, 3)]
     assert ranked(tables, "acc_change") == ranked(tables, "task:boolq")
 
@@ -250,7 +261,8 @@ def test_a_trial_without_all_languages_or_tasks_is_not_ranked_by_their_means(
     put_perplexity(tables, "sw", dense=10.0, b=13.0)
     put_tasks(tables, "boolq", dense=0.5, a=0.5, b=0.4)
     put_tasks(tables, "arc", dense=0.5, a=0.5)
-    assert ranked(tables, "ppl_ratio") == ranked(tables, "worst_ppl_ratio") == [("b", 1, 1, 1)]
+    for metric in ("bits_per_byte_change", "worst_bits_per_byte_change"):
+        assert ranked(tables, metric) == [("b", 1, 1, 1)]
     assert ranked(tables, "acc_change") == [("a", 1, 1, 1)]
     assert ranked(tables, "task:boolq") == [("a", 1, 1, 2), ("b", 2, 1, 2)]
 
@@ -261,7 +273,75 @@ def test_a_language_that_is_not_finite_leaves_no_worst_language_to_rank(
     put_trials(tables, "a", "b")
     put_perplexity(tables, "en", dense=10.0, a=11.0, b=12.0)
     put_perplexity(tables, "sw", dense=10.0, a=None, b=13.0)
-    assert ranked(tables, "worst_ppl_ratio") == [("b", 1, 1, 1)]
+    assert ranked(tables, "worst_bits_per_byte_change") == [("b", 1, 1, 1)]
+
+
+def test_the_worst_language_is_that_of_bytes_not_of_tokens(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a")
+    put_perplexity(tables, "ar", bytes_per_token=8, dense=10.0, a=20.0)  # long tokens: each says more
+    put_perplexity(tables, "de", bytes_per_token=2, dense=10.0, a=16.0)
+    assert tables.execute(
+        "SELECT worst_language, worst_bits_per_byte_change, worst_ppl_ratio, ppl_ratio, bits_per_byte_change "
+        "FROM leaderboard WHERE variant = 'a'"
+    ).fetchall() == [
+        (
+            "de",
+            pytest.approx(math.log2(1.6) / 2),
+            pytest.approx(1.6),
+            pytest.approx(math.sqrt(2 * 1.6)),
+            pytest.approx((1 / 8 + math.log2(1.6) / 2) / 2),
+        )
+    ]
+
+
+def test_dense_knows_a_language_that_it_predicts_better_than_bzip2(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a")
+    for language in ("en", "th", "zh"):
+        put_perplexity(tables, language, dense=16.0, a=32.0)  # dense: one bit a byte
+    for language, bits in (("en", 2.5), ("th", 1.0)):  # zh: measured before
+        tables.execute("UPDATE perplexity SET bzip2_bits_per_byte = ? WHERE language = ?", [bits, language])
+    rows = tables.execute(
+        "SELECT language, dense_knows FROM perplexity_vs_dense WHERE variant = 'a' ORDER BY ALL"
+    )
+    assert rows.fetchall() == [("en", True), ("th", False), ("zh", None)]
+    known = "SELECT languages_known FROM leaderboard WHERE variant = 'a'"
+    assert tables.execute(known).fetchall() == [(None,)]
+    tables.execute("DELETE FROM perplexity WHERE language = 'zh'")
+    assert tables.execute(known).fetchall() == [(1,)]
+
+
+def test_means_are_of_all_tasks_and_of_those_above_chance(tables: duckdb.DuckDBPyConnection) -> None:
+    put_trials(tables, "a")
+    for task, dense, a, above in (
+        ("boolq", 0.5, 0.3, False),
+        ("arc", 0.8, 0.7, True),
+        ("piqa", 0.7, 0.7, True),
+    ):
+        put_tasks(tables, task, dense=dense, a=a)
+        tables.execute(
+            "INSERT INTO task_chance VALUES ('m.a', 'm', 'x', 'a', ?, 'acc', 0.5, 0.5, ?)", [task, above]
+        )
+    put_tasks(tables, "squad", "f1", dense=0.9, a=0.8)  # not tested
+    assert tables.execute(
+        "SELECT acc, acc_change, tasks, acc_above_chance, acc_change_above_chance, tasks_above_chance "
+        "FROM leaderboard WHERE variant = 'a'"
+    ).fetchall() == [
+        (pytest.approx(0.625), pytest.approx(-0.1), 4, pytest.approx(0.7), pytest.approx(-0.05), 2)
+    ]
+
+
+def test_the_pareto_front_is_by_mib_where_every_trial_has_them(tables: duckdb.DuckDBPyConnection) -> None:
+    """A pruned model stored dense has not shrunk, whatever its bits a weight."""
+    put_trials(tables, "pruned", "quantized")
+    put_tasks(tables, "boolq", dense=0.7, pruned=0.69, quantized=0.6)
+    sizes = {"dense": (16.0, 100.0), "pruned": (9.0, 100.0), "quantized": (4.3, 50.0)}
+    front = "SELECT variant FROM pareto WHERE measure = 'acc' ORDER BY value"
+    for variant, (bits, _) in sizes.items():
+        tables.execute("UPDATE trials SET bits_per_weight = ? WHERE variant = ?", [bits, variant])
+    assert tables.execute(front).fetchall() == [("quantized",), ("pruned",), ("dense",)]
+    for variant, (_, mib) in sizes.items():
+        tables.execute("UPDATE trials SET size_mib = ? WHERE variant = ?", [mib, variant])
+    assert tables.execute(front).fetchall() == [("quantized",), ("dense",)]
 
 
 def test_tau_is_one_for_the_same_order_and_minus_one_for_the_reverse(
@@ -309,10 +389,10 @@ def test_results_hand_out_ranks_disagreement_and_pareto_of_one_model(study: Fake
         best = [(one.variant, one.value) for one in ranks if one.metric == "task:boolq"]
         assert best == [("rtn-4bit-g64", 0.6), ("wanda-0.5", 0.35)]
         assert {one.model for one in ranks} == {one.model for one in agreements} == {"org/alpha"}
-        assert {one.kendall_tau for one in agreements if "kl_nats" not in (one.metric, one.other_metric)} == {
-            1.0
-        }
-        assert {one.kendall_tau for one in agreements if one.metric == "kl_nats"} == {
+        assert {
+            one.kendall_tau for one in agreements if "kl_nats_per_byte" not in (one.metric, one.other_metric)
+        } == {1.0}
+        assert {one.kendall_tau for one in agreements if one.metric == "kl_nats_per_byte"} == {
             None
         }  # all have the same
         assert [one.variant for one in published.pareto("org/beta") if one.measure == "ppl_ratio"] == [

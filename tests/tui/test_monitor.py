@@ -336,7 +336,7 @@ async def test_the_overview_shows_figures_steps_warnings_attempts_and_settings(r
         await pilot.press("down")
         await ready(pilot, TRIAL)
         await soon(pilot, lambda: "attempt 1" in page(pilot))
-        for text in ("✓ done  wanda-0.5", "9.00 bits/weight", "(worst sw ×1.800)", "✓ compress", "2.0 s", "✓ ppl sw",
+        for text in ("✓ done  wanda-0.5", "9.00 bits/weight", "(worst sw +0.170 bits/byte)", "✓ compress", "2.0 s", "✓ ppl sw",
                      "! compress: damping was raised", "✓ done  2", "settings method wanda", "calibration source c4"):  # fmt: skip
             assert text in page(pilot)
 

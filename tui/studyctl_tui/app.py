@@ -1,20 +1,25 @@
 """The app: five screens on one study. Closing it, or losing the connection to it, does not change a run."""
 
 import gc
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
 from textual import work
 from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.color import Color
+from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import active_worker
 
 from studyctl.files import StudyPaths
+from studyctl.printable import printable
 from studyctl_tui.shared.help import HelpScreen
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.too_small import TooSmallScreen, too_small
@@ -44,6 +49,22 @@ def screen_type(name: str) -> type[StudyScreen]:
 
 def _open(name: str) -> StudyScreen:
     return screen_type(name)()
+
+
+class _Printable(LineFilter):
+    """Takes control characters out of lines, and keeps their width."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """Clean the text of the segments."""
+        if all(segment.text.isprintable() for segment in segments):
+            return segments
+        return [
+            Segment(set_cell_size(printable(text), cell_len(text)), style, control)
+            for text, style, control in segments
+        ]
+
+
+_PRINTABLE = _Printable()
 
 
 class StudyApp(App[str]):
@@ -95,6 +116,8 @@ class StudyApp(App[str]):
         )  # it was created with the variables of another theme
         self._first = screen
         self._looking = self._look_again = False
+        self._is_small = False
+        """Whether it was said that the terminal is too small."""
         self._watcher = watcher or (Watcher(study) if study is not None else None)
 
     def on_mount(self) -> None:
@@ -111,6 +134,16 @@ class StudyApp(App[str]):
         for name in SCREENS:
             screen_type(name)
         gc.enable()  # the command line disables it during the start
+
+    # -- text of others
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Take out control characters as well: every line of every widget comes through here."""
+        return [*super().get_line_filters(), _PRINTABLE]
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy a text without control characters, as a shell that it is pasted into would act on them."""
+        super().copy_to_clipboard(printable(text))
 
     # -- the open study
 
@@ -218,6 +251,9 @@ class StudyApp(App[str]):
     # -- size
 
     def on_resize(self) -> None:
-        """Show a message while the terminal is too small."""
-        if isinstance(self.screen, StudyScreen) and too_small(self.size):
+        """Show a message when the terminal becomes too small."""
+        if not too_small(self.size):
+            self._is_small = False
+        elif not self._is_small and isinstance(self.screen, StudyScreen):
+            self._is_small = True
             self.push_screen(TooSmallScreen())

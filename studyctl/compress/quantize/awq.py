@@ -10,12 +10,13 @@ that of a group of its inputs follows likewise from the group's part of H. With 
 MLP is run for every candidate, as in the paper's code.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from studyctl.compress.quantize.folding import fold
+from studyctl.compress.quantize.folding import can_fold, fits, fold
 from studyctl.compress.quantize.grid import row_parts
 from studyctl.compress.quantize.module_objective import module_losses
 from studyctl.compress.quantize.rtn import round_to_nearest
@@ -33,6 +34,8 @@ from studyctl.contract.methods import AWQ, Quantization
 
 CLIP_STEPS = 20
 """Limits are tried in steps of a twentieth of the largest weight: ten of them, down to 0.55 of it."""
+LARGEST_SCALE = 1e4
+"""Scales are between this and its inverse."""
 QUADRATIC_TILE = 256
 """Columns of H that are multiplied at once; smaller tiles skip more of H but multiply more slowly."""
 
@@ -40,28 +43,22 @@ QUADRATIC_TILE = 256
 def scale_block(block: BlockInput, settings: AWQ) -> PreparedBlock:
     """Scale the linears of a block and fold the scales into what precedes them.
 
-    All scales are chosen before any is folded. Weights become fp32, so that nothing is rounded before it is quantized.
+    All scales are chosen by the block's own weights, whatever was folded into them before. Copies of them become fp32, so that
+    nothing is rounded before it is quantized.
     """
-    scales_of_groups = [
-        None if linears.absorber is None else _search_scales(block, linears, linears.absorber, settings)
-        for linears in block.linear_groups
-    ]
     if block.block.index == 0:  # blocks are alike: one warning is enough
         _warn_of_groups_without_absorber(block)
     weights = _as_float(block, [linears.weights for linears in block.linear_groups])
     dense = _as_float(block, [linears.dense or () for linears in block.linear_groups])
     copies = [weights, dense] if dense else [weights]
     parameters: dict[str, torch.Tensor] = {}
-    for index, linears in enumerate(block.linear_groups):
-        scales = scales_of_groups[index]
-        if linears.absorber is not None and scales is not None:
-            for values in copies:
-                scales_of_groups[index] = fold(block.block, linears.absorber, scales, values, parameters)
     scaled = []
-    for linears, scales in zip(block.linear_groups, scales_of_groups, strict=True):
+    for linears in block.linear_groups:
         statistics = linears.statistics
-        if statistics is not None and scales is not None:
+        if statistics is not None and linears.absorber is not None:
+            chosen = _search_scales(block, linears, linears.absorber, settings, weights)
             for values in copies:
+                scales = fold(block.block, linears.absorber, chosen, values, parameters)
                 for name in linears.names:
                     values[name] *= scales
             statistics = _scaled(statistics, scales)
@@ -93,6 +90,9 @@ def compress_linears(linears: LinearGroup, settings: AWQ) -> list[CompressedLine
 def scales_of(mean_abs: torch.Tensor, ratio: float, weight_mean: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``s = x̄^α``, or with ``weight_mean`` ``s = x̄^α / w̄^(1−α)``, scaled so that ``max(s) · min(s) = 1``.
 
+    A dead input (x̄ = 0) has scale 1 and no part in the others' scales. (The papers' code gives it x̄ = 1e-4 or so, which
+    is not little where activations are small.)
+
     Args:
         mean_abs: x̄, mean |x| of every input channel, ``[in]``.
         ratio: α.
@@ -101,41 +101,77 @@ def scales_of(mean_abs: torch.Tensor, ratio: float, weight_mean: torch.Tensor | 
     scales = mean_abs.pow(ratio)
     if weight_mean is not None:
         scales = scales / (weight_mean.pow(1 - ratio) + 1e-4)
-    scales = scales.clamp(min=1e-4)
-    return scales / (scales.max() * scales.min()).sqrt()
+    live = scales[mean_abs > 0]
+    if live.numel() == 0:
+        return torch.ones_like(scales)
+    scales = (scales / (live.max().sqrt() * live.min().sqrt())).clamp(1 / LARGEST_SCALE, LARGEST_SCALE)
+    return torch.where(mean_abs > 0, scales, 1.0)
 
 
 def weight_means(weights: tuple[torch.Tensor, ...], group_size: int) -> torch.Tensor:
     """Return the mean over rows of |w| as a fraction of its group's largest |w|, ``[in]`` (AutoAWQ's weight term)."""
     magnitudes = stacked(weights).abs_()
     groups = magnitudes.reshape(len(magnitudes), -1, group_size or magnitudes.shape[1])
-    return (groups / (groups.amax(-1, keepdim=True) + 1e-6)).reshape(magnitudes.shape).mean(0)
+    largest = groups.amax(-1, keepdim=True)
+    return (groups / torch.where(largest > 0, largest, 1.0)).reshape(magnitudes.shape).mean(0)
 
 
 def _search_scales(
-    block: BlockInput, linears: LinearGroup, absorber: Absorber, settings: AWQ
+    block: BlockInput,
+    linears: LinearGroup,
+    absorber: Absorber,
+    settings: AWQ,
+    folded: dict[str, torch.Tensor],
 ) -> torch.Tensor:
     """Return the scales, ``[in]``, with the smallest loss: of every second exponent, then of the two next to the best of these.
 
     The loss changes smoothly with the exponent: others are hardly ever better, and then by fractions of a percent.
     """
-    assert linears.statistics is not None
-    assert linears.statistics.mean_abs is not None
-    means = weight_means(linears.weights, settings.group_size) if settings.weight_term else None
-    candidates = [
-        scales_of(linears.statistics.mean_abs, index / settings.ratios, means)
-        for index in range(settings.ratios)
-    ]
+    candidates = _candidates(block, linears, absorber, settings, folded)
     losses: dict[int, float] = {}
 
-    def best_with(indices: list[int]) -> int:
-        tried = [candidates[index] for index in indices]
-        losses.update(zip(indices, _losses(block, linears, absorber, settings, tried), strict=True))
+    def best_with(indices: Iterable[int]) -> int:
+        tried = {index: candidates[index] for index in indices if index in candidates}
+        if tried:
+            measured = _losses(block, linears, absorber, settings, list(tried.values()))
+            losses.update(zip(tried, measured, strict=True))
         return min(losses, key=lambda index: (losses[index], index))
 
-    best = best_with(list(range(0, len(candidates), 2)))
-    neighbours = [index for index in (best - 1, best + 1) if 0 <= index < len(candidates)]
-    return candidates[best_with(neighbours) if neighbours else best]
+    best = best_with(range(0, settings.ratios, 2))
+    return candidates[best_with((best - 1, best + 1))]
+
+
+def _candidates(
+    block: BlockInput,
+    linears: LinearGroup,
+    absorber: Absorber,
+    settings: AWQ,
+    folded: dict[str, torch.Tensor],
+) -> dict[int, torch.Tensor]:
+    """Return the scales to choose from, each ``[in]``, by the index of their exponent; 0 is always among them.
+
+    With each of them inputs, weights, and what precedes the linears stay within the model's dtype.
+
+    Args:
+        block: the dense block.
+        linears: to be scaled.
+        absorber: takes over the scale.
+        settings: of the method.
+        folded: fp32 weights of the block's linears by full name, with the scales of earlier linear groups.
+    """
+    statistics = linears.statistics
+    assert statistics is not None
+    assert statistics.mean_abs is not None
+    assert statistics.peak is not None
+    means = weight_means(linears.weights, settings.group_size) if settings.weight_term else None
+    exponents = [index / settings.ratios for index in range(settings.ratios)]
+    scales = torch.stack([scales_of(statistics.mean_abs, exponent, means) for exponent in exponents])
+    peaks = torch.stack([weight.abs().amax(0) for weight in linears.weights]).amax(0).float()
+    possible = can_fold(block.block, absorber, scales, folded, settings.bits)
+    possible &= fits(peaks * scales, linears.dtype) & fits(statistics.peak / scales, linears.dtype)
+    candidates = {index: scales[index] for index in possible.nonzero().flatten().tolist()}
+    candidates.setdefault(0, torch.ones_like(scales[0]))
+    return candidates
 
 
 def _losses(
@@ -256,7 +292,7 @@ def _best_limits(
 def _makes_queries_or_keys(name: str) -> bool:
     """Return whether a linear makes queries or keys: clipping would change their products systematically."""
     last = name.rpartition(".")[2]
-    return last.startswith(("q_", "k_", "qkv", "Wqkv")) or "query" in last or "key" in last
+    return last.startswith(("q_", "k_", "qkv", "Wqkv", "c_attn")) or "query" in last or "key" in last
 
 
 # -- applying the scales
@@ -273,7 +309,7 @@ def _as_float(block: BlockInput, parts: list[tuple[torch.Tensor, ...]]) -> dict[
 
 def _scaled(statistics: Statistics, scales: torch.Tensor) -> Statistics:
     """Return the statistics of ``x / s``; the Hessian is changed in place, because it is large."""
-    hessian, mean_abs, norm = statistics.hessian, statistics.mean_abs, statistics.norm
+    hessian, mean_abs, peak, norm = statistics.hessian, statistics.mean_abs, statistics.peak, statistics.norm
     if hessian is not None:
         hessian.div_(scales).div_(scales[:, None])
     return replace(
@@ -281,13 +317,14 @@ def _scaled(statistics: Statistics, scales: torch.Tensor) -> Statistics:
         sample=statistics.sample.float() / scales,
         norm=None if norm is None else norm / scales,
         mean_abs=None if mean_abs is None else mean_abs / scales,
+        peak=None if peak is None else peak / scales,
     )
 
 
 def _warn_of_groups_without_absorber(block: BlockInput) -> None:
-    for linears in block.linear_groups:
-        if linears.absorber is None:
-            names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in linears.names)
-            block.reporter.warning(
-                f"nothing before {names} can take over a scale exactly: there awq only clips ranges, in every block"
-            )
+    without = [linears for linears in block.linear_groups if linears.absorber is None]
+    for alike in dict.fromkeys(linears.experts or linears.names for linears in without):
+        names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in alike)
+        block.reporter.warning(
+            f"nothing before {names} can take over a scale exactly: there awq only clips ranges, in every block"
+        )

@@ -47,14 +47,21 @@ def grid_of(groups: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dt
     if symmetric:
         high = torch.maximum(high, -low)
         low = -high
-    top = 2**bits - 1
+    top, limits = 2**bits - 1, torch.finfo(dtype)
     # A group of zeros gets scale 1, since weights are divided by scales.
-    scales = torch.where(high > low, (high - low) / top, 1.0).clamp(min=smallest_scale(dtype)).to(dtype)
+    exact = torch.where(high > low, (high - low) / top, 1.0)
+    scales = exact.clamp(min=smallest_scale(dtype), max=limits.max).to(dtype)
+    # Subnormal fp16 has few digits: rounded down, a scale could leave the largest weights more than a step beyond the grid.
+    is_short = (exact - scales.float()) * top > scales.float()
+    scales = torch.where(is_short, scales + smallest_scale(dtype), scales)
     if symmetric:
         zero_point = torch.full_like(scales, 2 ** (bits - 1), dtype=torch.uint8)
     else:
         zero_point = (-low / scales.float()).round_().clamp_(0, top).to(torch.uint8)
-    return Grid(scales, zero_point)
+    # Both ends of the grid are finite, also where they lie up to a step beyond the largest weights.
+    furthest = torch.maximum(zero_point.float(), top - zero_point.float())
+    largest = (limits.max * (1 - limits.eps) / furthest).to(dtype)
+    return Grid(torch.minimum(scales, largest), zero_point)
 
 
 def within(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,10 @@
 ``‖f(x; W) − f(x; W')‖²`` over all calibration tokens, measured by running the module.
 """
 
+import math
 from collections.abc import Callable
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -23,6 +24,8 @@ def module_losses(
 ) -> list[float]:
     """Return for each candidate the sum of squared changes of the output of the module that holds the linears.
 
+    It is infinite if the output overflows.
+
     Args:
         block: with the dense block and its inputs.
         linears: those whose weights change; all others stay dense.
@@ -30,7 +33,8 @@ def module_losses(
         change: returns W' from W in fp32 ``[out, in]`` and a candidate.
     """
     module = module_of(block.block, linears.names)
-    modules = [block.block.linears[name] for name in linears.names]
+    # What can absorb a scale is listed for families whose linears are modules.
+    modules = [cast("nn.Linear", block.block.linears[name]) for name in linears.names]
     dense = [linear.weight.data for linear in modules]
     calls = _recorded_calls(block, module)
     losses = []
@@ -42,7 +46,7 @@ def module_losses(
             for call in calls:
                 args, kwargs, output = call.moved(block.activations.device)
                 loss += float((states_of(module(*args, **kwargs)) - output).float().square().sum())
-            losses.append(loss)
+            losses.append(loss if math.isfinite(loss) else math.inf)
     finally:
         for linear, weight in zip(modules, dense, strict=True):
             linear.weight.data = weight

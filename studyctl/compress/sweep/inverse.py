@@ -51,8 +51,16 @@ def damped_inverse(linears: LinearGroup, damping: float, order: torch.Tensor | N
     return inverse
 
 
+def damping_over_median(hessian: torch.Tensor, damping: float) -> float:
+    """Return λ over the median of diag H, both of the live inputs: above 1, damping dominates for most of them. 0: none is live."""
+    live = hessian.diagonal()[hessian.diagonal() != 0]
+    return float(damping * live.mean() / live.quantile(0.5)) if live.numel() else 0.0
+
+
 def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) -> InverseRoot:
-    """Factor the inverse of ``H + λI``, ``λ = damping · mean(diag H)``; a dead input's H_jj counts as 1.
+    """Factor the inverse of ``H + λI``, ``λ = damping · mean(diag H)``; a dead input's H_jj counts as the mean of the live ones'.
+
+    So no input without a token changes λ. (The papers' code takes 1, whatever the size of the activations.)
 
     H is factored from its last input to its first, ``H + λI = A Aᵀ`` with A upper triangular, and ``U = A⁻¹``. The papers' code
     factors H, inverts it and factors the inverse: more work, and more rounding where H is nearly singular. If fp32 cannot
@@ -68,7 +76,7 @@ def inverse_root(hessian: torch.Tensor, damping: float, names: tuple[str, ...]) 
     """
     diagonal = hessian.diagonal()
     dead = diagonal == 0
-    diagonal[dead] = 1.0
+    diagonal[dead] = 1.0 if bool(dead.all()) else diagonal[~dead].mean()
     mean = hessian.diag().mean()  # of a contiguous copy, in fp32: summed in the order of the papers' code
     diagonal += damping * mean
     root = _root(hessian)

@@ -14,13 +14,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from studyctl.compress.walk.architectures import Block
+from studyctl.compress.walk.architectures import (
+    Block,
+    decoder_blocks,
+    observed_linear_groups,
+    one_expert_at_a_time,
+)
 from studyctl.compress.walk.replay import Replay, copied_to, replaced_forward
 from studyctl.errors import StepError
-from studyctl.reporter import Reporter
+from studyctl.reporter import Reporter, SilentReporter
 
 DEVICE_SHARE = 0.5
 """Fraction of a GPU's free memory that activations may take; the rest is for the work on a block."""
+CHECKED_TOKENS = 32
+"""Tokens on which it is checked that blocks can be walked."""
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Activations:
 
 def states_of(output: Any) -> torch.Tensor:
     """Return the hidden states of what a module returned."""
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    states: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
     return states
 
 
@@ -106,6 +113,53 @@ def record_activations(
             recorder.of_chunk.clear()
             body(input_ids=part.to(embeddings.weight.device), use_cache=False)
     return Activations(recorder.hidden, recorder.calls, device)
+
+
+@torch.no_grad()
+def check_walk(model: nn.Module) -> None:
+    """Check on a few tokens that the blocks of a model, run one at a time, compute what the model computes.
+
+    Where that is not so (blocks that read each other's keys, or share weights), what a method with data measures would be wrong.
+
+    Raises:
+        StepError: it is not so; or some linear multiplies nothing, or in a way that cannot be seen.
+    """
+    model = model.eval()
+    blocks, body = decoder_blocks(model), getattr(model, "base_model", model)
+    parameters = [parameter for block in blocks for parameter in block.module.parameters()]
+    if len({id(parameter) for parameter in parameters}) < len(parameters):
+        raise _unwalkable(model, "its blocks share weights")
+    device = parameters[0].device
+    ids = torch.arange(CHECKED_TOKENS, device=device)[None] % body.get_input_embeddings().num_embeddings
+    outputs: list[torch.Tensor] = []
+    handle = blocks[-1].module.register_forward_hook(
+        lambda *call: outputs.append(states_of(call[-1]).clone())
+    )
+    with one_expert_at_a_time(model):
+        try:
+            body(input_ids=ids, use_cache=False)
+            handle.remove()
+            activations = record_activations(model, blocks, ids, batch_tokens=ids.numel(), device=device)
+            for block in blocks:
+                observed_linear_groups(block, partial(activations.forward, block, 0))
+                activations.advance(block, SilentReporter())
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise _unwalkable(model, str(error)) from error
+        finally:
+            handle.remove()
+    walked, expected = activations.hidden[0].float(), outputs[0].float()
+    allowed = torch.finfo(outputs[0].dtype).eps ** 0.5
+    if walked.shape != expected.shape or not (walked - expected).norm() <= allowed * expected.norm():
+        raise _unwalkable(model, "run one after the other, its blocks compute something else than the model")
+
+
+def _unwalkable(model: nn.Module, why: str) -> StepError:
+    return StepError(
+        f"the blocks of `{type(model).__name__}` cannot be walked one at a time: {why}",
+        hint="methods without data (magnitude, rtn) can compress this model",
+    )
 
 
 def _home(ids: torch.Tensor, embeddings: torch.Tensor) -> torch.device:
@@ -153,7 +207,7 @@ class _Recorder:
             self.hidden.append(copied_to(hidden, self.home))
             if len(self.calls) == 1:  # one real call shows whether this family's blocks return a tuple
                 output = forward(hidden, *args, **kwargs)
-                self.rest = output[1:] if isinstance(output, tuple) else None
+                self.rest = tuple(output[1:]) if isinstance(output, tuple | list) else None
         calls.append(Call(self._share(args), self._share(kwargs)))
         return hidden if self.rest is None else (hidden, *self.rest)
 

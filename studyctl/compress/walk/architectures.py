@@ -1,17 +1,36 @@
 """Where the decoder blocks of a model are, which linears of a block share an input, and what can absorb a scale.
 
+A linear is a matrix that multiplies hidden states: a ``torch.nn.Linear``, GPT-2's ``Conv1D``, or an expert's part of a 3-D parameter,
+as transformers keeps mixtures of experts. Routers, which choose the experts, are left dense.
+
 The blocks of a model are the module list that holds the most weights in linears. Linears that share an input are a linear group.
-:data:`FAMILIES` lists those of the common families; in other models hooks find the linears that receive the same tensor while a
-block runs (:func:`observed_linear_groups`).
+:data:`FAMILIES` lists those of the common families; in other models :func:`observed_linear_groups` sees which linears multiply the
+same tensor while a block runs.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from studyctl.compress.walk.products import Products
+from studyctl.contract.limits import LEFT_DENSE
 from studyctl.errors import StepError
+
+EXPERTS = {
+    "InklingSharedExperts": False,
+    "JetMoeParallelExperts": False,
+    "Llama4TextExperts": True,
+    "LongcatFlashExperts": False,
+}
+"""Modules of experts that do not say themselves, by ``is_transposed``, whether their 3-D parameters are ``[experts, in, out]``."""
+_EXPERT = re.compile(r"(.*(?:experts|_linear))\.(\d+)\.(.+)")
+_ROUTER = re.compile(r"(?:^|[._])(?:gate|router)(?:\.|$)")
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,34 @@ FAMILIES: dict[str, tuple[LinearNames, ...]] = {
 """The linear groups of a block, by ``model_type`` of the config."""
 
 
+class Matrix:
+    """A linear that is no ``torch.nn.Linear``: all of a parameter, or an expert's part of it."""
+
+    def __init__(self, parameter: nn.Parameter, *, transposed: bool, expert: int | None = None) -> None:
+        """Describe a matrix.
+
+        Args:
+            parameter: ``[out, in]``, with an ``expert`` ``[experts, out, in]``.
+            transposed: whether it is ``[in, out]`` instead.
+            expert: which one, for a parameter of several.
+        """
+        self._parameter = parameter
+        self._transposed = transposed
+        self._expert = expert
+        self.out_features, self.in_features = self.weight.shape
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Return the weight ``[out, in]``: a view of the parameter, to be read and written."""
+        stored = self._parameter.data
+        weight = stored if self._expert is None else stored[self._expert]
+        return weight.T if self._transposed else weight
+
+
+Linear = nn.Linear | Matrix
+"""Both have ``weight`` ``[out, in]``, ``in_features`` and ``out_features``."""
+
+
 @dataclass(frozen=True)
 class Block:
     """A decoder block."""
@@ -79,18 +126,21 @@ class Block:
     name: str
     """Such as ``model.layers.0``."""
     module: nn.Module
-    linears: dict[str, nn.Linear]
-    """By full name, in the order in which the model holds them."""
+    linears: dict[str, Linear]
+    """By full name, in the order in which the model holds them; an expert's is ``model.layers.0.mlp.experts.3.down_proj``."""
 
 
 @dataclass(frozen=True)
 class LinearModules:
-    """The modules of a linear group: linears of a block that receive the same input."""
+    """A linear group: linears of a block that receive the same input."""
 
-    linears: dict[str, nn.Linear]
+    linears: dict[str, Linear]
     """By full name."""
     absorber: Absorber | None = None
     """What can absorb a scale of their inputs exactly; None: nothing."""
+    experts: tuple[str, ...] = ()
+    """For an expert's linears: their names with ``*`` in place of its number. Groups that differ only in the expert are measured in
+    one pass, and some may receive no token."""
 
 
 def decoder_blocks(model: nn.Module) -> list[Block]:
@@ -102,26 +152,60 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
     best_name, best, most = "", None, 0
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList):
-            inside = (part for part in module.modules() if isinstance(part, nn.Linear))
-            weights = sum(linear.weight.numel() for linear in inside)
+            weights = sum(linear.weight.numel() for linear in _linears(name, module).values())
             # The list of blocks comes before lists within blocks, which never hold more.
             if weights > most:
                 best_name, best, most = name, module, weights
     if best is None:
         raise StepError(
             f"no decoder blocks with linear layers found in `{type(model).__name__}`",
-            hint="models whose blocks hold no torch.nn.Linear cannot be compressed",
+            hint="models whose blocks hold no linears that studyctl can find cannot be compressed",
         )
     blocks = []
     for index, module in enumerate(best):
         name = f"{best_name}.{index}"
-        parts = module.named_modules(prefix=name)
-        linears = {full: part for full, part in parts if isinstance(part, nn.Linear)}
-        blocks.append(Block(index, name, module, linears))
+        blocks.append(Block(index, name, module, _linears(name, module)))
     return blocks
 
 
-def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
+def _linears(name: str, module: nn.Module) -> dict[str, Linear]:
+    """Return all linears within a module by full name, without routers."""
+    parts = dict(module.named_modules(prefix=name))
+    # Whatever lies beside experts and is called gate or router says which experts a token goes to, or how much they count.
+    mixtures = {full.rpartition(".")[0] for full, part in parts.items() if _is_experts(full, part)}
+    linears: dict[str, Linear] = {}
+    for full, part in parts.items():
+        if isinstance(part, nn.Linear):
+            if not any(_ROUTER.search(full.removeprefix(f"{owner}.")) for owner in _owners(full) & mixtures):
+                linears[full] = part
+        elif isinstance(part, Conv1D):
+            linears[full] = Matrix(part.weight, transposed=True)
+        elif (transposed := _is_transposed(part)) is not None:
+            for attribute, parameter in part.named_parameters(recurse=False):
+                for expert in range(len(parameter)) if parameter.dim() == 3 else ():
+                    linears[f"{full}.{expert}.{attribute}"] = Matrix(
+                        parameter, transposed=transposed, expert=expert
+                    )
+    return linears
+
+
+def _is_experts(name: str, module: nn.Module) -> bool:
+    is_list = isinstance(module, nn.ModuleList) and name.endswith(".experts")
+    return is_list or _is_transposed(module) is not None
+
+
+def _is_transposed(module: nn.Module) -> bool | None:
+    """Return whether a module of experts keeps its matrices ``[in, out]``; None for any other module."""
+    is_transposed: bool | None = getattr(module, "is_transposed", EXPERTS.get(type(module).__name__))
+    return is_transposed
+
+
+def _owners(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[:end]) for end in range(1, len(parts))}
+
+
+def block_linears(model: nn.Module) -> dict[str, Linear]:
     """Return every linear of the decoder blocks by full name, in the model's order."""
     return {name: linear for block in decoder_blocks(model) for name, linear in block.linears.items()}
 
@@ -133,6 +217,38 @@ def block_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         for block in decoder_blocks(model)
         for name, parameter in block.module.named_parameters()
     }
+
+
+def block_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what counts as weights of the decoder blocks, by full name: parameters of two or more dimensions, without biases."""
+    return {
+        name: parameter
+        for name, parameter in block_parameters(model).items()
+        if parameter.dim() > 1 and not name.endswith("bias")
+    }
+
+
+def check_linears_hold_most(model: nn.Module) -> None:
+    """Refuse a model of which a good part would stay dense.
+
+    Raises:
+        StepError: names the parameters of the decoder blocks that no method can compress.
+    """
+    walked = {linear.weight.untyped_storage().data_ptr() for linear in block_linears(model).values()}
+    matrices = block_matrices(model)
+    dense = {
+        name: parameter.numel()
+        for name, parameter in matrices.items()
+        if parameter.untyped_storage().data_ptr() not in walked
+    }
+    share = sum(dense.values()) / sum(parameter.numel() for parameter in matrices.values())
+    if share > LEFT_DENSE:
+        largest = sorted(dense, key=lambda name: -dense[name])[:4]
+        raise StepError(
+            f"{share:.0%} of the weights of the blocks are in no linear that can be compressed: "
+            + ", ".join(f"`{name}`" for name in largest),
+            hint="a model of this architecture can only be measured, not compressed",
+        )
 
 
 def changeable_modules(model: nn.Module) -> set[str]:
@@ -163,31 +279,68 @@ def known_linear_groups(model_type: str, block: Block) -> list[LinearModules] | 
 def observed_linear_groups(block: Block, run: Callable[[], object]) -> list[LinearModules]:
     """Return the linear groups of a block, in the order of computation, as seen while ``run`` passes tokens through it.
 
+    What is seen of one expert holds for all of them, since few tokens do not reach every one.
+
     Raises:
         StepError: some linear of the block receives no token.
     """
-    names = {id(linear): name for name, linear in block.linears.items()}
-    by_input: dict[tuple[object, ...], dict[str, nn.Linear]] = {}
+    missing = dict.fromkeys(_each_expert(name) for name in block.linears)
+    first: dict[str, str] = {}  # of each module of experts, the expert that tokens reached first
+    by_input: dict[tuple[object, ...], list[str]] = {}
     alive: list[torch.Tensor] = []  # so that no address is reused for another tensor
 
-    def note(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        name = names.pop(id(linear), None)
-        if name is None:  # called before
+    def note(name: str, value: torch.Tensor) -> None:
+        expert = _EXPERT.fullmatch(name)
+        if value.numel() == 0 or (expert and first.setdefault(expert[1], expert[2]) != expert[2]):
             return
-        value = args[0]
+        name = _each_expert(name)
+        if name not in missing:  # called before
+            return
+        del missing[name]
         alive.append(value)
         key = (value.untyped_storage().data_ptr(), value.storage_offset(), value.numel(), value._version)
-        by_input.setdefault(key, {})[name] = block.linears[name]
+        by_input.setdefault(key, []).append(name)
 
-    handles = [linear.register_forward_pre_hook(note) for linear in block.linears.values()]
-    try:
+    with Products(block.linears, note):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    if names:
+    if missing:
         raise StepError(
-            f"no calibration token reaches {', '.join(f'`{name}`' for name in names.values())}",
+            f"no calibration token reaches {', '.join(f'`{name}`' for name in missing)}",
             hint="methods without data (magnitude, rtn) can compress this model",
         )
-    return [LinearModules(linears) for linears in by_input.values()]
+    return [linears for names in by_input.values() for linears in _with_experts(block, names)]
+
+
+def _each_expert(name: str) -> str:
+    """Return the name of a linear with ``*`` in place of an expert's number."""
+    return _EXPERT.sub(r"\1.*.\3", name)
+
+
+def _with_experts(block: Block, names: list[str]) -> Iterator[LinearModules]:
+    """Yield the linear group of these names; for those of experts, the group of each expert."""
+    plain = [name for name in names if "*" not in name]
+    if plain:
+        yield LinearModules({name: block.linears[name] for name in plain})
+    every = [name for name in names if "*" in name]
+    of_expert: dict[int, dict[str, Linear]] = {}
+    for name, linear in block.linears.items():
+        if _each_expert(name) in every and (expert := _EXPERT.fullmatch(name)):
+            of_expert.setdefault(int(expert[2]), {})[name] = linear
+    for linears in of_expert.values():
+        yield LinearModules(linears, experts=tuple(every))
+
+
+@contextmanager
+def one_expert_at_a_time(model: nn.Module) -> Iterator[None]:
+    """Let experts multiply one after the other for a while: transformers' faster ways show no expert's own input."""
+    configs: dict[int, Any] = {
+        id(part.config): part.config for part in model.modules() if hasattr(part, "is_transposed")
+    }
+    previous = {key: config._experts_implementation for key, config in configs.items()}
+    for config in configs.values():
+        config._experts_implementation = "eager"
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            config._experts_implementation = previous[key]

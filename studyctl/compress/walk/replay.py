@@ -20,6 +20,8 @@ from studyctl.compress.walk.architectures import Block, LinearModules
 KEPT_BYTES = 48 << 20
 """At most so much is kept of the inputs of an MLP's last linear. They are 2.5 to 8 times as wide as a block's inputs: all of them
 would often take more memory than everything else together."""
+WIDE = 2
+"""Inputs of so many times the block's width are an MLP's: a shared expert's, if other linears come after it."""
 
 
 class PassEnded(Exception):
@@ -121,23 +123,25 @@ class Replay:
 
 
 def replay_of(
-    block: Block, linear_groups: list[LinearModules], index: int, hidden: list[torch.Tensor]
+    block: Block, stages: list[list[LinearModules]], index: int, hidden: list[torch.Tensor]
 ) -> Replay | None:
-    """Return a replay of the module that seems to end in a linear group; None if none does, or not even one chunk can be kept.
+    """Return a replay of the module that seems to end in a linear; None if none does, or not even one chunk can be kept.
 
     Args:
         block: the block.
-        linear_groups: all of the block's.
-        index: of the group.
+        stages: all of its linear groups, in the stages that are measured at once.
+        index: of the stage that the linear is.
         hidden: the block's inputs, in chunks.
     """
-    (name, linear), *others = linear_groups[index].linears.items()
+    (name, linear), *others = (item for linears in stages[index] for item in linears.linears.items())
     owner = name.rpartition(".")[0]
-    later = [name for linears in linear_groups[index + 1 :] for name in linears.linears]
-    if others or owner == block.name or any(name.startswith(f"{owner}.") for name in later):
+    later = [name for stage in stages[index + 1 :] for linears in stage for name in linears.linears]
+    if others or not isinstance(linear, nn.Linear) or owner == block.name:
+        return None
+    if any(name.startswith(f"{owner}.") for name in later):
         return None
     chunks = len(hidden)
-    if not later:
+    if not later or linear.in_features > WIDE * hidden[0].shape[-1]:
         tokens = hidden[0].shape[:-1].numel()
         chunks = min(chunks, KEPT_BYTES // (tokens * linear.in_features * hidden[0].element_size()))
     if chunks == 0:

@@ -33,12 +33,18 @@ class BlockResults:
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     """The record of each linear."""
+    overdamped: dict[str, float] = field(default_factory=dict)
+    """Linears whose damping is more than the median of diag H: how many times it is."""
+    idle: list[str] = field(default_factory=list)
+    """Linears of experts that no calibration token reached."""
 
     def add(self, other: "BlockResults") -> None:
         """Add the results of other blocks."""
         self.linears |= other.linears
         self.parameters |= other.parameters
         self.layers += other.layers
+        self.overdamped |= other.overdamped
+        self.idle += other.idle
 
 
 class ResumableBlocks:
@@ -71,8 +77,17 @@ class ResumableBlocks:
             self.clear()
             raise
         with safe_open(path, framework="pt") as file:
-            layers = msgspec.json.decode(file.metadata()["layers"], type=list[Layer])
-        return BlockResults(stored.linears, stored.parameters, layers)
+            about = file.metadata()
+        parts = {"layers": list[Layer], "overdamped": dict[str, float], "idle": list[str]}
+        return BlockResults(
+            stored.linears,
+            stored.parameters,
+            **{
+                name: msgspec.json.decode(about[name], type=kind)
+                for name, kind in parts.items()
+                if name in about
+            },
+        )
 
     def add(self, index: int, results: BlockResults, settings: MethodSettings) -> None:
         """Add a finished block; write all unsaved blocks if they took long enough."""
@@ -82,7 +97,12 @@ class ResumableBlocks:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = Compressed(settings, self._unsaved.linears, 0.0, 0.0, self._unsaved.parameters)
         path = self.folder / f"{self._first:05d}-{index:05d}.safetensors"
-        save(path, part, {"layers": msgspec.json.encode(self._unsaved.layers).decode()})
+        also = {
+            "layers": self._unsaved.layers,
+            "overdamped": self._unsaved.overdamped,
+            "idle": self._unsaved.idle,
+        }
+        save(path, part, {name: msgspec.json.encode(value).decode() for name, value in also.items()})
         self._unsaved, self._first, self._since = BlockResults(), index + 1, time.monotonic()
 
     def clear(self) -> None:

@@ -3,7 +3,7 @@
 One definition for every method. With ``x_t`` the input at a token ``t`` of ``n`` samples (windows of text):
 
 - ``norm``      sqrt(1/n · Σ_t x_tj²), ``[in]``, fp32: ‖x_j‖₂ up to a factor that all inputs share
-- ``mean_abs``  mean of |x_tj| over all tokens, ``[in]``, accumulated in fp64
+- ``mean_abs``  mean of |x_tj| over all tokens, ``[in]``, accumulated in fp64; with it ``peak``, the largest |x_tj|
 - ``hessian``   H = 2/n · Σ_t x_t x_tᵀ, ``[in, in]``, fp32: the Hessian of a row's squared output error, mean over samples
 
 ``norm`` and ``hessian`` are added up sample by sample with the operations of the published code of Wanda, SparseGPT and
@@ -33,6 +33,7 @@ class Statistics:
     norm: torch.Tensor | None
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None
+    peak: torch.Tensor | None = None
 
     def is_finite(self) -> bool:
         """Whether no input was infinite or NaN, and no sum overflowed."""
@@ -56,10 +57,13 @@ class Accumulator:
         self._sampled = 0
         self._squares: torch.Tensor | None = None
         self._absolutes: torch.Tensor | None = None
+        self._peak: torch.Tensor | None = None
         self._products: torch.Tensor | None = None
 
     def add(self, inputs: torch.Tensor) -> None:
-        """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]`` (one sample), any floating dtype."""
+        """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]``, any floating dtype; without samples they are added at once."""
+        if inputs.numel() == 0:
+            return
         samples = inputs.detach().reshape(-1, *inputs.shape[-2:])
         inputs = samples.flatten(0, 1)  # [tokens, in]
         picked = inputs[-self.tokens % self._every :: self._every]
@@ -73,8 +77,10 @@ class Accumulator:
         for sample in samples:  # [tokens, in]
             self._add_sample(sample)
         if "mean_abs" in self._names:
-            absolutes = inputs.float().abs().sum(0, dtype=torch.float64)
+            magnitudes = inputs.float().abs()
+            absolutes, peak = magnitudes.sum(0, dtype=torch.float64), magnitudes.amax(0)
             self._absolutes = absolutes if self._absolutes is None else self._absolutes.add_(absolutes)
+            self._peak = peak if self._peak is None else torch.maximum(self._peak, peak)
 
     def _add_sample(self, sample: torch.Tensor) -> None:
         inputs = sample.shape[1]
@@ -90,18 +96,26 @@ class Accumulator:
                 self._products = sample.new_zeros(inputs, inputs, dtype=torch.float32)
             _add_upper_products(self._products, sample, kept, 2 / self._samples)
 
-    def finish(self) -> Statistics:
-        """Return the statistics and free the sums; call it once, after at least one :meth:`add`."""
+    def finish(self, samples: int | None = None) -> Statistics:
+        """Return the statistics and free the sums; call it once, after at least one :meth:`add`.
+
+        Args:
+            samples: how many there were, where modules take the tokens of several at once, as experts do; None: those added.
+        """
         assert self._sample is not None
         hessian, self._products = self._products, None
+        share = self._samples / (samples or self._samples)
         if hessian is not None:
             hessian = _mirrored(hessian)
+            if share != 1:
+                hessian *= share
         return Statistics(
             tokens=self.tokens,
             sample=self._sample[: self._sampled],
-            norm=None if self._squares is None else self._squares.sqrt(),
+            norm=None if self._squares is None else (self._squares * share).sqrt(),
             mean_abs=None if self._absolutes is None else (self._absolutes / self.tokens).float(),
             hessian=hessian,
+            peak=self._peak,
         )
 
 

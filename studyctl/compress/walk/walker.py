@@ -7,9 +7,10 @@ the linear; no linear ever gets another method's result.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pkgutil import resolve_name
 from typing import Any
 
@@ -18,14 +19,20 @@ from torch import nn
 
 from studyctl.compress.prune.masks import zeros
 from studyctl.compress.quantize.grid import codes_come_back
+from studyctl.compress.sweep.inverse import damping_over_median
 from studyctl.compress.walk.activations import Activations, record_activations
 from studyctl.compress.walk.architectures import (
     Block,
     LinearModules,
+    block_linears,
+    block_matrices,
+    check_linears_hold_most,
     decoder_blocks,
     known_linear_groups,
     observed_linear_groups,
+    one_expert_at_a_time,
 )
+from studyctl.compress.walk.products import Products
 from studyctl.compress.walk.replay import PassEnded, Replay, copied_to, replay_of
 from studyctl.compress.walk.resumable import BlockResults, ResumableBlocks
 from studyctl.compress.walk.statistics import Accumulator, Statistics, is_finite, relative_error
@@ -37,13 +44,20 @@ from studyctl.compress.weights.compressed import (
     PreparedBlock,
 )
 from studyctl.contract.methods import (
+    GPTQ,
     Dense,
     MethodSettings,
+    PruneThenQuantize,
     Quantization,
+    SparseGPT,
     StatisticName,
     WithData,
+    inverts_hessian,
     method_of,
+    methods_of,
     statistics_of,
+    too_few_tokens,
+    without_data,
 )
 from studyctl.contract.records import Layer
 from studyctl.errors import Problem, StepError
@@ -81,36 +95,68 @@ def compress(
             calibration tokens.
     """
     model.eval()
-    blocks = decoder_blocks(model)
-    _check(blocks, settings)
     results = BlockResults()
     if not isinstance(settings, Dense):
-        work = _work(model, settings, reporter)
-        target = torch.device(device) if device is not None else _place(blocks[0])
-        activations = None
-        if isinstance(settings, WithData):
-            activations = _activations(model, blocks, work, ids, batch_tokens, target)
+        work = _work(settings, getattr(getattr(model, "config", None), "model_type", ""), reporter)
+        with one_expert_at_a_time(model):
+            results = _walk(model, work, ids, batch_tokens, device, resumable)
+        _warn_of_idle_experts(results, work)
+        if results.overdamped:
+            reporter.warning(_overdamped_text(results.overdamped), linears=results.overdamped)
+    return Compressed(
+        settings, results.linears, mean_bits(settings, model), zero_fraction(model), results.parameters
+    )
+
+
+def _walk(
+    model: nn.Module,
+    work: "_Work",
+    ids: torch.Tensor | None,
+    batch_tokens: int,
+    device: torch.device | str | None,
+    resumable: ResumableBlocks | None,
+) -> BlockResults:
+    """Compress all blocks that no earlier walk saved, and return the results of all."""
+    check_linears_hold_most(model)
+    blocks = decoder_blocks(model)
+    _check(blocks, work.settings)
+    target = torch.device(device) if device is not None else _place(blocks[0])
+    activations = None
+    if isinstance(work.settings, WithData):
+        activations = _activations(model, blocks, work, ids, batch_tokens, target)
+    results = BlockResults()
+    if resumable is not None:
+        results = _resume(model, blocks, activations, work, resumable)
+    for block in blocks[len({layer.block for layer in results.layers}) :]:
+        work.reporter.check_stop()
+        with _computing_on(target, block):
+            if activations is None:
+                done = _compress_without_data(block, work)
+            else:
+                done = _compress_with_data(block, activations, work, is_last=block is blocks[-1])
+        done.linears = {
+            name: done.linears[name].with_weight(linear.weight.data) for name, linear in block.linears.items()
+        }
+        done.parameters = {name: model.get_parameter(name).data for name in done.parameters}
+        results.add(done)
+        work.reporter.progress(block.index + 1, len(blocks), "block")
         if resumable is not None:
-            results = _resume(model, blocks, activations, work, resumable)
-        for block in blocks[len({layer.block for layer in results.layers}) :]:
-            reporter.check_stop()
-            with _computing_on(target, block):
-                if activations is None:
-                    done = _compress_without_data(block, work)
-                else:
-                    done = _compress_with_data(block, activations, work, is_last=block is blocks[-1])
-            done.linears = {
-                name: done.linears[name].with_weight(linear.weight.data)
-                for name, linear in block.linears.items()
-            }
-            done.parameters = {name: model.get_parameter(name).data for name in done.parameters}
-            results.add(done)
-            reporter.progress(block.index + 1, len(blocks), "block")
-            if resumable is not None:
-                resumable.add(block.index, done, settings)
-    linears = [linear for block in blocks for linear in block.linears.values()]
-    sparsity = sum(zeros(part.weight) for part in linears) / sum(part.weight.numel() for part in linears)
-    return Compressed(settings, results.linears, mean_bits(settings, linears), sparsity, results.parameters)
+            resumable.add(block.index, done, work.settings)
+    return results
+
+
+def _warn_of_idle_experts(results: BlockResults, work: "_Work") -> None:
+    """Warn, once for the whole model, of the experts that no calibration token reached."""
+    if results.idle:
+        instead = " and ".join(
+            {"magnitude": "pruned by magnitude", "rtn": "rounded to nearest"}[method]
+            for method in methods_of(without_data(work.settings))
+        )
+        work.reporter.warning(
+            f"no calibration token reaches {len(results.idle)} of {len(results.linears)} linears, all of them experts': "
+            f"they are {instead}",
+            linears=results.idle,
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +171,7 @@ class _Work:
     reporter: Reporter
 
 
-def _work(model: nn.Module, settings: MethodSettings, reporter: Reporter) -> _Work:
+def _work(settings: MethodSettings, model_type: str, reporter: Reporter) -> _Work:
     """Resolve the method's implementation."""
     method = method_of(settings)
     if method.target is None:
@@ -135,7 +181,7 @@ def _work(model: nn.Module, settings: MethodSettings, reporter: Reporter) -> _Wo
         None if method.prepare is None else resolve_name(method.prepare),
         resolve_name(method.target),
         statistics_of(settings),
-        getattr(getattr(model, "config", None), "model_type", ""),
+        model_type,
         reporter,
     )
 
@@ -152,13 +198,9 @@ def _activations(
         raise StepError(f"method `{work.settings.method}` needs calibration ids, and there are none")
     activations = record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=device)
     widest = max(linear.in_features for block in blocks for linear in block.linears.values())
-    method = work.settings.method
-    inverts = not {"sparsegpt", "gptq"}.isdisjoint([method] if isinstance(method, str) else method)
-    if inverts and activations.tokens < widest:
-        work.reporter.warning(
-            f"{activations.tokens} calibration tokens for linears with up to {widest} inputs: "
-            "their Hessians are singular, and only damping makes them invertible"
-        )
+    warning = too_few_tokens(activations.tokens, widest)
+    if warning is not None and inverts_hessian(work.settings):
+        work.reporter.warning(warning)
     return activations
 
 
@@ -202,14 +244,16 @@ def _compress_with_data(
     in_table = known_linear_groups(work.model_type, block)
     linear_groups = in_table or observed_linear_groups(block, lambda: activations.forward(block, 0))
     by_group = work.settings.order == "stage"
-    passes = [[linears] for linears in linear_groups] if by_group else [linear_groups]
+    # Those of experts differ only in the expert: one pass measures all.
+    stages = [list(alike) for _, alike in groupby(linear_groups, lambda one: one.experts or id(one))]
+    passes = stages if by_group else [linear_groups]
     from_dense = work.settings.propagate == "dense"
     results = BlockResults()
     outputs: list[torch.Tensor] = []  # of the dense block, if these are the next block's inputs
     for index, measured in enumerate(passes):
         replay = None
         if by_group and (index < len(passes) - 1 or not (is_last or from_dense)):  # another pass follows
-            replay = replay_of(block, linear_groups, index, activations.hidden)
+            replay = replay_of(block, stages, index, activations.hidden)
         inputs = _measure(
             block,
             measured,
@@ -219,14 +263,14 @@ def _compress_with_data(
             stop_early=in_table is not None,
             replay=replay,
         )
-        if work.prepare is not None:
-            block_input = BlockInput(block, inputs, activations, work.reporter)
-            prepared = work.prepare(block_input, work.settings)
-            inputs = prepared.linear_groups
-            _put(block, prepared.parameters)
-            results.parameters |= prepared.parameters
-        for linears in inputs:
-            _compress_linears(block, linears, work, results)
+        idle = tuple(linears for linears in inputs if linears.statistics is None)
+        results.idle += [name for linears in idle for name in linears.names]
+        reached = tuple(linears for linears in inputs if linears.statistics is not None)
+        results.overdamped |= _overdamped(reached, work.settings)
+        _compress_measured(block, reached, activations, work, results)
+        if idle:
+            without = _work(without_data(work.settings), work.model_type, work.reporter)
+            _compress_measured(block, idle, activations, without, results)
         if replay is not None and replay.is_complete:
             replay.settle(activations.device)
             activations.replays.append(replay)
@@ -238,22 +282,40 @@ def _compress_with_data(
     return results
 
 
+def _compress_measured(
+    block: Block,
+    linear_groups: tuple[LinearGroup, ...],
+    activations: Activations,
+    work: _Work,
+    results: BlockResults,
+) -> None:
+    """Compress linear groups of a block in place."""
+    if work.prepare is not None:
+        block_input = BlockInput(block, linear_groups, activations, work.reporter)
+        prepared = work.prepare(block_input, work.settings)
+        linear_groups = prepared.linear_groups
+        _put(block, prepared.parameters)
+        results.parameters |= prepared.parameters
+    for linears in linear_groups:
+        _compress_linears(block, linears, work, results)
+
+
 def _put(block: Block, parameters: dict[str, torch.Tensor]) -> None:
     """Give parameters of a block new values."""
     for name, value in parameters.items():
-        if not is_finite(value):
-            raise StepError(f"`{name}` would not be finite with a scale folded into it")
         block.module.get_parameter(name.removeprefix(f"{block.name}.")).data.copy_(value)
 
 
 def _linear_group(linears: LinearModules, statistics: Statistics | None, work: _Work) -> LinearGroup:
-    weights = tuple(linear.weight.data for linear in linears.linears.values())
+    # Methods read rows, so a weight that is stored transposed is copied.
+    weights = tuple(linear.weight.data.contiguous() for linear in linears.linears.values())
     return LinearGroup(
         tuple(linears.linears),
         weights,
         statistics,
         dtype=weights[0].dtype,
         absorber=linears.absorber,
+        experts=linears.experts,
         reporter=work.reporter,
     )
 
@@ -280,41 +342,47 @@ def _measure(
         replay: of the module that ends in the only group; it keeps that group's inputs.
     """
     stops = stop_early and outputs is None
-    accumulators = [Accumulator(work.statistics, activations.tokens) for _ in linear_groups]
+    accumulators: dict[str, Accumulator] = {}  # by the first linear of each group
+    for linears in linear_groups:
+        name = next(iter(linears.linears))
+        alike = sum(other.experts == linears.experts for other in linear_groups) if linears.experts else 1
+        accumulators[name] = Accumulator(work.statistics, max(1, activations.tokens // alike))
+    last = next(iter(linear_groups[-1].linears))
 
-    def listen(linears: LinearModules, accumulator: Accumulator) -> Any:
-        def add(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            accumulator.add(args[0])
-            if replay is not None:
-                replay.keep(args[0], activations.home)
-            if stops and linears is linear_groups[-1] and (replay is None or replay.is_proven is not None):
-                raise PassEnded
+    def add(name: str, inputs: torch.Tensor) -> None:
+        accumulators[name].add(inputs)
+        if replay is not None:
+            replay.keep(inputs, activations.home)
+        if stops and name == last and (replay is None or replay.is_proven is not None):
+            raise PassEnded
 
-        return next(iter(linears.linears.values())).register_forward_pre_hook(add)
-
-    handles = [listen(*pair) for pair in zip(linear_groups, accumulators, strict=True)]
-    handles += replay.watch(end=stops) if replay is not None else []
+    handles = replay.watch(end=stops) if replay is not None else []
     try:
-        for chunk in range(len(activations.hidden)):
-            work.reporter.check_stop()
-            with suppress(PassEnded):
-                output = activations.forward(block, chunk)
-                if outputs is not None:
-                    outputs.append(copied_to(output, activations.home))
+        with Products({name: block.linears[name] for name in accumulators}, add):
+            for chunk in range(len(activations.hidden)):
+                work.reporter.check_stop()
+                with suppress(PassEnded):
+                    output = activations.forward(block, chunk)
+                    if outputs is not None:
+                        outputs.append(copied_to(output, activations.home))
     finally:
         for handle in handles:
             handle.remove()
+    samples = sum(len(chunk) for chunk in activations.hidden)
     return tuple(
-        _linear_group(linears, _statistics(linears, accumulator), work)
-        for linears, accumulator in zip(linear_groups, accumulators, strict=True)
+        _linear_group(linears, _statistics(linears, accumulator, samples), work)
+        for linears, accumulator in zip(linear_groups, accumulators.values(), strict=True)
     )
 
 
-def _statistics(linears: LinearModules, accumulator: Accumulator) -> Statistics:
+def _statistics(linears: LinearModules, accumulator: Accumulator, samples: int) -> Statistics | None:
+    """Return the statistics of a linear group's input; None if it is an expert's and no token reached it."""
     names = ", ".join(f"`{name}`" for name in linears.linears)
     if accumulator.tokens == 0:
+        if linears.experts:
+            return None
         raise StepError(f"no calibration token reaches {names}", hint="calibrate with more text")
-    statistics = accumulator.finish()
+    statistics = accumulator.finish(samples)
     if not statistics.is_finite():
         raise StepError(
             f"the calibration activations that reach {names} are not finite",
@@ -376,13 +444,31 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
         raise StepError(problems)
 
 
+def _overdamped(linear_groups: tuple[LinearGroup, ...], settings: MethodSettings) -> dict[str, float]:
+    """Return the linears with λ over the median of diag H, and how many times it is."""
+    if not isinstance(settings, SparseGPT | GPTQ | PruneThenQuantize) or not inverts_hessian(settings):
+        return {}
+    shares = [damping_over_median(linears.hessian, settings.damping) for linears in linear_groups]
+    pairs = zip(linear_groups, shares, strict=True)
+    return {name: share for linears, share in pairs if share > 1 for name in linears.names}
+
+
+def _overdamped_text(overdamped: dict[str, float]) -> str:
+    """Return the warning for linears with λ over the median of diag H, by how many times it is."""
+    names = sorted(overdamped, key=lambda name: -overdamped[name])
+    return (
+        f"damping exceeds the median of diag H, {overdamped[names[0]]:.3g} times at most, in {_listed(names)}: "
+        "for most of their inputs it weighs more than the calibration text; try a smaller `damping`"
+    )
+
+
 def _listed(names: list[str]) -> str:
     listed = ", ".join(f"`{name}`" for name in names[:4])
     return listed if len(names) <= 4 else f"{listed} and {len(names) - 4} more"
 
 
 def _place(block: Block) -> torch.device:
-    return next(iter(block.linears.values())).weight.device
+    return next(block.module.parameters()).device
 
 
 @contextmanager
@@ -396,7 +482,19 @@ def _computing_on(device: torch.device, block: Block) -> Iterator[None]:
         block.module.to(home)
 
 
-def mean_bits(settings: MethodSettings, linears: Collection[nn.Linear]) -> float:
-    """Return the mean bits per weight of these linears by the settings, with masks, scales and zero points."""
+def mean_bits(settings: MethodSettings, model: nn.Module) -> float:
+    """Return the mean bits per weight of the decoder blocks by the settings, with masks, scales and zero points.
+
+    Weights of the blocks that are in no linear stay dense, and count as such.
+    """
+    linears = block_linears(model).values()
+    weights = sum(parameter.numel() for parameter in block_matrices(model).values())
+    dense = weights - sum(linear.weight.numel() for linear in linears)
     bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in linears)
-    return bits / sum(linear.weight.numel() for linear in linears)
+    return (bits + Dense().bits_per_weight(0) * dense) / weights
+
+
+def zero_fraction(model: nn.Module) -> float:
+    """Return the fraction of the decoder blocks' weights that are exactly 0."""
+    matrices = block_matrices(model).values()
+    return sum(zeros(matrix.data) for matrix in matrices) / sum(matrix.numel() for matrix in matrices)

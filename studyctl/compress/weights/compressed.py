@@ -58,11 +58,13 @@ class LinearGroup:
     weights: tuple[torch.Tensor, ...]
     """Each ``[out, in]`` with one common ``in``; not to be changed."""
     statistics: Statistics | None
-    """Of the input; None for methods that need no data."""
+    """Of the input; None for methods that need no data, and for an expert that no token reached."""
     dtype: torch.dtype
     """In which compressed weights and scales are stored; ``weights`` may have a wider one."""
     absorber: Absorber | None = None
     """What can absorb a scale of the input; None if no module can do that exactly."""
+    experts: tuple[str, ...] = ()
+    """For an expert's linears: their names with ``*`` in place of its number."""
     dense: tuple[torch.Tensor, ...] | None = None
     """The weights that errors are measured against; None: ``weights``."""
     reporter: Reporter = field(default_factory=SilentReporter)
@@ -108,8 +110,8 @@ class Compressed:
     settings: MethodSettings
     linears: dict[str, CompressedLinear]
     bits_per_weight: float
-    """Mean over the weights of all block linears, with masks, scales and zero points."""
+    """Mean over the weights of the blocks, with masks, scales and zero points; what is in no linear counts as dense."""
     sparsity: float
-    """Fraction of the weights of all block linears that are exactly 0."""
+    """Fraction of the weights of the blocks that are exactly 0."""
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     """Other parameters of the blocks that changed, by full name: norms and biases that absorbed scales."""

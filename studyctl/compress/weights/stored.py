@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from studyctl.compress.quantize.grid import codes_come_back, dequantize, paired, unpaired
-from studyctl.compress.walk.architectures import block_linears, block_parameters
+from studyctl.compress.walk.architectures import Linear, block_linears, block_parameters
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.contract.methods import MethodSettings, Quantization, settings_of
 from studyctl.errors import StepError
@@ -44,7 +44,7 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
     tensors: dict[str, torch.Tensor] = {}
     for name, linear in compressed.linears.items():
         if linear.scales is None or linear.zero_point is None:
-            tensors[f"{name}.weight"] = linear.weight
+            tensors[f"{name}.weight"] = linear.weight.contiguous()
             continue
         assert isinstance(compressed.settings, Quantization)  # only that makes grids
         codes = linear.all_codes()
@@ -136,7 +136,7 @@ def _hash(weights: dict[str, torch.Tensor]) -> str:
 
 
 def _check_fit(
-    path: Path, file: Any, about: dict[str, str], stored: dict[str, set[str]], linears: dict[str, nn.Linear]
+    path: Path, file: Any, about: dict[str, str], stored: dict[str, set[str]], linears: dict[str, Linear]
 ) -> None:
     """Refuse a file of another version or another model."""
     if about.get("format") != FORMAT:
@@ -159,7 +159,7 @@ def _check_fit(
 
 
 def _read_into(
-    linear: nn.Linear, file: Any, name: str, parts: set[str], settings: MethodSettings
+    linear: Linear, file: Any, name: str, parts: set[str], settings: MethodSettings
 ) -> CompressedLinear:
     weight = linear.weight.data
     if "weight" in parts:

@@ -20,7 +20,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from studyctl.contract.identity import Bos, TaskIdentity
 from studyctl.errors import Problem, ProblemCode, StepError
-from studyctl.files import cache_folder, digest
+from studyctl.evaluate.tasks.templates import sandbox_templates
+from studyctl.files import cache_entry, digest
 
 FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Values of ``dataset_path`` for which the items are in the files of ``dataset_kwargs.data_files``."""
@@ -32,6 +33,7 @@ MISFITS = (
     AttributeError,
     SyntaxError,
     AssertionError,
+    ArithmeticError,
     jinja2.TemplateError,
 )
 """Errors that the templates and functions of a task raise if an item is not what they expect."""
@@ -70,6 +72,7 @@ def load_task(request: TaskRequest) -> Task:
     Raises:
         StepError: the definition, the files or the dataset are missing, or cannot be used together.
     """
+    sandbox_templates()
     path, test = request.task.yaml, request.task.test
     assert path is not None
     entry = TaskIndex.entry_from_path(path) if path.is_file() else None
@@ -116,7 +119,7 @@ def _overrides(request: TaskRequest, config: Mapping[str, Any], folder: Path) ->
         return overrides | _in_memory({split: [path] for split, path in by_split.items()})
     if config.get("custom_dataset") is not None:
         return {}
-    options, cache = dict(config.get("dataset_kwargs") or {}), cache_folder() / "datasets"
+    options, cache = dict(config.get("dataset_kwargs") or {}), cache_entry("datasets")
     if config.get("dataset_path") not in FILE_FORMATS or "data_files" not in options:
         # lm-eval hands every option on to `datasets.load_dataset`.
         pinned = {"revision": request.task.commit} if request.task.commit else {}

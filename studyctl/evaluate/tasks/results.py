@@ -127,7 +127,7 @@ def _judge(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return an item's metrics as lm-eval computes them, and its row."""
     try:
-        choices, golds = _choices(task, doc)
+        choices, golds = choices_of(task, doc)
         if choices and not any(0 <= gold < len(choices) for gold in golds):
             hint = f"the choices are {choices}"
             problem = f"the right answer of item {doc_id} of {request.where} is not among its {len(choices)} choices"
@@ -148,7 +148,7 @@ def _judge(
     return metrics, row
 
 
-def _choices(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+def choices_of(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     """Return the choices of an item and the indices of the right ones, as lm-eval finds them; empty if it has no choices."""
     if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results):
         return [], []

@@ -18,10 +18,11 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from studyctl.errors import StepError
+from studyctl.errors import Problem, StepError
 from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, load_task, misfit
-from studyctl.evaluate.tasks.results import TaskScores, collect
+from studyctl.evaluate.tasks.results import TaskScores, choices_of, collect
 from studyctl.evaluate.tasks.scorer import ResumableChunks, Scorer
+from studyctl.evaluate.tasks.templates import bounded
 from studyctl.reporter import Reporter
 
 FEWSHOT_SEED = 1234
@@ -120,7 +121,7 @@ def _ask(
     """Return lm-eval's requests for each item, by ``doc_id``."""
     chat = {
         "apply_chat_template": request.chat_template,
-        "chat_template": scorer.apply_chat_template if request.chat_template else None,
+        "chat_template": bounded()(scorer.apply_chat_template) if request.chat_template else None,
     }
     instances: dict[int, list[Instance]] = {}
     for doc_id, doc in docs:
@@ -132,6 +133,10 @@ def _ask(
                 gen_prefix=task.doc_to_prefix(doc),
                 **chat,
             )
+            choices, _ = choices_of(task, doc)
+            if "" in choices:
+                problem = f"item {doc_id} of {request.where} has an empty choice"
+                raise StepError(Problem(problem, file=request.task.test, hint=f"the choices are {choices}"))
             origin = (request.name, doc_id, task.config.repeats)
             built = task.construct_requests(doc=doc, ctx=context, metadata=origin, **chat)
         except MISFITS as error:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from tokenizers.processors import TemplateProcessing
 
 from studyctl.contract.identity import Bos
 from studyctl.contract.limits import device_kind
@@ -21,6 +22,7 @@ from studyctl.errors import StepError
 from studyctl.evaluate.tasks.packed import Answer, open_packed
 from studyctl.evaluate.tasks.trees import Prompt
 from studyctl.evaluate.text.head import not_finite
+from studyctl.evaluate.vocabulary import check_ids
 from studyctl.reporter import Reporter
 
 BATCH_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
@@ -59,8 +61,8 @@ class Chunk:
 class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """HFLM that reads common beginnings of prompts once, and computes logits only where they are needed.
 
-    Prompts, their split into context and continuation, and their truncation are HFLM's own. Log-likelihoods come from an
-    fp32 log-softmax. A model that cannot read prompts in trees gets plain batches, longest prompts first.
+    Prompts, their split into context and answer, and their truncation are HFLM's own; but an answer that the split leaves without
+    a token, since it merges with the end of the context, is encoded alone. Log-likelihoods come from an fp32 log-softmax. A model that cannot read prompts in trees gets plain batches, longest prompts first.
     """
 
     def __init__(
@@ -75,12 +77,13 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         add_bos = {"auto": None, "none": False, "prepend": True}[bos]
         super().__init__(
             pretrained=model,
-            tokenizer=_prepared(tokenizer, bos),
+            tokenizer=_prepared(tokenizer, bos, reporter),
             batch_size=ROLLING_WINDOWS,
             add_bos_token=add_bos,
             softmax_dtype="float32",
         )
         vocabulary = model.get_output_embeddings().weight.shape[0]
+        self._rows = model.get_input_embeddings().weight.shape[0]
         self._batch_tokens = batch_tokens
         most_tokens = BATCH_LOGITS[device_kind(self.device.type)] // vocabulary
         self._plain_tokens = min(batch_tokens, max(most_tokens, MIN_BATCH_TOKENS))
@@ -95,9 +98,51 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         answers: list[Any] = getattr(self, kind)(list(requests), disable_tqdm=True)
         return answers
 
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+        """Score answers to their contexts."""
+        return self._loglikelihood_tokens([self._encoded(request) for request in requests])
+
+    def _encoded(self, request: Instance) -> Encoded:
+        """Return a request's tokens.
+
+        Raises:
+            StepError: the answer has no token, or the model has no embedding for one.
+        """
+        context, answer = request.args
+        if context:
+            context_ids, ids = self._encode_pair(context, answer)
+        else:  # a BOS (else EOS) is the context, unless the answer begins with one
+            ids = self.tok_encode(answer, add_special_tokens=False)
+            context_ids, ids = [self.prefix_token_id], ids[ids[:1] == [self.prefix_token_id] :]
+        if not ids:
+            raise StepError(f"the answer {answer!r} to {_item(request)} has no tokens")
+        check_ids([*context_ids, *ids], self._rows, self.tokenizer, _item(request))
+        return (context, answer), context_ids, ids
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Split as HFLM does, and encode a continuation that it leaves without a token by itself (lm-eval's pull request 4055)."""
+        context_ids, ids = super()._encode_pair(context, continuation)
+        if not ids:
+            moved = context[len(context.rstrip()) :]  # HFLM moves spaces from the end of the context
+            ids = self.tok_encode(moved + continuation, add_special_tokens=False)
+        return context_ids, ids
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts."""
+        for request in requests:
+            ids = self.tok_encode(request.args[0])
+            if not request.args[0] or not ids:
+                raise StepError(f"the text of {_item(request)} has no tokens")
+            check_ids(ids, self._rows, self.tokenizer, _item(request))
+        sums: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return sums
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate in batches, longest context first."""
-        lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+        contexts = [self.tok_encode(request.args[0]) for request in requests]
+        for request, context in zip(requests, contexts, strict=True):
+            check_ids(context, self._rows, self.tokenizer, _item(request))
+        lengths = list(map(len, contexts))
         order = sorted(range(len(requests)), key=lambda i: -lengths[i])
         chunks = []
         while order:
@@ -111,20 +156,21 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _generate(self, requests: list[Instance], first: int, rows: int) -> list[str]:
         self.batch_size_per_gpu = rows
         torch.manual_seed(GENERATION_SEED + first)  # so that earlier batches do not matter
-        texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        try:
+            texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        except AssertionError as error:  # more tokens are asked for than the model reads
+            raise StepError(
+                f"task `{requests[0].task_name}` cannot generate its answers: {error}",
+                hint="`max_gen_toks` in the task's `generation_kwargs`",
+            ) from error
         return texts
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
         self._warn_of(requests)
-        answers: list[Answer] = [(0.0, True)] * len(requests)  # an answer without tokens is certain
-        prompts = {
-            i: _prompt(request, self.max_length) for i, request in enumerate(requests) if len(request[2])
-        }
-        if not prompts:
-            return answers
-        scorer = open_packed(self.model, list(prompts.values()))
+        prompts = [_prompt(request, self.max_length) for request in requests]
+        scorer = open_packed(self.model, prompts)
         if isinstance(scorer, str):
             if not self._reported_plain:
                 self._reported_plain = True
@@ -134,18 +180,18 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 )
             kind, chunks = "plain", list(self._plain_chunks(requests, prompts))
         else:
-            kind, numbers = "trees", list(prompts)
+            kind = "trees"
             chunks = [
-                Chunk([numbers[prompt] for prompt in row.prompts], partial(scorer.score, row))
-                for row in scorer.chunks(list(prompts.values()), self._batch_tokens)
+                Chunk(row.prompts.tolist(), partial(scorer.score, row))
+                for row in scorer.chunks(prompts, self._batch_tokens)
             ]
-        hashed = ((*prompt.tokens, -1, *prompt.targets) for prompt in prompts.values())
-        return self._in_chunks(kind, hashed, chunks, answers)
+        hashed = ((*prompt.tokens, -1, *prompt.targets) for prompt in prompts)
+        return self._in_chunks(kind, hashed, chunks, [(0.0, False)] * len(requests))
 
-    def _plain_chunks(self, requests: Sequence[Encoded], prompts: dict[int, Prompt]) -> Iterator[Chunk]:
+    def _plain_chunks(self, requests: Sequence[Encoded], prompts: Sequence[Prompt]) -> Iterator[Chunk]:
         """Yield plain batches; requests that share all but their last token share a row, as in HFLM."""
         rows: dict[tuple[int, ...], list[int]] = {}
-        for index, prompt in prompts.items():
+        for index, prompt in enumerate(prompts):
             rows.setdefault(prompt.tokens, []).append(index)
         order = sorted(rows, key=lambda tokens: (-len(tokens), tokens))
         while order:
@@ -192,8 +238,10 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 f"{cut} of {self._total} prompts are longer than the {self.max_length} tokens of the model:"
                 " their beginning is cut off"
             )
-        if empty := sum(not target for _, _, target in requests):
-            self._reporter.warning(f"{empty} of {self._total} answers have no tokens: they count as certain")
+
+
+def _item(request: Instance) -> str:
+    return f"item {request.doc_id} of task `{request.task_name}`"
 
 
 def _prompt(request: Encoded, longest: int) -> Prompt:
@@ -217,9 +265,17 @@ def _fingerprint(how: str, prompts: Iterable[Sequence[Any]], chunks: list[list[i
     return state.hexdigest()
 
 
-def _prepared(tokenizer: Any, bos: Bos) -> Any:
-    """Return a copy of a tokenizer (HFLM changes it) that adds a BOS if ``bos`` says so."""
+def _prepared(tokenizer: Any, bos: Bos, reporter: Reporter) -> Any:
+    """Return a copy of a tokenizer (HFLM changes it) that adds a BOS if ``bos`` says so, and nothing after a text.
+
+    HFLM takes the tokens of a context for the first ones of context and answer together, which they are not if both end in an EOS.
+    """
     tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise StepError(
+            "the tokenizer has neither a BOS nor an EOS token, and lm-eval needs one to begin a text with",
+            hint="name one in tokenizer_config.json, such as `eos_token`",
+        )
     if bos == "prepend":
         if tokenizer.bos_token_id is None:
             raise StepError(
@@ -232,4 +288,13 @@ def _prepared(tokenizer: Any, bos: Bos) -> Any:
                 f"{type(tokenizer).__name__} cannot be made to prepend its BOS token",
                 hint='set `bos = "auto"`',
             )
+    bare, added = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    begin = next((at for at in range(len(added)) if added[at : at + len(bare)] == bare), 0)
+    if added[begin + len(bare) :]:
+        ending = "".join(tokenizer.convert_ids_to_tokens(added[begin + len(bare) :]))
+        reporter.warning(f"the tokenizer ends every text in `{ending}`: prompts are scored without it")
+        names = tokenizer.convert_ids_to_tokens(added[:begin])
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*names, "$A"], special_tokens=list(zip(names, added, strict=False))
+        )
     return tokenizer

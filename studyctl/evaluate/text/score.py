@@ -199,6 +199,7 @@ def _records(values: dict[str, Tensor], windows: Windows, language: str) -> Batc
         sequence_length=windows.ids.shape[1],
         bos=windows.bos,
         kl_counts=_counts(values["kl_nats"].cpu().numpy()) if "kl_nats" in values else None,
+        bzip2_bits_per_byte=windows.bzip2_bits_per_byte,
     )
     return BatchScores(records, batch)
 

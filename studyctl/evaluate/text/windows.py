@@ -1,5 +1,6 @@
 """Which tokens of a text are scored: non-overlapping windows of one length, in a random but fixed order."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,8 @@ class TokenizedText:
     """``[documents]``: UTF-8 bytes of the text before each document."""
     complete: bool = True
     """Whether this is the whole text, not only its beginning."""
+    bzip2_bits_per_byte: float = math.nan
+    """What bzip2 needs for the text."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Windows:
     """Whether every window begins with a BOS token, which is not part of the text."""
     available: int | None = None
     """Windows of the whole text; None: its end is unknown."""
+    bzip2_bits_per_byte: float = math.nan
+    """As in :class:`TokenizedText`."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,6 +117,7 @@ def cut_windows(
         documents=np.searchsorted(text.document_begins, begins, side="right") - 1,
         bos=bos_id is not None,
         available=available if text.complete else None,
+        bzip2_bits_per_byte=text.bzip2_bits_per_byte,
     )
 
 

@@ -154,9 +154,26 @@ class TestScales:
     def test_without_exponent_all_are_one(self) -> None:
         assert awq.scales_of(torch.tensor([16.0, 0.0, 1e-9]), 0.0).tolist() == [1.0, 1.0, 1.0]
 
-    def test_a_dead_input_gets_a_small_scale_not_zero(self) -> None:
-        scales = awq.scales_of(torch.tensor([0.0, 1.0]), 0.5)
-        assert scales.tolist() == pytest.approx([0.01, 100.0])
+    def test_a_dead_input_has_scale_one_and_no_part_in_the_others(self) -> None:
+        assert awq.scales_of(torch.tensor([16.0, 0.0, 1.0]), 0.5).tolist() == [2.0, 1.0, 0.5]
+        weights = torch.tensor([0.25, 1e-6, 0.5])
+        live = awq.scales_of(torch.tensor([16.0, 1.0]), 0.5, weights[[0, 2]])
+        scales = awq.scales_of(torch.tensor([16.0, 0.0, 1.0]), 0.5, weights)
+        assert scales.tolist() == [live[0].item(), 1.0, live[1].item()]
+
+    def test_without_a_live_input_all_are_one(self) -> None:
+        assert awq.scales_of(torch.zeros(3), 0.95).tolist() == [1.0, 1.0, 1.0]
+
+    @pytest.mark.parametrize("size", [1e-25, 1e-12, 1e-5, 1e8])
+    def test_the_unit_of_activations_does_not_matter(self, size: float) -> None:
+        """Only how they compare: 8 / 2^0.95 … in any unit."""
+        mean = torch.tensor([16.0, 4.0, 1.0, 0.0])
+        torch.testing.assert_close(awq.scales_of(mean * size, 0.95), awq.scales_of(mean, 0.95))
+
+    def test_scales_stay_within_ten_thousand(self) -> None:
+        assert awq.scales_of(torch.tensor([1e12, 1.0, 1e-12]), 0.5).tolist() == pytest.approx(
+            [1e4, 1.0, 1e-4]
+        )
 
     def test_the_weight_term_divides(self) -> None:
         """x̄^α / w̄^(1−α): 4 / (0.25 + 1e-4) and 2 / (1 + 1e-4)."""
@@ -267,6 +284,79 @@ class TestTheSearch:
             for weight_term in (False, True)
         )
         assert any(not torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters)
+
+
+class TestScalesThatLeaveTheDtype:
+    """A model whose function fits fp16: small norms and large weights after them, or the other way round."""
+
+    @staticmethod
+    def rescaled(gain: float, dtype: torch.dtype, dead: tuple[int, ...] = ()) -> Any:
+        """The norms times a gain, the linears after them divided by it."""
+        model = tiny_model("llama", num_key_value_heads=4)
+        for layer in model.model.layers:
+            for norm, linears in (
+                (layer.input_layernorm, [layer.self_attn.get_submodule(f"{name}_proj") for name in "qkv"]),
+                (layer.post_attention_layernorm, [layer.mlp.gate_proj, layer.mlp.up_proj]),
+            ):
+                norm.weight.data *= gain
+                norm.weight.data[list(dead)] = 0
+                for linear in linears:
+                    linear.weight.data /= gain
+        return model.to(dtype)
+
+    @pytest.mark.parametrize("objective", ["linear", "block"])
+    @pytest.mark.parametrize("weight_term", [False, True])
+    @pytest.mark.parametrize("gain", [1e-4, 1.0, 1e3])
+    @torch.no_grad()
+    def test_fp16_errs_hardly_more_than_fp32(
+        self, gain: float, weight_term: bool, objective: Any, ids: torch.Tensor
+    ) -> None:
+        """Two dead inputs, as in the paper's code they would count as 1e-4, drive no scale."""
+        settings = AWQ(group_size=16, ratios=6, objective=objective, weight_term=weight_term)
+        expected = self.rescaled(gain, torch.float32, dead=(3, 17))(input_ids=ids).logits.log_softmax(-1)
+        divergences = []
+        for dtype in (torch.float32, torch.float16):
+            model = self.rescaled(gain, dtype, dead=(3, 17))
+            compress(model, settings, ids, batch_tokens=48, reporter=SilentReporter())
+            logits = model(input_ids=ids).logits.float().log_softmax(-1)
+            divergences.append(float((expected.exp() * (expected - logits)).sum(-1).mean()))
+        assert divergences[1] < 1.5 * divergences[0]
+
+    @torch.no_grad()
+    def test_only_exponents_that_fit_are_candidates_and_zero_always_is(self, ids: torch.Tensor) -> None:
+        """One weight of 3e4 allows no scale over 1.09 in fp16: half of its largest number is 32,752."""
+        model = tiny_model("llama", dtype=torch.float16)
+        block = block_input(model, "llama", ids)
+        group = block.linear_groups[0]
+        assert group.statistics is not None
+        assert group.statistics.mean_abs is not None
+        most = int(group.statistics.mean_abs.argmax())
+        group.weights[0][5, most] = 3e4
+        scales = [scale[most] for scale in candidates_of(block)]
+        assert 1 < len(scales) < 20
+        assert all(scale <= 1.0917 for scale in scales)
+        group.weights[0][5, most] = 6e4
+        (only,) = candidates_of(block)
+        assert only.tolist() == [1.0] * 32
+
+    @torch.no_grad()
+    def test_inputs_that_would_overflow_are_no_candidates(self, ids: torch.Tensor) -> None:
+        """The rarest and largest input is as large as fp16 allows; a scale below 1 would double it."""
+        block = block_input(tiny_model("llama", dtype=torch.float16), "llama", ids)
+        group = block.linear_groups[0]
+        assert group.statistics is not None
+        assert group.statistics.peak is not None
+        assert group.statistics.mean_abs is not None
+        assert len(candidates_of(block)) == 20
+        group.statistics.peak[int(group.statistics.mean_abs.argmin())] = 32_000.0
+        assert all(scale.min() > 32_000 / 32_752 for scale in candidates_of(block))
+
+
+def candidates_of(block: BlockInput) -> list[torch.Tensor]:
+    """The scales that the search has to choose from for the block's first linears."""
+    group = block.linear_groups[0]
+    assert group.absorber is not None
+    return list(awq._candidates(block, group, group.absorber, AWQ(group_size=16), {}).values())
 
 
 def module_error(block: BlockInput, one: LinearGroup, scales: torch.Tensor, settings: AWQ) -> float:

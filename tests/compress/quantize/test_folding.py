@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from studyctl.compress.quantize.folding import fold
+from studyctl.compress.quantize.folding import can_fold, fold, smallest_precise
 from studyctl.compress.walk.architectures import (
     FAMILIES,
     Absorber,
@@ -192,3 +192,71 @@ def test_gemmas_gain_of_zero_is_a_weight_of_minus_one() -> None:
     )
     assert parameters["b.norm.weight"].tolist() == [-1.0, -0.5]
     assert absorbed.tolist() == [3.0, 4.0]
+
+
+class TestCanFold:
+    """A scale must leave what precedes the linears within the dtype's range, and with digits enough."""
+
+    @staticmethod
+    def norm(*weights: float, dtype: torch.dtype, bias: float | None = None) -> Block:
+        norm = nn.LayerNorm(len(weights), bias=bias is not None, dtype=dtype)
+        norm.weight.data = torch.tensor(weights, dtype=dtype)
+        if bias is not None:
+            norm.bias.data.fill_(bias)
+        return block_with(norm=norm)
+
+    @staticmethod
+    def of_norm(block: Block, *scales: tuple[float, ...], adds_one: bool = False) -> list[bool]:
+        return can_fold(block, Absorber("norm", adds_one=adds_one), torch.tensor(scales), {}, 4).tolist()
+
+    def test_norm_weights_that_overflow(self) -> None:
+        scales = [(1.0, 1.0), (1e-2, 1.0), (1e-3, 1.0)]
+        assert self.of_norm(self.norm(100.0, 1.0, dtype=torch.float16), *scales) == [True, True, False]
+        assert self.of_norm(self.norm(100.0, 1.0, dtype=torch.bfloat16), *scales) == [True, True, True]
+
+    def test_norm_weights_that_lose_their_digits(self) -> None:
+        """fp16 has eight of them down to 2⁻¹⁷, 7.6e-6."""
+        assert smallest_precise(torch.float16) == 2.0**-17
+        scales = [(1.0, 1.0), (10.0, 1.0), (20.0, 1.0), (1e4, 1.0)]
+        assert self.of_norm(self.norm(1e-4, 1.0, dtype=torch.float16), *scales) == [True, True, False, False]
+        assert self.of_norm(self.norm(1e-4, 1.0, dtype=torch.bfloat16), *scales) == [True] * 4
+        assert self.of_norm(self.norm(1e-36, 1.0, dtype=torch.bfloat16), *scales) == [True, True, True, False]
+
+    def test_a_weight_that_is_tiny_already_may_not_shrink_but_may_grow(self) -> None:
+        block = self.norm(1e-6, 1.0, dtype=torch.float16)
+        assert self.of_norm(block, (1.0, 1.0), (0.1, 1.0), (3.0, 1.0)) == [True, True, False]
+
+    def test_a_weight_of_zero_stays_zero(self) -> None:
+        assert self.of_norm(self.norm(0.0, 1.0, dtype=torch.float16), (1e4, 1.0)) == [True]
+
+    def test_a_gemma_gain_that_would_be_rounded_to_zero(self) -> None:
+        """The gain 1 is the weight 0. Divided by 100 it is −0.99; by 1,000, −0.999, which bfloat16 rounds to −1."""
+        block = self.norm(0.0, 0.5, dtype=torch.bfloat16)
+        assert self.of_norm(block, (100.0, 1.0), (1000.0, 1.0), adds_one=True) == [True, False]
+
+    def test_biases_that_overflow(self) -> None:
+        block = self.norm(1.0, 1.0, dtype=torch.float16, bias=3e4)
+        assert self.of_norm(block, (1.0, 1.0), (0.5, 1.0)) == [True, False]
+
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_rows_of_a_linear_whose_grid_would_leave_the_dtype(self, bits: int) -> None:
+        """The step of a grid is about the row's largest weight by 2^bits."""
+        linear = linear_with_bias(3, 4).half()
+        linear.bias.data.zero_()
+        weights = {"b.before": torch.full((4, 3), 0.25)}
+        block = block_with(before=linear)
+        large, small = 0.25 / 30_000, 0.25 / (2.0**-17 * 2**bits)
+        scales = torch.ones(4, 2)
+        scales[:, 1] = torch.tensor([large * 1.1, large * 0.9, small * 0.9, small * 1.1])
+        folds = can_fold(block, Absorber("before", parts=2), scales, weights, bits).tolist()
+        assert folds == [True, False, True, False]
+
+    def test_only_the_rows_that_absorb_count(self) -> None:
+        linear = linear_with_bias(3, 4).half()
+        linear.bias.data.zero_()
+        weights = {"b.before": torch.full((4, 3), 0.25)}
+        weights["b.before"][:2] = 6e4
+        block = block_with(before=linear)
+        assert can_fold(block, Absorber("before", parts=2), torch.full((1, 2), 0.5), weights, 4).tolist() == [
+            True
+        ]

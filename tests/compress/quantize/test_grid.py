@@ -184,6 +184,37 @@ def test_the_largest_weights_of_a_dtype_do_not_overflow(dtype: torch.dtype, symm
     assert torch.isfinite(result.weight).all()
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("low", [0.0, -1.0, -21845.0, -65504.0])
+def test_the_grid_of_the_largest_fp16_weights_ends_within_fp16(
+    low: float, symmetric: bool, bits: int
+) -> None:
+    """65,504 / 15 rounds up to 4,368, and 15 · 4,368 = 65,520 would already be infinite."""
+    weight = torch.tensor([[low, 100.0, 40_000.0, 65_504.0]], dtype=torch.float16)
+    result = rtn(weight, bits=bits, group_size=4, symmetric=symmetric)
+    assert torch.isfinite(result.weight).all()
+    step = result.scales.double().item()
+    # The upper end of a symmetric grid is a step nearer to 0 than its lower one.
+    assert (result.weight.double() - weight.double()).abs().max() <= 1.2 * step
+
+
+@pytest.mark.parametrize("units", [1.3, 1.45, 2.4, 10.4, 50.4])
+def test_weights_of_fp16_that_are_tiny_are_not_cut_off(units: float) -> None:
+    """A step of 1.45 units of 2⁻²⁴ rounds to one unit, and with 255 steps a third of the range would be off the grid."""
+    weight = torch.linspace(-1, 1, 64)[None] * units * 255 / 2 * 2.0**-24
+    result = rtn(weight.half(), bits=8, group_size=64)
+    step = result.scales.double().item()
+    assert (result.weight.double() - weight.half().double()).abs().max() <= 1.01 * step
+    assert step <= (units + 1) * 2.0**-24
+
+
+def test_a_row_of_fp16_whose_step_would_be_zero_keeps_its_largest_weight() -> None:
+    weight = torch.tensor([[1.2e-7, 0.0, -6e-8, 6e-8], [0.5, -0.5, 0.1, 0.0]], dtype=torch.float16)
+    result = rtn(weight, bits=4, group_size=0)
+    assert torch.equal(result.weight[0], weight[0])
+
+
 def test_groups_say_which_scale_a_column_has() -> None:
     """Columns 0 and 3 are in the second group, 1 and 2 in the first."""
     codes = torch.tensor([[3, 1, 0, 2]], dtype=torch.uint8)

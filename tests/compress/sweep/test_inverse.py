@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studyctl.compress.sweep.inverse import TRIES, InverseRoot, damped_inverse, inverse_root
+from studyctl.compress.sweep.inverse import (
+    TRIES,
+    InverseRoot,
+    damped_inverse,
+    damping_over_median,
+    inverse_root,
+)
 from studyctl.compress.walk.statistics import Statistics
 from studyctl.errors import StepError
 from tests.compress.cases import (
@@ -73,20 +79,33 @@ def test_it_is_what_the_papers_code_factors_in_three_steps(inputs: int) -> None:
     )
 
 
-def test_dead_inputs_count_as_one_and_touch_nothing_else() -> None:
+def test_dead_inputs_count_as_the_mean_of_the_live_ones_and_touch_nothing_else() -> None:
     x = correlated(100, 8)
     x[:, [2, 5]] = 0
     hessian = hessian_of(x)
     result = inverse_root(hessian.clone(), 0.01, NAMES)
     assert result.dead.nonzero().flatten().tolist() == [2, 5]
-    with_ones = hessian.double()
-    with_ones[[2, 5], [2, 5]] = 1
-    with_ones += 0.01 * with_ones.diagonal().mean() * torch.eye(8, dtype=torch.float64)
-    assert_inverts(result.root, with_ones)
+    filled = hessian.double()
+    mean = filled.diagonal().sum() / 6
+    filled[[2, 5], [2, 5]] = mean
+    filled += 0.01 * mean * torch.eye(8, dtype=torch.float64)
+    assert_inverts(result.root, filled)
     for dead in (2, 5):
         others = torch.arange(8) != dead
         assert not result.root[dead, others].any()
         assert not result.root[others, dead].any()
+
+
+@pytest.mark.parametrize("size", [1e-16, 1e-8, 1.0, 1e16])
+@pytest.mark.parametrize("dead", [[3], [0, 1, 2, 4, 5, 6, 7]], ids=["one", "all-but-one"])
+def test_live_inputs_are_inverted_as_if_the_dead_ones_were_not_there(dead: list[int], size: float) -> None:
+    """Whatever the size of the activations: 1e-16 is that of H after a norm with weights of 1e-8."""
+    x = correlated(100, 8)
+    x[:, dead] = 0
+    live = [index for index in range(8) if index not in dead]
+    whole = inverse_root(hessian_of(x) * size, 0.01, NAMES).root
+    alone = inverse_root(hessian_of(x[:, live]) * size, 0.01, NAMES).root
+    torch.testing.assert_close(whole[live][:, live], alone, rtol=1e-5, atol=0)
 
 
 def test_without_any_live_input_the_root_is_that_of_ones() -> None:
@@ -180,3 +199,11 @@ def test_the_size_of_the_activations_does_not_matter(size: float) -> None:
     result = inverse_root(hessian * size, 0.01, NAMES)
     expected = inverse_root(hessian.clone(), 0.01, NAMES).root
     torch.testing.assert_close(result.root * size**0.5, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_damping_is_compared_with_the_median_of_the_live_inputs() -> None:
+    """0.1 · (1 + 2 + 3 + 94) / 4 = 2.5 is as much as the median of 1, 2, 3 and 94."""
+    hessian = torch.diag(torch.tensor([0.0, 94.0, 1.0, 0.0, 3.0, 2.0]))
+    assert damping_over_median(hessian, 0.1) == pytest.approx(1.0)
+    assert damping_over_median(hessian * 1e-9, 0.2) == pytest.approx(2.0)
+    assert damping_over_median(torch.zeros(3, 3), 0.1) == 0.0

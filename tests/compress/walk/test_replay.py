@@ -143,7 +143,8 @@ def test_a_module_that_ends_in_a_group_of_one_linear_has_a_replay(monkeypatch: p
         linear_groups = known_linear_groups(model.config.model_type, block)
         assert linear_groups is not None
         hidden = [torch.zeros(2, 24, model.config.hidden_size)] * 6
-        made = [replay_of(block, linear_groups, index, hidden) for index in range(len(linear_groups))]
+        stages = [[linears] for linears in linear_groups]
+        made = [replay_of(block, stages, index, hidden) for index in range(len(stages))]
         return [0 if part is None else part.chunks for part in made]
 
     assert replays("llama", 4 * CHUNK_BYTES) == [0, 6, 0, 4]

@@ -58,6 +58,18 @@ def test_a_stopped_walk_goes_on_where_it_stopped(
     assert len(resumed.done) == 3
 
 
+def test_a_warning_about_all_linears_names_those_of_the_saved_blocks_too(
+    ids: torch.Tensor, tmp_path: Path
+) -> None:
+    settings = GPTQ(group_size=8, damping=10)
+    _, whole = walk(settings, ids, tmp_path / "undisturbed")
+    assert any("damping exceeds the median" in warning for warning in whole.warnings)
+    with pytest.raises(KeyboardInterrupt):
+        walk(settings, ids, tmp_path / "killed", stop_after=2)
+    _, resumed = walk(settings, ids, tmp_path / "killed")
+    assert resumed.warnings == whole.warnings
+
+
 def test_everything_was_done_but_the_end(ids: torch.Tensor, tmp_path: Path) -> None:
     settings = SparseGPT(sparsity=0.5)
     assert walk(settings, ids, tmp_path)[0] == walk(settings, ids, tmp_path)[0]

@@ -24,6 +24,7 @@ def test_two_tokens_by_hand() -> None:
         assert statistics.tokens == 2
         assert statistics.norm.tolist() == pytest.approx([(25 / samples) ** 0.5, (2 / samples) ** 0.5])
         assert statistics.mean_abs.tolist() == [3.5, 1.0]
+        assert statistics.peak.tolist() == [4.0, 1.0]
         hessian = torch.tensor([[25.0, 1.0], [1.0, 2.0]]) * 2 / samples  # 2/n · Σ x xᵀ
         torch.testing.assert_close(statistics.hessian, hessian)
 
@@ -52,6 +53,7 @@ def test_it_does_not_matter_how_many_samples_pass_at_once(at_once: int, dtype: t
     assert torch.equal(statistics.hessian, expected.hessian)
     assert torch.equal(statistics.sample, expected.sample)
     torch.testing.assert_close(statistics.mean_abs, expected.mean_abs)
+    assert torch.equal(statistics.peak, samples.flatten(0, 1).float().abs().amax(0))
 
 
 def test_a_linear_that_a_block_calls_twice_has_its_error_told_from_the_first_tokens() -> None:

@@ -15,8 +15,9 @@ MAIN = "main"
 """Stands for the main metric of a task."""
 SORTS: dict[str, Callable[[Standing], float | None]] = {
     "plan order": lambda trial: 0.0,
-    "size": lambda trial: trial.bits_per_weight,
+    "size": lambda trial: trial.bits_per_weight if trial.size_mib is None else trial.size_mib,
     "ppl ratio": lambda trial: trial.ppl_ratio,
+    "bits/byte": lambda trial: trial.bits_per_byte_change,
     "accuracy": lambda trial: None if trial.acc is None else -trial.acc,
 }
 """Sort keys of variants, the smallest value first."""

@@ -9,13 +9,13 @@ from studyctl_tui.compare.data import Comparison, Line, labels
 from studyctl_tui.compare.sheets import Cell, Scale, Sheet, shared_start
 
 NAMES = {
-    "kl_nats": "KL",
-    "ppl_ratio": "ppl ratio",
-    "worst_ppl_ratio": "worst language",
+    "kl_nats_per_byte": "KL/byte",
+    "bits_per_byte_change": "bits/byte",
+    "worst_bits_per_byte_change": "worst language",
     "acc_change": "mean accuracy",
 }
 """Names of the metrics, in the order in which they are shown; tasks follow."""
-_SHORT = {"worst_ppl_ratio": "worst lang.", "acc_change": "mean acc"}
+_SHORT = {"worst_bits_per_byte_change": "worst lang.", "acc_change": "mean acc"}
 ANY = "*"
 """Key of the line that stands for all metrics."""
 _AGREEMENT = Scale((0.9, 0.7, 0.4, 0.0))
@@ -72,7 +72,8 @@ class TauSheet(Sheet):
 
 
 def _signed(value: float, decimals: int) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "−")
+    text = f"{value:+z.{decimals}f}"
+    return text.removeprefix("+") if float(text) == 0 else text.replace("-", "−")
 
 
 class RankSheet(Sheet):

@@ -10,7 +10,7 @@ from rich.style import Style
 from textual.color import Color
 from textual_plot import HiResMode, NumericAxisFormatter
 
-from studyctl.report.layout import fixed, ratio
+from studyctl.report.layout import change, fixed, mib, ratio
 from studyctl_tui.compare.data import Comparison, Line
 from studyctl_tui.compare.sheets import Cell, Measure, Sheet
 from studyctl_tui.shared.plot import Plot, padded
@@ -21,6 +21,7 @@ MOST_RATIO = 1e3
 ON_LINE, OUTSIDE = "◆", "↑"
 SIZE_MEASURES = (
     Measure("ppl ratio", "ppl_ratio", ratio, overall="ppl_ratio"),
+    Measure("bits/byte change", "bits_per_byte_change", change, overall="bits_per_byte_change"),
     Measure("accuracy", "acc", lambda value: fixed(value, 3), overall="acc"),
 )
 
@@ -31,7 +32,7 @@ class Point(NamedTuple):
     key: str
     letter: str
     x: float
-    """Bits a weight."""
+    """MiB, or bits a weight."""
     y: float
     """The figure of quality; of ratios log10."""
     best: bool
@@ -41,10 +42,11 @@ class Point(NamedTuple):
 class SizeSheet(Sheet):
     """The legend: letters, variants, size and quality."""
 
-    SIZE = "bits/w"
-
     def __init__(self, comparison: Comparison, lines: Iterable[Line], measure: Measure) -> None:
         self.measure = measure
+        self.in_mib = all(trial.size_mib is not None for trial in comparison.trials)
+        """Whether sizes are those of the whole model; else they are bits a weight."""
+        self._size = "MiB" if self.in_mib else "bits/w"
         self.on_log_axis = measure.figure == "ppl_ratio"
         """Whether the vertical axis is one of ratios."""
         self._pareto = {trial for trial, figure in comparison.pareto if figure == measure.figure}
@@ -52,22 +54,28 @@ class SizeSheet(Sheet):
             trial.trial_id: letter for trial, letter in zip(comparison.trials, cycle(LETTERS), strict=False)
         }
         super().__init__(
-            (self.SIZE, measure.name),
+            (self._size, measure.name),
             (
                 Line(line.key, f"{self._letters[line.key]} {line.label}", line.trial) if line.key else line
                 for line in lines
             ),
         )
-        self.title = f"{measure.name} by bits a weight"
+        self.title = f"{measure.name} by {'MiB' if self.in_mib else 'bits a weight'}"
         outside = sum(self._is_outside(line) for line in self.lines)
         self.legend = f"{ON_LINE} Pareto" + (f"  {OUTSIDE} {outside} outside" if outside else "")
 
     def has_figures(self, line: Line) -> bool:
         """Whether a variant has a size and was measured, even if the figure is not finite."""
         trial = line.trial
-        if trial is None or trial.bits_per_weight is None:
+        if trial is None or self.size(line) is None:
             return False
         return self.measure.mean(trial) is not None or (self.on_log_axis and bool(trial.languages))
+
+    def size(self, line: Line) -> float | None:
+        """Return MiB, or bits a weight."""
+        if line.trial is None:
+            return None
+        return line.trial.size_mib if self.in_mib else line.trial.bits_per_weight
 
     def _is_outside(self, line: Line) -> bool:
         value = self.measure.mean(line.trial)
@@ -75,8 +83,8 @@ class SizeSheet(Sheet):
 
     def cell(self, line: Line, column: str) -> Cell:
         """Return size or quality, with a mark for the Pareto line and for what is outside."""
-        if column == self.SIZE:
-            return Cell(fixed(line.trial.bits_per_weight if line.trial else None, 2).plain)
+        if column == self._size:
+            return Cell((mib(self.size(line)) if self.in_mib else fixed(self.size(line), 2)).plain)
         mark = OUTSIDE if self._is_outside(line) else ON_LINE if line.key in self._pareto else " "
         return self.measure.cell(self.measure.mean(line.trial), mark)
 
@@ -91,7 +99,8 @@ class SizeSheet(Sheet):
         elif line.key in self._pareto:
             place = ", on the Pareto line: nothing is both smaller and better"
         value = self.measure.show(self.measure.mean(trial))
-        return f"{line.label}: {fixed(trial.bits_per_weight, 2)} bits a weight, {self.measure.name} {value}{place}"
+        size = f"{mib(trial.size_mib)} MiB, " if self.in_mib else ""
+        return f"{line.label}: {size}{fixed(trial.bits_per_weight, 2)} bits a weight, {self.measure.name} {value}{place}"
 
     def points(self) -> list[Point]:
         """Return what is in the picture."""
@@ -100,8 +109,8 @@ class SizeSheet(Sheet):
             value = self.measure.mean(line.trial)
             if line.trial is not None and value is not None and not self._is_outside(line):
                 y = math.log10(value) if self.on_log_axis else value
-                letter, bits = self._letters[line.key], line.trial.bits_per_weight or 0.0
-                points.append(Point(line.key, letter, bits, y, line.key in self._pareto))
+                letter, size = self._letters[line.key], self.size(line) or 0.0
+                points.append(Point(line.key, letter, size, y, line.key in self._pareto))
         return points
 
 

@@ -14,6 +14,7 @@ from studyctl.run.control import StopWhen
 from studyctl.store.live import TrialDetail
 from studyctl_tui.monitor.trials import TrialsScreen
 from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.shared.stop import ask_how_to_stop
 from studyctl_tui.shared.topbar import GLYPHS
 
 
@@ -61,9 +62,10 @@ class TrialActs(TrialsScreen):
             self._retry(view.paths, "")
 
     def _retry(self, paths: StudyPaths, trial: str) -> None:
-        self._act(
-            lambda: control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial)
-        )
+        def act() -> str:
+            return control.ask_to_retry(paths, trial) or control.start_in_background(paths.spec, trial)
+
+        self.ask_trust(paths, paths.spec, lambda: self._act(act))
 
     def action_stop(self, when: StopWhen) -> None:
         """Stop the run, after asking how."""
@@ -71,21 +73,10 @@ class TrialActs(TrialsScreen):
         if view is None or not view.snapshot.running:
             self.notify("nobody runs this study")
             return
-        running, paths = view.snapshot.count("running"), view.paths
-        steps = "the running step" if running < 2 else f"the {running} running steps"
-        choices = [
-            Choice("x", f"After {steps}", "after_step"),
-            Choice("X", f"At once; {steps} will be run again", "now"),
-        ]
-        if when == "now":  # enter takes the first
-            choices.reverse()
-
-        def answered(answer: str | None) -> None:
-            if answer:
-                self._act(lambda: control.ask_to_stop(paths, "now" if answer == "now" else "after_step"))
-
-        body = Text("What was measured stays stored.")
-        self.app.push_screen(Ask(f"Stop {paths.name}?", body, choices), answered)
+        paths = view.paths
+        ask_how_to_stop(
+            self.study_app, paths.name, when, lambda how: self._act(lambda: control.ask_to_stop(paths, how))
+        )
 
     @work(thread=True, group="act")
     def _act(self, act: Callable[[], str]) -> None:

@@ -1,15 +1,14 @@
 """The end of an attempt's log, as lines that are safe to show."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.cells import cell_len, chop_cells
 from textual.content import Content
 
+from studyctl.printable import printed_line
+
 MOST_BYTES = 64 << 10
-ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,8 @@ def read_tail(path: Path, before: LogTail | None = None) -> LogTail:
     lines = data.decode(errors="replace").split("\n")
     if status.st_size > MOST_BYTES:
         lines = ["…", *lines[1:]]
-    return LogTail(path, stamp, tuple(map(_clean, lines if lines[-1] else lines[:-1])))
-
-
-def _clean(line: str) -> str:
-    """Return a line as a terminal would finally show it, without colours and overwritten progress bars."""
-    shown = line.rstrip("\r").rsplit("\r", 1)[-1]
-    return CONTROL.sub("", ESCAPES.sub("", shown)).expandtabs(4)
+    lines = lines if lines[-1] else lines[:-1]
+    return LogTail(path, stamp, tuple(printed_line(line).expandtabs(4) for line in lines))
 
 
 def log_lines(tail: LogTail, width: int) -> list[Content]:

@@ -91,21 +91,30 @@ def _figures(standing: Standing | None, width: int) -> list[Content]:
 def _figure_texts(standing: Standing) -> Iterator[str]:
     if standing.bits_per_weight is not None:
         yield f"{layout.fixed(standing.bits_per_weight, 2)} bits/weight"
+    if standing.size_mib is not None:
+        yield f"{layout.mib(standing.size_mib)} MiB"
     if standing.sparsity:
         yield f"sparsity {layout.fixed(standing.sparsity, 2)}"
     if standing.ppl_ratio is not None:
         worst = ""
         if standing.worst_language and standing.variant != "dense":
-            worst = f" (worst {standing.worst_language} {layout.ratio(standing.worst_ppl_ratio, '×')})"
+            worst = f" (worst {standing.worst_language} {layout.change(standing.worst_bits_per_byte_change)} bits/byte)"
         yield f"ppl {layout.ratio(standing.ppl_ratio, '×')}{worst}"
-    if standing.acc is not None:
-        yield f"acc {layout.fixed(standing.acc, 3)} ({layout.change(standing.acc_change)})"
+    yield from _accuracy_texts(standing)
     if standing.kl_nats is not None:
         yield f"KL {layout.fixed(standing.kl_nats, 3)}"
     if standing.total_seconds is not None:
         yield layout.duration(standing.total_seconds).plain
     if standing.peak_memory_bytes is not None:
         yield f"peak {bytes_text(standing.peak_memory_bytes)}"
+
+
+def _accuracy_texts(standing: Standing) -> Iterator[str]:
+    if standing.acc is not None:
+        yield f"acc {layout.fixed(standing.acc, 3)} ({layout.change(standing.acc_change)})"
+    if standing.tasks_above_chance is not None and standing.tasks_above_chance != standing.tasks:
+        above = f"{layout.fixed(standing.acc_above_chance, 3)} ({layout.change(standing.acc_change_above_chance)})"
+        yield f"of {standing.tasks} tasks, {standing.tasks_above_chance} above chance: {above}"
 
 
 def _steps(steps: Sequence[LiveStep], width: int) -> list[Content]:

@@ -1,14 +1,14 @@
-"""Small dialogs: a text and a list of choices."""
+"""What all dialogs share, and the one that is a text and a list of choices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
@@ -26,15 +26,27 @@ class Choice:
 CLOSE = Choice("escape", "Close", "")
 
 
-class Ask(ModalScreen[str]):
+T = TypeVar("T")
+
+
+class Dialog(ModalScreen[T]):
+    """A frame in the middle of the screen, the container ``.dialog``: as wide as most sentences, and as high as its content."""
+
+    DEFAULT_CSS = """
+    Dialog { align: center middle; background: $background 60%; }
+    Dialog .dialog {
+        width: 76; max-width: 95%; height: auto; max-height: 95%;
+        padding: 1 2; border: round $primary; background: $surface;
+    }
+    """
+
+
+class Ask(Dialog[str]):
     """Shows a text and a list of choices; returns the answer of the chosen one, empty if none was chosen."""
 
     DEFAULT_CSS = """
-    Ask { align: center middle; }
-    Ask .dialog { min-width: 60; max-width: 120; }
-    Ask .title { text-style: bold; margin-bottom: 1; }
-    Ask VerticalScroll { height: auto; max-height: 60vh; }
-    Ask OptionList { width: auto; min-width: 50; height: auto; margin-top: 1; padding: 0; background: transparent; }
+    Ask .title { dock: top; height: auto; padding-bottom: 1; text-style: bold; background: $surface; }
+    Ask OptionList { dock: bottom; height: auto; padding: 1 0 0 0; background: $surface; }
     Ask OptionList, Ask OptionList:focus { border: none; }
     """
     AUTO_FOCUS = "OptionList"
@@ -50,10 +62,9 @@ class Ask(ModalScreen[str]):
 
     def compose(self) -> ComposeResult:
         """Yield title, text and choices."""
-        with Vertical(classes="dialog"):
+        with VerticalScroll(classes="dialog"):
             yield Static(self._title, classes="title", markup=False)
-            with VerticalScroll():
-                yield Static(self._body, id="body")
+            yield Static(self._body, id="body")
             yield OptionList(*self._options())
 
     def _options(self) -> list[Option]:

@@ -7,9 +7,10 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import ActiveBinding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen, Screen
+from textual.screen import Screen
 from textual.widgets import Static
 
+from studyctl_tui.shared.dialogs import Dialog
 from studyctl_tui.shared.screen import StudyScreen
 
 
@@ -22,9 +23,10 @@ def _distance(active: ActiveBinding) -> int:
     return 1 if type(active.node).__module__.startswith("studyctl_tui.") else 3
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     """Lists the active key bindings."""
 
+    DEFAULT_CSS = "HelpScreen Static { width: 1fr; }"
     BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,q,f1", "dismiss", "Close")]
 
     def __init__(self, screen: StudyScreen) -> None:

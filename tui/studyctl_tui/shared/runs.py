@@ -9,8 +9,7 @@ from textual.notifications import SeverityLevel
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
 from studyctl.run.control import StopWhen, ask_to_stop, start_in_background
-from studyctl.store.studies import StudyRow
-from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.studies.start import EDIT, START, PlanDialog
 
@@ -42,9 +41,13 @@ class RunsScreen(StudyScreen):
             self.study_app.spec = dialog.spec
             self.study_app.action_go("spec")
         elif answer == START:
-            self.starting.append(dialog.study)
-            self.starting_changed()
-            self._start(dialog.spec, dialog.study)
+            paths = StudyPaths(runs_folder() / dialog.study)
+            self.ask_trust(paths, dialog.spec, lambda: self._begin(dialog.spec, dialog.study))
+
+    def _begin(self, spec: Path, study: str) -> None:
+        self.starting.append(study)
+        self.starting_changed()
+        self._start(spec, study)
 
     @work(thread=True, group="start")
     def _start(self, spec: Path, study: str) -> None:
@@ -64,24 +67,9 @@ class RunsScreen(StudyScreen):
         if self.is_current:  # a user who went elsewhere meanwhile stays there
             self.study_app.open_study(StudyPaths(runs_folder() / study), "monitor")
 
-    def offer_stop(self, row: StudyRow) -> None:
-        """Ask how to stop a run, and send that to its runner."""
-        body = f"{row.done} of {row.trials} trials are done. What was measured is kept, R goes on later."
-        choices = [
-            Choice("s", "After the running steps", "after_step"),
-            Choice("n", "Now; what these steps measured so far is lost", "now"),
-        ]
-        paths = StudyPaths(runs_folder() / row.study)
-        self.app.push_screen(
-            Ask(f"Stop {row.study}?", Text(body), choices), lambda answer: self._stop(paths, answer)
-        )
-
-    def _stop(self, paths: StudyPaths, answer: str | None) -> None:
-        if answer:
-            self._ask_runner(paths, "now" if answer == "now" else "after_step")
-
     @work(thread=True, group="stop")
-    def _ask_runner(self, paths: StudyPaths, when: StopWhen) -> None:
+    def stop(self, paths: StudyPaths, when: StopWhen) -> None:
+        """Ask the runner of a study to stop."""
         severity: SeverityLevel = "information"
         try:
             text = ask_to_stop(paths, when)

@@ -1,13 +1,18 @@
 """The base class of the app's screens."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.screen import Screen
 from textual.widgets import Footer, Input, TextArea
 
+from studyctl.files import StudyPaths
+from studyctl.run.trust import foreign, question, remember
+from studyctl_tui.shared.dialogs import Ask, Choice
 from studyctl_tui.shared.topbar import TopBar
 from studyctl_tui.shared.view import View
 
@@ -62,6 +67,23 @@ class StudyScreen(Screen[None]):
             otherwise: called if the user goes on editing.
         """
         then()
+
+    def ask_trust(self, paths: StudyPaths, spec: Path, then: Callable[[], object]) -> None:
+        """Do something with a study; ask first if somebody else made it, or the one that the spec is stored in."""
+        studies = foreign(paths, spec)
+        if not studies:
+            then()
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer:
+                if trouble := remember(studies):
+                    self.notify(trouble, severity="warning", markup=False)
+                then()
+
+        body = Text("\n\n".join(map(question, studies)))
+        trust = Choice("t", "Trust it, now and later", "trust")
+        self.app.push_screen(Ask("Made by somebody else", body, [trust]), answered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Let the key of the filter type its character in a text field."""

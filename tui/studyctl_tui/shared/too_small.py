@@ -1,11 +1,14 @@
 """The message of a terminal that is too small."""
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-COLUMNS, ROWS = 80, 20
+COLUMNS, ROWS = 60, 16
 
 
 def too_small(size: Size) -> bool:
@@ -14,14 +17,23 @@ def too_small(size: Size) -> bool:
 
 
 class TooSmallScreen(ModalScreen[None]):
-    """Says what the app needs; gone as soon as there is room."""
+    """Says what the app needs; gone as soon as there is room, or when one wants to see what fits."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape", "dismiss", "Show what fits"),
+        ("q", "app.leave", "Quit"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._leaves = False
 
     def compose(self) -> ComposeResult:
         """Yield the sentence."""
         yield Static(classes="too-small")
 
-    def on_mount(self) -> None:
-        """Say how large it is."""
+    def on_screen_resume(self) -> None:
+        """See how large it is now, also after a dialog in front of it or another screen."""
         self.on_resize()
 
     def on_resize(self) -> None:
@@ -29,8 +41,9 @@ class TooSmallScreen(ModalScreen[None]):
         size = self.app.size
         if too_small(size):
             self.query_one(Static).update(
-                f"This screen needs {COLUMNS} × {ROWS} characters; the terminal has "
-                f"{size.width} × {size.height}. Make it larger, or q to leave."
+                f"This screen needs {COLUMNS} × {ROWS} characters; the terminal has {size.width} × {size.height}. "
+                "Make it larger; esc shows what fits, q leaves."
             )
-        elif self.is_current:
+        elif self.is_active and not self._leaves:
+            self._leaves = True  # a second resize may come before it is gone
             self.dismiss()

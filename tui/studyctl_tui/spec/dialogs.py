@@ -6,16 +6,15 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from studyctl_tui.shared.dialogs import Dialog
 
-class InputScreen(ModalScreen[str]):
+
+class InputScreen(Dialog[str]):
     """A line to type; escape answers with an empty text."""
 
     DEFAULT_CSS = """
-    InputScreen { align: center middle; }
-    InputScreen Vertical { width: 70; }
     InputScreen Input { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss('')", "Cancel")]

@@ -36,6 +36,15 @@ ELSEWHERE = {
 Then = Callable[[], object]
 
 
+class _Document:
+    """What is edited, from when it is opened until another is: its file changes with each save."""
+
+    def __init__(self, file: Loaded) -> None:
+        self.file = file
+        """What was loaded or saved last."""
+        self.saving = asyncio.Lock()
+
+
 class SpecFile(Vertical):
     """Bar and banner of the file; messages say what happens to it."""
 
@@ -66,11 +75,15 @@ class SpecFile(Vertical):
 
     def __init__(self) -> None:
         super().__init__(id="spec-file")
-        self.file: Loaded | None = None
-        """What was loaded or saved last; None: nothing is open. It changes together with the text in the editor."""
-        self._saving = asyncio.Lock()
+        self._document: _Document | None = None
+        """What is open; another takes its place together with the text in the editor."""
         self._note = ""
         self._bar, self._banner = FileBar(id="file"), Banner(id="banner")
+
+    @property
+    def file(self) -> Loaded | None:
+        """What was loaded or saved last; None: nothing is open."""
+        return self._document.file if self._document is not None else None
 
     def compose(self) -> ComposeResult:
         """Yield bar and banner."""
@@ -117,31 +130,50 @@ class SpecFile(Vertical):
 
     def take(self, file: Loaded | None, trouble: str = "") -> None:
         """Take a file whose text is in the editor now; None for none, with what is the matter."""
-        self.file, self._note = file, _note(file) if file is not None else trouble
-        self._banner.text = self._note
+        if file is None:
+            self._document = None
+        elif self._document is not None and self._document.file.path == file.path:
+            self._document.file = file
+        else:
+            self._document = _Document(file)
+        self._say(_note(file) if file is not None else trouble)
+
+    def _say(self, note: str) -> None:
+        self._banner.text = self._note = note
 
     # -- saving
 
-    @work(group="save")
-    async def save(
-        self, text: str, then: Then | None = None, *, path: Path | None = None, keep_other: bool = False
-    ) -> None:
-        """Write a text in a thread, after those that are being written; asks first where the file was changed elsewhere.
+    def save(self, text: str, then: Then | None = None, *, path: Path | None = None) -> None:
+        """Write the text of what is open now, in a thread; asks first where the file was changed elsewhere.
 
         Args:
             text: what is in the editor.
             then: what follows when it is written.
             path: a file that does not exist yet, to write to and to edit from then on; None: the open one.
-            keep_other: keep what was changed elsewhere in another file, without asking.
         """
-        async with self._saving:
-            if (opened := self.file) is None:
-                return
-            file = opened if path is None else replace(opened, path=path, stamp=None)
+        if self._document is not None:
+            self._save(self._document, text, then, path=path)
+
+    @work(group="save")
+    async def _save(
+        self,
+        document: _Document,
+        text: str,
+        then: Then | None,
+        *,
+        path: Path | None = None,
+        keep_other: bool = False,
+    ) -> None:
+        """Write a text after those of the same document that are being written, whatever was opened meanwhile."""
+        async with document.saving:
+            file = document.file if path is None else replace(document.file, path=path, stamp=None)
             try:
-                written = await asyncio.to_thread(save, file, text, keep_other=keep_other)
+                document.file = await asyncio.to_thread(save, file, text, keep_other=keep_other)
             except ChangedElsewhereError:
-                self._ask(file, text, then)
+                if path is not None:
+                    self._warn(f"{short(path)} exists already: choose another name")
+                else:
+                    self._ask(document, text, then)
                 return
             except StudyError as error:
                 self._warn(error.problems[0].what)
@@ -149,24 +181,20 @@ class SpecFile(Vertical):
             problems = counted((await asyncio.to_thread(checked, as_meant(text), file.path))[1])
             suffix = f", which has problems: {problems}" if problems else ""
             self.app.notify(f"saved {short(file.path)}{suffix}", markup=False)
-            if self.file is opened:  # else another one was opened meanwhile
-                self.take(written)
+            if document is self._document:
+                self._say(_note(document.file))
                 self.post_message(self.Saved(renamed=path is not None))
         if then is not None:
             then()
 
-    def _ask(self, file: Loaded, text: str, then: Then | None) -> None:
-        if self.file is None or file.path != self.file.path:
-            self._warn(f"{short(file.path)} exists already: choose another name")
-            return
-
+    def _ask(self, document: _Document, text: str, then: Then | None) -> None:
         def answered(answer: str | None) -> None:
-            if answer == "r":
+            if answer == "r" and document is self._document:
                 self.reload()
             elif answer == "o":
-                self.save(text, then, keep_other=True)
+                self._save(document, text, then, keep_other=True)
 
-        name = file.path.name
+        name = document.file.path.name
         choices = [
             Choice("r", "reload: load that version (ctrl+z brings this text back)", "r"),
             Choice("o", f"overwrite: save this text, and keep the other as {name}.orig", "o"),

@@ -10,6 +10,8 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from studyctl.report.console import TextConsole
+
 if TYPE_CHECKING:
     from studyctl.plan.preview import Preview
 
@@ -42,7 +44,7 @@ class PlanPane(VerticalScroll, can_focus=True):
             self.say("fix the problems first: as it is, nothing can run")
             return
         self._preview = preview
-        nowhere = Console(file=io.StringIO())  # for its problems
+        nowhere = TextConsole(file=io.StringIO())  # for its problems
         width = max(40, self.scrollable_content_region.width)
         self.query_one(Static).update(printed(lambda console: draw_plan(preview, console, nowhere), width))
 
@@ -54,9 +56,7 @@ class PlanPane(VerticalScroll, can_focus=True):
 
 def printed(draw: Callable[[Console], object], width: int) -> Text:
     """Return what a function prints on a console of this width."""
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=True, color_system="standard", highlight=False
-    )
+    console = TextConsole(file=io.StringIO(), width=width, force_terminal=True, color_system="standard")
     with console.capture() as captured:
         draw(console)
     return Text.from_ansi(captured.get().rstrip())

@@ -222,26 +222,37 @@ class SpecScreen(StudyScreen):
             self.notify("fix the problems first: as it is, nothing can run", severity="warning")
             self.action_problem(1)
         elif self.unsaved or file.data is None:
-            self.source.save(self.editor.text, self._start)
+            self.source.save(self.editor.text, lambda: self._start(file.path))
         else:
-            self._start()
+            self._start(file.path)
 
-    def _start(self) -> None:
-        if self.path is not None and not self._run_status.display:
-            self._run_status.update(f"{GLYPHS['running']} starting {short(self.path)}: it is planned first …")
+    def _start(self, path: Path) -> None:
+        if not self._run_status.display:
+            self._run_status.update(f"{GLYPHS['running']} starting {short(path)}: it is planned first …")
             self._run_status.display = True
-            self._run(self.path)
+            self._run(path)
 
     @work
     async def _run(self, path: Path) -> None:
         try:
             document = await asyncio.to_thread(load_spec, path)
+        except StudyError as error:
+            self.app.notify(error.problems[0].what, severity="error", markup=False)
+        else:
+            paths = StudyPaths(runs_folder() / document.spec.study.name)
+            self.ask_trust(paths, path, lambda: self._run_in_background(path, paths))
+        self._run_status.display = False
+
+    @work
+    async def _run_in_background(self, path: Path, paths: StudyPaths) -> None:
+        self._run_status.display = True
+        try:
             message = await asyncio.to_thread(start_in_background, path)
         except StudyError as error:
             self.app.notify(error.problems[0].what, severity="error", markup=False)
         else:
             self.app.notify(message, markup=False)
-            self.study_app.open_study(StudyPaths(runs_folder() / document.spec.study.name))
+            self.study_app.open_study(paths)
             self.study_app.spec = path  # the file goes on being the one in the editor
         self._run_status.display = False
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from textual_fastdatatable import ArrowBackend
 
+from studyctl.printable import on_one_line
 from studyctl.report.tables import write_csv
 
 NULL = "NULL"
@@ -18,9 +19,6 @@ MEASURED_ROWS = 1000
 LONGEST = 500
 """Maximum characters of a cell; the width of its column usually cuts it before."""
 WIDEST_FLOAT = len("-1.23457e-100")
-_PICTURES: dict[int, int | str] = {code: 0x2400 + code for code in range(32)}
-_PICTURES |= {ord("\n"): "⏎", ord("\t"): " ", ord("\r"): "", 0x7F: 0x2421}
-"""Replacements for control characters, which would reach the terminal."""
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -34,7 +32,7 @@ def cell_text(value: Any) -> str:
         case None:
             return NULL
         case str():
-            return value[:LONGEST].translate(_PICTURES)
+            return on_one_line(value[:LONGEST])
         case bool():
             return "true" if value else "false"
         case float():
@@ -48,8 +46,8 @@ def cell_text(value: Any) -> str:
         case bytes():
             return value[: LONGEST // 2].hex()
         case list() | dict() | tuple():
-            return json.dumps(value, ensure_ascii=False, default=_plain)[:LONGEST].translate(_PICTURES)
-    return str(value)[:LONGEST].translate(_PICTURES)
+            return on_one_line(json.dumps(value, ensure_ascii=False, default=_plain)[:LONGEST])
+    return on_one_line(str(value)[:LONGEST])
 
 
 def _plain(value: Any) -> float | str:

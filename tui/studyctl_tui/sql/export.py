@@ -11,12 +11,12 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from studyctl.files import atomic_path
 from studyctl.report.tables import BATCH_ROWS, write_csv, write_json, write_parquet
 from studyctl.units import bytes_text
+from studyctl_tui.shared.dialogs import Dialog
 
 WRITERS: dict[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
     ".csv": write_csv,
@@ -63,7 +63,7 @@ def _trouble(path: Path, error: Exception) -> str:
     return f"{path.suffix} cannot hold these rows: {error}"
 
 
-class ExportDialog(ModalScreen[None]):
+class ExportDialog(Dialog[None]):
     """Asks for a file name and writes the rows there."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,10 +71,6 @@ class ExportDialog(ModalScreen[None]):
         Binding("down,up", "next_format", "csv, json, parquet", priority=True),
     ]
     DEFAULT_CSS = """
-    ExportDialog { align: center middle; }
-    ExportDialog > Vertical {
-        width: 72; max-width: 95%; height: auto; padding: 1 2; border: round $primary; background: $surface;
-    }
     ExportDialog Input { background: $panel; margin: 1 0; }
     ExportDialog Static { height: auto; color: $foreground; }
     ExportDialog .says { min-height: 2; }
@@ -88,7 +84,7 @@ class ExportDialog(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield the question."""
-        with Vertical():
+        with Vertical(classes="dialog"):
             yield Static(Text(f"Export {self._table.num_rows:,} rows", style="bold"))
             yield Input("result.csv", select_on_focus=False, compact=True)
             yield Static("", classes="says", markup=False)

@@ -8,14 +8,14 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from studyctl.store.questions import Question
+from studyctl_tui.shared.dialogs import Dialog
 
 
-class PickDialog(ModalScreen[tuple[str, bool] | None]):
+class PickDialog(Dialog[tuple[str, bool] | None]):
     """A list with a filter, and an explanation below; returns the chosen query and whether to run it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -28,11 +28,7 @@ class PickDialog(ModalScreen[tuple[str, bool] | None]):
         Binding("pageup", "move('page_up')", "Page up", show=False, priority=True),
     ]
     DEFAULT_CSS = """
-    PickDialog { align: center middle; }
-    PickDialog > Vertical {
-        width: 94%; max-width: 110; height: 94%; max-height: 40; padding: 0 1;
-        border: round $primary; background: $surface;
-    }
+    PickDialog .dialog { width: 94%; max-width: 110; height: 94%; max-height: 40; padding: 0 1; }
     PickDialog Input { background: $panel; }
     PickDialog OptionList {
         height: 1fr; border: none; background: $surface; padding: 0; scrollbar-size: 1 1;
@@ -49,7 +45,7 @@ class PickDialog(ModalScreen[tuple[str, bool] | None]):
 
     def compose(self) -> ComposeResult:
         """Yield filter, list and explanation."""
-        with Vertical():
+        with Vertical(classes="dialog"):
             yield Static(Text(self._heading, style="bold"))
             yield Input(placeholder="type to filter", compact=True)
             yield OptionList()

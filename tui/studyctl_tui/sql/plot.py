@@ -13,10 +13,10 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from studyctl.report.layout import MISSING
+from studyctl_tui.shared.dialogs import Dialog
 from studyctl_tui.shared.plot import Plot, padded
 from studyctl_tui.sql.cells import is_number
 
@@ -48,7 +48,7 @@ def plottable(table: pa.Table) -> Plottable | None:
     return Plottable(table, labels, numbers) if numbers and table.num_rows else None
 
 
-class PlotDialog(ModalScreen[None]):
+class PlotDialog(Dialog[None]):
     """The picture of the rows as they are; nothing is computed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -58,8 +58,7 @@ class PlotDialog(ModalScreen[None]):
         Binding("left_square_bracket", "column(-1)", "Column before", priority=True),
     ]
     DEFAULT_CSS = """
-    PlotDialog { align: center middle; }
-    PlotDialog > Vertical { width: 96%; height: 96%; padding: 0 1; border: round $primary; background: $surface; }
+    PlotDialog .dialog { width: 96%; max-width: 96%; height: 96%; max-height: 96%; padding: 0 1; }
     PlotDialog Plot { height: 1fr; }
     PlotDialog VerticalScroll { height: 1fr; }
     PlotDialog .keys { height: 1; color: $text-muted; }
@@ -74,7 +73,7 @@ class PlotDialog(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield both pictures; one is shown."""
-        with Vertical():
+        with Vertical(classes="dialog"):
             yield Static(id="sql-plot-title", markup=False)
             yield Plot()
             with VerticalScroll():

@@ -3,6 +3,7 @@
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,11 +15,14 @@ from textual.widgets import DataTable, Input, Static
 
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
+from studyctl.printable import on_one_line
 from studyctl.report.studies import FIRST_STEPS
+from studyctl.run.control import StopWhen
 from studyctl.store.studies import StudyList, StudyRow
 from studyctl.units import duration_text
 from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.shared.runs import RunsScreen
+from studyctl_tui.shared.stop import ask_how_to_stop
 from studyctl_tui.studies.start import ChooseSpec
 from studyctl_tui.studies.table import SORTS, StudiesTable
 
@@ -50,7 +54,8 @@ class StudiesScreen(RunsScreen):
         Binding("n", "new", "New"),
         Binding("c", "compare", "Compare"),
         Binding("e", "edit", "Spec"),
-        Binding("x", "stop", "Stop"),
+        Binding("x", "stop('after_step')", "Stop"),
+        Binding("X", "stop('now')", "Stop at once", show=False),
         Binding("R", "resume", "Resume", key_display="R"),
         Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("s", "sort", "Sort"),
@@ -252,11 +257,12 @@ class StudiesScreen(RunsScreen):
         elif (paths := self._readable()) is not None:
             self.offer(paths.spec, paths.name)
 
-    def action_stop(self) -> None:
+    def action_stop(self, when: StopWhen) -> None:
         """Stop the run of the study under the cursor, after asking how."""
         row = self._row()
         if row is not None and row.state == "running":
-            self.offer_stop(row)
+            paths = StudyPaths(runs_folder() / row.study)
+            ask_how_to_stop(self.study_app, row.study, when, partial(self.stop, paths))
         elif row is not None:
             self.app.notify(f"{row.study} is not being run", markup=False)
 
@@ -265,7 +271,7 @@ def about_lines(row: StudyRow) -> tuple[Text, Text]:
     """Return two lines about a study: what it is, and what can be done."""
     if row.trouble:
         return Text.assemble(("! ", "bold red"), row.trouble), Text(f"enter says more · {row.hint}")
-    title = Text.assemble((row.study, "bold"), f"  {row.title}")
+    title = Text.assemble((on_one_line(row.study), "bold"), f"  {on_one_line(row.title)}")
     where = f" on {row.host}" if row.host else ""
     left = f" · {duration_text(row.seconds_left)} left" if row.seconds_left is not None else ""
     state = {

@@ -10,29 +10,26 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from studyctl.errors import StudyError
 from studyctl.spec.bundled import bundled_folder, bundled_names, spec_path
 from studyctl.spec.nearby import specs_below
-from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.shared.dialogs import Ask, Choice, Dialog
 from studyctl_tui.spec.plan import printed
 
 START, EDIT = "start", "edit"
 """What :class:`PlanDialog` answers."""
 _WIDEST = 110
-_EDGES = 10
+_EDGES = 14
 """Characters of a dialog and its surroundings that are not text."""
 
 
-class ChooseSpec(ModalScreen[Path | None]):
+class ChooseSpec(Dialog[Path | None]):
     """Lists the specs that ship and those below the working directory; a path can be typed, too."""
 
     DEFAULT_CSS = """
-    ChooseSpec { align: center middle; }
-    ChooseSpec .dialog { width: 76; }
     ChooseSpec .title { text-style: bold; margin-bottom: 1; }
     ChooseSpec OptionList { height: auto; max-height: 50vh; padding: 0; background: transparent; }
     ChooseSpec OptionList, ChooseSpec OptionList:focus { border: none; }
@@ -121,6 +118,8 @@ def _local_specs() -> list[Path]:
 
 class PlanDialog(Ask):
     """Shows what a spec would run and what that takes; answers :data:`START`, :data:`EDIT` or nothing."""
+
+    DEFAULT_CSS = "PlanDialog .dialog { width: 118; }"
 
     def __init__(self, spec: Path, only_study: str = "") -> None:
         """Prepare the dialog.

@@ -12,6 +12,7 @@ from textual.geometry import Region
 from textual.widgets import DataTable
 from typing_extensions import override
 
+from studyctl.printable import on_one_line
 from studyctl.report.studies import GLYPHS
 from studyctl.store.studies import StudyRow
 
@@ -167,12 +168,12 @@ def _cells(row: StudyRow, layout: _Layout, now: datetime) -> tuple[Text, ...]:
     progress = bar_text(row.done, row.failed, row.trials, layout.bar).append(f" {row.done}/{row.trials}")
     texts: dict[Key, Text] = {
         "state": Text(f" {GLYPHS[row.state]} {row.state}", style=STYLES[row.state]),
-        "study": Text(row.study, style="bold"),
+        "study": Text(on_one_line(row.study), style="bold"),
         "progress": Text("") if row.trouble else progress,
         "failed": Text(str(row.failed) if row.failed else "", style="red"),
-        "host": Text(row.host),
+        "host": Text(on_one_line(row.host)),
         "sign": Text("" if row.trouble else age_text(row.last_sign, now)),
-        "title": Text(row.trouble or row.title, style="" if row.trouble else "dim"),
+        "title": Text(on_one_line(row.trouble or row.title), style="" if row.trouble else "dim"),
     }
     for key, width in layout.columns:
         texts[key].truncate(width - 1, overflow="ellipsis")
