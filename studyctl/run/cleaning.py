@@ -76,28 +76,31 @@ def remove(paths: StudyPaths, console: Console, *, yes: bool) -> None:
         raise StudyError(
             f"{paths.root} holds no results: it is not deleted", hint="delete it yourself if it is not needed"
         )
-    if paths.root.is_symlink():
+    linked = paths.root.is_symlink()
+    if linked:
         study = f"the link {paths.root}; the study stays in {paths.root.readlink()}"
-        entries = [paths.root]
     else:
-        attempts = len(list(paths.journal.glob("*.jsonl")))
-        entries = [path for path in paths.root.iterdir() if _is_ours(path, paths)]
-        study = f"{paths.root}: {attempts} attempts, {bytes_text(sum(map(_size, entries)))}"
+        attempts, size = len(list(paths.journal.glob("*.jsonl"))), sum(map(_size, _ours(paths)))
+        study = f"{paths.root}: {attempts} attempts, {bytes_text(size)}"
     if not yes:
-        loss = "" if paths.root.is_symlink() else ", with every result"
+        loss = "" if linked else ", with every result"
         raise StudyError(f"this deletes {study}{loss}", hint=f"studyctl rm {paths.name} --yes")
+    left: list[str] = []
     with hold(paths):
-        for path in entries:
+        for path in [paths.root] if linked else _ours(paths):
             _delete(path)
-        left = sorted(path.name for path in paths.root.iterdir()) if paths.root.exists() else []
-        if paths.root.exists() and not left:
+        if not linked and not (left := sorted(path.name for path in paths.root.iterdir())):
             paths.root.rmdir()
     console.print(f"deleted {study}", soft_wrap=True, markup=False)
     if left:
         console.print(f"left, as no study has such files: {', '.join(left)}", soft_wrap=True, markup=False)
 
 
-def _is_ours(path: Path, paths: StudyPaths) -> bool:
-    """Return whether a file or folder directly in a study's folder is one of a study, or of a write that was interrupted."""
+def _ours(paths: StudyPaths) -> list[Path]:
+    """Return what is directly in a study's folder and part of a study, or of a write that was interrupted."""
     names = [own.name for own in paths.entries()]
-    return any(path.name == name or path.name.startswith((f"{name}.", f".{name}.")) for name in names)
+    return [
+        path
+        for path in paths.root.iterdir()
+        if any(path.name == name or path.name.startswith((f"{name}.", f".{name}.")) for name in names)
+    ]

@@ -97,7 +97,7 @@ class Study(Table):
     extends: str | None = Field(
         None,
         min_length=1,
-        description="path of a spec to build on: tables are merged key by key, arrays and values replaced",
+        description="path of a .toml file to build on, relative to this one: tables are merged key by key, arrays and values replaced",
     )
 
     @field_validator("name")

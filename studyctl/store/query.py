@@ -4,6 +4,7 @@ A reader attaches the file to a database in memory. A second ``connect`` to the 
 any connection of the process has it open; this way a new reader sees the newest file, and older readers keep theirs.
 """
 
+import errno
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -65,7 +66,11 @@ def open_reader(paths: StudyPaths, *, external_access: bool = False) -> duckdb.D
     """
     connection, content = open_database(paths, external_access=external_access)
     if content is Content.ROWS:
-        connection.execute("".join(definitions().values()))
+        try:
+            connection.execute("".join(definitions().values()))
+        except duckdb.Error as error:
+            connection.close()
+            raise StudyError(unreadable(paths, error)) from error
     elif content is Content.OTHER:
         connection.execute("USE study")
     return connection
@@ -95,7 +100,7 @@ def open_database(
         except duckdb.Error as error:
             connection.close()
             if before == file_stamp(paths.database):
-                raise StudyError(_unreadable(paths, error)) from error
+                raise StudyError(unreadable(paths, error)) from error
         else:
             if before == file_stamp(paths.database):
                 break
@@ -138,10 +143,12 @@ def other_tables(paths: StudyPaths, writer: str) -> Problem:
 
 
 def file_stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return a value that changes whenever a file or folder changes; None if it does not exist."""
+    """Return a value that changes whenever a file or folder changes; None if it does not exist, or is a link to itself."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
 
@@ -289,7 +296,8 @@ def _nothing_published(paths: StudyPaths) -> Problem:
     return Problem(f"nothing of {paths.name} is published yet", file=paths.database, hint=hint)
 
 
-def _unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
+def unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
+    """Return the problem with a database that DuckDB cannot read, or that has not the columns of this version."""
     if "lock" in str(error).lower():
         what = f"another program has {paths.database} open for writing"
         hint = "close it, or open it there with `duckdb -readonly`"

@@ -1,9 +1,7 @@
 """The results of a study as rows, for reports and the terminal app, which need no SQL and no arithmetic on metrics."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import duckdb
@@ -11,7 +9,7 @@ import duckdb
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
-from studyctl.store.query import Content, open_database, other_tables
+from studyctl.store.query import Content, open_database, other_tables, unreadable
 from studyctl.store.schema import definitions
 
 _Row = TypeVar("_Row", bound=NamedTuple)
@@ -223,11 +221,10 @@ class LayerResult(NamedTuple):
 class Results(AbstractContextManager["Results"]):
     """The results of one publication. Close it after use."""
 
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, undefined: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        self._connection = connection
-        self._undefined = dict(undefined)
+    def __init__(self, connection: duckdb.DuckDBPyConnection, rows_of: StudyPaths | None = None) -> None:
+        """Take a connection that has all tables and views, or only the rows of a study's file."""
+        self._connection, self._rows_of = connection, rows_of
+        self._undefined = definitions() if rows_of is not None else {}
         """Statements that define tables and views, by name: one takes milliseconds, so only what is used is defined."""
 
     def about(self) -> About:
@@ -298,15 +295,19 @@ class Results(AbstractContextManager["Results"]):
         self.close()
 
     def _rows(self, row: type[_Row], source: str, rest: str = "", **equal: str | None) -> list[_Row]:
-        if source in self._undefined:
-            for name, statement in definitions(source).items():
-                if self._undefined.pop(name, None):
-                    self._connection.execute(statement)
         columns = ", ".join(f'"{name}"' for name in row._fields)
         values = {name: value for name, value in equal.items() if value is not None}
         where = " WHERE " + " AND ".join(f"{name} = ?" for name in values) if values else ""
-        rows = self._connection.execute(f"SELECT {columns} FROM {source}{where}{rest}", list(values.values()))
-        return list(map(row._make, rows.fetchall()))
+        try:
+            for name, statement in definitions(source).items() if source in self._undefined else ():
+                if self._undefined.pop(name, None):
+                    self._connection.execute(statement)
+            query = f"SELECT {columns} FROM {source}{where}{rest}"
+            return list(map(row._make, self._connection.execute(query, list(values.values())).fetchall()))
+        except duckdb.Error as error:
+            if self._rows_of is None:
+                raise
+            raise StudyError(unreadable(self._rows_of, error)) from error
 
 
 def open(paths: StudyPaths) -> Results:
@@ -319,4 +320,4 @@ def open(paths: StudyPaths) -> Results:
     if content is Content.OTHER:
         connection.close()
         raise StudyError(other_tables(paths, "something else"))
-    return Results(connection, definitions() if content is Content.ROWS else {})
+    return Results(connection, paths if content is Content.ROWS else None)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.contract.plan import VERSION, read_plan, write_plan
+from studyctl.contract.plan import VERSION, Planned, read_plan, write_plan
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import compare
+from studyctl.plan.saved import other_spec, source_of
 from studyctl.plan.saved import planned as planned_form
+from studyctl.spec.loading import load_spec
 from tests.plan.test_planner import planned
 
 OLD = Path(__file__).parents[1] / "journal" / "recorded" / "version-0.1.0" / "plan.json"
@@ -107,3 +109,48 @@ def test_a_plan_of_version_0_1_is_read(paths: StudyPaths) -> None:
     english = read.evaluations["./tiny"][0]
     assert english.step == Step(StepKind.PERPLEXITY, "en", key="4fba3f8a29e76f9cfc78")
     assert english.parts["windows"] == 4
+
+
+class TestAnotherSpec:
+    """Two specs with one name in one folder of studies."""
+
+    @pytest.fixture
+    def made(self, tmp_path: Path) -> tuple[Path, StudyPaths]:
+        """A spec, and the study that was made from it."""
+        paths = StudyPaths(tmp_path / "runs" / "mine")
+        spec = tmp_path / "first.toml"
+        spec.write_text('[study]\nname = "mine"\n\n[[models]]\nid = "a/b"\n')
+        write_plan(Planned("mine", made_from=str(spec)), paths)
+        return spec, paths
+
+    def told(self, spec: Path, paths: StudyPaths) -> str:
+        problem = other_spec(load_spec(spec), paths, read_plan(paths))
+        return f"{problem.line} {problem.what}" if problem else ""
+
+    def test_is_told_at_the_name(self, made: tuple[Path, StudyPaths]) -> None:
+        spec, paths = made
+        (second := spec.with_name("second.toml")).write_text(spec.read_text().replace("a/b", "c/d"))
+        assert self.told(second, paths) == (
+            f"2 study `mine` in {paths.root.parent} was made from another spec, {spec}"
+        )
+        assert self.told(spec, paths) == ""
+
+    def test_a_copy_or_one_that_was_moved_is_none(self, made: tuple[Path, StudyPaths]) -> None:
+        spec, paths = made
+        (copy := spec.with_name("copy.toml")).write_text(f"# the same\n{spec.read_text()}")
+        assert self.told(copy, paths) == ""
+        moved = spec.rename(spec.with_name("moved.toml"))
+        moved.write_text(moved.read_text().replace("a/b", "c/d"))
+        assert self.told(moved, paths) == ""
+
+    def test_one_that_has_another_name_by_now_is_none(self, made: tuple[Path, StudyPaths]) -> None:
+        spec, paths = made
+        (second := spec.with_name("second.toml")).write_text(spec.read_text().replace("a/b", "c/d"))
+        spec.write_text(spec.read_text().replace("mine", "other"))
+        assert self.told(second, paths) == ""
+
+    def test_the_studys_own_copy_is_none_and_keeps_the_source(self, made: tuple[Path, StudyPaths]) -> None:
+        spec, paths = made
+        paths.spec.write_text(spec.read_text().replace("a/b", "c/d"))
+        assert self.told(paths.spec, paths) == ""
+        assert source_of(load_spec(paths.spec), paths, read_plan(paths)) == str(spec)
