@@ -194,7 +194,10 @@ class TestASmallTerminal:
             await settle(pilot)
             await pilot.press("escape")
             await pilot.resize_terminal(COLUMNS - 2, ROWS - 2)
-            await until(pilot, lambda: isinstance(app.screen, StudyScreen)), "it does not come back with each row that is dragged"
+            (
+                await until(pilot, lambda: isinstance(app.screen, StudyScreen)),
+                "it does not come back with each row that is dragged",
+            )
             await pilot.resize_terminal(*self.LARGE)
             await settle(pilot)
             await pilot.resize_terminal(*self.SMALL)
