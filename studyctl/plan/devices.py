@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from studyctl.errors import SpecError
-from studyctl.gpus import visible_gpus
+from studyctl.gpus import torch_can_use_gpus, visible_gpus
 
 
 def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
@@ -28,9 +28,17 @@ def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
         if name.startswith("cuda") and name not in gpus:
             raise SpecError(
                 f"device `{name}` is not on this machine (GPUs found: {', '.join(gpus) or 'none'})",
-                hint='devices = "auto" uses what is available',
+                hint=_why_not(),
             )
     return list(dict.fromkeys(names))
+
+
+def _why_not() -> str:
+    if not torch_can_use_gpus():
+        return "the torch that is installed is built for CPUs only"
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"CUDA_VISIBLE_DEVICES is `{chosen}`: the GPUs that it names are counted from 0"
+    return 'devices = "auto" uses what is available'
 
 
 GPU_RATE = {"float32": 2e13, "bfloat16": 6e13, "float16": 6e13}

@@ -415,7 +415,8 @@ class Execution(Table):
 
     executor: Literal["local", "ray", "slurm"] = Field("local", description="where workers run")
     devices: Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] = Field(
-        "auto", description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker per device'
+        "auto",
+        description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker per device. GPUs are those that `CUDA_VISIBLE_DEVICES` shows to torch, counted from 0',
     )
     retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
     keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")

@@ -82,6 +82,7 @@ class Engine:
     def load(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
         """Load the job's model and the trial's weights if they are stored, and compute missing dense references."""
         self.weights_hash, self._compress_first, self._measure_all = "", (), False
+        _check_device(job.device)
         if job.is_checkpoint:  # `compress` loads it; of the model only the tokenizer is needed
             with planned_files(job.model):
                 folder = model_folder(job.model, allow_pickle=job.allow_pickle, reporter=recorder)
@@ -389,3 +390,15 @@ def _reference_path(job: Job, batch: Step) -> Path:
 
 def _chunks_path(job: Job, step: Step) -> Path:
     return StudyPaths(job.root).resumable_chunks(job.trial, step.key or "")
+
+
+def _check_device(device: str) -> None:
+    """Raise if torch cannot use a device that the driver lists: it has the last word."""
+    if device_kind(device) == "cpu":
+        return
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2]) >= count:
+        raise StepError(
+            f"the driver lists `{device}`, but torch {torch.__version__} can use {count} GPUs",
+            hint='`nvidia-smi` says for which CUDA the driver is; `devices = "cpu"` goes without',
+        )

@@ -555,8 +555,9 @@ async def test_saving_twice_at_once_writes_the_newer_text(spec: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_plans")
+@pytest.mark.parametrize("letters", ["x", "xyz"], ids=["one save", "saves that wait for each other"])
 async def test_a_text_is_never_saved_under_the_name_of_a_file_that_is_being_opened(
-    spec: Path, monkeypatch: pytest.MonkeyPatch
+    spec: Path, monkeypatch: pytest.MonkeyPatch, letters: str
 ) -> None:
     other = spec.with_name("other.toml")
     other.write_text(GOOD.replace("mine", "other"))
@@ -568,14 +569,15 @@ async def test_a_text_is_never_saved_under_the_name_of_a_file_that_is_being_open
 
     async with opened(spec) as page:
         monkeypatch.setattr(spec_file, "save", slow)
-        await page.press("x", "ctrl+s")
+        await page.press(*(key for letter in letters for key in (letter, "ctrl+s")))
         page.screen.source.open(other)
         await page.until(lambda: page.screen.path == other)
         go_on.set()
-        await page.until(lambda: bool(page.notes))
+        await page.until(lambda: len(page.notes) == len(letters))
         assert page.screen.path == other
         assert "other" in page.text
-        assert spec.read_text() == "x" + GOOD
+        assert not page.screen.unsaved
+        assert spec.read_text() == letters + GOOD
         assert other.read_text() == GOOD.replace("mine", "other")
 
 
@@ -590,6 +592,20 @@ async def test_a_file_that_cannot_be_written_is_told_and_the_text_stays(tmp_path
         await page.until(lambda: bool(page.notes))
         assert "cannot be written" in page.notes[-1]
         assert page.screen.unsaved
+
+
+@pytest.mark.usefixtures("no_plans")
+async def test_a_save_under_another_name_that_waits_keeps_to_its_text(spec: Path) -> None:
+    """What is typed and saved after it goes to the new name, not to a file that was opened meanwhile."""
+    copy, other = spec.with_name("copy.toml"), spec.with_name("other.toml")
+    other.write_text("")
+    async with opened(spec) as page:
+        source = page.screen.source
+        source.save("a" + GOOD, path=copy)
+        source.save("ab" + GOOD)
+        source.open(other)
+        await page.until(lambda: page.screen.path == other and len(page.notes) == 2)
+        assert (spec.read_text(), copy.read_text(), other.read_text()) == (GOOD, "ab" + GOOD, "")
 
 
 # -- which file
