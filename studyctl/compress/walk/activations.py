@@ -125,7 +125,8 @@ def check_walk(model: nn.Module) -> None:
         StepError: it is not so; or some linear multiplies nothing, or in a way that cannot be seen.
     """
     model = model.eval()
-    blocks, body = decoder_blocks(model), getattr(model, "base_model", model)
+    blocks = decoder_blocks(model)
+    body: Any = getattr(model, "base_model", model)
     parameters = [parameter for block in blocks for parameter in block.module.parameters()]
     if len({id(parameter) for parameter in parameters}) < len(parameters):
         raise _unwalkable(model, "its blocks share weights")

@@ -147,7 +147,7 @@ def _walk(
 
 def _warn_of_idle_experts(results: BlockResults, work: "_Work") -> None:
     """Warn, once for the whole model, of the experts that no calibration token reached."""
-    if results.idle:
+    if results.idle and isinstance(work.settings, WithData):
         instead = " and ".join(
             {"magnitude": "pruned by magnitude", "rtn": "rounded to nearest"}[method]
             for method in methods_of(without_data(work.settings))
