@@ -36,7 +36,9 @@ def compress(model: nn.Module, ids: torch.Tensor, solve: Solve) -> None:
     for block in blocks:
         hessians = {name: _Hessian(linear.in_features) for name, linear in block.linears.items()}
         handles = [
-            linear.register_forward_pre_hook(hessians[name].add) for name, linear in block.linears.items()
+            linear.register_forward_pre_hook(hessians[name].add)
+            for name, linear in block.linears.items()
+            if isinstance(linear, nn.Linear)
         ]
         for sample in range(len(activations.hidden)):
             activations.forward(block, sample)
