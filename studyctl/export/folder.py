@@ -117,7 +117,8 @@ def export_model(
             why_plain=why_plain,
             weight_files=len(sizes),
             weight_bytes=sum(sizes),
-            block_bits_per_weight=stored_bits(model, folder),
+            # Packed linears keep their names; in plain files that name blocks otherwise every weight has the dtype's bits.
+            block_bits_per_weight=stored_bits(model, folder) or 8.0 * _dtype(model).itemsize,
             model_bits_per_weight=8 * sum(sizes) / sum(parameter.numel() for parameter in model.parameters()),
             logit_difference=difference,
         )

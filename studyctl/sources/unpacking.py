@@ -157,10 +157,12 @@ def _replace_packed(model: Any) -> None:
         model.set_submodule(name, plain)
 
 
-def stored_bits(model: nn.Module, folder: Path) -> float:
-    """Return the bits per weight of a model's decoder blocks in a folder's files.
+def stored_bits(model: nn.Module, folder: Path) -> float | None:
+    """Return the bits per weight of a model's decoder blocks in a folder's files; None if their names tell of no blocks.
 
     All that belongs to their linears counts, except biases: codes, scales, zero points, shapes; and what is stored dense.
     """
     stored = block_bytes(read_headers(weight_files(folder, allow_pickle=False)))
+    if not stored:
+        return None
     return 8 * stored / sum(parameter.numel() for parameter in block_matrices(model).values())

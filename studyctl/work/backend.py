@@ -197,8 +197,9 @@ def _read_weights(job: Job, model: nn.Module, out: Path) -> Compressed:
                 changed[name] = inside[name].data
     compressed = {name: CompressedLinear(changed.pop(f"{name}.weight")) for name in linears}
     settings = job.settings
-    is_packed = isinstance(settings, Quantization)
-    bits = stored_bits(model, out / "packed") if is_packed else mean_bits(settings, model)
+    bits = stored_bits(model, out / "packed") if isinstance(settings, Quantization) else None
+    if bits is None:
+        bits = mean_bits(settings, model)
     return Compressed(settings, compressed, bits, zero_fraction(model), changed)
 
 

@@ -234,6 +234,10 @@ class Engine:
         self.loaded, self._changed = loaded, changeable_modules(loaded.model)
         self._hash_weights(job, recorder)
         bits = stored_bits(loaded.model, loaded.folder)
+        if bits is None:
+            recorder.warning(
+                f"the files of {loaded.identity.id} have other names for its blocks: their size is unknown"
+            )
         return StepFinished(step=step, bits_per_weight=bits, sparsity=zero_fraction(loaded.model))
 
     def _hash_weights(self, job: Job, recorder: Recorder) -> None:

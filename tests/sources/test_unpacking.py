@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from studyctl.compress.walk.walker import zero_fraction
 from studyctl.contract.identity import Bos
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StepError
@@ -18,7 +19,6 @@ from studyctl.sources.unpacking import (
     load_checkpoint,
     stored_bits,
     unpack,
-    zero_fraction,
 )
 from tests.compress.tiny import Listener
 from tests.sources.packed import FP8, change_config, int_weights, pack, pack_by_hand, unpacked
@@ -148,6 +148,13 @@ def test_size_and_zeros_are_counted_as_stored(base: Path) -> None:
     )
     values = torch.cat([weight.flatten() for weight in unpacked(folder, {"": 4}).values()])
     assert zero_fraction(loaded.model) == pytest.approx((values == 0).double().mean().item())
+
+
+def test_a_size_that_the_files_do_not_tell_is_unknown(base: Path) -> None:
+    loaded = load(base, base)
+    path = base / "model.safetensors"
+    save_file({name.replace("layers", "stages"): tensor for name, tensor in load_file(path).items()}, path)
+    assert stored_bits(loaded.model, loaded.folder) is None
 
 
 def test_missing_scales_are_named(base: Path) -> None:

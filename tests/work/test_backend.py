@@ -103,7 +103,7 @@ class FakePackage:
     outcome: Outcome = field(default_factory=lambda: Outcome(done=True, seconds=2.0, peak_memory_bytes=3))
     look: Callable[[Path], None] = lambda folder: None
     """Sees the handed folder while it is there."""
-    packed_names: str = "{name}"
+    packed_blocks: str = "layers"
     task: Mapping[str, Any] = field(default_factory=dict)
     ids: np.ndarray | None = None
     progress: tuple[float, float] | None = None
@@ -124,7 +124,7 @@ class FakePackage:
             out = Path(task["out"])
             (out / "packed").mkdir(parents=True)
             packed = {
-                self.packed_names.format(name=name): value.to(torch.int8)
+                name.replace("layers", self.packed_blocks): value.to(torch.int8)
                 for name, value in weights.items()
                 if "proj" in name
             }
@@ -316,7 +316,7 @@ class TestWhatIsTaken:
     def test_costs_the_bits_of_its_settings_where_the_files_name_linears_otherwise(
         self, workplace: Path, package: FakePackage
     ) -> None:
-        package.packed_names = "packed.{name}"
+        package.packed_blocks = "stages"
         (compressed, _), _ = run(job_of(workplace, GPTQMODEL))
         assert compressed.bits_per_weight == 8 + (16 + 8) / 16
 
