@@ -35,7 +35,8 @@ SELECT
 FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
 LEFT JOIN fidelity f ON f.trial_id = p.trial_id AND f.language = p.language
-LEFT JOIN ends e ON e.trial_id = p.trial_id AND e.language = p.language;
+LEFT JOIN ends e ON e.trial_id = p.trial_id AND e.language = p.language
+ORDER BY p.rowid;  -- as planned
 COMMENT ON VIEW perplexity_vs_dense IS 'one row per trial and language: perplexity compared with the dense model''s. Compare languages per byte or character: tokenizers distort figures per token';
 COMMENT ON COLUMN perplexity_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN perplexity_vs_dense.model IS 'id of the model as in the spec';
@@ -76,7 +77,8 @@ FROM tasks t
 LEFT JOIN tasks d ON d.model = t.model AND d.task = t.task AND d.metric = t.metric AND d.variant = 'dense'
 LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric
 LEFT JOIN intervals i ON i.trial_id = t.trial_id AND i.measure = t.metric AND i.subject = t.task
-LEFT JOIN task_chance c ON c.trial_id = t.trial_id AND c.task = t.task AND c.metric = t.metric;
+LEFT JOIN task_chance c ON c.trial_id = t.trial_id AND c.task = t.task AND c.metric = t.metric
+ORDER BY t.rowid;  -- as planned
 COMMENT ON VIEW tasks_vs_dense IS 'one row per trial, task and metric: the value compared with the dense model''s, items paired';
 COMMENT ON COLUMN tasks_vs_dense.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN tasks_vs_dense.model IS 'id of the model as in the spec';

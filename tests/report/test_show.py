@@ -59,7 +59,7 @@ Perplexity  org/alpha
 Bits per byte  org/alpha
  variant           en      sw      zh
  dense          0.864   0.981   1.064
- wanda-0.5     +0.117  +0.170  +0.145
+ wanda-0.5     +0.117  +0.170  +0.144
  rtn-4bit-g64  +0.028  +0.080  +0.055
  dense: bits per byte; the others: the change; compare languages by these
 
