@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
-from textual import work
+from textual import events, work
 from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -250,9 +250,9 @@ class StudyApp(App[str]):
 
     # -- size
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
         """Show a message when the terminal becomes too small."""
-        if not too_small(self.size):
+        if not too_small(event.size):  # `self.size` is still that before
             self._is_small = False
         elif not self._is_small and isinstance(self.screen, StudyScreen):
             self._is_small = True

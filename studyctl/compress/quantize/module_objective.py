@@ -35,13 +35,14 @@ def module_losses(
     module = module_of(block.block, linears.names)
     # What can absorb a scale is listed for families whose linears are modules.
     modules = [cast("nn.Linear", block.block.linears[name]) for name in linears.names]
-    dense = [linear.weight.data for linear in modules]
+    dense = [linear.weight for linear in modules]
     calls = _recorded_calls(block, module)
     losses = []
     try:
         for candidate in candidates:
             for linear, weight in zip(modules, linears.weights, strict=True):
-                linear.weight.data = change(weight.float(), candidate).to(linear.weight.dtype)
+                changed = change(weight.float(), candidate).to(linear.weight.dtype)
+                linear.weight = nn.Parameter(changed, requires_grad=False)
             loss = 0.0
             for call in calls:
                 args, kwargs, output = call.moved(block.activations.device)
@@ -49,7 +50,7 @@ def module_losses(
             losses.append(loss if math.isfinite(loss) else math.inf)
     finally:
         for linear, weight in zip(modules, dense, strict=True):
-            linear.weight.data = weight
+            linear.weight = weight
     return losses
 
 

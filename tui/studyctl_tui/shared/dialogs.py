@@ -33,7 +33,7 @@ class Dialog(ModalScreen[T]):
     """A frame in the middle of the screen, the container ``.dialog``: as wide as most sentences, and as high as its content."""
 
     DEFAULT_CSS = """
-    Dialog { align: center middle; background: $background 60%; }
+    Dialog { align: center middle; }
     Dialog .dialog {
         width: 76; max-width: 95%; height: auto; max-height: 95%;
         padding: 1 2; border: round $primary; background: $surface;
