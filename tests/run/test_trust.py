@@ -111,6 +111,14 @@ def test_a_stored_spec_that_names_ones_own_study_is_not_run(
     assert foreign(mine, mine.spec) == []
 
 
+def test_any_spec_may_be_called_like_a_stored_one(tmp_path: Path, console: Console) -> None:
+    spec = tmp_path / "project" / "spec.toml"
+    spec.parent.mkdir()
+    spec.write_text("")
+    act(StudyPaths(tmp_path / "project" / "runs" / "new"), console, spec=spec)
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
 def test_a_run_lists_what_runs_code_before_it_asks(workplace: Path, console: Console, home: Path) -> None:
     spec = write_spec(workplace, execution='on_finish = "touch FINISHED"')
     assert run_study(spec, Selection(only=("dense",)), console).code == ExitCode.DONE
