@@ -41,9 +41,12 @@ def _definitions() -> dict[str, str]:
     text = _text(*_FILES)
     created = re.findall(r"^CREATE (TABLE|VIEW) (\w+)(.*?;\n)", text, re.MULTILINE | re.DOTALL)
     comment = dict(re.findall(r"^COMMENT ON (?:TABLE|VIEW) (\w+)(.*\n)", text, re.MULTILINE))
+    # In views the tables are those of `study` themselves: a view of them has no rowid.
+    tables = re.compile(rf"\b(FROM|JOIN) ({'|'.join(table_names())})\b")
     return {
-        name: f"CREATE VIEW {name}{rest if kind == 'VIEW' else f' AS FROM study.main.{name};'}"
-        f"COMMENT ON VIEW {name}{comment[name]}"
+        name: f"CREATE VIEW {name}"
+        + (tables.sub(r"\1 study.main.\2", rest) if kind == "VIEW" else f" AS FROM study.main.{name};")
+        + f"COMMENT ON VIEW {name}{comment[name]}"
         for kind, name, rest in created
     }
 
