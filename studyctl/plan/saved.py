@@ -10,6 +10,7 @@ from studyctl.errors import Problem, SpecError
 from studyctl.files import StudyPaths, digest
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
+from studyctl.sources.configs import has_other_linears
 from studyctl.spec.loading import Document, load_spec
 
 
@@ -122,6 +123,8 @@ def stored_bytes(model: ModelIdentity, settings: MethodSettings) -> int | None:
     if isinstance(settings, Checkpoint) or not model.linears:
         return model.weight_bytes if isinstance(settings, Checkpoint) and model.weight_bytes else None
     float_bytes = 2.0 if model.kind == "package" else model.weight_bytes / model.parameters
+    if has_other_linears(model.linears, str(model.config.get("model_type"))):
+        return round(model.parameters * float_bytes)  # exports of such a model are plain
     linears = model.linears.values()
     others = model.parameters - sum(out * inputs for out, inputs in linears)
     compressed = sum(settings.stored_bytes(out, inputs, float_bytes) for out, inputs in linears)
