@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,7 +28,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "studyctl", "sql", str(root), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Where the tests run in the background of a script, SIGINT is ignored, and a child would ignore it, too.
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear)
 
 
 def test_rows_arrive_before_the_query_ends_and_ctrl_c_ends_it(root: Path) -> None:
