@@ -30,9 +30,9 @@ def foreign(paths: StudyPaths, spec: Path | None = None) -> list[StudyPaths]:
     """
     studies = [paths]
     if spec is not None and spec.name == paths.spec.name and spec.resolve().parent != paths.root.resolve():
-        beside = StudyPaths(spec.resolve().parent)
-        if beside.plan.exists() or beside.journal.exists():  # else it is any spec with this name
-            studies.append(beside)
+        neighbour = StudyPaths(spec.resolve().parent)
+        if neighbour.plan.exists() or neighbour.journal.exists():  # else it is any spec with this name
+            studies.append(neighbour)
     return [study for study in studies if is_study(study.root) and not _is_remembered(study)]
 
 
