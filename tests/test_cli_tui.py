@@ -65,6 +65,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[StudyApp]:
 def studyctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
     def call(*arguments: str) -> Output:
         monkeypatch.setattr(sys, "argv", ["studyctl", *arguments])
+        monkeypatch.setattr(cli, "prepare_streams", lambda: None)  # those of pytest are read back
         with pytest.raises(SystemExit) as end:
             cli.main()
         out, err = capsys.readouterr()

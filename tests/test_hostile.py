@@ -35,6 +35,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def studyctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     def call(*arguments: str) -> Output:
         monkeypatch.setattr(sys, "argv", ["studyctl", *arguments])
+        monkeypatch.setattr(cli, "prepare_streams", lambda: None)  # those of pytest are read back
         with pytest.raises(SystemExit):
             cli.main()
         return Output(*capsys.readouterr())
