@@ -176,7 +176,7 @@ def test_run_starts_in_the_background_and_opens_the_monitor(
     study = studies.running(runs / "small")
     asked: list[tuple[Path, Selection, bool]] = []
 
-    def run_study(path: Path, selection: Selection, console: object, *, detach: bool, trust: bool) -> Started:
+    def run_study(path: Path, selection: Selection, console: object, *, detach: bool, **_: bool) -> Started:
         asked.append((path, selection, detach))
         return Started(study.paths, None, "small runs in the background", ExitCode.DONE)
 
