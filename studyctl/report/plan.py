@@ -26,7 +26,7 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
         trials = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
         out.print(Text(f"{spec.study.name}: {trials}, {comparison.steps:,} steps"))
-        out.print(_grid(plan, comparison))
+        out.print(_grid(plan, comparison, out.width))
         for note in plan.notes:
             out.print(Text(f"note: {note}"), soft_wrap=True)
         print_code(plan, out)
@@ -41,7 +41,7 @@ def print_code(plan: StudyPlan, console: Console) -> None:
         console.print(Text(f"runs code: {on_one_line(line)}"), soft_wrap=True)
 
 
-def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
+def _grid(plan: StudyPlan, comparison: Comparison, width: int) -> Table:
     trials = Counter(trial.variant.name for trial in plan.trials)
     unavailable = Counter(trial.variant.name for trial in comparison.unavailable)
     steps: dict[str, int] = defaultdict(int)
@@ -53,7 +53,8 @@ def _grid(plan: StudyPlan, comparison: Comparison) -> Table:
         steps[name] += len(todo.steps)
         reasons[name][str(todo.reason)] += 1
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", overflow="fold", min_width=8)
+    longest = max(map(len, trials), default=0)
+    table.add_column("variant", overflow="fold", min_width=min(longest, width // 2))
     for column in ("stored", "to run", "steps"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("because", overflow="fold", min_width=8)
