@@ -264,7 +264,7 @@ def test_the_next_run_measures_what_changed_and_has_the_figures_of_a_new_study(
         CHANGES[kind][0](workplace)
     runner.run("dense", *runner.variants)  # of the old plan: all of it fails
     console = Console(quiet=True)
-    again = run_study(workplace / "small.toml", Selection(), console)
+    again = run_study(workplace / "small.toml", Selection(), console, trust=True)
     assert again.code == ExitCode.DONE
     new = run_study(workplace / "small.toml", Selection(), console, root=StudyPaths(tmp_path / "new"))
     assert new.code == ExitCode.DONE
