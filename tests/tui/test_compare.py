@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from studyctl.store import results
 from studyctl.store.comparison import Rank
 from studyctl.store.publish import publish
 from studyctl.store.results import Standing, TaskResult
@@ -570,7 +569,7 @@ async def test_only_dense_says_so_and_that_results_will_come(runs: Path) -> None
 async def test_results_of_another_schema_say_how_to_publish_them_again(
     finished: FakeStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "VERSION", 99)
+    monkeypatch.setattr("studyctl.store.query.VERSION", 5)
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await settle(pilot)
         await until(pilot, lambda: "`studyctl db rebuild small`" in text_of(app))
@@ -608,7 +607,7 @@ async def test_what_diverged_is_named_and_stays_out_of_the_picture(
     study = study_with(runs / "diverged", monkeypatch, ratios)
     async with compare(study).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
-        assert line_with(app, "b-1").startswith("b-1 50000▇")
+        assert line_with(app, "b-1").startswith("b-1 +3.122▇")  # log2(50,000) bits a token of 5 bytes
         assert line_with(app, "c-1").startswith("c-1 ✗▇ ✗▇ ✗▇ –")
         await pilot.press("down", "down", "right")
         assert "c-1 · en: perplexity is not finite; dense 20.00" in text_of(app)
