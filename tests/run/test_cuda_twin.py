@@ -75,7 +75,7 @@ dtype = "float32"
 id = "./half"
 dtype = "bfloat16"
 """
-EXPORTED = "tiny.awq-3bit-g16-objective_block"
+EXPORTED = "tiny-awq-3bit-g16-objective_block"
 FIGURES = (
     "select trial_id, bits_per_weight, sparsity, acc, perplexity from perplexity_vs_dense join leaderboard using (trial_id)"
     " order by trial_id, language"
