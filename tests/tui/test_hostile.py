@@ -55,7 +55,7 @@ async def test_dialogs_and_notes_are_clean_and_keep_their_width(runs: Path) -> N
         await settle(pilot)
         pilot.app.push_screen(Ask(BAD, Text(BAD), ()))
         pilot.app.notify(BAD, markup=False)
-        await until(pilot, lambda: "p[bold red]q" in text_of(pilot))
+        await until(pilot, lambda: "red]q[@click=app.quit]r" in text_of(pilot))
         assert not set(raw(pilot)) & set(UNSEEN)
 
 
