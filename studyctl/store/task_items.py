@@ -64,27 +64,32 @@ judged AS (
 )"""
 
 _PAIRS = f"""
-WITH {_JUDGED}, passages AS (
-    SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.metric, i.averaged, coalesce(i.passage, i.item::VARCHAR) AS passage,
-        any_value(i.value) AS value, any_value(d.value) AS dense_value,
+WITH {_JUDGED}, texts AS (
+    SELECT model, task, count(DISTINCT passage) < count(passage) AS shared FROM items WHERE variant = 'dense' GROUP BY ALL
+), passages AS (  -- of a task whose items have a passage each, one group for all: a million groups would take seconds
+    SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.metric, i.averaged, i.value, d.value AS dense_value, t.shared,
+        CASE WHEN t.shared THEN coalesce(i.passage, i.item::VARCHAR) END AS passage,
         count(*) AS items, sum(i.score) AS sum, sum(d.score) AS dense_sum, sum(i.score - d.score) AS difference,
+        sum(pow(i.score - d.score, 2)) AS squares,
         bool_and(i.score IN (0, 1) AND d.score IN (0, 1)) AS is_binary,
         count(*) FILTER (WHERE d.score > i.score) AS worse, count(*) FILTER (WHERE d.score < i.score) AS better
-    FROM judged i JOIN judged d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.metric = i.metric
+    FROM judged i
+    JOIN judged d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.metric = i.metric
+    JOIN texts t ON t.model = i.model AND t.task = i.task
     WHERE d.variant = 'dense' AND i.variant <> 'dense' AND isfinite(d.score) AND isfinite(i.score)
     GROUP BY ALL
-), tallied AS (
-    SELECT trial_id, model, method, variant, task, metric, averaged, sum(items) AS items, count(*) AS passages,
-        bool_and(is_binary) AS is_binary, sum(dense_sum) AS dense_sum, sum(sum) AS sum, sum(worse) AS worse, sum(better) AS better,
-        sum(difference) / sum(items) AS change,
-        sum(difference * difference) - 2 * change * sum(difference * items) + change * change * sum(items * items) AS squares,
-        any_value(value) AS value, any_value(dense_value) AS dense_value
-    FROM passages GROUP BY ALL
 )
-SELECT trial_id, model, method, variant, task, metric, averaged, items::BIGINT, passages, is_binary, dense_sum, sum,
-    worse::BIGINT, better::BIGINT, greatest(squares, 0),
-    coalesce(abs(sum / items - value) < 1e-9 AND abs(dense_sum / items - dense_value) < 1e-9, false)
-FROM tallied ORDER BY ALL
+SELECT trial_id, model, method, variant, task, metric, averaged, sum(items)::BIGINT AS all_items,
+    CASE WHEN shared THEN count(*) ELSE all_items END, bool_and(is_binary), sum(dense_sum) AS dense_total, sum(sum) AS total,
+    sum(worse)::BIGINT, sum(better)::BIGINT,
+    greatest(0, CASE WHEN shared
+        THEN sum(pow(difference, 2)) - 2 * (total - dense_total) / all_items * sum(difference * items)
+            + pow((total - dense_total) / all_items, 2) * sum(pow(items, 2))
+        ELSE sum(squares) - pow(total - dense_total, 2) / all_items END),
+    coalesce(abs(total / all_items - value) < 1e-9 AND abs(dense_total / all_items - dense_value) < 1e-9, false)
+FROM passages
+GROUP BY trial_id, model, method, variant, task, metric, averaged, shared, value, dense_value
+ORDER BY ALL
 """
 
 
