@@ -863,6 +863,6 @@ def test_the_time_of_a_dead_runner_is_absolute(runs: Path) -> None:
     from studyctl.store.holder import Holder
 
     beat = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    holder = Holder("node1", 42, 0.0, beat, beat, ())
+    holder = Holder(host="node1", pid=42, created=0.0, since=beat, heartbeat=beat, attempts=())
     message = banner(View(StudyPaths(runs / "x"), Snapshot("x", "", tuple(_trials()), holder)))
     assert "2026-01-01 12:00:00 UTC" in message.plain
