@@ -497,7 +497,7 @@ class TestAStudy:
         assert [trial["to_run"] for trial in plan["trials"]] == [[], [], []]
 
     def test_exports_plain_weights_that_load_again(self, folder: Path, tmp_path: Path) -> None:
-        exported = studyctl(folder, "export", "small", THEIRS, str(tmp_path / "out"))
+        exported = studyctl(folder, "export", "small", THEIRS, str(tmp_path / "out"), "--trust")
         assert exported.returncode == 0, exported.stderr
         about = json.loads((tmp_path / "out" / "studyctl.json").read_text())
         dense = load_file(folder / "tiny" / "model.safetensors")
