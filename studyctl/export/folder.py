@@ -151,7 +151,9 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 def _write(model: Any, compressed: Compressed | None, packing: Packing | None, folder: Path) -> None:
     """Write weights, ``config.json`` and ``generation_config.json``."""
-    state = dict(model.state_dict())
+    # Tensors of a GPU are copied off it; those that are tied stay so.
+    copies = {id(tensor): tensor.detach().cpu() for tensor in model.state_dict(keep_vars=True).values()}
+    state = {name: copies[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
     if compressed is not None and packing is not None:
         for name, linear in compressed.linears.items():
             del state[f"{name}.weight"]
@@ -282,4 +284,4 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _is_tied(model: Any) -> bool:
     head = model.get_output_embeddings()
-    return head is not None and head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    return head is not None and head.weight is model.get_input_embeddings().weight

@@ -147,7 +147,7 @@ def figures(folder: Path, study: str) -> dict[tuple[str, int], tuple[float, ...]
     """By trial and language."""
     with duckdb.connect(str(StudyPaths(folder / "runs" / study).database), read_only=True) as database:
         rows = database.execute(FIGURES).fetchall()
-    return {(trial, number): figures for number, (trial, *figures) in enumerate(rows)}
+    return {(trial, number): tuple(figures) for number, (trial, *figures) in enumerate(rows)}
 
 
 def test_the_figures_are_those_of_the_cpu(folder: Path) -> None:
