@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from studyctl.files import StudyPaths
 from tests.run.studies import SPEC, make_sources
+from tests.work.test_experts import with_experts
 
 ROOT = Path(__file__).parents[2]
 TWIN = Path(os.environ.get("STUDYCTL_CUDA_TWIN", ROOT.parent / "shared" / "tools" / "cuda-twin" / "run"))
@@ -74,6 +75,10 @@ dtype = "float32"
 [[models]]
 id = "./half"
 dtype = "bfloat16"
+
+[[models]]
+id = "./experts"
+dtype = "float32"
 """
 EXPORTED = "tiny-awq-3bit-g16-objective_block"
 FIGURES = (
@@ -88,6 +93,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twin")
     make_sources(folder)
     shutil.copytree(folder / "tiny", folder / "half")
+    shutil.copytree(folder / "tiny", folder / "experts")
+    with_experts(folder / "experts")
     checkout = folder / "checkout"
     checkout.mkdir()
     (checkout / ".venv").symlink_to(sys.prefix)
@@ -108,6 +115,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(folder, "run", "cpu.toml")
     kill_in_the_middle(folder)
     call(folder, "run", "gpu.toml", twin=True)
+    call(folder, "export", "cpu", EXPORTED, "cpu-out")
+    call(folder, "export", "gpu", EXPORTED, "gpu-out", twin=True)
     return folder
 
 
@@ -116,9 +125,18 @@ def command(folder: Path, *arguments: str, twin: bool) -> list[str]:
     return [*(on_twin if twin else [sys.executable, "-m", "studyctl"]), *arguments]
 
 
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"STUDYCTL_CACHE": str(folder / "cache"), "XDG_DATA_HOME": str(folder / "data")}
+
+
 def call(folder: Path, *arguments: str, twin: bool = False) -> None:
     done = subprocess.run(
-        command(folder, *arguments, twin=twin), cwd=folder, capture_output=True, text=True, check=False
+        command(folder, *arguments, twin=twin),
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -128,6 +146,7 @@ def kill_in_the_middle(folder: Path) -> None:
     with subprocess.Popen(
         command(folder, "run", "gpu.toml", twin=True),
         cwd=folder,
+        env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -153,9 +172,9 @@ def figures(folder: Path, study: str) -> dict[tuple[str, int], tuple[float, ...]
 def test_the_figures_are_those_of_the_cpu(folder: Path) -> None:
     cpu, gpu = figures(folder, "cpu"), figures(folder, "gpu")
     assert cpu.keys() == gpu.keys()
-    assert len(cpu) == 2 * 2 * 8
+    assert len(cpu) == 3 * 2 * 8
     for (trial, number), (bits, sparsity, accuracy, perplexity) in cpu.items():
-        single = trial.startswith("tiny")
+        single = not trial.startswith("half")
         expected = (
             pytest.approx(bits, rel=1e-4),
             pytest.approx(sparsity, rel=1e-4 if single else 0.01),
@@ -166,8 +185,6 @@ def test_the_figures_are_those_of_the_cpu(folder: Path) -> None:
 
 
 def test_what_is_exported_is_the_same(folder: Path) -> None:
-    for study in ("cpu", "gpu"):
-        call(folder, "export", study, EXPORTED, f"{study}-out", twin=study == "gpu")
     cpu, gpu = (load_file(folder / f"{study}-out" / "model.safetensors") for study in ("cpu", "gpu"))
     assert cpu.keys() == gpu.keys()
     for name, tensor in cpu.items():

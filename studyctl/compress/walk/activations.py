@@ -17,8 +17,8 @@ from torch import nn
 from studyctl.compress.walk.architectures import (
     Block,
     decoder_blocks,
+    multiply_experts_in_turn,
     observed_linear_groups,
-    one_expert_at_a_time,
 )
 from studyctl.compress.walk.replay import Replay, copied_to, replaced_forward
 from studyctl.errors import StepError
@@ -136,20 +136,20 @@ def check_walk(model: nn.Module) -> None:
     handle = blocks[-1].module.register_forward_hook(
         lambda *call: outputs.append(states_of(call[-1]).clone())
     )
-    with one_expert_at_a_time(model):
-        try:
-            body(input_ids=ids, use_cache=False)
-            handle.remove()
-            activations = record_activations(model, blocks, ids, batch_tokens=ids.numel(), device=device)
-            for block in blocks:
-                observed_linear_groups(block, partial(activations.forward, block, 0))
-                activations.advance(block, SilentReporter())
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise _unwalkable(model, str(error)) from error
-        finally:
-            handle.remove()
+    multiply_experts_in_turn(model)
+    try:
+        body(input_ids=ids, use_cache=False)
+        handle.remove()
+        activations = record_activations(model, blocks, ids, batch_tokens=ids.numel(), device=device)
+        for block in blocks:
+            observed_linear_groups(block, partial(activations.forward, block, 0))
+            activations.advance(block, SilentReporter())
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _unwalkable(model, str(error)) from error
+    finally:
+        handle.remove()
     walked, expected = activations.hidden[0].float(), outputs[0].float()
     allowed = torch.finfo(outputs[0].dtype).eps ** 0.5
     if walked.shape != expected.shape or not (walked - expected).norm() <= allowed * expected.norm():

@@ -10,7 +10,6 @@ same tensor while a block runs.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from studyctl.compress.walk.products import Products
+from studyctl.compress.walk.products import Products, place_of
 from studyctl.contract.limits import LEFT_DENSE
 from studyctl.errors import StepError
 
@@ -109,8 +108,7 @@ class Matrix:
     @property
     def weight(self) -> torch.Tensor:
         """Return the weight ``[out, in]``: a view of the parameter, to be read and written."""
-        stored = self._parameter.data
-        weight = stored if self._expert is None else stored[self._expert]
+        weight = self._parameter if self._expert is None else self._parameter[self._expert]
         return weight.T if self._transposed else weight
 
 
@@ -234,12 +232,12 @@ def check_linears_hold_most(model: nn.Module) -> None:
     Raises:
         StepError: names the parameters of the decoder blocks that no method can compress.
     """
-    walked = {linear.weight.untyped_storage().data_ptr() for linear in block_linears(model).values()}
+    walked = {place_of(linear.weight)[0] for linear in block_linears(model).values()}
     matrices = block_matrices(model)
     dense = {
         name: parameter.numel()
         for name, parameter in matrices.items()
-        if parameter.untyped_storage().data_ptr() not in walked
+        if place_of(parameter)[0] not in walked
     }
     share = sum(dense.values()) / sum(parameter.numel() for parameter in matrices.values())
     if share > LEFT_DENSE:
@@ -298,7 +296,7 @@ def observed_linear_groups(block: Block, run: Callable[[], object]) -> list[Line
             return
         del missing[name]
         alive.append(value)
-        key = (value.untyped_storage().data_ptr(), value.storage_offset(), value.numel(), value._version)
+        key = (*place_of(value), value._version)
         by_input.setdefault(key, []).append(name)
 
     with Products(block.linears, note):
@@ -330,17 +328,9 @@ def _with_experts(block: Block, names: list[str]) -> Iterator[LinearModules]:
         yield LinearModules(linears, experts=tuple(every))
 
 
-@contextmanager
-def one_expert_at_a_time(model: nn.Module) -> Iterator[None]:
-    """Let experts multiply one after the other for a while: transformers' faster ways show no expert's own input."""
-    configs: dict[int, Any] = {
-        id(part.config): part.config for part in model.modules() if hasattr(part, "is_transposed")
-    }
-    previous = {key: config._experts_implementation for key, config in configs.items()}
-    for config in configs.values():
-        config._experts_implementation = "eager"
-    try:
-        yield
-    finally:
-        for key, config in configs.items():
-            config._experts_implementation = previous[key]
+def multiply_experts_in_turn(model: nn.Module) -> None:
+    """Let experts multiply one after the other from now on: transformers' other ways show no expert's own input."""
+    for part in model.modules():
+        if hasattr(part, "is_transposed"):
+            config: Any = part.config
+            config._experts_implementation = "eager"

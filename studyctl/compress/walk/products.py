@@ -46,6 +46,12 @@ _PRODUCTS: dict[Any, _Operands] = {
 }
 
 
+def place_of(tensor: torch.Tensor) -> tuple[int, int, int]:
+    """Return where numbers are: in which storage, from where on, and how many. Equal for views of the same ones, while they live."""
+    whole = tensor if tensor._base is None else tensor._base
+    return whole.untyped_storage()._cdata, int(tensor.storage_offset()), tensor.numel()
+
+
 class Products(TorchFunctionMode):
     """While it is entered, calls a function with the name and the input ``[..., tokens, in]`` of every linear that multiplies."""
 
@@ -58,10 +64,10 @@ class Products(TorchFunctionMode):
         """
         super().__init__()
         self._note = note
-        self._linears: dict[tuple[int, int], tuple[str, int]] = {}
+        self._linears: dict[tuple[int, int, int], tuple[str, int]] = {}
         for name, linear in linears.items():
             weight = linear.weight
-            self._linears[weight.data_ptr(), weight.numel()] = name, weight.stride(1)
+            self._linears[place_of(weight)] = name, weight.stride(1)
 
     @override
     def __torch_function__(
@@ -92,5 +98,5 @@ class Products(TorchFunctionMode):
 
     def _name(self, weight: torch.Tensor) -> str | None:
         """Return which linear a matrix ``[out, in]`` is, if any; its transpose, or a part of it, is none."""
-        name, stride = self._linears.get((weight.data_ptr(), weight.numel()), (None, 0))
+        name, stride = self._linears.get(place_of(weight), (None, 0))
         return name if stride == weight.stride(1) else None

@@ -29,8 +29,8 @@ from studyctl.compress.walk.architectures import (
     check_linears_hold_most,
     decoder_blocks,
     known_linear_groups,
+    multiply_experts_in_turn,
     observed_linear_groups,
-    one_expert_at_a_time,
 )
 from studyctl.compress.walk.products import Products
 from studyctl.compress.walk.replay import PassEnded, Replay, copied_to, replay_of
@@ -98,8 +98,8 @@ def compress(
     results = BlockResults()
     if not isinstance(settings, Dense):
         work = _work(settings, getattr(getattr(model, "config", None), "model_type", ""), reporter)
-        with one_expert_at_a_time(model):
-            results = _walk(model, work, ids, batch_tokens, device, resumable)
+        multiply_experts_in_turn(model)
+        results = _walk(model, work, ids, batch_tokens, device, resumable)
         _warn_of_idle_experts(results, work)
         if results.overdamped:
             reporter.warning(_overdamped_text(results.overdamped), linears=results.overdamped)
