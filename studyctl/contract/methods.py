@@ -380,14 +380,14 @@ METHODS: dict[str, Method] = {
         "studyctl.compress.quantize.awq:compress_linears",
         frozenset({"mean_abs", "hessian"}),
         prepare="studyctl.compress.quantize.awq:scale_block",
-        version=4,
+        version=5,
     ),
     "checkpoint": Method(Checkpoint, None),
     PAIR: Method(
         PruneThenQuantize,
         "studyctl.compress.combined:compress_linears",
         prepare="studyctl.compress.combined:prepare_block",
-        version=5,
+        version=6,
     ),
 }
 

@@ -157,7 +157,9 @@ def _write(model: Any, compressed: Compressed | None, packing: Packing | None, f
     if compressed is not None and packing is not None:
         for name, linear in compressed.linears.items():
             del state[f"{name}.weight"]
-            state |= {f"{name}.{part}": value.cpu() for part, value in packed_tensors(linear, packing).items()}
+            state |= {
+                f"{name}.{part}": value.cpu() for part, value in packed_tensors(linear, packing).items()
+            }
     needed = sum(tensor.nbytes for tensor in state.values())
     free = shutil.disk_usage(folder).free
     if needed > free:

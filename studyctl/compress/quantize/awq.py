@@ -254,7 +254,7 @@ def _grouped(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
 def clip_limits(
     weight: torch.Tensor, hessian: torch.Tensor, settings: Quantization, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return the limit of |w| with the smallest error in the group's part of the output, fp32 ``[out, groups]``.
+    """Return the limit of |w| with the smallest error in the group's part of the output, fp32 ``[out, groups]``; inf: none.
 
     Ten limits from the group's largest |w| down to 0.55 of it are tried, for each row and group separately.
 
@@ -286,7 +286,7 @@ def _best_limits(
         better = error < least
         best.masked_fill_(better, kept)
         least = torch.minimum(error, least)
-    return groups.abs().amax(-1) * best.T
+    return (groups.abs().amax(-1) * best.T).masked_fill_(best.T == 1, torch.inf)
 
 
 def _makes_queries_or_keys(name: str) -> bool:

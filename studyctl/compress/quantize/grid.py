@@ -64,9 +64,17 @@ def grid_of(groups: torch.Tensor, bits: int, *, symmetric: bool, dtype: torch.dt
     return Grid(torch.minimum(scales, largest), zero_point)
 
 
+UPPER_LIMIT = 1 - 2.0**-18
+"""The upper limit of clipped weights, as a fraction of the lower one.
+
+If they were equal, a group that is clipped at both ends would have its lower end halfway between two codes, and rounding errors
+would decide which: another one on a GPU than on a CPU.
+"""
+
+
 def within(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """Return ``values`` clipped to ``-limits .. limits``; the shapes broadcast."""
-    return torch.maximum(torch.minimum(values, limits), -limits)
+    """Return ``values`` clipped to ``-limits .. limits · UPPER_LIMIT``; the shapes broadcast."""
+    return torch.maximum(torch.minimum(values, limits * UPPER_LIMIT), -limits)
 
 
 def round_to_codes(

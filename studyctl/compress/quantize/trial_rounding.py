@@ -7,7 +7,7 @@ group, without a dozen passes over memory.
 import numpy as np
 import torch
 
-from studyctl.compress.quantize.grid import grid_of, smallest_scale, within
+from studyctl.compress.quantize.grid import UPPER_LIMIT, grid_of, smallest_scale, within
 from studyctl.compress.sweep.columns import in_threads
 from studyctl.contract.methods import Quantization
 
@@ -43,6 +43,7 @@ def change(
         groups.numpy(),
         factors.contiguous().numpy(),
         np.float32(kept_range),
+        np.float32(UPPER_LIMIT),
         np.float32(2**settings.bits - 1),
         settings.symmetric,
         dtype == torch.bfloat16,

@@ -174,6 +174,7 @@ def rounding_changes(
     weights: Array,
     scales: Array,
     kept_range: np.float32,
+    upper_limit: np.float32,
     top: np.float32,
     symmetric: bool,
     to_bfloat16: bool,
@@ -194,7 +195,8 @@ def rounding_changes(
                 values[column] = value
                 low, high = min(low, value), max(high, value)
             limit = max(-low, high) * kept_range
-            low, high = max(low, -limit), min(high, limit)
+            upper = limit * upper_limit if kept_range < 1 else limit
+            low, high = max(low, -limit), min(high, upper)
             if symmetric:
                 high = max(high, -low)
                 low = -high
@@ -208,7 +210,7 @@ def rounding_changes(
                 step = bits[0]
             zero = (top + np.float32(1)) / np.float32(2) if symmetric else min(np.rint(-low / step), top)
             for column in range(size):
-                value = min(max(values[column], -limit), limit)
+                value = min(max(values[column], -limit), upper)
                 code = min(max(np.rint(value / step) + zero, np.float32(0)), top)
                 values[column] = (code - zero) * step / scales[group, column] - weights[row, group, column]
             for column in range(size):

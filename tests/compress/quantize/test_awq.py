@@ -41,8 +41,7 @@ def rounded_with(weight: torch.Tensor, scales: torch.Tensor, settings: AWQ) -> t
 def clipped(weight: torch.Tensor, hessian: torch.Tensor, settings: AWQ, dtype: torch.dtype) -> torch.Tensor:
     """The weight within the limits that the search finds."""
     clips = awq.clip_limits(weight, hessian, settings, dtype)
-    groups = weight.reshape(*clips.shape, -1)
-    return groups.clamp(-clips[..., None], clips[..., None]).reshape(weight.shape)
+    return grid.within(weight.reshape(*clips.shape, -1), clips[..., None]).reshape(weight.shape)
 
 
 def candidates(x: torch.Tensor, count: int = 20) -> list[torch.Tensor]:
@@ -402,9 +401,14 @@ class TestClipping:
             part = slice(start, start + size)
             for row in range(12):
                 group = weight[row : row + 1, part]
+                limits = [
+                    torch.tensor(torch.inf),
+                    *(group.abs().max() * (1 - step / 20) for step in range(1, 10)),
+                ]
                 errors = [
-                    self.group_error(group, group.clamp(-limit, limit), x[:, part], settings)
-                    for limit in (group.abs().max() * (1 - step / 20) for step in range(10))
+                    # Not quite symmetric: else the lower end is halfway between two codes.
+                    self.group_error(group, group.clamp(-limit, limit * (1 - 2.0**-18)), x[:, part], settings)
+                    for limit in limits
                 ]
                 mine = self.group_error(group, cut[row : row + 1, part], x[:, part], settings)
                 assert mine <= min(errors) * (1 + 1e-3)

@@ -228,13 +228,6 @@ def test_experts_without_tokens_need_none_and_are_counted_once(
     assert warning.endswith(done)
 
 
-def test_the_way_that_experts_are_run_is_as_before(ids: torch.Tensor) -> None:
-    model = tiny_model("mixtral")
-    before = model.config._experts_implementation
-    walk(model, Wanda(sparsity=0.5), ids)
-    assert model.config._experts_implementation == before
-
-
 @pytest.mark.parametrize("family", ["mamba", "gpt2", "llama4_text", "gpt_oss"])
 def test_blocks_that_compute_what_the_model_computes_can_be_walked(family: str) -> None:
     check_walk(tiny_model(family))
