@@ -46,11 +46,15 @@ def send(paths: StudyPaths, request: Request) -> None:
         ) from error
 
 
-def take_requests(paths: StudyPaths) -> list[Request]:
-    """Return the waiting requests, oldest first, and remove them."""
-    requests = []
-    for path in sorted(paths.control.glob("*.json"), key=lambda path: path.stat().st_mtime):
-        requests.append(msgspec.json.decode(path.read_bytes(), type=Request))
+def take_requests(paths: StudyPaths) -> list[Request | str]:
+    """Return the waiting requests, oldest first, and remove them; a text for each file that is none."""
+    requests: list[Request | str] = []
+    waiting = (path for path in paths.control.glob("*.json") if path.is_file())
+    for path in sorted(waiting, key=lambda path: path.stat().st_mtime):
+        try:
+            requests.append(msgspec.json.decode(path.read_bytes(), type=Request))
+        except (msgspec.DecodeError, RecursionError, OSError) as error:
+            requests.append(f"{path} is no request and was removed: {error}")
         path.unlink()
     return requests
 

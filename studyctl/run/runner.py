@@ -176,7 +176,9 @@ class Runner:
 
     def _take_requests(self) -> None:
         for request in take_requests(self.paths):
-            if request.kind == "spec":
+            if isinstance(request, str):
+                self.display.message(request)
+            elif request.kind == "spec":
                 self._take_spec(request)
             elif request.kind == "retry":
                 for name in [request.trial] if request.trial else list(self.outcome.failed):

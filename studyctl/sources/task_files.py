@@ -53,8 +53,9 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
     paths: dict[Path, None] = {}
     named: list[_Function] = []
     config = _merged(path, paths, named, ())
-    for functions in _functions(config):
-        paths.update(dict.fromkeys(functions))
+    for function in named:
+        if function.file is not None:  # and the others in its folder, which it may import
+            paths.update(dict.fromkeys(sorted(function.file.parent.glob("*.py"))))
     files = tuple(map(identify_file, paths))
     code = digest([lm_eval_version(), [(file.path.name, file.sha256) for file in files]])
     kind = str(config.get("output_type", "generate_until"))
@@ -215,12 +216,3 @@ def _load(path: Path, named: list[_Function]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise StudyError(f"`{path}` is no YAML mapping")
     return config
-
-
-def _functions(value: object) -> Iterator[list[Path]]:
-    """Yield the Python files of every ``!function``: its module and the others in its folder, which it may import."""
-    if isinstance(value, _Function):
-        yield sorted(value.file.parent.glob("*.py")) if value.file is not None else []
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _functions(item)

@@ -312,3 +312,14 @@ def test_requests_are_taken_once_and_in_order(paths: StudyPaths) -> None:
     send(paths, second)
     assert take_requests(paths) == [first, second]
     assert take_requests(paths) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"kind": "explode"}', "[" * 100_000])
+def test_a_file_that_is_no_request_is_removed_and_told(paths: StudyPaths, content: str) -> None:
+    paths.control.mkdir(parents=True, exist_ok=True)
+    (paths.control / "a.json").write_text(content)
+    (paths.control / "folder.json").mkdir()
+    (told,) = take_requests(paths)
+    assert isinstance(told, str)
+    assert told.startswith(f"{paths.control / 'a.json'} is no request and was removed: ")
+    assert take_requests(paths) == []

@@ -232,3 +232,11 @@ def test_lm_evals_own_metrics_are_all_there() -> None:
 
     assert metrics
     assert lm_eval_metrics() == set(metric_registry)
+
+
+def test_aliases_that_would_make_billions_of_choices_cost_no_time(tasks: Path) -> None:
+    path = tasks / "tasks" / "mine.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    path.write_text(path.read_text() + "\n".join([*lines, "doc_to_choice: *a11", "round: &round [*round]", ""]))
+    assert identify(tasks).items == 2
