@@ -13,8 +13,7 @@ from studyctl.compress.walk.statistics import Accumulator, Statistics
 from studyctl.compress.weights.compressed import BlockInput, CompressedLinear, LinearGroup
 from studyctl.reporter import Reporter, SilentReporter
 
-quick: Callable[[Any], Any] = settings(max_examples=25, deadline=None)
-"""For properties of compiled code: the first call may compile it, which takes longer than any deadline."""
+quick: Callable[[Any], Any] = settings(max_examples=25)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma2Config,
@@ -22,9 +21,6 @@ from transformers import (
 )
 
 from studyctl.contract.records import Record
-
-settings.register_profile("any machine", deadline=None)
-settings.load_profile("any machine")
 
 SIZES = {
     "vocab_size": 258,

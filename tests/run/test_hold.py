@@ -165,8 +165,8 @@ class TestOnAnotherMachine:
 
     @pytest.mark.parametrize("command", ["gc", "rm", "rebuild"])
     def test_nothing_is_changed_while_it_is_held(self, paths: StudyPaths, command: str) -> None:
-        paths.cache.mkdir(parents=True)
-        (paths.cache / "dense").mkdir()
+        paths.journal.mkdir(parents=True)
+        (paths.cache / "dense").mkdir(parents=True)
         (paths.cache / "dense" / "x").write_text("half of it")
         console = Console(quiet=True)
         commands: dict[str, Callable[[], object]] = {

@@ -85,7 +85,7 @@ def test_a_mark_put_before_the_text_takes_none_of_it() -> None:
     assert np.all(np.diff(tokens.byte_ends) >= 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_the_last_token_ends_with_the_text(text: str) -> None:
     tokens = tokenize([text], TOKENIZER)
