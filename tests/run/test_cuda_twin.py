@@ -33,22 +33,22 @@ pytestmark = [
 
 VARIANTS = """
 [[compression]]
-models = ["tiny"]
+models = ["./tiny"]
 method = "magnitude"
 sparsity = 0.5
 
 [[compression]]
-models = ["tiny"]
+models = ["./tiny"]
 method = "wanda"
 pattern = "2:4"
 
 [[compression]]
-models = ["tiny"]
+models = ["./tiny"]
 method = "sparsegpt"
 sparsity = 0.5
 
 [[compression]]
-models = ["tiny", "experts"]
+models = ["./tiny", "./experts"]
 method = "gptq"
 bits = 4
 group_size = 16
@@ -56,7 +56,7 @@ act_order = true
 static_groups = true
 
 [[compression]]
-models = ["tiny", "half"]
+models = ["./tiny", "./half"]
 method = "awq"
 bits = 3
 group_size = 16
