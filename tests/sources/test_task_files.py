@@ -238,5 +238,7 @@ def test_aliases_that_would_make_billions_of_choices_cost_no_time(tasks: Path) -
     path = tasks / "tasks" / "mine.yaml"
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    path.write_text(path.read_text() + "\n".join([*lines, "doc_to_choice: *a11", "round: &round [*round]", ""]))
+    path.write_text(
+        path.read_text() + "\n".join([*lines, "doc_to_choice: *a11", "round: &round [*round]", ""])
+    )
     assert identify(tasks).items == 2
