@@ -327,7 +327,7 @@ class StudyPaths:
 
     @property
     def cache(self) -> Path:
-        """Dense references, and weights and task chunks in progress; all of it can be deleted."""
+        """Dense references, weights, and task chunks in progress; all of it can be deleted."""
         return self.root / "cache"
 
     @property
@@ -366,6 +366,15 @@ class StudyPaths:
         """The compressed weights of a trial in progress."""
         return self.cache / "weights" / f"{weights_key}.safetensors"
 
+    def kept_weights(self, weights_key: str) -> Path:
+        """The compressed weights of a finished trial, for steps that are added later."""
+        return self.cache / "kept" / f"{weights_key}.safetensors"
+
+    def find_weights(self, weights_key: str) -> Path | None:
+        """Return where the compressed weights of a trial are, in progress or finished; None: nowhere."""
+        places = self.trial_weights(weights_key), self.kept_weights(weights_key)
+        return next((path for path in places if path.exists()), None)
+
     def packed_weights(self, weights_key: str) -> Path:
         """The packed checkpoint that another package made for a trial in progress."""
         return self.cache / "weights" / f"{weights_key}.packed"
@@ -377,6 +386,11 @@ class StudyPaths:
     def resumable_chunks(self, trial: str, key: str) -> Path:
         """The finished chunks of a task in progress."""
         return self.cache / "chunks" / f"{trial}.{key}.jsonl"
+
+    def all_weights(self) -> frozenset[str]:
+        """Return the keys of all compressed weights here, of trials in progress or finished."""
+        folders = self.trial_weights("").parent, self.kept_weights("").parent
+        return frozenset(path.stem for folder in folders for path in folder.glob("*.safetensors"))
 
     def dense_reference(self, key: str) -> Path:
         """The final hidden states of the dense model on one text."""

@@ -101,6 +101,8 @@ class Job(_Handed):
     """Whether the study has variants of this model that studyctl itself compresses: then its blocks are checked once it is loaded."""
     is_calibrated: bool = False
     """Whether some of these need activations."""
+    keep_bytes: int = 0
+    """How many bytes of weights of finished trials the study keeps."""
     backend_network: bool = False
     """Whether another package's process may use the network."""
     export_to: Path | None = None

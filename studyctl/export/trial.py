@@ -40,6 +40,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
     """
     paths = StudyPaths(job.root)
     plain = job.is_dense or job.is_checkpoint
+    stored_weights = paths.find_weights(job.weights_key) or paths.trial_weights(job.weights_key)
     weights = made_hash or weights_hash(loaded.model)
 
     def describe(exported: Exported) -> dict[str, str]:
@@ -63,7 +64,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
         with files_to_copy(loaded) as files:
             exported = export_model(
                 loaded.model,
-                None if plain else apply(loaded.model, paths.trial_weights(job.weights_key)),
+                None if plain else apply(loaded.model, stored_weights),
                 target,
                 files=files,
                 describe=describe,

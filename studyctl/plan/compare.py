@@ -21,6 +21,8 @@ class Todo(NamedTuple):
     """The missing steps, in order; a text that is stored in part is one step with all of its windows."""
     reason: str
     """Why they run, for the user: ``new``, ``unfinished``, ``calibration.samples 4 → 5`` ..."""
+    again: bool = False
+    """Whether the model is compressed although that is stored, since the weights were not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,17 @@ class Comparison:
         return sum(len(todo.steps) for todo in self.todo)
 
 
-def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Comparison:
-    """Compare every trial with what is stored; ``saved`` is the plan of the last run."""
+def compare(
+    plan: StudyPlan, stored: Stored, saved: Planned | None, weights: frozenset[str] = frozenset()
+) -> Comparison:
+    """Compare every trial with what is stored.
+
+    Args:
+        plan: the plan.
+        stored: the results.
+        saved: the plan of the last run.
+        weights: keys of the compressed weights that are on the disk; others are made again where an evaluation needs them.
+    """
     saved = saved or Planned(study="")
     parts = {trial.trial: trial.parts for trial in saved.trials}
     evaluations_before = {
@@ -58,9 +69,11 @@ def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Compariso
             continue
         if results := stored.results_of(trial.weights_key):
             missing = results.missing(missing)
-        # If `compress` is stored, the worker restores or makes the weights again, and only if an evaluation needs them.
-        if not trial.is_dense and trial.weights_key not in results.by_key:
-            missing = (Step(StepKind.COMPRESS, key=trial.weights_key), *missing)
+        compress, again = (Step(StepKind.COMPRESS, key=trial.weights_key),), False
+        if trial.weights_key in results.by_key:
+            again = not trial.is_dense and trial.weights_key not in weights
+        elif not trial.is_dense:
+            missing = compress + missing
         if missing:
             before = evaluations_before.get(trial.model.spec.id, {})
             reason = (
@@ -69,7 +82,7 @@ def compare(plan: StudyPlan, stored: Stored, saved: Planned | None) -> Compariso
                 or _failure(trial, missing, stored)
                 or (_step_reason(trial, missing, before) if results else "unfinished")
             )
-            todo.append(Todo(trial, missing, reason))
+            todo.append(Todo(trial, compress + missing if again else missing, reason, again))
     return Comparison(todo, unavailable, steps)
 
 

@@ -6,6 +6,7 @@ measured steps correct the estimates of similar ones. Memory is an upper bound.
 
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import median
 
@@ -40,6 +41,8 @@ class Estimate:
     """What the steps to run will take."""
 
     seconds: float
+    again_seconds: float
+    """Part of it: compressing what was compressed before, since the weights were not kept."""
     measured: bool
     """Whether the time is corrected by this study's own trials; else it is from sizes alone."""
     host_bytes: int
@@ -55,6 +58,9 @@ def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimat
     memory = [peak_bytes(plan, trial) for trial in trials]
     workers = max(1, min(len(plan.devices), len(trials)))
     return Estimate(
+        again_seconds=clock.estimate(
+            [(todo.trial.id, StepId(StepKind.COMPRESS)) for todo in comparison.todo if todo.again]
+        ),
         seconds=clock.estimate() + LOAD_SECONDS * len({trial.model.index for trial in trials}) / workers,
         measured=clock.seconds_left() is not None,
         host_bytes=workers * max((host for host, _ in memory), default=0),
@@ -98,7 +104,7 @@ class Clock:
                 result = stored.results_of(trial.weights_key).of(step)
                 if result is not None and result.seconds is not None:
                     self._learn(_classes_of(trial, step), result.seconds, _seconds(plan, trial, step))
-        for trial, steps, _ in comparison.todo:
+        for trial, steps, *_ in comparison.todo:
             for step in steps:
                 windows = _windows(plan, step)
                 spans = stored.results_of(trial.weights_key).spans(step) if windows else ()
@@ -136,18 +142,21 @@ class Clock:
         """Return the seconds that are left; None before any step was measured."""
         return self.estimate() if self._ratios else None
 
-    def estimate(self) -> float:
-        """Return the seconds that are left, from sizes alone if nothing was measured."""
+    def estimate(self, steps: Collection[tuple[str, StepId]] | None = None) -> float:
+        """Return the seconds that are left for some steps of trials, or for all; from sizes alone if nothing was measured."""
+        left = self._pending
+        if steps is not None:
+            left = {step: left[step] for step in steps if step in left}
         ratios = {}
-        for classes in {pending.classes for pending in self._pending.values()}:
+        for classes in {pending.classes for pending in left.values()}:
             measured = next((self._ratios[key] for key in classes if key in self._ratios), [1.0])
             ratios[classes] = median(measured)  # not the mean: the first task waits for an import
-        seconds = sum(pending.seconds * ratios[pending.classes] for pending in self._pending.values())
+        seconds = sum(pending.seconds * ratios[pending.classes] for pending in left.values())
         for trial, (step, begun, done) in self._running.items():
-            if pending := self._pending.get((trial, step.id)):
+            if pending := left.get((trial, step.id)):
                 whole = pending.seconds * pending.fraction(step) * ratios[pending.classes]
                 seconds -= whole * done if done else min(time.monotonic() - begun, whole)
-        return seconds / max(1, min(self._devices, len({trial for trial, _ in self._pending})))
+        return seconds / max(1, min(self._devices, len({trial for trial, _ in left})))
 
 
 def _classes_of(trial: Trial, step: Step) -> tuple[StepClass, ...]:
@@ -250,17 +259,21 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
 
 
 def _disk_bytes(plan: StudyPlan, comparison: Comparison) -> int:
-    """Return the bytes of dense references, weights in progress, exports, item rows and journals."""
-    evaluation, references, weights, others = plan.document.spec.evaluation, {}, 0, 0
-    for trial, steps, _ in comparison.todo:
+    """Return the bytes of dense references, weights in progress and kept, exports, item rows and journals."""
+    evaluation, references, weights, kept, others = plan.document.spec.evaluation, {}, 0, 0.0, 0
+    for trial, steps, *_ in comparison.todo:
         if (identity := trial.model.identity) is None:
             continue
         width = 4 if trial.model.dtype == "float32" else 2
         weights = max(weights, 2 * identity.parameters * width)  # finished blocks, and then the whole
+        if any(step.kind is StepKind.COMPRESS for step in steps):
+            bits = trial.variant.settings.bits_per_weight
+            kept += sum(out * inputs * bits(inputs) / 8 for out, inputs in identity.linears.values())
         others += 50_000 + sum(60 * _items(plan, step) for step in steps if step.kind is StepKind.TASK)
         others += identity.parameters * width * sum(step.kind is StepKind.EXPORT for step in steps)
         if evaluation.fidelity and evaluation.perplexity and trial.model.index not in references:
             windows = sum(_windows(plan, step) for step in trial.model.steps)
             tokens = windows * evaluation.perplexity.sequence_length
             references[trial.model.index] = tokens * identity.hidden_size * width
-    return sum(references.values()) + weights + others
+    kept = min(round(kept), plan.document.spec.execution.keep_trial_weights)
+    return sum(references.values()) + weights + kept + others

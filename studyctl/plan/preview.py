@@ -26,6 +26,8 @@ class Preview:
     plan: StudyPlan
     comparison: Comparison
     estimate: Estimate
+    kept_bytes: int
+    """Size of the weights of finished trials that the study keeps."""
     problems: list[Problem]
     """Those of the plan, and too little disk or memory."""
 
@@ -49,7 +51,7 @@ def preview(document: Document, *, strict: bool = False) -> Preview:
     paths = StudyPaths(runs_folder() / document.spec.study.name)
     stored = read_stored(paths)
     saved = read_plan(paths)
-    comparison = compare(plan, stored, saved)
+    comparison = compare(plan, stored, saved, paths.all_weights())
     needed = estimate(plan, comparison, stored)
     severity = "error" if strict else "warning"
     root = paths.root.resolve()
@@ -74,4 +76,5 @@ def preview(document: Document, *, strict: bool = False) -> Preview:
         )
     if (other := other_spec(document, paths, saved)) is not None:
         problems.append(replace(other, severity="warning"))
-    return Preview(plan, comparison, needed, [*plan.problems, *problems])
+    kept = sum(path.stat().st_size for path in paths.kept_weights("").parent.glob("*.safetensors"))
+    return Preview(plan, comparison, needed, kept, [*plan.problems, *problems])

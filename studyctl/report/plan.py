@@ -31,6 +31,10 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
             out.print(Text(f"note: {note}"), soft_wrap=True)
         print_code(plan, out)
         out.print(_cost(shown), soft_wrap=True)
+        if shown.kept_bytes:
+            most = spec.execution.keep_trial_weights
+            kept = f"{bytes_text(shown.kept_bytes)} of weights are kept for steps that are added"
+            out.print(f"{kept} (keep_trial_weights = {bytes_text(most)})", soft_wrap=True)
     if shown.problems:
         draw(shown.problems, err)
 
@@ -51,7 +55,7 @@ def _grid(plan: StudyPlan, comparison: Comparison, width: int) -> Table:
         name = todo.trial.variant.name
         to_run[name] += 1
         steps[name] += len(todo.steps)
-        reasons[name][str(todo.reason)] += 1
+        reasons[name][f"{todo.reason}, compress again" if todo.again else todo.reason] += 1
     table = Table(box=None, pad_edge=False, header_style="bold")
     longest = max(map(len, trials), default=0)
     table.add_column("variant", overflow="fold", min_width=min(longest, width // 2))
@@ -77,6 +81,10 @@ def _cost(shown: Preview) -> str:
         parts = [
             f"{duration_text(least)} to {duration_text(most)} on {on} (no trial of this study measured yet)"
         ]
+    if again := sum(todo.again for todo in shown.comparison.todo):
+        parts.append(
+            f"{duration_text(needed.again_seconds)} of it to compress again {again} trials, whose weights were not kept"
+        )
     memory = f"{bytes_text(needed.host_bytes)} host"
     if needed.device_bytes:
         memory = f"{bytes_text(needed.device_bytes)} device, {memory}"
@@ -103,6 +111,7 @@ def plan_as_json(shown: Preview) -> dict[str, Any]:
             for trial in shown.plan.trials
         ],
         "estimate": asdict(shown.estimate),
+        "kept_bytes": shown.kept_bytes,
         "notes": shown.plan.notes,
         "code": shown.plan.code,
         "problems": as_json(shown.problems),

@@ -13,6 +13,7 @@ from studyctl.units import bytes_text
 _CONTENT = {
     "dense": "dense references: computed again when fidelity needs them",
     "weights": "weights of unfinished trials: compressed again when a step needs them",
+    "kept": "weights of finished trials: compressed again for steps that are added",
     "spare": "converted models and tokens that the user's cache cannot take: made again",
     "chunks": "finished chunks of unfinished tasks: scored again when the task goes on",
 }

@@ -74,6 +74,7 @@ def make_job(
         batch_tokens=batch_tokens(device),
         is_compressed=bool(walked),
         is_calibrated=any(other.settings.needs_data for other in walked),
+        keep_bytes=plan.document.spec.execution.keep_trial_weights,
         backend_network=plan.document.spec.execution.backend_network,
     )
 

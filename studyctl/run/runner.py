@@ -153,7 +153,7 @@ class Runner:
         self.held.check()
         saved = read_plan(self.paths)
         self._stored = self._index.refresh()
-        comparison = compare(plan, self._stored, saved)
+        comparison = compare(plan, self._stored, saved, self.paths.all_weights())
         text = self_contained(plan.document)
         write_atomic(self.paths.spec, text)
         write_plan(planned(plan, text, source_of(plan.document, self.paths, saved)), self.paths)
@@ -262,7 +262,7 @@ class Runner:
 
     def _requeue(self, name: str) -> None:
         """Put a trial back into ``todo``, with the steps that are still missing."""
-        again = compare(self.plan, self._stored, read_plan(self.paths))
+        again = compare(self.plan, self._stored, read_plan(self.paths), self.paths.all_weights())
         self.todo.update({todo.trial.id: todo for todo in again.todo if todo.trial.id == name})
 
     def _worker_ended(self, worker: Worker) -> None:

@@ -85,7 +85,7 @@ def run_study(
         return _hand_over(document, paths, selection, holder)
     _check_can_run(plan)
     if detach:
-        todo = compare(plan, read_stored(paths), read_plan(paths)).todo
+        todo = compare(plan, read_stored(paths), read_plan(paths), paths.all_weights()).todo
         if any(entry.trial in selection for entry in todo):
             return _detach(path, paths, selection)
     with hold(paths, pulse) as held:

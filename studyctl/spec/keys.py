@@ -11,12 +11,13 @@ from itertools import chain
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from studyctl.contract.methods import PAIR
 from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_tag
 from studyctl.spec.positions import Loc
+from studyctl.units import bytes_text
 
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
 """The methods without the pair; ``method`` may also be a pair such as ``["sparsegpt", "gptq"]``."""
@@ -143,6 +144,8 @@ def shown(value: object) -> str:
     match value:
         case bool():
             return str(value).lower()
+        case ByteSize():
+            return f'"{bytes_text(value)}"'
         case int() if value.bit_length() > 64:
             return "a number of more than 64 bits"
         case str():
@@ -234,7 +237,8 @@ def _kind(option: Type) -> str:
         return f"{'table' if option.origin is dict else 'list'} of {plural}"
     if option.is_table:
         return "table"
-    return {int: "whole number", float: "number", bool: "true or false"}.get(option.type, "text")
+    names = {int: "whole number", float: "number", bool: "true or false", ByteSize: "size"}
+    return names.get(option.type, "text")
 
 
 def bounds(types: Iterable[Type]) -> str:

@@ -231,7 +231,10 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
         return Finding(f"{name} {words}, not {shown(value)}", loc)
     if kind == "too_long" and loc[-1] == "method":
         return _needs_pair(loc)
+    size = f'{name} must be a size such as "20 GiB", not {shown(value)}'
     plain = {
+        "byte_size": size,
+        "byte_size_unit": size,
         "string_too_short": f"{name} is empty",
         "string_too_long": f"{name} is longer than {error.get('ctx', {}).get('max_length')} characters",
         "too_short": f"{name} needs at least one",

@@ -17,6 +17,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Discriminator,
     Field,
@@ -419,6 +420,10 @@ class Execution(Table):
         description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker per device. GPUs are those that `CUDA_VISIBLE_DEVICES` shows to torch, counted from 0',
     )
     retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
+    keep_trial_weights: ByteSize = Field(
+        ByteSize(20 << 30),
+        description='how much of the weights of finished trials is kept, such as `"20 GiB"`: a language, task or metric more is measured without compressing again. Those used longest ago are deleted first',
+    )
     keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")
     backend_network: bool = Field(
         False, description="let the processes of other packages (`backend`) use the network"

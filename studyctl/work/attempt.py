@@ -62,7 +62,7 @@ class Attempt:
         finally:
             state = "stopped" if self.stopped else "failed" if self.errors else "done"
             if state == "done":
-                self.engine.forget_weights(self.job)
+                self.engine.keep_weights(self.job)
             self.recorder.record(
                 AttemptFinished(
                     state=state,

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Engine:
             for batch in missing:
                 self._make_reference(job, batch, recorder)
         if not job.is_dense and not job.asks_for(StepKind.COMPRESS):
-            self._restore_weights(job)
+            self._restore_weights(job, recorder)
         return StepFinished(step=step)
 
     def _load_dense(self, job: Job, recorder: Recorder) -> None:
@@ -146,14 +147,19 @@ class Engine:
             reporter=recorder,
         )
 
-    def _restore_weights(self, job: Job) -> None:
+    def _restore_weights(self, job: Job, recorder: Recorder) -> None:
         """Apply the weights of an earlier attempt; if they are lost, plan to compress once more before anything else."""
-        path = StudyPaths(job.root).trial_weights(job.weights_key)
-        if path.exists():
+        path = StudyPaths(job.root).find_weights(job.weights_key)
+        if path is not None:
             model = self._model.model
             self._changed = changeable_modules(model)
-            apply(model, path)
-            self.weights_hash = weights_hash(model)
+            try:
+                apply(model, path)
+                path.touch()  # those used longest ago are deleted first
+                self.weights_hash = weights_hash(model)
+            except StepError as error:
+                recorder.warning(f"{error}: compressed again")
+                path.unlink(missing_ok=True)
             if self.weights_hash == job.weights_hash:
                 return
         self._compress_first = (Step(StepKind.COMPRESS, key=job.weights_key),)
@@ -174,12 +180,26 @@ class Engine:
                 yield step
         yield from (step for step in steps if step.kind is StepKind.EXPORT)
 
-    def forget_weights(self, job: Job) -> None:
-        """Delete the stored weights of a trial that is done; ``studyctl export`` deletes only weights that it made itself."""
-        if job.export_to is None or self._compress_first:
-            paths = StudyPaths(job.root)
-            paths.trial_weights(job.weights_key).unlink(missing_ok=True)
-            shutil.rmtree(paths.packed_weights(job.weights_key), ignore_errors=True)
+    def keep_weights(self, job: Job) -> None:
+        """Keep the weights of a trial that is done, and of all kept ones those used last, up to the job's limit in bytes."""
+        paths = StudyPaths(job.root)
+        shutil.rmtree(paths.packed_weights(job.weights_key), ignore_errors=True)
+        made, kept = paths.trial_weights(job.weights_key), paths.kept_weights(job.weights_key)
+        made_here = job.export_to is None or self._compress_first  # else a trial in progress may want them
+        if not made_here or not made.exists():
+            return
+        kept.parent.mkdir(exist_ok=True)
+        made.replace(kept)
+        used: list[tuple[float, int, Path]] = []
+        for path in kept.parent.glob("*.safetensors"):
+            with suppress(FileNotFoundError):  # another worker deleted it
+                about = path.stat()
+                used.append((about.st_mtime, about.st_size, path))
+        room = job.keep_bytes
+        for _, size, path in sorted(used, reverse=True):
+            room -= size
+            if room < 0:
+                path.unlink(missing_ok=True)
 
     @property
     def _model(self) -> LoadedModel:

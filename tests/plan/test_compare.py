@@ -13,7 +13,8 @@ from studyctl.contract.plan import Planned
 from studyctl.contract.records import SCHEMA, AttemptFinished, AttemptStarted, StepFailed
 from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spans
 from studyctl.journal.stored import Attempt, Results, Stored
-from studyctl.plan.compare import Todo, compare
+from studyctl.plan import compare as plan_compare
+from studyctl.plan.compare import Comparison, Todo
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
@@ -105,6 +106,11 @@ def stored(
             ),
         )
     return store
+
+
+def compare(plan: StudyPlan, store: Stored, before: Planned | None) -> Comparison:
+    """Compare, while the weights of every trial are kept."""
+    return plan_compare.compare(plan, store, before, frozenset(store.results))
 
 
 def wanda(plan: StudyPlan) -> Trial:
@@ -265,3 +271,24 @@ def test_seeds_make_different_weights() -> None:
     ]
     assert len(set(keys)) == len(keys) == 4
     assert wanda(plan).seed == 0
+
+
+# -- weights that were not kept
+
+
+def test_a_language_more_compresses_again_where_the_weights_are_gone() -> None:
+    before, now = planned(languages=("en",)), planned()
+    store = stored(before)
+    kept = compare(now, store, saved(before)).todo
+    assert {steps(todo) for todo in kept} == {("perplexity:de",)}
+    gone = plan_compare.compare(now, store, saved(before), frozenset()).todo
+    assert {todo.trial.variant.name: (todo.again, steps(todo)) for todo in gone} == {
+        "dense": (False, ("perplexity:de",)),
+        "wanda-0.5": (True, ("compress", "perplexity:de")),
+    }
+    assert {todo.reason for todo in gone} == {"new perplexity:de"}
+
+
+def test_weights_that_nothing_needs_are_not_made_again() -> None:
+    plan = planned()
+    assert plan_compare.compare(plan, stored(plan), saved(plan), frozenset()).todo == []

@@ -79,7 +79,7 @@ def steps_done(paths: StudyPaths) -> list[str]:
 
 def to_run(workplace: Path, paths: StudyPaths) -> list[tuple[str, tuple[str, ...]]]:
     plan = make_plan(load_spec(workplace / "small.toml"))
-    todo = compare(plan, read_stored(paths), read_plan(paths)).todo
+    todo = compare(plan, read_stored(paths), read_plan(paths), paths.all_weights()).todo
     return [(one.trial.id, tuple(map(str, one.steps))) for one in todo]
 
 

@@ -55,7 +55,7 @@ class FakeEngine:
     def __init__(self, **steps: list[Exception | Work | None]) -> None:
         self.todo = {name.replace("_", ":", 1): list(todo) for name, todo in steps.items()}
         self.batch = 256
-        self.forgotten = False
+        self.kept = False
         self.finished: list[str] = []
 
     def _do(self, step: Step) -> StepFinished:
@@ -84,8 +84,8 @@ class FakeEngine:
     def halve_batch(self, job: Job) -> None:
         self.batch //= 2
 
-    def forget_weights(self, job: Job) -> None:
-        self.forgotten = True
+    def keep_weights(self, job: Job) -> None:
+        self.kept = True
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_all_goes_well(job: Job) -> None:
         "task:boats": "done",
         "attempt": "done",
     }
-    assert engine.forgotten
+    assert engine.kept
     assert engine.finished == ["task:boats"], "what it would go on from is not needed any more"
     assert set(read_stored(StudyPaths(job.root)).results_of("w").by_key) == {
         "key compress",
@@ -162,7 +162,7 @@ def test_a_failed_evaluation_does_not_stop_the_others(job: Job) -> None:
 def test_nothing_is_measured_without_weights(job: Job) -> None:
     engine = FakeEngine(compress=[ZeroDivisionError("a bug")])
     assert ended(run(job, engine)) == {"load": "done", "compress": "error", "attempt": "failed"}
-    assert not engine.forgotten
+    assert not engine.kept
 
 
 @pytest.mark.parametrize("when", ["after_step", "now"])
@@ -189,7 +189,7 @@ def test_a_full_disk_ends_the_worker(job: Job) -> None:
     last = list(read_journal(StudyPaths(job.root).attempt_journal("t", 1)))[-1]
     assert isinstance(last, AttemptFinished)
     assert last.state == "failed"
-    assert not engine.forgotten
+    assert not engine.kept
 
 
 def test_the_runner_hears_what_the_journal_holds(job: Job) -> None:

@@ -1,8 +1,8 @@
 """Compressed weights on disk, and the hash that identifies them.
 
 A linear on a grid is stored as codes, scales and zero points; ``grid.dequantize``, which made the evaluated weight, restores it.
-Any other linear is stored as its weight. So what is applied is bit for bit what was saved. Codes of up to four bits are stored two
-per byte. The files are a cache of trials in progress, not an export.
+Any other linear is stored as its weight; of a pruned one, which weights are not zero (a bit each) and their values. So what is
+applied is bit for bit what was saved. Codes of up to four bits are stored two per byte. The files are a cache, not an export.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,11 +28,16 @@ from studyctl.contract.methods import MethodSettings, Quantization, settings_of
 from studyctl.errors import StepError
 from studyctl.files import atomic_path
 
-FORMAT = "studyctl-weights-3"
+FORMAT = "studyctl-weights-4"
 PARAMETER = "parameter:"
 """Prefix of the name of a parameter that is not the weight of a linear."""
 PAIRS = "code_pairs"
 """The part of a linear that holds its codes two per byte (:func:`~studyctl.compress.quantize.grid.paired`)."""
+BITMAP = "bitmap"
+"""The part of a linear that says which of its weights are not zero, eight per byte."""
+_PER_ELEMENT = {"weight": 1, "codes": 1, PAIRS: 2, BITMAP: 8}
+"""How many weights of a row an element of a part describes."""
+_INTEGERS = {2: torch.int16, 4: torch.int32}
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -44,7 +50,7 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
     tensors: dict[str, torch.Tensor] = {}
     for name, linear in compressed.linears.items():
         if linear.scales is None or linear.zero_point is None:
-            tensors[f"{name}.weight"] = linear.weight.contiguous()
+            tensors |= {f"{name}.{part}": value for part, value in _parts_of(linear.weight).items()}
             continue
         assert isinstance(compressed.settings, Quantization)  # only that makes grids
         codes = linear.all_codes()
@@ -64,6 +70,17 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=about)
+
+
+def _parts_of(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a weight, or if that is smaller the values that are not zero and a bitmap ``[out, ceil(in / 8)]`` of their places."""
+    weight = weight.detach().cpu().contiguous()
+    kept = weight.view(_INTEGERS[weight.element_size()]) != 0  # -0.0 is a value like any other
+    values = weight[kept]
+    bitmap = torch.from_numpy(np.packbits(kept.numpy(), axis=1))
+    if values.nbytes + bitmap.nbytes >= weight.nbytes:
+        return {"weight": weight}
+    return {"values": values, BITMAP: bitmap}
 
 
 @torch.no_grad()
@@ -145,13 +162,14 @@ def _check_fit(
         raise _unusable(path, f"this model has no linear `{unknown[0]}`")
     for name, parts in stored.items():
         weight = linears[name].weight
-        matrix = next(part for part in ("weight", "codes", PAIRS) if part in parts)
-        out, inputs = file.get_slice(f"{name}.{matrix}").get_shape()
-        is_paired = matrix == PAIRS
-        if [out, inputs] != [len(weight), -(-weight.shape[1] // 2) if is_paired else weight.shape[1]]:
-            shape = [out, 2 * inputs if is_paired else inputs]
-            raise _unusable(path, f"`{name}` is {shape} there and {list(weight.shape)} in this model")
-        values = file.get_slice(f"{name}.{'weight' if 'weight' in parts else 'scales'}")
+        matrix = next(part for part in _PER_ELEMENT if part in parts)
+        out, elements = file.get_slice(f"{name}.{matrix}").get_shape()
+        inputs = elements * _PER_ELEMENT[matrix]
+        if out != len(weight) or not 0 <= inputs - weight.shape[1] < _PER_ELEMENT[matrix]:
+            raise _unusable(path, f"`{name}` is {[out, inputs]} there and {list(weight.shape)} in this model")
+        values = file.get_slice(
+            f"{name}.{next(part for part in ('weight', 'values', 'scales') if part in parts)}"
+        )
         if _DTYPES.get(values.get_dtype()) != weight.dtype:
             raise _unusable(
                 path, f"`{name}` was made for {values.get_dtype()} and this model is {weight.dtype}"
@@ -164,6 +182,14 @@ def _read_into(
     weight = linear.weight.data
     if "weight" in parts:
         weight.copy_(file.get_tensor(f"{name}.weight"))
+        return CompressedLinear(weight)
+    if BITMAP in parts:
+        bits = file.get_tensor(f"{name}.{BITMAP}").numpy()
+        kept = torch.from_numpy(np.unpackbits(bits, axis=1, count=weight.shape[1]).astype(bool))
+        restored = torch.zeros(kept.shape, dtype=weight.dtype).masked_scatter_(
+            kept, file.get_tensor(f"{name}.values")
+        )
+        weight.copy_(restored)
         return CompressedLinear(weight)
     assert isinstance(settings, Quantization)  # only that makes grids
     stored = {part: file.get_tensor(f"{name}.{part}").to(weight.device) for part in parts}

@@ -230,3 +230,22 @@ def test_the_hash_names_bits_not_values() -> None:
     weight[0, 0] = -0.0
     assert len({before, zero, weights_hash(model)}) == 3
     assert weights_hash(tiny_model("llama", dtype=torch.bfloat16)) != before
+
+
+def test_a_pruned_linear_takes_a_bit_for_each_weight_and_the_values_that_are_left(
+    ids: torch.Tensor, tmp_path: Path
+) -> None:
+    _, compressed = made(Wanda(sparsity=0.75), ids)
+    for linear in compressed.linears.values():
+        linear.weight[0, :2] = torch.tensor([-0.0, torch.finfo(torch.bfloat16).tiny])  # neither is lost
+    save(tmp_path / "weights.safetensors", compressed)
+    values = sum(int((linear.weight.view(torch.int16) != 0).sum()) for linear in compressed.linears.values())
+    bitmaps = sum(
+        len(linear.weight) * -(-linear.weight.shape[1] // 8) for linear in compressed.linears.values()
+    )
+    with (tmp_path / "weights.safetensors").open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    assert (tmp_path / "weights.safetensors").stat().st_size == 8 + header + 2 * values + bitmaps
+    applied = apply(tiny_model("llama", dtype=torch.bfloat16), tmp_path / "weights.safetensors")
+    for name, linear in compressed.linears.items():
+        assert torch.equal(applied.linears[name].weight.view(torch.int16), linear.weight.view(torch.int16))
