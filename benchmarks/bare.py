@@ -37,7 +37,7 @@ def run(job: Job, engine: Engine) -> None:
             engine.perplexity(job, step, nobody)
         else:
             engine.task(job, step, nobody)
-    engine.forget_weights(job)
+    engine.keep_weights(job)
 
 
 def main(jobs: Path) -> None:

@@ -1,8 +1,8 @@
 """Log-likelihoods of continuations from as few tokens as possible: prompts in trees, and logits only where they are needed."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,12 +26,16 @@ TOKEN_WORK = 3
 operations against 4 · hidden, and attention reaches about half of the rate of matrix products."""
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 LOCAL_ATTENTION = ("sliding_window", "attention_chunk_size")
-PROBED_TOKENS = 24
-PROBED_TARGETS = 4
+PROBED_PROMPTS = (4, 16)
+"""How many prompts a probe takes, the shortest; more, once, where a few differ by chance."""
 PROBED_WORK = 1e9
 """``token_work`` of probes, so high that prompts which share only their first token share a tree."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Allowed difference, in nats per token, between a prompt in a tree and alone: the order of sums differs."""
+NOISE_FACTOR = 2
+"""Allowed difference between a prompt in a tree and alone, as a multiple of that between one in a padded batch and alone."""
+NEGLIGIBLE = 4
+"""A difference per token, in units of the dtype's relative precision, that is smaller than the rounding of a logit."""
+SHORTEST_PROBE = 4
+"""Tokens that a probe has at least, so that it can branch."""
 _PROBED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 """Length of the longest probe that each model answered right."""
 
@@ -91,9 +95,10 @@ def _target_nats(head: Head, states: Tensor, place: np.ndarray, targets: np.ndar
 def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
     """Return a scorer of prompts in trees, or the reason why this model cannot read them in trees.
 
-    The model is probed: its answers to prompts in a tree must be the same as to each prompt alone. If some layers do not attend
-    to all of a prompt, which only long prompts show, it is probed again whenever prompts are longer. A model that failed is probed
-    each time, since its weights may have changed.
+    The model is probed with some of the prompts. What it answers in a tree must not depend on the other branches, and must be as
+    near to what it answers to the prompt alone as a padded batch is. If some layers do not attend to all of a prompt, which only long
+    prompts show, it is probed again whenever prompts are longer. A model that failed is probed each time, since its weights may have
+    changed.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -103,14 +108,20 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
     if getattr(model, "_is_stateful", False):
         return "its layers keep a state along the row"
     local = bool(kinds - {"full_attention"}) or any(getattr(config, name, None) for name in LOCAL_ATTENTION)
-    longest = max((prompt.tokens for prompt in prompts), key=len)
+    longest = max(prompts, key=lambda prompt: len(prompt.tokens))
     try:
-        scorer = PackedScorer(model, open_head(model, torch.tensor(longest)))
-        if model not in _PROBED or (local and len(longest) > _PROBED[model]):
-            probes = _probes(longest, scorer.decoder.head.vocabulary)
-            if reason := _difference(scorer, [*probes, *([_probe(longest)] if local else [])]):
+        scorer = PackedScorer(model, open_head(model, torch.tensor(longest.tokens)))
+        if model not in _PROBED or (local and len(longest.tokens) > _PROBED[model]):
+            shortest = sorted(dict.fromkeys(prompts), key=lambda prompt: len(prompt.tokens))
+            for count in PROBED_PROMPTS:
+                probes = [shortest[:count]]
+                if local and longest not in probes[0]:
+                    probes.append([shortest[0], longest])
+                if not (reason := next(filter(None, (_fault(scorer, probe) for probe in probes)), "")):
+                    break
+            else:
                 return reason
-            _PROBED[model] = len(longest)
+            _PROBED[model] = len(longest.tokens)
     except (
         UnsupportedAttentionError,
         StepError,
@@ -125,39 +136,84 @@ def open_packed(model: Any, prompts: Sequence[Prompt]) -> PackedScorer | str:
     return scorer
 
 
-def _probes(tokens: tuple[int, ...], vocabulary: int) -> list[Prompt]:
-    """Return prompts made of these tokens: two that share their first half, and one that shares nothing with them."""
-    base = (tokens * PROBED_TOKENS)[:PROBED_TOKENS]
-    half = PROBED_TOKENS // 2
-    branch = base[:half] + tuple((token + 1) % vocabulary for token in base[half:])
-    return [_probe(base), _probe(branch), _probe(tuple((token + 2) % vocabulary for token in base[1:]))]
-
-
-def _probe(tokens: tuple[int, ...]) -> Prompt:
-    """Return a prompt with arbitrary targets after its last tokens."""
-    return Prompt(tokens, tokens[-PROBED_TARGETS:])
-
-
-def _difference(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
-    """Return how the answers to prompts in trees differ from those to each alone; empty if they do not."""
-    budget = 2 * sum(len(prompt.tokens) for prompt in prompts)
-    (chunk,) = scorer.chunks(prompts, budget, PROBED_WORK)
-    together = dict(zip(chunk.prompts.tolist(), scorer.score(chunk), strict=True))
-    bound = TOLERANCE[scorer.decoder.head.weight.dtype]
-    for number, prompt in enumerate(prompts):
-        alone = _alone(scorer, prompt)
-        if not math.isfinite(alone):
-            continue  # broken weights: scoring reports them
-        difference = abs(together[number][0] - alone)
-        if not difference <= bound * len(prompt.targets):
-            return f"an answer differs by {difference:.2g} nats between a prompt alone and in a tree"
+def _fault(scorer: PackedScorer, prompts: Sequence[Prompt]) -> str:
+    """Return what is wrong with the answers to prompts in trees; empty if nothing is."""
+    prompts = [
+        replace(one, tokens=tuple(islice(cycle(one.tokens), max(SHORTEST_PROBE, len(one.tokens)))))
+        for one in prompts
+    ]
+    alone = np.array([_plain(scorer, [prompt])[0] for prompt in prompts])
+    if not np.isfinite(alone).all():
+        return ""  # broken weights: scoring reports them
+    count, vocabulary = len(prompts), scorer.decoder.head.vocabulary
+    # Each has a branch before it, with the tokens of another prompt.
+    others = [*prompts[1:], prompts[0]]
+    every = [*prompts, *(_branch(*pair, vocabulary) for pair in zip(prompts, others, strict=True))]
+    (chunk,) = scorer.chunks(every, 2 * sum(len(prompt.tokens) for prompt in every), PROBED_WORK)
+    packed = _answers(scorer, chunk)[:count]
+    changed = _answers(scorer, _with_other_branches(chunk, count, vocabulary))[:count]
+    dependent = np.abs(changed - packed).max()
+    noise = np.abs(_plain(scorer, every)[:count] - alone).max()
+    targets = np.array([len(prompt.targets) for prompt in prompts])
+    precision = max(torch.finfo(scorer.decoder.head.weight.dtype).eps, 2**-15)
+    bound = np.maximum(NOISE_FACTOR * noise, NEGLIGIBLE * precision * targets)
+    # Experts get other tokens in other batches, so that sums are rounded otherwise.
+    is_exact = scorer.decoder.head.weight.dtype == torch.float32 and not _has_experts(scorer.model)
+    if not dependent <= (0 if is_exact else bound.max()):
+        return f"an answer changes by {dependent:.2g} nats with the tokens of another branch"
+    difference = np.abs(packed - alone)
+    if not (difference <= bound).all():
+        return f"an answer differs by {difference.max():.2g} nats between a prompt alone and in a tree, by {noise:.2g} between alone and a padded batch"
     return ""
 
 
+def _has_experts(model: Any) -> bool:
+    return any(name.endswith("experts") for name, _ in model.named_modules())
+
+
+def _branch(prompt: Prompt, other: Prompt, vocabulary: int) -> Prompt:
+    """Return a prompt that goes on with the tokens of another one after its first half.
+
+    The token where they part is the smaller one, for branches are read in the order of their tokens, and only what is read before
+    can be seen by mistake.
+    """
+    half = len(prompt.tokens) // 2
+    tail = islice(cycle(other.tokens), len(prompt.tokens) - half - 1)
+    return Prompt((*prompt.tokens[:half], (prompt.tokens[half] - 1) % vocabulary, *tail), (0,))
+
+
+def _answers(scorer: PackedScorer, chunk: Chunk) -> np.ndarray:
+    """Return the log-likelihoods of a chunk's prompts, by their numbers."""
+    nats = np.empty(len(chunk.prompts))
+    nats[chunk.prompts] = [answer for answer, _ in scorer.score(chunk)]
+    return nats
+
+
+def _with_other_branches(chunk: Chunk, prompts: int, vocabulary: int) -> Chunk:
+    """Return a chunk in which every token has changed that is in none of the first so many prompts."""
+    kept = np.zeros(len(chunk.ids), bool)
+    starts = np.repeat(
+        [group.start + tree * group.width for group in chunk.groups for tree in range(group.trees)],
+        [group.width for group in chunk.groups for _ in range(group.trees)],
+    )
+    index = np.arange(len(chunk.ids))
+    for row, owner in zip(chunk.rows, chunk.owners, strict=True):
+        if chunk.prompts[owner] < prompts:
+            kept |= (starts == starts[row]) & (index <= row) & (row < starts + chunk.ends)
+    return replace(chunk, ids=np.where(kept, chunk.ids, (chunk.ids + 1) % vocabulary))
+
+
 @torch.no_grad()
-def _alone(scorer: PackedScorer, prompt: Prompt) -> float:
-    """Return the log-likelihood of a prompt's targets by an ordinary forward pass."""
-    hidden = scorer.decoder.hidden(torch.tensor(prompt.tokens, device=scorer.decoder.device)[None])[0]
-    count = len(prompt.targets)
-    nats, _ = _target_nats(scorer.decoder.head, hidden[-count:], np.arange(count), np.asarray(prompt.targets))
-    return float(nats.sum())
+def _plain(scorer: PackedScorer, prompts: Sequence[Prompt]) -> np.ndarray:
+    """Return the log-likelihoods of prompts by an ordinary forward pass, padded on the right."""
+    width = max(len(prompt.tokens) for prompt in prompts)
+    ids = torch.tensor([(*prompt.tokens, *[0] * (width - len(prompt.tokens))) for prompt in prompts])
+    hidden = scorer.decoder.hidden(ids.to(scorer.decoder.device))
+    nats = []
+    for states, prompt in zip(hidden, prompts, strict=True):
+        count, end = len(prompt.targets), len(prompt.tokens)
+        of_targets, _ = _target_nats(
+            scorer.decoder.head, states[end - count : end], np.arange(count), np.asarray(prompt.targets)
+        )
+        nats.append(of_targets.sum())
+    return np.array(nats)
