@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple, TypeVar, cast
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from studyctl.contract.methods import METHODS, MethodSettings, Pruning, Quantization
 from studyctl.files import StudyPaths
 from studyctl.printable import on_one_line
 from studyctl.report.layout import (
@@ -51,8 +52,9 @@ def show(results: Results, console: Console) -> None:
     _perplexity(console, measured, results.perplexity())
     _tasks(console, measured, results.tasks())
     _agreement(console, results.agreement())
-    if about.notes:
-        _list(console, "Notes", "", about.notes)
+    found, after = _findings(results, about.study, standings)
+    if in_short := [*found, *about.notes, *after]:
+        _list(console, "In short", "", in_short)
     _warnings(console, about.study, results.warnings())
     _failures(console, about.study, results.failures())
 
@@ -293,6 +295,55 @@ def _agreement(console: Console, rows: list[Agreement]) -> None:
         _remark(console, "speedup: time of this one / of studyctl's; above 1: studyctl is faster")
         makers = dict.fromkeys(row.maker for row in of_model if row.measured)
         _remark(console, f"by {', '.join(makers)}")
+
+
+def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], Collection[str]]:
+    """Return for each model whether its best pruned or its best quantized variant is ahead and how sure that is, and what to do next."""
+    sentences: list[str] = []
+    after: dict[bool, str] = {}  # by whether something is not told apart
+    for model, rows in _by_model(standings).items():
+        pruned, quantized = _best(rows, Pruning, Quantization), _best(rows, Quantization, Pruning)
+        if pruned is None or quantized is None:
+            continue
+        found = results.contrast(pruned.trial_id, quantized.trial_id)
+        if found is None:
+            continue
+        languages = f" in {found.languages} languages" if found.languages > 1 else ""
+        over = f"{found.windows} windows{languages}"
+        ahead, behind = (quantized, pruned) if found.bits_per_byte > 0 else (pruned, quantized)
+        low, high = sorted(abs(end) if found.is_told_apart else end for end in (found.low, found.high))
+        needs = (
+            f"{_with_size(ahead)}, the best of its kind, needs {abs(found.bits_per_byte):.3f} bits per byte less than"
+            f" {_with_size(behind)}; 95 % interval {fixed(low, 3)} to {fixed(high, 3)}"
+        )
+        kinds = ("quantized", "pruned") if ahead is quantized else ("pruned", "quantized")
+        if found.is_told_apart:
+            sentences.append(
+                f"{model}: {kinds[0]} is ahead of {kinds[1]}: {needs} over {over}, for these texts and one calibration draw."
+            )
+            after[False] = (
+                f"Next: `studyctl export {study} {ahead.trial_id} FOLDER` writes {ahead.variant} for transformers and vLLM;"
+                " for your own model, change `id` in a copy of the spec."
+            )
+        else:
+            sentences.append(f"{model}: pruned and quantized are not told apart with {over}: {needs}.")
+            after[True] = "Next: raise `windows` in [evaluation.perplexity]; only the new ones are measured."
+    return sentences, [after[max(after)]] if after else []
+
+
+def _best(rows: list[Standing], kind: type[MethodSettings], other: type[MethodSettings]) -> Standing | None:
+    """Return the variant of a kind, and not of another one, that changes bits per byte least."""
+    methods = [
+        name
+        for name, method in METHODS.items()
+        if issubclass(method.settings, kind) and not issubclass(method.settings, other)
+    ]
+    compared = [row for row in rows if row.method in methods and row.bits_per_byte_change is not None]
+    return min(compared, key=lambda row: row.bits_per_byte_change or 0.0, default=None)
+
+
+def _with_size(row: Standing) -> str:
+    return f"{row.variant} ({fixed(row.bits_per_weight, 1)} bits/w)"
 
 
 def _warnings(console: Console, study: str, warnings: list[Finding]) -> None:

@@ -9,6 +9,7 @@ import duckdb
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
+from studyctl.store.contrast import Contrast, Window, contrast
 from studyctl.store.query import Content, open_database, other_tables, unreadable
 from studyctl.store.schema import definitions
 
@@ -286,6 +287,10 @@ class Results(AbstractContextManager["Results"]):
     def layers(self, trial_id: str) -> list[LayerResult]:
         """Return the compressed linears of one trial."""
         return self._rows(LayerResult, "layers", trial_id=trial_id)
+
+    def contrast(self, left: str, right: str) -> Contrast | None:
+        """Return how many bits per byte one trial needs more than another of the same model; None: too few windows of both."""
+        return contrast(*(self._rows(Window, "windows", trial_id=trial) for trial in (left, right)))
 
     def close(self) -> None:
         """Close the file."""

@@ -71,8 +71,15 @@ Accuracy  org/alpha
  with the change from dense; * p < 0.05, exact McNemar test on paired items
  ~ at chance: guessing does as well as this variant and dense together
 
-Notes
+In short
+ - org/alpha: quantized is ahead of pruned: rtn-4bit-g64 (4.3 bits/w), the best
+ of its kind, needs 0.089 bits per byte less than wanda-0.5 (9.0 bits/w); 95 %
+ interval 0.089 to 0.089 over 12 windows in 3 languages, for these texts and one
+ calibration draw.
  - The models of this study do not exist.
+ - Next: `studyctl export small alpha.rtn-4bit-g64 FOLDER` writes rtn-4bit-g64
+ for transformers and vLLM; for your own model, change `id` in a copy of the
+ spec.
 
 Warnings  studyctl sql small 'from warnings'
  - damping was raised (alpha.wanda-0.5, compress and 1 more)"""
@@ -138,7 +145,7 @@ class TestBackends:
     @staticmethod
     def section(text: str) -> str:
         lines = [line.rstrip() for line in text[text.index("Agreement") :].splitlines()]
-        return "\n".join(lines[: lines.index("Notes")])
+        return "\n".join(lines[: lines.index("In short")])
 
     def test_each_stands_below_ours(self, study: FakeStudy) -> None:
         publish(study.write_all().paths)
