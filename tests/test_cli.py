@@ -31,7 +31,7 @@ def test_alone_it_explains_itself(tmp_path: Path) -> None:
     assert output.returncode == 0
     assert "studyctl run pocket" in output.stdout
     assert (
-        "specs that ship: backends, bits-sweep, calibration-language, paper, pocket, pocket-full, sparsity-sweep"
+        "specs that ship: backends, bits-sweep, calibration-language, paper, paper-small, pocket, pocket-full, sparsity-sweep"
         in output.stdout
     )
     assert output.stderr == ""
@@ -89,7 +89,7 @@ def test_specs_that_ship_validate_and_plan_without_a_network(tmp_path: Path, nam
     assert {problem["severity"] for problem in plan["problems"]} == {"warning"}
 
 
-@pytest.mark.parametrize("name", ["pocket", "pocket-full", "backends"])
+@pytest.mark.parametrize("name", ["pocket", "pocket-full", "paper-small", "backends"])
 def test_the_embedded_specs_validate(tmp_path: Path, name: str) -> None:
     assert studyctl("validate", name, cwd=tmp_path).returncode == 0
 
