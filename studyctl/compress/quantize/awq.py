@@ -21,7 +21,7 @@ from studyctl.compress.quantize.grid import row_parts
 from studyctl.compress.quantize.module_objective import module_losses
 from studyctl.compress.quantize.rtn import round_to_nearest
 from studyctl.compress.quantize.trial_rounding import change
-from studyctl.compress.walk.architectures import Absorber
+from studyctl.compress.walk.architectures import Absorber, Block
 from studyctl.compress.walk.statistics import Statistics
 from studyctl.compress.weights.compressed import (
     BlockInput,
@@ -321,8 +321,19 @@ def _scaled(statistics: Statistics, scales: torch.Tensor) -> Statistics:
     )
 
 
+def _follows_shared_heads(block: Block, names: tuple[str, ...]) -> bool:
+    """Return whether these are an attention's output, and heads share its values: there published AWQ scales nothing either."""
+    values = block.linears.get(f"{names[0].removesuffix('o_proj')}v_proj")
+    output = block.linears[names[0]]
+    return len(names) == 1 and values is not None and values.out_features < output.in_features
+
+
 def _warn_of_groups_without_absorber(block: BlockInput) -> None:
-    without = [linears for linears in block.linear_groups if linears.absorber is None]
+    without = [
+        linears
+        for linears in block.linear_groups
+        if linears.absorber is None and not _follows_shared_heads(block.block, linears.names)
+    ]
     for alike in dict.fromkeys(linears.experts or linears.names for linears in without):
         names = ", ".join(f"`{name.removeprefix(block.block.name + '.')}`" for name in alike)
         block.reporter.warning(

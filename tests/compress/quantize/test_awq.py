@@ -545,13 +545,12 @@ class TestTheWholeModel:
         ("family", "changes", "linear_groups"),
         [
             ("llama", {"num_key_value_heads": 4}, []),
-            ("llama", {}, ["`self_attn.o_proj`"]),
+            ("llama", {}, []),  # heads share values: the paper's code scales nothing before `o_proj` either
             (
                 "olmo2",
                 {},
                 [
                     "`self_attn.q_proj`, `self_attn.k_proj`, `self_attn.v_proj`",
-                    "`self_attn.o_proj`",
                     "`mlp.gate_proj`, `mlp.up_proj`",
                 ],
             ),
