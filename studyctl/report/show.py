@@ -299,9 +299,11 @@ def _agreement(console: Console, rows: list[Agreement]) -> None:
 
 def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], Collection[str]]:
     """Return for each model whether its best pruned or its best quantized variant is ahead and how sure that is, and what to do next."""
+    models = _by_model(standings)
     sentences: list[str] = []
     after: dict[bool, str] = {}  # by whether something is not told apart
-    for model, rows in _by_model(standings).items():
+    for model, rows in models.items():
+        about = f"{model}: " if len(models) > 1 else ""
         pruned, quantized = _best(rows, Pruning, Quantization), _best(rows, Quantization, Pruning)
         if pruned is None or quantized is None:
             continue
@@ -316,17 +318,17 @@ def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[
             f"{_with_size(ahead)}, the best of its kind, needs {abs(found.bits_per_byte):.3f} bits per byte less than"
             f" {_with_size(behind)}; 95 % interval {fixed(low, 3)} to {fixed(high, 3)}"
         )
-        kinds = ("quantized", "pruned") if ahead is quantized else ("pruned", "quantized")
+        kinds = ("Quantized", "pruned") if ahead is quantized else ("Pruned", "quantized")
         if found.is_told_apart:
             sentences.append(
-                f"{model}: {kinds[0]} is ahead of {kinds[1]}: {needs} over {over}, for these texts and one calibration draw."
+                f"{about}{kinds[0]} is ahead of {kinds[1]}: {needs} over {over}, for these texts and one calibration draw."
             )
             after[False] = (
                 f"Next: `studyctl export {study} {ahead.trial_id} FOLDER` writes {ahead.variant} for transformers and vLLM;"
                 " for your own model, change `id` in a copy of the spec."
             )
         else:
-            sentences.append(f"{model}: pruned and quantized are not told apart with {over}: {needs}.")
+            sentences.append(f"{about}Pruned and quantized are not told apart with {over}: {needs}.")
             after[True] = "Next: raise `windows` in [evaluation.perplexity]; only the new ones are measured."
     return sentences, [after[max(after)]] if after else []
 

@@ -72,9 +72,9 @@ Accuracy  org/alpha
  ~ at chance: guessing does as well as this variant and dense together
 
 In short
- - org/alpha: quantized is ahead of pruned: rtn-4bit-g64 (4.3 bits/w), the best
- of its kind, needs 0.089 bits per byte less than wanda-0.5 (9.0 bits/w); 95 %
- interval 0.089 to 0.089 over 12 windows in 3 languages, for these texts and one
+ - Quantized is ahead of pruned: rtn-4bit-g64 (4.3 bits/w), the best of its
+ kind, needs 0.089 bits per byte less than wanda-0.5 (9.0 bits/w); 95 % interval
+ 0.089 to 0.089 over 12 windows in 3 languages, for these texts and one
  calibration draw.
  - The models of this study do not exist.
  - Next: `studyctl export small alpha.rtn-4bit-g64 FOLDER` writes rtn-4bit-g64
