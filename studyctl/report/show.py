@@ -52,8 +52,8 @@ def show(results: Results, console: Console) -> None:
     _perplexity(console, measured, results.perplexity())
     _tasks(console, measured, results.tasks())
     _agreement(console, results.agreement())
-    found, after = _findings(results, about.study, standings)
-    if in_short := [*found, *about.notes, *after]:
+    findings, after = _findings(results, about.study, standings)
+    if in_short := [*findings, *about.notes, *after]:
         _list(console, "In short", "", in_short)
     _warnings(console, about.study, results.warnings())
     _failures(console, about.study, results.failures())
@@ -307,19 +307,21 @@ def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[
         pruned, quantized = _best(rows, Pruning, Quantization), _best(rows, Quantization, Pruning)
         if pruned is None or quantized is None:
             continue
-        found = results.contrast(pruned.trial_id, quantized.trial_id)
-        if found is None:
+        difference = results.contrast(pruned.trial_id, quantized.trial_id)
+        if difference is None:
             continue
-        languages = f" in {found.languages} languages" if found.languages > 1 else ""
-        over = f"{found.windows} windows{languages}"
-        ahead, behind = (quantized, pruned) if found.bits_per_byte > 0 else (pruned, quantized)
-        low, high = sorted(abs(end) if found.is_told_apart else end for end in (found.low, found.high))
+        languages = f" in {difference.languages} languages" if difference.languages > 1 else ""
+        over = f"{difference.windows} windows{languages}"
+        ahead, behind = (quantized, pruned) if difference.bits_per_byte > 0 else (pruned, quantized)
+        low, high = sorted(
+            abs(end) if difference.is_told_apart else end for end in (difference.low, difference.high)
+        )
         needs = (
-            f"{_with_size(ahead)}, the best of its kind, needs {abs(found.bits_per_byte):.3f} bits per byte less than"
+            f"{_with_size(ahead)}, the best of its kind, needs {abs(difference.bits_per_byte):.3f} bits per byte less than"
             f" {_with_size(behind)}; 95 % interval {fixed(low, 3)} to {fixed(high, 3)}"
         )
         kinds = ("Quantized", "pruned") if ahead is quantized else ("Pruned", "quantized")
-        if found.is_told_apart:
+        if difference.is_told_apart:
             sentences.append(
                 f"{about}{kinds[0]} is ahead of {kinds[1]}: {needs} over {over}, for these texts and one calibration draw."
             )
