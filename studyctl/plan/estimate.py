@@ -12,7 +12,7 @@ from statistics import median
 
 from studyctl.backends import OWN
 from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, chunk_tokens
-from studyctl.contract.methods import Quantization
+from studyctl.contract.methods import Checkpoint, Quantization
 from studyctl.contract.records import AttemptFinished, Progress, Record, StepFinished, StepStarted
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.journal.stored import Stored
@@ -266,8 +266,9 @@ def _disk_bytes(plan: StudyPlan, comparison: Comparison) -> int:
             continue
         width = 4 if trial.model.dtype == "float32" else 2
         weights = max(weights, 2 * identity.parameters * width)  # finished blocks, and then the whole
-        if any(step.kind is StepKind.COMPRESS for step in steps):
-            bits = trial.variant.settings.bits_per_weight
+        settings = trial.variant.settings
+        if any(step.kind is StepKind.COMPRESS for step in steps) and not isinstance(settings, Checkpoint):
+            bits = settings.bits_per_weight
             kept += sum(out * inputs * bits(inputs) / 8 for out, inputs in identity.linears.values())
         others += 50_000 + sum(60 * _items(plan, step) for step in steps if step.kind is StepKind.TASK)
         others += identity.parameters * width * sum(step.kind is StepKind.EXPORT for step in steps)

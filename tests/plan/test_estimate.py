@@ -264,3 +264,16 @@ def test_a_text_with_fewer_windows_than_expected_ends_with_its_last(
     for batch in step.batches()[:2]:
         run.clock.record(StepFinished(trial=dense.id, step=batch, seconds=1.0, measured=10))
     assert (dense.id, step.id) not in run.clock._pending
+
+
+def test_a_published_checkpoint_keeps_no_weights(folder: Path) -> None:
+    """It is loaded from its own files whenever it is measured, so it adds nothing to the weights that are kept."""
+    spec = write_spec(folder)
+    shutil.copytree(folder / "tiny", folder / "published")
+    without = estimated(make_plan(load_spec(spec)))
+    table = '[[compression]]\nmethod = "checkpoint"\nid = "./published"\nof = "./tiny"\n\n[text.mine]'
+    spec.write_text(spec.read_text().replace("[text.mine]", table))
+    plan = make_plan(load_spec(spec))
+    plan.raise_errors()
+    assert any(trial.checkpoint is not None for trial in plan.trials)
+    assert estimated(plan).disk_bytes - without.disk_bytes < 60_000  # its journal and item rows
