@@ -152,8 +152,9 @@ def _dtype(model: nn.Module) -> torch.dtype:
 def _write(model: Any, compressed: Compressed | None, packing: Packing | None, folder: Path) -> None:
     """Write weights, ``config.json`` and ``generation_config.json``."""
     # Tensors of a GPU are copied off it; those that are tied stay so.
-    copies = {id(tensor): tensor.detach().cpu() for tensor in model.state_dict(keep_vars=True).values()}
-    state = {name: copies[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
+    tensors = model.state_dict(keep_vars=True)
+    copies = {id(tensor): tensor.detach().cpu() for tensor in tensors.values()}
+    state = {name: copies[id(tensor)] for name, tensor in tensors.items()}
     if compressed is not None and packing is not None:
         for name, linear in compressed.linears.items():
             del state[f"{name}.weight"]

@@ -22,7 +22,7 @@ class Todo(NamedTuple):
     reason: str
     """Why they run, for the user: ``new``, ``unfinished``, ``calibration.samples 4 → 5`` ..."""
     again: bool = False
-    """Whether the model is compressed although that is stored, since the weights were not kept."""
+    """Whether the model is compressed although that is stored, since the weights were not kept; a checkpoint is only loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,14 @@ def compare(
                 or _failure(trial, missing, stored)
                 or (_step_reason(trial, missing, before) if results else "unfinished")
             )
-            todo.append(Todo(trial, compress + missing if again else missing, reason, again))
+            todo.append(
+                Todo(
+                    trial,
+                    compress + missing if again else missing,
+                    reason,
+                    again and trial.checkpoint is None,
+                )
+            )
     return Comparison(todo, unavailable, steps)
 
 

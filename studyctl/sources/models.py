@@ -188,7 +188,7 @@ def read_weights(folder: Path, identity: ModelIdentity, dtype: str, *, allow_pic
             trust_remote_code=False,  # None would ask on the terminal
             dtype=getattr(torch, dtype),
             attn_implementation="eager" if capped else None,
-            # As experts multiply while they are compressed, and on every GPU: others want some of them, and widths that suit.
+            # The same arithmetic as during compression; transformers' grouped products need certain GPUs and aligned widths.
             experts_implementation="eager",
             use_safetensors=None if allow_pickle else True,
             local_files_only=True,

@@ -422,7 +422,7 @@ class Execution(Table):
     retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
     keep_trial_weights: ByteSize = Field(
         ByteSize(20 << 30),
-        description='how much of the weights of finished trials is kept, such as `"20 GiB"`: a language, task or metric more is measured without compressing again. Those used longest ago are deleted first',
+        description='how much of the weights of finished trials is kept, such as `"20 GiB"`: an added language, task or metric is then measured without compressing again. The least recently used are deleted first',
     )
     keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")
     backend_network: bool = Field(

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from studyctl.store.intervals import (
-    LEAST_UNITS,
     MANY_DOCUMENTS,
     Estimate,
     mean_of_languages,
@@ -45,7 +44,7 @@ class Contrast(NamedTuple):
 
 
 def contrast(left: Iterable[Window], right: Iterable[Window]) -> Contrast | None:
-    """Return what ``left`` needs more than ``right``; None where a language has fewer than :data:`LEAST_UNITS` windows of both."""
+    """Return what ``left`` needs more than ``right``; None where a language has too few windows of both for an interval."""
     others = {(row.language, row.window, row.tokens): row for row in right}
     pairs: dict[str, list[tuple[Window, Window]]] = defaultdict(list)
     for row in left:
@@ -60,8 +59,6 @@ def contrast(left: Iterable[Window], right: Iterable[Window]) -> Contrast | None
 
 
 def _estimate(pairs: Sequence[tuple[Window, Window]]) -> Estimate | None:
-    if len(pairs) < LEAST_UNITS:
-        return None
     of_document = Counter(row.document for row, _ in pairs)
     by_document = sum(count > 1 for count in of_document.values()) >= MANY_DOCUMENTS
     bits: dict[int | None, float] = defaultdict(float)

@@ -182,14 +182,14 @@ class Engine:
 
     def keep_weights(self, job: Job) -> None:
         """Keep the weights of a trial that is done, and of all kept ones those used last, up to the job's limit in bytes."""
+        if job.export_to is not None and not self._compress_first:
+            return  # an export that did not make them: a trial in progress may want them
         paths = StudyPaths(job.root)
         shutil.rmtree(paths.packed_weights(job.weights_key), ignore_errors=True)
         made, kept = paths.trial_weights(job.weights_key), paths.kept_weights(job.weights_key)
-        made_here = job.export_to is None or self._compress_first  # else a trial in progress may want them
-        if not made_here or not made.exists():
-            return
-        kept.parent.mkdir(exist_ok=True)
-        made.replace(kept)
+        if made.exists():
+            kept.parent.mkdir(exist_ok=True)
+            made.replace(kept)
         used: list[tuple[float, int, Path]] = []
         for path in kept.parent.glob("*.safetensors"):
             with suppress(FileNotFoundError):  # another worker deleted it

@@ -121,8 +121,8 @@ def test_sixteen_bits_are_as_near_to_fp32_as_plain_passes_are(family: str, dtype
 @pytest.mark.parametrize("family", [*TREES, "mixtral"])
 def test_the_tokens_of_other_branches_change_no_bit_of_an_answer(family: str) -> None:
     model, prompts = tiny_model(family), random_prompts([4, 20, 33], branches=4, targets=3)
-    (chunk,) = PackedScorer(model, open_head(model, torch.tensor([5, 6]))).chunks(prompts, 10_000)
     scorer = PackedScorer(model, open_head(model, torch.tensor([5, 6])))
+    (chunk,) = scorer.chunks(prompts, 10_000)
     for kept, prompt in enumerate(prompts):
         owner = chunk.prompts.tolist().index(kept)
         path = _path(chunk, prompt, int(chunk.rows[chunk.owners == owner].max()))
@@ -135,7 +135,7 @@ def test_the_tokens_of_other_branches_change_no_bit_of_an_answer(family: str) ->
 
 
 def _path(chunk: Chunk, prompt: Prompt, last: int) -> np.ndarray:
-    """Return where the tokens of a prompt are in a chunk: the last one at each depth whose tokens agree, before the last."""
+    """Return where the tokens of a prompt are in a chunk, from its last one upwards: the nearest one before at each depth."""
     path = np.zeros(len(chunk.ids), bool)
     at = last
     for depth in reversed(range(len(prompt.tokens))):
