@@ -199,6 +199,81 @@ class Finding(NamedTuple):
     """Further fields, as JSON."""
 
 
+class HypothesisResult(NamedTuple):
+    """A row of the table ``hypotheses``."""
+
+    name: str
+    claim: str
+    metric: str
+    family: str
+    alternative: str
+    generalize: str
+    margin: float | None
+    declared: datetime | None
+    confirmatory: bool | None
+    estimate: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_adjusted: float | None
+    verdict: str
+    reason: str | None
+    units: int | None
+    languages: int | None
+    models: int | None
+    models_holding: int | None
+    needed_windows: int | None
+    needed_languages: int | None
+    needed_models: int | None
+    calibration_draws: int | None
+    notes: list[str]
+
+
+class HypothesisRow(NamedTuple):
+    """A row of the table ``hypothesis_rows``."""
+
+    hypothesis: str
+    kind: str
+    subject: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_adjusted: float | None
+    verdict: str | None
+    reason: str | None
+    units: int | None
+
+
+class HypothesisTrial(NamedTuple):
+    """A row of the table ``hypothesis_pairs``."""
+
+    hypothesis: str
+    pair: int
+    side: str
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    compared: bool
+    reason: str | None
+
+
+class Reversal(NamedTuple):
+    """A row of the table ``reversals``."""
+
+    hypothesis: str
+    variant: str
+    other_variant: str
+    metric: str
+    difference: float
+    p: float
+    other_metric: str
+    other_difference: float
+    other_p: float
+    p_adjusted: float
+
+
 class StepRow(NamedTuple):
     """A row of the table ``steps``."""
 
@@ -287,6 +362,22 @@ class Results(AbstractContextManager["Results"]):
     def layers(self, trial_id: str) -> list[LayerResult]:
         """Return the compressed linears of one trial."""
         return self._rows(LayerResult, "layers", trial_id=trial_id)
+
+    def hypotheses(self) -> list[HypothesisResult]:
+        """Return the hypotheses of the spec with their verdicts, in its order."""
+        return self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
+
+    def hypothesis_rows(self, hypothesis: str | None = None) -> list[HypothesisRow]:
+        """Return the parts of the hypotheses; of one if it is named."""
+        return self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+
+    def hypothesis_pairs(self, hypothesis: str | None = None) -> list[HypothesisTrial]:
+        """Return which trials were compared; of one hypothesis if it is named."""
+        return self._rows(HypothesisTrial, "hypothesis_pairs", hypothesis=hypothesis)
+
+    def reversals(self, hypothesis: str | None = None) -> list[Reversal]:
+        """Return the pairs of variants that two metrics surely put in opposite orders; of one hypothesis if it is named."""
+        return self._rows(Reversal, "reversals", hypothesis=hypothesis)
 
     def contrast(self, left: str, right: str) -> Contrast | None:
         """Return how many bits per byte one trial needs more than another of the same model; None: too few windows of both."""
