@@ -7,13 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from studyctl.store.intervals import (
-    MANY_DOCUMENTS,
-    Estimate,
-    mean_of_languages,
-    ratio_of_sums,
-    student,
-)
+from studyctl.findings.cells import MANY_DOCUMENTS
+from studyctl.findings.estimates import student
+from studyctl.store.intervals import Estimate, mean_of_languages, ratio_of_sums
 
 
 class Window(NamedTuple):

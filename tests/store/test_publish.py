@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from studyctl.contract.records import TaskFigure, TextBatch, Window
 from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths, machine
+from studyctl.findings.items import mcnemar_p
 from studyctl.journal.index import Index
 from studyctl.store import results
-from studyctl.store.publish import mcnemar_p, publish
+from studyctl.store.publish import publish
 from studyctl.store.query import open_reader
 from tests.store import builder
 from tests.store.builder import ITEMS, TOKENS, WINDOWS, FakeAttempt, FakeStudy, perplexity
