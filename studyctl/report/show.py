@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from rich.console import Console
 from rich.padding import Padding
@@ -79,14 +79,15 @@ def as_json(results: Results) -> dict[str, object]:
         "warnings": results.warnings(),
         "failures": results.failures(),
     }
-    return {name: _plain(part) for name, part in parts.items()}
+    return {name: plain(part) for name, part in parts.items()}
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> Any:
+    """Return a value in JSON's types."""
     if isinstance(value, tuple):
-        return {name: _plain(item) for name, item in cast("NamedTuple", value)._asdict().items()}
+        return {name: plain(item) for name, item in cast("NamedTuple", value)._asdict().items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat() + "Z"
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -307,7 +308,7 @@ def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[
         pruned, quantized = _best(rows, Pruning, Quantization), _best(rows, Quantization, Pruning)
         if pruned is None or quantized is None:
             continue
-        difference = results.contrast(pruned.trial_id, quantized.trial_id)
+        difference = results.contrast(model, pruned.trial_id, quantized.trial_id)
         if difference is None:
             continue
         languages = f" in {difference.languages} languages" if difference.languages > 1 else ""
