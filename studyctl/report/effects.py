@@ -80,12 +80,11 @@ class Effect(NamedTuple):
         is_even = min(below, above) * LOPSIDED >= max(below, above)
         if shown is not None and is_even and (abs(self.value - self.no_change) <= half) == self.is_unsure:
             return f"{blank}±{half:.{len(shown[1])}f}"
-        low, high = (self._text(end, decimals).removeprefix(self.prefix) for end in (self.low, self.high))
-        return f" [{low}, {high}]"
+        return f" [{self._end(self.low, decimals)}, {self._end(self.high, decimals)}]"
 
     def ends(self) -> str:
         """Return ``+0.209 to +0.259``; empty where there is no interval."""
-        return f"{self._text(self.low)} to {self._text(self.high)}" if self.has_interval else ""
+        return f"{self._end(self.low)} to {self._end(self.high)}" if self.has_interval else ""
 
     def parts(self, form: Form) -> tuple[str, str]:
         """Return the figure with its mark, and what is put behind it."""
@@ -99,6 +98,9 @@ class Effect(NamedTuple):
     def text(self, form: Form = Form.WHOLE) -> Text:
         """Return the figure for a table."""
         return Text("".join(self.parts(form)), style=self.style)
+
+    def _end(self, value: float | None, decimals: int | None = None) -> str:
+        return self._text(value, decimals).removeprefix(self.prefix)
 
     def _text(self, value: float | None, decimals: int | None = None) -> str:
         if self.signed:
