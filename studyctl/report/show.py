@@ -1,7 +1,7 @@
 """What ``studyctl show STUDY`` prints: leaderboard, languages, tasks, agreement, notes, warnings, failures."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
