@@ -391,6 +391,10 @@ class Tasks(Table):
         default_factory=dict,
         description="by task: the main metric, which tables and means show; default: lm-eval's first",
     )
+    keep_texts: bool = Field(
+        True,
+        description="keep prompts, choices and answers of items in the study, so that flips can be read; `false` for test sets that must not get about. It changes no result",
+    )
 
 
 class Evaluation(Table):
