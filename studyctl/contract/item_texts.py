@@ -30,8 +30,3 @@ def cut(text: str, room: int) -> str:
     head = room // 4
     tail = max(0, room - head - 1)
     return f"{text[:head]}…{text[len(text) - tail :]}"
-
-
-def encodable(text: str) -> str:
-    """Return a text that UTF-8 can hold: a lone surrogate, from an escape in JSON, becomes ``?``."""
-    return text.encode(errors="replace").decode()

@@ -120,6 +120,7 @@ class TestTables:
                 [-1.0, -14.0],
                 1.0,
                 "arc_easy-6",
+                None,
             )
         ]
         assert ask(

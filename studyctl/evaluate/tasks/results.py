@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean, stderr_for_metric
 from lm_eval.api.task import Task
 
-from studyctl.contract.item_texts import ANSWER_CHARACTERS, ITEM_TEXTS, cut, encodable
+from studyctl.contract.item_texts import ANSWER_CHARACTERS, ITEM_TEXTS, cut
 from studyctl.contract.records import TaskFigure
 from studyctl.errors import Problem, StepError
 from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, misfit
@@ -165,7 +165,7 @@ def _judge(
 
 def _generated(answer: Any) -> str | None:
     """Return a generated answer; None if the task's filter leaves several."""
-    return cut(encodable(answer), ANSWER_CHARACTERS) if isinstance(answer, str) else None
+    return cut(answer, ANSWER_CHARACTERS) if isinstance(answer, str) else None
 
 
 def choices_of(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:

@@ -1,15 +1,13 @@
 """The texts of items as they were scored, from lm-eval's requests: so that people can read what an answer was an answer to."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from os.path import commonprefix
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from studyctl.contract.item_texts import ITEM_CHARACTERS, TASK_CHARACTERS, cut, encodable
-from studyctl.evaluate.tasks.data import MISFITS
+from studyctl.contract.item_texts import ITEM_CHARACTERS, TASK_CHARACTERS, cut
 
 
 def room_of(items: int) -> int:
@@ -31,20 +29,14 @@ def item_text(
     """
     contexts = [str(request.args[0]) for request in requests[: max(1, scored)]]
     if task.OUTPUT_TYPE != "multiple_choice":
-        return {
-            "prompt": cut(encodable(contexts[0]), room),
-            "choices": [],
-            "target": cut(encodable(target), room) if (target := _target(task, doc, requests[0])) else None,
-        }
+        target = _target(task, doc, requests[0])
+        return {"prompt": cut(contexts[0], room), "choices": [], "target": target and cut(target, room)}
     prompt = _shared_beginning(contexts)
     answers = [request.args[1] for request in requests[:scored]]
     continued = [context[len(prompt) :] + answer for context, answer in zip(contexts, answers, strict=True)]
-    choices = [cut(encodable(text.strip()), room // 2 // scored) for text in continued]
-    return {
-        "prompt": cut(encodable(prompt), max(0, room - sum(map(len, choices)))),
-        "choices": choices,
-        "target": None,
-    }
+    choices = [cut(text.strip(), room // 2 // scored) for text in continued]
+    prompt = cut(prompt, max(0, room - sum(map(len, choices))))
+    return {"prompt": prompt, "choices": choices, "target": None}
 
 
 def _shared_beginning(contexts: Sequence[str]) -> str:
@@ -56,11 +48,11 @@ def _shared_beginning(contexts: Sequence[str]) -> str:
 
 
 def _target(task: Task, doc: Mapping[str, Any], request: Instance) -> str | None:
-    """Return the right answer of an item without choices; None if it has none, or has it in a form of its own."""
+    """Return the right answer of an item without choices; None if it has none."""
     if task.OUTPUT_TYPE == "loglikelihood":
         return str(request.args[1]).strip()
     if task.OUTPUT_TYPE == "generate_until":
-        with suppress(*MISFITS):  # the task judges answers in a function of its own
-            target = task.doc_to_target(doc)
-            return ", ".join(map(str, target)) if isinstance(target, list) else str(target)
+        target = task.doc_to_target(doc)
+        text = ", ".join(map(str, target)) if isinstance(target, list) else str(target)
+        return text.encode(errors="replace").decode()  # no tokenizer has refused a lone surrogate in it
     return None
