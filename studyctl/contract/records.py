@@ -208,6 +208,8 @@ class Items(Record, tag="item"):
     task: str
     part: str
     rows: int
+    texts: str = ""
+    """File with the texts of these items; empty: there is none."""
 
 
 class ChunkResults(Record, tag="chunks"):

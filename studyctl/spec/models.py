@@ -29,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from studyctl.contract.hypotheses import Measure, Metric
+from studyctl.contract.hypotheses import By, Measure, Metric
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
 from studyctl.errors import closest
@@ -407,6 +407,10 @@ class Tasks(Table):
         default_factory=dict,
         description="by task: the main metric, which tables and means show; default: lm-eval's first",
     )
+    keep_texts: bool = Field(
+        True,
+        description="keep prompts, choices and answers of items in the study, so that flips can be read; `false` for test sets that must not get about. It changes no result",
+    )
 
 
 class Evaluation(Table):
@@ -578,7 +582,7 @@ class Hypothesis(Table):
                 f"one {self.by} each says nothing of other {self.by}s: leave `by` or `generalize` out",
             )
         groups: list[tuple[tuple[str | int, ...], str]] = []
-        if self.by in ("language", "task"):
+        if self.by is not None and By(self.by) is not By.MODEL:
             groups.append((("by",), self.by))
         if self.interaction is not None:
             groups.append((("interaction", "of"), self.interaction.of))
@@ -590,7 +594,7 @@ class Hypothesis(Table):
                     "an interaction is tested over its languages or tasks: leave `generalize` out",
                 )
         for loc, kind in groups:
-            if (kind == "task") != of_tasks or self.metrics[0].task is not None:
+            if (By(kind) is By.TASK) != of_tasks or self.metrics[0].task is not None:
                 yield loc, f"{self.metrics[0]} is not measured by {kind}"
 
 

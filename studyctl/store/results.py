@@ -158,6 +158,25 @@ class TaskResult(NamedTuple):
         return self.mcnemar_p is not None and self.mcnemar_p < 0.05
 
 
+class Flip(NamedTuple):
+    """A row of the view ``flips``: an item that dense answers right and a variant wrong, or the reverse."""
+
+    task: str
+    item: int
+    direction: str
+    gold: int | None
+    dense_predicted: int | None
+    predicted: int | None
+    dense_loglikelihoods: list[float] | None
+    loglikelihoods: list[float] | None
+    prompt: str | None
+    """None: the study does not keep the texts of this task."""
+    choices: list[str] | None
+    right_answer: str | None
+    dense_answer: str | None
+    answer: str | None
+
+
 class ModelProgress(NamedTuple):
     """A row of the view ``progress``."""
 
@@ -337,6 +356,10 @@ class Results(AbstractContextManager["Results"]):
     def tasks(self, trial_id: str | None = None, *, model: str | None = None) -> list[TaskResult]:
         """Return one row per trial, task and metric; of one trial or model if it is named."""
         return self._rows(TaskResult, "tasks_vs_dense", trial_id=trial_id, model=model)
+
+    def flips(self, trial_id: str, task: str | None = None) -> list[Flip]:
+        """Return the items that flipped against dense, what turned wrong first; of one task if it is named."""
+        return self._rows(Flip, "flips", " ORDER BY task, direction, item", trial_id=trial_id, task=task)
 
     def ranks(self, model: str | None = None) -> list[Rank]:
         """Return one row per compressed trial and metric, the best first; of one model if it is named."""
