@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import duckdb
 
@@ -12,8 +13,11 @@ from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
 from studyctl.store.contrast import Contrast, contrast
-from studyctl.store.query import Content, open_database, other_tables, unreadable
+from studyctl.store.query import Content, fetch, open_database, other_tables, unreadable
 from studyctl.store.schema import definitions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _Row = TypeVar("_Row", bound=NamedTuple)
 
@@ -451,6 +455,28 @@ class Results(AbstractContextManager["Results"]):
         """Return each compressed variant once, with the settings of its method."""
         trials = self._rows(VariantRow, "trials", " ORDER BY position")
         return list({row.variant: row for row in trials}.values())
+
+    def ask(self, sql: str) -> "pa.Table":
+        """Return the rows of a query; of several statements, those of the last. Ctrl-C ends it.
+
+        Raises:
+            StudyError: the query is wrong, or its rows take more than :data:`~studyctl.store.query.LARGEST_ANSWER`.
+        """
+        from studyctl.store.interrupts import hear_interrupts  # takes time to import
+
+        self.define()
+        return hear_interrupts(self._connection, partial(fetch, self._connection, sql))
+
+    def define(self) -> None:
+        """Define all tables and views now, and not when they are asked for.
+
+        Raises:
+            StudyError: the file has not their columns.
+        """
+        with self._reading():
+            for name in list(self._undefined):
+                self._connection.execute(self._undefined[name])
+                del self._undefined[name]
 
     def close(self) -> None:
         """Close the file."""
