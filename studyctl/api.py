@@ -72,6 +72,7 @@ class Study(AbstractContextManager["Study"]):
     fidelity: Rows
     tasks: Rows
     items: Rows
+    item_texts: Rows
     task_flips: Rows
     task_chance: Rows
     intervals: Rows
