@@ -12,8 +12,8 @@ from studyctl.findings.cells import AnyCell, Difference, Side, difference
 from studyctl.findings.estimates import Cannot, Cells, Estimate, estimate
 from studyctl.findings.verdicts import Tested
 
-MOST_GRIDS = 1000
-"""Sets of languages that are tried for the largest complete grid: there may be 2 ^ models."""
+MOST_GRIDS = 200
+"""Sets of languages that are followed for the largest complete grid: there may be 2 ^ models."""
 
 
 class Pair(NamedTuple):
@@ -128,17 +128,21 @@ def largest(cells: Mapping[tuple[str, str], Cell]) -> Grid:
     """Return the largest grid without a missing cell: its languages are those that some models have in common.
 
     It is the first of several that are as large, in the order of the models. Of models that each lack something else no more
-    than :data:`MOST_GRIDS` sets of languages are tried.
+    than :data:`MOST_GRIDS` sets of languages are followed, those that make the largest grids.
     """
     of_model: dict[str, frozenset[str]] = {}
     for model, subject in cells:
         of_model[model] = of_model.get(model, frozenset()) | {subject}
+
+    def models_with(subjects: frozenset[str]) -> tuple[str, ...]:
+        return tuple(model for model, others in of_model.items() if subjects <= others)
+
     shared = dict.fromkeys(of_model.values())  # in an order that is the same in every process
     for one in list(shared):
-        shared |= dict.fromkeys(one & other for other in list(shared)[:MOST_GRIDS])
-    best: tuple[int, tuple[str, ...], frozenset[str]] = (0, (), frozenset())
-    for subjects in shared:
-        models = tuple(model for model, others in of_model.items() if subjects <= others)
-        best = max(best, (len(models) * len(subjects), models, subjects), key=lambda grid: grid[0])
+        shared |= dict.fromkeys(one & other for other in list(shared))
+        if len(shared) > MOST_GRIDS:
+            by_size = sorted(shared, key=lambda subjects: -len(subjects) * len(models_with(subjects)))
+            shared = dict.fromkeys(by_size[:MOST_GRIDS])
+    best = max(shared, key=lambda subjects: len(subjects) * len(models_with(subjects)))
     order = dict.fromkeys(subject for _, subject in cells)
-    return Grid(best[1], tuple(subject for subject in order if subject in best[2]), cells)
+    return Grid(models_with(best), tuple(subject for subject in order if subject in best), cells)

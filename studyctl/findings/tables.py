@@ -211,7 +211,7 @@ def _row(outcome: Outcome, ranks: RankOutcome | None) -> TableRow:
         "p_adjusted": outcome.p_adjusted,
         "verdict": outcome.verdict,
         "reason": outcome.reason,
-        "units": ranks.pairs if ranks is not None else tested.units if tested is not None else None,
+        "units": (ranks.pairs or None) if ranks is not None else tested.units if tested is not None else None,
         "languages": outcome.subjects or None,
         "models": outcome.models,
         "models_holding": outcome.holding,
