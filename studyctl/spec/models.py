@@ -570,6 +570,13 @@ class Hypothesis(Table):
         measure = self.metrics[0].measure
         if self.alternative == "no_worse" and self.margin is None and measure.margin is None:
             yield (), f"`no_worse` needs a `margin`: {measure} has no default"
+        if measure is Measure.SIZE_MIB:
+            yield from (
+                ((name,), f"sizes are compared, not tested: leave `{name}` out")
+                for name in ("generalize", "by", "interaction")
+                if name in self.model_fields_set
+            )
+            return
         of_tasks = any(metric.measure.is_of_tasks for metric in self.metrics)
         if of_tasks and "languages" in self.generalize:
             yield (
