@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
+from studyctl.contract.steps import BATCH_WINDOWS
 
 
 def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
@@ -347,7 +348,7 @@ class Perplexity(Table):
 
 
 class Fidelity(Table):
-    """Distance to the dense model on the perplexity windows, computed in the same forward pass."""
+    """Distance to the dense model on the perplexity windows; ``metrics`` are computed in the same forward pass as perplexity."""
 
     metrics: Annotated[
         tuple[FidelityMetric, ...],
@@ -359,6 +360,11 @@ class Fidelity(Table):
         ),
         AfterValidator(_all_different),
     ] = ("kl", "top1", "snr")
+    activations: bool = Field(
+        False,
+        description="also measure, as a step of its own, the signal-to-noise ratio and relative error of the hidden state after each "
+        f"decoder block, on the first {BATCH_WINDOWS} windows of each language",
+    )
 
 
 class TaskData(Table):
