@@ -14,6 +14,7 @@ from studyctl.contract.plan import Planned, PlannedTrial
 from studyctl.contract.records import (
     AnyRecord,
     AttemptStarted,
+    BlockDistance,
     FidelityTotals,
     Items,
     Layer,
@@ -31,7 +32,7 @@ from studyctl.journal.files import decode, parse
 from studyctl.journal.hypotheses import declared
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
-from studyctl.store.text_totals import totals_of
+from studyctl.store.text_totals import block_figures, totals_of
 
 Row = dict[str, Any]
 _ACCURACIES = ("acc", "acc_norm", "exact_match")
@@ -296,6 +297,8 @@ def _add_records(
             case Window():
                 rows.add("windows", trial, structs.asdict(record) | {"place": place})
                 place += 1
+            case BlockDistance():
+                rows.add("activations", trial, structs.asdict(record) | block_figures(record))
             case TaskFigure():
                 # Before 0.2 the main metric was the first one.
                 main = figures == 0 if record.main is None else record.main

@@ -90,8 +90,8 @@ COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a see
 COMMENT ON COLUMN steps.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN steps.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN steps.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
-COMMENT ON COLUMN steps.step IS 'load, compress, perplexity:<language>, task:<task> or export';
-COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, task or export';
+COMMENT ON COLUMN steps.step IS 'load, compress, perplexity:<language>, activations:<language>, task:<task> or export';
+COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, activations, task or export';
 COMMENT ON COLUMN steps.subject IS 'language or task; NULL for other steps';
 COMMENT ON COLUMN steps.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN steps.seconds IS 'time of the step itself, without imports and loading (which is the step load)';
@@ -183,6 +183,23 @@ COMMENT ON COLUMN fidelity.kl_p95_nats IS '95th percentile of KL(dense || compre
 COMMENT ON COLUMN fidelity.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 COMMENT ON COLUMN fidelity.snr_db IS 'signal-to-noise ratio of the mean-centred logits, energies summed over all tokens';
 COMMENT ON COLUMN fidelity.tokens IS 'positions compared';
+
+CREATE TABLE activations (
+    trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
+    language VARCHAR, block INTEGER, snr_db DOUBLE, relative_error DOUBLE, tokens BIGINT, signal DOUBLE, noise DOUBLE
+);
+COMMENT ON TABLE activations IS 'one row per language and decoder block of a compressed trial, if the spec asks for it (evaluation.fidelity.activations): distance of the hidden state after the block to the dense model''s';
+COMMENT ON COLUMN activations.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN activations.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN activations.method IS 'compression method; dense for the uncompressed model';
+COMMENT ON COLUMN activations.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
+COMMENT ON COLUMN activations.language IS 'language of the text';
+COMMENT ON COLUMN activations.block IS 'decoder block, from 0';
+COMMENT ON COLUMN activations.snr_db IS 'signal-to-noise ratio, 10 log10(signal / noise); NULL if both models have the same states';
+COMMENT ON COLUMN activations.relative_error IS 'sqrt(noise / signal)';
+COMMENT ON COLUMN activations.tokens IS 'tokens that were compared: the scored ones of the first 8 windows';
+COMMENT ON COLUMN activations.signal IS 'energy of the dense model''s states, summed over tokens and channels';
+COMMENT ON COLUMN activations.noise IS 'energy of the difference of the two models'' states, summed likewise';
 
 CREATE TABLE tasks (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,

@@ -65,6 +65,32 @@ COMMENT ON COLUMN perplexity_vs_dense.kl_nats_high IS 'upper end of that interva
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte IS 'KL(dense || compressed), summed over tokens, per byte of the text';
 COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 
+CREATE VIEW activation_snr AS
+SELECT
+    trial_id, model, method, variant, language,
+    -- A block without noise has no ratio: a mean over the others would hide how near to dense it is.
+    CASE WHEN count(snr_db) = count(*) THEN avg(snr_db) END AS snr_db,
+    CASE WHEN count(relative_error) = count(*) THEN avg(relative_error) END AS relative_error,
+    arg_max(block, relative_error) AS worst_block,
+    max(relative_error) AS worst_relative_error,
+    count(*) AS blocks,
+    any_value(tokens) AS tokens
+FROM activations
+GROUP BY trial_id, model, method, variant, language
+ORDER BY min(rowid);  -- as planned
+COMMENT ON VIEW activation_snr IS 'one row per compressed trial and language: distance of hidden states to the dense model''s, mean over the decoder blocks (table activations)';
+COMMENT ON COLUMN activation_snr.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN activation_snr.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN activation_snr.method IS 'compression method';
+COMMENT ON COLUMN activation_snr.variant IS 'compression setting';
+COMMENT ON COLUMN activation_snr.language IS 'language of the text';
+COMMENT ON COLUMN activation_snr.snr_db IS 'signal-to-noise ratio in dB, mean over the blocks; NULL if a block has none';
+COMMENT ON COLUMN activation_snr.relative_error IS 'relative error, mean over the blocks';
+COMMENT ON COLUMN activation_snr.worst_block IS 'block with the largest relative error';
+COMMENT ON COLUMN activation_snr.worst_relative_error IS 'that error';
+COMMENT ON COLUMN activation_snr.blocks IS 'decoder blocks';
+COMMENT ON COLUMN activation_snr.tokens IS 'tokens that were compared';
+
 CREATE VIEW tasks_vs_dense AS
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.task, t.metric, t.main, t.averaged, t.value, t.stderr,
@@ -491,7 +517,7 @@ COMMENT ON COLUMN stages.trial_id IS 'trial: a model times a variant (times a se
 COMMENT ON COLUMN stages.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN stages.method IS 'compression method';
 COMMENT ON COLUMN stages.variant IS 'compression setting';
-COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, task:<task> or export';
+COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, activations:<language>, task:<task> or export';
 COMMENT ON COLUMN stages.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN stages.seconds IS 'time of the step itself, without imports and loading';
 COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of its process or device until its end';

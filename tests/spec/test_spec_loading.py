@@ -266,7 +266,7 @@ def test_one_thing_is_wrong(table: str, what: str, underlined: str, note: str) -
         ),
         (
             "[evaluation.fidelity]\nxyz = 1\n[evaluation.perplexity]\nsource = 'pocket'",
-            "`[evaluation.fidelity]` takes `metrics`",
+            "`[evaluation.fidelity]` takes `metrics`, `activations`",
         ),
         ('[execution]\nexecutor = "k8s"', "it is one of `local`, `ray`, `slurm`"),
         (
