@@ -70,6 +70,7 @@ class Study(AbstractContextManager["Study"]):
     perplexity: Rows
     windows: Rows
     fidelity: Rows
+    activations: Rows
     tasks: Rows
     items: Rows
     item_texts: Rows
