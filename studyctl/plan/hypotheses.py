@@ -131,9 +131,9 @@ class _Resolver:
             for position, value in enumerate(values):
                 if not any(_has(variant, key, value) for variant in every):
                     words = list(
-                        dict.fromkeys(str(item) for variant in every for item in _values(variant, key))
+                        dict.fromkeys(_shown(item) for variant in every for item in _values(variant, key))
                     )
-                    note = did_you_mean(str(value), words)
+                    note = did_you_mean(_shown(value), words)
                     hint = f"there are {listing(words[:_SHOWN_NAMES])}" if words else ""
                     item: Loc = (*loc, key, position) if len(values) > 1 else (*loc, key)
                     self._add(f"no variant has {_NOUNS[key]} `{_shown(value)}`", item, note, hint)
