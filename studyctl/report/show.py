@@ -52,7 +52,7 @@ def show(results: Results, console: Console) -> None:
     _perplexity(console, measured, results.perplexity())
     _tasks(console, measured, results.tasks())
     _agreement(console, results.agreement())
-    findings, after = _findings(results, about.study, standings)
+    findings, after = summary(results, about.study, standings)
     if in_short := [*findings, *about.notes, *after]:
         _list(console, "In short", "", in_short)
     _warnings(console, about.study, results.warnings())
@@ -297,7 +297,7 @@ def _agreement(console: Console, rows: list[Agreement]) -> None:
         _remark(console, f"by {', '.join(makers)}")
 
 
-def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], Collection[str]]:
+def summary(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], Collection[str]]:
     """Return for each model whether its best pruned or its best quantized variant is ahead and how sure that is, and what to do next."""
     models = _by_model(standings)
     sentences: list[str] = []

@@ -282,6 +282,65 @@ class StepRow(NamedTuple):
     peak_memory_bytes: int | None
 
 
+class Setting(NamedTuple):
+    """How a variant is made; columns of the table ``trials`` that are the same for all models."""
+
+    method: str
+    variant: str
+    backend: str | None
+    backend_version: str | None
+    options: str | None
+    """JSON."""
+    calibration: str | None
+    """JSON."""
+
+
+class TextProtocol(NamedTuple):
+    """How a language is measured; columns of the table ``perplexity``."""
+
+    language: str
+    windows: int | None
+    sequence_length: int | None
+    bos: bool | None
+
+
+class TaskProtocol(NamedTuple):
+    """How a task is measured; columns of the table ``tasks``."""
+
+    task: str
+    metric: str
+    shots: int | None
+    items: int | None
+
+
+class Environment(NamedTuple):
+    """What attempts ran with; columns of the table ``attempts``."""
+
+    studyctl: str | None
+    versions: str | None
+    """JSON: versions by package."""
+    device: str | None
+    device_kind: str | None
+    dtype: str | None
+
+
+class Flip(NamedTuple):
+    """A row of the view ``flips``."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    task: str
+    item: int
+    gold: int | None
+    dense_predicted: int | None
+    predicted: int | None
+    direction: str
+    dense_loglikelihoods: list[float] | None
+    loglikelihoods: list[float] | None
+
+
 class LayerResult(NamedTuple):
     """A row of the table ``layers``."""
 
@@ -378,6 +437,26 @@ class Results(AbstractContextManager["Results"]):
     def reversals(self, hypothesis: str | None = None) -> list[Reversal]:
         """Return the pairs of variants that two metrics surely put in opposite orders; of one hypothesis if it is named."""
         return self._rows(Reversal, "reversals", hypothesis=hypothesis)
+
+    def settings(self) -> list[Setting]:
+        """Return how each variant is made, in the order of the plan; dense is none."""
+        return self._rows(Setting, "trials", " WHERE variant <> 'dense' GROUP BY ALL ORDER BY min(position)")
+
+    def text_protocols(self) -> list[TextProtocol]:
+        """Return how each language was measured, by name; several rows, if models differ."""
+        return self._rows(TextProtocol, "perplexity", " GROUP BY ALL ORDER BY ALL")
+
+    def task_protocols(self) -> list[TaskProtocol]:
+        """Return how each task was measured, by its main metric, by name; several rows, if models differ."""
+        return self._rows(TaskProtocol, "tasks", " WHERE main GROUP BY ALL ORDER BY ALL")
+
+    def environments(self) -> list[Environment]:
+        """Return what the attempts of current trials ran with, each once."""
+        return self._rows(Environment, "attempts", " WHERE current GROUP BY ALL ORDER BY ALL")
+
+    def flips(self, count: int) -> list[Flip]:
+        """Return items that flipped against dense, at most so many, those of an item together."""
+        return self._rows(Flip, "flips", f" ORDER BY model, task, item, trial_id LIMIT {count:d}")
 
     def contrast(self, left: str, right: str) -> Contrast | None:
         """Return how many bits per byte one trial needs more than another of the same model; None: too few windows of both."""
