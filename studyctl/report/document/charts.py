@@ -12,7 +12,8 @@ from typing import Any
 
 from studyctl.errors import StudyError
 from studyctl.printable import on_one_line
-from studyctl.report.document.model import UNSURE, Forest, HeatMap, Panel, Scatter
+from studyctl.report.document.model import Forest, HeatMap, Panel, Scatter
+from studyctl.report.effects import UNSURE
 
 Row = dict[str, object]
 Spec = dict[str, Any]
@@ -69,7 +70,11 @@ def check_installed() -> None:
     Raises:
         StudyError: a package is missing.
     """
-    missing = [name for name, module in (("altair", "altair"), ("vl-convert-python", "vl_convert")) if find_spec(module) is None]
+    missing = [
+        name
+        for name, module in (("altair", "altair"), ("vl-convert-python", "vl_convert"))
+        if find_spec(module) is None
+    ]
     if missing:
         raise StudyError(
             f"charts need {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
@@ -148,7 +153,8 @@ def _forest(title: str, is_ratio: bool) -> Spec:
         size=alt.Size("size:Q", scale=None),
     )
     chart = alt.layer(line, intervals, points).properties(width=WIDTH - 60, height=alt.Step(18))
-    return chart.to_dict()
+    spec: Spec = chart.to_dict()
+    return spec
 
 
 def _heat_map_rows(panel: HeatMap) -> Iterator[Row]:
@@ -158,7 +164,7 @@ def _heat_map_rows(panel: HeatMap) -> Iterator[Row]:
             "row": rows[cell.row],
             "column": columns[cell.column],
             "value": max(-panel.highest, min(panel.highest, cell.value)),
-            "text": _short(cell.value) + (UNSURE if cell.unsure else ""),
+            "text": (UNSURE if cell.unsure else "") + _short(cell.value),
             "ink": "#ffffff" if abs(cell.value) > 0.7 * panel.highest else "#000000",
         }
 
@@ -177,7 +183,8 @@ def _heat_map(highest: float) -> Spec:
     )
     texts = base.mark_text(fontSize=10.5).encode(text="text:N", color=alt.Color("ink:N", scale=None))
     chart = alt.layer(cells, texts).resolve_scale(color="independent")
-    return chart.properties(width=alt.Step(40), height=alt.Step(24)).to_dict()
+    spec: Spec = chart.properties(width=alt.Step(40), height=alt.Step(24)).to_dict()
+    return spec
 
 
 def _short(value: float) -> str:
@@ -217,7 +224,8 @@ def _scatter(x: str, y: str, kinds: tuple[str, ...]) -> Spec:
     # Not filled: one above another stays visible.
     points = base.mark_point(size=60, opacity=1, strokeWidth=2).encode(y=value, color=colour, shape=shape)
     chart = alt.layer(line, intervals, points).properties(width=WIDTH + 20, height=200)
-    return chart.to_dict()
+    spec: Spec = chart.to_dict()
+    return spec
 
 
 def _cycled(values: tuple[str, ...], count: int) -> list[str]:

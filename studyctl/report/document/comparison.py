@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from studyctl.report.document.figures import MARKS, cell, includes, plain, three
+from studyctl.report.document.figures import compared, plain
 from studyctl.report.document.model import (
     Block,
     Cell,
@@ -14,11 +14,11 @@ from studyctl.report.document.model import (
     Point,
     Scatter,
     Section,
-    UNSURE,
     Table,
 )
 from studyctl.report.document.selection import PANELS, Shown, bounded
-from studyctl.report.layout import MISSING, duration, fixed, mib, ratio
+from studyctl.report.effects import LEGEND, UNSURE, effect
+from studyctl.report.layout import MISSING, duration, fixed, mib
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 
 MEASURES = {"bits_per_byte_change": "bits per byte", "acc": "accuracy"}
@@ -51,7 +51,7 @@ def _leaderboard(shown: Shown, model: str, rows: list[Standing]) -> Table:
         shown.names[model],
         (Column(titles[0], figures=False), *map(Column, titles[1:])),
         tuple((Cell(names[row.trial_id]), *_standing(row)) for row in rows),
-        (MARKS, *_front(shown, names)),
+        (f"{LEGEND}.", *_front(shown, names)),
     )
 
 
@@ -64,17 +64,16 @@ def _front(shown: Shown, names: dict[str, str]) -> Iterator[str]:
 def _standing(row: Standing) -> Iterator[Cell]:
     yield plain(fixed(row.bits_per_weight, 1))
     yield plain(mib(row.size_mib))
-    if row.variant == "dense":
-        yield from (Cell("1"), Cell(MISSING), Cell(MISSING), plain(three(row.acc)), Cell(MISSING))
-    else:
-        yield cell(row.ppl_ratio, row.ppl_ratio_low, row.ppl_ratio_high, ratio, 1.0)
-        yield cell(
-            row.bits_per_byte_change, row.bits_per_byte_change_low, row.bits_per_byte_change_high
-        )
-        yield cell(row.kl_nats, row.kl_nats_low, row.kl_nats_high, three, None)
-        yield plain(three(row.acc))
-        yield cell(row.acc_change, row.acc_change_low, row.acc_change_high)
+    yield _against_dense(row, "ppl_ratio")
+    yield _against_dense(row, "bits_per_byte_change")
+    yield _against_dense(row, "kl_nats")
+    yield plain(fixed(row.acc, 3))
+    yield _against_dense(row, "acc_change")
     yield plain(duration(row.total_seconds))
+
+
+def _against_dense(row: Standing, name: str) -> Cell:
+    return Cell(MISSING) if row.variant == "dense" else compared(row, name)
 
 
 def _pareto(shown: Shown, measure: str) -> Figure | None:
@@ -105,18 +104,10 @@ def _points(shown: Shown, model: str, measure: str, *, in_mib: bool) -> Iterator
     front = shown.fronts.get(measure, set())
     for row in shown.models[model]:
         size = row.size_mib if in_mib else row.bits_per_weight
-        if measure == "acc":
-            value, low, high = row.acc_change, row.acc_change_low, row.acc_change_high
-        else:
-            value, low, high = (
-                row.bits_per_byte_change,
-                row.bits_per_byte_change_low,
-                row.bits_per_byte_change_high,
-            )
-        if row.variant == "dense":
-            value, low, high = 0.0 if row.acc is not None or measure != "acc" else None, None, None
-        if size is not None and value is not None:
-            yield Point(row.method, size, value, low, high, row.trial_id in front)
+        change = effect(row, "acc_change" if measure == "acc" else measure)
+        if size is not None and change.value is not None:
+            on_front = row.trial_id in front
+            yield Point(row.method, size, change.value, change.low, change.high, on_front)
 
 
 def languages(shown: Shown) -> Section | None:
@@ -141,7 +132,7 @@ def languages(shown: Shown) -> Section | None:
             for row in shown.languages
             if row.model == model and row.variant == "dense" and row.dense_knows is False
         ]
-        notes = [MARKS]
+        notes = [f"{LEGEND}."]
         if unknown:
             notes.append(
                 f"{', '.join(unknown)}: dense does not know this language (no better than bzip2), changes say little."
@@ -167,8 +158,8 @@ def _language(row: LanguageResult | None) -> Cell:
     if row is None:
         return Cell(MISSING)
     if row.variant == "dense":
-        return plain(three(row.bits_per_byte))
-    return cell(row.bits_per_byte_change, row.bits_per_byte_change_low, row.bits_per_byte_change_high)
+        return plain(fixed(row.bits_per_byte, 3))
+    return compared(row, "bits_per_byte_change")
 
 
 def _heat(shown: Shown) -> Iterator[Figure]:
@@ -184,15 +175,17 @@ def _heat(shown: Shown) -> Iterator[Figure]:
         variant, model = variants[row.model][row.trial_id], shown.names[row.model]
         methods[variant] = row.method
         panel, line = (variant, model) if several else (model, variant)
-        unsure = includes(row.bits_per_byte_change_low, row.bits_per_byte_change_high, 0.0)
+        unsure = effect(row, "bits_per_byte_change").is_unsure
         panels.setdefault(panel, []).append(HeatCell(line, row.language, value, unsure))
     if not panels:
         return
     changes = sorted(cell.value for cells in panels.values() for cell in cells)
     highest = max(changes[int(0.95 * (len(changes) - 1))], 0.01)
-    notes = [f"Change in bits per byte; {UNSURE}: its interval includes no change."]
+    notes = [f"Change in bits per byte; {UNSURE}: its interval holds no change."]
     if several and len(panels) > PANELS:
-        notes.append(f"Of {len(panels)} variants, the best of each method; the tables have all that are shown.")
+        notes.append(
+            f"Of {len(panels)} variants, the best of each method; the tables have all that are shown."
+        )
         panels = _best_of_methods(panels, methods)
     lines = list(dict.fromkeys(cell.row for cells in panels.values() for cell in cells))
     kept, hidden = bounded(lines, "rows", HEAT_ROWS)
@@ -254,7 +247,7 @@ def tasks(shown: Shown) -> list[Section]:
                     )
                     for row in rows
                 ),
-                (MARKS,),
+                (f"{LEGEND}.",),
             )
         )
         compared = [row for row in rows if row.variant != "dense"]
@@ -279,22 +272,17 @@ def _task(row: TaskResult | None) -> Cell:
     if row is None:
         return Cell(MISSING)
     mark = AT_CHANCE if row.above_chance is False else ""
-    if row.variant == "dense":
-        return Cell(f"{three(row.value)}{mark}")
-    change = cell(row.change, row.change_low, row.change_high)
-    return change._replace(text=change.text + mark)
+    shown = plain(fixed(row.value, 3)) if row.variant == "dense" else compared(row, "change")
+    return shown._replace(text=shown.text + mark)
 
 
 def _means(row: Standing) -> tuple[Cell, Cell]:
+    """Return the mean over all tasks, and how many are above chance with their mean."""
     if row.variant == "dense":
-        return plain(three(row.acc)), plain(three(row.acc_above_chance))
-    above = cell(
-        row.acc_change_above_chance, row.acc_change_above_chance_low, row.acc_change_above_chance_high
-    )
+        return plain(fixed(row.acc, 3)), plain(fixed(row.acc_above_chance, 3))
+    above = compared(row, "acc_change_above_chance")
     count = "" if row.tasks_above_chance is None else f"{row.tasks_above_chance}: "
-    return cell(row.acc_change, row.acc_change_low, row.acc_change_high), above._replace(
-        text=count + above.text
-    )
+    return compared(row, "acc_change"), above._replace(text=count + above.text)
 
 
 def _flips(row: TaskResult | None) -> Cell:

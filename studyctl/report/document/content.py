@@ -12,7 +12,7 @@ from studyctl.report.document.papers import methods
 from studyctl.report.document.selection import Shown, bounded, is_measured, select
 from studyctl.report.layout import MISSING
 from studyctl.report.show import STATES
-from studyctl.store.results import About, Environment, Flip, Results, Setting, Standing
+from studyctl.store.results import About, Environment, FlippedItem, Results, Setting, Standing
 
 HIDDEN_OPTIONS = frozenset({"method"})
 """Options that the name of the method says already."""
@@ -43,7 +43,7 @@ def document(results: Results, *, with_items: bool = False) -> Document:
         comparison.size_and_quality(shown),
         comparison.languages(shown),
         *comparison.tasks(shown),
-        *([_items(shown, results.flips(FLIPPED_ITEMS))] if with_items else []),
+        *([_items(shown, results.flipped_items(FLIPPED_ITEMS))] if with_items else []),
         _settings(results, shown, settings),
         _versions(settings, results.environments()),
         _failures(results),
@@ -72,11 +72,19 @@ def _about(about: About, standings: Sequence[Standing], shown: Shown) -> tuple[s
 def _settings(results: Results, shown: Shown, settings: list[Setting]) -> Section:
     blocks: list[Block] = []
     models, hidden = bounded(list(shown.models), "models")
-    blocks.append(_text_table("Models", ("name", "id"), [(shown.names[model], model) for model in models], hidden))
+    blocks.append(
+        _text_table("Models", ("name", "id"), [(shown.names[model], model) for model in models], hidden)
+    )
     if settings:
         rows, hidden = bounded(settings, "settings")
         cells = [
-            (row.variant, row.method, row.backend or MISSING, _options(row.options), _options(row.calibration))
+            (
+                row.variant,
+                row.method,
+                row.backend or MISSING,
+                _options(row.options),
+                _options(row.calibration),
+            )
             for row in rows
         ]
         titles = ("variant", "method", "by", "options", "calibration")
@@ -88,7 +96,9 @@ def _settings(results: Results, shown: Shown, settings: list[Setting]) -> Sectio
             for text in listed
         ]
         blocks.append(
-            _text_table("Texts", ("language", "windows", "tokens of a window", "BOS in each window"), lines, hidden)
+            _text_table(
+                "Texts", ("language", "windows", "tokens of a window", "BOS in each window"), lines, hidden
+            )
         )
     if tasks := results.task_protocols():
         listed_tasks, hidden = bounded(tasks, "tasks")
@@ -150,12 +160,10 @@ def _warnings(results: Results) -> Section | None:
         return None
     rows, hidden = bounded(list(messages.items()), "kinds of warning")
     lines = [(places[0], message, str(len(places))) for message, places in rows]
-    return Section(
-        "Warnings", (_text_table("Warnings", ("first in", "warning", "times"), lines, hidden),)
-    )
+    return Section("Warnings", (_text_table("Warnings", ("first in", "warning", "times"), lines, hidden),))
 
 
-def _items(shown: Shown, flips: list[Flip]) -> Section:
+def _items(shown: Shown, flips: list[FlippedItem]) -> Section:
     names = {trial: name for model in shown.models for trial, name in shown.variants(model).items()}
     lines = [
         (

@@ -1,49 +1,28 @@
-"""Figures as cells of tables: always with their interval, and marked where that includes no change."""
+"""Figures as cells of tables: with their interval, and marked where that holds no change."""
 
-import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 from rich.text import Text
 
-from studyctl.report.document.model import UNSURE, Cell
-from studyctl.report.layout import MISSING, change, fixed
-
-MARKS = f"In brackets: 95 % intervals. {UNSURE} (grey): before rounding, the interval includes no change, so no change cannot be excluded."
-
-
-def includes(low: float | None, high: float | None, no_change: float) -> bool:
-    """Return whether an interval includes no change."""
-    return low is not None and high is not None and low <= no_change <= high
+from studyctl.report.document.model import Cell
+from studyctl.report.effects import effect
+from studyctl.report.findings import excludes_no_change, figure
 
 
-def cell(
-    value: float | None,
-    low: float | None,
-    high: float | None,
-    show: Callable[[float | None], Text] = change,
-    no_change: float | None = 0.0,
-) -> Cell:
-    """Return a figure with its interval.
+def compared(row: NamedTuple, name: str) -> Cell:
+    """Return a figure of a row that is compared with dense; see :func:`studyctl.report.effects.effect`."""
+    shown = effect(row, name)
+    return Cell(shown.figure(), shown.spread().strip(), shown.is_unsure)
 
-    Args:
-        value: the figure; None if there is none.
-        low: lower end of its interval; None if there is none.
-        high: upper end.
-        show: how figures are written.
-        no_change: value of no change; None if the figure is no comparison.
-    """
-    text = show(value).plain
-    if text == MISSING or low is None or high is None or not math.isfinite(low + high):
-        return Cell(text)
-    unsure = no_change is not None and includes(low, high, no_change)
-    return Cell(text, f"[{show(low).plain}, {show(high).plain}]", unsure)
+
+def estimate(metric: str, value: float | None, low: float | None, high: float | None) -> Cell:
+    """Return an estimate of a hypothesis; its metric says how it is written, and what no difference is."""
+    if value is None or low is None or high is None:
+        return Cell(figure(metric, value))
+    interval = f"[{figure(metric, low)}, {figure(metric, high)}]"
+    return Cell(figure(metric, value), interval, not excludes_no_change(metric, low, high))
 
 
 def plain(text: Text | str) -> Cell:
     """Return a cell without an interval."""
     return Cell(text if isinstance(text, str) else text.plain)
-
-
-def three(value: float | None) -> Text:
-    """Show a figure with three decimals."""
-    return fixed(value, 3)

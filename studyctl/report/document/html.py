@@ -8,7 +8,6 @@ from importlib.resources import files
 from studyctl.printable import on_one_line
 from studyctl.report.document.charts import svg
 from studyctl.report.document.model import (
-    UNSURE,
     Block,
     Cell,
     Document,
@@ -22,7 +21,9 @@ from studyctl.report.document.model import (
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What a browser may load for the page: nothing, whatever a text in it says."""
-_SIZE = re.compile(r'<svg xmlns="[^"]*" xmlns:xlink="[^"]*" version="1.1" class="marks" width="([\d.]+)" height="[\d.]+"')
+_SIZE = re.compile(
+    r'<svg xmlns="[^"]*" xmlns:xlink="[^"]*" version="1.1" class="marks" width="([\d.]+)" height="[\d.]+"'
+)
 SIDE_BY_SIDE = 5
 """Columns with intervals that are side by side at most; of more, intervals are below their figures."""
 TALL = ' class="tall"'
@@ -82,7 +83,7 @@ def _table(table: Table) -> Iterator[str]:
     # A region that scrolls is reached by keyboard only if it can have the focus.
     yield f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0">'
     intervals = max((sum(bool(cell.interval) for cell in row) for row in table.rows), default=0)
-    yield f'<table{TALL if intervals > SIDE_BY_SIDE else ""}>\n<caption>{caption}</caption>'
+    yield f"<table{TALL if intervals > SIDE_BY_SIDE else ''}>\n<caption>{caption}</caption>"
     kinds = ["" if column.figures else ' class="words"' for column in table.columns]
     heads = (
         f'<th scope="col"{kind}>{_text(column.title)}</th>'
@@ -98,7 +99,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _cell(cell: Cell) -> str:
-    text = _text(cell.text + UNSURE if cell.unsure else cell.text)
+    text = _text(cell.marked)
     if cell.interval:
         text += f" <small>{_text(cell.interval)}</small>"
     return f'<span class="unsure">{text}</span>' if cell.unsure else text

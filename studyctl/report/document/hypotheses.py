@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from studyctl.report import show
+from studyctl.report.document.figures import estimate
 from studyctl.report.document.model import (
-    UNSURE,
     Block,
     Cell,
     Column,
@@ -16,16 +16,17 @@ from studyctl.report.document.model import (
     Section,
     Table,
 )
-from studyctl.report.document.figures import includes
 from studyctl.report.document.selection import PANELS, Shown, bounded
-from studyctl.report.findings import figure, interval_text, is_ratio, p_text, sentence
+from studyctl.report.effects import UNSURE
+from studyctl.report.findings import excludes_no_change, is_ratio, kind_of_test, p_text, sentence
 from studyctl.report.layout import MISSING, change
 from studyctl.store.results import HypothesisResult, HypothesisRow, HypothesisTrial, Results, Standing
 
 FOREST_ROWS = 40
 """Rows of a panel at most."""
-PAIRED_VARIANTS = 6
-"""Variants of a side that are named at most."""
+PAIRED_NAMES = 6
+"""Variants of a side, or trials, that are named at most."""
+NOT_COMPARED = "not compared"
 WITHOUT = "without"
 """Kind of the rows with a unit left out."""
 
@@ -43,11 +44,10 @@ def findings(results: Results, shown: Shown, standings: list[Standing]) -> Secti
     rows: dict[str, list[HypothesisRow]] = {}
     for row in results.hypothesis_rows():
         rows.setdefault(row.hypothesis, []).append(row)
-    remarks = [f"{one.name}: {note}" for one in hypotheses for note in one.notes]
     listed, hidden = bounded(hypotheses, "hypotheses")
-    blocks = [Items(tuple(map(sentence, listed)))]
-    if remarks or notes:
-        blocks.append(Items((*notes, *bounded(remarks, "notes")[0])))
+    blocks = [Items(tuple(map(_verdict, listed)))]
+    if notes:
+        blocks.append(Items(tuple(notes)))
     blocks += [
         _verdicts(listed, hidden),
         *_forests(listed, rows, shown.names),
@@ -56,15 +56,6 @@ def findings(results: Results, shown: Shown, standings: list[Standing]) -> Secti
         *_reversals(results),
     ]
     return Section("Findings", tuple(blocks))
-
-
-def _estimate(metric: str, estimate: float | None, low: float | None, high: float | None) -> Cell:
-    unsure = includes(low, high, _no_difference(metric))
-    return Cell(figure(metric, estimate), interval_text(metric, low, high), unsure)
-
-
-def _no_difference(metric: str) -> float:
-    return 1.0 if is_ratio(metric) else 0.0
 
 
 def _verdicts(hypotheses: Sequence[HypothesisResult], hidden: tuple[str, ...]) -> Table:
@@ -76,38 +67,43 @@ def _verdicts(hypotheses: Sequence[HypothesisResult], hidden: tuple[str, ...]) -
         Column("claimed", figures=False),
         Column("about", figures=False),
         Column("verdict", figures=False),
-        Column("stated", figures=False),
+        Column("kind", figures=False),
     )
     rows = tuple(
         (
             Cell(one.name),
             Cell(one.metric),
-            _estimate(one.metric, one.estimate, one.low, one.high),
-            Cell(p_text(one.p_adjusted)),
+            estimate(one.metric, one.estimate, one.low, one.high),
+            _p(one.p_adjusted),
             Cell(one.alternative.replace("_", " ")),
             Cell(_about(one)),
             Cell(one.verdict),
-            Cell(_stated(one)),
+            Cell(kind_of_test(one) or MISSING),
         )
         for one in hypotheses
     )
     notes = (
         "left − right: the difference in the mean, of kl_ratio and ppl_ratio the ratio left / right. In brackets: 95 % intervals, "
-        f"not adjusted for other hypotheses; {UNSURE} (grey): they include no difference. p: adjusted within the family (Holm). "
-        "about: what another sample is drawn of. stated before: recorded before every result that the verdict uses.",
+        f"not adjusted for other hypotheses; {UNSURE} (grey): they hold no difference. p: adjusted within the family (Holm). "
+        "about: what another sample is drawn of. confirmatory: recorded before every result that the verdict uses.",
         *hidden,
     )
     return Table("Hypotheses", columns, rows, notes)
 
 
+def _p(value: float | None) -> Cell:
+    return Cell(p_text(value).removeprefix("= "))
+
+
+def _verdict(one: HypothesisResult) -> str:
+    kind = f", {test}" if (test := kind_of_test(one)) else ""
+    claim = f" Claim: {one.claim}" if one.claim else ""
+    text = sentence(one).removeprefix(f"{one.verdict}: ")
+    return f"{one.name}: {one.verdict}{kind}.{claim} Result: {text}"
+
+
 def _about(one: HypothesisResult) -> str:
     return one.generalize if one.units is None else f"{one.generalize} ({one.units})"
-
-
-def _stated(one: HypothesisResult) -> str:
-    if one.confirmatory is None:
-        return MISSING
-    return "before (confirmatory)" if one.confirmatory else "after (exploratory)"
 
 
 def _forests(
@@ -148,7 +144,13 @@ def _forests(
 
 
 def _axis(metric: str) -> str:
-    return f"{metric}, left / right" if is_ratio(metric) else metric if "," in metric else f"{metric}, left − right"
+    return (
+        f"{metric}, left / right"
+        if is_ratio(metric)
+        else metric
+        if "," in metric
+        else f"{metric}, left − right"
+    )
 
 
 def _whole(one: HypothesisResult, label: str | None = None) -> ForestRow:
@@ -167,7 +169,8 @@ def _forest_row(
     label: str, metric: str, row: HypothesisResult | HypothesisRow, *, is_part: bool
 ) -> ForestRow:
     assert row.estimate is not None  # only estimates are drawn
-    unsure = includes(row.low, row.high, _no_difference(metric))
+    has_ends = row.low is not None and row.high is not None
+    unsure = has_ends and not excludes_no_change(metric, row.low, row.high)
     return ForestRow(label, row.estimate, row.low, row.high, unsure, is_part)
 
 
@@ -199,9 +202,9 @@ def _parts(
             (
                 Cell(row.hypothesis),
                 Cell(_part(row, names)),
-                _estimate(metrics[row.hypothesis], row.estimate, row.low, row.high),
-                Cell(p_text(row.p)),
-                Cell(p_text(row.p_adjusted)),
+                estimate(metrics[row.hypothesis], row.estimate, row.low, row.high),
+                _p(row.p),
+                _p(row.p_adjusted),
                 Cell(MISSING if row.units is None else str(row.units)),
                 Cell(row.verdict or row.reason or MISSING),
             )
@@ -213,24 +216,23 @@ def _parts(
 
 def _compared(trials: list[HypothesisTrial]) -> Iterator[Table]:
     """Yield which variants were held against which."""
-    pairs: dict[tuple[str, int], dict[tuple[str, bool], list[str]]] = {}
+    pairs: dict[tuple[str, int], dict[str, list[str]]] = {}
     for trial in trials:
         sides = pairs.setdefault((trial.hypothesis, trial.pair), {})
-        sides.setdefault((trial.side, trial.compared), []).append(trial.variant)
+        side, name = (trial.side, trial.variant) if trial.compared else (NOT_COMPARED, trial.trial_id)
+        sides.setdefault(side, []).append(name)
     if not pairs:
         return
     listed, hidden = bounded(list(pairs.items()), "pairs")
     reasons = list(dict.fromkeys(trial.reason for trial in trials if not trial.compared and trial.reason))
-    columns = ("hypothesis", "left", "right", "not compared")
+    columns = ("hypothesis", "left", "right", NOT_COMPARED)
     yield Table(
         "What was compared",
         tuple(Column(title, figures=False) for title in columns),
         tuple(
             (
                 Cell(name),
-                Cell(_variants(sides.get(("left", True), []))),
-                Cell(_variants(sides.get(("right", True), []))),
-                Cell(_variants(sides.get(("left", False), []) + sides.get(("right", False), []))),
+                *(Cell(_names(sides.get(side, []))) for side in ("left", "right", NOT_COMPARED)),
             )
             for (name, _), sides in listed
         ),
@@ -242,10 +244,10 @@ def _compared(trials: list[HypothesisTrial]) -> Iterator[Table]:
     )
 
 
-def _variants(names: list[str]) -> str:
+def _names(names: list[str]) -> str:
     distinct = list(dict.fromkeys(names))
-    more = len(distinct) - PAIRED_VARIANTS
-    return (", ".join(distinct[:PAIRED_VARIANTS]) or MISSING) + (f" and {more} more" if more > 0 else "")
+    more = len(distinct) - PAIRED_NAMES
+    return (", ".join(distinct[:PAIRED_NAMES]) or MISSING) + (f" and {more} more" if more > 0 else "")
 
 
 def _reversals(results: Results) -> Iterator[Table]:
@@ -275,9 +277,12 @@ def _reversals(results: Results) -> Iterator[Table]:
                 Cell(change(row.difference).plain),
                 Cell(row.other_metric),
                 Cell(change(row.other_difference).plain),
-                Cell(p_text(row.p_adjusted)),
+                _p(row.p_adjusted),
             )
             for row in listed
         ),
-        ("Pairs of variants that two metrics surely put in opposite orders; the larger of both p, adjusted.", *hidden),
+        (
+            "Pairs of variants that two metrics surely put in opposite orders; the larger of both p, adjusted.",
+            *hidden,
+        ),
     )

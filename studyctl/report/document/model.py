@@ -6,8 +6,7 @@ Texts are plain: they may come from a study that somebody else made, and each wr
 from dataclasses import dataclass
 from typing import NamedTuple
 
-UNSURE = "°"
-"""Mark of a figure whose interval includes no change, for readers who do not see grey."""
+from studyctl.report.effects import UNSURE
 
 
 class Cell(NamedTuple):
@@ -15,13 +14,18 @@ class Cell(NamedTuple):
 
     text: str
     interval: str = ""
-    """Ends of a 95 % interval, in brackets."""
+    """A 95 % interval, as it is put behind the text."""
     unsure: bool = False
-    """Whether the interval includes no change."""
+    """Whether the interval holds no change: then it is grey, and marked for readers who do not see that."""
+
+    @property
+    def marked(self) -> str:
+        """The text with its mark."""
+        return (UNSURE if self.unsure else "") + self.text
 
     def __str__(self) -> str:
         """Return it as plain text."""
-        return " ".join(filter(None, (self.text + (UNSURE if self.unsure else ""), self.interval)))
+        return f"{self.marked} {self.interval}".rstrip()
 
 
 class Column(NamedTuple):

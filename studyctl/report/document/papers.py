@@ -22,9 +22,7 @@ class Paper(Enum):
         "Mingjie Sun, Zhuang Liu, Anna Bair, J. Zico Kolter. A Simple and Effective Pruning Approach for Large Language Models. "
         "ICLR 2024."
     )
-    SPARSEGPT = (
-        "Elias Frantar, Dan Alistarh. SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot. ICML 2023."
-    )
+    SPARSEGPT = "Elias Frantar, Dan Alistarh. SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot. ICML 2023."
     RTN = (
         "Benoit Jacob et al. Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference. "
         "CVPR 2018."
@@ -33,9 +31,7 @@ class Paper(Enum):
         "Elias Frantar, Saleh Ashkboos, Torsten Hoefler, Dan Alistarh. GPTQ: Accurate Post-Training Quantization for "
         "Generative Pre-trained Transformers. ICLR 2023."
     )
-    AWQ = (
-        "Ji Lin et al. AWQ: Activation-aware Weight Quantization for On-Device LLM Compression and Acceleration. MLSys 2024."
-    )
+    AWQ = "Ji Lin et al. AWQ: Activation-aware Weight Quantization for On-Device LLM Compression and Acceleration. MLSys 2024."
     SATTERTHWAITE = (
         "F. E. Satterthwaite. An Approximate Distribution of Estimates of Variance Components. Biometrics Bulletin 2(6), 1946, "
         "pages 110–114."
@@ -57,7 +53,10 @@ class Paper(Enum):
 _METHODS = {
     "magnitude": ("magnitude pruning zeroes the smallest weights", Paper.MAGNITUDE),
     "wanda": ("Wanda prunes by weight times the norm of its input, row by row", Paper.WANDA),
-    "sparsegpt": ("SparseGPT prunes column by column, and later columns make up for the error", Paper.SPARSEGPT),
+    "sparsegpt": (
+        "SparseGPT prunes column by column, and later columns make up for the error",
+        Paper.SPARSEGPT,
+    ),
     "rtn": ("round to nearest (RTN) puts each weight on the closest value of an affine grid", Paper.RTN),
     "gptq": ("GPTQ rounds column by column, and later columns make up for the error", Paper.GPTQ),
     "awq": ("AWQ scales active input channels up before it rounds, and clips", Paper.AWQ),
@@ -105,7 +104,9 @@ def methods(shown: Shown, compression: Iterable[str], *, with_hypotheses: bool) 
 
 def _compression(citations: Citations, methods: Iterable[str]) -> Iterator[str]:
     used = {name for method in methods for name in method.split("+")}
-    described = [f"{text} {citations.cite(paper)}" for name, (text, paper) in _METHODS.items() if name in used]
+    described = [
+        f"{text} {citations.cite(paper)}" for name, (text, paper) in _METHODS.items() if name in used
+    ]
     if described:
         yield (
             "The linears of the decoder blocks were compressed after training, without retraining; embeddings, norms and the output "

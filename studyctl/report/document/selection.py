@@ -137,4 +137,3 @@ def _best(rows: list[Standing], front: set[str], most: int) -> list[Standing]:
 
     kept = {row.trial_id for row in sorted(rows, key=worth)[:most]}
     return [row for row in rows if row.trial_id in kept]
-

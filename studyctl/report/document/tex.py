@@ -22,7 +22,7 @@ PREAMBLE = r"""\documentclass[10pt,a4paper]{article}
   \usepackage{fontspec}
   \newcommand\other[2]{\iffontchar\font"#1 #2\else[U+#1]\fi\allowbreak}
 \fi
-\newcommand\unsure[1]{\textcolor{black!60}{#1\textsuperscript{$\circ$}}}
+\newcommand\unsure[1]{\textcolor{black!60}{#1}}
 \newcommand\interval[1]{{\scriptsize #1}}
 \setlength\tabcolsep{3pt}
 \setlength\LTleft{0pt}
@@ -47,7 +47,7 @@ _SPECIAL = {
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
     "[": "{[}", "]": "{]}", "-": "{-}",
     "−": "$-$", "×": r"$\times$", "Δ": r"$\Delta$", "°": r"\textdegree{}", "·": r"$\cdot$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$",
-    "±": r"$\pm$", "–": "--", "—": "---", "…": r"\dots{}", "“": "``", "”": "''", "’": "'", "\u00a0": "~",
+    "±": r"$\pm$", "≈": r"$\approx$", "–": "--", "—": "---", "…": r"\dots{}", "“": "``", "”": "''", "’": "'", "\u00a0": "~",
 }  # fmt: skip
 r"""What stands for itself in no font or has a meaning in LaTeX. Brackets are the options of ``\\``, hyphens may be ligatures."""
 _OTHER = re.compile(r"[^\x20-\x7eÀ-ÖØ-öø-ÿ]")
@@ -122,8 +122,7 @@ def _width(table: Table, place: int) -> float:
 
 
 def _cell_width(cell: Cell) -> float:
-    mark, interval = 0.6 * cell.unsure, 0.8 * len(cell.interval) + bool(cell.interval)
-    return len(cell.text) + mark + interval
+    return len(cell.marked) + 0.8 * len(cell.interval) + bool(cell.interval)
 
 
 def _table(table: Table, places: Sequence[int]) -> Iterator[str]:
@@ -156,7 +155,7 @@ def _kind(column: Column, width: float) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = _text(cell.text)
-    if cell.unsure:
-        text = rf"\unsure{{{text}}}"
-    return rf"{text} \interval{{{_text(cell.interval)}}}" if cell.interval else text
+    text = _text(cell.marked)
+    if cell.interval:
+        text += rf" \interval{{{_text(cell.interval)}}}"
+    return rf"\unsure{{{text}}}" if cell.unsure else text
