@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from studyctl.contract.hypotheses import Measure, PlannedHypothesis, Verdict
+from studyctl.contract.steps import StepKind
 from studyctl.findings.cells import Figures
 from studyctl.findings.hypotheses import Comparison, Outcome, Trial
 from studyctl.findings.ranks import RankOutcome, compare_ranks
@@ -113,7 +114,7 @@ class _Study:
     def _oldest(self, hypothesis: PlannedHypothesis, used: Sequence[str]) -> datetime | None:
         """Return when the first attempt began that a verdict uses a result of."""
         kinds = [
-            "task" if metric.measure.is_of_tasks else "perplexity"
+            StepKind.TASK if metric.measure.is_of_tasks else StepKind.PERPLEXITY
             for metric in hypothesis.metrics
             if metric.measure is not Measure.SIZE_MIB
         ]

@@ -74,9 +74,9 @@ class StudyPlan:
     """Errors and warnings."""
     notes: list[str]
     """What the spec asks for but is not available here, and what to do about it."""
-    hypotheses: Sequence[PlannedHypothesis] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     """For each variant that cannot be made on this machine now, by name: what is missing."""
+    hypotheses: Sequence[PlannedHypothesis] = ()
 
     @property
     def errors(self) -> list[Problem]:
@@ -160,8 +160,8 @@ class _Planner:
             self.tasks,
             list(dict.fromkeys(self.problems)),  # many variants and models have the same problem
             notes,
-            hypotheses,
             missing,
+            hypotheses,
         )
 
     # -- models

@@ -38,7 +38,7 @@ SHAPES = (
 )
 WIDTH = 230
 """Pixels of a plot without its axis."""
-LABEL, FOREST_LABEL = 20, 28
+LABEL, FOREST_LABEL = 19, 28
 """Characters of a label at most, in a heat map and in a forest plot; names are in full in the tables."""
 ROWS = "rows"
 """Name of the data in a chart."""
@@ -164,7 +164,7 @@ def _heat_map_rows(panel: HeatMap) -> Iterator[Row]:
             "row": rows[cell.row],
             "column": columns[cell.column],
             "value": max(-panel.highest, min(panel.highest, cell.value)),
-            "text": (UNSURE if cell.unsure else "") + _short(cell.value),
+            "text": UNSURE + _short(cell.value).removeprefix("+") if cell.unsure else _short(cell.value),
             "ink": "#ffffff" if abs(cell.value) > 0.7 * panel.highest else "#000000",
         }
 
@@ -174,16 +174,16 @@ def _heat_map(highest: float) -> Spec:
     import altair as alt
 
     base = alt.Chart(alt.NamedData(ROWS)).encode(
-        x=alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=0, labelLimit=42)),
+        x=alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=0, labelLimit=36)),
         y=alt.Y("row:N", sort=None, title=None),
     )
     scale = alt.Scale(domain=[-highest, 0, highest], range=HEAT, interpolate="lab")
     cells = base.mark_rect(stroke=INK, strokeOpacity=0.2).encode(
         color=alt.Color("value:Q", scale=scale, legend=None)
     )
-    texts = base.mark_text(fontSize=10.5).encode(text="text:N", color=alt.Color("ink:N", scale=None))
+    texts = base.mark_text(fontSize=10).encode(text="text:N", color=alt.Color("ink:N", scale=None))
     chart = alt.layer(cells, texts).resolve_scale(color="independent")
-    spec: Spec = chart.properties(width=alt.Step(40), height=alt.Step(24)).to_dict()
+    spec: Spec = chart.properties(width=alt.Step(36), height=alt.Step(24)).to_dict()
     return spec
 
 

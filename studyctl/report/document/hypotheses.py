@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from studyctl.contract.hypotheses import Verdict
 from studyctl.report import show
 from studyctl.report.document.figures import estimate
 from studyctl.report.document.model import (
@@ -36,7 +37,7 @@ def findings(results: Results, shown: Shown, standings: list[Standing]) -> Secti
     hypotheses = results.hypotheses()
     notes = results.about().notes
     if not hypotheses:
-        sentences, _ = show.summary(results, shown.study, standings)
+        sentences, _ = show.best_of_each(results, shown.study, standings)
         blocks: list[Block] = [Paragraph("The spec states no hypothesis.")]
         if sentences or notes:
             blocks.append(Items((*sentences, *notes)))
@@ -96,10 +97,12 @@ def _p(value: float | None) -> Cell:
 
 
 def _verdict(one: HypothesisResult) -> str:
+    """Return the verdict with the claim and the figures."""
     kind = f", {test}" if (test := kind_of_test(one)) else ""
     claim = f" Claim: {one.claim}" if one.claim else ""
-    text = sentence(one).removeprefix(f"{one.verdict}: ")
-    return f"{one.name}: {one.verdict}{kind}.{claim} Result: {text}"
+    if one.verdict == Verdict.UNTESTABLE:
+        return f"{one.name}{kind}: {sentence(one)}.{claim}"
+    return f"{one.name}: {one.verdict}{kind}.{claim} Result: {sentence(one)}."
 
 
 def _about(one: HypothesisResult) -> str:

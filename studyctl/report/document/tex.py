@@ -128,11 +128,15 @@ def _cell_width(cell: Cell) -> float:
 def _table(table: Table, places: Sequence[int]) -> Iterator[str]:
     chosen = [0, *places]
     widths = {place: _width(table, place) for place in chosen}
+    broken = [place for place in chosen if _is_broken(table.columns[place], widths[place])]
+    free = ROOM - sum(width + GAP for width in widths.values())
+    for place in broken:
+        widths[place] += max(0.0, free) / len(broken)
     kinds = "".join(_kind(table.columns[place], width) for place, width in widths.items())
     heads = " & ".join(rf"\textbf{{{_text(table.columns[place].title)}}}" for place in chosen)
     rows = [rf"{' & '.join(_cell(row[place]) for place in chosen)} \\" for row in table.rows]
     yield rf"{{\footnotesize\medskip\textbf{{{_text(table.caption)}}}\par\nobreak"
-    if len(rows) > PAGE_ROWS or any(_is_broken(table.columns[place], widths[place]) for place in chosen):
+    if len(rows) > PAGE_ROWS or broken:
         yield rf"\begin{{longtable}}{{@{{}}{kinds}@{{}}}}"
         yield from (rf"\toprule {heads} \\ \midrule \endhead", r"\bottomrule \endfoot", *rows)
         yield r"\end{longtable}}"
