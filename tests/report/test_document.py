@@ -84,10 +84,10 @@ def test_markdown_has_the_figures_of_show_with_their_intervals(report: Callable[
         "| variant | bits/w | MiB | ppl ratio | Δ bits/byte | KL | acc | Δ acc | time |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| dense | 16.0 | – | – | – | – | 0.600 | – | 12 s |",
-        r"| wanda-0.5 | 9.0 | – | 1.645 ±0.000 | +0.144 ±0.000 | 0.100 ±0.000 | 0.350 | −0.250 ±0.132 | 14 s |",
+        r"| wanda-0.5 | 9.0 | – | 1.645 ±0.000 | +0.144 ±0.000 | 0.100 ±0.000 | 0.350 | −0.250 ±0.237 | 14 s |",
         r"| rtn-4bit-g64 | 4.3 | – | 1.207 ±0.000 | +0.054 ±0.000 | 0.100 ±0.000 | 0.600 | ≈0.000 ±0.103 | 14 s |",
     ]
-    assert "On the Pareto front of size and bits per byte: dense, wanda-0.5, rtn-4bit-g64." in lines
+    assert "On the Pareto front of size and bits per byte: dense, rtn-4bit-g64." in lines
     assert (
         "| wanda-0.5 | 6 / 1 | 6 / 1 | 12 / 2 |" in lines
     )  # dense right and the variant wrong / the reverse
@@ -109,7 +109,6 @@ def test_every_format_has_every_part(report: Callable[..., str], suffix: str) ->
     assert "2.13.0" in text
     assert "use fewer samples" in text  # what to do about the failure
     assert "damping was raised" in text
-    assert "6 / 1" in text  # flips of a task
 
 
 def test_only_methods_of_the_study_are_cited_in_the_order_of_the_text(report: Callable[..., str]) -> None:
@@ -245,8 +244,8 @@ def test_a_page_fits_a_phone_and_a_dark_room(report: Callable[..., str]) -> None
     assert text.count('<div class="scroll"') == len(tables)
     pictures = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert (
-        len(pictures) == 7
-    )  # 1 metric, 1 hypothesis, 2 variants by language; quality against size, twice for two models
+        len(pictures) == 8
+    )  # a metric, a hypothesis, languages of two variants, size of two models by two measures
     assert all(one["role"] == "img" and one["aria-label"] for one in pictures)
     assert "currentColor" in text  # axes have the colour of the text
 
@@ -297,7 +296,7 @@ def test_long_labels_lose_their_middle_unless_they_would_be_alike() -> None:
         "SmolLM2-135M-Instruct.Q4_1": "SmolLM2-135…ct.Q4_1",
         "b": "b",
     }
-    alike = ["a-very-long-name-one-of-it", "a-very-long-name-two-of-it"]
+    alike = ["aaaa-1-bbbbbbb", "aaaa-2-bbbbbbb"]
     assert charts._labels(alike, 12) == {name: name for name in alike}
 
 
