@@ -145,9 +145,20 @@ def test_a_study_without_hypotheses_says_so_and_which_kind_is_ahead(
     assert "Holm" not in text
 
 
-def test_items_are_listed_on_demand_only(report: Callable[..., str]) -> None:
+def test_items_and_their_texts_are_listed_on_demand_only(report: Callable[..., str], tmp_path: Path) -> None:
+    prompt, choices = "boolq: where is boat 13?⏎Answer:", ("at sea", "in the harbour")
     assert "Items that flipped" not in report(".md")
-    assert "| boolq 13 | rtn-4bit-g64 | wrong to right | 1 | 0 | 1 |" in report(".md", with_items=True)
+    assert "boat 13" not in report(".html")
+    listed = report(".md", with_items=True).replace("\\", "")
+    answers = "1: in the harbour | 0: at sea | 1: in the harbour"
+    assert f"| boolq 13 | rtn-4bit-g64 | wrong to right | {answers} |" in listed
+    # once, whatever trials flipped it
+    assert listed.count(f"| boolq 13 | {prompt} | {' | '.join(choices)} |") == 1
+    plain = FakeStudy(tmp_path / "plain", models=("org/alpha",), texts=False).write_all()
+    publish(plain.paths)
+    listed = report(".md", plain.paths, with_items=True)
+    assert "| boolq 13 | rtn-4bit-g64 | wrong to right | 1 | 0 | 1 |" in listed
+    assert "Their texts" not in listed
 
 
 def test_a_large_study_is_cut_to_the_best_and_says_what_is_left_out(

@@ -18,6 +18,8 @@ HIDDEN_OPTIONS = frozenset({"method"})
 """Options that the name of the method says already."""
 FLIPPED_ITEMS = 200
 """Rows of flips that ``--items`` prints at most."""
+PROMPT = 600
+"""Characters of a prompt or an answer that are printed at most: its end, which asks."""
 
 
 def document(results: Results, *, with_items: bool = False) -> Document:
@@ -164,22 +166,44 @@ def _warnings(results: Results) -> Section | None:
 
 
 def _items(shown: Shown, flips: list[FlippedItem]) -> Section:
+    """Return the items that flipped, and their texts where the study keeps them."""
     names = {trial: name for model in shown.models for trial, name in shown.variants(model).items()}
     lines = [
         (
             f"{row.task} {row.item}",
             names.get(row.trial_id, row.trial_id),
             row.direction.replace("_", " "),
-            _count(row.gold),
-            _count(row.dense_predicted),
-            _count(row.predicted),
+            _answer(row.gold, row.right_answer),
+            _answer(row.dense_predicted, row.dense_answer),
+            _answer(row.predicted, row.answer),
         )
         for row in flips
     ]
-    titles = ("item", "variant", "flip", "right choice", "dense's", "variant's")
-    remark = "Choices are numbered from 0."
-    notes = (remark, f"The first {FLIPPED_ITEMS}.") if len(flips) == FLIPPED_ITEMS else (remark,)
-    return Section("Items that flipped", (_text_table("Flips", titles, lines, notes),))
+    titles = ("item", "variant", "flip", "right answer", "dense's", "variant's")
+    notes = ("Choices are numbered from 0.",)
+    if len(flips) == FLIPPED_ITEMS:
+        notes = (*notes, f"The first {FLIPPED_ITEMS}.")
+    texts = {
+        f"{row.task} {row.item}": (_end(row.prompt), " | ".join(row.choices or ()) or MISSING)
+        for row in flips
+        if row.prompt is not None
+    }
+    blocks = [_text_table("Flips", titles, lines, notes)]
+    if texts:
+        rows = [(item, *parts) for item, parts in texts.items()]
+        remark = f"Of a prompt, the last {PROMPT} characters."
+        blocks.append(_text_table("Their texts", ("item", "prompt", "choices"), rows, (remark,)))
+    return Section("Items that flipped", tuple(blocks))
+
+
+def _answer(number: int | None, text: str | None) -> str:
+    """Return a choice by its number and its text; a generated answer has no number."""
+    parts = ([] if number is None else [str(number)]) + ([] if text is None else [_end(text.strip())])
+    return ": ".join(parts) or MISSING
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= PROMPT else f"…{text[-PROMPT:]}"
 
 
 def _text_table(

@@ -47,7 +47,7 @@ _SPECIAL = {
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
     "[": "{[}", "]": "{]}", "-": "{-}",
     "−": "$-$", "×": r"$\times$", "Δ": r"$\Delta$", "°": r"\textdegree{}", "·": r"$\cdot$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$",
-    "±": r"$\pm$", "≈": r"$\approx$", "–": "--", "—": "---", "…": r"\dots{}", "“": "``", "”": "''", "’": "'", "\u00a0": "~",
+    "±": r"$\pm$", "≈": r"$\approx$", "⏎": r"$\hookleftarrow$", "–": "--", "—": "---", "…": r"\dots{}", "“": "``", "”": "''", "’": "'", "\u00a0": "~",
 }  # fmt: skip
 r"""What stands for itself in no font or has a meaning in LaTeX. Brackets are the options of ``\\``, hyphens may be ligatures."""
 _OTHER = re.compile(r"[^\x20-\x7eÀ-ÖØ-öø-ÿ]")
