@@ -165,7 +165,8 @@ def _heat_map_rows(panel: HeatMap) -> Iterator[Row]:
             "column": columns[cell.column],
             "value": max(-panel.highest, min(panel.highest, cell.value)),
             "text": UNSURE + _short(cell.value).removeprefix("+") if cell.unsure else _short(cell.value),
-            "ink": "#ffffff" if abs(cell.value) > 0.7 * panel.highest else "#000000",
+            # Black can be read on blue for longer than on red.
+            "ink": "#ffffff" if not -0.9 < cell.value / panel.highest < 0.7 else "#000000",
         }
 
 

@@ -180,19 +180,18 @@ def _items(shown: Shown, flips: list[FlippedItem]) -> Section:
         for row in flips
     ]
     titles = ("item", "variant", "flip", "right answer", "dense's", "variant's")
-    notes = ("Choices are numbered from 0.",)
-    if len(flips) == FLIPPED_ITEMS:
-        notes = (*notes, f"The first {FLIPPED_ITEMS}.")
+    remark = "Choices are numbered from 0."
+    notes = (remark, f"The first {FLIPPED_ITEMS}.") if len(flips) == FLIPPED_ITEMS else (remark,)
     texts = {
         f"{row.task} {row.item}": (_end(row.prompt), " | ".join(row.choices or ()) or MISSING)
         for row in flips
         if row.prompt is not None
     }
-    blocks = [_text_table("Flips", titles, lines, notes)]
+    blocks: list[Block] = [_text_table("Flips", titles, lines, notes)]
     if texts:
         rows = [(item, *parts) for item, parts in texts.items()]
-        remark = f"Of a prompt, the last {PROMPT} characters."
-        blocks.append(_text_table("Their texts", ("item", "prompt", "choices"), rows, (remark,)))
+        notes = (f"Of a prompt, the last {PROMPT} characters.",)
+        blocks.append(_text_table("Their texts", ("item", "prompt", "choices"), rows, notes))
     return Section("Items that flipped", tuple(blocks))
 
 

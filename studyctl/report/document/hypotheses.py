@@ -124,8 +124,9 @@ def _forests(
         Forest(metric, _axis(metric), is_ratio(metric), tuple(map(_whole, ones[:FOREST_ROWS])))
         for metric, ones in by_metric.items()
     ]
+    cut = f" The first {FOREST_ROWS} of each." if max(map(len, by_metric.values())) > FOREST_ROWS else ""
     yield Figure(
-        f"Estimates of the hypotheses with 95 % intervals, by metric. {mark}", tuple(together[:PANELS])
+        f"Estimates of the hypotheses with 95 % intervals, by metric. {mark}{cut}", tuple(together[:PANELS])
     )
     each = [
         Forest(one.name, _axis(one.metric), is_ratio(one.metric), (_whole(one, "all"), *parts))
