@@ -273,8 +273,8 @@ def test_nineteen_of_twenty_intervals_hold_the_truth_of_their_level(case: Case) 
 
 def test_so_do_those_of_ratios_of_kl() -> None:
     draw = np.random.default_rng(4)
-    low, high = bounds(300)
-    for level, share in coverage(kl_studies(draw, 300, Shape(models=3, windows=8), COMPONENTS[0])).items():
+    low, high = bounds(200)
+    for level, share in coverage(kl_studies(draw, 200, Shape(models=3, windows=8), COMPONENTS[0])).items():
         assert low < share < high, level
 
 
