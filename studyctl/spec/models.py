@@ -537,7 +537,13 @@ class Hypothesis(Table):
         elif self.left is None or self.right is None:
             missing = "left" if self.left is None else "right"
             problems.append(((), f"`{missing}` is missing: which variants are compared?"))
-        if not problems:
+        if not problems and self.metrics[0].measure is Measure.SIZE_MIB:
+            problems += [
+                ((name,), f"sizes are compared, not tested: leave `{name}` out")
+                for name in ("generalize", "by", "interaction")
+                if name in self.model_fields_set
+            ]
+        elif not problems:
             problems += self._level_problems()
         if problems:
             raise problems_inside(*problems)
@@ -566,13 +572,6 @@ class Hypothesis(Table):
         measure = self.metrics[0].measure
         if self.alternative == "no_worse" and self.margin is None and measure.margin is None:
             yield (), f"`no_worse` needs a `margin`: {measure} has no default"
-        if measure is Measure.SIZE_MIB:
-            yield from (
-                ((name,), f"sizes are compared, not tested: leave `{name}` out")
-                for name in ("generalize", "by", "interaction")
-                if name in self.model_fields_set
-            )
-            return
         of_tasks = any(metric.measure.is_of_tasks for metric in self.metrics)
         if of_tasks and "languages" in self.generalize:
             yield (
