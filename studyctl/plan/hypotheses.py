@@ -198,7 +198,7 @@ class _Resolver:
         groups, evaluation = self.table.interaction, self.document.spec.evaluation
         if groups is None:
             return
-        if groups.of == "language":
+        if By(groups.of) is By.LANGUAGE:
             names = evaluation.perplexity.languages if evaluation.perplexity else ()
         else:
             names = tuple(dict.fromkeys((*self.tasks, *(evaluation.tasks.names if evaluation.tasks else ()))))

@@ -13,7 +13,7 @@ from studyctl.contract.methods import settings_of
 from studyctl.errors import StudyError, did_you_mean
 from studyctl.printable import on_one_line
 from studyctl.report.layout import MISSING, change, fixed, ratio
-from studyctl.report.show import plain
+from studyctl.report.plain import plain
 from studyctl.store.results import (
     HypothesisResult,
     HypothesisRow,
@@ -94,6 +94,23 @@ def sentence(result: HypothesisResult) -> str:
     if result.calibration_draws == 1:
         parts.append("one calibration draw")
     return "; ".join([*parts, *result.notes])
+
+
+def in_short(result: HypothesisResult) -> str:
+    """Return the verdict with its estimate and interval alone."""
+    if result.verdict == Verdict.UNTESTABLE:
+        return f"cannot be tested ({result.reason})"
+    measure = measure_of(result.metric)
+    value, low, high = (figure(result.metric, end) for end in (result.estimate, result.low, result.high))
+    if measure is None:
+        return f"{result.verdict} (tau {low} to {high})"
+    if result.estimate is None or measure is Measure.SIZE_MIB:
+        return (
+            f"{result.verdict} ({value} MiB)"
+            if measure is Measure.SIZE_MIB
+            else f"{result.verdict} ({result.reason})"
+        )
+    return f"{result.verdict} ({value}{_UNITS[measure]}, {low} to {high})"
 
 
 def _figures(result: HypothesisResult) -> Iterator[str]:
