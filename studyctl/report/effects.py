@@ -14,7 +14,9 @@ UNSURE = "≈"
 """Before a figure whose 95 % interval holds no change; such figures are grey, too."""
 FINE = 0.01
 """Half widths below it need three decimals, where others get two."""
-BRIEF_LEGEND = f"{UNSURE} may be no change (95 %)"
+WHY_NONE = f"fewer than {LEAST_UNITS} windows or items, or measured by an earlier version"
+"""Why a figure has no interval."""
+BRIEF_LEGEND = f"{UNSURE} unsure (95 %)"
 _DECIMALS = re.compile(r"\.(\d+)$")
 
 
@@ -133,4 +135,4 @@ def legend(effects: Iterable[Effect], form: Form = Form.WHOLE) -> Iterator[str]:
         about = "±: 95 % interval" if form is not Form.PLAIN else "95 % intervals"
         yield f"{about} over windows and items; {UNSURE} (grey): it holds no change"
     if any(not one.has_interval for one in compared):
-        yield f"no ±: fewer than {LEAST_UNITS} windows or items, or measured by an earlier version"
+        yield f"no ±: {WHY_NONE}"

@@ -47,6 +47,8 @@ class Standing(NamedTuple):
     bits_per_byte_change_low: float | None
     bits_per_byte_change_high: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     worst_language: str | None
     worst_bits_per_byte_change: float | None
     worst_ppl_ratio: float | None
@@ -56,6 +58,8 @@ class Standing(NamedTuple):
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
     acc: float | None
     acc_change: float | None
@@ -111,11 +115,15 @@ class LanguageResult(NamedTuple):
     bits_per_character: float | None
     dense_bits_per_character: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     dense_knows: bool | None
     kl_nats: float | None
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
 
 

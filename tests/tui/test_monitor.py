@@ -393,7 +393,7 @@ async def test_intervals_are_in_the_list_and_on_the_pages_where_they_fit(runs: P
         await ready(pilot)
         assert "1.645 ±0.000  −0.250 ±0.237 " in text_of(pilot)
         assert "≈0.000 ±0.103 " in text_of(pilot), "of rtn"
-        assert "3 trials · ≈ may be no change (95 %)" in text_of(pilot)
+        assert "3 trials · ≈ unsure (95 %)" in text_of(pilot)
         await pilot.press("down")
         await ready(pilot, TRIAL)
         assert "acc 0.350 (−0.250 ±0.237)" in page(pilot)
