@@ -316,6 +316,11 @@ class StudyPaths:
         return self.root / "journal"
 
     @property
+    def hypotheses(self) -> Path:
+        """Journal of when each hypothesis was first recorded."""
+        return self.root / "hypotheses.jsonl"
+
+    @property
     def logs(self) -> Path:
         """Folder of the logs, one per attempt."""
         return self.root / "logs"

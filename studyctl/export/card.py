@@ -8,10 +8,10 @@ from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import Job
 from studyctl.contract.methods import Pruning, Quantization
+from studyctl.findings.estimates import LEAST_UNITS
 from studyctl.report.effects import effect
 from studyctl.report.layout import MISSING, fixed, ratio
 from studyctl.store.figures import Figures
-from studyctl.store.intervals import LEAST_UNITS
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl.store.schema import LEAD
 from studyctl.units import bytes_text

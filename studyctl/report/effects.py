@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from rich.text import Text
 
+from studyctl.findings.estimates import LEAST_UNITS
 from studyctl.report.layout import change, ratio
-from studyctl.store.intervals import LEAST_UNITS
 
 UNSURE = "≈"
 """Before a figure whose 95 % interval holds no change; such figures are grey, too."""

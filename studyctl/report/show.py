@@ -1,21 +1,22 @@
 """What ``studyctl show STUDY`` prints: leaderboard, languages, tasks, agreement, notes, warnings, failures."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from studyctl.contract.hypotheses import Verdict
 from studyctl.contract.methods import METHODS, MethodSettings, Pruning, Quantization
 from studyctl.files import StudyPaths
 from studyctl.printable import on_one_line
 from studyctl.report.effects import Effect, Form, effect, legend
+from studyctl.report.findings import MARKS, in_short
 from studyctl.report.layout import (
     Column,
     change,
@@ -27,9 +28,18 @@ from studyctl.report.layout import (
     ratio,
     size,
 )
+from studyctl.report.plain import plain
 from studyctl.store import results as store
 from studyctl.store.comparison import Agreement
-from studyctl.store.results import FailedTrial, Finding, LanguageResult, Results, Standing, TaskResult
+from studyctl.store.results import (
+    FailedTrial,
+    Finding,
+    HypothesisResult,
+    LanguageResult,
+    Results,
+    Standing,
+    TaskResult,
+)
 
 _Row = TypeVar("_Row", Standing, Agreement)
 STATES = ("done", "running", "failed", "stopped", "pending")
@@ -57,9 +67,17 @@ def show(results: Results, console: Console) -> None:
     _perplexity(console, measured, results.perplexity())
     _tasks(console, measured, results.tasks())
     _agreement(console, results.agreement())
-    findings, after = _findings(results, about.study, standings)
-    if in_short := [*findings, *about.notes, *after]:
-        _list(console, "In short", "", in_short)
+    hypotheses = results.hypotheses()
+    _verdicts(console, about.study, hypotheses)
+    if hypotheses:
+        sentences: list[str] = []
+        after = [
+            f"Next: `studyctl findings {about.study} --rows`; for your own model, change `id` in a copy of the spec."
+        ]
+    else:
+        sentences, after = _best_of_each(results, about.study, standings)
+    if lines := [*sentences, *about.notes, *after]:
+        _list(console, "In short", "", lines)
     _warnings(console, about.study, results.warnings())
     _failures(console, about.study, results.failures())
 
@@ -84,17 +102,7 @@ def as_json(results: Results) -> dict[str, object]:
         "warnings": results.warnings(),
         "failures": results.failures(),
     }
-    return {name: _plain(part) for name, part in parts.items()}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return {name: _plain(item) for name, item in cast("NamedTuple", value)._asdict().items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat() + "Z"
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: plain(part) for name, part in parts.items()}
 
 
 def _header(
@@ -342,7 +350,21 @@ def _agreement(console: Console, rows: list[Agreement]) -> None:
         _remark(console, f"by {', '.join(makers)}")
 
 
-def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], Collection[str]]:
+def _verdicts(console: Console, study: str, hypotheses: Sequence[HypothesisResult]) -> None:
+    """Print a line for each hypothesis."""
+    if not hypotheses:
+        return
+    console.print()
+    console.print(Text.assemble(("Findings", "bold"), f"  studyctl findings {study}"))
+    for result in hypotheses:
+        mark, style = MARKS[Verdict(result.verdict)]
+        claim = on_one_line(result.claim or result.name).rstrip(".")
+        console.print(
+            Padding.indent(Text.assemble((mark, style), f" {claim}: {on_one_line(in_short(result))}"), 1)
+        )
+
+
+def _best_of_each(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], list[str]]:
     """Return for each model whether its best pruned or its best quantized variant is ahead and how sure that is, and what to do next."""
     models = _by_model(standings)
     sentences: list[str] = []
@@ -352,7 +374,7 @@ def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[
         pruned, quantized = _best(rows, Pruning, Quantization), _best(rows, Quantization, Pruning)
         if pruned is None or quantized is None:
             continue
-        difference = results.contrast(pruned.trial_id, quantized.trial_id)
+        difference = results.contrast(model, pruned.trial_id, quantized.trial_id)
         if difference is None:
             continue
         languages = f" in {difference.languages} languages" if difference.languages > 1 else ""

@@ -29,8 +29,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from studyctl.contract.hypotheses import Measure, Metric
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
+from studyctl.errors import closest
 
 
 def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
@@ -166,6 +168,20 @@ class CalibrationOverride(Table):
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _names(value: Any) -> Any:
+    return None if value is None else _as_tuple(value)
+
+
+def _numbers(value: Any) -> Any:
+    """Return a number, or each of a list, as a float: 4 and 4.0 select the same."""
+    if value is None:
+        return None
+    return tuple(
+        float(item) if isinstance(item, int) and not isinstance(item, bool) else item
+        for item in _as_tuple(value)
+    )
 
 
 Backend = Literal["studyctl", "autoawq", "auto-gptq", "gptqmodel", "llm-compressor"]
@@ -408,6 +424,176 @@ class Evaluation(Table):
         return self
 
 
+Names = Annotated[tuple[Text, ...] | None, BeforeValidator(_names)]
+
+
+class Selector(Table):
+    """Variants of a hypothesis: those that meet every key; without a key, all that are compressed."""
+
+    methods: Names = Field(None, description="such as `gptq`, or `sparsegpt+awq` for a combination")
+    backends: Names = Field(None, description="the package that compressed")
+    bits: Annotated[tuple[Annotated[float, Field(gt=0, le=16)], ...] | None, BeforeValidator(_numbers)] = (
+        Field(None, description="bits of a quantized weight")
+    )
+    sparsity: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None, BeforeValidator(_numbers)] = (
+        Field(None, description="share of weights that is pruned; 0.5 also for 2:4")
+    )
+    names: Names = Field(
+        None, description="names of variants, with `*` and `?`; `dense` for the model itself"
+    )
+
+
+class Match(Table):
+    """Which variants of the two sides belong together."""
+
+    left: Selector = Field(default_factory=Selector, description="narrows the left side")
+    right: Selector = Field(default_factory=Selector, description="narrows the right side")
+
+
+class InteractionTable(Table):
+    """Two groups of languages or tasks between which the difference may differ."""
+
+    of: Literal["language", "task"] = Field(description="what the groups are made of")
+    levels: Annotated[
+        tuple[Annotated[tuple[Text, ...], Field(min_length=1, strict=False)], ...],
+        Field(min_length=2, max_length=2, strict=False),
+    ] = Field(description="the two groups")
+
+
+class Hypothesis(Table):
+    """A claim about the variants, which the results are tested against."""
+
+    name: Name = Field(description="how the claim is called in results")
+    claim: str = Field("", description="the claim, in words")
+    metric: Text | None = Field(
+        None,
+        description="bits_per_byte, kl_ratio, ppl_ratio, top1, snr, accuracy, accuracy:<task>, gold_nats, gold_nats:<task> "
+        "or size_mib; default: kl_ratio where `generalize` has models",
+    )
+    left: Selector | None = Field(None, description="the variants that the claim is about")
+    right: Selector | None = Field(None, description="those that they are compared with")
+    match: tuple[Match, ...] = Field(
+        (), strict=False, description="pairs of sides, such as 8 bits with 50 %; default: all of both sides"
+    )
+    combine: Literal["mean", "every"] = Field(
+        "mean", description="several pairs: mean of their differences, or the claim must hold for every pair"
+    )
+    alternative: Literal["better", "worse", "different", "no_worse"] = Field(
+        "better", description="what is claimed of the left side; no_worse: not worse by `margin` or more"
+    )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="differences up to it do not matter; default: 0.002 of bits_per_byte and ppl_ratio, 0.05 of the logarithm "
+        "of kl_ratio, 0.005 of accuracy and top1, none of the others",
+    )
+    generalize: Literal["windows", "languages", "models", "languages+models"] = Field(
+        "windows", description="what the verdict is about: these models and languages, or others like them"
+    )
+    family: Name = Field("main", description="hypotheses whose p are adjusted together (Holm)")
+    by: Literal["language", "model", "task"] | None = Field(
+        None, description="a verdict for each of them, as a family of its own"
+    )
+    interaction: InteractionTable | None = Field(
+        None, description="does the difference between the sides differ between two groups?"
+    )
+    rank_agreement: Annotated[tuple[Text, ...], Field(min_length=2, max_length=2, strict=False)] | None = (
+        Field(
+            None, description="two metrics, in place of `metric`: do they put all variants in the same order?"
+        )
+    )
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Return what is compared: one metric, or two orders.
+
+        Raises:
+            ValueError: there is no such metric.
+        """
+        if self.rank_agreement is not None:
+            return tuple(map(Metric.parse, self.rank_agreement))
+        return (Metric.parse(self.metric or Measure.KL_RATIO),)
+
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> Self:
+        problems = list(self._metric_problems())
+        if self.rank_agreement is not None:
+            without = (
+                "metric",
+                "left",
+                "right",
+                "match",
+                "combine",
+                "alternative",
+                "margin",
+                "by",
+                "interaction",
+            )
+            problems += [
+                ((name,), f"`{name}` has no meaning with `rank_agreement`, which compares all variants")
+                for name in without
+                if name in self.model_fields_set
+            ]
+        elif self.left is None or self.right is None:
+            missing = "left" if self.left is None else "right"
+            problems.append(((), f"`{missing}` is missing: which variants are compared?"))
+        if not problems:
+            problems += self._level_problems()
+        if problems:
+            raise problems_inside(*problems)
+        return self
+
+    def _metric_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        places: list[tuple[tuple[str | int, ...], str]] = [
+            (("rank_agreement", index), name) for index, name in enumerate(self.rank_agreement or ())
+        ]
+        if self.metric is not None:
+            places.append((("metric",), self.metric))
+        elif self.rank_agreement is None and "models" not in self.generalize:
+            yield (), f"`metric` is missing: {', '.join(Measure)}"
+        for loc, name in places:
+            try:
+                metric = Metric.parse(name)
+            except ValueError:
+                near = closest(name.partition(":")[0], list(Measure))
+                yield loc, f"there is no metric `{name}`" + (f"; did you mean `{near}`?" if near else "")
+                continue
+            if metric.measure is Measure.SIZE_MIB and self.rank_agreement is not None:
+                yield loc, "sizes are compared, not tested"
+
+    def _level_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield levels and rows that the metric does not have."""
+        measure = self.metrics[0].measure
+        if self.alternative == "no_worse" and self.margin is None and measure.margin is None:
+            yield (), f"`no_worse` needs a `margin`: {measure} has no default"
+        of_tasks = any(metric.measure.is_of_tasks for metric in self.metrics)
+        if of_tasks and "languages" in self.generalize:
+            yield (
+                ("generalize",),
+                "items of tasks are in no language here: generalize over windows (items) or models",
+            )
+        if self.by is not None and self.by + "s" in self.generalize.split("+"):
+            yield (
+                ("by",),
+                f"one {self.by} each says nothing of other {self.by}s: leave `by` or `generalize` out",
+            )
+        groups: list[tuple[tuple[str | int, ...], str]] = []
+        if self.by in ("language", "task"):
+            groups.append((("by",), self.by))
+        if self.interaction is not None:
+            groups.append((("interaction", "of"), self.interaction.of))
+            if self.by is not None:
+                yield ("by",), "`interaction` already compares groups: leave `by` out"
+            if "generalize" in self.model_fields_set:
+                yield (
+                    ("generalize",),
+                    "an interaction is tested over its languages or tasks: leave `generalize` out",
+                )
+        for loc, kind in groups:
+            if (kind == "task") != of_tasks or self.metrics[0].task is not None:
+                yield loc, f"{self.metrics[0]} is not measured by {kind}"
+
+
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|\d+")
 
 
@@ -465,6 +651,9 @@ class Spec(Table):
     )
     text: dict[Name, TextSource] = Field(default_factory=dict, description="named text sources")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="what is measured")
+    hypotheses: tuple[Hypothesis, ...] = Field(
+        (), strict=False, description="claims that the results are tested against"
+    )
     execution: Execution = Field(default_factory=Execution, description="how the study is run")
 
     @field_validator("models")
@@ -472,6 +661,13 @@ class Spec(Table):
     def _models_differ(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
         if ids := _repeated(tuple(model.id for model in value)):
             raise problems_inside(*(((*loc, "id"), what) for loc, what in ids))
+        return value
+
+    @field_validator("hypotheses")
+    @classmethod
+    def _hypotheses_differ(cls, value: tuple[Hypothesis, ...]) -> tuple[Hypothesis, ...]:
+        if names := _repeated(tuple(hypothesis.name for hypothesis in value)):
+            raise problems_inside(*(((*loc, "name"), what) for loc, what in names))
         return value
 
 
@@ -485,6 +681,10 @@ TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
     ("[evaluation.fidelity]", Fidelity),
     ("[evaluation.tasks]", Tasks),
     ("[evaluation.tasks.data.<task>]", TaskData),
+    ("[[hypotheses]]", Hypothesis),
+    ("[hypotheses.<selector>]", Selector),
+    ("[[hypotheses.match]]", Match),
+    ("[hypotheses.interaction]", InteractionTable),
     ("[execution]", Execution),
 )
 """All tables but the ``[[compression]]`` of each method."""

@@ -5,7 +5,6 @@ takes the place of the old one only when it is complete on the disk: DuckDB clos
 in a log beside it.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +22,8 @@ import studyctl
 from studyctl.contract.plan import Planned
 from studyctl.errors import StudyError
 from studyctl.files import NO_SPACE, StudyPaths, atomic_path, remove_leftovers
+from studyctl.findings.items import mcnemar_p
+from studyctl.findings.tables import tables as tables_of_findings
 from studyctl.journal.index import Index
 from studyctl.journal.stored import Stored
 from studyctl.store.intervals import intervals
@@ -175,6 +176,8 @@ def _fill(
     total += _insert(connection, "task_flips", [_flip_row(pair) for pair in pairs if pair.binary])
     total += _insert(connection, "task_chance", chance)
     total += _insert(connection, "intervals", list(intervals(connection, pairs, above)))
+    for table, findings in tables_of_findings(connection, planned.hypotheses, rows.declared).items():
+        total += _insert(connection, table, findings)
     connection.execute("COMMIT")
     return total
 
@@ -277,24 +280,3 @@ def _flip_row(pair: TaskPairs) -> Row:
         "wrong_to_right": pair.wrong_to_right,
         "mcnemar_p": mcnemar_p(pair.right_to_wrong, pair.wrong_to_right),
     }
-
-
-def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Return the exact two-sided p of McNemar's test: 2 · P(X ≤ min) for X ~ Binomial(sum, 1/2), at most 1.
-
-    McNemar (1947), in the exact form, which is valid for few discordant pairs too.
-    """
-    total = right_to_wrong + wrong_to_right
-    fewer = min(right_to_wrong, wrong_to_right)
-    if 2 * fewer == total:
-        return 1.0
-    log_term = (
-        math.lgamma(total + 1) - math.lgamma(fewer + 1) - math.lgamma(total - fewer + 1) - total * math.log(2)
-    )
-    relative, term = 0.0, 1.0  # in units of the term at `fewer`, the largest one
-    for count in range(fewer, -1, -1):
-        relative += term
-        term *= count / (total - count + 1)
-        if term < relative * 1e-17:
-            break
-    return min(1.0, 2 * math.exp(log_term) * relative)

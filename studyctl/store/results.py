@@ -1,15 +1,17 @@
 """The results of a study as rows, for reports and the terminal app, which need no SQL and no arithmetic on metrics."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 import duckdb
 
+from studyctl.contract.hypotheses import Level, PlannedHypothesis, Verdict
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
-from studyctl.store.contrast import Contrast, Window, contrast
+from studyctl.store.contrast import Contrast, contrast
 from studyctl.store.query import Content, open_database, other_tables, unreadable
 from studyctl.store.schema import definitions
 
@@ -207,6 +209,15 @@ class Finding(NamedTuple):
     """Further fields, as JSON."""
 
 
+class VariantRow(NamedTuple):
+    """A variant, from the table ``trials``."""
+
+    variant: str
+    method: str
+    options: str
+    """Settings of the method, as JSON."""
+
+
 class HypothesisResult(NamedTuple):
     """A row of the table ``hypotheses``."""
 
@@ -372,8 +383,21 @@ class Results(AbstractContextManager["Results"]):
         return self._rows(LayerResult, "layers", trial_id=trial_id)
 
     def hypotheses(self) -> list[HypothesisResult]:
-        """Return the hypotheses of the spec with their verdicts, in its order."""
-        return self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
+        """Return the hypotheses of the spec with their verdicts, in its order.
+
+        Raises:
+            StudyError: the file holds a metric or a verdict that this version does not have.
+        """
+        rows = self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
+        try:
+            return [
+                row._replace(verdict=Verdict(row.verdict), generalize=Level(row.generalize)) for row in rows
+            ]
+        except ValueError as error:
+            raise StudyError(
+                f"the table `hypotheses` holds a value that this version does not have: {error}",
+                hint="`studyctl db rebuild` makes it again from the journals",
+            ) from error
 
     def hypothesis_rows(self, hypothesis: str | None = None) -> list[HypothesisRow]:
         """Return the parts of the hypotheses; of one if it is named."""
@@ -387,9 +411,31 @@ class Results(AbstractContextManager["Results"]):
         """Return the pairs of variants that two metrics surely put in opposite orders; of one hypothesis if it is named."""
         return self._rows(Reversal, "reversals", hypothesis=hypothesis)
 
-    def contrast(self, left: str, right: str) -> Contrast | None:
-        """Return how many bits per byte one trial needs more than another of the same model; None: too few windows of both."""
-        return contrast(*(self._rows(Window, "windows", trial_id=trial) for trial in (left, right)))
+    def contrast(self, model: str, left: str, right: str) -> Contrast | None:
+        """Return how many bits per byte one trial of a model needs more than another; None: too few windows of both."""
+        with self._reading("windows", "items"):
+            return contrast(self._connection, model, left, right)
+
+    def compare(
+        self, hypotheses: Sequence[PlannedHypothesis]
+    ) -> tuple[list[HypothesisResult], list[HypothesisRow]]:
+        """Return verdicts on hypotheses that are not in the spec, and their parts."""
+        from studyctl.findings.tables import tables
+
+        with self._reading("trials", "steps", "windows", "items", "tasks", "task_chance"):
+            rows = tables(self._connection, hypotheses, {})
+        return (
+            [
+                HypothesisResult._make(row[name] for name in HypothesisResult._fields)
+                for row in rows["hypotheses"]
+            ],
+            [HypothesisRow(**row) for row in rows["hypothesis_rows"]],
+        )
+
+    def variants(self) -> list[VariantRow]:
+        """Return each compressed variant once, with the settings of its method."""
+        trials = self._rows(VariantRow, "trials", " ORDER BY position")
+        return list({row.variant: row for row in trials}.values())
 
     def close(self) -> None:
         """Close the file."""
@@ -402,12 +448,19 @@ class Results(AbstractContextManager["Results"]):
         columns = ", ".join(f'"{name}"' for name in row._fields)
         values = {name: value for name, value in equal.items() if value is not None}
         where = " WHERE " + " AND ".join(f"{name} = ?" for name in values) if values else ""
-        try:
-            for name, statement in definitions(source).items() if source in self._undefined else ():
-                if self._undefined.pop(name, None):
-                    self._connection.execute(statement)
+        with self._reading(source):
             query = f"SELECT {columns} FROM {source}{where}{rest}"
             return list(map(row._make, self._connection.execute(query, list(values.values())).fetchall()))
+
+    @contextmanager
+    def _reading(self, *sources: str) -> Iterator[None]:
+        """Define the tables and views that are read, and turn DuckDB's errors into those of the study's file."""
+        try:
+            for source in sources:
+                for name, statement in definitions(source).items() if source in self._undefined else ():
+                    if self._undefined.pop(name, None):
+                        self._connection.execute(statement)
+            yield
         except duckdb.Error as error:
             if self._rows_of is None:
                 raise

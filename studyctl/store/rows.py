@@ -28,6 +28,7 @@ from studyctl.contract.records import (
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths, open_plain
 from studyctl.journal.files import decode, parse
+from studyctl.journal.hypotheses import declared
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
 from studyctl.store.text_totals import totals_of
@@ -65,6 +66,8 @@ class Rows:
 
     tables: dict[str, list[Row]] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
+    declared: dict[str, datetime] = field(default_factory=dict)
+    """When each hypothesis was first recorded, by its hash."""
 
     def add(self, table: str, trial: PlannedTrial, values: Row) -> None:
         """Add a row, with the columns that identify the trial."""
@@ -89,6 +92,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         StudyError: a journal is damaged in the middle of a current result.
     """
     rows = Rows()
+    rows.declared = {name: at for name, text in declared(paths).items() if (at := timestamp(text))}
     for position, trial in enumerate(planned.trials):
         is_running = trial.trial in running
         status = trial_status(trial, planned.steps(trial), stored, running=is_running)
@@ -102,7 +106,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         for attempt in attempts:
             rows.add("attempts", trial, _attempt_row(trial, attempt, is_running and attempt is attempts[-1]))
         for step in (_LOAD, *status.steps):
-            rows.add("steps", trial, _step_row(step, status, results.get(step.id)))
+            rows.add("steps", trial, _step_row(step, status, results.get(step.id), stored))
         _collect_results(rows, paths, trial, status)
     return rows
 
@@ -195,7 +199,7 @@ def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Row:
     }
 
 
-def _step_row(step: Step, status: TrialStatus, result: StepResult | None) -> Row:
+def _step_row(step: Step, status: TrialStatus, result: StepResult | None, stored: Stored) -> Row:
     row: Row = {"step": str(step), "kind": step.kind, "subject": step.subject, "key": step.key}
     if result is None:
         return row | {"state": status.step_state(step.id)}
@@ -208,7 +212,22 @@ def _step_row(step: Step, status: TrialStatus, result: StepResult | None) -> Row
         "finished_at": timestamp(latest.at),
         "key": latest.step.key,
         "weights_hash": latest.weights_hash,
+        "measured_since": timestamp(_measured_since(result, stored)),
     }
+
+
+def _measured_since(result: StepResult, stored: Stored) -> str | None:
+    """Return when the first attempt began that contributed to a result."""
+    contributed = {(part.stored.trial, part.stored.attempt) for part in result.parts}
+    return min(
+        (
+            attempt.started.at
+            for trial in {trial for trial, _ in contributed}
+            for attempt in stored.attempts.get(trial, ())
+            if (trial, attempt.attempt) in contributed
+        ),
+        default=None,
+    )
 
 
 def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status: TrialStatus) -> None:

@@ -83,7 +83,7 @@ COMMENT ON COLUMN attempts.journal IS 'file name of its journal';
 CREATE TABLE steps (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     step VARCHAR, kind VARCHAR, subject VARCHAR, state VARCHAR, seconds DOUBLE, peak_memory_bytes BIGINT,
-    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR
+    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP
 );
 COMMENT ON TABLE steps IS 'one row per step of a trial: load, and those that the spec asks for; all windows of a language are one row';
 COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -100,6 +100,7 @@ COMMENT ON COLUMN steps.attempt IS 'attempt whose result is current; the newest,
 COMMENT ON COLUMN steps.finished_at IS 'end, UTC';
 COMMENT ON COLUMN steps.key IS 'hash of everything that determines its result, except weights and windows';
 COMMENT ON COLUMN steps.weights_hash IS 'hash of the weights that it made or measured';
+COMMENT ON COLUMN steps.measured_since IS 'start of the first attempt that contributed to its result, UTC';
 
 CREATE TABLE layers (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
@@ -297,7 +298,7 @@ COMMENT ON COLUMN hypotheses.metric IS 'what is compared; two metrics with a com
 COMMENT ON COLUMN hypotheses.family IS 'hypotheses whose p are adjusted together (Holm)';
 COMMENT ON COLUMN hypotheses.alternative IS 'what is claimed of the left side: better, worse, different or no_worse';
 COMMENT ON COLUMN hypotheses.generalize IS 'what another sample is drawn of: windows (items of a task), languages, models or languages+models';
-COMMENT ON COLUMN hypotheses.margin IS 'differences up to it do not matter, in the unit of the estimate (of a ratio: from 1); NULL: none';
+COMMENT ON COLUMN hypotheses.margin IS 'differences up to it do not matter, in the unit of the estimate (of ppl_ratio: from 1; of kl_ratio: of its logarithm); NULL: none';
 COMMENT ON COLUMN hypotheses.declared IS 'when a run first recorded the hypothesis as it is now, UTC';
 COMMENT ON COLUMN hypotheses.confirmatory IS 'whether it was recorded before every result that its verdict uses; false: exploratory';
 COMMENT ON COLUMN hypotheses.estimate IS 'left minus right, in the mean; a ratio left / right for kl_ratio and ppl_ratio; Kendall''s tau for an order of variants';

@@ -378,6 +378,61 @@ COMMENT ON COLUMN disagreement.other_metric IS 'another metric of the view ranks
 COMMENT ON COLUMN disagreement.kendall_tau IS 'Kendall''s tau-b of the two rankings: 1 the same order, 0 unrelated, -1 reversed; NULL for fewer than two trials, or when all are equal in one metric';
 COMMENT ON COLUMN disagreement.variants IS 'trials that have a rank in both';
 
+CREATE VIEW contrasts AS
+WITH texts AS (
+    SELECT model, language, count(document) FILTER (windows > 1) >= 20 AS by_document
+    FROM (SELECT model, language, document, count(DISTINCT "window") AS windows FROM windows GROUP BY ALL)
+    GROUP BY ALL
+), pairs AS (
+    SELECT a.trial_id, a.model, a.method, a.variant, b.trial_id AS other_trial_id, b.method AS other_method,
+        b.variant AS other_variant, a.language, CASE WHEN t.by_document THEN a.document ELSE a."window" END AS unit,
+        sum(a.nll_nats - b.nll_nats) / ln(2) AS bits, sum(a.bytes) AS size, sum(a.kl_nats) AS kl, sum(b.kl_nats) AS other_kl
+    FROM windows a
+    JOIN windows b ON b.model = a.model AND b.language = a.language AND b."window" = a."window" AND b.tokens = a.tokens
+    JOIN texts t ON t.model = a.model AND t.language = a.language
+    WHERE a.trial_id <> b.trial_id
+    GROUP BY ALL
+), means AS (
+    SELECT *, sum(bits) OVER pair / sum(size) OVER pair AS change, sum(kl) OVER pair AS total, sum(other_kl) OVER pair AS other_total
+    FROM pairs
+    WINDOW pair AS (PARTITION BY trial_id, other_trial_id, language)
+), estimates AS (
+    -- The variance of a ratio of sums (Cochran 1977, section 2.11), and of a logarithm of two.
+    SELECT trial_id, model, method, variant, other_trial_id, other_method, other_variant, language, count(*) AS units,
+        any_value(change) AS change, any_value(ln(total / nullif(other_total, 0))) AS log_kl,
+        sqrt(units / (units - 1) * sum(pow(bits - change * size, 2))) / sum(size) AS error,
+        sqrt(units / (units - 1) * sum(pow(kl / nullif(total, 0) - other_kl / nullif(other_total, 0), 2))) AS log_kl_error,
+        -- Student's t at 97.5 %, expanded in 1 / df (Abramowitz and Stegun 1964, 26.7.5): within 0.2 % for 3, less for more.
+        1 / (units - 1) AS f,
+        1.959963985 + f * (2.372271 + f * (2.822499 + f * (2.555850 + f * 1.589534))) AS t
+    FROM means GROUP BY ALL
+)
+SELECT trial_id, model, method, variant, other_trial_id, other_method, other_variant, language, units,
+    change AS bits_per_byte_change,
+    CASE WHEN units >= 4 THEN change - t * error END AS bits_per_byte_change_low,
+    CASE WHEN units >= 4 THEN change + t * error END AS bits_per_byte_change_high,
+    exp(log_kl) AS kl_ratio,
+    CASE WHEN units >= 4 THEN exp(log_kl - t * log_kl_error) END AS kl_ratio_low,
+    CASE WHEN units >= 4 THEN exp(log_kl + t * log_kl_error) END AS kl_ratio_high
+FROM estimates
+ORDER BY ALL;
+COMMENT ON VIEW contrasts IS 'one row per two trials of a model (in both orders) and language: what the one has more than the other on the same windows. Name both trials in a query: a large study has many pairs';
+COMMENT ON COLUMN contrasts.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN contrasts.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN contrasts.method IS 'compression method';
+COMMENT ON COLUMN contrasts.variant IS 'compression setting';
+COMMENT ON COLUMN contrasts.other_trial_id IS 'the trial that it is compared with';
+COMMENT ON COLUMN contrasts.other_method IS 'its compression method';
+COMMENT ON COLUMN contrasts.other_variant IS 'its compression setting';
+COMMENT ON COLUMN contrasts.language IS 'language of the text';
+COMMENT ON COLUMN contrasts.units IS 'windows of both trials, or documents where 20 of these have several windows';
+COMMENT ON COLUMN contrasts.bits_per_byte_change IS 'bits per byte - those of the other trial';
+COMMENT ON COLUMN contrasts.bits_per_byte_change_low IS 'lower end of its 95 % interval over paired windows; NULL for fewer than 4';
+COMMENT ON COLUMN contrasts.bits_per_byte_change_high IS 'upper end of that interval';
+COMMENT ON COLUMN contrasts.kl_ratio IS 'KL(dense || this trial) / KL(dense || the other); NULL for dense itself';
+COMMENT ON COLUMN contrasts.kl_ratio_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN contrasts.kl_ratio_high IS 'upper end of that interval';
+
 CREATE VIEW agreement AS
 WITH texts AS (
     SELECT trial_id, list(language ORDER BY language) AS languages FROM fidelity GROUP BY trial_id

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from studyctl.contract import kl_counts
+from studyctl.contract.hypotheses import PlannedHypothesis
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial, write_plan
 from studyctl.contract.records import (
     SCHEMA,
@@ -143,6 +144,7 @@ class FakeStudy:
     variants: tuple[str, ...] = VARIANTS
     weights_hashes: dict[str, str] = field(default_factory=dict)
     """Hash of the weights by trial, where it is not the usual one."""
+    hypotheses: tuple[PlannedHypothesis, ...] = ()
 
     @property
     def paths(self) -> StudyPaths:
@@ -204,6 +206,7 @@ class FakeStudy:
                 for model, protocol in protocols.items()
             },
             trials=tuple(PlannedTrial(**one) for one in (self.trials() if trials is None else trials)),
+            hypotheses=self.hypotheses,
         )
         write_plan(planned, self.paths)
 
