@@ -34,13 +34,13 @@ from studyctl_tui.monitor.cells import (
 )
 from studyctl_tui.monitor.detail import PAGES
 from studyctl_tui.monitor.layers import layers
-from studyctl_tui.monitor.lines import LinesView
 from studyctl_tui.monitor.list import TrialList
 from studyctl_tui.monitor.log import MOST_BYTES, log_lines, read_tail
 from studyctl_tui.monitor.pages import languages, overview, tasks
 from studyctl_tui.monitor.screen import MonitorScreen, banner
 from studyctl_tui.monitor.table import TrialsTable
 from studyctl_tui.shared.dialogs import Ask
+from studyctl_tui.shared.lines import LinesView
 from studyctl_tui.shared.view import View, Watcher
 from studyctl_tui.spec.screen import SpecScreen
 from studyctl_tui.sql.screen import SqlScreen

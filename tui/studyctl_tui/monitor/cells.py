@@ -4,13 +4,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len, set_cell_size
-
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.report import layout
 from studyctl.report.effects import Effect, Form, effect
 from studyctl.store.live import LiveTrial, TrialDetail
 from studyctl.store.results import Standing
+from studyctl_tui.shared.text import fit
 from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.variant_names import shortened
 
@@ -63,15 +62,6 @@ class Widths:
     variant: int
     models: int
     """How many different models there are."""
-
-
-def fit(text: str, width: int, *, right: bool = False) -> str:
-    """Return the text with exactly this many cells."""
-    cells = len(text) if text.isascii() else cell_len(text)
-    if cells > width:
-        return set_cell_size(text, width - 1) + "…" if width else ""
-    blank = " " * (width - cells)
-    return blank + text if right else text + blank
 
 
 def short_model(model: str) -> str:

@@ -12,7 +12,8 @@ from studyctl.report.effects import Form, effect, legend
 from studyctl.store.live import LiveStep, TrialDetail
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl.units import bytes_text
-from studyctl_tui.monitor.cells import TrialView, bar, fit, position, short_model, short_variant, step_name
+from studyctl_tui.monitor.cells import TrialView, bar, position, short_model, short_variant, step_name
+from studyctl_tui.shared.text import fit, wrapped
 from studyctl_tui.shared.topbar import GLYPHS
 
 STYLES = {
@@ -145,16 +146,6 @@ def _step(live: LiveStep, width: int) -> Content:
 
 def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def wrapped(text: str, width: int, head: str, style: str) -> list[Content]:
-    """Wrap a text under a head; the lines after the first are indented."""
-    pieces = Content(" ".join(text.split())).wrap(max(10, width - len(head)))
-    indent = " " * len(head)
-    return [
-        Content.assemble((head if number == 0 else indent, style), (piece.plain.rstrip(), style))
-        for number, piece in enumerate(pieces)
-    ]
 
 
 # -- languages
