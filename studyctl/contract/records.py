@@ -83,9 +83,9 @@ class StepFinished(Record, tag="step_finished"):
     sparsity: float | None = None
     """Of ``compress``, 0 to 1."""
     available: int | None = None
-    """Of ``perplexity``: windows that the whole text has; None: its end is unknown."""
+    """Of a text: windows that the whole text has; None: its end is unknown."""
     measured: int | None = None
-    """Of ``perplexity``: windows of the language to be measured in total; the batch that ends there is the last."""
+    """Of a text: windows of the language to be measured in total; the batch that ends there is the last."""
     exported: "ExportFacts | None" = None
     """Of ``export``."""
 
@@ -185,6 +185,19 @@ class TextBatch(Record, tag="text_batch"):
     """What bzip2 needs for the text, which no model of a language should exceed; None: written before 0.3."""
 
 
+class BlockDistance(Record, tag="block_distance"):
+    """Distance to dense of the hidden state after a decoder block. Sums are over ``tokens`` and all channels."""
+
+    language: str
+    block: int
+    """From 0."""
+    tokens: int
+    signal: float
+    """Energy of the dense model's states."""
+    noise: float
+    """Energy of the difference of both models' states."""
+
+
 class TaskFigure(Record, tag="task"):
     """A metric of a task."""
 
@@ -208,6 +221,8 @@ class Items(Record, tag="item"):
     task: str
     part: str
     rows: int
+    texts: str = ""
+    """File with the texts of these items; empty: there is none."""
 
 
 class ChunkResults(Record, tag="chunks"):
@@ -268,7 +283,7 @@ class WorkerFatal(Record, tag="worker_fatal"):
 
 AnyRecord: TypeAlias = (
     AttemptStarted | AttemptFinished | StepStarted | StepFinished | StepFailed | Progress | Warned | Layer | Window
-    | TextBatch | TaskFigure | Items | ChunkResults | TextTotals | FidelityTotals
+    | TextBatch | BlockDistance | TaskFigure | Items | ChunkResults | TextTotals | FidelityTotals
     | HypothesisDeclared | WorkerReady | WorkerFatal
 )  # fmt: skip
 

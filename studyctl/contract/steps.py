@@ -26,6 +26,8 @@ class StepKind(StrEnum):
     COMPRESS = "compress"
     PERPLEXITY = "perplexity"
     """Perplexity and fidelity in one language."""
+    ACTIVATIONS = "activations"
+    """Distance of the hidden state after each decoder block to dense, in one language."""
     TASK = "task"
     EXPORT = "export"
 

@@ -32,6 +32,8 @@ MANY_DOCUMENTS = 20
 """From so many documents with several windows each, documents are the units: windows of one document are alike."""
 LEAST_ITEMS_OF_NATS = 50
 """With fewer items the mean of log probabilities is far from normal."""
+NO_VARIANCE = 1e-20
+"""Of a mean of scores between 0 and 1: less is rounding."""
 DECIBELS = -10 / math.log(10)
 """Of a nat of noise."""
 
@@ -75,7 +77,7 @@ class Difference(NamedTuple):
     variance: float
     units: int
     flips: Flips | None = None
-    """Of a task whose items are right or wrong, if one trial is compared with one other."""
+    """Of a task whose items are right or wrong, if one trial is compared with one other; of any whose items all changed alike."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,13 @@ class TextCell:
             raise Cannot(f"not measured: {missing[0]}")
         rows = [self.places[trial] for trial in trials]
         figures, sizes = self.figures[column][rows], self.sizes[size_of]
-        common = np.isfinite(figures).all(axis=0) & (sizes > 0)
+        measured = np.isfinite(self.figures["nll_nats"][rows]).all(axis=0) & (sizes > 0)
+        common = measured & np.isfinite(figures).all(axis=0)
         if not common.any():
             raise Cannot(f"no {measure} of the same windows")
+        # To leave out the windows in which a variant broke would make it look better than it is.
+        if broken := int(measured.sum() - common.sum()):
+            raise Cannot(f"{measure} is not finite in {broken} of {measured.sum()} windows")
         figures, sizes = figures[:, common], sizes[common]
         places = {trial: place for place, trial in enumerate(trials)}
         sums = np.stack([side.weights(places) for side in sides]) @ figures
@@ -170,6 +176,8 @@ class TaskCell:
             raise Cannot(f"not measured: {missing[0]}")
         column = "score" if measure is Measure.ACCURACY else "gold_nats"
         figures = self.figures[column][[self.places[trial] for trial in trials]]
+        if broken := int(np.isinf(figures).any(axis=0).sum()):
+            raise Cannot(f"{measure} is not finite in {broken} items")
         common = np.isfinite(figures).all(axis=0)
         least = LEAST_UNITS if measure is Measure.ACCURACY else LEAST_ITEMS_OF_NATS
         passages = self.passages[common] if self.passages is not None else None
@@ -205,21 +213,15 @@ def difference(cell: SideValues, coefficients: Reals) -> Difference:
     flips = None
     if cell.scores is not None:
         changes = coefficients @ cell.scores
-        if (
-            cell.passages is None
-            and np.isin(changes, (-1.0, 0.0, 1.0)).all()
-            and _is_binary(cell, coefficients)
-        ):
-            flips = Flips(float((changes > 0).sum()), float((changes < 0).sum()), float(len(changes)))
         variance, units = clustered_variance(changes, cell.passages)
+        used = cell.scores[coefficients != 0]
+        paired = len(used) == 2 and cell.passages is None and bool(np.isin(used, (0.0, 1.0)).all())
+        # Items that all changed alike (most often not at all) have no variance, but that is no certainty.
+        alike = variance < NO_VARIANCE and bool(((used >= 0) & (used <= 1)).all())
+        if paired or alike:
+            counts = np.array([np.maximum(changes, 0).sum(), np.maximum(-changes, 0).sum(), len(changes)])
+            flips = Flips(*(counts * (units / len(changes))).tolist())
     return Difference(value, variance, units, flips)
-
-
-def _is_binary(cell: SideValues, coefficients: Reals) -> bool:
-    """Return whether one side is compared with one other, and items are right or wrong in both."""
-    assert cell.scores is not None
-    used = coefficients != 0
-    return bool(used.sum() == 2 and np.isin(cell.scores[used], (0.0, 1.0)).all())
 
 
 class Figures:
@@ -232,26 +234,31 @@ class Figures:
         self._cells: dict[tuple[str, bool, bool], Mapping[str, AnyCell]] = {}
 
     def cells(self, model: str, metric: Metric) -> Mapping[str, AnyCell]:
-        """Return the cells of a model: by language or by task, in alphabetical order."""
+        """Return the cells of a model: by language or by task, in alphabetical order.
+
+        Raises:
+            Cannot: the task that the metric names has no accuracy.
+        """
         of_tasks, nats = metric.measure.is_of_tasks, metric.measure is Measure.GOLD_NATS
         key = (model, of_tasks, nats)
         if key not in self._cells:
             self._cells[key] = self._tasks(model, nats) if of_tasks else self._texts(model)
         cells = self._cells[key]
-        if metric.task is not None:
-            return {metric.task: cells[metric.task]} if metric.task in cells else {}
-        return {name: cell for name, cell in cells.items() if isinstance(cell, TextCell) or cell.averaged}
+        if metric.task is None:
+            return {name: cell for name, cell in cells.items() if isinstance(cell, TextCell) or cell.averaged}
+        of_task = {name: cell for name, cell in cells.items() if name == metric.task}
+        if any(isinstance(cell, TaskCell) and not (nats or cell.averaged) for cell in of_task.values()):
+            raise Cannot(f"the main metric of {metric.task} is no fraction of which more is better")
+        return of_task
 
     def _texts(self, model: str) -> Mapping[str, AnyCell]:
         cells: dict[str, AnyCell] = {}
         for language, columns in self._read(model, "language", _WINDOWS):
             # A window is the same in two trials if it has the same tokens.
             windows = columns["window"] * _MOST_TOKENS + columns["tokens"]
-            places, figures, first = self._by_trial(
-                model, columns, windows, ("nll_nats", "kl_nats", "top1", "noise")
-            )
-            sizes = {name: columns[name][first] for name in ("tokens", "bytes")}
-            documents = np.nan_to_num(columns["document"][first], nan=-1).astype(np.int64)
+            places, figures = self._by_trial(model, columns, windows)
+            sizes = {name: _shared(figures[name]) for name in ("tokens", "bytes")}
+            documents = np.nan_to_num(_shared(figures["document"]), nan=-1).astype(np.int64)
             cells[language] = TextCell(places, figures, sizes, documents)
         return cells
 
@@ -259,26 +266,28 @@ class Figures:
         query = _ITEMS.format(nats=_NATS if nats else "NULL::DOUBLE")
         cells: dict[str, AnyCell] = {}
         for task, columns in self._read(model, "task", query):
-            places, figures, first = self._by_trial(model, columns, columns["item"], ("score", "gold_nats"))
-            _, passages = np.unique(columns["passage"][first], return_inverse=True)
-            shared = passages.max() + 1 < len(passages)
-            cells[task] = TaskCell(
-                places, figures, passages if shared else None, bool(columns["averaged"][0])
-            )
+            places, figures = self._by_trial(model, columns, columns["item"])
+            passages = _shared(figures["passage"])
+            alone = np.isnan(passages)
+            passages[alone] = -1.0 - np.flatnonzero(alone)
+            _, numbers = np.unique(passages, return_inverse=True)
+            shared = numbers.max() + 1 < len(numbers)
+            averaged = bool((columns["averaged"] == 1).all())
+            cells[task] = TaskCell(places, figures, numbers if shared else None, averaged)
         return cells
 
     def _by_trial(
-        self, model: str, columns: Mapping[str, Reals], units: Reals, names: Sequence[str]
-    ) -> tuple[dict[str, int], dict[str, Reals], Numbers]:
-        """Return the row of each trial, figures ``[trials, units]``, and a row of the columns for each unit."""
+        self, model: str, columns: Mapping[str, Reals], units: Reals
+    ) -> tuple[dict[str, int], dict[str, Reals]]:
+        """Return the row of each trial, and the columns by trial and unit, ``[trials, units]``; NaN: no such row, or NULL."""
         trials, rows = np.unique(columns["trial"].astype(np.int64), return_inverse=True)
-        _, first, places = np.unique(units, return_index=True, return_inverse=True)
+        numbers, places = np.unique(units, return_inverse=True)
         figures = {}
-        for name in names:
-            figures[name] = np.full((len(trials), len(first)), np.nan)
+        for name in columns.keys() - {"part", "trial", "window", "item", "averaged"}:
+            figures[name] = np.full((len(trials), len(numbers)), np.nan)
             figures[name][rows, places] = columns[name]
         of_model = self._trials[model]
-        return {of_model[trial]: row for row, trial in enumerate(trials)}, figures, first
+        return {of_model[trial]: row for row, trial in enumerate(trials)}, figures
 
     def _read(self, model: str, subject: str, query: str) -> Iterator[tuple[str, dict[str, Reals]]]:
         """Yield the columns of each language or task, as numbers: texts would take several times as long."""
@@ -305,6 +314,12 @@ class Figures:
                 yield name, {key: column[begin:end] for key, column in columns.items()}
 
 
+def _shared(figures: Reals) -> Reals:
+    """Return what every trial has alike of each unit; trials of earlier versions may lack it (NaN)."""
+    shared: Reals = np.fmax.reduce(figures, axis=0)
+    return shared
+
+
 def _numbers(column: Any) -> Reals:
     """Return a column of DuckDB's as floats, NULL as NaN."""
     return np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan)
@@ -315,7 +330,7 @@ _WINDOWS = (
     """i."window", i.tokens, i.bytes, i.document, i.nll_nats, i.kl_nats, i.top1, i.noise FROM windows i"""
 )
 # A hash of 52 bits: a float holds it. Two of a million passages are alike with a probability of 1e-4, and then make one cluster.
-_ITEMS = """i.item, (hash(coalesce(i.passage, i.item::VARCHAR)) >> 12)::DOUBLE AS passage, t.averaged,
+_ITEMS = """i.item, CASE WHEN i.passage IS NOT NULL THEN (hash(i.passage) >> 12)::DOUBLE END AS passage, t.averaged,
     coalesce(i.score, i.correct) AS score, {nats} AS gold_nats
 FROM items i JOIN tasks t ON t.trial_id = i.trial_id AND t.task = i.task AND t.main"""
 _NATS = """CASE WHEN len(i.loglikelihoods) > 1 THEN i.loglikelihoods[i.gold + 1] - list_max(i.loglikelihoods)

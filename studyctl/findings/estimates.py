@@ -148,17 +148,28 @@ def over_both(values: Reals) -> Estimate:
     for count, kind in ((models, "model"), (languages, "language")):
         if count < LEAST_CLUSTERS:
             raise Cannot(f"{_count(count, kind)}, {LEAST_CLUSTERS} are needed")
+    variance, freedom = crossed_variance(values)
+    return Estimate(float(values.mean()), float(variance), float(freedom), min(models, languages))
+
+
+def crossed_variance(values: Reals) -> tuple[Reals, Reals]:
+    """Return the variance of the mean over models and languages, and its degrees of freedom.
+
+    Args:
+        values: ``[models, languages, ...]``; each place of the further axes is a table of its own.
+    """
+    models, languages = values.shape[:2]
     by_model, by_language = values.mean(axis=1), values.mean(axis=0)
-    residual = values - by_model[:, None] - by_language + values.mean()
+    residual = values - by_model[:, None] - by_language + values.mean(axis=(0, 1))
     freedoms = (models - 1, languages - 1, (models - 1) * (languages - 1))
-    a, b = languages * by_model.var(ddof=1), models * by_language.var(ddof=1)
-    e = np.square(residual).sum() / freedoms[2]
-    q = a + b - e
-    if q > max(a, b):
-        freedom = q**2 / (a**2 / freedoms[0] + b**2 / freedoms[1] + e**2 / freedoms[2])
-    else:
-        q, freedom = max((a, freedoms[0]), (b, freedoms[1]))
-    return Estimate(float(values.mean()), float(q) / values.size, max(1.0, float(freedom)), min(values.shape))
+    a, b = languages * by_model.var(axis=0, ddof=1), models * by_language.var(axis=0, ddof=1)
+    e = np.square(residual).sum(axis=(0, 1)) / freedoms[2]
+    q, largest = a + b - e, np.maximum(a, b)
+    squares = a**2 / freedoms[0] + b**2 / freedoms[1] + e**2 / freedoms[2]
+    of_sum = np.maximum(q, 0) ** 2 / np.where(squares > 0, squares, 1)
+    of_largest = np.where(a >= b, freedoms[0], freedoms[1])
+    freedom = np.maximum(1, np.where(q > largest, of_sum, of_largest))
+    return np.maximum(q, largest) / (models * languages), freedom
 
 
 def interaction(groups: tuple[Reals, Reals], kind: str) -> Estimate:
@@ -188,9 +199,15 @@ class Needed(NamedTuple):
     models: int | None
 
 
-def needed(cells: Cells, level: Level) -> Needed:
-    """Return the units that would decide it, ``(t + z)² · s² / θ²`` with s² of each kind of unit as if it alone were sampled."""
-    value = float(cells.values.mean())
+def needed(cells: Cells, level: Level, null: float = 0.0) -> Needed:
+    """Return the units that would decide it, ``(t + z)² · s² / θ²`` with s² of each kind of unit as if it alone were sampled.
+
+    Args:
+        cells: the differences.
+        level: the kind of unit.
+        null: the difference that is tested; θ is the distance from it.
+    """
+    value = float(cells.values.mean()) - null
     by_model, by_language = cells.values.mean(axis=1), cells.values.mean(axis=0)
 
     def clusters(means: Reals) -> int | None:

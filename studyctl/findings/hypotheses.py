@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -17,19 +18,18 @@ from studyctl.contract.hypotheses import (
     Sides,
     Verdict,
 )
-from studyctl.findings.cells import Difference, Figures, Side, difference
+from studyctl.findings.cells import Figures, Side
 from studyctl.findings.estimates import (
     FEW_CLUSTERS,
     Cannot,
-    Cells,
     Estimate,
     Needed,
-    estimate,
     interaction,
     needed,
     windows_share,
 )
-from studyctl.findings.verdicts import Tested, claim_p, holds_alone, holm, judge, on_side
+from studyctl.findings.grid import Cell, Grid, Pair, compared, largest, mean_at
+from studyctl.findings.verdicts import Tested, claim_p, holds_alone, holm, is_same, judge, null, on_side
 
 WINDOWS_DECIDE = 0.2
 """Where the noise of windows is a smaller share of the variance of clusters, more windows will not decide."""
@@ -80,15 +80,17 @@ class Outcome:
     verdict: Verdict | None = None
     """None: it is judged by ``tested`` and its adjusted p."""
     p_adjusted: float | None = None
+    pairs: int = 1
+    """Pairs of sides that are tested, each by itself."""
 
     def adjust(self, p_adjusted: float, family: int) -> None:
         """Set the adjusted p, and the verdict by it."""
         hypothesis, self.p_adjusted = self.hypothesis, p_adjusted
         assert self.tested is not None
         assert self.p is not None
-        measure = hypothesis.metric.measure
-        self.verdict = judge(self.tested, measure, hypothesis.alternative, hypothesis.margin, p_adjusted)
-        alone = judge(self.tested, measure, hypothesis.alternative, hypothesis.margin, self.p)
+        claim = (self.tested, hypothesis.metric.measure, hypothesis.alternative, hypothesis.margin)
+        self.verdict = judge(*claim, p_adjusted, family * self.pairs)
+        alone = judge(*claim, self.p, self.pairs)
         if self.verdict is Verdict.UNDECIDED and alone is not Verdict.UNDECIDED:
             self.notes.append(
                 f"alone it would be {alone}; of {family} hypotheses tested together one is by chance"
@@ -97,83 +99,13 @@ class Outcome:
             self.needed = None
 
 
-class Pair(NamedTuple):
-    """Two sides in one model."""
+class Judged(NamedTuple):
+    """What the verdict on some cells is made from."""
 
-    left: Side
-    right: Side
-
-
-class Cell(NamedTuple):
-    """The differences of one model and language (or task)."""
-
-    mean: Difference
-    """Over the pairs."""
-    pairs: tuple[Difference, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """All cells of a hypothesis; complete: every model has every language (or task)."""
-
-    models: tuple[str, ...]
-    subjects: tuple[str, ...]
-    cells: Mapping[tuple[str, str], Cell]
-
-    def part(self, models: Iterable[str] | None = None, subjects: Iterable[str] | None = None) -> "Grid":
-        """Return some models and some languages."""
-        return Grid(
-            self.models if models is None else tuple(models),
-            self.subjects if subjects is None else tuple(subjects),
-            self.cells,
-        )
-
-    def differences(self, pair: int | None = None) -> list[list[Difference]]:
-        """Return the differences of every model and language; of one pair if it is named."""
-        return [
-            [
-                cell.mean if pair is None else cell.pairs[pair]
-                for cell in (self.cells[m, s] for s in self.subjects)
-            ]
-            for m in self.models
-        ]
-
-    def arrays(self, pair: int | None = None) -> Cells:
-        """Return them as arrays."""
-        rows = self.differences(pair)
-        return Cells(
-            np.array([[cell.value for cell in row] for row in rows]),
-            np.array([[cell.variance for cell in row] for row in rows]),
-            np.array([[cell.units for cell in row] for row in rows]),
-        )
-
-
-def mean_at(grid: Grid, level: Level, measure: Measure, pair: int | None = None) -> Tested:
-    """Return the mean of a grid at a level.
-
-    Raises:
-        Cannot: there is too little of that level.
-    """
-    if not (grid.models and grid.subjects):
-        raise Cannot("nothing is measured for both sides")
-    if measure is Measure.ACCURACY and level is Level.WINDOWS:
-        return _over_items([cell for row in grid.differences(pair) for cell in row])
-    return estimate(grid.arrays(pair), level)
-
-
-def _over_items(cells: Sequence[Difference]) -> Tested:
-    """Return the mean of differences in tasks: a score interval for one, a normal one for the mean of several."""
-    count = len(cells)
-    if count == 1:
-        cell = cells[0]
-        return cell.flips or Estimate(cell.value, cell.variance, cell.units - 1, cell.units)
-    variance = sum(cell.flips.variance_in_mean(count) if cell.flips else cell.variance for cell in cells)
-    return Estimate(
-        sum(cell.value for cell in cells) / count,
-        variance / count**2,
-        math.inf,
-        sum(cell.units for cell in cells),
-    )
+    tested: Tested
+    p: float
+    pairs: int = 1
+    """Pairs of sides, if the claim must hold for each: then this is the least favourable one."""
 
 
 class Comparison:
@@ -202,19 +134,19 @@ class Comparison:
 
     # -- cells
 
-    def _pairs(self) -> Iterator[tuple[str, list[Pair]]]:
-        """Yield each model that has variants of both sides, with its pairs."""
+    def _pairs(self) -> Iterator[tuple[str, dict[int, Pair]]]:
+        """Yield each model that has variants of both sides of a pair, with its pairs by number."""
         for model, variants in self._of_model.items():
-            pairs = [
-                Pair(
+            pairs = {
+                number: Pair(
                     *(
                         Side(tuple(_ids(variants[name]) for name in side if name in variants))
-                        for side in sides
+                        for side in (sides.left, sides.right)
                     )
                 )
-                for sides in ((pair.left, pair.right) for pair in self.hypothesis.pairs)
-            ]
-            pairs = [pair for pair in pairs if pair.left.variants and pair.right.variants]
+                for number, sides in enumerate(self.hypothesis.pairs)
+            }
+            pairs = {number: pair for number, pair in pairs.items() if all(side.variants for side in pair)}
             if pairs:
                 yield model, pairs
 
@@ -227,41 +159,47 @@ class Comparison:
         cells: dict[tuple[str, str], Cell] = {}
         why: dict[str, str] = {}
         for model, pairs in self._pairs():
-            missing = self._missing(model, pairs)
-            self.outcome.compared |= {
-                trial: missing for pair in pairs for side in pair for trial in side.trials
-            }
+            trials = [trial for pair in pairs.values() for side in pair for trial in side.trials]
+            missing = self._missing(model, frozenset(trials))
+            self.outcome.compared |= dict.fromkeys(trials, missing)
             if missing is not None:
                 why[model] = missing
                 continue
-            sides = [side for pair in pairs for side in pair]
+            for number, sides in enumerate(self.hypothesis.pairs):
+                if number not in pairs:
+                    why[f"{model}, {_name_of(sides)}"] = "it has no such variants"
             for subject, cell in self._figures.cells(model, self.hypothesis.metric).items():
                 try:
-                    values = cell.sides(self._measure, sides)
+                    cells[model, subject] = compared(cell, self._measure, pairs)
                 except Cannot as cannot:
                     why[f"{model}, {subject}"] = str(cannot)
-                    continue
-                one_each = [np.zeros(len(sides)) for _ in pairs]
-                for place, coefficients in enumerate(one_each):
-                    coefficients[2 * place], coefficients[2 * place + 1] = 1, -1
-                cells[model, subject] = Cell(
-                    difference(values, np.mean(one_each, axis=0)),
-                    tuple(difference(values, coefficients) for coefficients in one_each),
-                )
         if not cells:
             raise Cannot(self._nothing(why))
-        grid = _largest(cells)
-        left_out = [
-            f"{model}, {subject}" for model, subject in cells
+        grid = largest(cells)
+        others = "others lack what it has, or have what it lacks"
+        why |= {
+            f"{model}, {subject}": others
+            for model, subject in cells
             if model not in grid.models or subject not in grid.subjects
-        ]  # fmt: skip
-        self._note_left_out({**why, **dict.fromkeys(left_out, "other models or languages lack it")})
+        }
+        self._leave_out(grid, why)
         self.outcome.models, self.outcome.subjects = len(grid.models), len(grid.subjects)
         return grid
 
-    def _missing(self, model: str, pairs: Sequence[Pair]) -> str | None:
+    def _leave_out(self, grid: Grid, why: Mapping[str, str]) -> None:
+        """Note what is not in the grid, and the trials of models of which nothing is."""
+        self._note_left_out(why)
+        for model, variants in self._of_model.items():
+            if model not in grid.models:
+                reason = next((text for where, text in why.items() if where.startswith(f"{model}, ")), None)
+                for trial in (trial.trial_id for trials in variants.values() for trial in trials):
+                    if trial in self.outcome.compared:
+                        self.outcome.compared[trial] = (
+                            self.outcome.compared[trial] or reason or "not measured"
+                        )
+
+    def _missing(self, model: str, used: frozenset[str]) -> str | None:
         """Return why a model cannot be compared: a trial that failed, or has not run yet."""
-        used = {trial for pair in pairs for side in pair for trial in side.trials}
         for variant, trials in self._of_model[model].items():
             for trial in trials:
                 if trial.trial_id in used and trial.state != "done":
@@ -286,34 +224,101 @@ class Comparison:
 
     def _test(self, grid: Grid) -> None:
         hypothesis, outcome = self.hypothesis, self.outcome
+        self._check_groups(grid)
         outcome.rows += self._parts(grid)
-        if hypothesis.interaction is not None:
-            self._test_interaction(grid)
-        elif hypothesis.by is not None:
+        if hypothesis.by is not None:
             self._test_by(grid, hypothesis.by)
-        elif hypothesis.combine is Combine.EVERY and len(next(iter(grid.cells.values())).pairs) > 1:
-            self._test_every(grid)
         else:
-            outcome.tested = mean_at(grid, hypothesis.generalize, self._measure)
-            outcome.p = self._p(outcome.tested)
-            self._advise(grid)
-        outcome.holding = sum(self._holds(grid.part(models=[model])) for model in grid.models)
+            outcome.tested, outcome.p, outcome.pairs = self._judged(grid, hypothesis.generalize)
+            if outcome.pairs == 1 and hypothesis.interaction is None:
+                self._advise(grid)
+        reasons = [outcome.reason, *self._rests_on(grid)]
+        outcome.reason = "; ".join(filter(None, reasons)) or None
+        if hypothesis.interaction is None:
+            outcome.holding = sum(self._holds(grid.part(models=[model])) for model in grid.models)
+
+    def _judged(self, grid: Grid, level: Level) -> Judged:
+        """Return the mean of a grid with its p; of several pairs of which each must hold, those of the least favourable one.
+
+        Raises:
+            Cannot: there is too little of that level.
+        """
+        if not self._is_of_every(grid):
+            tested = self._at(grid, level)
+            return Judged(tested, self._p(tested))
+        return self._least_favourable([self._at(grid, level, pair) for pair in grid.pairs])
+
+    def _least_favourable(self, pairs: Sequence[Tested]) -> Judged:
+        """Return the pair that decides on a claim about every pair.
+
+        One pair on the other side contradicts it: the surest of these, its p corrected for their choice (Bonferroni). A pair
+        without a difference that matters does not support it. Else it holds if it holds for the pair with the largest p
+        (intersection-union: no correction).
+        """
+        hypothesis, count = self.hypothesis, len(pairs)
+        claim = (self._measure, hypothesis.alternative)
+        same = [pair for pair in pairs if is_same(pair, *claim, hypothesis.margin)]
+        against = [
+            pair for pair in pairs if not (on_side(pair, *claim) or is_same(pair, *claim, hypothesis.margin))
+        ]
+        if against:
+            surest = min(against, key=self._p)
+            return Judged(surest, min(1.0, count * self._p(surest)), count)
+        least = max(same or pairs, key=self._p)
+        return Judged(least, self._p(least), count)
+
+    def _is_of_every(self, grid: Grid) -> bool:
+        return self.hypothesis.combine is Combine.EVERY and len(grid.pairs) > 1
+
+    def _at(self, grid: Grid, level: Level, pair: int | None = None) -> Tested:
+        """Return the mean at a level, of one pair if it is named; of an interaction the difference of the groups."""
+        if self.hypothesis.interaction is None:
+            return mean_at(grid, level, self._measure, pair)
+        if pair is not None:
+            grid = grid.having(pair)
+        means = dict(zip(grid.subjects, grid.arrays(pair).values.mean(axis=0), strict=True))
+        groups = self.hypothesis.interaction
+        first, second = (
+            np.array([means[name] for name in level if name in means]) for level in groups.levels
+        )
+        return interaction((first, second), groups.of)
+
+    def _check_groups(self, grid: Grid) -> None:
+        groups = self.hypothesis.interaction
+        missing = (
+            [name for level in groups.levels for name in level if name not in grid.subjects] if groups else []
+        )
+        if missing:
+            raise Cannot(f"not measured for both sides: {', '.join(missing[:SHOWN_LEFT_OUT])}")
+
+    def _rests_on(self, grid: Grid) -> Iterator[str]:
+        """Yield what a reader cannot see in the figures: which groups they are of, or which pair."""
+        groups = self.hypothesis.interaction
+        if groups is not None:
+            yield f"{', '.join(groups.levels[0])} against {', '.join(groups.levels[1])}"
+        if self._is_of_every(grid):
+            count = len(grid.pairs)
+            yield f"must hold for each of {count} pairs; the figures are those of the least favourable one"
 
     def _p(self, tested: Tested) -> float:
         return claim_p(tested, self._measure, self.hypothesis.alternative, self.hypothesis.margin)
 
     def _holds(self, grid: Grid) -> bool:
+        """Return whether the intervals over windows are on the side of the claim."""
+        pairs = grid.pairs if self._is_of_every(grid) else [None]
         try:
-            tested = mean_at(grid, Level.WINDOWS, self._measure)
+            tested = [mean_at(grid, Level.WINDOWS, self._measure, pair) for pair in pairs]
         except Cannot:
             return False
-        return holds_alone(tested, self._measure, self.hypothesis.alternative, self.hypothesis.margin)
+        claim = (self._measure, self.hypothesis.alternative, self.hypothesis.margin)
+        return all(holds_alone(one, *claim) for one in tested)
 
     def _advise(self, grid: Grid) -> None:
         """Add what would decide it, and what the interval rests on."""
         level, outcome = self.hypothesis.generalize, self.outcome
         cells = grid.arrays()
-        outcome.needed = needed(cells, level)
+        hypothesis = self.hypothesis
+        outcome.needed = needed(cells, level, null(self._measure, hypothesis.alternative, hypothesis.margin))
         few = [
             f"few {kind}: {count}"
             for kind, count in (("models", len(grid.models)), ("languages", len(grid.subjects)))
@@ -326,62 +331,49 @@ class Comparison:
 
     def _test_by(self, grid: Grid, by: By) -> None:
         """Judge each language, model or task, as a family of its own."""
-        outcome, level = self.outcome, self.hypothesis.generalize
+        hypothesis, outcome = self.hypothesis, self.outcome
         names = grid.models if by is By.MODEL else grid.subjects
-        tested: dict[str, Tested] = {}
+        judged: dict[str, Judged] = {}
+        why: dict[str, str] = {}
         for name in names:
             part = grid.part(models=[name]) if by is By.MODEL else grid.part(subjects=[name])
             try:
-                tested[name] = mean_at(part, level, self._measure)
+                judged[name] = self._judged(part, hypothesis.generalize)
             except Cannot as cannot:
-                outcome.rows.append(Row(by, name, None, verdict=Verdict.UNTESTABLE, reason=str(cannot)))
-        if not tested:
-            raise Cannot(str(outcome.rows[-1].reason))
-        values = {name: self._p(of_name) for name, of_name in tested.items()}
-        adjusted = holm(list(values.values()))
-        outcome.rows = [row for row in outcome.rows if row.kind != by or row.subject not in tested]
+                why[name] = str(cannot)
+        if not judged:
+            raise Cannot(next(iter(why.values())))
+        adjusted = dict(zip(judged, holm([of_name.p for of_name in judged.values()]), strict=True))
+        outcome.rows = [row for row in outcome.rows if row.kind != by]
         verdicts = []
-        for (name, of_name), p_adjusted in zip(tested.items(), adjusted, strict=True):
-            verdict = judge(
-                of_name, self._measure, self.hypothesis.alternative, self.hypothesis.margin, p_adjusted
-            )
-            verdicts.append(verdict)
-            outcome.rows.append(Row(by, name, of_name, values[name], p_adjusted, verdict))
-        outcome.verdict = _together(verdicts, len(names))
+        for name in names:
+            if name in why:
+                row = Row(by, name, None, verdict=Verdict.UNTESTABLE, reason=why[name])
+            else:
+                tested, p, pairs = judged[name]
+                verdict = judge(
+                    tested,
+                    self._measure,
+                    hypothesis.alternative,
+                    hypothesis.margin,
+                    adjusted[name],
+                    pairs * len(judged),
+                )
+                row = Row(by, name, tested, p, adjusted[name], verdict)
+            outcome.rows.append(row)
+            verdicts.append(row.verdict or Verdict.UNTESTABLE)
+        outcome.verdict = _together(verdicts)
         counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts)]
         outcome.reason = f"of {len(names)} {by}s: {', '.join(counts)}"
         if self._measure is not Measure.PPL_RATIO or len(grid.subjects) == 1:
-            outcome.tested = _maybe(grid, level, self._measure)
-        outcome.p_adjusted = max(adjusted)
+            outcome.tested = self._maybe(grid, hypothesis.generalize)
+        outcome.p_adjusted = max(adjusted.values())
 
-    def _test_every(self, grid: Grid) -> None:
-        """Test the pair that is least in favour of the claim; it holds for every pair if it holds for that one."""
-        outcome, hypothesis = self.outcome, self.hypothesis
-        count = len(next(iter(grid.cells.values())).pairs)
-        pairs = [mean_at(grid, hypothesis.generalize, self._measure, pair) for pair in range(count)]
-        against = [pair for pair in pairs if not on_side(pair, self._measure, hypothesis.alternative)]
-        if against:
-            outcome.tested = min(against, key=self._p)
-            outcome.p = min(1.0, count * self._p(outcome.tested))
-        else:
-            outcome.tested = max(pairs, key=self._p)
-            outcome.p = self._p(outcome.tested)
-        outcome.reason = (
-            f"must hold for each of {count} pairs; the figures are those of the least favourable one"
-        )
-
-    def _test_interaction(self, grid: Grid) -> None:
-        """Test whether the difference differs between two groups of languages or tasks."""
-        groups = self.hypothesis.interaction
-        assert groups is not None
-        means = dict(zip(grid.subjects, grid.arrays().values.mean(axis=0), strict=True))
-        missing = [name for level in groups.levels for name in level if name not in means]
-        if missing:
-            raise Cannot(f"not measured for both sides: {', '.join(missing[:SHOWN_LEFT_OUT])}")
-        first, second = (np.array([means[name] for name in level]) for level in groups.levels)
-        self.outcome.tested = interaction((first, second), groups.of)
-        self.outcome.p = self._p(self.outcome.tested)
-        self.outcome.reason = f"{', '.join(groups.levels[0])} against {', '.join(groups.levels[1])}"
+    def _maybe(self, grid: Grid, level: Level) -> Tested | None:
+        try:
+            return self._judged(grid, level).tested
+        except Cannot:
+            return None
 
     # -- rows
 
@@ -397,23 +389,31 @@ class Comparison:
         if len(grid.subjects) > 1:
             yield from (self._row(subject, name, grid.part(subjects=[name])) for name in grid.subjects)
         yield from self._pair_rows(grid)
-        level = self.hypothesis.generalize
         for names, axis in ((grid.models, "models"), (grid.subjects, "subjects")):
             for name in names if len(names) > 1 and mixes else ():
                 rest = [other for other in names if other != name]
-                yield self._row("without", name, grid.part(**{axis: rest}), level)
+                yield self._row_without(name, grid.part(**{axis: rest}))
 
     def _pair_rows(self, grid: Grid) -> Iterator[Row]:
-        for number in range(len(self.hypothesis.pairs) if len(self.hypothesis.pairs) > 1 else 0):
-            if all(number < len(cell.pairs) for cell in grid.cells.values()):
-                name = _name_of(self.hypothesis.pairs[number])
-                yield self._row("pair", name, grid, self.hypothesis.generalize, number)
+        level = self.hypothesis.generalize
+        for number in grid.pairs if len(self.hypothesis.pairs) > 1 else ():
+            try:
+                tested = self._at(grid, level, number)
+                row = Row("pair", _name_of(self.hypothesis.pairs[number]), tested, self._p(tested))
+            except Cannot as cannot:
+                row = Row("pair", _name_of(self.hypothesis.pairs[number]), None, reason=str(cannot))
+            yield row
 
-    def _row(
-        self, kind: str, subject: str, grid: Grid, level: Level = Level.WINDOWS, pair: int | None = None
-    ) -> Row:
+    def _row_without(self, name: str, rest: Grid) -> Row:
         try:
-            tested = mean_at(grid, level, self._measure, pair)
+            tested, p, _ = self._judged(rest, self.hypothesis.generalize)
+        except Cannot as cannot:
+            return Row("without", name, None, reason=str(cannot))
+        return Row("without", name, tested, p)
+
+    def _row(self, kind: str, subject: str, grid: Grid, level: Level = Level.WINDOWS) -> Row:
+        try:
+            tested = mean_at(grid, level, self._measure)
         except Cannot as cannot:
             return Row(kind, subject, None, reason=str(cannot))
         return Row(kind, subject, tested, self._p(tested))
@@ -422,29 +422,44 @@ class Comparison:
 
     def _compare_sizes(self) -> None:
         """Compare sizes, which are no sample: the sign decides."""
-        sizes: list[float] = []
+        hypothesis, outcome = self.hypothesis, self.outcome
+        of_pairs: dict[int, list[float]] = defaultdict(list)
+        means: list[float] = []
+        why: dict[str, str] = {}
         for model, pairs in self._pairs():
-            of_trial = {
+            size_of = {
                 trial.trial_id: trial.size_mib
                 for trials in self._of_model[model].values()
                 for trial in trials
             }
-            means = [[_mean(of_trial[trial] for trial in side.trials) for side in pair] for pair in pairs]
-            missing = any(mean is None for pair in means for mean in pair)
-            self.outcome.compared |= {
-                trial: "size not known" if missing else None
-                for pair in pairs for side in pair for trial in side.trials
-            }  # fmt: skip
-            if not missing:
-                sizes.append(_mean((left or 0.0) - (right or 0.0) for left, right in means) or 0.0)
-        if not sizes:
+            trials = [trial for pair in pairs.values() for side in pair for trial in side.trials]
+            missing = "size not known" if any(size_of[trial] is None for trial in trials) else None
+            outcome.compared |= dict.fromkeys(trials, missing)
+            if missing is not None:
+                why[model] = missing
+                continue
+            differences = {
+                number: mean(size_of[trial] or 0.0 for trial in left.trials)
+                - mean(size_of[trial] or 0.0 for trial in right.trials)
+                for number, (left, right) in pairs.items()
+            }
+            means.append(mean(differences.values()))
+            for number, difference_of_pair in differences.items():
+                of_pairs[number].append(difference_of_pair)
+        if not means:
             raise Cannot("no size is known of both sides")
-        tested = self.outcome.tested = Estimate(sum(sizes) / len(sizes), 0.0, math.inf, len(sizes))
-        self.outcome.models = len(sizes)
-        self.outcome.verdict = judge(
-            tested, self._measure, self.hypothesis.alternative, self.hypothesis.margin, 0.0
-        ) if tested.value else Verdict.UNDECIDED  # fmt: skip
-        self.outcome.reason = "sizes are compared, not tested"
+        self._note_left_out(why)
+        outcome.models = len(means)
+        outcome.reason = "sizes are compared, not tested"
+        if hypothesis.combine is Combine.EVERY and len(of_pairs) > 1:
+            judged = self._least_favourable([_certain(of_pairs[number]) for number in sorted(of_pairs)])
+            outcome.reason += f"; must be so for each of {len(of_pairs)} pairs"
+        else:
+            judged = Judged(_certain(means), self._p(_certain(means)))
+        outcome.tested = judged.tested
+        # Without a margin equal sizes are no difference: nothing is left to chance.
+        margin = hypothesis.margin or 0.0
+        outcome.verdict = judge(judged.tested, self._measure, hypothesis.alternative, margin, judged.p)
 
 
 _STATES = {
@@ -459,43 +474,17 @@ def _ids(trials: Iterable[Trial]) -> tuple[str, ...]:
     return tuple(trial.trial_id for trial in trials)
 
 
-def _mean(sizes: Iterable[float | None]) -> float | None:
-    numbers = list(sizes)
-    values = [number for number in numbers if number is not None]
-    return sum(values) / len(values) if values and len(values) == len(numbers) else None
+def _certain(values: Sequence[float]) -> Estimate:
+    """Return the mean of figures that are no sample."""
+    return Estimate(mean(values), 0.0, math.inf, len(values))
 
 
 def _name_of(sides: Sides) -> str:
     return f"{' + '.join(sides.left)} against {' + '.join(sides.right)}"
 
 
-def _maybe(grid: Grid, level: Level, measure: Measure) -> Tested | None:
-    try:
-        return mean_at(grid, level, measure)
-    except Cannot:
-        return None
-
-
-def _together(verdicts: Sequence[Verdict], count: int) -> Verdict:
+def _together(verdicts: Sequence[Verdict]) -> Verdict:
     """Return the verdict on a claim that is made of every row: each must hold, and one against it is enough."""
     if Verdict.CONTRADICTED in verdicts:
         return Verdict.CONTRADICTED
-    if len(verdicts) == count and len(set(verdicts)) == 1:
-        return verdicts[0]
-    return Verdict.UNDECIDED
-
-
-def _largest(cells: Mapping[tuple[str, str], Cell]) -> Grid:
-    """Return the largest grid without a missing cell: its languages are those that some models have in common."""
-    of_model: dict[str, frozenset[str]] = {}
-    for model, subject in cells:
-        of_model[model] = of_model.get(model, frozenset()) | {subject}
-    shared = set(of_model.values())
-    for one in list(shared):
-        shared |= {one & other for other in shared}
-    best: tuple[int, tuple[str, ...], frozenset[str]] = (0, (), frozenset())
-    for subjects in shared:
-        models = tuple(model for model, others in of_model.items() if subjects <= others)
-        best = max(best, (len(models) * len(subjects), models, subjects), key=lambda grid: grid[0])
-    order = dict.fromkeys(subject for _, subject in cells)
-    return Grid(best[1], tuple(subject for subject in order if subject in best[2]), cells)
+    return verdicts[0] if len(set(verdicts)) == 1 else Verdict.UNDECIDED

@@ -5,7 +5,7 @@ lies between ``(C - D - U) / P`` and ``(C + U - D) / P``. A pair is sure if the 
 pairs. (A bootstrap interval of tau is no use: variants are no sample.)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from studyctl.contract.hypotheses import Level, Measure, Metric, PlannedHypothesis, Verdict
-from studyctl.findings.cells import Figures, Side, SideValues
-from studyctl.findings.estimates import LEAST_CLUSTERS, LEAST_UNITS, Cannot, over_both
-from studyctl.findings.hypotheses import Outcome, Trial
+from studyctl.findings.cells import NO_VARIANCE, Figures, Side, SideValues
+from studyctl.findings.estimates import LEAST_CLUSTERS, LEAST_UNITS, Cannot, crossed_variance
+from studyctl.findings.hypotheses import SHOWN_LEFT_OUT, Outcome, Trial
 from studyctl.findings.verdicts import ALPHA, holm
 
 Reals = NDArray[np.float64]
@@ -64,45 +64,54 @@ def compare_ranks(hypothesis: PlannedHypothesis, trials: Iterable[Trial], figure
 
 def _compared(outcome: Outcome, trials: list[Trial], figures: Figures) -> RankOutcome:
     hypothesis = outcome.hypothesis
-    of_model: dict[str, dict[str, list[str]]] = {}
+    of_model: dict[str, dict[str, list[Trial]]] = {}
     for trial in trials:
-        if trial.variant != "dense" and trial.state == "done":
-            of_model.setdefault(trial.model, {}).setdefault(trial.variant, []).append(trial.trial_id)
-    variants = [
-        variant
-        for variant in next(iter(of_model.values()), {})
-        if all(variant in others for others in of_model.values())
-    ]
-    if not 2 <= len(variants) <= MOST_VARIANTS:
-        raise Cannot(f"{len(variants)} variants are measured for all models, 2 to {MOST_VARIANTS} are needed")
-    done = {trial.variant for trial in trials if trial.variant != "dense"}
-    if left_out := sorted(done - set(variants)):
-        outcome.notes.append(f"left out: {', '.join(left_out[:3])} (not measured for all models)")
+        if trial.variant != "dense":
+            of_model.setdefault(trial.model, {}).setdefault(trial.variant, []).append(trial)
+    # A model of which nothing is done would leave no variant at all.
+    models = [model for model, of_variant in of_model.items() if any(map(_is_done, of_variant.values()))]
+    every = list(dict.fromkeys(trial.variant for trial in trials if trial.variant != "dense"))
+    variants = [name for name in every if all(_is_done(of_model[model].get(name, ())) for model in models)]
+    if not (models and 2 <= len(variants) <= MOST_VARIANTS):
+        raise Cannot(
+            f"{len(variants) if models else 0} variants are measured for all models, 2 to {MOST_VARIANTS} are needed"
+        )
+    for reason, names in (
+        ("nothing is measured", [model for model in of_model if model not in models]),
+        ("not measured for all models", [name for name in every if name not in variants]),
+    ):
+        if names:
+            outcome.notes.append(f"left out: {', '.join(names[:SHOWN_LEFT_OUT])} ({reason})")
     sides = {
-        model: [Side((tuple(of_variant[variant]),)) for variant in variants]
-        for model, of_variant in of_model.items()
+        model: [Side((tuple(trial.trial_id for trial in of_model[model][name]),)) for name in variants]
+        for model in models
     }
-    outcome.compared = {
-        trial: None for of_variant in of_model.values() for v in variants for trial in of_variant[v]
-    }
-    outcome.models = len(of_model)
+    outcome.compared = dict.fromkeys(
+        trial for of_sides in sides.values() for side in of_sides for trial in side.trials
+    )
+    outcome.models = len(models)
     first, second = (
         _differences(metric, hypothesis.generalize, sides, figures) for metric in hypothesis.metrics
     )
     return _counted(outcome, variants, first, second)
 
 
+def _is_done(trials: Sequence[Trial]) -> bool:
+    """Return whether there are trials of a variant, and all of its seeds are measured."""
+    return bool(trials) and all(trial.state == "done" for trial in trials)
+
+
 def _counted(outcome: Outcome, variants: list[str], first: Differences, second: Differences) -> RankOutcome:
-    ups = [1 if metric.measure.more_is_better else -1 for metric in outcome.hypothesis.metrics]
+    ups = [1.0 if metric.measure.more_is_better else -1.0 for metric in outcome.hypothesis.metrics]
     larger = np.maximum(first.p, second.p)
     adjusted = np.array(holm(larger.tolist()))
     sure = adjusted <= ALPHA
-    alike = np.sign(first.values * ups[0]) == np.sign(second.values * ups[1])
-    pairs, same, opposite = len(larger), int((sure & alike).sum()), int((sure & ~alike).sum())
+    signs = np.sign(first.values * ups[0] * second.values * ups[1])
+    pairs, same, opposite = len(larger), int((sure & (signs > 0)).sum()), int((sure & (signs < 0)).sum())
     unsure = pairs - same - opposite
     left, right = np.triu_indices(len(variants), 1)
     reversals = []
-    for place in np.flatnonzero(sure & ~alike):
+    for place in np.flatnonzero(sure & (signs < 0)):
         better, worse = int(left[place]), int(right[place])
         sign = 1.0 if first.values[place] * ups[0] > 0 else -1.0
         if sign < 0:
@@ -117,7 +126,7 @@ def _counted(outcome: Outcome, variants: list[str], first: Differences, second: 
     outcome.reason = (
         f"of {pairs} pairs of variants {same} surely agree, {opposite} surely do not, {unsure} are unsure"
     )
-    tau = float(np.where(alike, 1, -1).sum()) / pairs
+    tau = float(signs.sum()) / pairs
     low, high = (same - opposite - unsure) / pairs, (same + unsure - opposite) / pairs
     return RankOutcome(outcome, tau, low, high, pairs, tuple(reversals))
 
@@ -142,8 +151,10 @@ def _differences(metric: Metric, level: Level, sides: dict[str, list[Side]], fig
     if level is Level.WINDOWS:
         return _over_windows([cell for row in grid for cell in row], changes.reshape(-1, len(left)), metric)
     if level is Level.CROSSED:
-        estimates = [over_both(changes[..., pair]) for pair in range(len(left))]
-        return Differences(changes.mean(axis=(0, 1)), np.array([estimate.p() for estimate in estimates]))
+        for count, kind in ((len(sides), "models"), (len(subjects), "languages")):
+            if count < LEAST_CLUSTERS:
+                raise Cannot(f"{count} {kind}, {LEAST_CLUSTERS} are needed")
+        return _tested(changes.mean(axis=(0, 1)), *crossed_variance(changes))
     means = changes.mean(axis=0 if level is Level.LANGUAGES else 1)
     if len(means) < LEAST_CLUSTERS:
         raise Cannot(f"{len(means)} {level}, {LEAST_CLUSTERS} are needed")
@@ -160,7 +171,7 @@ def _over_windows(cells: list[SideValues], changes: Reals, metric: Metric) -> Di
             raise Cannot(f"{units} windows in a cell, {LEAST_UNITS} are needed")
         variances[place], freedoms[place] = _variances(cell, left, right, len(cells)), units - 1
     mean, total = changes.mean(axis=0), variances.sum(axis=0)
-    if metric.measure is Measure.ACCURACY:
+    if metric.measure is Measure.ACCURACY and (len(cells) > 1 or _is_binary(cells[0])):
         return _tested(mean, total / len(cells) ** 2, np.array(np.inf))
     squares = (np.square(variances) / freedoms[:, None]).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -172,12 +183,19 @@ def _variances(cell: SideValues, left: NDArray[np.int64], right: NDArray[np.int6
     """Return the variance of the difference of each pair of sides in one cell."""
     scores, units = cell.scores, cell.influences.shape[1]
     variances: Reals = units / (units - 1) * _squares(cell.influences, left, right)
-    if scores is not None and cell.passages is None and np.isin(scores, (0.0, 1.0)).all():
-        flips = _squares(scores, left, right)
-        # Of one task McNemar's, the variance if there is no difference; of several as in :meth:`Flips.variance_in_mean`.
-        more, changes = (2 / cells, cell.values[left] - cell.values[right]) if cells > 1 else (0.0, 0.0)
-        variances = ((flips + more) / (units + more) - np.square(changes)) / units
-    return variances
+    if scores is None or not ((scores >= 0) & (scores <= 1)).all():
+        return variances
+    # Of one task McNemar's, the variance if there is no difference; of several as in :meth:`Flips.variance_in_mean`.
+    more, changes = (2 / cells, cell.values[left] - cell.values[right]) if cells > 1 else (0.0, 0.0)
+    turned = _squares(scores, left, right) * units / scores.shape[1]
+    flips: Reals = ((turned + more) / (units + more) - np.square(changes)) / units
+    # Passages that all changed alike have no variance, but that is no certainty.
+    return flips if _is_binary(cell) else np.where(variances < NO_VARIANCE, flips, variances)
+
+
+def _is_binary(cell: SideValues) -> bool:
+    """Return whether items are right or wrong, each by itself."""
+    return cell.scores is not None and cell.passages is None and bool(np.isin(cell.scores, (0.0, 1.0)).all())
 
 
 def _squares(rows: Reals, left: NDArray[np.int64], right: NDArray[np.int64]) -> Reals:

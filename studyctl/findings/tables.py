@@ -80,6 +80,9 @@ class _Study:
             for row in connection.execute(f"SELECT {columns} FROM trials ORDER BY position").fetchall()
         ]
         self._of_id = {trial.trial_id: trial for trial in self.trials}
+        self._of_variant: dict[str, list[Trial]] = defaultdict(list)
+        for trial in self.trials:
+            self._of_variant[trial.variant].append(trial)
 
     def compared_by(self, hypotheses: Iterable[PlannedHypothesis]) -> dict[str, list[str]]:
         """Return the trials that some hypothesis compares, by model."""
@@ -101,7 +104,8 @@ class _Study:
         hypothesis = outcome.hypothesis
         used = [trial for trial, reason in outcome.compared.items() if reason is None]
         at = declared.get(hypothesis.hash)
-        seeds = {self._of_id[trial].seed for trial in used} - {None}
+        is_measured = any(metric.measure is not Measure.SIZE_MIB for metric in hypothesis.metrics)
+        seeds = {self._of_id[trial].seed for trial in used if is_measured} - {None}
         notes = [*outcome.notes, *self._devices(hypothesis, used), *self._at_chance(hypothesis, used)]
         oldest = self._oldest(hypothesis, used)
         return {
@@ -113,17 +117,26 @@ class _Study:
 
     def _oldest(self, hypothesis: PlannedHypothesis, used: Sequence[str]) -> datetime | None:
         """Return when the first attempt began that a verdict uses a result of."""
+        metrics = [metric for metric in hypothesis.metrics if metric.measure is not Measure.SIZE_MIB]
         kinds = [
-            StepKind.TASK if metric.measure.is_of_tasks else StepKind.PERPLEXITY
-            for metric in hypothesis.metrics
-            if metric.measure is not Measure.SIZE_MIB
+            (StepKind.TASK if metric.measure.is_of_tasks else StepKind.PERPLEXITY, metric.task)
+            for metric in metrics
         ]
         rows = self._connection.execute(
-            "SELECT min(measured_since) FROM steps WHERE list_contains($trials, trial_id) AND list_contains($kinds, kind)",
-            {"trials": list(used), "kinds": kinds},
+            """
+            SELECT s.measured_since FROM steps s
+            JOIN (SELECT unnest($trials) AS trial_id) USING (trial_id)
+            JOIN (SELECT unnest($kinds) AS kind, unnest($tasks) AS task) k ON k.kind = s.kind
+            WHERE s.state = 'done' AND coalesce(k.task = s.subject, true)
+            ORDER BY s.measured_since NULLS FIRST LIMIT 1
+            """,
+            {
+                "trials": list(used),
+                "kinds": [str(kind) for kind, _ in kinds],
+                "tasks": [task for _, task in kinds],
+            },
         ).fetchall()
-        oldest: datetime | None = rows[0][0]
-        return oldest
+        return rows[0][0] if rows else None
 
     def _devices(self, hypothesis: PlannedHypothesis, used: Sequence[str]) -> Iterator[str]:
         """Yield a note where variants and dense were computed on different kinds of devices."""
@@ -142,7 +155,8 @@ class _Study:
         rows = self._connection.execute(
             """
             SELECT task FROM task_chance JOIN tasks USING (trial_id, task, metric)
-            WHERE main AND list_contains($trials, trial_id) GROUP BY task HAVING NOT bool_or(above) ORDER BY task
+            JOIN (SELECT unnest($trials) AS trial_id) USING (trial_id)
+            WHERE main GROUP BY task HAVING NOT bool_or(above) ORDER BY task
             """,
             {"trials": list(used)},
         ).fetchall()
@@ -155,23 +169,21 @@ class _Study:
         hypothesis = outcome.hypothesis
         for number, pair in enumerate(hypothesis.pairs):
             for side, names in (("left", pair.left), ("right", pair.right)):
-                for trial in self.trials:
-                    if trial.variant in names:
-                        compared = trial.trial_id in outcome.compared
-                        reason = outcome.compared.get(
-                            trial.trial_id, "its model has no variant of the other side"
-                        )
-                        yield {
-                            "hypothesis": hypothesis.name,
-                            "pair": number,
-                            "side": side,
-                            **{
-                                name: getattr(trial, name)
-                                for name in ("trial_id", "model", "method", "variant")
-                            },
-                            "compared": compared and reason is None,
-                            "reason": reason,
-                        }
+                for trial in (trial for name in names for trial in self._of_variant[name]):
+                    reason = outcome.compared.get(
+                        trial.trial_id, "its model has no variant of the other side"
+                    )
+                    yield {
+                        "hypothesis": hypothesis.name,
+                        "pair": number,
+                        "side": side,
+                        "trial_id": trial.trial_id,
+                        "model": trial.model,
+                        "method": trial.method,
+                        "variant": trial.variant,
+                        "compared": reason is None,
+                        "reason": reason,
+                    }
 
 
 def _row(outcome: Outcome, ranks: RankOutcome | None) -> TableRow:
@@ -199,8 +211,8 @@ def _row(outcome: Outcome, ranks: RankOutcome | None) -> TableRow:
         "p_adjusted": outcome.p_adjusted,
         "verdict": outcome.verdict,
         "reason": outcome.reason,
-        "units": ranks.pairs if ranks is not None else tested.units if tested is not None else None,
-        "languages": outcome.subjects,
+        "units": (ranks.pairs or None) if ranks is not None else tested.units if tested is not None else None,
+        "languages": outcome.subjects or None,
         "models": outcome.models,
         "models_holding": outcome.holding,
         "needed_windows": needed and needed.windows,

@@ -49,22 +49,43 @@ def claim_p(tested: Tested, measure: Measure, alternative: Alternative, margin: 
     """Return the p of a claim: two-sided, or for ``no_worse`` one-sided against a loss of the margin."""
     if alternative is not Alternative.NO_WORSE:
         return tested.p()
+    limit = null(measure, alternative, margin)
+    return tested.p_above(limit) if measure.more_is_better else tested.p_below(limit)
+
+
+def null(measure: Measure, alternative: Alternative, margin: float | None) -> float:
+    """Return the difference that is tested: none, or for ``no_worse`` a loss of the margin."""
+    if alternative is not Alternative.NO_WORSE:
+        return 0.0
     limit = _on_scale(measure, margin or 0.0)
-    return tested.p_above(-limit) if measure.more_is_better else tested.p_below(limit)
+    return -limit if measure.more_is_better else limit
 
 
 def judge(
-    tested: Tested, measure: Measure, alternative: Alternative, margin: float | None, p_adjusted: float
+    tested: Tested,
+    measure: Measure,
+    alternative: Alternative,
+    margin: float | None,
+    p_adjusted: float,
+    tests: int = 1,
 ) -> Verdict:
-    """Return the first verdict that holds."""
-    no_worse = alternative is Alternative.NO_WORSE
-    if not no_worse and margin is not None and is_within(tested, measure, margin):
-        return Verdict.SAME
-    if no_worse:
-        against = 1 - claim_p(tested, measure, alternative, margin)
+    """Return the first verdict that holds.
+
+    Args:
+        tested: the mean.
+        measure: what it is a mean of.
+        alternative: what is claimed.
+        margin: differences up to it do not matter.
+        p_adjusted: p of the claim, after Holm.
+        tests: how many claims were tested together: ``no_worse`` is contradicted by a p of its own (Bonferroni).
+    """
+    if alternative is Alternative.NO_WORSE:
         if p_adjusted <= ALPHA:
             return Verdict.SUPPORTED
-        return Verdict.CONTRADICTED if 2 * against <= ALPHA else Verdict.UNDECIDED
+        against = 1 - claim_p(tested, measure, alternative, margin)
+        return Verdict.CONTRADICTED if 2 * against * tests <= ALPHA else Verdict.UNDECIDED
+    if is_same(tested, measure, alternative, margin):
+        return Verdict.SAME
     if p_adjusted > ALPHA:
         return Verdict.UNDECIDED
     return Verdict.SUPPORTED if on_side(tested, measure, alternative) else Verdict.CONTRADICTED
@@ -78,8 +99,10 @@ def on_side(tested: Tested, measure: Measure, alternative: Alternative) -> bool:
     return gain < 0 if alternative is Alternative.WORSE else True
 
 
-def is_within(tested: Tested, measure: Measure, margin: float) -> bool:
-    """Return whether the whole interval lies within the margin."""
+def is_same(tested: Tested, measure: Measure, alternative: Alternative, margin: float | None) -> bool:
+    """Return whether the whole interval lies within the margin; never of ``no_worse``, which claims that itself."""
+    if alternative is Alternative.NO_WORSE or margin is None:
+        return False
     limit = _on_scale(measure, margin)
     low, high = tested.ends
     return -limit <= low and high <= limit

@@ -17,6 +17,7 @@ from studyctl.contract.records import (
     SCHEMA,
     AnyRecord,
     AttemptStarted,
+    BlockDistance,
     ChunkResults,
     Layer,
     Progress,
@@ -35,7 +36,7 @@ RECORDS = (b'{"kind":"', b'{"seq":')
 MARKERS = (b'"kind":"step_', b'"kind":"attempt_', b'"kind":"stage_')
 """Each line about a step or an attempt contains one of these; the last in journals from before 0.2."""
 
-UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch, ChunkResults)
+UNSYNCED = (Progress, StepStarted, Layer, Window, TextBatch, BlockDistance, ChunkResults)
 """Records that are not synced when written: nothing relies on them before the ``step_finished`` that syncs them too
 (nor on chunks, which only save work)."""
 

@@ -182,6 +182,8 @@ def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
     elif step.kind is StepKind.PERPLEXITY and evaluation.perplexity:
         heads = 3.2 if evaluation.fidelity and not trial.is_dense else 1.0  # both models' logits, compared
         operations = _windows(plan, step) * evaluation.perplexity.sequence_length * (blocks + heads * head)
+    elif step.kind is StepKind.ACTIVATIONS and evaluation.perplexity:
+        operations = _windows(plan, step) * evaluation.perplexity.sequence_length * blocks
     elif step.kind is StepKind.TASK and evaluation.tasks:
         task = plan.tasks.get(step.subject or "")
         # Half of an item's text in the file is in the prompt, and a third of that is scored.
@@ -246,6 +248,8 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
             if owner := mixture_of(name):
                 of_experts[owner] += 4 * inputs**2
         working += max(of_experts.values(), default=0)
+    if evaluation.fidelity is not None and evaluation.fidelity.activations:
+        working += identity.layers * length * hidden * width  # one window's hidden states of all blocks
     if plan.document.spec.execution.keep_weights:
         working = max(working, 3 * weights // 2)  # an export is read back next to the model
     # A file is mapped while it is read, and mapped pages are resident; a GGUF file is converted to float32 once.
@@ -273,8 +277,11 @@ def _disk_bytes(plan: StudyPlan, comparison: Comparison) -> int:
         others += 50_000 + sum(60 * _items(plan, step) for step in steps if step.kind is StepKind.TASK)
         others += identity.parameters * width * sum(step.kind is StepKind.EXPORT for step in steps)
         if evaluation.fidelity and evaluation.perplexity and trial.model.index not in references:
-            windows = sum(_windows(plan, step) for step in trial.model.steps)
-            tokens = windows * evaluation.perplexity.sequence_length
+            states = sum(  # after the last block of each window, or after every block
+                _windows(plan, step) * (identity.layers if step.kind is StepKind.ACTIVATIONS else 1)
+                for step in trial.model.steps
+            )
+            tokens = states * evaluation.perplexity.sequence_length
             references[trial.model.index] = tokens * identity.hidden_size * width
     kept = min(round(kept), plan.document.spec.execution.keep_trial_weights)
     return sum(references.values()) + weights + kept + others

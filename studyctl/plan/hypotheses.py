@@ -80,7 +80,8 @@ class _Resolver:
             combine=Combine(table.combine),
             alternative=Alternative(table.alternative),
             margin=margin if table.rank_agreement is None else None,
-            generalize=Level(table.generalize),
+            # Groups of languages (or tasks) are compared by their means.
+            generalize=Level(table.generalize) if interaction is None else Level.LANGUAGES,
             family=table.family,
             by=By(table.by) if table.by is not None else None,
             interaction=interaction,
@@ -185,7 +186,7 @@ class _Resolver:
         groups, evaluation = self.table.interaction, self.document.spec.evaluation
         if groups is None:
             return
-        if groups.of == "language":
+        if By(groups.of) is By.LANGUAGE:
             names = evaluation.perplexity.languages if evaluation.perplexity else ()
         else:
             names = tuple(dict.fromkeys((*self.tasks, *(evaluation.tasks.names if evaluation.tasks else ()))))

@@ -19,7 +19,7 @@ from studyctl.contract.hypotheses import PlannedHypothesis
 from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.methods import Checkpoint, inverts_hessian
-from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
+from studyctl.contract.steps import ALL_WINDOWS, BATCH_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
@@ -49,6 +49,8 @@ from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 2
 """Rises when the same windows give other perplexities or fidelities, or the same text other windows."""
+ACTIVATIONS_VERSION = 1
+"""Rises when the same windows give other distances of hidden states."""
 TASK_VERSION = 3
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
@@ -268,8 +270,13 @@ class _Planner:
             loc: Loc = ("evaluation", "perplexity", "sequence_length")
             length = evaluation.perplexity.sequence_length
             self.problems += check_sequence_length(self.document, loc, length, identity)
-            for position, language in enumerate(evaluation.perplexity.languages):
-                yield self._perplexity(evaluation.perplexity, position, language, model, identity)
+            texts = [
+                self._perplexity(evaluation.perplexity, position, language, model, identity)
+                for position, language in enumerate(evaluation.perplexity.languages)
+            ]
+            yield from texts
+            if evaluation.fidelity is not None and evaluation.fidelity.activations:
+                yield from map(_activations, texts)
         names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
         for position, name in enumerate(names):
             yield self._task(name, model, ("evaluation", "tasks", "names", position))
@@ -364,6 +371,14 @@ class _Planner:
 
 def _named(tasks: list[str]) -> str:
     return f"task `{tasks[0]}`" + (f" and {len(tasks) - 1} more" if len(tasks) > 1 else "")
+
+
+def _activations(text: Evaluation) -> Evaluation:
+    """Return the step that compares hidden states on the first batch of the windows of a text."""
+    assert text.step.windows is not None
+    parts = {name: text.parts[name] for name in ("text", "sequence_length", "bos")}
+    step = Step(StepKind.ACTIVATIONS, text.step.subject, (0, min(BATCH_WINDOWS, text.step.windows[1])))
+    return _evaluation(step, parts | {"code": ACTIVATIONS_VERSION}, complete=text.step.key is not None)
 
 
 def _evaluation(step: Step, parts: dict[str, Any], *, complete: bool) -> Evaluation:

@@ -138,7 +138,9 @@ def _population(result: HypothesisResult) -> str:
     where = f"{_counted(subjects, kind)}{f' and {models} models' if models > 1 else ''}"
     if result.generalize == "windows":
         return f"over {result.units} {'items' if of_tasks else 'windows'} of {where}"
-    return f"for other {_NOUNS[result.generalize]} ({where})"
+    # Groups of tasks are compared as groups of languages are.
+    others = _NOUNS[result.generalize] if result.generalize != "languages" else f"{kind}s"
+    return f"for other {others} ({where})"
 
 
 def _counted(number: int, noun: str) -> str:

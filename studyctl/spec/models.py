@@ -29,9 +29,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from studyctl.contract.hypotheses import Measure, Metric
+from studyctl.contract.hypotheses import By, Measure, Metric
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
+from studyctl.contract.steps import BATCH_WINDOWS
 from studyctl.errors import closest
 
 
@@ -363,7 +364,7 @@ class Perplexity(Table):
 
 
 class Fidelity(Table):
-    """Distance to the dense model on the perplexity windows, computed in the same forward pass."""
+    """Distance to the dense model on the perplexity windows; ``metrics`` are computed in the same forward pass as perplexity."""
 
     metrics: Annotated[
         tuple[FidelityMetric, ...],
@@ -375,6 +376,11 @@ class Fidelity(Table):
         ),
         AfterValidator(_all_different),
     ] = ("kl", "top1", "snr")
+    activations: bool = Field(
+        False,
+        description="also measure, as a step of its own, the signal-to-noise ratio and relative error of the hidden state after each "
+        f"decoder block, on the first {BATCH_WINDOWS} windows of each language",
+    )
 
 
 class TaskData(Table):
@@ -406,6 +412,10 @@ class Tasks(Table):
     main: dict[Text, Text] = Field(
         default_factory=dict,
         description="by task: the main metric, which tables and means show; default: lm-eval's first",
+    )
+    keep_texts: bool = Field(
+        True,
+        description="keep prompts, choices and answers of items in the study, so that flips can be read; `false` for test sets that must not get about. It changes no result",
     )
 
 
@@ -564,34 +574,34 @@ class Hypothesis(Table):
     def _level_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield levels and rows that the metric does not have."""
         measure = self.metrics[0].measure
+        of_tasks = any(metric.measure.is_of_tasks for metric in self.metrics)
         if self.alternative == "no_worse" and self.margin is None and measure.margin is None:
             yield (), f"`no_worse` needs a `margin`: {measure} has no default"
-        of_tasks = any(metric.measure.is_of_tasks for metric in self.metrics)
         if of_tasks and "languages" in self.generalize:
-            yield (
-                ("generalize",),
-                "items of tasks are in no language here: generalize over windows (items) or models",
-            )
+            what = "items of tasks are in no language here: generalize over windows (items) or models"
+            yield ("generalize",), what
         if self.by is not None and self.by + "s" in self.generalize.split("+"):
-            yield (
-                ("by",),
-                f"one {self.by} each says nothing of other {self.by}s: leave `by` or `generalize` out",
-            )
-        groups: list[tuple[tuple[str | int, ...], str]] = []
-        if self.by in ("language", "task"):
-            groups.append((("by",), self.by))
+            what = f"one {self.by} each says nothing of other {self.by}s: leave `by` or `generalize` out"
+            yield ("by",), what
         if self.interaction is not None:
-            groups.append((("interaction", "of"), self.interaction.of))
-            if self.by is not None:
-                yield ("by",), "`interaction` already compares groups: leave `by` out"
-            if "generalize" in self.model_fields_set:
-                yield (
-                    ("generalize",),
-                    "an interaction is tested over its languages or tasks: leave `generalize` out",
-                )
-        for loc, kind in groups:
-            if (kind == "task") != of_tasks or self.metrics[0].task is not None:
+            yield from self._interaction_problems()
+        for loc, kind in self._groups():
+            if (kind is By.TASK) != of_tasks or self.metrics[0].task is not None:
                 yield loc, f"{self.metrics[0]} is not measured by {kind}"
+
+    def _interaction_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.by is not None:
+            yield ("by",), "`interaction` already compares groups: leave `by` out"
+        if "generalize" in self.model_fields_set:
+            what = "an interaction is tested over its languages or tasks: leave `generalize` out"
+            yield ("generalize",), what
+
+    def _groups(self) -> Iterator[tuple[tuple[str | int, ...], By]]:
+        """Yield the places that divide the figures by language or by task."""
+        if self.by is not None and By(self.by) is not By.MODEL:
+            yield ("by",), By(self.by)
+        if self.interaction is not None:
+            yield ("interaction", "of"), By(self.interaction.of)
 
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|\d+")

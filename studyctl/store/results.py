@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import duckdb
 
@@ -12,8 +13,11 @@ from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
 from studyctl.store.contrast import Contrast, contrast
-from studyctl.store.query import Content, open_database, other_tables, unreadable
+from studyctl.store.query import Content, fetch, open_database, other_tables, unreadable
 from studyctl.store.schema import definitions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _Row = TypeVar("_Row", bound=NamedTuple)
 
@@ -164,6 +168,25 @@ class TaskResult(NamedTuple):
     def significant(self) -> bool:
         """Whether the change against dense is unlikely to be chance (p < 0.05)."""
         return self.mcnemar_p is not None and self.mcnemar_p < 0.05
+
+
+class Flip(NamedTuple):
+    """A row of the view ``flips``: an item that dense answers right and a variant wrong, or the reverse."""
+
+    task: str
+    item: int
+    direction: str
+    gold: int | None
+    dense_predicted: int | None
+    predicted: int | None
+    dense_loglikelihoods: list[float] | None
+    loglikelihoods: list[float] | None
+    prompt: str | None
+    """None: the study does not keep the texts of this task."""
+    choices: list[str] | None
+    right_answer: str | None
+    dense_answer: str | None
+    answer: str | None
 
 
 class ModelProgress(NamedTuple):
@@ -346,6 +369,10 @@ class Results(AbstractContextManager["Results"]):
         """Return one row per trial, task and metric; of one trial or model if it is named."""
         return self._rows(TaskResult, "tasks_vs_dense", trial_id=trial_id, model=model)
 
+    def flips(self, trial_id: str, task: str | None = None) -> list[Flip]:
+        """Return the items that flipped against dense, what turned wrong first; of one task if it is named."""
+        return self._rows(Flip, "flips", " ORDER BY task, direction, item", trial_id=trial_id, task=task)
+
     def ranks(self, model: str | None = None) -> list[Rank]:
         """Return one row per compressed trial and metric, the best first; of one model if it is named."""
         return self._rows(Rank, "ranks", model=model)
@@ -436,6 +463,28 @@ class Results(AbstractContextManager["Results"]):
         """Return each compressed variant once, with the settings of its method."""
         trials = self._rows(VariantRow, "trials", " ORDER BY position")
         return list({row.variant: row for row in trials}.values())
+
+    def ask(self, sql: str) -> "pa.Table":
+        """Return the rows of a query; of several statements, those of the last. Ctrl-C ends it.
+
+        Raises:
+            StudyError: the query is wrong, or its rows take more than :data:`~studyctl.store.query.LARGEST_ANSWER`.
+        """
+        from studyctl.store.interrupts import hear_interrupts  # takes time to import
+
+        self.define()
+        return hear_interrupts(self._connection, partial(fetch, self._connection, sql))
+
+    def define(self) -> None:
+        """Define all tables and views now, and not when they are asked for.
+
+        Raises:
+            StudyError: the file has not their columns.
+        """
+        with self._reading():
+            for name in list(self._undefined):
+                self._connection.execute(self._undefined[name])
+                del self._undefined[name]
 
     def close(self) -> None:
         """Close the file."""

@@ -14,6 +14,7 @@ from studyctl.contract.plan import Planned, PlannedTrial
 from studyctl.contract.records import (
     AnyRecord,
     AttemptStarted,
+    BlockDistance,
     FidelityTotals,
     Items,
     Layer,
@@ -31,7 +32,7 @@ from studyctl.journal.files import decode, parse
 from studyctl.journal.hypotheses import declared
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
-from studyctl.store.text_totals import totals_of
+from studyctl.store.text_totals import block_figures, totals_of
 
 Row = dict[str, Any]
 _ACCURACIES = ("acc", "acc_norm", "exact_match")
@@ -60,14 +61,37 @@ class Part:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A file with the texts of a task's items, and the step whose journal names it."""
+
+    folder: Path
+    name: str
+    task: str
+    trial: PlannedTrial
+    step: StoredStep
+
+    @property
+    def path(self) -> Path:
+        """Return where the file should be."""
+        return self.folder / self.name
+
+    @property
+    def key(self) -> str:
+        """Return the hash of what determines the texts."""
+        return self.path.stem
+
+
 @dataclass(slots=True)
 class Rows:
-    """Rows by table, and the Parquet parts that hold the items."""
+    """Rows by table, and the Parquet files that hold the items and their texts."""
 
     tables: dict[str, list[Row]] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     declared: dict[str, datetime] = field(default_factory=dict)
     """When each hypothesis was first recorded, by its hash."""
+    texts: dict[tuple[str, str], Texts] = field(default_factory=dict)
+    """By model and task: all trials of a model see the same prompts, also those that were measured before texts were kept."""
 
     def add(self, table: str, trial: PlannedTrial, values: Row) -> None:
         """Add a row, with the columns that identify the trial."""
@@ -80,7 +104,7 @@ def lead(trial: PlannedTrial) -> Row:
 
 
 def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozenset[str]) -> Rows:
-    """Return every row of the database except the items, which stay in their parts.
+    """Return every row of the database except the items and their texts, which stay in their files.
 
     Args:
         paths: files of the study.
@@ -267,9 +291,14 @@ def _add_records(
                 rows.add("warnings", trial, _warning_row(record))
             case Items():
                 rows.parts.append(Part(paths.journal / record.part, trial, stored, record.rows))
+                if record.texts:
+                    texts = Texts(paths.items, record.texts, record.task, trial, stored)
+                    rows.texts.setdefault((trial.model, record.task), texts)
             case Window():
                 rows.add("windows", trial, structs.asdict(record) | {"place": place})
                 place += 1
+            case BlockDistance():
+                rows.add("activations", trial, structs.asdict(record) | block_figures(record))
             case TaskFigure():
                 # Before 0.2 the main metric was the first one.
                 main = figures == 0 if record.main is None else record.main

@@ -83,15 +83,15 @@ COMMENT ON COLUMN attempts.journal IS 'file name of its journal';
 CREATE TABLE steps (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     step VARCHAR, kind VARCHAR, subject VARCHAR, state VARCHAR, seconds DOUBLE, peak_memory_bytes BIGINT,
-    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP
+    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP, texts_key VARCHAR
 );
 COMMENT ON TABLE steps IS 'one row per step of a trial: load, and those that the spec asks for; all windows of a language are one row';
 COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN steps.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN steps.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN steps.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
-COMMENT ON COLUMN steps.step IS 'load, compress, perplexity:<language>, task:<task> or export';
-COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, task or export';
+COMMENT ON COLUMN steps.step IS 'load, compress, perplexity:<language>, activations:<language>, task:<task> or export';
+COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, activations, task or export';
 COMMENT ON COLUMN steps.subject IS 'language or task; NULL for other steps';
 COMMENT ON COLUMN steps.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN steps.seconds IS 'time of the step itself, without imports and loading (which is the step load)';
@@ -101,6 +101,7 @@ COMMENT ON COLUMN steps.finished_at IS 'end, UTC';
 COMMENT ON COLUMN steps.key IS 'hash of everything that determines its result, except weights and windows';
 COMMENT ON COLUMN steps.weights_hash IS 'hash of the weights that it made or measured';
 COMMENT ON COLUMN steps.measured_since IS 'start of the first attempt that contributed to its result, UTC';
+COMMENT ON COLUMN steps.texts_key IS 'of a task: the texts of its items in item_texts, which models with the same prompts share; NULL: other steps, and where no texts are kept';
 
 CREATE TABLE layers (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
@@ -183,6 +184,23 @@ COMMENT ON COLUMN fidelity.top1 IS 'top-1 agreement: fraction of positions where
 COMMENT ON COLUMN fidelity.snr_db IS 'signal-to-noise ratio of the mean-centred logits, energies summed over all tokens';
 COMMENT ON COLUMN fidelity.tokens IS 'positions compared';
 
+CREATE TABLE activations (
+    trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
+    language VARCHAR, block INTEGER, snr_db DOUBLE, relative_error DOUBLE, tokens BIGINT, signal DOUBLE, noise DOUBLE
+);
+COMMENT ON TABLE activations IS 'one row per language and decoder block of a compressed trial, if the spec asks for it (evaluation.fidelity.activations): distance of the hidden state after the block to the dense model''s';
+COMMENT ON COLUMN activations.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN activations.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN activations.method IS 'compression method; dense for the uncompressed model';
+COMMENT ON COLUMN activations.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
+COMMENT ON COLUMN activations.language IS 'language of the text';
+COMMENT ON COLUMN activations.block IS 'decoder block, from 0';
+COMMENT ON COLUMN activations.snr_db IS 'signal-to-noise ratio, 10 log10(signal / noise); NULL if both models have the same states';
+COMMENT ON COLUMN activations.relative_error IS 'sqrt(noise / signal)';
+COMMENT ON COLUMN activations.tokens IS 'tokens that were compared: the scored ones of the first 8 windows';
+COMMENT ON COLUMN activations.signal IS 'energy of the dense model''s states, summed over tokens and channels';
+COMMENT ON COLUMN activations.noise IS 'energy of the difference of the two models'' states, summed likewise';
+
 CREATE TABLE tasks (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     task VARCHAR, metric VARCHAR, value DOUBLE, stderr DOUBLE, items BIGINT, main BOOLEAN, averaged BOOLEAN,
@@ -206,7 +224,7 @@ COMMENT ON COLUMN tasks."limit" IS 'number of items that the spec limits the tas
 CREATE TABLE items (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     task VARCHAR, item INTEGER, gold INTEGER, predicted INTEGER, correct TINYINT, correct_norm TINYINT,
-    loglikelihoods DOUBLE[], score DOUBLE, passage VARCHAR
+    loglikelihoods DOUBLE[], score DOUBLE, passage VARCHAR, answer VARCHAR
 );
 COMMENT ON TABLE items IS 'one row per item of a task';
 COMMENT ON COLUMN items.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -222,6 +240,18 @@ COMMENT ON COLUMN items.correct_norm IS '1 if right by log-likelihood per byte (
 COMMENT ON COLUMN items.loglikelihoods IS 'of the choices in their order, in nats';
 COMMENT ON COLUMN items.score IS 'value of the task''s main metric; NULL if items have none';
 COMMENT ON COLUMN items.passage IS 'hash of the text that the item is about: items about one passage are not independent draws';
+COMMENT ON COLUMN items.answer IS 'generated answer as it was judged, cut to 1,000 characters; NULL for choices, with keep_texts = false, or measured before version 0.3';
+
+CREATE TABLE item_texts (
+    texts_key VARCHAR, task VARCHAR, item INTEGER, prompt VARCHAR, choices VARCHAR[], target VARCHAR
+);
+COMMENT ON TABLE item_texts IS 'one row per item of a task, once for all trials: what was asked. Test sets leak: mind to whom you give this table, the view flips and the folder items/ of the study. Empty for tasks measured before version 0.3 or with keep_texts = false, and where items/ was deleted';
+COMMENT ON COLUMN item_texts.texts_key IS 'hash of everything that determines the texts, as in steps.texts_key';
+COMMENT ON COLUMN item_texts.task IS 'name of the task in lm-eval';
+COMMENT ON COLUMN item_texts.item IS 'lm-eval''s doc_id';
+COMMENT ON COLUMN item_texts.prompt IS 'context as it was scored, with few-shot examples and chat template. A text is cut to 4,000 characters (fewer where a task has more than 4,194 items): … stands for a part between its beginning and its end';
+COMMENT ON COLUMN item_texts.choices IS 'what continues the prompt, in the order of items.loglikelihoods; empty where answers are generated';
+COMMENT ON COLUMN item_texts.target IS 'right answer where there are no choices; NULL for choices';
 
 CREATE TABLE task_flips (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,

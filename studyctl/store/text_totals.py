@@ -1,4 +1,4 @@
-"""The figures of a language from its windows: perplexity, bits per byte, and the distance to the dense model.
+"""The figures of a language from its windows: perplexity, bits per byte, and the distances to the dense model.
 
 Sums are exact before they are rounded (``math.fsum``), so that figures do not depend on the order of batches.
 Definitions: :mod:`studyctl.evaluate.text.score`.
@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from studyctl.contract import kl_counts
-from studyctl.contract.records import AnyRecord, FidelityTotals, TextBatch, TextTotals, Window
+from studyctl.contract.records import AnyRecord, BlockDistance, FidelityTotals, TextBatch, TextTotals, Window
 
 P95 = 0.95
 MOST_NATS = 700.0
@@ -76,9 +76,25 @@ def fidelity_totals(windows: Sequence[Window], batches: Sequence[TextBatch]) -> 
         kl_nats=None if kl is None else kl / tokens,
         kl_p95_nats=kl_counts.quantile(kl_counts.added(counts), P95) if kl is not None else None,
         top1=sum(agreed) / tokens if len(agreed) == len(windows) else None,
-        snr_db=10 * math.log10(signal / noise) if signal and noise else None,
+        snr_db=_decibels(signal, noise),
         tokens=tokens,
     )
+
+
+def block_figures(block: BlockDistance) -> dict[str, float | None]:
+    """Return the signal-to-noise ratio and the relative error of the hidden state after a block; None where there are none.
+
+    Definitions: :mod:`studyctl.evaluate.text.activations`.
+    """
+    return {
+        "snr_db": _decibels(block.signal, block.noise),
+        "relative_error": math.sqrt(block.noise / block.signal) if block.signal else None,
+    }
+
+
+def _decibels(signal: float | None, noise: float | None) -> float | None:
+    """Return a ratio of energies in dB; None if one of them is None or 0."""
+    return 10 * math.log10(signal / noise) if signal and noise else None
 
 
 def _whole(values: Iterable[int | None]) -> int | None:

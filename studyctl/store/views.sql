@@ -69,6 +69,32 @@ COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_low IS 'lower end of its 
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 
+CREATE VIEW activation_snr AS
+SELECT
+    trial_id, model, method, variant, language,
+    -- A block without noise has no ratio: a mean over the others would hide how near to dense it is.
+    CASE WHEN count(snr_db) = count(*) THEN avg(snr_db) END AS snr_db,
+    CASE WHEN count(relative_error) = count(*) THEN avg(relative_error) END AS relative_error,
+    arg_max(block, relative_error) AS worst_block,
+    max(relative_error) AS worst_relative_error,
+    count(*) AS blocks,
+    any_value(tokens) AS tokens
+FROM activations
+GROUP BY trial_id, model, method, variant, language
+ORDER BY min(rowid);  -- as planned
+COMMENT ON VIEW activation_snr IS 'one row per compressed trial and language: distance of hidden states to the dense model''s, mean over the decoder blocks (table activations)';
+COMMENT ON COLUMN activation_snr.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN activation_snr.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN activation_snr.method IS 'compression method';
+COMMENT ON COLUMN activation_snr.variant IS 'compression setting';
+COMMENT ON COLUMN activation_snr.language IS 'language of the text';
+COMMENT ON COLUMN activation_snr.snr_db IS 'signal-to-noise ratio in dB, mean over the blocks; NULL if a block has none';
+COMMENT ON COLUMN activation_snr.relative_error IS 'relative error, mean over the blocks';
+COMMENT ON COLUMN activation_snr.worst_block IS 'block with the largest relative error';
+COMMENT ON COLUMN activation_snr.worst_relative_error IS 'that error';
+COMMENT ON COLUMN activation_snr.blocks IS 'decoder blocks';
+COMMENT ON COLUMN activation_snr.tokens IS 'tokens that were compared';
+
 CREATE VIEW tasks_vs_dense AS
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.task, t.metric, t.main, t.averaged, t.value, t.stderr,
@@ -220,8 +246,14 @@ COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a step';
 CREATE VIEW flips AS
 SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predicted AS dense_predicted, i.predicted,
     CASE WHEN i.correct = 1 THEN 'wrong_to_right' ELSE 'right_to_wrong' END AS direction,
-    d.loglikelihoods AS dense_loglikelihoods, i.loglikelihoods
+    d.loglikelihoods AS dense_loglikelihoods, i.loglikelihoods,
+    x.prompt, x.choices,
+    coalesce(x.choices[i.gold + 1], x.target) AS right_answer,
+    coalesce(x.choices[d.predicted + 1], d.answer) AS dense_answer,
+    coalesce(x.choices[i.predicted + 1], i.answer) AS answer
 FROM items i JOIN items d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.variant = 'dense'
+LEFT JOIN steps s ON s.trial_id = i.trial_id AND s.kind = 'task' AND s.subject = i.task
+LEFT JOIN item_texts x ON x.texts_key = s.texts_key AND x.item = i.item
 WHERE i.variant <> 'dense' AND i.correct <> d.correct;
 COMMENT ON VIEW flips IS 'one row per item that flipped against the dense model, by the task''s main metric';
 COMMENT ON COLUMN flips.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -231,11 +263,16 @@ COMMENT ON COLUMN flips.variant IS 'compression setting';
 COMMENT ON COLUMN flips.task IS 'name of the task in lm-eval';
 COMMENT ON COLUMN flips.item IS 'lm-eval''s doc_id';
 COMMENT ON COLUMN flips.gold IS 'number of the right choice, from 0';
-COMMENT ON COLUMN flips.dense_predicted IS 'choice of the dense model';
-COMMENT ON COLUMN flips.predicted IS 'choice of this trial';
+COMMENT ON COLUMN flips.dense_predicted IS 'choice with the highest log-likelihood by the dense model; acc_norm judges by that per byte';
+COMMENT ON COLUMN flips.predicted IS 'choice with the highest log-likelihood by this trial';
 COMMENT ON COLUMN flips.direction IS 'right_to_wrong or wrong_to_right';
 COMMENT ON COLUMN flips.dense_loglikelihoods IS 'log-likelihoods of the choices by the dense model, in nats';
 COMMENT ON COLUMN flips.loglikelihoods IS 'log-likelihoods of the choices by this trial, in nats';
+COMMENT ON COLUMN flips.prompt IS 'context as it was scored, see item_texts; this and all that follow are NULL where no texts are kept';
+COMMENT ON COLUMN flips.choices IS 'what continues the prompt, in the order of loglikelihoods';
+COMMENT ON COLUMN flips.right_answer IS 'text of the choice gold, or the target of a generated answer';
+COMMENT ON COLUMN flips.dense_answer IS 'text of the choice dense_predicted, or what the dense model generated';
+COMMENT ON COLUMN flips.answer IS 'text of the choice predicted, or what this trial generated';
 
 CREATE VIEW failures AS
 SELECT trial_id, model, method, variant, stage, cause, error, hint, attempts
@@ -494,7 +531,7 @@ COMMENT ON COLUMN stages.trial_id IS 'trial: a model times a variant (times a se
 COMMENT ON COLUMN stages.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN stages.method IS 'compression method';
 COMMENT ON COLUMN stages.variant IS 'compression setting';
-COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, task:<task> or export';
+COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, activations:<language>, task:<task> or export';
 COMMENT ON COLUMN stages.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN stages.seconds IS 'time of the step itself, without imports and loading';
 COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of its process or device until its end';

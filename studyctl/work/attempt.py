@@ -19,6 +19,8 @@ from studyctl.work.recorder import CannotWriteError, Channel, Recorder, StopRequ
 
 SMALLEST_BATCH = 64
 """Tokens per forward pass at which batches are halved no further: running out of memory is a failure then."""
+WITHOUT_BATCHES = (StepKind.ACTIVATIONS, StepKind.EXPORT)
+"""Steps that need the same memory whatever the tokens per forward pass."""
 MAY_SUCCEED_LATER = (ProblemCode.UNEXPECTED, ProblemCode.REFERENCE_LOST)
 """Problems that another attempt may avoid."""
 
@@ -109,6 +111,7 @@ class Attempt:
             StepKind.LOAD: engine.load,
             StepKind.COMPRESS: engine.compress,
             StepKind.PERPLEXITY: engine.perplexity,
+            StepKind.ACTIVATIONS: engine.activations,
             StepKind.TASK: engine.task,
             StepKind.EXPORT: engine.export,
         }[step.kind]
@@ -120,7 +123,7 @@ class Attempt:
                 result = work(self.job, step, self.recorder)
                 break
             except Exception as error:
-                batch, has_batches = engine.batch_tokens(self.job), step.kind is not StepKind.EXPORT
+                batch, has_batches = engine.batch_tokens(self.job), step.kind not in WITHOUT_BATCHES
                 if not (is_out_of_memory(error) and has_batches and batch > SMALLEST_BATCH):
                     raise
                 engine.halve_batch(self.job)

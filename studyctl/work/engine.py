@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from studyctl.backends import OWN
 from studyctl.compress.walk.activations import check_walk
-from studyctl.compress.walk.architectures import FAMILIES, changeable_modules, check_linears_hold_most
+from studyctl.compress.walk.architectures import (
+    FAMILIES,
+    changeable_modules,
+    check_linears_hold_most,
+    decoder_blocks,
+)
 from studyctl.compress.walk.resumable import ResumableBlocks
 from studyctl.compress.walk.walker import compress, zero_fraction
 from studyctl.compress.weights.stored import apply, save, weights_hash
@@ -20,14 +26,15 @@ from studyctl.contract.job import Job
 from studyctl.contract.limits import block_batch_tokens, device_kind
 from studyctl.contract.records import Items, StepFinished
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
-from studyctl.errors import ProblemCode, StepError, StudyError
-from studyctl.evaluate.text.reference import open_reference
+from studyctl.errors import StepError, StudyError
+from studyctl.evaluate.text.activations import DenseStates, compare_states, keep_states
+from studyctl.evaluate.text.reference import open_reference, reference_lost
 from studyctl.evaluate.text.score import score_windows
 from studyctl.evaluate.text.windows import Windows
 from studyctl.evaluate.vocabulary import check_ids
 from studyctl.export.trial import export_weights
-from studyctl.files import StudyPaths
-from studyctl.journal.parts import write_items
+from studyctl.files import StudyPaths, digest
+from studyctl.journal.parts import keep_texts, write_items
 from studyctl.sources.ids_files import read_ids
 from studyctl.sources.models import (
     LoadedModel,
@@ -122,14 +129,18 @@ class Engine:
     def _missing_references(self, job: Job, recorder: Recorder) -> Iterator[Step]:
         """Yield the batches whose dense reference is needed but missing or torn."""
         for step in job.steps if job.is_compared else ():
-            if step.kind is not StepKind.PERPLEXITY:
+            if step.windows is None:
                 continue
             try:
                 batches = self._todo(job, step, recorder)
             except StudyError:  # the step itself raises it again
                 continue
             for batch in batches:
-                if open_reference(_reference_path(job, batch)) is None:
+                if batch.kind is StepKind.ACTIVATIONS:
+                    exists = self._dense_states(job, batch, recorder).exist()
+                else:
+                    exists = open_reference(_reference_path(job, batch)) is not None
+                if not exists:
                     yield batch
 
     def _make_reference(self, job: Job, batch: Step, recorder: Recorder) -> None:
@@ -138,6 +149,9 @@ class Engine:
         assert batch.windows is not None
         windows = self._text_windows(job, batch, recorder)
         recorder.progress(0, 1, "reference", f"dense reference {batch.subject}")
+        if batch.kind is StepKind.ACTIVATIONS:
+            keep_states(self._model.model, self._blocks, self._dense_states(job, batch, recorder), recorder)
+            return
         score_windows(
             self._model.model,
             windows.slice(*batch.windows),
@@ -171,7 +185,7 @@ class Engine:
         # `compress` has run by now: it is known whether everything is measured again.
         steps = job.evaluations if self._measure_all else job.steps
         for step in steps:
-            if step.kind is StepKind.PERPLEXITY:
+            if step.windows is not None:
                 try:
                     yield from self._todo(job, step, recorder)
                 except StudyError:
@@ -205,6 +219,10 @@ class Engine:
     def _model(self) -> LoadedModel:
         assert self.loaded is not None
         return self.loaded
+
+    @property
+    def _blocks(self) -> list[torch.nn.Module]:
+        return [block.module for block in decoder_blocks(self._model.model)]
 
     # -- compress
 
@@ -335,11 +353,7 @@ class Engine:
         if (
             job.is_compared and reference is None
         ):  # lost after `load`: the weights in memory are no longer dense
-            raise StepError(
-                f"the dense reference of {step.subject} was lost",
-                hint="run the study again",
-                code=ProblemCode.REFERENCE_LOST,
-            )
+            raise reference_lost(step.subject)
         asked = _asked_windows(job, step)
         if first == 0 and len(windows) < asked < ALL_WINDOWS:
             recorder.warning(f"the text in {step.subject} has {len(windows)} windows, {asked} were asked for")
@@ -358,8 +372,34 @@ class Engine:
             recorder.record(record)
         return StepFinished(step=step, available=windows.available, measured=len(windows))
 
+    def activations(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
+        """Measure the distance of hidden states to dense on a batch of windows; of the dense model, only keep them."""
+        assert step.subject is not None
+        dense = self._dense_states(job, step, recorder)
+        model, blocks, windows = self._model.model, self._blocks, len(dense.windows)
+
+        def done(finished: int) -> None:
+            recorder.progress(finished, windows, "window")
+
+        if job.is_dense:
+            keep_states(model, blocks, dense, recorder, done)
+        else:
+            for record in compare_states(
+                model, blocks, dense, language=step.subject, reporter=recorder, done=done
+            ):
+                recorder.record(record)
+        return StepFinished(step=step, available=dense.windows.available, measured=windows)
+
+    def _dense_states(self, job: Job, batch: Step, recorder: Recorder) -> DenseStates:
+        """Return where the dense model's hidden states on a batch of windows are, or will be."""
+        assert batch.windows is not None
+        windows = self._text_windows(job, batch, recorder).slice(*batch.windows)
+        folder, name = StudyPaths(job.root), job.reference_name(batch)
+        paths = (folder.dense_reference(f"{name}.{number}") for number in range(len(windows)))
+        return DenseStates(windows, tuple(paths))
+
     def task(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Score one task; its items are written to a Parquet part that the journal then names."""
+        """Score one task; its items are written to a Parquet part, and their texts once a study, which the journal then names."""
         # Importing lm-eval and datasets takes seconds and 230 MB, which only tasks need.
         from studyctl.evaluate.tasks.data import TaskRequest
         from studyctl.evaluate.tasks.score import score_task
@@ -390,8 +430,10 @@ class Engine:
             )
         for figure in scores.metrics:
             recorder.record(figure)
-        part = write_items(StudyPaths(job.root), job.trial, job.attempt, task.name, scores.items)
-        recorder.record(Items(task=task.name, part=part.name, rows=scores.items.num_rows))
+        items = scores.items if job.task.keep_texts else scores.items.drop_columns("answer")
+        part = write_items(StudyPaths(job.root), job.trial, job.attempt, task.name, items)
+        texts = _keep_texts(job, step, scores.texts, recorder) if job.task.keep_texts else ""
+        recorder.record(Items(task=task.name, part=part.name, rows=items.num_rows, texts=texts))
         return StepFinished(step=step, seconds=time.perf_counter() - begun + chunks.seconds_before)
 
     def forget_chunks(self, job: Job, step: Step) -> None:
@@ -404,8 +446,10 @@ def _batch_size_key(job: Job) -> tuple[object, ...]:
 
 
 def _asked_windows(job: Job, step: Step) -> int:
-    """Return how many windows a job asks for in the language of a step or batch."""
-    return next(other.windows[1] for other in job.evaluations if other.id == step.id and other.windows)
+    """Return how many windows a job asks for in the language of a step or batch, in whatever step asks for most."""
+    return max(
+        other.windows[1] for other in job.evaluations if other.subject == step.subject and other.windows
+    )
 
 
 def _reference_path(job: Job, batch: Step) -> Path:
@@ -414,6 +458,20 @@ def _reference_path(job: Job, batch: Step) -> Path:
 
 def _chunks_path(job: Job, step: Step) -> Path:
     return StudyPaths(job.root).resumable_chunks(job.trial, step.key or "")
+
+
+def _keep_texts(job: Job, step: Step, texts: pa.Table, recorder: Recorder) -> str:
+    """Keep the texts of a task's items, once for all trials; return the name of their file, empty if it cannot be written."""
+    # A chat template is part of a prompt, and models have their own.
+    key = digest([step.key, job.model.key]) if job.chat_template else step.key or ""
+    try:
+        return keep_texts(StudyPaths(job.root), key, texts).name
+    except OSError as error:
+        reason = error.strerror or error
+        recorder.warning(
+            f"the texts of the items cannot be kept ({reason}): results are complete, but flips are numbers only"
+        )
+        return ""
 
 
 def _check_device(device: str) -> None:

@@ -34,10 +34,14 @@ RESULTS = {
     "perplexity": "select trial_id, language, nll_nats, bits_per_byte from perplexity order by all",
     "windows": "select trial_id, language, \"window\", nll_nats from windows order by all",
     "fidelity": "select trial_id, language, kl_nats, kl_p95_nats, top1, snr_db from fidelity order by all",
+    "activations": "select trial_id, language, block, snr_db from activations order by all",
     "tasks": "select trial_id, task, metric, value from tasks order by all",
     "items": "select trial_id, task, item, predicted, loglikelihoods from items order by all",
+    "item_texts": "select item, prompt, choices from item_texts order by all",
     "layers": "select trial_id, block, linear, relative_error, sparsity from layers order by all",
 }  # fmt: skip
+
+EVERYTHING = ("[evaluation.fidelity]", "[evaluation.fidelity]\nactivations = true")
 
 
 def results(paths: StudyPaths) -> Results:
@@ -85,7 +89,7 @@ def undisturbed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     os.chdir(folder)
     try:
         begun = time.monotonic()
-        started = run_study(write_spec(folder), Selection(), Console(quiet=True))
+        started = run_study(write_spec(folder, change=EVERYTHING), Selection(), Console(quiet=True))
         assert started.code == ExitCode.DONE
         return results(started.paths), time.monotonic() - begun
     finally:
@@ -106,7 +110,7 @@ def check_complete(paths: StudyPaths, expected: Results) -> None:
 
 def test_kills_lose_nothing(workplace: Path, undisturbed: tuple[Results, float]) -> None:
     expected, seconds = undisturbed
-    spec = write_spec(workplace)
+    spec = write_spec(workplace, change=EVERYTHING)
     paths = StudyPaths(workplace / "runs" / "small")
     moments = random.Random(7)
     kills = 0

@@ -14,11 +14,12 @@ from tests.store.builder import FakeStudy
 from tests.tui import studies
 
 ROWLESS = {
+    "Activations: error by depth",
     "What pruning costs per language",
     "Do other packages do the same?",
     "Failures and their causes",
 }
-"""Those that have nothing to say of a finished study of one backend whose settings ask for no sparsity."""
+"""Those that have nothing to say of a finished study of one backend whose spec asks for no sparsity and no activations."""
 
 
 @pytest.fixture(scope="module")

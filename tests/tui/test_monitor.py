@@ -30,6 +30,7 @@ from studyctl_tui.monitor.cells import (
     line,
     position,
     short_variant,
+    step_name,
     widths,
 )
 from studyctl_tui.monitor.detail import PAGES
@@ -195,6 +196,11 @@ def test_a_line_names_setting_backend_and_seed() -> None:
     assert short_variant(trial) == "rtn-4bit-cal:web@gptqmodel-s1"
     assert short_variant(dataclasses.replace(trial, trial="m-rtn-4bit-cal_web_gptqmodel")) == trial.variant
     assert short_variant(dataclasses.replace(trial, trial="named otherwise")) == trial.variant
+
+
+def test_two_steps_of_one_language_have_different_names() -> None:
+    of_language = [StepId(kind, "sw") for kind in (StepKind.PERPLEXITY, StepKind.ACTIVATIONS)]
+    assert [step_name(step) for step in of_language] == ["ppl sw", "act sw"]
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])

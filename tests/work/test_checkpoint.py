@@ -23,10 +23,12 @@ id = {ids}
 of = "./tiny"
 
 [text.mine]"""
+ACTIVATIONS = ("[evaluation.fidelity]", "[evaluation.fidelity]\nactivations = true")
 
 
 def measure(workplace: Path, console: Console, ids: str, *, only: str = "checkpoint-*") -> Started:
     spec = write_spec(workplace, change=("[text.mine]", TABLE.format(ids=ids)))
+    spec.write_text(spec.read_text().replace(*ACTIVATIONS))
     return run(spec, console, Selection(only=(only,)))
 
 
@@ -46,7 +48,7 @@ def step_names(paths: StudyPaths) -> list[str]:
     return [step.removeprefix("tiny-") for step in finished(paths)]
 
 
-EVALUATIONS = ["perplexity:en", "perplexity:de", "task:boats"]
+EVALUATIONS = ["perplexity:en", "perplexity:de", "activations:en", "activations:de", "task:boats"]
 
 
 def test_a_plain_checkpoint_is_measured_and_measured_again_when_it_changes(
@@ -65,6 +67,11 @@ def test_a_plain_checkpoint_is_measured_and_measured_again_when_it_changes(
     assert fidelity(paths, "same") == [0, 0]
     first = fidelity(paths, "other")
     assert all(kl > 0 for kl in first)
+    errors = "select block, max(relative_error) as error from activations where variant = 'checkpoint-same' group by block order by block"
+    assert rows(paths, errors) == [{"block": 0, "error": 0.0}, {"block": 1, "error": 0.0}]
+    assert rows(paths, "select distinct snr_db from activation_snr where variant = 'checkpoint-same'") == [
+        {"snr_db": None}
+    ], "without noise there is no ratio"
     trials = rows(
         paths, "select bits_per_weight, sparsity, state from trials where variant = 'checkpoint-same'"
     )
@@ -106,7 +113,7 @@ def test_a_packed_checkpoint_gives_the_figures_of_its_unpacked_weights(
     paths = started.paths
     assert fidelity(paths, "packed") == fidelity(paths, "unpacked")
     assert all(kl > 0 for kl in fidelity(paths, "packed"))
-    for table in ("perplexity", "tasks", "windows"):
+    for table in ("perplexity", "tasks", "windows", "activations"):
         columns = "* exclude (trial_id, variant)"
         tables = [
             rows(paths, f"select {columns} from {table} where variant = 'checkpoint-{name}' order by all")

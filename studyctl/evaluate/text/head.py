@@ -115,10 +115,10 @@ def open_head(model: Any, ids: Tensor) -> Decoder:
     return decoder
 
 
-def not_finite(where: str = "") -> StepError:
-    """Return the error to raise if logits are not finite."""
+def not_finite(where: str = "", what: str = "logits") -> StepError:
+    """Return the error to raise if logits, or what leads to them, are not finite."""
     return StepError(
-        f"the logits are not finite{where}: the model does not compute any more",
+        f"the {what} are not finite{where}: the model does not compute any more",
         hint="compress less, or use dtype float32 or bfloat16 if it is float16",
     )
 

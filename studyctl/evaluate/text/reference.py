@@ -12,7 +12,8 @@ that does not match it is not used.
 import errno
 import hashlib
 import json
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from studyctl.errors import StepError
+from studyctl.errors import ProblemCode, StepError
 from studyctl.evaluate.text.head import Head
 from studyctl.evaluate.text.windows import Windows
 from studyctl.files import atomic_path, write_atomic
@@ -66,7 +67,7 @@ def open_reference(path: Path) -> DenseReference | None:
             # Not mapped: the pages of a mapped file count as memory of the process.
             states = file.get_tensor("hidden").clone()
         windows, head = metadata["windows"], metadata["head"]
-        intact = _checksum(states, windows, head) == metadata["checksum"]
+        intact = checksum([states], windows, head) == metadata["checksum"]
         complete = intact and _head_path(path, head).is_file()
         return DenseReference(path, windows, head, states) if complete else None
     except (OSError, SafetensorError, LookupError, TypeError):
@@ -91,10 +92,10 @@ def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> 
     about = {
         "windows": windows_hash,
         "head": head_hash,
-        "checksum": _checksum(states, windows_hash, head_hash),
+        "checksum": checksum([states], windows_hash, head_hash),
     }
     head_path = _head_path(path, head_hash)
-    try:
+    with room_for(path):
         if not head_path.exists():
             tensors = {"weight": head.weight.cpu().contiguous()}
             if head.bias is not None:
@@ -103,6 +104,26 @@ def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> 
             with atomic_path(head_path) as temporary:  # not a copy in memory: a large vocabulary's is large
                 save_file(tensors, temporary, {"follows": follows})
         write_atomic(path, save({"hidden": states}, about))
+
+
+def reference_lost(language: str) -> StepError:
+    """Return the error to raise if a reference is missing although it was there, or was made, before the model was compressed."""
+    return StepError(
+        f"the dense reference of {language} was lost",
+        hint="run the study again",
+        code=ProblemCode.REFERENCE_LOST,
+    )
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says so.
+
+    Raises:
+        StepError: the disk is full.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StepError(
@@ -112,9 +133,12 @@ def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> 
         raise
 
 
-def _checksum(states: Tensor, windows: str, head: str) -> str:
-    state = hashlib.blake2b(f"{windows} {head} {states.dtype} {tuple(states.shape)}".encode(), digest_size=16)
-    state.update(states.view(torch.uint8).numpy().data)
+def checksum(tensors: Iterable[Tensor], *about: str) -> str:
+    """Return the hash of contiguous tensors in host memory and of what they belong to: 32 hex digits."""
+    state = hashlib.blake2b(" ".join(about).encode(), digest_size=16)
+    for tensor in tensors:
+        state.update(f" {tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 

@@ -169,10 +169,9 @@ def effect_part(standing: Standing | None, name: str, width: int) -> Part:
 
 
 def step_name(step: StepId) -> str:
-    """Return ``ppl sw`` of perplexity in Swahili, ``boolq`` of that task."""
-    if step.kind is StepKind.PERPLEXITY:
-        return f"ppl {step.subject}"
-    return step.subject or str(step)
+    """Return ``ppl sw`` of perplexity in Swahili, ``act sw`` of activations, ``boolq`` of that task."""
+    short = {StepKind.PERPLEXITY: "ppl", StepKind.ACTIVATIONS: "act"}.get(step.kind)
+    return f"{short} {step.subject}" if short else step.subject or str(step)
 
 
 def position(done: float | None, total: float | None) -> str:
