@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import duckdb
 
-from studyctl.contract.hypotheses import Level, PlannedHypothesis, Verdict
+from studyctl.contract.hypotheses import Alternative, Level, Metric, PlannedHypothesis, Verdict
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
@@ -413,22 +413,27 @@ class Results(AbstractContextManager["Results"]):
         """Return the hypotheses of the spec with their verdicts, in its order.
 
         Raises:
-            StudyError: the file holds a metric or a verdict that this version does not have.
+            StudyError: the file holds a metric, a claim or a verdict that this version does not have.
         """
         rows = self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
-        try:
+        with _as_this_version_has("hypotheses"):
+            for row in rows:
+                Alternative(row.alternative)
+                for metric in row.metric.split(", "):
+                    Metric.parse(metric)
             return [
                 row._replace(verdict=Verdict(row.verdict), generalize=Level(row.generalize)) for row in rows
             ]
-        except ValueError as error:
-            raise StudyError(
-                f"the table `hypotheses` holds a value that this version does not have: {error}",
-                hint="`studyctl db rebuild` makes it again from the journals",
-            ) from error
 
     def hypothesis_rows(self, hypothesis: str | None = None) -> list[HypothesisRow]:
-        """Return the parts of the hypotheses; of one if it is named."""
-        return self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+        """Return the parts of the hypotheses; of one if it is named.
+
+        Raises:
+            StudyError: the file holds a verdict that this version does not have.
+        """
+        rows = self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+        with _as_this_version_has("hypothesis_rows"):
+            return [row._replace(verdict=Verdict(row.verdict)) if row.verdict else row for row in rows]
 
     def hypothesis_pairs(self, hypothesis: str | None = None) -> list[HypothesisTrial]:
         """Return which trials were compared; of one hypothesis if it is named."""
@@ -514,6 +519,18 @@ class Results(AbstractContextManager["Results"]):
             if self._rows_of is None:
                 raise
             raise StudyError(unreadable(self._rows_of, error)) from error
+
+
+@contextmanager
+def _as_this_version_has(table: str) -> Iterator[None]:
+    """Turn the error of a value that no enumeration has into a problem of the study's file."""
+    try:
+        yield
+    except ValueError as error:
+        raise StudyError(
+            f"the table `{table}` holds a value that this version does not have: {error}",
+            hint="`studyctl db rebuild` makes it again from the journals",
+        ) from error
 
 
 def open(paths: StudyPaths) -> Results:

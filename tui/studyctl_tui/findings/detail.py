@@ -7,6 +7,7 @@ from typing import NamedTuple
 from textual.content import Content
 
 from studyctl.contract.hypotheses import Alternative, By, Level, Verdict
+from studyctl.printable import on_one_line
 from studyctl.report.effects import UNSURE
 from studyctl.report.findings import (
     MARKS,
@@ -45,7 +46,7 @@ _POPULATIONS = {
     Level.MODELS: "about other models too",
     Level.CROSSED: "about other languages and models too",
 }
-LEAST_PLOT = 20
+LEAST_PLOT = 15
 """Characters below which a plot says nothing: figures alone are shown then."""
 MOST_PLOT = 60
 JUDGED = "›"
@@ -78,7 +79,7 @@ def detail(finding: Finding, width: int) -> list[Content]:
         Content.assemble(
             (f"{MARKS[verdict][0]} {verdict}", f"bold {STYLES[verdict]}"),
             "  ",
-            (result.name, "bold"),
+            (on_one_line(result.name), "bold"),
             (f"  {kind}" if kind else "", "dim"),
         ).truncate(width, ellipsis=True)
     ]
@@ -161,7 +162,7 @@ def _tau(result: HypothesisResult, width: int) -> Iterator[Content]:
 
 
 def _without_figure(begin: Content, row: HypothesisRow, width: int) -> Iterator[Content]:
-    reason = fit(row.reason or "no figure", max(0, width - begin.cell_length - 1)).rstrip()
+    reason = fit(on_one_line(row.reason or "no figure"), max(0, width - begin.cell_length - 1)).rstrip()
     yield begin + Content.styled(f" {reason}", "dim")
 
 
@@ -189,7 +190,10 @@ def _subjects(rows: Sequence[HypothesisRow]) -> dict[int, str]:
     pairs = [row.subject for row in rows if row.kind == "pair"]
     lefts = {subject.partition(" against ")[0] for subject in pairs}
     shared = f"{min(lefts)} " if len(lefts) == 1 and len(pairs) > 1 else ""
-    return {id(row): row.subject.removeprefix(shared) if row.kind == "pair" else row.subject for row in rows}
+    return {
+        id(row): on_one_line(row.subject.removeprefix(shared) if row.kind == "pair" else row.subject)
+        for row in rows
+    }
 
 
 def _interval(result: HypothesisResult, row: HypothesisRow) -> Interval | None:
@@ -237,7 +241,7 @@ def _directions(finding: Finding, scale: Scale) -> str:
 
 def _side(trials: Sequence[HypothesisTrial], side: str) -> str:
     """Return the methods of a side."""
-    return " + ".join(dict.fromkeys(trial.method for trial in trials if trial.side == side)) or side
+    return on_one_line(" + ".join(dict.fromkeys(one.method for one in trials if one.side == side))) or side
 
 
 # -- what was compared

@@ -30,6 +30,7 @@ class HypothesisList(OptionList):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Next hypothesis", show=False),
         Binding("k", "cursor_up", "Hypothesis before", show=False),
+        Binding("enter", "select", "Details"),
         Binding("g", "first", "First hypothesis", show=False),
         Binding("G", "last", "Last hypothesis", show=False),
     ]
@@ -45,12 +46,13 @@ class HypothesisList(OptionList):
 
     def show(self, findings: tuple[Finding, ...]) -> None:
         """Show findings; the cursor stays on its hypothesis."""
-        before = self.chosen.result.name if self.chosen is not None else None
+        before, names = ([one.result.name for one in some] for some in (self._findings, findings))
+        chosen = self.chosen.result.name if self.chosen is not None else ""
         self._findings = findings
-        names = [finding.result.name for finding in findings]
-        self.set_options([Option("") for _ in findings])
+        if names != before:
+            self.set_options([Option("") for _ in findings])
+            self.highlighted = names.index(chosen) if chosen in names else 0
         self.draw()
-        self.highlighted = names.index(before) if before in names else 0 if names else None
 
     def draw(self) -> None:
         """Draw the lines for the present width; the one under the cursor in its colours alone, so that it can be read."""
@@ -84,7 +86,6 @@ class FindingsScreen(StudyScreen):
     FindingsScreen #findings-message { padding: 1 2; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "enter", "Into the details"),
         Binding("escape", "leave", "Back to the list", show=False),
         Binding("y", "copy_sentence", "Copy"),
     ]
@@ -96,6 +97,8 @@ class FindingsScreen(StudyScreen):
         """The study and publication that were read last."""
         self._findings: Findings | None = None
         self._trouble: StudyError | None = None
+        self._detailed = ""
+        """The hypothesis whose details are shown."""
         self._list, self._lines = HypothesisList(), LinesView()
         self._summary = Static(classes="findings--line", markup=False)
         self._message = Static(READING, id="findings-message", markup=False)
@@ -167,7 +170,9 @@ class FindingsScreen(StudyScreen):
 
     @on(OptionList.OptionHighlighted)
     def _chosen(self) -> None:
-        self._lines.restart()
+        if (chosen := self._list.chosen) is not None and chosen.result.name != self._detailed:
+            self._detailed = chosen.result.name
+            self._lines.restart()
         self._draw_detail()
 
     def on_resize(self) -> None:
@@ -177,7 +182,7 @@ class FindingsScreen(StudyScreen):
     # -- keys
 
     @on(OptionList.OptionSelected)
-    def action_enter(self) -> None:
+    def _enter(self) -> None:
         """Go into the details."""
         self._lines.focus()
 

@@ -7,6 +7,7 @@ from textual.content import Content
 
 from studyctl.contract.hypotheses import Measure, Verdict
 from studyctl.errors import StudyError
+from studyctl.printable import on_one_line
 from studyctl.report.effects import Effect, Form
 from studyctl.report.findings import MARKS, figure, is_ratio, kind_of_test, measure_of, p_text
 from studyctl.store.results import HypothesisResult
@@ -102,12 +103,12 @@ def line(finding: Finding, columns: Columns, width: int) -> Content:
     begin = Content.assemble(
         (fit(word(verdict), columns.verdict), STYLES[verdict]),
         GAP,
-        (fit(result.name, columns.name), "bold"),
+        (fit(on_one_line(result.name), columns.name), "bold"),
         (GAP + fit(result.metric, columns.metric) if columns.metric else "", "dim"),
     )
     if verdict is Verdict.UNTESTABLE:
         room = max(0, width - begin.cell_length - len(GAP))
-        return begin + Content.assemble(GAP, (fit(result.reason or "", room).rstrip(), "dim"))
+        return begin + Content.assemble(GAP, (fit(on_one_line(result.reason or ""), room).rstrip(), "dim"))
     parts = [
         (estimate_of(result, columns.form), columns.estimate, True, ""),
         (_p(result), columns.p, False, ""),
@@ -150,9 +151,10 @@ def missing(findings: Findings | None, trouble: StudyError | None, view: View) -
             [
                 "    [[hypotheses]]",
                 f'    name = "{left}-closer"',
+                '    metric = "kl_ratio"',
                 f'    left = {{ methods = "{left}" }}',
                 f'    right = {{ methods = "{right}" }}',
             ]
         )
-        yield "This one asks whether the left side stays closer to the dense model (kl_ratio); docs/findings.md has all keys."
+        yield "This one asks whether the left side stays closer to the dense model; docs/findings.md has more."
         yield f"4 opens the spec; `studyctl run {view.paths.spec}` then tests it on what is stored, and runs only what is missing."
