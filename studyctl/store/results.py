@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import duckdb
 
-from studyctl.contract.hypotheses import Level, PlannedHypothesis, Verdict
+from studyctl.contract.hypotheses import Alternative, Level, Metric, PlannedHypothesis, Verdict
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
@@ -53,6 +53,8 @@ class Standing(NamedTuple):
     bits_per_byte_change_low: float | None
     bits_per_byte_change_high: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     worst_language: str | None
     worst_bits_per_byte_change: float | None
     worst_ppl_ratio: float | None
@@ -62,6 +64,8 @@ class Standing(NamedTuple):
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
     acc: float | None
     acc_change: float | None
@@ -117,11 +121,15 @@ class LanguageResult(NamedTuple):
     bits_per_character: float | None
     dense_bits_per_character: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     dense_knows: bool | None
     kl_nats: float | None
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
 
 
@@ -464,22 +472,27 @@ class Results(AbstractContextManager["Results"]):
         """Return the hypotheses of the spec with their verdicts, in its order.
 
         Raises:
-            StudyError: the file holds a metric or a verdict that this version does not have.
+            StudyError: the file holds a metric, a claim or a verdict that this version does not have.
         """
         rows = self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
-        try:
+        with _as_this_version_has("hypotheses"):
+            for row in rows:
+                Alternative(row.alternative)
+                for metric in row.metric.split(", "):
+                    Metric.parse(metric)
             return [
                 row._replace(verdict=Verdict(row.verdict), generalize=Level(row.generalize)) for row in rows
             ]
-        except ValueError as error:
-            raise StudyError(
-                f"the table `hypotheses` holds a value that this version does not have: {error}",
-                hint="`studyctl db rebuild` makes it again from the journals",
-            ) from error
 
     def hypothesis_rows(self, hypothesis: str | None = None) -> list[HypothesisRow]:
-        """Return the parts of the hypotheses; of one if it is named."""
-        return self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+        """Return the parts of the hypotheses; of one if it is named.
+
+        Raises:
+            StudyError: the file holds a verdict that this version does not have.
+        """
+        rows = self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+        with _as_this_version_has("hypothesis_rows"):
+            return [row._replace(verdict=Verdict(row.verdict)) if row.verdict else row for row in rows]
 
     def hypothesis_pairs(self, hypothesis: str | None = None) -> list[HypothesisTrial]:
         """Return which trials were compared; of one hypothesis if it is named."""
@@ -585,6 +598,18 @@ class Results(AbstractContextManager["Results"]):
             if self._rows_of is None:
                 raise
             raise StudyError(unreadable(self._rows_of, error)) from error
+
+
+@contextmanager
+def _as_this_version_has(table: str) -> Iterator[None]:
+    """Turn the error of a value that no enumeration has into a problem of the study's file."""
+    try:
+        yield
+    except ValueError as error:
+        raise StudyError(
+            f"the table `{table}` holds a value that this version does not have: {error}",
+            hint="`studyctl db rebuild` makes it again from the journals",
+        ) from error
 
 
 def open(paths: StudyPaths) -> Results:

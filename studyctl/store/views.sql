@@ -11,7 +11,9 @@ WITH ends AS (
         any_value(low) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_low,
         any_value(high) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_high,
         any_value(low) FILTER (measure = 'kl_nats') AS kl_nats_low,
-        any_value(high) FILTER (measure = 'kl_nats') AS kl_nats_high
+        any_value(high) FILTER (measure = 'kl_nats') AS kl_nats_high,
+        any_value(low) FILTER (measure = 'kl_nats_per_byte') AS kl_nats_per_byte_low,
+        any_value(high) FILTER (measure = 'kl_nats_per_byte') AS kl_nats_per_byte_high
     FROM intervals GROUP BY ALL
 )
 SELECT
@@ -30,7 +32,7 @@ SELECT
     e.bits_per_character_change_low, e.bits_per_character_change_high,
     d.bits_per_byte < d.bzip2_bits_per_byte AS dense_knows,
     f.kl_nats, e.kl_nats_low, e.kl_nats_high,
-    f.kl_nats * f.tokens / p.bytes AS kl_nats_per_byte,
+    f.kl_nats * f.tokens / p.bytes AS kl_nats_per_byte, e.kl_nats_per_byte_low, e.kl_nats_per_byte_high,
     f.top1
 FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
@@ -63,6 +65,8 @@ COMMENT ON COLUMN perplexity_vs_dense.kl_nats IS 'KL(dense || compressed), mean 
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_low IS 'lower end of its 95 % interval over windows';
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte IS 'KL(dense || compressed), summed over tokens, per byte of the text';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 
 CREATE VIEW activation_snr AS
@@ -161,15 +165,17 @@ WITH ppl AS (
     -- An interval of a mean is that of all of its languages or tasks, or none.
     WHERE i.subject IS NULL AND i.pairs = CASE i.measure
         WHEN 'main' THEN acc.compared WHEN 'main_above_chance' THEN acc.tasks_above_chance
-        WHEN 'kl_nats' THEN kl.languages ELSE ppl.languages END
+        WHEN 'kl_nats' THEN kl.languages WHEN 'kl_nats_per_byte' THEN kl.languages ELSE ppl.languages END
 )
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.size_mib, t.sparsity,
     ppl.ppl_ratio, ratio.low AS ppl_ratio_low, ratio.high AS ppl_ratio_high,
     ppl.bits_per_byte_change, bits.low AS bits_per_byte_change_low, bits.high AS bits_per_byte_change_high,
-    ppl.bits_per_character_change,
+    ppl.bits_per_character_change, characters.low AS bits_per_character_change_low,
+    characters.high AS bits_per_character_change_high,
     ppl.worst_language, ppl.worst_bits_per_byte_change, ppl.worst_ppl_ratio, ppl.languages, ppl.languages_known,
-    kl.kl_nats, distance.low AS kl_nats_low, distance.high AS kl_nats_high, kl.kl_nats_per_byte, kl.top1,
+    kl.kl_nats, distance.low AS kl_nats_low, distance.high AS kl_nats_high, kl.kl_nats_per_byte,
+    distance_per_byte.low AS kl_nats_per_byte_low, distance_per_byte.high AS kl_nats_per_byte_high, kl.top1,
     acc.acc, acc.acc_change, change.low AS acc_change_low, change.high AS acc_change_high, acc.tasks,
     acc.acc_above_chance, acc.acc_change_above_chance,
     above.low AS acc_change_above_chance_low, above.high AS acc_change_above_chance_high, acc.tasks_above_chance,
@@ -181,7 +187,11 @@ LEFT JOIN kl ON kl.trial_id = t.trial_id
 LEFT JOIN acc ON acc.trial_id = t.trial_id
 LEFT JOIN ends ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ppl.ppl_ratio IS NOT NULL
 LEFT JOIN ends bits ON bits.trial_id = t.trial_id AND bits.measure = 'bits_per_byte_change' AND ppl.bits_per_byte_change IS NOT NULL
+LEFT JOIN ends characters ON characters.trial_id = t.trial_id AND characters.measure = 'bits_per_character_change'
+    AND ppl.bits_per_character_change IS NOT NULL
 LEFT JOIN ends distance ON distance.trial_id = t.trial_id AND distance.measure = 'kl_nats'
+LEFT JOIN ends distance_per_byte ON distance_per_byte.trial_id = t.trial_id AND distance_per_byte.measure = 'kl_nats_per_byte'
+    AND kl.kl_nats_per_byte IS NOT NULL
 LEFT JOIN ends change ON change.trial_id = t.trial_id AND change.measure = 'main'
 LEFT JOIN ends above ON above.trial_id = t.trial_id AND above.measure = 'main_above_chance'
 ORDER BY t.position;
@@ -202,6 +212,8 @@ COMMENT ON COLUMN leaderboard.bits_per_byte_change IS 'bits per byte - the dense
 COMMENT ON COLUMN leaderboard.bits_per_byte_change_low IS 'lower end of its 95 % interval over paired windows';
 COMMENT ON COLUMN leaderboard.bits_per_byte_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.bits_per_character_change IS 'bits per character - the dense model''s, mean over the languages';
+COMMENT ON COLUMN leaderboard.bits_per_character_change_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN leaderboard.bits_per_character_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest change in bits per byte';
 COMMENT ON COLUMN leaderboard.worst_bits_per_byte_change IS 'that change';
 COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'perplexity ratio of that language';
@@ -211,6 +223,8 @@ COMMENT ON COLUMN leaderboard.kl_nats IS 'mean KL(dense || compressed) per token
 COMMENT ON COLUMN leaderboard.kl_nats_low IS 'lower end of its 95 % interval over windows';
 COMMENT ON COLUMN leaderboard.kl_nats_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.kl_nats_per_byte IS 'KL(dense || compressed) per byte of text, mean over the languages';
+COMMENT ON COLUMN leaderboard.kl_nats_per_byte_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN leaderboard.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.top1 IS 'top-1 agreement with the dense model, mean over the languages';
 COMMENT ON COLUMN leaderboard.acc IS 'mean over tasks of their main metrics, where these are fractions';
 COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks measured for both';
