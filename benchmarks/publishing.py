@@ -10,10 +10,10 @@ from benchmarks.page import note, table
 from benchmarks.timing import Timing, in_turns, timed
 from studyctl.contract.records import Items, TaskFigure
 from studyctl.files import StudyPaths
-from studyctl.journal.parts import write_items
+from studyctl.journal.parts import keep_texts, write_items
 from studyctl.store.publish import publish
 from studyctl.store.schema import create_schema
-from tests.store.builder import FakeStudy, item_table
+from tests.store.builder import FakeStudy, item_table, item_texts
 
 MODELS = 40
 TASKS = 5
@@ -73,7 +73,8 @@ def _record(study: FakeStudy) -> int:
             part = write_items(
                 study.paths, attempt.name, attempt.number, task, tables[task, trial["variant"]]
             )
-            attempt.writer.write(Items(task=task, part=part.name, rows=count))
+            texts = keep_texts(study.paths, task, item_texts(task, range(count)))
+            attempt.writer.write(Items(task=task, part=part.name, rows=count, texts=texts.name))
             attempt.writer.write(TaskFigure(task=task, metric="acc", value=0.5, stderr=0.1, items=count))
             attempt.end(stage)
         attempt.finish()

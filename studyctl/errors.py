@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from studyctl.printable import printable
+
 
 class ExitCode(IntEnum):
     """Exit codes of the commands."""
@@ -102,6 +104,16 @@ class StudyError(Exception):
         self.cause = cause
         self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("; ".join(problem.what for problem in self.problems))
+        for problem in self.problems:
+            if problem.hint:  # Python shows it below the message
+                self.add_note(_note(problem))
+
+
+def _note(problem: Problem) -> str:
+    """Return what to do, after the place in a spec or query."""
+    places = {"line": problem.line, "column": problem.column}
+    place = ", ".join(f"{name} {number}" for name, number in places.items() if number is not None)
+    return printable(f"{place}: {problem.hint}" if place else problem.hint)
 
 
 class SpecError(StudyError):

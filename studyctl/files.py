@@ -316,6 +316,16 @@ class StudyPaths:
         return self.root / "journal"
 
     @property
+    def hypotheses(self) -> Path:
+        """Journal of when each hypothesis was first recorded."""
+        return self.root / "hypotheses.jsonl"
+
+    @property
+    def items(self) -> Path:
+        """Folder of the texts of tasks' items, once for all trials; without them, flips are numbers only."""
+        return self.root / "items"
+
+    @property
     def logs(self) -> Path:
         """Folder of the logs, one per attempt."""
         return self.root / "logs"
@@ -361,6 +371,10 @@ class StudyPaths:
     def part(self, trial: str, attempt: int, name: str) -> Path:
         """A Parquet part of one attempt; ``name`` is that of the task whose items it holds."""
         return self.journal / f"{trial}.{attempt}.{name}.parquet"
+
+    def item_texts(self, key: str) -> Path:
+        """The texts of a task's items, a Parquet file."""
+        return self.items / f"{key}.parquet"
 
     def trial_weights(self, weights_key: str) -> Path:
         """The compressed weights of a trial in progress."""

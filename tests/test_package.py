@@ -17,6 +17,7 @@ def test_a_wheel_holds_two_packages_of_this_projects_name_with_their_data(tmp_pa
     }
     assert {
         "studyctl/cli/__init__.py",
+        "studyctl/py.typed",
         "studyctl/specs/pocket.toml",
         "studyctl/store/views.sql",
         "studyctl/pocket/tasks/pocket_yesno.jsonl",

@@ -17,7 +17,7 @@ from studyctl.cli.arguments import (
     study_paths,
 )
 from studyctl.cli.terminal import need_terminal, open_app
-from studyctl.errors import StudyError
+from studyctl.errors import ExitCode, StudyError
 
 commands = typer.Typer()
 db = typer.Typer(help="The results database.", no_args_is_help=True)
@@ -43,6 +43,79 @@ def show(study: StudyArgument, as_json: JsonOption = False) -> None:
             print_json(report.as_json(results))
         else:
             report.show(results, stdout())
+
+
+@commands.command()
+def report(
+    study: StudyArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: .html (with charts), .tex or .md.")
+    ],
+    items: Annotated[
+        bool,
+        typer.Option("--items", help="List items that flipped; published items of tests leak into training."),
+    ] = False,
+) -> None:
+    """Write a study's results as one page: verdicts, figures, settings, versions, methods with citations."""
+    from studyctl.report.document.write import write_report
+
+    write_report(study_paths(study), output, with_items=items)
+    typer.echo(str(output.resolve()))
+
+
+@commands.command()
+def findings(
+    study: StudyArgument,
+    as_json: JsonOption = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if a confirmatory hypothesis is not supported.")
+    ] = False,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Each language, model and task too, and the estimate without each.")
+    ] = False,
+) -> None:
+    """Show the verdicts on the hypotheses of the spec."""
+    from studyctl.report import findings as report
+    from studyctl.store import results as store
+
+    with store.open(study_paths(study)) as results:
+        hypotheses = results.hypotheses()
+        if as_json:
+            print_json(report.as_json(results))
+        elif hypotheses:
+            report.show_findings(results, stdout(), rows=rows)
+        else:
+            stderr().print(
+                "The spec has no [[hypotheses]]; docs/findings.md shows how to write one.", markup=False
+            )
+        if strict and (failed := report.not_supported(hypotheses)):
+            stderr().print(f"not supported: {', '.join(failed)}", markup=False)
+            raise typer.Exit(ExitCode.FAILED)
+
+
+class Match(StrEnum):
+    """What variants of two sides have in common."""
+
+    BITS = "bits"
+    SPARSITY = "sparsity"
+
+
+@commands.command()
+def contrast(
+    study: StudyArgument,
+    left: Annotated[str, typer.Argument(metavar="LEFT", help="A method, or variants with * and ?.")],
+    right: Annotated[str, typer.Argument(metavar="RIGHT", help="What it is compared with.")],
+    match: Annotated[
+        Match | None, typer.Option("--match", help="Compare variants with the same value only.")
+    ] = None,
+    language: Annotated[str | None, typer.Option("--language", help="Figures of one language.")] = None,
+) -> None:
+    """Compare two methods or variants by every metric, with 95 % intervals."""
+    from studyctl.report import findings as report
+    from studyctl.store import results as store
+
+    with store.open(study_paths(study)) as results:
+        report.contrast(results, left, right, stdout(), match=match, language=language)
 
 
 @commands.command()

@@ -56,6 +56,8 @@ class TaskProtocol(_Handed):
     tasks: dict[str, TaskIdentity]
     main: dict[str, str] = {}
     """Main metric by task, where the spec names one; other tasks use lm-eval's first."""
+    keep_texts: bool = True
+    """Whether the study keeps the texts of items, and generated answers."""
 
 
 class Job(_Handed):

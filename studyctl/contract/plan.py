@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from studyctl.contract.hypotheses import PlannedHypothesis
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, read_plain, write_atomic
@@ -69,6 +70,7 @@ class Planned:
     evaluations: Mapping[str, tuple[PlannedStep, ...]] = field(default_factory=dict)
     """By model."""
     trials: tuple[PlannedTrial, ...] = ()
+    hypotheses: tuple[PlannedHypothesis, ...] = ()
     made_from: str = ""
     """File of the spec; empty in plans that do not say so."""
     version: int = VERSION

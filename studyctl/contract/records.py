@@ -221,6 +221,8 @@ class Items(Record, tag="item"):
     task: str
     part: str
     rows: int
+    texts: str = ""
+    """File with the texts of these items; empty: there is none."""
 
 
 class ChunkResults(Record, tag="chunks"):
@@ -259,6 +261,14 @@ class FidelityTotals(Record, tag="fidelity"):
     tokens: int | None = None
 
 
+class HypothesisDeclared(Record, tag="hypothesis"):
+    """A run recorded a hypothesis of its spec; of the study's journal of hypotheses."""
+
+    name: str
+    hash: str
+    """Of the hypothesis and of the variants that it compares."""
+
+
 class WorkerReady(Record, tag="worker_ready"):
     """A worker process is listening. Sent to the runner, not written to a journal."""
 
@@ -273,7 +283,8 @@ class WorkerFatal(Record, tag="worker_fatal"):
 
 AnyRecord: TypeAlias = (
     AttemptStarted | AttemptFinished | StepStarted | StepFinished | StepFailed | Progress | Warned | Layer | Window
-    | TextBatch | BlockDistance | TaskFigure | Items | ChunkResults | TextTotals | FidelityTotals | WorkerReady | WorkerFatal
+    | TextBatch | BlockDistance | TaskFigure | Items | ChunkResults | TextTotals | FidelityTotals
+    | HypothesisDeclared | WorkerReady | WorkerFatal
 )  # fmt: skip
 
 _DECODER: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)

@@ -2,21 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import Job
 from studyctl.contract.methods import Pruning, Quantization
-from studyctl.report.layout import MISSING, change, fixed, ratio
-from studyctl.store.figures import Figures, TaskFigures
+from studyctl.findings.estimates import LEAST_UNITS
+from studyctl.report.effects import effect
+from studyctl.report.layout import MISSING, fixed, ratio
+from studyctl.store.figures import Figures
+from studyctl.store.results import LanguageResult, Standing, TaskResult
+from studyctl.store.schema import LEAD
 from studyctl.units import bytes_text
 
 if TYPE_CHECKING:
     from studyctl.compress.weights.packing import Packing
     from studyctl.export.folder import Exported
 
+COMPARED = ("ppl_ratio", "kl_nats", "bits_per_byte_change", "change")
+"""Figures of languages and tasks that are compared with dense."""
 PACKAGES = ("studyctl", "torch", "transformers", "compressed-tensors")
 """Packages whose versions a card lists."""
 
@@ -51,9 +56,14 @@ class CardFacts:
             "bits_per_weight": self.bits_per_weight,
             "sparsity": self.sparsity,
             "export": {key: value for key, value in asdict(exported).items() if key != "folder"},
-            "figures": asdict(self.figures),
+            "figures": {"languages": _rows(self.figures.languages), "tasks": _rows(self.figures.tasks)},
             "versions": dict(self.versions),
         }
+
+
+def _rows(rows: Sequence[LanguageResult | TaskResult]) -> list[dict[str, Any]]:
+    """Return rows without the columns that identify the trial."""
+    return [{name: value for name, value in row._asdict().items() if name not in LEAD} for row in rows]
 
 
 def model_card(facts: CardFacts) -> str:
@@ -207,57 +217,85 @@ def _sparse(sparsity: float, pattern: str | None) -> str:
 
 
 def _measured(figures: Figures) -> Iterator[str]:
-    if figures.languages:
-        head: tuple[str, ...] = (
-            "language", "perplexity (per token)", "to dense", "KL to dense (nats per token)", "top-1 agreement",
-            "bits per byte", "change to dense",
-        )  # fmt: skip
-        rows = [
-            [
-                result.language,
-                ratio(result.perplexity).plain,
-                ratio(result.ratio, "×").plain,
-                MISSING if result.kl_nats is None else f"{result.kl_nats:.3g}",
-                fixed(result.top1, 3).plain,
-                fixed(result.bits_per_byte, 3).plain,
-                change(_difference(result.bits_per_byte, result.dense_bits_per_byte)).plain,
-            ]
-            for result in figures.languages
-        ]
-        yield _table(head, rows)
-        if unknown := [result.language for result in figures.languages if result.dense_knows is False]:
-            yield f"The dense model does not know {', '.join(unknown)}: it predicts the text no better than bzip2."
-    if figures.tasks:
-        head = ("task", "metric", "value", "standard error", "change to dense")
-        rows = [
-            [
-                result.task,
-                result.metric,
-                fixed(result.value, 3).plain,
-                fixed(result.stderr, 3).plain,
-                change(result.change).plain + (" (at chance)" if result.above_chance is False else ""),
-            ]
-            for result in figures.tasks
-        ]
-        yield _table(head, rows)
-        averaged = [result for result in figures.tasks if result.averaged]
-        above = [result for result in averaged if result.above_chance]
-        if any(result.above_chance is False for result in averaged):
-            yield f"Mean of {len(averaged)} tasks: {_means(averaged)}; of the {len(above)} above chance: {_means(above)}."
     if not figures.languages and not figures.tasks:
         yield "Nothing has been measured for this variant yet."
+        return
+    if figures.languages:
+        yield from _of_languages(figures.languages)
+    if figures.tasks:
+        yield from _of_tasks(figures.tasks, figures.means)
+    results: list[LanguageResult | TaskResult] = [*figures.languages, *figures.tasks]
+    compared = [
+        effect(result, name)
+        for result in results
+        if result.variant != "dense"
+        for name in COMPARED
+        if hasattr(result, name)
+    ]
+    if any(one.has_interval for one in compared):
+        yield (
+            "In brackets: 95 % intervals over windows of these texts and items of these tasks, not over other languages or "
+            "models. Where one holds no change (×1, 0), none can be excluded."
+        )
+    if any(one.value is not None and not one.has_interval for one in compared):
+        yield f"Without brackets: fewer than {LEAST_UNITS} windows or items, or measured by an earlier version."
 
 
-def _difference(value: float | None, dense: float | None) -> float | None:
-    return None if value is None or dense is None else value - dense
+def _of_languages(results: Sequence[LanguageResult]) -> Iterator[str]:
+    head = (
+        "language", "perplexity (per token)", "to dense", "KL to dense (nats per token)", "top-1 agreement",
+        "bits per byte", "change to dense",
+    )  # fmt: skip
+    rows = [
+        [
+            result.language,
+            ratio(result.perplexity).plain,
+            _compared(result, "ppl_ratio", "×"),
+            _distance(result),
+            fixed(result.top1, 3).plain,
+            fixed(result.bits_per_byte, 3).plain,
+            _compared(result, "bits_per_byte_change"),
+        ]
+        for result in results
+    ]
+    yield _table(head, rows)
+    if unknown := [result.language for result in results if result.dense_knows is False]:
+        yield f"The dense model does not know {', '.join(unknown)}: it predicts the text no better than bzip2."
 
 
-def _means(tasks: Sequence[TaskFigures]) -> str:
-    """Return the mean of the values, and that of the changes."""
-    values = [task.value for task in tasks if task.value is not None]
-    changes = [task.change for task in tasks if task.change is not None]
-    mean = fixed(fmean(values) if values else None, 3)
-    return f"{mean} ({change(fmean(changes))})" if changes else mean.plain
+def _of_tasks(results: Sequence[TaskResult], means: Standing) -> Iterator[str]:
+    head = ("task", "metric", "value", "standard error", "change to dense")
+    rows = [
+        [
+            result.task,
+            result.metric,
+            fixed(result.value, 3).plain,
+            fixed(result.stderr, 3).plain,
+            _compared(result, "change")
+            + (", at chance" if result.main and result.above_chance is False else ""),
+        ]
+        for result in results
+    ]
+    yield _table(head, rows)
+    if means.tasks_above_chance not in (None, means.tasks):
+        all_tasks = f"{fixed(means.acc, 3)}, change {_compared(means, 'acc_change')}"
+        above = f"{fixed(means.acc_above_chance, 3)}, change {_compared(means, 'acc_change_above_chance')}"
+        yield f"Mean of {means.tasks} tasks: {all_tasks}; of the {means.tasks_above_chance} above chance: {above}."
+
+
+def _compared(row: LanguageResult | TaskResult | Standing, name: str, prefix: str = "") -> str:
+    """Return a figure with its interval in brackets; the dense model is compared with nothing."""
+    if row.variant == "dense":
+        return MISSING
+    figure = effect(row, name, prefix)
+    return figure.figure() + (f" ({figure.ends()})" if figure.has_interval else "")
+
+
+def _distance(result: LanguageResult) -> str:
+    """Return the KL with its interval: three digits, however small it is."""
+    low, high = result.kl_nats_low, result.kl_nats_high
+    shown = MISSING if result.kl_nats is None else f"{result.kl_nats:.3g}"
+    return shown if low is None or high is None else f"{shown} ({low:.3g} to {high:.3g})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -53,7 +53,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
             weights_hash=weights,
             bits_per_weight=compressed.bits_per_weight if compressed else 16.0 if job.is_dense else None,
             sparsity=compressed.sparsity if compressed else None,
-            figures=read_figures(stored, job.weights_key, job.dense_key, job.evaluations),
+            figures=read_figures(paths, stored, job.weights_key, job.dense_key, job.evaluations),
             versions={name: version(name) for name in PACKAGES},
         )
         about = json.dumps(facts.as_dict(), indent=2, ensure_ascii=False)

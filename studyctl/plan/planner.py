@@ -8,13 +8,14 @@ What is an error, a warning, or allowed:
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from studyctl.backends import OWN
+from studyctl.contract.hypotheses import PlannedHypothesis
 from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData
 from studyctl.contract.methods import Checkpoint, inverts_hessian
@@ -32,6 +33,7 @@ from studyctl.plan.checks import (
     too_short,
 )
 from studyctl.plan.devices import resolve_devices
+from studyctl.plan.hypotheses import resolve_hypotheses
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.sources.checkpoints import identify_checkpoint
@@ -76,6 +78,7 @@ class StudyPlan:
     """What the spec asks for but is not available here, and what to do about it."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """For each variant that cannot be made on this machine now, by name: what is missing."""
+    hypotheses: Sequence[PlannedHypothesis] = ()
 
     @property
     def errors(self) -> list[Problem]:
@@ -140,6 +143,8 @@ class _Planner:
                 what = f"`{variant.name}` is left out: `{base}` is not among the models"
                 self._add(what, (*variant.loc, "of"), severity="warning")
         self.problems += check_backends(document, variants)
+        hypotheses, problems = resolve_hypotheses(document, variants, self.tasks)
+        self.problems += problems
         missing = missing_here(variants, devices or [])
         names: dict[str, list[str]] = defaultdict(list)
         for name, what in missing.items():
@@ -158,6 +163,7 @@ class _Planner:
             list(dict.fromkeys(self.problems)),  # many variants and models have the same problem
             notes,
             missing,
+            hypotheses,
         )
 
     # -- models

@@ -43,6 +43,7 @@ def planned(plan: StudyPlan, spec: str, made_from: str = "") -> Planned:
             model.spec.id: tuple(PlannedStep(step, dict(parts)) for step, parts in model.evaluations)
             for model in plan.models
         },
+        hypotheses=tuple(plan.hypotheses),
         made_from=made_from,
         trials=tuple(_trial(trial, plan.is_available(trial.variant)) for trial in plan.trials),
     )

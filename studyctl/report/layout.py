@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.padding import Padding
@@ -25,11 +25,18 @@ class Column:
     cells: list[Text]
     left: bool = False
     """Whether to align left, for cells of several parts that should line up."""
+    shorter: tuple[list[Text], ...] = ()
+    """The same cells with fewer characters, the longest first: taken where they save a table."""
 
     @property
     def width(self) -> int:
         """Return the characters that it needs."""
         return max([*map(len, self.header.split("\n")), *(cell.cell_len for cell in self.cells)])
+
+    def shortened(self, times: int) -> "Column":
+        """Return the column with shorter cells, as short as it has them."""
+        forms = (self.cells, *self.shorter)
+        return replace(self, cells=forms[min(times, len(self.shorter))])
 
 
 def print_tables(
@@ -41,7 +48,7 @@ def print_tables(
         console: Where to print.
         label: Header above the row names.
         names: Row names; one that is longer than a third of the width is wrapped, at its ``@`` if it has one.
-        columns: Figures, in order.
+        columns: Figures, in order; all of them are shortened as far as that makes the tables fewer.
         indent: Blanks before each line.
     """
     width = console.width - indent
@@ -50,6 +57,11 @@ def print_tables(
     longest = max(line.cell_len for name in names for line in name.split("\n"))
     label_width = min(max(len(label), longest), most)
     room = width - label_width
+    forms = [
+        [column.shortened(times) for column in columns]
+        for times in range(1 + max(len(column.shorter) for column in columns))
+    ]
+    columns = min(forms, key=lambda form: len(_chunks(form, room, len(form))))
     chunks = _chunks(columns, room, len(columns))
     if len(chunks) > 1:  # split evenly: not six columns and one
         chunks = _chunks(columns, room, -(-len(columns) // len(chunks)))
@@ -111,11 +123,11 @@ def fixed(value: float | None, decimals: int) -> Text:
     return Text(MISSING if value is None or not math.isfinite(value) else f"{value:z.{decimals}f}")
 
 
-def change(value: float | None) -> Text:
-    """Show a change with its sign and three decimals."""
+def change(value: float | None, decimals: int = 3) -> Text:
+    """Show a change with its sign and this many decimals."""
     if value is None or not math.isfinite(value):
         return Text(MISSING)
-    text = f"{value:+z.3f}"
+    text = f"{value:+z.{decimals}f}"
     return Text(text.removeprefix("+") if float(text) == 0 else text.replace("-", "−"))
 
 

@@ -1,6 +1,7 @@
 """What ``studyctl plan`` prints."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from studyctl.contract.hypotheses import PlannedHypothesis
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import FACTOR
 from studyctl.plan.planner import StudyPlan
@@ -15,6 +17,9 @@ from studyctl.plan.preview import Preview
 from studyctl.printable import on_one_line
 from studyctl.report.problems import as_json, draw
 from studyctl.units import bytes_text, duration_text
+
+SHOWN_VARIANTS = 4
+"""Variants of a hypothesis that are named."""
 
 
 def draw_plan(shown: Preview, out: Console, err: Console) -> None:
@@ -30,6 +35,8 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         for note in plan.notes:
             out.print(Text(f"note: {note}"), soft_wrap=True)
         print_code(plan, out)
+        for hypothesis in plan.hypotheses:
+            out.print(Text(f"hypothesis {hypothesis.name}: {_compared(hypothesis)}"), soft_wrap=True)
         out.print(_cost(shown), soft_wrap=True)
         if shown.kept_bytes:
             most = spec.execution.keep_trial_weights
@@ -37,6 +44,20 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
             out.print(f"{kept} (keep_trial_weights = {bytes_text(most)})", soft_wrap=True)
     if shown.problems:
         draw(shown.problems, err)
+
+
+def _compared(hypothesis: PlannedHypothesis) -> str:
+    """Return what a hypothesis compares."""
+    metrics = " and ".join(map(str, hypothesis.metrics))
+    if hypothesis.is_of_ranks:
+        return f"the order of all variants by {metrics}"
+    pairs = [f"{_names(pair.left)} against {_names(pair.right)}" for pair in hypothesis.pairs]
+    return f"{metrics}, {'; '.join(pairs)}"
+
+
+def _names(variants: Sequence[str]) -> str:
+    more = [f"{len(variants) - SHOWN_VARIANTS} more"] if len(variants) > SHOWN_VARIANTS else []
+    return " + ".join([*variants[:SHOWN_VARIANTS], *more])
 
 
 def print_code(plan: StudyPlan, console: Console) -> None:
@@ -109,6 +130,14 @@ def plan_as_json(shown: Preview) -> dict[str, Any]:
                 "because": str(todo[trial.id].reason) if trial.id in todo else None,
             }
             for trial in shown.plan.trials
+        ],
+        "hypotheses": [
+            {
+                "name": hypothesis.name,
+                "metrics": [str(metric) for metric in hypothesis.metrics],
+                "pairs": [asdict(pair) for pair in hypothesis.pairs],
+            }
+            for hypothesis in shown.plan.hypotheses
         ],
         "estimate": asdict(shown.estimate),
         "kept_bytes": shown.kept_bytes,

@@ -1,19 +1,22 @@
 """What ``studyctl show STUDY`` prints: leaderboard, languages, tasks, agreement, notes, warnings, failures."""
 
-import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from studyctl.contract.hypotheses import Verdict
 from studyctl.contract.methods import METHODS, MethodSettings, Pruning, Quantization
 from studyctl.files import StudyPaths
 from studyctl.printable import on_one_line
+from studyctl.report.effects import Effect, Form, effect, legend
+from studyctl.report.findings import MARKS, in_short
 from studyctl.report.layout import (
     Column,
     change,
@@ -25,14 +28,26 @@ from studyctl.report.layout import (
     ratio,
     size,
 )
+from studyctl.report.plain import plain
 from studyctl.store import results as store
 from studyctl.store.comparison import Agreement
-from studyctl.store.results import FailedTrial, Finding, LanguageResult, Results, Standing, TaskResult
+from studyctl.store.results import (
+    FailedTrial,
+    Finding,
+    HypothesisResult,
+    LanguageResult,
+    Results,
+    Standing,
+    TaskResult,
+)
 
 _Row = TypeVar("_Row", Standing, Agreement)
 STATES = ("done", "running", "failed", "stopped", "pending")
 GLYPHS = {"done": "", "running": "▶ ", "failed": "✗ ", "stopped": "■ ", "pending": "· "}
 SHOWN_WARNINGS = 5
+_VALUE_DECIMALS = {Form.WHOLE: 3, Form.SHORT: 2}
+COMPARED = ("ppl_ratio", "bits_per_byte_change", "kl_nats", "acc_change")
+"""Figures of the leaderboard that are compared with dense."""
 
 
 def show(results: Results, console: Console) -> None:
@@ -52,9 +67,17 @@ def show(results: Results, console: Console) -> None:
     _perplexity(console, measured, results.perplexity())
     _tasks(console, measured, results.tasks())
     _agreement(console, results.agreement())
-    findings, after = _findings(results, about.study, standings)
-    if in_short := [*findings, *about.notes, *after]:
-        _list(console, "In short", "", in_short)
+    hypotheses = results.hypotheses()
+    _verdicts(console, about.study, hypotheses)
+    if hypotheses:
+        sentences: list[str] = []
+        after = [
+            f"Next: `studyctl findings {about.study} --rows`; for your own model, change `id` in a copy of the spec."
+        ]
+    else:
+        sentences, after = best_of_each(results, about.study, standings)
+    if lines := [*sentences, *about.notes, *after]:
+        _list(console, "In short", "", lines)
     _warnings(console, about.study, results.warnings())
     _failures(console, about.study, results.failures())
 
@@ -79,17 +102,7 @@ def as_json(results: Results) -> dict[str, object]:
         "warnings": results.warnings(),
         "failures": results.failures(),
     }
-    return {name: _plain(part) for name, part in parts.items()}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return {name: _plain(item) for name, item in cast("NamedTuple", value)._asdict().items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat() + "Z"
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: plain(part) for name, part in parts.items()}
 
 
 def _header(
@@ -143,21 +156,35 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
         columns = [
             Column("bits/w", [fixed(row.bits_per_weight, 1) for row in rows]),
             *([Column("MiB", sizes)] if any(row.size_mib is not None for row in rows) else []),
-            Column("ppl\nratio", [ratio(row.ppl_ratio) for row in rows]),
-            Column("Δ bits\n/byte", [_against_dense(row, row.bits_per_byte_change) for row in rows]),
-            Column("KL", [fixed(row.kl_nats, 3) for row in rows]),
+            _effects("ppl\nratio", [effect(row, "ppl_ratio") for row in rows]),
+            _effects("Δ bits\n/byte", [_against_dense(row, "bits_per_byte_change") for row in rows]),
+            _effects("KL", [effect(row, "kl_nats") for row in rows]),
             Column("acc", [fixed(row.acc, 3) for row in rows]),
-            Column("Δ acc", [_against_dense(row, row.acc_change) for row in rows]),
+            _effects("Δ acc", [_against_dense(row, "acc_change") for row in rows]),
             Column("flips", [count(row.flips) for row in rows]),
             Column("time", [duration(row.total_seconds) for row in rows]),
         ]
         _section(console, "Leaderboard", rows, columns)
-        for remark in _about_means(rows):
+        compared = [effect(row, name) for row in rows if row.variant != "dense" for name in COMPARED]
+        for remark in (*_about_means(rows), *legend(compared)):
             _remark(console, remark)
 
 
-def _against_dense(row: Standing, value: float | None) -> Text:
-    return change(None if row.variant == "dense" else value)
+def _column(
+    header: str, cells: Callable[[Form], list[Text]], *, least: Form = Form.SHORT, left: bool = False
+) -> Column:
+    """Return a column of figures with their intervals; where there is no room, with as little of these as the form ``least``."""
+    forms = list(Form)[: list(Form).index(least) + 1]
+    first, *shorter = (cells(form) for form in forms)
+    return Column(header, first, left, tuple(shorter))
+
+
+def _effects(header: str, effects: Sequence[Effect], least: Form = Form.SHORT) -> Column:
+    return _column(header, lambda form: [one.text(form) for one in effects], least=least)
+
+
+def _against_dense(row: Standing, name: str) -> Effect:
+    return Effect(None) if row.variant == "dense" else effect(row, name)
 
 
 def _about_means(rows: list[Standing]) -> Iterator[str]:
@@ -181,14 +208,16 @@ def _perplexity(console: Console, standings: list[Standing], results: list[Langu
     cells = {(row.trial_id, row.language): row for row in results}
     for model, rows in _by_model(standings).items():
         columns = [
-            Column(language, [_perplexity_cell(cells.get((row.trial_id, language))) for row in rows])
+            _effects(
+                language, [_perplexity_cell(cells.get((row.trial_id, language))) for row in rows], Form.PLAIN
+            )
             for language in dict.fromkeys(row.language for row in results if row.model == model)
         ]
         if columns:
             _section(console, "Perplexity", rows, columns)
             _remark(console, "dense: perplexity per token; the others: how many times that of dense")
         columns = [
-            Column(language, [_bits_cell(cells.get((row.trial_id, language))) for row in rows])
+            _effects(language, [_bits_cell(cells.get((row.trial_id, language))) for row in rows])
             for language in dict.fromkeys(
                 row.language for row in results if row.model == model and row.bits_per_byte is not None
             )
@@ -204,20 +233,20 @@ def _perplexity(console: Console, standings: list[Standing], results: list[Langu
                     )
 
 
-def _perplexity_cell(result: LanguageResult | None) -> Text:
+def _perplexity_cell(result: LanguageResult | None) -> Effect:
     if result is None:
-        return ratio(None)
+        return Effect(None)
     if result.variant == "dense":
-        return ratio(result.perplexity)
-    return ratio(result.ppl_ratio, prefix="×")
+        return Effect(result.perplexity)
+    return effect(result, "ppl_ratio", "×")
 
 
-def _bits_cell(result: LanguageResult | None) -> Text:
+def _bits_cell(result: LanguageResult | None) -> Effect:
     if result is None:
-        return fixed(None, 3)
+        return Effect(None)
     if result.variant == "dense":
-        return fixed(result.bits_per_byte, 3)
-    return change(result.bits_per_byte_change)
+        return Effect(result.bits_per_byte)
+    return effect(result, "bits_per_byte_change")
 
 
 def _tasks(console: Console, standings: list[Standing], results: list[TaskResult]) -> None:
@@ -225,9 +254,9 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
     cells = {(row.trial_id, row.task): row for row in results if metrics.get(row.task) == row.metric}
     for model, rows in _by_model(standings).items():
         columns = [
-            Column(
+            _column(
                 task if metrics[task] == "acc" else f"{task} {metrics[task]}",
-                [_task_cell(cells.get((row.trial_id, task))) for row in rows],
+                partial(_task_cells, [cells.get((row.trial_id, task)) for row in rows]),
                 left=True,
             )
             for task in dict.fromkeys(row.task for row in results if row.model == model and row.main)
@@ -236,10 +265,8 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
         if some_at_chance:
             tasks = max(row.tasks or 0 for row in rows)
             columns += [
-                Column(
-                    f"mean of {tasks}", [_mean_cell(row, row.acc, row.acc_change) for row in rows], left=True
-                ),
-                Column("of those above chance", [_above_chance_cell(row) for row in rows], left=True),
+                _column(f"mean of {tasks}", partial(_mean_cells, rows), left=True),
+                _column("of those above chance", partial(_above_chance_cells, rows), left=True),
             ]
         if columns:
             _section(console, "Accuracy", rows, columns)
@@ -248,28 +275,54 @@ def _tasks(console: Console, standings: list[Standing], results: list[TaskResult
                 _remark(console, "~ at chance: guessing does as well as this variant and dense together")
 
 
-def _task_cell(result: TaskResult | None) -> Text:
-    if result is None:
-        return fixed(None, 3)
-    at_chance = "~" if result.above_chance is False else ""
-    if result.variant == "dense":
-        return Text(f"{fixed(result.value, 3)}{at_chance}")
-    mark = ("*" if result.significant else "") + at_chance
-    style = ("red" if (result.change or 0) < 0 else "green") if result.significant else ""
-    return Text.assemble(
-        fixed(result.value, 3), " ", Text(f"{change(result.change).plain}{mark}", style=style)
-    )
+def _task_cells(results: Sequence[TaskResult | None], form: Form) -> list[Text]:
+    changes = [
+        None if result is None or result.variant == "dense" else effect(result, "change")
+        for result in results
+    ]
+    cells = []
+    for result, of_change in zip(results, _changes(changes, form), strict=True):
+        mark = "~" if result is not None and result.above_chance is False else ""
+        if result is not None and result.variant != "dense" and result.significant:
+            mark = f"*{mark}"
+            of_change.style = of_change.style or ("red" if (result.change or 0) < 0 else "green")
+        value = fixed(None if result is None else result.value, _VALUE_DECIMALS[form])
+        cells.append(Text.assemble(value, of_change.append(mark)))
+    return cells
 
 
-def _mean_cell(row: Standing, value: float | None, of_change: float | None) -> Text:
-    if row.variant == "dense" or value is None:
-        return fixed(value, 3)
-    return Text(f"{fixed(value, 3)} {change(of_change)}")
+def _changes(changes: Sequence[Effect | None], form: Form) -> list[Text]:
+    """Return changes to be put behind values: their last digits are below each other."""
+    parts = [("", "") if one is None else one.parts(form) for one in changes]
+    width = max(len(figure) for figure, _ in parts)
+    texts = []
+    for one, (figure, spread) in zip(changes, parts, strict=True):
+        texts.append(
+            Text(f" {figure:>{width}}{spread}" if figure else "", one.style if one is not None else "")
+        )
+    return texts
 
 
-def _above_chance_cell(row: Standing) -> Text:
-    mean = _mean_cell(row, row.acc_above_chance, row.acc_change_above_chance)
-    return mean if row.tasks_above_chance is None else Text(f"{row.tasks_above_chance}: {mean}")
+def _mean_cells(
+    rows: Sequence[Standing], form: Form, which: str = "acc", of_change: str = "acc_change"
+) -> list[Text]:
+    values = [getattr(row, which) for row in rows]
+    changes = [
+        None if row.variant == "dense" or value is None else effect(row, of_change)
+        for row, value in zip(rows, values, strict=True)
+    ]
+    return [
+        Text.assemble(fixed(value, _VALUE_DECIMALS[form]), of_value)
+        for value, of_value in zip(values, _changes(changes, form), strict=True)
+    ]
+
+
+def _above_chance_cells(rows: Sequence[Standing], form: Form) -> list[Text]:
+    means = _mean_cells(rows, form, "acc_above_chance", "acc_change_above_chance")
+    return [
+        mean if row.tasks_above_chance is None else Text.assemble(f"{row.tasks_above_chance}: ", mean)
+        for row, mean in zip(rows, means, strict=True)
+    ]
 
 
 def _agreement(console: Console, rows: list[Agreement]) -> None:
@@ -297,7 +350,21 @@ def _agreement(console: Console, rows: list[Agreement]) -> None:
         _remark(console, f"by {', '.join(makers)}")
 
 
-def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], Collection[str]]:
+def _verdicts(console: Console, study: str, hypotheses: Sequence[HypothesisResult]) -> None:
+    """Print a line for each hypothesis."""
+    if not hypotheses:
+        return
+    console.print()
+    console.print(Text.assemble(("Findings", "bold"), f"  studyctl findings {study}"))
+    for result in hypotheses:
+        mark, style = MARKS[Verdict(result.verdict)]
+        claim = on_one_line(result.claim or result.name).rstrip(".")
+        console.print(
+            Padding.indent(Text.assemble((mark, style), f" {claim}: {on_one_line(in_short(result))}"), 1)
+        )
+
+
+def best_of_each(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], list[str]]:
     """Return for each model whether its best pruned or its best quantized variant is ahead and how sure that is, and what to do next."""
     models = _by_model(standings)
     sentences: list[str] = []
@@ -307,7 +374,7 @@ def _findings(results: Results, study: str, standings: list[Standing]) -> tuple[
         pruned, quantized = _best(rows, Pruning, Quantization), _best(rows, Quantization, Pruning)
         if pruned is None or quantized is None:
             continue
-        difference = results.contrast(pruned.trial_id, quantized.trial_id)
+        difference = results.contrast(model, pruned.trial_id, quantized.trial_id)
         if difference is None:
             continue
         languages = f" in {difference.languages} languages" if difference.languages > 1 else ""

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
 from rich.text import Text
@@ -15,10 +14,10 @@ from studyctl.printable import on_one_line, printable
 from studyctl.report.console import TextConsole
 from studyctl.report.problems import draw
 from studyctl.report.tables import print_table, write_csv, write_json, write_parquet
+from studyctl.store.interrupts import hear_interrupts
 from studyctl.store.query import STOPPED, fetch, open_reader, stream
 
 WRITERS = {"csv": write_csv, "json": write_json, "parquet": write_parquet}
-INTERRUPT_SECONDS = 0.05
 HELP = "SQL ends with `;`. `.tables` lists tables and views, `.quit` leaves. Try: from leaderboard;"
 
 
@@ -43,19 +42,8 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
             WRITERS[output](stream(connection, query), terminal)
             sys.stdout.flush()
 
-    with (
-        closing(open_reader(paths, external_access=external_access)) as connection,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        # DuckDB hears no Ctrl-C, and in this thread it would keep Python from hearing it.
-        at_work = pool.submit(write)
-        try:
-            at_work.result()
-        except KeyboardInterrupt:
-            while not at_work.done():  # a query that is just starting may miss it
-                connection.interrupt()
-                wait([at_work], INTERRUPT_SECONDS)
-            raise
+    with closing(open_reader(paths, external_access=external_access)) as connection:
+        hear_interrupts(connection, write)
 
 
 class _Terminal(io.BytesIO):

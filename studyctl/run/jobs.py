@@ -105,4 +105,5 @@ def _task_protocol(plan: StudyPlan, model: PlannedModel) -> TaskProtocol | None:
         limit=tasks.limit,
         tasks={name: plan.tasks[name] for name in names},
         main=tasks.main,
+        keep_texts=tasks.keep_texts,
     )

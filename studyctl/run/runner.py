@@ -18,6 +18,7 @@ from studyctl.contract.records import (
 from studyctl.errors import FailureCause, HeldError, SpecError, StudyError
 from studyctl.files import write_atomic
 from studyctl.journal.files import JournalWriter
+from studyctl.journal.hypotheses import declare
 from studyctl.journal.index import Index
 from studyctl.plan.compare import Todo, compare
 from studyctl.plan.estimate import Clock
@@ -157,6 +158,7 @@ class Runner:
         text = self_contained(plan.document)
         write_atomic(self.paths.spec, text)
         write_plan(planned(plan, text, source_of(plan.document, self.paths, saved)), self.paths)
+        declare(self.paths, plan.hypotheses)
         self.plan = plan
         self._publisher.dirty = True
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}

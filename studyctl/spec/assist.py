@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
+from studyctl.contract.hypotheses import Measure
 from studyctl.spec.keys import (
     METHOD_NAMES,
     Key,
@@ -203,15 +204,40 @@ def _words(data: dict[str, Any], loc: Loc, key: Key) -> Iterator[tuple[str, str]
     elif key.name == "languages":
         listed = set(words_of(value_at(loc[: loc.index(key.name) + 1], data)))
         yield from ((word, "") for word in _languages(data, loc) if word not in listed)
-    elif key.name in ("models", "of"):
+    elif key.name in ("models", "of") and loc[0] != "hypotheses":
         models = data.get("models")
         tables = models if isinstance(models, list) else []
         yield from ((word, "a model of this spec") for table in tables for word in words_of(table.get("id")))
     elif key.name == "include":
         yield "pocket", "bundled tasks"
+    elif loc[0] == "hypotheses" and key.name in _OF_HYPOTHESES:
+        yield from _OF_HYPOTHESES[key.name](data)
     else:
         words = choices_of(types_at(loc, data)) or key.choices
         yield from ((word, "default" if word == key.default else "") for word in words)
+
+
+def _metrics(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what hypotheses compare: every measure, and accuracy in each task of the spec."""
+    yield from ((str(measure), "") for measure in Measure)
+    for task in words_of(value_at(("evaluation", "tasks", "names"), data) or []):
+        yield f"{Measure.ACCURACY}:{task}", "one task"
+
+
+def _methods(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the methods of the spec's variants."""
+    tables = data.get("compression")
+    for table in tables if isinstance(tables, list) else []:
+        yield "+".join(words_of(table.get("method"))), "a method of this spec"
+
+
+def _subjects(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the languages and tasks that the spec measures."""
+    for kind, place in (("language", ("perplexity", "languages")), ("task", ("tasks", "names"))):
+        yield from ((word, kind) for word in words_of(value_at(("evaluation", *place), data) or []))
+
+
+_OF_HYPOTHESES = {"metric": _metrics, "rank_agreement": _metrics, "methods": _methods, "levels": _subjects}
 
 
 def _languages(data: dict[str, Any], loc: Loc) -> list[str]:

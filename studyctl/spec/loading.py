@@ -28,7 +28,7 @@ from studyctl.spec.models import (
 )
 from studyctl.spec.positions import Loc, Place, Span, deepest
 
-LISTED = ("models", "compression")
+LISTED = ("models", "compression", "hypotheses")
 """Tables that are written ``[[…]]``."""
 MOST_PROBLEMS = 100
 """Problems that are shown; a list of thousands of wrong values has as many."""

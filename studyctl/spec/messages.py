@@ -27,7 +27,7 @@ from studyctl.spec.keys import (
     types_at,
     value_at,
 )
-from studyctl.spec.models import TABLES, TABLES_BY_HEADER
+from studyctl.spec.models import TABLES, TABLES_BY_HEADER, Selector
 from studyctl.spec.positions import Loc
 
 PAIR_EXAMPLE = '["sparsegpt", "gptq"]'
@@ -129,7 +129,11 @@ def _unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
 
 def _owners(name: str) -> list[str]:
     """Return the tables and methods that have a key of this name."""
-    owners = [f"`{header}`" for header, table in TABLES_BY_HEADER if name in keys_of(table)]
+    owners = [
+        f"`{header}`"
+        for header, table in TABLES_BY_HEADER
+        if name in keys_of(table) and table is not Selector  # which names settings of methods
+    ]
     methods = [method for method in METHOD_NAMES if name in keys_of(TABLES[method])]
     if methods:
         every = len(methods) == len(METHOD_NAMES)

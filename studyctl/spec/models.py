@@ -29,9 +29,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from studyctl.contract.hypotheses import By, Measure, Metric
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
 from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
 from studyctl.contract.steps import BATCH_WINDOWS
+from studyctl.errors import closest
 
 
 def problems_inside(*problems: tuple[tuple[str | int, ...], str]) -> PydanticCustomError:
@@ -167,6 +169,20 @@ class CalibrationOverride(Table):
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _names(value: Any) -> Any:
+    return None if value is None else _as_tuple(value)
+
+
+def _numbers(value: Any) -> Any:
+    """Return a number, or each of a list, as a float: 4 and 4.0 select the same."""
+    if value is None:
+        return None
+    return tuple(
+        float(item) if isinstance(item, int) and not isinstance(item, bool) else item
+        for item in _as_tuple(value)
+    )
 
 
 Backend = Literal["studyctl", "autoawq", "auto-gptq", "gptqmodel", "llm-compressor"]
@@ -397,6 +413,10 @@ class Tasks(Table):
         default_factory=dict,
         description="by task: the main metric, which tables and means show; default: lm-eval's first",
     )
+    keep_texts: bool = Field(
+        True,
+        description="keep prompts, choices and answers of items in the study, so that flips can be read; `false` for test sets that must not get about. It changes no result",
+    )
 
 
 class Evaluation(Table):
@@ -412,6 +432,182 @@ class Evaluation(Table):
             what = "fidelity is measured on the perplexity windows: add `[evaluation.perplexity]`"
             raise problems_inside((("fidelity",), what))
         return self
+
+
+Names = Annotated[tuple[Text, ...] | None, BeforeValidator(_names)]
+
+
+class Selector(Table):
+    """Variants of a hypothesis: those that meet every key; without a key, all that are compressed."""
+
+    methods: Names = Field(None, description="such as `gptq`, or `sparsegpt+awq` for a combination")
+    backends: Names = Field(None, description="the package that compressed")
+    bits: Annotated[tuple[Annotated[float, Field(gt=0, le=16)], ...] | None, BeforeValidator(_numbers)] = (
+        Field(None, description="bits of a quantized weight")
+    )
+    sparsity: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None, BeforeValidator(_numbers)] = (
+        Field(None, description="share of weights that is pruned; 0.5 also for 2:4")
+    )
+    names: Names = Field(
+        None, description="names of variants, with `*` and `?`; `dense` for the model itself"
+    )
+
+
+class Match(Table):
+    """Which variants of the two sides belong together."""
+
+    left: Selector = Field(default_factory=Selector, description="narrows the left side")
+    right: Selector = Field(default_factory=Selector, description="narrows the right side")
+
+
+class InteractionTable(Table):
+    """Two groups of languages or tasks between which the difference may differ."""
+
+    of: Literal["language", "task"] = Field(description="what the groups are made of")
+    levels: Annotated[
+        tuple[Annotated[tuple[Text, ...], Field(min_length=1, strict=False)], ...],
+        Field(min_length=2, max_length=2, strict=False),
+    ] = Field(description="the two groups")
+
+
+class Hypothesis(Table):
+    """A claim about the variants, which the results are tested against."""
+
+    name: Name = Field(description="how the claim is called in results")
+    claim: str = Field("", description="the claim, in words")
+    metric: Text | None = Field(
+        None,
+        description="bits_per_byte, kl_ratio, ppl_ratio, top1, snr, accuracy, accuracy:<task>, gold_nats, gold_nats:<task> "
+        "or size_mib; default: kl_ratio where `generalize` has models",
+    )
+    left: Selector | None = Field(None, description="the variants that the claim is about")
+    right: Selector | None = Field(None, description="those that they are compared with")
+    match: tuple[Match, ...] = Field(
+        (), strict=False, description="pairs of sides, such as 8 bits with 50 %; default: all of both sides"
+    )
+    combine: Literal["mean", "every"] = Field(
+        "mean", description="several pairs: mean of their differences, or the claim must hold for every pair"
+    )
+    alternative: Literal["better", "worse", "different", "no_worse"] = Field(
+        "better", description="what is claimed of the left side; no_worse: not worse by `margin` or more"
+    )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="differences up to it do not matter; default: 0.002 of bits_per_byte and ppl_ratio, 0.05 of the logarithm "
+        "of kl_ratio, 0.005 of accuracy and top1, none of the others",
+    )
+    generalize: Literal["windows", "languages", "models", "languages+models"] = Field(
+        "windows", description="what the verdict is about: these models and languages, or others like them"
+    )
+    family: Name = Field("main", description="hypotheses whose p are adjusted together (Holm)")
+    by: Literal["language", "model", "task"] | None = Field(
+        None, description="a verdict for each of them, as a family of its own"
+    )
+    interaction: InteractionTable | None = Field(
+        None, description="does the difference between the sides differ between two groups?"
+    )
+    rank_agreement: Annotated[tuple[Text, ...], Field(min_length=2, max_length=2, strict=False)] | None = (
+        Field(
+            None, description="two metrics, in place of `metric`: do they put all variants in the same order?"
+        )
+    )
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Return what is compared: one metric, or two orders.
+
+        Raises:
+            ValueError: there is no such metric.
+        """
+        if self.rank_agreement is not None:
+            return tuple(map(Metric.parse, self.rank_agreement))
+        return (Metric.parse(self.metric or Measure.KL_RATIO),)
+
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> Self:
+        problems = list(self._metric_problems())
+        if self.rank_agreement is not None:
+            without = (
+                "metric",
+                "left",
+                "right",
+                "match",
+                "combine",
+                "alternative",
+                "margin",
+                "by",
+                "interaction",
+            )
+            problems += [
+                ((name,), f"`{name}` has no meaning with `rank_agreement`, which compares all variants")
+                for name in without
+                if name in self.model_fields_set
+            ]
+        elif self.left is None or self.right is None:
+            missing = "left" if self.left is None else "right"
+            problems.append(((), f"`{missing}` is missing: which variants are compared?"))
+        if not problems and self.metrics[0].measure is Measure.SIZE_MIB:
+            problems += [
+                ((name,), f"sizes are compared, not tested: leave `{name}` out")
+                for name in ("generalize", "by", "interaction")
+                if name in self.model_fields_set
+            ]
+        elif not problems:
+            problems += self._level_problems()
+        if problems:
+            raise problems_inside(*problems)
+        return self
+
+    def _metric_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        places: list[tuple[tuple[str | int, ...], str]] = [
+            (("rank_agreement", index), name) for index, name in enumerate(self.rank_agreement or ())
+        ]
+        if self.metric is not None:
+            places.append((("metric",), self.metric))
+        elif self.rank_agreement is None and "models" not in self.generalize:
+            yield (), f"`metric` is missing: {', '.join(Measure)}"
+        for loc, name in places:
+            try:
+                metric = Metric.parse(name)
+            except ValueError:
+                near = closest(name.partition(":")[0], list(Measure))
+                yield loc, f"there is no metric `{name}`" + (f"; did you mean `{near}`?" if near else "")
+                continue
+            if metric.measure is Measure.SIZE_MIB and self.rank_agreement is not None:
+                yield loc, "sizes are compared, not tested"
+
+    def _level_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield levels and rows that the metric does not have."""
+        measure = self.metrics[0].measure
+        of_tasks = any(metric.measure.is_of_tasks for metric in self.metrics)
+        if self.alternative == "no_worse" and self.margin is None and measure.margin is None:
+            yield (), f"`no_worse` needs a `margin`: {measure} has no default"
+        if of_tasks and "languages" in self.generalize:
+            what = "items of tasks are in no language here: generalize over windows (items) or models"
+            yield ("generalize",), what
+        if self.by is not None and self.by + "s" in self.generalize.split("+"):
+            what = f"one {self.by} each says nothing of other {self.by}s: leave `by` or `generalize` out"
+            yield ("by",), what
+        if self.interaction is not None:
+            yield from self._interaction_problems()
+        for loc, kind in self._groups():
+            if (kind is By.TASK) != of_tasks or self.metrics[0].task is not None:
+                yield loc, f"{self.metrics[0]} is not measured by {kind}"
+
+    def _interaction_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.by is not None:
+            yield ("by",), "`interaction` already compares groups: leave `by` out"
+        if "generalize" in self.model_fields_set:
+            what = "an interaction is tested over its languages or tasks: leave `generalize` out"
+            yield ("generalize",), what
+
+    def _groups(self) -> Iterator[tuple[tuple[str | int, ...], By]]:
+        """Yield the places that divide the figures by language or by task."""
+        if self.by is not None and By(self.by) is not By.MODEL:
+            yield ("by",), By(self.by)
+        if self.interaction is not None:
+            yield ("interaction", "of"), By(self.interaction.of)
 
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|\d+")
@@ -471,6 +667,9 @@ class Spec(Table):
     )
     text: dict[Name, TextSource] = Field(default_factory=dict, description="named text sources")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="what is measured")
+    hypotheses: tuple[Hypothesis, ...] = Field(
+        (), strict=False, description="claims that the results are tested against"
+    )
     execution: Execution = Field(default_factory=Execution, description="how the study is run")
 
     @field_validator("models")
@@ -478,6 +677,13 @@ class Spec(Table):
     def _models_differ(cls, value: tuple[Model, ...]) -> tuple[Model, ...]:
         if ids := _repeated(tuple(model.id for model in value)):
             raise problems_inside(*(((*loc, "id"), what) for loc, what in ids))
+        return value
+
+    @field_validator("hypotheses")
+    @classmethod
+    def _hypotheses_differ(cls, value: tuple[Hypothesis, ...]) -> tuple[Hypothesis, ...]:
+        if names := _repeated(tuple(hypothesis.name for hypothesis in value)):
+            raise problems_inside(*(((*loc, "name"), what) for loc, what in names))
         return value
 
 
@@ -491,6 +697,10 @@ TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
     ("[evaluation.fidelity]", Fidelity),
     ("[evaluation.tasks]", Tasks),
     ("[evaluation.tasks.data.<task>]", TaskData),
+    ("[[hypotheses]]", Hypothesis),
+    ("[hypotheses.<selector>]", Selector),
+    ("[[hypotheses.match]]", Match),
+    ("[hypotheses.interaction]", InteractionTable),
     ("[execution]", Execution),
 )
 """All tables but the ``[[compression]]`` of each method."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from studyctl.contract.methods import PAIR
 from studyctl.spec.keys import keys_of
-from studyctl.spec.models import TABLES, Spec
+from studyctl.spec.models import TABLES, Selector, Spec
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -23,6 +23,9 @@ def json_schema() -> dict[str, Any]:
         if tag != PAIR:
             properties["method"] |= {"const": tag}
         schema["$defs"][table.__name__]["properties"] = {name: properties[name] for name in keys_of(table)}
+    selector = schema["$defs"][Selector.__name__]["properties"]
+    for name in selector:
+        selector[name] = _value_or_list(_without_null(selector[name]))
     tables = schema["properties"]["compression"]["items"]
     # The pair's method is a list, which OpenAPI's discriminator cannot express; `const` tells the tables apart anyway.
     tables.pop("discriminator", None)

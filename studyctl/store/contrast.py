@@ -1,40 +1,24 @@
-"""Two variants of a model compared on the same windows."""
+"""Two trials of a model compared on the same windows."""
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
 
-from studyctl.store.intervals import (
-    MANY_DOCUMENTS,
-    Estimate,
-    mean_of_languages,
-    ratio_of_sums,
-    student,
-)
-
-
-class Window(NamedTuple):
-    """Columns of the table ``windows``."""
-
-    language: str
-    window: int
-    nll_nats: float
-    tokens: int
-    bytes: int | None
-    document: int | None
+from studyctl.contract.hypotheses import Measure, Metric
+from studyctl.findings.cells import Figures, Side, difference
+from studyctl.findings.estimates import Cannot, Cells, over_windows
 
 
 class Contrast(NamedTuple):
-    """How many bits per byte one variant needs more than another, in the mean over the languages."""
+    """How many bits per byte one trial needs more than another, in the mean over the languages."""
 
     bits_per_byte: float
     low: float
-    """Ends of the 95 % interval over windows (see :mod:`studyctl.store.intervals`)."""
+    """Ends of the 95 % interval over windows (see :mod:`studyctl.findings.estimates`)."""
     high: float
     windows: int
+    """Windows, or documents where these are the units."""
     languages: int
 
     @property
@@ -43,28 +27,18 @@ class Contrast(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def contrast(left: Iterable[Window], right: Iterable[Window]) -> Contrast | None:
-    """Return what ``left`` needs more than ``right``; None where a language has too few windows of both for an interval."""
-    others = {(row.language, row.window, row.tokens): row for row in right}
-    pairs: dict[str, list[tuple[Window, Window]]] = defaultdict(list)
-    for row in left:
-        if (other := others.get((row.language, row.window, row.tokens))) is not None:
-            pairs[row.language].append((row, other))
-    estimates = [estimate for of_language in pairs.values() if (estimate := _estimate(of_language))]
-    if not estimates or len(estimates) < len(pairs):
+def contrast(connection: duckdb.DuckDBPyConnection, model: str, left: str, right: str) -> Contrast | None:
+    """Return what one trial of a model needs more than another; None where a language has too few windows of both."""
+    sides = [Side(((trial,),)) for trial in (left, right)]
+    metric = Metric(Measure.BITS_PER_BYTE)
+    cells = Figures(connection, {model: (left, right)}).cells(model, metric).values()
+    try:
+        differences = [difference(cell.sides(metric.measure, sides), np.array([1.0, -1.0])) for cell in cells]
+        if not differences:
+            return None
+        estimate = over_windows(
+            Cells(*(np.array([[cell[place] for cell in differences]]) for place in range(3)))
+        )
+    except Cannot:
         return None
-    value, variance, freedom = mean_of_languages(estimates)
-    windows = sum(map(len, pairs.values()))
-    return Contrast(value, *student(value, variance, freedom), windows, len(estimates))
-
-
-def _estimate(pairs: Sequence[tuple[Window, Window]]) -> Estimate | None:
-    of_document = Counter(row.document for row, _ in pairs)
-    by_document = sum(count > 1 for count in of_document.values()) >= MANY_DOCUMENTS
-    bits: dict[int | None, float] = defaultdict(float)
-    size: dict[int | None, float] = defaultdict(float)
-    for row, other in pairs:
-        unit = row.document if by_document else row.window
-        bits[unit] += (row.nll_nats - other.nll_nats) / math.log(2)
-        size[unit] += math.nan if row.bytes is None else row.bytes
-    return ratio_of_sums(np.array(list(bits.values())), np.array(list(size.values())))
+    return Contrast(estimate.value, *estimate.ends, estimate.units, len(differences))

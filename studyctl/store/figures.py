@@ -4,79 +4,35 @@ Reports read the published database (:mod:`studyctl.store.results`); a model car
 figures are published.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from studyctl.contract.records import AnyRecord, FidelityTotals, Items, TaskFigure, TextTotals
+from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
 from studyctl.contract.steps import Step
-from studyctl.journal.stored import Results, Stored
-from studyctl.store.rows import records_of
-from studyctl.store.task_items import CHANCE_LEVEL, Guessing
-from studyctl.store.text_totals import totals_of
+from studyctl.files import StudyPaths
+from studyctl.journal.stored import Stored
+from studyctl.store.publish import publish_in_memory
+from studyctl.store.results import LanguageResult, Results, Standing, TaskResult
 
-
-@dataclass(frozen=True, slots=True)
-class LanguageFigures:
-    """One language."""
-
-    language: str
-    perplexity: float | None
-    """None where it is not finite."""
-    dense_perplexity: float | None
-    """None for the dense model itself, and while dense is not measured."""
-    kl_nats: float | None
-    top1: float | None
-    bits_per_byte: float | None = None
-    dense_bits_per_byte: float | None = None
-    dense_knows: bool | None = None
-    """Whether the dense model predicts the language better than bzip2; None: not known."""
-
-    @property
-    def ratio(self) -> float | None:
-        """Return perplexity / dense perplexity."""
-        return self.perplexity / self.dense_perplexity if self.perplexity and self.dense_perplexity else None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFigures:
-    """One metric of a task."""
-
-    task: str
-    metric: str
-    value: float | None
-    stderr: float | None
-    dense_value: float | None
-    """None for the dense model itself, and while dense is not measured."""
-    averaged: bool = False
-    """Whether it counts in means over tasks."""
-    above_chance: bool | None = None
-    """Whether this model and dense together answer better than chance; None: not tested."""
-
-    @property
-    def change(self) -> float | None:
-        """Return value − dense value."""
-        return None if self.value is None or self.dense_value is None else self.value - self.dense_value
+_TRIAL = "the trial"
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """All figures of a trial."""
 
-    languages: list[LanguageFigures]
-    tasks: list[TaskFigures]
+    languages: list[LanguageResult]
+    tasks: list[TaskResult]
+    means: Standing
 
 
 def read_figures(
-    stored: Stored, weights_key: str, dense_key: str | None, evaluations: Iterable[Step]
+    paths: StudyPaths, stored: Stored, weights_key: str, dense_key: str | None, evaluations: Iterable[Step]
 ) -> Figures:
     """Return the acknowledged figures of a trial.
 
     Args:
+        paths: files of the study.
         stored: what the journals hold.
         weights_key: of the trial.
         dense_key: ``weights_key`` of the dense trial of the model; None: nothing to compare with.
@@ -85,79 +41,26 @@ def read_figures(
     Raises:
         StudyError: a journal is damaged.
     """
-    evaluations = tuple(evaluations)
-    records, answers = _records(stored.results_of(weights_key), evaluations)
-    dense, dense_answers = _records(
-        stored.results_of(dense_key if dense_key != weights_key else None), evaluations
+    steps = tuple(evaluations)
+    keys = {} if dense_key in (None, weights_key) else {"dense": dense_key}
+    keys["dense" if dense_key == weights_key else _TRIAL] = weights_key
+    planned = Planned(
+        paths.name,
+        evaluations={"": tuple(map(PlannedStep, steps))},
+        trials=tuple(_trial(variant, key) for variant, key in keys.items()),
     )
-    if dense_key == weights_key:
-        dense_answers = answers
-    distances = {record.language: record for record in records if isinstance(record, FidelityTotals)}
-    dense_texts = {record.language: record for record in dense if isinstance(record, TextTotals)}
-    dense_tasks = {(record.task, record.metric): record for record in dense if isinstance(record, TaskFigure)}
-    figures = Figures([], [])
-    for record in records:
-        match record:
-            case TextTotals(language=language):
-                distance, dense_text = distances.get(language), dense_texts.get(language)
-                figures.languages.append(
-                    LanguageFigures(
-                        language=language,
-                        perplexity=record.perplexity,
-                        dense_perplexity=dense_text.perplexity if dense_text else None,
-                        kl_nats=distance.kl_nats if distance else None,
-                        top1=distance.top1 if distance else None,
-                        bits_per_byte=record.bits_per_byte,
-                        dense_bits_per_byte=dense_text.bits_per_byte if dense_text else None,
-                        dense_knows=_knows(record if dense_key == weights_key else dense_text),
-                    )
-                )
-            case TaskFigure(task=task, metric=metric):
-                dense_task = dense_tasks.get((task, metric))
-                dense_value = dense_task.value if dense_task else None
-                above = _above_chance(answers.get(task, ()), dense_answers.get(task, ()))
-                figures.tasks.append(
-                    TaskFigures(
-                        task, metric, record.value, record.stderr, dense_value,
-                        averaged=record.averaged, above_chance=above if record.main else None,
-                    )
-                )  # fmt: skip
-    return figures
+    order = {step.subject: place for place, step in enumerate(steps)}
+    with Results(publish_in_memory(paths, planned, stored, frozenset())) as results:
+        (means,) = [row for row in results.leaderboard() if keys[row.variant] == weights_key]
+        languages, tasks = results.perplexity(means.trial_id), results.tasks(means.trial_id)
+    languages.sort(key=lambda row: order[row.language])
+    tasks.sort(key=lambda row: order[row.task])
+    return Figures(languages, tasks, means)
 
 
-def _knows(dense: TextTotals | None) -> bool | None:
-    if dense is None or dense.bits_per_byte is None or dense.bzip2_bits_per_byte is None:
-        return None
-    return dense.bits_per_byte < dense.bzip2_bits_per_byte
-
-
-def _above_chance(parts: Sequence[Path], dense_parts: Sequence[Path]) -> bool | None:
-    """Return whether the answers in these files of items and the dense model's are better than chance by the main metric."""
-    if not parts or not dense_parts:
-        return None
-    columns = ["correct", "gold", "loglikelihoods"]
-    own, dense = (
-        pa.concat_tables(pq.read_table(part, columns=columns) for part in of) for of in (parts, dense_parts)
-    )
-    right = [table["correct"].to_pylist() for table in (own, dense)]
-    if None in right[0] or None in right[1] or len(right[0]) != len(right[1]):
-        return None
-    guessing = Guessing.of(
-        Counter(map(len, dense["loglikelihoods"].to_pylist())), Counter(dense["gold"].to_pylist())
-    )
-    return guessing.p((sum(right[0]) + sum(right[1])) / 2) < CHANCE_LEVEL
-
-
-def _records(results: Results, evaluations: Iterable[Step]) -> tuple[list[AnyRecord], dict[str, list[Path]]]:
-    """Return the records of the stored evaluations of some weights, with the totals of texts, and the files of items by task."""
-    records: list[AnyRecord] = []
-    items: dict[str, list[Path]] = defaultdict(list)
-    for step in evaluations:
-        if (result := results.of(step)) is not None:
-            of_step = [(part, record) for part in result.parts for record in records_of(part)]
-            of_step_records = [record for _, record in of_step]
-            records += [*of_step_records, *totals_of(of_step_records)]
-            for part, record in of_step:
-                if isinstance(record, Items):
-                    items[record.task].append(part.stored.journal.parent / record.part)
-    return records, items
+def _trial(variant: str, weights_key: str | None) -> PlannedTrial:
+    """Return what the results are put under; they are found by the key of the weights alone."""
+    return PlannedTrial(
+        trial=variant, model="", method="", variant=variant, backend="", seed=None, settings={}, calibration=None,
+        weights_key=weights_key, dtype="", bits_per_weight=None, sparsity=None,
+    )  # fmt: skip

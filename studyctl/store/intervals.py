@@ -23,18 +23,13 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
+from studyctl.findings.cells import MANY_DOCUMENTS
+from studyctl.findings.estimates import LEAST_UNITS, Z, student
+from studyctl.findings.items import tango
 from studyctl.store.schema import LEAD
 from studyctl.store.task_items import Lead, TaskPairs
 from studyctl.store.text_totals import MOST_NATS
-
-LEAST_UNITS = 4
-"""With fewer windows, items or passages there is no interval: they say too little about their spread."""
-MANY_DOCUMENTS = 20
-"""From so many documents with several windows each, documents are the units: windows of one document are alike."""
-UPPER = 0.975
-Z = float(ndtri(UPPER))
 
 Reals = NDArray[np.float64]
 
@@ -168,12 +163,6 @@ def mean_of_languages(languages: Sequence[Estimate]) -> tuple[float, float, floa
     return mean, total / count**2, total**2 / squares if squares else math.inf
 
 
-def student(value: float, variance: float, freedom: float) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of Student's t."""
-    half = float(stdtrit(freedom, UPPER) if math.isfinite(freedom) else Z) * math.sqrt(variance)
-    return value - half, value + half
-
-
 # -- tasks
 
 
@@ -230,41 +219,6 @@ def mean_of_tasks(tasks: Sequence[TaskPairs]) -> tuple[float, float]:
     mean = sum(task.change for task in tasks) / count
     half = Z * math.sqrt(total) / count
     return mean - half, mean + half
-
-
-def tango(wins: Reals, losses: Reals, items: Reals) -> tuple[Reals, Reals]:
-    """Return the ends of the score intervals of paired differences ``(wins - losses) / items`` (Tango 1998).
-
-    The interval holds every difference whose score is below z. The score is a monotone function of the difference, so each end is
-    found by bisection.
-
-    Args:
-        wins: pairs of which only the second is right, ``[tasks]``.
-        losses: pairs of which only the first is right, ``[tasks]``.
-        items: all pairs, ``[tasks]``.
-    """
-    estimate = (wins - losses) / items
-    ends = []
-    for bound in (-1.0, 1.0):
-        inside, outside = estimate.copy(), np.full_like(estimate, bound)
-        for _ in range(52):  # bits of a float
-            middle = (inside + outside) / 2
-            is_inside = np.abs(_tango_score(middle, wins, losses, items)) < Z
-            inside, outside = np.where(is_inside, middle, inside), np.where(is_inside, outside, middle)
-        ends.append(inside)
-    return ends[0], ends[1]
-
-
-def _tango_score(difference: Reals, wins: Reals, losses: Reals, items: Reals) -> Reals:
-    """Return the score statistic of a true difference: how far the counts are from it, in its standard errors."""
-    # The probability of a loss that is most likely under this difference: the larger root of a x² + b x + c.
-    a, b = 2 * items, (2 * items - wins + losses) * difference - wins - losses
-    c = -losses * difference * (1 - difference)
-    loss = (np.sqrt(np.maximum(b * b - 4 * a * c, 0)) - b) / (2 * a)
-    variance = items * (2 * loss + difference * (1 - difference))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        score: Reals = (wins - losses - items * difference) / np.sqrt(np.maximum(variance, 0))
-    return score
 
 
 def _row(lead: Lead, measure: str, subject: str | None, units: int, ends: Iterable[float]) -> dict[str, Any]:

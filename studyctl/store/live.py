@@ -314,7 +314,7 @@ class Live:
             for trial in self._planned.trials
             if trial.trial in chosen or (trial.variant == "dense" and trial.model in models)
         ]
-        part = replace(self._planned, trials=tuple(planned))
+        part = replace(self._planned, trials=tuple(planned), hypotheses=())
         from studyctl.store.publish import publish_in_memory  # with pyarrow, which takes time to import
 
         return Results(publish_in_memory(self.paths, part, self._stored, self._running))

@@ -5,7 +5,6 @@ takes the place of the old one only when it is complete on the disk: DuckDB clos
 in a log beside it.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,21 +19,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import studyctl
+from studyctl.contract.item_texts import ITEM_TEXTS, MOST_BYTES
 from studyctl.contract.plan import Planned
+from studyctl.contract.steps import StepKind
 from studyctl.errors import StudyError
-from studyctl.files import NO_SPACE, StudyPaths, atomic_path, remove_leftovers
+from studyctl.files import NO_SPACE, StudyPaths, atomic_path, open_plain, remove_leftovers
+from studyctl.findings.items import mcnemar_p
+from studyctl.findings.tables import tables as tables_of_findings
 from studyctl.journal.index import Index
 from studyctl.journal.stored import Stored
 from studyctl.store.intervals import intervals
 from studyctl.store.planned import read_planned
-from studyctl.store.rows import Part, Row, Rows, collect, lead, timestamp
+from studyctl.store.rows import Part, Row, Rows, Texts, collect, lead, timestamp
 from studyctl.store.schema import LEAD, VERSION, create_schema
 from studyctl.store.task_items import TaskPairs, task_chance, task_pairs
+from studyctl.units import bytes_text
 
 STORAGE = "v1.2.0"
 """Oldest DuckDB that can open the file."""
-_SINCE_0_2 = frozenset({"score", "passage"})
-"""Columns that Parquet parts of earlier versions do not have."""
+_OPTIONAL = frozenset({"score", "passage", "answer"})
+"""Columns that Parquet parts of earlier versions do not have, or that a study does not keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ def _fill(
     """Create and fill all tables; return the number of rows."""
     connection.execute("BEGIN")
     create_schema(connection)
-    total = _insert_items(connection, rows)
+    total = _insert_items(connection, rows) + _insert_texts(connection, rows)
     about: Row = {
         "schema_version": VERSION,
         "study": planned.study,
@@ -175,6 +179,8 @@ def _fill(
     total += _insert(connection, "task_flips", [_flip_row(pair) for pair in pairs if pair.binary])
     total += _insert(connection, "task_chance", chance)
     total += _insert(connection, "intervals", list(intervals(connection, pairs, above)))
+    for table, findings in tables_of_findings(connection, planned.hypotheses, rows.declared).items():
+        total += _insert(connection, table, findings)
     connection.execute("COMMIT")
     return total
 
@@ -191,7 +197,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[Row]) 
 
 def _insert_items(connection: duckdb.DuckDBPyConnection, rows: Rows) -> int:
     """Insert every readable part; each other part becomes a warning."""
-    required = set(connection.table("items").columns) - {*LEAD, *_SINCE_0_2}
+    required = set(connection.table("items").columns) - {*LEAD, *_OPTIONAL}
     columns: dict[Part, set[str]] = {}
     for part in rows.parts:
         try:
@@ -215,9 +221,10 @@ def _insert_items(connection: duckdb.DuckDBPyConnection, rows: Rows) -> int:
     return _insert_parts(connection, columns)
 
 
-def _warn(rows: Rows, part: Part, error: Exception) -> None:
-    """Add a warning that the items of a part could not be published."""
-    message = f"item rows of {part.path.name} are missing here: {str(error).splitlines()[0]}"
+def _warn(rows: Rows, part: Part | Texts, error: Exception) -> None:
+    """Add a warning that the items of a part, or texts of items, could not be published."""
+    what = "item rows" if isinstance(part, Part) else "item texts"
+    message = f"{what} of {part.path.name} are missing here: {str(error).splitlines()[0]}"
     step = part.step
     row = {"stage": str(step.step), "message": message, "attempt": step.attempt, "at": timestamp(step.at)}
     rows.add("warnings", part.trial, row)
@@ -266,6 +273,65 @@ def _insert_parts(connection: duckdb.DuckDBPyConnection, columns_of: Mapping[Par
     return sum(part.rows for part in columns_of)
 
 
+def _insert_texts(connection: duckdb.DuckDBPyConnection, rows: Rows) -> int:
+    """Insert the texts of items, those that models share once, and name them in the rows of the steps; return how many.
+
+    A file that is gone is no trouble: people delete it before they hand a study on. A damaged one becomes a warning.
+    """
+    keys: dict[Path, str | None] = {}
+    total = 0
+    for texts in rows.texts.values():
+        if texts.path in keys:
+            continue
+        keys[texts.path] = None
+        try:
+            table = _read_texts(texts)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, pa.ArrowException) as error:
+            _warn(rows, texts, error)
+            continue
+        keys[texts.path] = texts.key
+        connection.register("arriving", table)
+        connection.execute(
+            "INSERT INTO item_texts SELECT $key, $task, item, prompt, choices, target FROM arriving",
+            {"key": texts.key, "task": texts.task},
+        )
+        connection.unregister("arriving")
+        total += table.num_rows
+    of_task = {place: keys[texts.path] for place, texts in rows.texts.items()}
+    for row in rows.tables["steps"] if total else ():
+        if row["kind"] == StepKind.TASK:
+            row["texts_key"] = of_task.get((row["model"], row["subject"]))
+    return total
+
+
+def _read_texts(texts: Texts) -> pa.Table:
+    """Return the texts in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError, ValueError, pyarrow.ArrowException: it cannot be read, or no worker has written it.
+    """
+    if texts.name != texts.path.name:
+        raise ValueError(f"it is no file in the folder {texts.folder.name}")
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    with open_plain(texts.path) as file:
+        parquet = pq.ParquetFile(file)
+        if missing := set(ITEM_TEXTS.names) - set(parquet.schema_arrow.names):
+            raise ValueError(f"it does not have the columns {', '.join(sorted(missing))}")
+        for batch in parquet.iter_batches(columns=ITEM_TEXTS.names):
+            batches.append(batch)
+            size += batch.nbytes
+            if size > MOST_BYTES:
+                raise ValueError(f"it has more than {bytes_text(MOST_BYTES)} of texts")
+    table = pa.Table.from_batches(batches, None if batches else ITEM_TEXTS)
+    table = table.select(ITEM_TEXTS.names).cast(ITEM_TEXTS)
+    table.validate(full=True)
+    return table
+
+
 def _flip_row(pair: TaskPairs) -> Row:
     """Return a row of ``task_flips``: items that flipped against dense."""
     return {
@@ -277,24 +343,3 @@ def _flip_row(pair: TaskPairs) -> Row:
         "wrong_to_right": pair.wrong_to_right,
         "mcnemar_p": mcnemar_p(pair.right_to_wrong, pair.wrong_to_right),
     }
-
-
-def mcnemar_p(right_to_wrong: int, wrong_to_right: int) -> float:
-    """Return the exact two-sided p of McNemar's test: 2 · P(X ≤ min) for X ~ Binomial(sum, 1/2), at most 1.
-
-    McNemar (1947), in the exact form, which is valid for few discordant pairs too.
-    """
-    total = right_to_wrong + wrong_to_right
-    fewer = min(right_to_wrong, wrong_to_right)
-    if 2 * fewer == total:
-        return 1.0
-    log_term = (
-        math.lgamma(total + 1) - math.lgamma(fewer + 1) - math.lgamma(total - fewer + 1) - total * math.log(2)
-    )
-    relative, term = 0.0, 1.0  # in units of the term at `fewer`, the largest one
-    for count in range(fewer, -1, -1):
-        relative += term
-        term *= count / (total - count + 1)
-        if term < relative * 1e-17:
-            break
-    return min(1.0, 2 * math.exp(log_term) * relative)

@@ -197,7 +197,8 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> "pa.Table":
                 rows = sum(batch.num_rows for batch in batches)
                 what = f"the answer has more than {rows:,} rows: more than {bytes_text(LARGEST_ANSWER)}"
                 raise StudyError(
-                    what, hint="add `limit 1000000`; `--format csv`, json and parquet write any number"
+                    what,
+                    hint="add `limit 1000000`; `studyctl sql --format csv`, json and parquet write any number",
                 )
         return pa.Table.from_batches(batches, reader.schema)
 

@@ -1,17 +1,23 @@
 """The results of a study as rows, for reports and the terminal app, which need no SQL and no arithmetic on metrics."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import duckdb
 
+from studyctl.contract.hypotheses import Alternative, Level, Metric, PlannedHypothesis, Verdict
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
-from studyctl.store.contrast import Contrast, Window, contrast
-from studyctl.store.query import Content, open_database, other_tables, unreadable
+from studyctl.store.contrast import Contrast, contrast
+from studyctl.store.query import Content, fetch, open_database, other_tables, unreadable
 from studyctl.store.schema import definitions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _Row = TypeVar("_Row", bound=NamedTuple)
 
@@ -47,6 +53,8 @@ class Standing(NamedTuple):
     bits_per_byte_change_low: float | None
     bits_per_byte_change_high: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     worst_language: str | None
     worst_bits_per_byte_change: float | None
     worst_ppl_ratio: float | None
@@ -56,6 +64,8 @@ class Standing(NamedTuple):
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
     acc: float | None
     acc_change: float | None
@@ -111,11 +121,15 @@ class LanguageResult(NamedTuple):
     bits_per_character: float | None
     dense_bits_per_character: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     dense_knows: bool | None
     kl_nats: float | None
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
 
 
@@ -154,6 +168,25 @@ class TaskResult(NamedTuple):
     def significant(self) -> bool:
         """Whether the change against dense is unlikely to be chance (p < 0.05)."""
         return self.mcnemar_p is not None and self.mcnemar_p < 0.05
+
+
+class Flip(NamedTuple):
+    """A row of the view ``flips``: an item that dense answers right and a variant wrong, or the reverse."""
+
+    task: str
+    item: int
+    direction: str
+    gold: int | None
+    dense_predicted: int | None
+    predicted: int | None
+    dense_loglikelihoods: list[float] | None
+    loglikelihoods: list[float] | None
+    prompt: str | None
+    """None: the study does not keep the texts of this task."""
+    choices: list[str] | None
+    right_answer: str | None
+    dense_answer: str | None
+    answer: str | None
 
 
 class ModelProgress(NamedTuple):
@@ -199,12 +232,155 @@ class Finding(NamedTuple):
     """Further fields, as JSON."""
 
 
+class VariantRow(NamedTuple):
+    """A variant, from the table ``trials``."""
+
+    variant: str
+    method: str
+    options: str
+    """Settings of the method, as JSON."""
+
+
+class HypothesisResult(NamedTuple):
+    """A row of the table ``hypotheses``."""
+
+    name: str
+    claim: str
+    metric: str
+    family: str
+    alternative: str
+    generalize: str
+    margin: float | None
+    declared: datetime | None
+    confirmatory: bool | None
+    estimate: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_adjusted: float | None
+    verdict: str
+    reason: str | None
+    units: int | None
+    languages: int | None
+    models: int | None
+    models_holding: int | None
+    needed_windows: int | None
+    needed_languages: int | None
+    needed_models: int | None
+    calibration_draws: int | None
+    notes: list[str]
+
+
+class HypothesisRow(NamedTuple):
+    """A row of the table ``hypothesis_rows``."""
+
+    hypothesis: str
+    kind: str
+    subject: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_adjusted: float | None
+    verdict: str | None
+    reason: str | None
+    units: int | None
+
+
+class HypothesisTrial(NamedTuple):
+    """A row of the table ``hypothesis_pairs``."""
+
+    hypothesis: str
+    pair: int
+    side: str
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    compared: bool
+    reason: str | None
+
+
+class Reversal(NamedTuple):
+    """A row of the table ``reversals``."""
+
+    hypothesis: str
+    variant: str
+    other_variant: str
+    metric: str
+    difference: float
+    p: float
+    other_metric: str
+    other_difference: float
+    other_p: float
+    p_adjusted: float
+
+
 class StepRow(NamedTuple):
     """A row of the table ``steps``."""
 
     kind: str
     subject: str | None
     peak_memory_bytes: int | None
+
+
+class Setting(NamedTuple):
+    """How a variant is made; columns of the table ``trials`` that are the same for all models."""
+
+    method: str
+    variant: str
+    backend: str | None
+    backend_version: str | None
+    options: str | None
+    """JSON."""
+    calibration: str | None
+    """JSON."""
+
+
+class TextProtocol(NamedTuple):
+    """How a language is measured; columns of the table ``perplexity``."""
+
+    language: str
+    windows: int | None
+    sequence_length: int | None
+    bos: bool | None
+
+
+class TaskProtocol(NamedTuple):
+    """How a task is measured; columns of the table ``tasks``."""
+
+    task: str
+    metric: str
+    shots: int | None
+    items: int | None
+
+
+class Environment(NamedTuple):
+    """What attempts ran with; columns of the table ``attempts``."""
+
+    studyctl: str | None
+    versions: str | None
+    """JSON: versions by package."""
+    device: str | None
+    device_kind: str | None
+    dtype: str | None
+
+
+class FlippedItem(NamedTuple):
+    """An item that a variant answers otherwise than dense, with its text where that is kept, from the view ``flips``."""
+
+    trial_id: str
+    task: str
+    item: int
+    direction: str
+    gold: int | None
+    dense_predicted: int | None
+    predicted: int | None
+    prompt: str | None
+    choices: list[str] | None
+    right_answer: str | None
+    dense_answer: str | None
+    answer: str | None
 
 
 class LayerResult(NamedTuple):
@@ -252,6 +428,10 @@ class Results(AbstractContextManager["Results"]):
         """Return one row per trial, task and metric; of one trial or model if it is named."""
         return self._rows(TaskResult, "tasks_vs_dense", trial_id=trial_id, model=model)
 
+    def flips(self, trial_id: str, task: str | None = None) -> list[Flip]:
+        """Return the items that flipped against dense, what turned wrong first; of one task if it is named."""
+        return self._rows(Flip, "flips", " ORDER BY task, direction, item", trial_id=trial_id, task=task)
+
     def ranks(self, model: str | None = None) -> list[Rank]:
         """Return one row per compressed trial and metric, the best first; of one model if it is named."""
         return self._rows(Rank, "ranks", model=model)
@@ -288,9 +468,107 @@ class Results(AbstractContextManager["Results"]):
         """Return the compressed linears of one trial."""
         return self._rows(LayerResult, "layers", trial_id=trial_id)
 
-    def contrast(self, left: str, right: str) -> Contrast | None:
-        """Return how many bits per byte one trial needs more than another of the same model; None: too few windows of both."""
-        return contrast(*(self._rows(Window, "windows", trial_id=trial) for trial in (left, right)))
+    def hypotheses(self) -> list[HypothesisResult]:
+        """Return the hypotheses of the spec with their verdicts, in its order.
+
+        Raises:
+            StudyError: the file holds a metric, a claim or a verdict that this version does not have.
+        """
+        rows = self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
+        with _as_this_version_has("hypotheses"):
+            for row in rows:
+                Alternative(row.alternative)
+                for metric in row.metric.split(", "):
+                    Metric.parse(metric)
+            return [
+                row._replace(verdict=Verdict(row.verdict), generalize=Level(row.generalize)) for row in rows
+            ]
+
+    def hypothesis_rows(self, hypothesis: str | None = None) -> list[HypothesisRow]:
+        """Return the parts of the hypotheses; of one if it is named.
+
+        Raises:
+            StudyError: the file holds a verdict that this version does not have.
+        """
+        rows = self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+        with _as_this_version_has("hypothesis_rows"):
+            return [row._replace(verdict=Verdict(row.verdict)) if row.verdict else row for row in rows]
+
+    def hypothesis_pairs(self, hypothesis: str | None = None) -> list[HypothesisTrial]:
+        """Return which trials were compared; of one hypothesis if it is named."""
+        return self._rows(HypothesisTrial, "hypothesis_pairs", hypothesis=hypothesis)
+
+    def reversals(self, hypothesis: str | None = None) -> list[Reversal]:
+        """Return the pairs of variants that two metrics surely put in opposite orders; of one hypothesis if it is named."""
+        return self._rows(Reversal, "reversals", hypothesis=hypothesis)
+
+    def settings(self) -> list[Setting]:
+        """Return how each variant is made, in the order of the plan; dense is none."""
+        return self._rows(Setting, "trials", " WHERE variant <> 'dense' GROUP BY ALL ORDER BY min(position)")
+
+    def text_protocols(self) -> list[TextProtocol]:
+        """Return how each language was measured, by name; several rows, if models differ."""
+        return self._rows(TextProtocol, "perplexity", " GROUP BY ALL ORDER BY ALL")
+
+    def task_protocols(self) -> list[TaskProtocol]:
+        """Return how each task was measured, by its main metric, by name; several rows, if models differ."""
+        return self._rows(TaskProtocol, "tasks", " WHERE main GROUP BY ALL ORDER BY ALL")
+
+    def environments(self) -> list[Environment]:
+        """Return what the attempts of current trials ran with, each once."""
+        return self._rows(Environment, "attempts", " WHERE current GROUP BY ALL ORDER BY ALL")
+
+    def flipped_items(self, count: int) -> list[FlippedItem]:
+        """Return items that flipped against dense, at most so many, those of an item together."""
+        return self._rows(FlippedItem, "flips", f" ORDER BY task, item, trial_id LIMIT {count:d}")
+
+    def contrast(self, model: str, left: str, right: str) -> Contrast | None:
+        """Return how many bits per byte one trial of a model needs more than another; None: too few windows of both."""
+        with self._reading("windows", "items"):
+            return contrast(self._connection, model, left, right)
+
+    def compare(
+        self, hypotheses: Sequence[PlannedHypothesis]
+    ) -> tuple[list[HypothesisResult], list[HypothesisRow]]:
+        """Return verdicts on hypotheses that are not in the spec, and their parts."""
+        from studyctl.findings.tables import tables
+
+        with self._reading("trials", "steps", "windows", "items", "tasks", "task_chance"):
+            rows = tables(self._connection, hypotheses, {})
+        return (
+            [
+                HypothesisResult._make(row[name] for name in HypothesisResult._fields)
+                for row in rows["hypotheses"]
+            ],
+            [HypothesisRow(**row) for row in rows["hypothesis_rows"]],
+        )
+
+    def variants(self) -> list[VariantRow]:
+        """Return each compressed variant once, with the settings of its method."""
+        trials = self._rows(VariantRow, "trials", " ORDER BY position")
+        return list({row.variant: row for row in trials}.values())
+
+    def ask(self, sql: str) -> "pa.Table":
+        """Return the rows of a query; of several statements, those of the last. Ctrl-C ends it.
+
+        Raises:
+            StudyError: the query is wrong, or its rows take more than :data:`~studyctl.store.query.LARGEST_ANSWER`.
+        """
+        from studyctl.store.interrupts import hear_interrupts  # takes time to import
+
+        self.define()
+        return hear_interrupts(self._connection, partial(fetch, self._connection, sql))
+
+    def define(self) -> None:
+        """Define all tables and views now, and not when they are asked for.
+
+        Raises:
+            StudyError: the file has not their columns.
+        """
+        with self._reading():
+            for name in list(self._undefined):
+                self._connection.execute(self._undefined[name])
+                del self._undefined[name]
 
     def close(self) -> None:
         """Close the file."""
@@ -303,16 +581,35 @@ class Results(AbstractContextManager["Results"]):
         columns = ", ".join(f'"{name}"' for name in row._fields)
         values = {name: value for name, value in equal.items() if value is not None}
         where = " WHERE " + " AND ".join(f"{name} = ?" for name in values) if values else ""
-        try:
-            for name, statement in definitions(source).items() if source in self._undefined else ():
-                if self._undefined.pop(name, None):
-                    self._connection.execute(statement)
+        with self._reading(source):
             query = f"SELECT {columns} FROM {source}{where}{rest}"
             return list(map(row._make, self._connection.execute(query, list(values.values())).fetchall()))
+
+    @contextmanager
+    def _reading(self, *sources: str) -> Iterator[None]:
+        """Define the tables and views that are read, and turn DuckDB's errors into those of the study's file."""
+        try:
+            for source in sources:
+                for name, statement in definitions(source).items() if source in self._undefined else ():
+                    if self._undefined.pop(name, None):
+                        self._connection.execute(statement)
+            yield
         except duckdb.Error as error:
             if self._rows_of is None:
                 raise
             raise StudyError(unreadable(self._rows_of, error)) from error
+
+
+@contextmanager
+def _as_this_version_has(table: str) -> Iterator[None]:
+    """Turn the error of a value that no enumeration has into a problem of the study's file."""
+    try:
+        yield
+    except ValueError as error:
+        raise StudyError(
+            f"the table `{table}` holds a value that this version does not have: {error}",
+            hint="`studyctl db rebuild` makes it again from the journals",
+        ) from error
 
 
 def open(paths: StudyPaths) -> Results:

@@ -29,6 +29,7 @@ from studyctl.contract.records import (
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths, open_plain
 from studyctl.journal.files import decode, parse
+from studyctl.journal.hypotheses import declared
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
 from studyctl.store.text_totals import block_figures, totals_of
@@ -60,12 +61,37 @@ class Part:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A file with the texts of a task's items, and the step whose journal names it."""
+
+    folder: Path
+    name: str
+    task: str
+    trial: PlannedTrial
+    step: StoredStep
+
+    @property
+    def path(self) -> Path:
+        """Return where the file should be."""
+        return self.folder / self.name
+
+    @property
+    def key(self) -> str:
+        """Return the hash of what determines the texts."""
+        return self.path.stem
+
+
 @dataclass(slots=True)
 class Rows:
-    """Rows by table, and the Parquet parts that hold the items."""
+    """Rows by table, and the Parquet files that hold the items and their texts."""
 
     tables: dict[str, list[Row]] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
+    declared: dict[str, datetime] = field(default_factory=dict)
+    """When each hypothesis was first recorded, by its hash."""
+    texts: dict[tuple[str, str], Texts] = field(default_factory=dict)
+    """By model and task: all trials of a model see the same prompts, also those that were measured before texts were kept."""
 
     def add(self, table: str, trial: PlannedTrial, values: Row) -> None:
         """Add a row, with the columns that identify the trial."""
@@ -78,7 +104,7 @@ def lead(trial: PlannedTrial) -> Row:
 
 
 def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozenset[str]) -> Rows:
-    """Return every row of the database except the items, which stay in their parts.
+    """Return every row of the database except the items and their texts, which stay in their files.
 
     Args:
         paths: files of the study.
@@ -90,6 +116,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         StudyError: a journal is damaged in the middle of a current result.
     """
     rows = Rows()
+    rows.declared = {name: at for name, text in declared(paths).items() if (at := timestamp(text))}
     for position, trial in enumerate(planned.trials):
         is_running = trial.trial in running
         status = trial_status(trial, planned.steps(trial), stored, running=is_running)
@@ -103,7 +130,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         for attempt in attempts:
             rows.add("attempts", trial, _attempt_row(trial, attempt, is_running and attempt is attempts[-1]))
         for step in (_LOAD, *status.steps):
-            rows.add("steps", trial, _step_row(step, status, results.get(step.id)))
+            rows.add("steps", trial, _step_row(step, status, results.get(step.id), stored))
         _collect_results(rows, paths, trial, status)
     return rows
 
@@ -196,7 +223,7 @@ def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Row:
     }
 
 
-def _step_row(step: Step, status: TrialStatus, result: StepResult | None) -> Row:
+def _step_row(step: Step, status: TrialStatus, result: StepResult | None, stored: Stored) -> Row:
     row: Row = {"step": str(step), "kind": step.kind, "subject": step.subject, "key": step.key}
     if result is None:
         return row | {"state": status.step_state(step.id)}
@@ -209,7 +236,22 @@ def _step_row(step: Step, status: TrialStatus, result: StepResult | None) -> Row
         "finished_at": timestamp(latest.at),
         "key": latest.step.key,
         "weights_hash": latest.weights_hash,
+        "measured_since": timestamp(_measured_since(result, stored)),
     }
+
+
+def _measured_since(result: StepResult, stored: Stored) -> str | None:
+    """Return when the first attempt began that contributed to a result."""
+    contributed = {(part.stored.trial, part.stored.attempt) for part in result.parts}
+    return min(
+        (
+            attempt.started.at
+            for trial in {trial for trial, _ in contributed}
+            for attempt in stored.attempts.get(trial, ())
+            if (trial, attempt.attempt) in contributed
+        ),
+        default=None,
+    )
 
 
 def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status: TrialStatus) -> None:
@@ -249,6 +291,9 @@ def _add_records(
                 rows.add("warnings", trial, _warning_row(record))
             case Items():
                 rows.parts.append(Part(paths.journal / record.part, trial, stored, record.rows))
+                if record.texts:
+                    texts = Texts(paths.items, record.texts, record.task, trial, stored)
+                    rows.texts.setdefault((trial.model, record.task), texts)
             case Window():
                 rows.add("windows", trial, structs.asdict(record) | {"place": place})
                 place += 1

@@ -83,7 +83,7 @@ COMMENT ON COLUMN attempts.journal IS 'file name of its journal';
 CREATE TABLE steps (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     step VARCHAR, kind VARCHAR, subject VARCHAR, state VARCHAR, seconds DOUBLE, peak_memory_bytes BIGINT,
-    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR
+    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP, texts_key VARCHAR
 );
 COMMENT ON TABLE steps IS 'one row per step of a trial: load, and those that the spec asks for; all windows of a language are one row';
 COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -100,6 +100,8 @@ COMMENT ON COLUMN steps.attempt IS 'attempt whose result is current; the newest,
 COMMENT ON COLUMN steps.finished_at IS 'end, UTC';
 COMMENT ON COLUMN steps.key IS 'hash of everything that determines its result, except weights and windows';
 COMMENT ON COLUMN steps.weights_hash IS 'hash of the weights that it made or measured';
+COMMENT ON COLUMN steps.measured_since IS 'start of the first attempt that contributed to its result, UTC';
+COMMENT ON COLUMN steps.texts_key IS 'of a task: the texts of its items in item_texts, which models with the same prompts share; NULL: other steps, and where no texts are kept';
 
 CREATE TABLE layers (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
@@ -222,7 +224,7 @@ COMMENT ON COLUMN tasks."limit" IS 'number of items that the spec limits the tas
 CREATE TABLE items (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     task VARCHAR, item INTEGER, gold INTEGER, predicted INTEGER, correct TINYINT, correct_norm TINYINT,
-    loglikelihoods DOUBLE[], score DOUBLE, passage VARCHAR
+    loglikelihoods DOUBLE[], score DOUBLE, passage VARCHAR, answer VARCHAR
 );
 COMMENT ON TABLE items IS 'one row per item of a task';
 COMMENT ON COLUMN items.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -238,6 +240,18 @@ COMMENT ON COLUMN items.correct_norm IS '1 if right by log-likelihood per byte (
 COMMENT ON COLUMN items.loglikelihoods IS 'of the choices in their order, in nats';
 COMMENT ON COLUMN items.score IS 'value of the task''s main metric; NULL if items have none';
 COMMENT ON COLUMN items.passage IS 'hash of the text that the item is about: items about one passage are not independent draws';
+COMMENT ON COLUMN items.answer IS 'generated answer as it was judged, cut to 1,000 characters; NULL for choices, with keep_texts = false, or measured before version 0.3';
+
+CREATE TABLE item_texts (
+    texts_key VARCHAR, task VARCHAR, item INTEGER, prompt VARCHAR, choices VARCHAR[], target VARCHAR
+);
+COMMENT ON TABLE item_texts IS 'one row per item of a task, once for all trials: what was asked. Test sets leak: mind to whom you give this table, the view flips and the folder items/ of the study. Empty for tasks measured before version 0.3 or with keep_texts = false, and where items/ was deleted';
+COMMENT ON COLUMN item_texts.texts_key IS 'hash of everything that determines the texts, as in steps.texts_key';
+COMMENT ON COLUMN item_texts.task IS 'name of the task in lm-eval';
+COMMENT ON COLUMN item_texts.item IS 'lm-eval''s doc_id';
+COMMENT ON COLUMN item_texts.prompt IS 'context as it was scored, with few-shot examples and chat template. A text is cut to 4,000 characters (fewer where a task has more than 4,194 items): … stands for a part between its beginning and its end';
+COMMENT ON COLUMN item_texts.choices IS 'what continues the prompt, in the order of items.loglikelihoods; empty where answers are generated';
+COMMENT ON COLUMN item_texts.target IS 'right answer where there are no choices; NULL for choices';
 
 CREATE TABLE task_flips (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
@@ -299,6 +313,89 @@ COMMENT ON COLUMN warnings.message IS 'what was found';
 COMMENT ON COLUMN warnings.attempt IS 'attempt that found it';
 COMMENT ON COLUMN warnings."at" IS 'when, UTC';
 COMMENT ON COLUMN warnings.details IS 'further fields of the record';
+
+CREATE TABLE hypotheses (
+    name VARCHAR, claim VARCHAR, metric VARCHAR, family VARCHAR, alternative VARCHAR, generalize VARCHAR, margin DOUBLE,
+    declared TIMESTAMP, confirmatory BOOLEAN, estimate DOUBLE, low DOUBLE, high DOUBLE, p DOUBLE, p_adjusted DOUBLE,
+    verdict VARCHAR, reason VARCHAR, units BIGINT, languages INTEGER, models INTEGER, models_holding INTEGER,
+    needed_windows BIGINT, needed_languages BIGINT, needed_models BIGINT, calibration_draws INTEGER, notes VARCHAR[],
+    "position" INTEGER
+);
+COMMENT ON TABLE hypotheses IS 'one row per hypothesis of the spec: what was found, and how sure that is; formulas: docs/findings.md';
+COMMENT ON COLUMN hypotheses.name IS 'name in the spec';
+COMMENT ON COLUMN hypotheses.claim IS 'the claim, in words';
+COMMENT ON COLUMN hypotheses.metric IS 'what is compared; two metrics with a comma between them, if their order of variants is';
+COMMENT ON COLUMN hypotheses.family IS 'hypotheses whose p are adjusted together (Holm)';
+COMMENT ON COLUMN hypotheses.alternative IS 'what is claimed of the left side: better, worse, different or no_worse';
+COMMENT ON COLUMN hypotheses.generalize IS 'what another sample is drawn of: windows (items of a task), languages, models or languages+models';
+COMMENT ON COLUMN hypotheses.margin IS 'differences up to it do not matter, in the unit of the estimate (of ppl_ratio: from 1; of kl_ratio: of its logarithm); NULL: none';
+COMMENT ON COLUMN hypotheses.declared IS 'when a run first recorded the hypothesis as it is now, UTC';
+COMMENT ON COLUMN hypotheses.confirmatory IS 'whether it was recorded before every result that its verdict uses; false: exploratory';
+COMMENT ON COLUMN hypotheses.estimate IS 'left minus right, in the mean; a ratio left / right for kl_ratio and ppl_ratio; Kendall''s tau for an order of variants';
+COMMENT ON COLUMN hypotheses.low IS 'lower end of its 95 % interval, not adjusted for other hypotheses; of tau: its least value, given the pairs that are not sure';
+COMMENT ON COLUMN hypotheses.high IS 'upper end';
+COMMENT ON COLUMN hypotheses.p IS 'two-sided p; of no_worse one-sided; NULL: not tested';
+COMMENT ON COLUMN hypotheses.p_adjusted IS 'p after Holm within the family, which the verdict uses';
+COMMENT ON COLUMN hypotheses.verdict IS 'supported, contradicted, no difference beyond the margin, undecided or cannot be tested; agree, disagree or undecided for an order of variants';
+COMMENT ON COLUMN hypotheses.reason IS 'why it cannot be tested, or what the verdict rests on where that is not the estimate';
+COMMENT ON COLUMN hypotheses.units IS 'units of the level that it generalizes to: windows (documents, items, passages), languages or models; pairs of variants for an order';
+COMMENT ON COLUMN hypotheses.languages IS 'languages, or tasks, that were compared';
+COMMENT ON COLUMN hypotheses.models IS 'models that were compared';
+COMMENT ON COLUMN hypotheses.models_holding IS 'models whose own interval over windows is on the side of the claim';
+COMMENT ON COLUMN hypotheses.needed_windows IS 'windows (items) a language and model that would decide it with a power of 80 %, were the estimate true; NULL: not undecided';
+COMMENT ON COLUMN hypotheses.needed_languages IS 'languages (tasks) that would, in place of windows';
+COMMENT ON COLUMN hypotheses.needed_models IS 'models that would, in place of windows';
+COMMENT ON COLUMN hypotheses.calibration_draws IS 'seeds that calibration windows were drawn with: 1: another draw may say otherwise; NULL: nothing was drawn';
+COMMENT ON COLUMN hypotheses.notes IS 'what a reader of the verdict must know';
+COMMENT ON COLUMN hypotheses."position" IS 'place in the spec, from 0';
+
+CREATE TABLE hypothesis_rows (
+    hypothesis VARCHAR, kind VARCHAR, subject VARCHAR, estimate DOUBLE, low DOUBLE, high DOUBLE, p DOUBLE,
+    p_adjusted DOUBLE, verdict VARCHAR, reason VARCHAR, units BIGINT
+);
+COMMENT ON TABLE hypothesis_rows IS 'one row per part of a hypothesis: what it says at each level, for each language, model or task, and without each of them';
+COMMENT ON COLUMN hypothesis_rows.hypothesis IS 'name of the hypothesis';
+COMMENT ON COLUMN hypothesis_rows.kind IS 'level, language, model, task, pair (of variants), or without (the estimate with one of them left out)';
+COMMENT ON COLUMN hypothesis_rows.subject IS 'the level, language, model, task, pair, or what was left out';
+COMMENT ON COLUMN hypothesis_rows.estimate IS 'left minus right; a ratio for kl_ratio and ppl_ratio';
+COMMENT ON COLUMN hypothesis_rows.low IS 'lower end of its 95 % interval';
+COMMENT ON COLUMN hypothesis_rows.high IS 'upper end';
+COMMENT ON COLUMN hypothesis_rows.p IS 'p of this row alone';
+COMMENT ON COLUMN hypothesis_rows.p_adjusted IS 'p after Holm over the rows of this kind, where the hypothesis has a row by language, model or task; NULL: not adjusted';
+COMMENT ON COLUMN hypothesis_rows.verdict IS 'as in hypotheses, for this row; NULL: not judged';
+COMMENT ON COLUMN hypothesis_rows.reason IS 'why there is no figure';
+COMMENT ON COLUMN hypothesis_rows.units IS 'units of the level';
+
+CREATE TABLE hypothesis_pairs (
+    hypothesis VARCHAR, pair INTEGER, side VARCHAR, trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
+    compared BOOLEAN, reason VARCHAR
+);
+COMMENT ON TABLE hypothesis_pairs IS 'one row per trial of a hypothesis: which variants were compared with which';
+COMMENT ON COLUMN hypothesis_pairs.hypothesis IS 'name of the hypothesis';
+COMMENT ON COLUMN hypothesis_pairs.pair IS 'number of the pair of sides (an entry of match), from 0';
+COMMENT ON COLUMN hypothesis_pairs.side IS 'left or right';
+COMMENT ON COLUMN hypothesis_pairs.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN hypothesis_pairs.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN hypothesis_pairs.method IS 'compression method';
+COMMENT ON COLUMN hypothesis_pairs.variant IS 'compression setting; those of one side are averaged in each window first';
+COMMENT ON COLUMN hypothesis_pairs.compared IS 'whether its figures are in the estimate';
+COMMENT ON COLUMN hypothesis_pairs.reason IS 'why they are not';
+
+CREATE TABLE reversals (
+    hypothesis VARCHAR, variant VARCHAR, other_variant VARCHAR, metric VARCHAR, difference DOUBLE, p DOUBLE,
+    other_metric VARCHAR, other_difference DOUBLE, other_p DOUBLE, p_adjusted DOUBLE
+);
+COMMENT ON TABLE reversals IS 'one row per pair of variants that two metrics surely put in opposite orders';
+COMMENT ON COLUMN reversals.hypothesis IS 'name of the hypothesis';
+COMMENT ON COLUMN reversals.variant IS 'the variant that is better by metric';
+COMMENT ON COLUMN reversals.other_variant IS 'the variant that is better by other_metric';
+COMMENT ON COLUMN reversals.metric IS 'one metric';
+COMMENT ON COLUMN reversals.difference IS 'variant minus other_variant by metric (a logarithm for kl_ratio and ppl_ratio)';
+COMMENT ON COLUMN reversals.p IS 'two-sided p of that difference';
+COMMENT ON COLUMN reversals.other_metric IS 'the other metric';
+COMMENT ON COLUMN reversals.other_difference IS 'variant minus other_variant by other_metric';
+COMMENT ON COLUMN reversals.other_p IS 'two-sided p of that difference';
+COMMENT ON COLUMN reversals.p_adjusted IS 'the larger p, after Holm over all pairs of variants';
 
 CREATE TABLE about (
     schema_version INTEGER, study VARCHAR, title VARCHAR, notes VARCHAR[], spec_hash VARCHAR, planned_at TIMESTAMP,

@@ -11,7 +11,9 @@ WITH ends AS (
         any_value(low) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_low,
         any_value(high) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_high,
         any_value(low) FILTER (measure = 'kl_nats') AS kl_nats_low,
-        any_value(high) FILTER (measure = 'kl_nats') AS kl_nats_high
+        any_value(high) FILTER (measure = 'kl_nats') AS kl_nats_high,
+        any_value(low) FILTER (measure = 'kl_nats_per_byte') AS kl_nats_per_byte_low,
+        any_value(high) FILTER (measure = 'kl_nats_per_byte') AS kl_nats_per_byte_high
     FROM intervals GROUP BY ALL
 )
 SELECT
@@ -30,7 +32,7 @@ SELECT
     e.bits_per_character_change_low, e.bits_per_character_change_high,
     d.bits_per_byte < d.bzip2_bits_per_byte AS dense_knows,
     f.kl_nats, e.kl_nats_low, e.kl_nats_high,
-    f.kl_nats * f.tokens / p.bytes AS kl_nats_per_byte,
+    f.kl_nats * f.tokens / p.bytes AS kl_nats_per_byte, e.kl_nats_per_byte_low, e.kl_nats_per_byte_high,
     f.top1
 FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
@@ -63,6 +65,8 @@ COMMENT ON COLUMN perplexity_vs_dense.kl_nats IS 'KL(dense || compressed), mean 
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_low IS 'lower end of its 95 % interval over windows';
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte IS 'KL(dense || compressed), summed over tokens, per byte of the text';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 
 CREATE VIEW tasks_vs_dense AS
@@ -135,15 +139,17 @@ WITH ppl AS (
     -- An interval of a mean is that of all of its languages or tasks, or none.
     WHERE i.subject IS NULL AND i.pairs = CASE i.measure
         WHEN 'main' THEN acc.compared WHEN 'main_above_chance' THEN acc.tasks_above_chance
-        WHEN 'kl_nats' THEN kl.languages ELSE ppl.languages END
+        WHEN 'kl_nats' THEN kl.languages WHEN 'kl_nats_per_byte' THEN kl.languages ELSE ppl.languages END
 )
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.size_mib, t.sparsity,
     ppl.ppl_ratio, ratio.low AS ppl_ratio_low, ratio.high AS ppl_ratio_high,
     ppl.bits_per_byte_change, bits.low AS bits_per_byte_change_low, bits.high AS bits_per_byte_change_high,
-    ppl.bits_per_character_change,
+    ppl.bits_per_character_change, characters.low AS bits_per_character_change_low,
+    characters.high AS bits_per_character_change_high,
     ppl.worst_language, ppl.worst_bits_per_byte_change, ppl.worst_ppl_ratio, ppl.languages, ppl.languages_known,
-    kl.kl_nats, distance.low AS kl_nats_low, distance.high AS kl_nats_high, kl.kl_nats_per_byte, kl.top1,
+    kl.kl_nats, distance.low AS kl_nats_low, distance.high AS kl_nats_high, kl.kl_nats_per_byte,
+    distance_per_byte.low AS kl_nats_per_byte_low, distance_per_byte.high AS kl_nats_per_byte_high, kl.top1,
     acc.acc, acc.acc_change, change.low AS acc_change_low, change.high AS acc_change_high, acc.tasks,
     acc.acc_above_chance, acc.acc_change_above_chance,
     above.low AS acc_change_above_chance_low, above.high AS acc_change_above_chance_high, acc.tasks_above_chance,
@@ -155,7 +161,11 @@ LEFT JOIN kl ON kl.trial_id = t.trial_id
 LEFT JOIN acc ON acc.trial_id = t.trial_id
 LEFT JOIN ends ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ppl.ppl_ratio IS NOT NULL
 LEFT JOIN ends bits ON bits.trial_id = t.trial_id AND bits.measure = 'bits_per_byte_change' AND ppl.bits_per_byte_change IS NOT NULL
+LEFT JOIN ends characters ON characters.trial_id = t.trial_id AND characters.measure = 'bits_per_character_change'
+    AND ppl.bits_per_character_change IS NOT NULL
 LEFT JOIN ends distance ON distance.trial_id = t.trial_id AND distance.measure = 'kl_nats'
+LEFT JOIN ends distance_per_byte ON distance_per_byte.trial_id = t.trial_id AND distance_per_byte.measure = 'kl_nats_per_byte'
+    AND kl.kl_nats_per_byte IS NOT NULL
 LEFT JOIN ends change ON change.trial_id = t.trial_id AND change.measure = 'main'
 LEFT JOIN ends above ON above.trial_id = t.trial_id AND above.measure = 'main_above_chance'
 ORDER BY t.position;
@@ -176,6 +186,8 @@ COMMENT ON COLUMN leaderboard.bits_per_byte_change IS 'bits per byte - the dense
 COMMENT ON COLUMN leaderboard.bits_per_byte_change_low IS 'lower end of its 95 % interval over paired windows';
 COMMENT ON COLUMN leaderboard.bits_per_byte_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.bits_per_character_change IS 'bits per character - the dense model''s, mean over the languages';
+COMMENT ON COLUMN leaderboard.bits_per_character_change_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN leaderboard.bits_per_character_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest change in bits per byte';
 COMMENT ON COLUMN leaderboard.worst_bits_per_byte_change IS 'that change';
 COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'perplexity ratio of that language';
@@ -185,6 +197,8 @@ COMMENT ON COLUMN leaderboard.kl_nats IS 'mean KL(dense || compressed) per token
 COMMENT ON COLUMN leaderboard.kl_nats_low IS 'lower end of its 95 % interval over windows';
 COMMENT ON COLUMN leaderboard.kl_nats_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.kl_nats_per_byte IS 'KL(dense || compressed) per byte of text, mean over the languages';
+COMMENT ON COLUMN leaderboard.kl_nats_per_byte_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN leaderboard.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.top1 IS 'top-1 agreement with the dense model, mean over the languages';
 COMMENT ON COLUMN leaderboard.acc IS 'mean over tasks of their main metrics, where these are fractions';
 COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks measured for both';
@@ -206,8 +220,14 @@ COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a step';
 CREATE VIEW flips AS
 SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predicted AS dense_predicted, i.predicted,
     CASE WHEN i.correct = 1 THEN 'wrong_to_right' ELSE 'right_to_wrong' END AS direction,
-    d.loglikelihoods AS dense_loglikelihoods, i.loglikelihoods
+    d.loglikelihoods AS dense_loglikelihoods, i.loglikelihoods,
+    x.prompt, x.choices,
+    coalesce(x.choices[i.gold + 1], x.target) AS right_answer,
+    coalesce(x.choices[d.predicted + 1], d.answer) AS dense_answer,
+    coalesce(x.choices[i.predicted + 1], i.answer) AS answer
 FROM items i JOIN items d ON d.model = i.model AND d.task = i.task AND d.item = i.item AND d.variant = 'dense'
+LEFT JOIN steps s ON s.trial_id = i.trial_id AND s.kind = 'task' AND s.subject = i.task
+LEFT JOIN item_texts x ON x.texts_key = s.texts_key AND x.item = i.item
 WHERE i.variant <> 'dense' AND i.correct <> d.correct;
 COMMENT ON VIEW flips IS 'one row per item that flipped against the dense model, by the task''s main metric';
 COMMENT ON COLUMN flips.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -217,11 +237,16 @@ COMMENT ON COLUMN flips.variant IS 'compression setting';
 COMMENT ON COLUMN flips.task IS 'name of the task in lm-eval';
 COMMENT ON COLUMN flips.item IS 'lm-eval''s doc_id';
 COMMENT ON COLUMN flips.gold IS 'number of the right choice, from 0';
-COMMENT ON COLUMN flips.dense_predicted IS 'choice of the dense model';
-COMMENT ON COLUMN flips.predicted IS 'choice of this trial';
+COMMENT ON COLUMN flips.dense_predicted IS 'choice with the highest log-likelihood by the dense model; acc_norm judges by that per byte';
+COMMENT ON COLUMN flips.predicted IS 'choice with the highest log-likelihood by this trial';
 COMMENT ON COLUMN flips.direction IS 'right_to_wrong or wrong_to_right';
 COMMENT ON COLUMN flips.dense_loglikelihoods IS 'log-likelihoods of the choices by the dense model, in nats';
 COMMENT ON COLUMN flips.loglikelihoods IS 'log-likelihoods of the choices by this trial, in nats';
+COMMENT ON COLUMN flips.prompt IS 'context as it was scored, see item_texts; this and all that follow are NULL where no texts are kept';
+COMMENT ON COLUMN flips.choices IS 'what continues the prompt, in the order of loglikelihoods';
+COMMENT ON COLUMN flips.right_answer IS 'text of the choice gold, or the target of a generated answer';
+COMMENT ON COLUMN flips.dense_answer IS 'text of the choice dense_predicted, or what the dense model generated';
+COMMENT ON COLUMN flips.answer IS 'text of the choice predicted, or what this trial generated';
 
 CREATE VIEW failures AS
 SELECT trial_id, model, method, variant, stage, cause, error, hint, attempts
@@ -273,14 +298,16 @@ WITH figures AS (
         CASE WHEN bool_and(l.size_mib IS NOT NULL) OVER (PARTITION BY l.model) THEN l.size_mib ELSE l.bits_per_weight END AS size
     FROM leaderboard l JOIN figures f ON f.trial_id = l.trial_id
     WHERE f.value IS NOT NULL
+), placed AS (
+    -- Windows, not pairs of trials: a sweep may have thousands.
+    SELECT *, max(quality) OVER up_to AS best,
+        max(quality) OVER (PARTITION BY model, measure ORDER BY size RANGE UNBOUNDED PRECEDING EXCLUDE GROUP) AS best_of_smaller
+    FROM measured WHERE size IS NOT NULL
+    WINDOW up_to AS (PARTITION BY model, measure ORDER BY size RANGE UNBOUNDED PRECEDING)
 )
 SELECT trial_id, model, method, variant, measure, bits_per_weight, size_mib, value
-FROM measured m
-WHERE size IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM measured o
-    WHERE o.model = m.model AND o.measure = m.measure AND o.size <= m.size AND o.quality >= m.quality
-        AND (o.size < m.size OR o.quality > m.quality)
-)
+FROM placed
+WHERE quality = best AND (best_of_smaller IS NULL OR quality > best_of_smaller)
 ORDER BY model, measure, size;
 COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality: nothing is both smaller and better. Size is size_mib, or bits_per_weight where a trial of the model has no size_mib';
 COMMENT ON COLUMN pareto.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -363,6 +390,61 @@ COMMENT ON COLUMN disagreement.metric IS 'a metric of the view ranks';
 COMMENT ON COLUMN disagreement.other_metric IS 'another metric of the view ranks';
 COMMENT ON COLUMN disagreement.kendall_tau IS 'Kendall''s tau-b of the two rankings: 1 the same order, 0 unrelated, -1 reversed; NULL for fewer than two trials, or when all are equal in one metric';
 COMMENT ON COLUMN disagreement.variants IS 'trials that have a rank in both';
+
+CREATE VIEW contrasts AS
+WITH texts AS (
+    SELECT model, language, count(document) FILTER (windows > 1) >= 20 AS by_document
+    FROM (SELECT model, language, document, count(DISTINCT "window") AS windows FROM windows GROUP BY ALL)
+    GROUP BY ALL
+), pairs AS (
+    SELECT a.trial_id, a.model, a.method, a.variant, b.trial_id AS other_trial_id, b.method AS other_method,
+        b.variant AS other_variant, a.language, CASE WHEN t.by_document THEN a.document ELSE a."window" END AS unit,
+        sum(a.nll_nats - b.nll_nats) / ln(2) AS bits, sum(a.bytes) AS size, sum(a.kl_nats) AS kl, sum(b.kl_nats) AS other_kl
+    FROM windows a
+    JOIN windows b ON b.model = a.model AND b.language = a.language AND b."window" = a."window" AND b.tokens = a.tokens
+    JOIN texts t ON t.model = a.model AND t.language = a.language
+    WHERE a.trial_id <> b.trial_id
+    GROUP BY ALL
+), means AS (
+    SELECT *, sum(bits) OVER pair / sum(size) OVER pair AS change, sum(kl) OVER pair AS total, sum(other_kl) OVER pair AS other_total
+    FROM pairs
+    WINDOW pair AS (PARTITION BY trial_id, other_trial_id, language)
+), estimates AS (
+    -- The variance of a ratio of sums (Cochran 1977, section 2.11), and of a logarithm of two.
+    SELECT trial_id, model, method, variant, other_trial_id, other_method, other_variant, language, count(*) AS units,
+        any_value(change) AS change, any_value(ln(total / nullif(other_total, 0))) AS log_kl,
+        sqrt(units / (units - 1) * sum(pow(bits - change * size, 2))) / sum(size) AS error,
+        sqrt(units / (units - 1) * sum(pow(kl / nullif(total, 0) - other_kl / nullif(other_total, 0), 2))) AS log_kl_error,
+        -- Student's t at 97.5 %, expanded in 1 / df (Abramowitz and Stegun 1964, 26.7.5): within 0.2 % for 3, less for more.
+        1 / (units - 1) AS f,
+        1.959963985 + f * (2.372271 + f * (2.822499 + f * (2.555850 + f * 1.589534))) AS t
+    FROM means GROUP BY ALL
+)
+SELECT trial_id, model, method, variant, other_trial_id, other_method, other_variant, language, units,
+    change AS bits_per_byte_change,
+    CASE WHEN units >= 4 THEN change - t * error END AS bits_per_byte_change_low,
+    CASE WHEN units >= 4 THEN change + t * error END AS bits_per_byte_change_high,
+    exp(log_kl) AS kl_ratio,
+    CASE WHEN units >= 4 THEN exp(log_kl - t * log_kl_error) END AS kl_ratio_low,
+    CASE WHEN units >= 4 THEN exp(log_kl + t * log_kl_error) END AS kl_ratio_high
+FROM estimates
+ORDER BY ALL;
+COMMENT ON VIEW contrasts IS 'one row per two trials of a model (in both orders) and language: what the one has more than the other on the same windows. Name both trials in a query: a large study has many pairs';
+COMMENT ON COLUMN contrasts.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN contrasts.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN contrasts.method IS 'compression method';
+COMMENT ON COLUMN contrasts.variant IS 'compression setting';
+COMMENT ON COLUMN contrasts.other_trial_id IS 'the trial that it is compared with';
+COMMENT ON COLUMN contrasts.other_method IS 'its compression method';
+COMMENT ON COLUMN contrasts.other_variant IS 'its compression setting';
+COMMENT ON COLUMN contrasts.language IS 'language of the text';
+COMMENT ON COLUMN contrasts.units IS 'windows of both trials, or documents where 20 of these have several windows';
+COMMENT ON COLUMN contrasts.bits_per_byte_change IS 'bits per byte - those of the other trial';
+COMMENT ON COLUMN contrasts.bits_per_byte_change_low IS 'lower end of its 95 % interval over paired windows; NULL for fewer than 4';
+COMMENT ON COLUMN contrasts.bits_per_byte_change_high IS 'upper end of that interval';
+COMMENT ON COLUMN contrasts.kl_ratio IS 'KL(dense || this trial) / KL(dense || the other); NULL for dense itself';
+COMMENT ON COLUMN contrasts.kl_ratio_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN contrasts.kl_ratio_high IS 'upper end of that interval';
 
 CREATE VIEW agreement AS
 WITH texts AS (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from studyctl.backends import OWN
@@ -32,8 +33,8 @@ from studyctl.evaluate.text.score import score_windows
 from studyctl.evaluate.text.windows import Windows
 from studyctl.evaluate.vocabulary import check_ids
 from studyctl.export.trial import export_weights
-from studyctl.files import StudyPaths
-from studyctl.journal.parts import write_items
+from studyctl.files import StudyPaths, digest
+from studyctl.journal.parts import keep_texts, write_items
 from studyctl.sources.ids_files import read_ids
 from studyctl.sources.models import (
     LoadedModel,
@@ -398,7 +399,7 @@ class Engine:
         return DenseStates(windows, tuple(paths))
 
     def task(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
-        """Score one task; its items are written to a Parquet part that the journal then names."""
+        """Score one task; its items are written to a Parquet part, and their texts once a study, which the journal then names."""
         # Importing lm-eval and datasets takes seconds and 230 MB, which only tasks need.
         from studyctl.evaluate.tasks.data import TaskRequest
         from studyctl.evaluate.tasks.score import score_task
@@ -429,8 +430,10 @@ class Engine:
             )
         for figure in scores.metrics:
             recorder.record(figure)
-        part = write_items(StudyPaths(job.root), job.trial, job.attempt, task.name, scores.items)
-        recorder.record(Items(task=task.name, part=part.name, rows=scores.items.num_rows))
+        items = scores.items if job.task.keep_texts else scores.items.drop_columns("answer")
+        part = write_items(StudyPaths(job.root), job.trial, job.attempt, task.name, items)
+        texts = _keep_texts(job, step, scores.texts, recorder) if job.task.keep_texts else ""
+        recorder.record(Items(task=task.name, part=part.name, rows=items.num_rows, texts=texts))
         return StepFinished(step=step, seconds=time.perf_counter() - begun + chunks.seconds_before)
 
     def forget_chunks(self, job: Job, step: Step) -> None:
@@ -455,6 +458,20 @@ def _reference_path(job: Job, batch: Step) -> Path:
 
 def _chunks_path(job: Job, step: Step) -> Path:
     return StudyPaths(job.root).resumable_chunks(job.trial, step.key or "")
+
+
+def _keep_texts(job: Job, step: Step, texts: pa.Table, recorder: Recorder) -> str:
+    """Keep the texts of a task's items, once for all trials; return the name of their file, empty if it cannot be written."""
+    # A chat template is part of a prompt, and models have their own.
+    key = digest([step.key, job.model.key]) if job.chat_template else step.key or ""
+    try:
+        return keep_texts(StudyPaths(job.root), key, texts).name
+    except OSError as error:
+        reason = error.strerror or error
+        recorder.warning(
+            f"the texts of the items cannot be kept ({reason}): results are complete, but flips are numbers only"
+        )
+        return ""
 
 
 def _check_device(device: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import yaml
@@ -12,18 +12,37 @@ from studyctl.contract.identity import FileIdentity, ModelIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData, Job
 from studyctl.export.card import CardFacts, model_card
 from studyctl.export.folder import Exported
-from studyctl.store.figures import Figures, LanguageFigures, TaskFigures
+from studyctl.store.figures import Figures
+from studyctl.store.results import LanguageResult, Standing, TaskResult
+
+_Row = TypeVar("_Row", bound=NamedTuple)
+
+
+def row(kind: type[_Row], **values: Any) -> _Row:
+    return kind(**(dict.fromkeys(kind._fields) | {"variant": "gptq-3bit-g64"} | values))
+
 
 FIGURES = Figures(
     [
-        LanguageFigures("en", 22.0, 20.0, 0.0312, 0.91, 1.3, 1.25, True),
-        LanguageFigures("sw", None, 200.0, None, None, dense_knows=False),
+        row(
+            LanguageResult, language="en", perplexity=22.0, dense_perplexity=20.0, ppl_ratio=1.1, ppl_ratio_low=1.05,
+            ppl_ratio_high=1.152, kl_nats=0.0312, kl_nats_low=0.0299, kl_nats_high=0.0325, top1=0.91, bits_per_byte=1.3,
+            dense_bits_per_byte=1.25, bits_per_byte_change=0.05, bits_per_byte_change_low=0.025,
+            bits_per_byte_change_high=0.075, dense_knows=True,
+        ),
+        row(LanguageResult, language="sw", dense_perplexity=200.0, dense_knows=False),
     ],
     [
-        TaskFigures("boolq", "acc", 0.61, 0.01, 0.63, True, False),
-        TaskFigures("arc", "acc", 0.5, 0.01, 0.52, True, True),
+        row(TaskResult, task="boolq", metric="acc", value=0.61, stderr=0.01, dense_value=0.63, change=-0.02,
+            change_low=-0.05, change_high=0.01, main=True, averaged=True, above_chance=False),
+        row(TaskResult, task="arc", metric="acc", value=0.5, stderr=0.01, dense_value=0.52, change=-0.02, main=True,
+            averaged=True, above_chance=True),
     ],
-)
+    row(
+        Standing, tasks=2, acc=0.555, acc_change=-0.02, acc_change_low=-0.04, acc_change_high=0.0, tasks_above_chance=1,
+        acc_above_chance=0.5, acc_change_above_chance=-0.02,
+    ),
+)  # fmt: skip
 GPTQ = {
     "method": "gptq", "bits": 3, "group_size": 64, "symmetric": False, "act_order": True, "static_groups": False,
     "block_size": 128, "damping": 0.01, "order": "stage", "propagate": "compressed",
@@ -100,12 +119,15 @@ def test_the_header_is_what_hubs_read() -> None:
         "| as stored, whole model | 5.50 |",
         "3.0 MiB in 2 files, codes packed at 4 bits, scales in bfloat16.",
         "Codes of 3 bits are stored at 4, the next width that loaders support.",
-        "| en | 22.00 | ×1.100 | 0.0312 | 0.910 | 1.300 | +0.050 |",
+        "| en | 22.00 | ×1.100 (1.050 to 1.152) | 0.0312 (0.0299 to 0.0325) | 0.910 | 1.300 | +0.050 (+0.025 to +0.075) |",
         "| sw | – | – | – | – | – | – |",
         "The dense model does not know sw: it predicts the text no better than bzip2.",
-        "| boolq | acc | 0.610 | 0.010 | −0.020 (at chance) |",
+        "| boolq | acc | 0.610 | 0.010 | −0.020 (−0.050 to +0.010), at chance |",
         "| arc | acc | 0.500 | 0.010 | −0.020 |",
-        "Mean of 2 tasks: 0.555 (−0.020); of the 1 above chance: 0.500 (−0.020).",
+        "Mean of 2 tasks: 0.555, change −0.020 (−0.040 to 0.000); of the 1 above chance: 0.500, change −0.020.",
+        "In brackets: 95 % intervals over windows of these texts and items of these tasks, not over other languages or "
+        "models. Where one holds no change (×1, 0), none can be excluded.",
+        "Without brackets: fewer than 4 windows or items, or measured by an earlier version.",
         "| compressed-tensors | 0.17.1 |",
         'model = AutoModelForCausalLM.from_pretrained("this/folder", dtype="auto")',
     ],
@@ -127,10 +149,16 @@ def test_programs_find_the_same() -> None:
     assert about["settings"] == GPTQ
     assert about["calibration"] == {"source": "c4"}
     assert about["export"]["packing"] == {"bits": 4, "group_size": 64, "symmetric": False, "indexed": True}
-    assert about["figures"]["tasks"][0] == {
-        "task": "boolq", "metric": "acc", "value": 0.61, "stderr": 0.01, "dense_value": 0.63,
-        "averaged": True, "above_chance": False,
-    }  # fmt: skip
+    task = about["figures"]["tasks"][0]
+    assert (task["task"], task["value"], task["dense_value"], task["above_chance"]) == (
+        "boolq",
+        0.61,
+        0.63,
+        False,
+    )
+    assert (task["change_low"], task["change_high"]) == (-0.05, 0.01)
+    assert about["figures"]["languages"][0]["ppl_ratio_high"] == 1.152
+    assert "variant" not in task, "that of the card"
 
 
 @pytest.mark.parametrize(
@@ -174,5 +202,14 @@ def test_a_model_from_a_folder_is_named_by_its_contents() -> None:
     assert "| contents | `abc` (hash of weights, config and tokenizer) |" in card.splitlines()
 
 
+def test_dense_is_compared_with_nothing() -> None:
+    languages = [one._replace(variant="dense") for one in FIGURES.languages]
+    card = model_card(facts(figures=Figures(languages, [], row(Standing, variant="dense"))))
+    assert "| en | 22.00 | – | 0.0312 (0.0299 to 0.0325) | 0.910 | 1.300 | – |" in card
+    assert "brackets" not in card
+
+
 def test_nothing_measured_is_said() -> None:
-    assert "Nothing has been measured for this variant yet." in model_card(facts(figures=Figures([], [])))
+    assert "Nothing has been measured for this variant yet." in model_card(
+        facts(figures=Figures([], [], FIGURES.means))
+    )

@@ -41,33 +41,44 @@ small: A small study
 3 trials: 3 done · published (when)
 
 Leaderboard  org/alpha
-                         ppl  Δ bits
- variant       bits/w  ratio   /byte     KL    acc   Δ acc  flips  time
- dense           16.0  1.000       –      –  0.600       –      –  12 s
- wanda-0.5        9.0  1.645  +0.144  0.100  0.350  −0.250     14  14 s
- rtn-4bit-g64     4.3  1.207  +0.054  0.100  0.600   0.000      4  14 s
+                                ppl         Δ bits
+ variant       bits/w         ratio          /byte            KL
+ dense           16.0         1.000              –             –
+ wanda-0.5        9.0  1.645 ±0.000  +0.144 ±0.000  0.100 ±0.000
+ rtn-4bit-g64     4.3  1.207 ±0.000  +0.054 ±0.000  0.100 ±0.000
+
+ variant         acc          Δ acc  flips  time
+ dense         0.600              –      –  12 s
+ wanda-0.5     0.350  −0.250 ±0.237     14  14 s
+ rtn-4bit-g64  0.600  ≈0.000 ±0.103      4  14 s
  ppl ratio: per token, geometric mean over 3 languages
  worst language: sw +0.170 bits/byte (wanda-0.5)
+ ±: 95 % interval over windows and items; ≈ (grey): it holds no change
 
 Perplexity  org/alpha
- variant           en      sw      zh
- dense          20.00   30.00   40.00
- wanda-0.5     ×1.500  ×1.800  ×1.650
- rtn-4bit-g64  ×1.100  ×1.320  ×1.210
+ variant                  en             sw             zh
+ dense                 20.00          30.00          40.00
+ wanda-0.5     ×1.500 ±0.000  ×1.800 ±0.000  ×1.650 ±0.000
+ rtn-4bit-g64  ×1.100 ±0.000  ×1.320 ±0.000  ×1.210 ±0.000
  dense: perplexity per token; the others: how many times that of dense
 
 Bits per byte  org/alpha
- variant           en      sw      zh
- dense          0.864   0.981   1.064
- wanda-0.5     +0.117  +0.170  +0.144
- rtn-4bit-g64  +0.028  +0.080  +0.055
+ variant                  en             sw             zh
+ dense                 0.864          0.981          1.064
+ wanda-0.5     +0.117 ±0.000  +0.170 ±0.000  +0.144 ±0.000
+ rtn-4bit-g64  +0.028 ±0.000  +0.080 ±0.000  +0.055 ±0.000
  dense: bits per byte; the others: the change; compare languages by these
 
 Accuracy  org/alpha
- variant       arc_easy       boolq          mean of 2     of those above chance
- dense         0.600~         0.600~         0.600         0: –
- wanda-0.5     0.350 −0.250~  0.350 −0.250~  0.350 −0.250  0: –
- rtn-4bit-g64  0.600 0.000~   0.600 0.000~   0.600 0.000   0: –
+ variant       arc_easy               boolq
+ dense         0.600~                 0.600~
+ wanda-0.5     0.350 ≈−0.250 ±0.386~  0.350 ≈−0.250 ±0.386~
+ rtn-4bit-g64  0.600  ≈0.000 ±0.169~  0.600  ≈0.000 ±0.169~
+
+ variant       mean of 2            of those above chance
+ dense         0.600                0: –
+ wanda-0.5     0.350 −0.250 ±0.237  0: –
+ rtn-4bit-g64  0.600 ≈0.000 ±0.103  0: –
  with the change from dense; * p < 0.05, exact McNemar test on paired items
  ~ at chance: guessing does as well as this variant and dense together
 
@@ -250,7 +261,20 @@ def test_a_significant_change_is_marked(tmp_path: Path, monkeypatch: pytest.Monk
         tmp_path / "small", models=("org/alpha",), variants=("dense", "wanda-0.5"), tasks=("boolq",)
     ).write_all()
     publish(study.paths)
-    assert "0.000 −1.000*" in shown(study)
+    # All 10 passages are lost: the upper end of Tango's interval is -(n - z²) / (n + z²).
+    assert "0.000 −1.000 [−1.000, −0.445]*" in shown(study)
+
+
+def test_what_has_no_interval_is_said_and_marked_by_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "WINDOWS", 3)
+    study = FakeStudy(tmp_path / "small", models=("org/alpha",), tasks=()).write_all()
+    publish(study.paths)
+    text = shown(study)
+    assert "no ±: fewer than 4 windows or items, or measured by an earlier version" in text
+    assert "95 %" not in text
+    assert "≈" not in text
 
 
 def test_seeds_tell_trials_of_one_variant_apart(tmp_path: Path) -> None:

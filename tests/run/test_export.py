@@ -101,6 +101,8 @@ def test_every_variant_is_exported_as_a_step_of_its_trial(workplace: Path, paths
             "README.md", "config.json", "generation_config.json", "model.safetensors", "studyctl.json",
             "tokenizer.json", "tokenizer_config.json",
         ]  # fmt: skip
+        content = b"".join(path.read_bytes() for path in paths.exported(trial).iterdir())
+        assert b"where is boat" not in content, "test sets leak"
     asked = "select distinct state from stages where stage = 'export'"
     assert run_sql(paths, asked).to_pylist() == [{"state": "done"}]
     assert to_run(workplace, paths) == []

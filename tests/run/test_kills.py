@@ -37,6 +37,7 @@ RESULTS = {
     "activations": "select trial_id, language, block, snr_db from activations order by all",
     "tasks": "select trial_id, task, metric, value from tasks order by all",
     "items": "select trial_id, task, item, predicted, loglikelihoods from items order by all",
+    "item_texts": "select item, prompt, choices from item_texts order by all",
     "layers": "select trial_id, block, linear, relative_error, sparsity from layers order by all",
 }  # fmt: skip
 

@@ -84,6 +84,7 @@ names = ["boolq", "arc_easy", "openbookqa"]
 shots = 0
 limit = 0
 include = ["my_tasks/"]
+keep_texts = false
 [evaluation.tasks.data]
 arc_easy = "tasks/arc_easy_test.jsonl"
 openbookqa = { test = "tasks/openbookqa_test.jsonl", fewshot = "tasks/openbookqa_validation.jsonl" }

@@ -29,6 +29,8 @@ def test_a_spec_with_everything_is_read() -> None:
     ]
     assert spec.compression[3].method == ("sparsegpt", "gptq")
     assert spec.execution.devices == ("cuda:0", "cuda:1")
+    assert spec.evaluation.tasks is not None
+    assert not spec.evaluation.tasks.keep_texts
 
 
 def test_defaults() -> None:
@@ -38,6 +40,12 @@ def test_defaults() -> None:
     assert spec.compression == ()
     assert spec.evaluation.perplexity is None
     assert (spec.calibration.samples, spec.calibration.sequence_length) == (128, 2048)
+
+
+def test_the_texts_of_items_are_kept_unless_the_spec_says_otherwise() -> None:
+    tasks = document(MINIMAL + '\n[evaluation.tasks]\nnames = ["boolq"]\n').spec.evaluation.tasks
+    assert tasks is not None
+    assert tasks.keep_texts
 
 
 def test_the_shipped_specs_are_right() -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from studyctl.contract import kl_counts
+from studyctl.contract.hypotheses import PlannedHypothesis
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial, write_plan
 from studyctl.contract.records import (
     SCHEMA,
@@ -32,8 +33,9 @@ from studyctl.contract.records import (
 )
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.errors import FailureCause
-from studyctl.files import StudyPaths
+from studyctl.files import StudyPaths, digest
 from studyctl.journal.files import JournalWriter
+from studyctl.journal.parts import keep_texts
 from studyctl.run.trust import remember
 
 MODELS = ("org/alpha", "org/beta")
@@ -123,6 +125,19 @@ def item_table(task: str, variant: str, items: Iterable[int] = range(ITEMS)) -> 
     )  # fmt: skip
 
 
+def item_texts(task: str, items: Iterable[int] = range(ITEMS)) -> pa.Table:
+    """Every item is a question about a boat with two choices."""
+    numbers = list(items)
+    return pa.table(
+        {
+            "item": pa.array(numbers, pa.int32()),
+            "prompt": [f"{task}: where is boat {item}?\nAnswer:" for item in numbers],
+            "choices": [["at sea", "in the harbour"] for _ in numbers],
+            "target": pa.array([None] * len(numbers), pa.string()),
+        }
+    )
+
+
 def steps_of(protocol: Mapping[str, str | None]) -> tuple[Step, ...]:
     """Return the steps that a plan asks for, of their keys by name."""
     steps = ((StepId.parse(name), key) for name, key in protocol.items())
@@ -143,6 +158,9 @@ class FakeStudy:
     variants: tuple[str, ...] = VARIANTS
     weights_hashes: dict[str, str] = field(default_factory=dict)
     """Hash of the weights by trial, where it is not the usual one."""
+    hypotheses: tuple[PlannedHypothesis, ...] = ()
+    texts: bool = True
+    """Whether it keeps the texts of items."""
 
     @property
     def paths(self) -> StudyPaths:
@@ -161,6 +179,10 @@ class FakeStudy:
 
     def weights_key(self, trial: str) -> str:
         return f"weights-of-{trial}"
+
+    def texts_key(self, task: str, model: str) -> str:
+        """Name the texts of a task's items, which all models share."""
+        return digest(task)
 
     def trials(self) -> list[dict[str, Any]]:
         return [
@@ -204,6 +226,7 @@ class FakeStudy:
                 for model, protocol in protocols.items()
             },
             trials=tuple(PlannedTrial(**one) for one in (self.trials() if trials is None else trials)),
+            hypotheses=self.hypotheses,
         )
         write_plan(planned, self.paths)
 
@@ -378,7 +401,11 @@ class FakeAttempt:
             table = item_table(task, self.trial["variant"], items)
             path = self.study.paths.part(self.name, self.number, f"{task}.{half}")
             pq.write_table(table, path)
-            self.writer.write(Items(task=task, part=path.name, rows=table.num_rows))
+            texts = ""
+            if self.study.texts:
+                key = self.study.texts_key(task, self.trial["model"])
+                texts = keep_texts(self.study.paths, key, item_texts(task)).name
+            self.writer.write(Items(task=task, part=path.name, rows=table.num_rows, texts=texts))
         right = sum(correct(self.trial["variant"], item) for item in range(ITEMS))
         metrics = ("acc", "acc_norm") if task == "arc_easy" else ("acc",)
         for metric in metrics:

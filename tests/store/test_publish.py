@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from studyctl.contract.records import TaskFigure, TextBatch, Window
 from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths, machine
+from studyctl.findings.items import mcnemar_p
 from studyctl.journal.index import Index
 from studyctl.store import results
-from studyctl.store.publish import mcnemar_p, publish
+from studyctl.store.publish import publish
 from studyctl.store.query import open_reader
 from tests.store import builder
 from tests.store.builder import ITEMS, TOKENS, WINDOWS, FakeAttempt, FakeStudy, perplexity
@@ -76,8 +77,9 @@ class TestTables:
         }
         assert counts == {
             "trials": 6, "attempts": 6, "steps": 6 * 6 + 4, "layers": 4 * 4, "perplexity": 18, "windows": 18 * WINDOWS,
-            "fidelity": 12, "activations": 0, "tasks": 18, "items": 6 * 2 * ITEMS, "task_flips": 4 * 3,
+            "fidelity": 12, "activations": 0, "tasks": 18, "items": 6 * 2 * ITEMS, "item_texts": 2 * ITEMS, "task_flips": 4 * 3,
             "intervals": 4 * (5 * (3 + 1) + 3 + 1), "task_chance": 6 * 3, "warnings": 4, "about": 1,
+            "hypotheses": 0, "hypothesis_rows": 0, "hypothesis_pairs": 0, "reversals": 0,
         }  # fmt: skip
         assert published.rows == sum(counts.values())
 
@@ -120,6 +122,7 @@ class TestTables:
                 [-1.0, -14.0],
                 1.0,
                 "arc_easy-6",
+                None,
             )
         ]
         assert ask(

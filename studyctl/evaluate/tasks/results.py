@@ -15,9 +15,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean, stderr_for_metric
 from lm_eval.api.task import Task
 
+from studyctl.contract.item_texts import ANSWER_CHARACTERS, ITEM_TEXTS, cut
 from studyctl.contract.records import TaskFigure
 from studyctl.errors import Problem, StepError
 from studyctl.evaluate.tasks.data import MISFITS, TaskRequest, misfit
+from studyctl.evaluate.tasks.texts import item_text, room_of
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("task", pa.string()),
@@ -29,12 +31,14 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("score", pa.float64()),
     ("passage", pa.string()),
     ("loglikelihoods", pa.list_(pa.float64())),
+    ("answer", pa.string()),
 ]
 ITEMS = pa.schema(_COLUMNS)
 """``item`` is lm-eval's ``doc_id``, ``gold`` the first right choice, ``predicted`` the most likely one. ``score`` is the item's value
 of the task's main metric (null if it is not a number), ``correct`` whether that is 1, ``correct_norm`` whether ``acc_norm`` is 1 (null
 if the value is neither 0 nor 1). ``passage`` is the hash of the text that an item is about: items about one passage are not
-independent draws. ``loglikelihoods`` are in the order of the choices, in nats; empty if answers are generated."""
+independent draws. ``loglikelihoods`` are in the order of the choices, in nats; empty if answers are generated. ``answer`` is the
+generated answer as it was judged, cut to :data:`~studyctl.contract.item_texts.ANSWER_CHARACTERS`; null for choices."""
 PASSAGES = ("passage", "article", "context", "paragraph", "page", "premise", "story", "support", "sentence1")
 """Fields of lm-eval's items with a text that several items may ask about."""
 FRACTIONS = frozenset({"f1", "mcc", "acc_all"})
@@ -55,6 +59,8 @@ class TaskScores:
     """Named as in lm-eval without the filter; if a task has several filters, all but the first are named ``metric,filter``."""
     items: pa.Table
     """Schema :data:`ITEMS`."""
+    texts: pa.Table
+    """Schema :data:`~studyctl.contract.item_texts.ITEM_TEXTS`."""
 
 
 def collect(
@@ -75,6 +81,8 @@ def collect(
     task.apply_filters()
     by_metric: dict[str, list[Any]] = defaultdict(list)
     rows: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    room = room_of(len(docs))
     for number, name in enumerate(task._instances[0].filtered_resps):
         suffix = f",{name}" if number else ""
         for doc_id, doc in docs:
@@ -82,6 +90,8 @@ def collect(
             item_metrics, row = _judge(task, request, doc_id, doc, answers)
             if number == 0:
                 rows.append({"task": request.name, "item": doc_id, **row, "passage": passage_of(doc)})
+                scored = len(row["loglikelihoods"])
+                texts.append({"item": doc_id, **item_text(task, doc, instances[doc_id], scored, room)})
             for metric, value in item_metrics.items():
                 by_metric[metric + suffix].append(value)
     main = _main_metric(task, request, list(by_metric))
@@ -94,7 +104,11 @@ def collect(
     for figure in metrics:
         figure.main = figure.metric == main
         figure.averaged = figure.main and averaged
-    return TaskScores(metrics, pa.Table.from_pylist(rows, schema=ITEMS))
+    return TaskScores(
+        metrics,
+        pa.Table.from_pylist(rows, schema=ITEMS),
+        pa.Table.from_pylist(texts, schema=ITEM_TEXTS),
+    )
 
 
 def passage_of(doc: Mapping[str, Any]) -> str:
@@ -144,8 +158,14 @@ def _judge(
         "predicted": int(np.argmax(likelihoods)) if choices else None,
         "correct_norm": _flag(metrics.get("acc_norm")),
         "loglikelihoods": likelihoods,
+        "answer": _generated(answers[0]) if task.OUTPUT_TYPE == "generate_until" else None,
     }
     return metrics, row
+
+
+def _generated(answer: Any) -> str | None:
+    """Return a generated answer; None if the task's filter leaves several."""
+    return cut(answer, ANSWER_CHARACTERS) if isinstance(answer, str) else None
 
 
 def choices_of(task: Task, doc: Mapping[str, Any]) -> tuple[list[str], list[int]]:

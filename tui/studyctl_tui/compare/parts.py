@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
@@ -109,6 +110,7 @@ class TasksPart(Part):
     """The changes of tasks."""
 
     NAME = "Tasks"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f", "screen.flips", "Flip")]
 
     def sheets(self) -> Sequence[Callable[[], Sheet]]:
         """Return a table for each figure of tasks."""

@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl_tui.compare.data import SORTS, Choice, Comparison, arranged, read_comparison
+from studyctl_tui.compare.flips import FlipsScreen
 from studyctl_tui.compare.grid import CompareGrid
 from studyctl_tui.compare.parts import AgreementPart, LanguagesPart, Part, RanksPart, SizePart, TasksPart
 from studyctl_tui.compare.words import missing, state, tabs, why_empty
@@ -269,6 +270,19 @@ class CompareScreen(StudyScreen):
         if text := self._part.copied():
             self.app.copy_to_clipboard(text)
             self.app.notify(f"copied: {text.replace(chr(9), ' ')}", markup=False)
+
+    def action_flips(self) -> None:
+        """Read the items that flipped of the variant under the cursor: of the task, or of all tasks on its name and the mean."""
+        comparison, grid = self._comparison, self._part.grid
+        line = grid.line
+        if comparison is None or self._paths is None or line is None or line.trial is None:
+            return
+        if line.trial.variant == "dense":
+            self.app.notify("items flip against dense: put the cursor on another variant")
+            return
+        task = grid.column if grid.column in comparison.tasks else None
+        metrics = {row.task: row.metric for row in comparison.scores.values() if row.main}
+        self.app.push_screen(FlipsScreen(self._paths, line.key, line.label, task, metrics))
 
     async def action_monitor(self) -> None:
         """Go to the trial under the cursor in the Monitor."""
