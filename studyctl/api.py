@@ -93,6 +93,7 @@ class Study(AbstractContextManager["Study"]):
     ranks: Rows
     disagreement: Rows
     contrasts: Rows
+    activation_snr: Rows
     agreement: Rows
     stages: Rows
 

@@ -69,6 +69,12 @@ def _adjust(outcomes: Sequence[Outcome]) -> None:
             outcome.adjust(p_adjusted, len(of_family))
 
 
+_MEASURED = f"""
+SELECT trial_id, kind, subject, measured_since FROM steps
+WHERE state = 'done' AND kind IN ('{StepKind.PERPLEXITY}', '{StepKind.TASK}')
+"""
+
+
 class _Study:
     """The trials of a study, and what a verdict must say of them."""
 
@@ -83,6 +89,9 @@ class _Study:
         self._of_variant: dict[str, list[Trial]] = defaultdict(list)
         for trial in self.trials:
             self._of_variant[trial.variant].append(trial)
+        self._measured: dict[str, list[tuple[str, str, datetime | None]]] = defaultdict(list)
+        for name, *step in connection.execute(_MEASURED).fetchall():
+            self._measured[name].append((step[0], step[1], step[2]))
 
     def compared_by(self, hypotheses: Iterable[PlannedHypothesis]) -> dict[str, list[str]]:
         """Return the trials that some hypothesis compares, by model."""
@@ -117,26 +126,18 @@ class _Study:
 
     def _oldest(self, hypothesis: PlannedHypothesis, used: Sequence[str]) -> datetime | None:
         """Return when the first attempt began that a verdict uses a result of."""
-        metrics = [metric for metric in hypothesis.metrics if metric.measure is not Measure.SIZE_MIB]
-        kinds = [
+        results = {
             (StepKind.TASK if metric.measure.is_of_tasks else StepKind.PERPLEXITY, metric.task)
-            for metric in metrics
+            for metric in hypothesis.metrics
+            if metric.measure is not Measure.SIZE_MIB
+        }
+        times = [
+            since
+            for trial in used
+            for kind, subject, since in self._measured[trial]
+            if (kind, subject) in results or (kind, None) in results
         ]
-        rows = self._connection.execute(
-            """
-            SELECT s.measured_since FROM steps s
-            JOIN (SELECT unnest($trials) AS trial_id) USING (trial_id)
-            JOIN (SELECT unnest($kinds) AS kind, unnest($tasks) AS task) k ON k.kind = s.kind
-            WHERE s.state = 'done' AND coalesce(k.task = s.subject, true)
-            ORDER BY s.measured_since NULLS FIRST LIMIT 1
-            """,
-            {
-                "trials": list(used),
-                "kinds": [str(kind) for kind, _ in kinds],
-                "tasks": [task for _, task in kinds],
-            },
-        ).fetchall()
-        return rows[0][0] if rows else None
+        return min(filter(None, times)) if times and None not in times else None
 
     def _devices(self, hypothesis: PlannedHypothesis, used: Sequence[str]) -> Iterator[str]:
         """Yield a note where variants and dense were computed on different kinds of devices."""

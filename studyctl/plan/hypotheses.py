@@ -17,6 +17,7 @@ from studyctl.contract.hypotheses import (
 )
 from studyctl.errors import Problem, did_you_mean
 from studyctl.files import digest
+from studyctl.findings.estimates import LEAST_CLUSTERS
 from studyctl.plan.variants import DENSE, Variant
 from studyctl.spec.loading import Document
 from studyctl.spec.messages import listing
@@ -42,7 +43,7 @@ def resolve_hypotheses(
         resolver = _Resolver(document, variants, tasks, table, ("hypotheses", index))
         hypothesis = resolver.resolve()
         problems += resolver.problems
-        if not resolver.problems:
+        if all(problem.severity == "warning" for problem in resolver.problems):
             hypotheses.append(hypothesis)
     return hypotheses, problems
 
@@ -63,9 +64,11 @@ class _Resolver:
     def resolve(self) -> PlannedHypothesis:
         table = self.table
         pairs = tuple(self._pairs()) if table.rank_agreement is None else ()
-        for metric in table.metrics:
-            self._check_measured(metric)
+        for place, metric in enumerate(table.metrics):
+            own = ("metric",) if table.rank_agreement is None else ("rank_agreement", place)
+            self._check_measured(metric, (*self.loc, *own))
         self._check_groups()
+        self._check_level()
         interaction = None
         if table.interaction is not None:
             first, second = table.interaction.levels
@@ -87,8 +90,8 @@ class _Resolver:
             interaction=interaction,
         )
 
-    def _add(self, what: str, loc: Loc, note: str = "", hint: str = "") -> None:
-        self.problems.append(self.document.problem(what, loc, note=note, hint=hint))
+    def _add(self, what: str, loc: Loc, note: str = "", hint: str = "", severity: str = "error") -> None:
+        self.problems.append(self.document.problem(what, loc, note=note, hint=hint, severity=severity))
 
     # -- sides
 
@@ -111,7 +114,8 @@ class _Resolver:
                 yield from self._sides(narrowed[0], narrowed[1], place)
 
     def _sides(self, left: Sequence[Variant], right: Sequence[Variant], loc: Loc) -> Iterator[Sides]:
-        names = [tuple(variant.name for variant in side) for side in (left, right)]
+        # Variants of other models may have the same name.
+        names = [tuple(dict.fromkeys(variant.name for variant in side)) for side in (left, right)]
         if both := [name for name in names[0] if name in names[1]]:
             self._add(f"`{both[0]}` is on both sides", loc, hint="narrow `left` or `right`")
         else:
@@ -130,10 +134,9 @@ class _Resolver:
         ):
             for position, value in enumerate(values):
                 if not any(_has(variant, key, value) for variant in every):
-                    words = list(
-                        dict.fromkeys(str(item) for variant in every for item in _values(variant, key))
-                    )
-                    note = did_you_mean(str(value), words)
+                    values_of = [item for variant in every for item in _values(variant, key)]
+                    words = list(dict.fromkeys(map(_shown, values_of)))
+                    note = did_you_mean(value, words) if isinstance(value, str) else ""
                     hint = f"there are {listing(words[:_SHOWN_NAMES])}" if words else ""
                     item: Loc = (*loc, key, position) if len(values) > 1 else (*loc, key)
                     self._add(f"no variant has {_NOUNS[key]} `{_shown(value)}`", item, note, hint)
@@ -146,8 +149,7 @@ class _Resolver:
 
     # -- what is measured
 
-    def _check_measured(self, metric: Metric) -> None:
-        loc: Loc = (*self.loc, "metric" if self.table.rank_agreement is None else "rank_agreement")
+    def _check_measured(self, metric: Metric, loc: Loc) -> None:
         evaluation, measure = self.document.spec.evaluation, metric.measure
         if measure.is_of_tasks:
             if evaluation.tasks is None:
@@ -181,6 +183,16 @@ class _Resolver:
             what = f"ppl_ratio is per token: it is no mean over {' and '.join(f'{name}s' for name in mixed)}"
             hint = f'use bits_per_byte, or by = "{mixed[0]}"' if len(mixed) == 1 else "use bits_per_byte"
             self._add(what, loc, hint=hint)
+
+    def _check_level(self) -> None:
+        """Warn of a level of which the study has too few: that is known before anything is measured."""
+        spec, level = self.document.spec, self.table.generalize
+        perplexity = spec.evaluation.perplexity
+        counts = {"model": len(spec.models), "language": len(perplexity.languages) if perplexity else 0}
+        for kind, count in counts.items():
+            if f"{kind}s" in level.split("+") and count < LEAST_CLUSTERS and not self.problems:
+                what = f"`{self.table.name}` cannot be tested: {count} {kind}{'s' * (count != 1)}, {LEAST_CLUSTERS} are needed"
+                self._add(what, (*self.loc, "generalize"), severity="warning")
 
     def _check_groups(self) -> None:
         groups, evaluation = self.table.interaction, self.document.spec.evaluation

@@ -16,6 +16,7 @@ FINE = 0.01
 """Half widths below it need three decimals, where others get two."""
 WHY_NONE = f"fewer than {LEAST_UNITS} windows or items, or measured by an earlier version"
 """Why a figure has no interval."""
+LEGEND = f"±: 95 % interval over windows and items; {UNSURE} (grey): it holds no change"
 BRIEF_LEGEND = f"{UNSURE} unsure (95 %)"
 _DECIMALS = re.compile(r"\.(\d+)$")
 

@@ -75,7 +75,7 @@ def show(results: Results, console: Console) -> None:
             f"Next: `studyctl findings {about.study} --rows`; for your own model, change `id` in a copy of the spec."
         ]
     else:
-        sentences, after = _best_of_each(results, about.study, standings)
+        sentences, after = best_of_each(results, about.study, standings)
     if lines := [*sentences, *about.notes, *after]:
         _list(console, "In short", "", lines)
     _warnings(console, about.study, results.warnings())
@@ -364,7 +364,7 @@ def _verdicts(console: Console, study: str, hypotheses: Sequence[HypothesisResul
         )
 
 
-def _best_of_each(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], list[str]]:
+def best_of_each(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], list[str]]:
     """Return for each model whether its best pruned or its best quantized variant is ahead and how sure that is, and what to do next."""
     models = _by_model(standings)
     sentences: list[str] = []

@@ -547,7 +547,13 @@ class Hypothesis(Table):
         elif self.left is None or self.right is None:
             missing = "left" if self.left is None else "right"
             problems.append(((), f"`{missing}` is missing: which variants are compared?"))
-        if not problems:
+        if not problems and self.metrics[0].measure is Measure.SIZE_MIB:
+            problems += [
+                ((name,), f"sizes are compared, not tested: leave `{name}` out")
+                for name in ("generalize", "by", "interaction")
+                if name in self.model_fields_set
+            ]
+        elif not problems:
             problems += self._level_problems()
         if problems:
             raise problems_inside(*problems)

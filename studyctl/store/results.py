@@ -324,6 +324,65 @@ class StepRow(NamedTuple):
     peak_memory_bytes: int | None
 
 
+class Setting(NamedTuple):
+    """How a variant is made; columns of the table ``trials`` that are the same for all models."""
+
+    method: str
+    variant: str
+    backend: str | None
+    backend_version: str | None
+    options: str | None
+    """JSON."""
+    calibration: str | None
+    """JSON."""
+
+
+class TextProtocol(NamedTuple):
+    """How a language is measured; columns of the table ``perplexity``."""
+
+    language: str
+    windows: int | None
+    sequence_length: int | None
+    bos: bool | None
+
+
+class TaskProtocol(NamedTuple):
+    """How a task is measured; columns of the table ``tasks``."""
+
+    task: str
+    metric: str
+    shots: int | None
+    items: int | None
+
+
+class Environment(NamedTuple):
+    """What attempts ran with; columns of the table ``attempts``."""
+
+    studyctl: str | None
+    versions: str | None
+    """JSON: versions by package."""
+    device: str | None
+    device_kind: str | None
+    dtype: str | None
+
+
+class FlippedItem(NamedTuple):
+    """An item that a variant answers otherwise than dense, with its text where that is kept, from the view ``flips``."""
+
+    trial_id: str
+    task: str
+    item: int
+    direction: str
+    gold: int | None
+    dense_predicted: int | None
+    predicted: int | None
+    prompt: str | None
+    choices: list[str] | None
+    right_answer: str | None
+    dense_answer: str | None
+    answer: str | None
+
+
 class LayerResult(NamedTuple):
     """A row of the table ``layers``."""
 
@@ -442,6 +501,26 @@ class Results(AbstractContextManager["Results"]):
     def reversals(self, hypothesis: str | None = None) -> list[Reversal]:
         """Return the pairs of variants that two metrics surely put in opposite orders; of one hypothesis if it is named."""
         return self._rows(Reversal, "reversals", hypothesis=hypothesis)
+
+    def settings(self) -> list[Setting]:
+        """Return how each variant is made, in the order of the plan; dense is none."""
+        return self._rows(Setting, "trials", " WHERE variant <> 'dense' GROUP BY ALL ORDER BY min(position)")
+
+    def text_protocols(self) -> list[TextProtocol]:
+        """Return how each language was measured, by name; several rows, if models differ."""
+        return self._rows(TextProtocol, "perplexity", " GROUP BY ALL ORDER BY ALL")
+
+    def task_protocols(self) -> list[TaskProtocol]:
+        """Return how each task was measured, by its main metric, by name; several rows, if models differ."""
+        return self._rows(TaskProtocol, "tasks", " WHERE main GROUP BY ALL ORDER BY ALL")
+
+    def environments(self) -> list[Environment]:
+        """Return what the attempts of current trials ran with, each once."""
+        return self._rows(Environment, "attempts", " WHERE current GROUP BY ALL ORDER BY ALL")
+
+    def flipped_items(self, count: int) -> list[FlippedItem]:
+        """Return items that flipped against dense, at most so many, those of an item together."""
+        return self._rows(FlippedItem, "flips", f" ORDER BY task, item, trial_id LIMIT {count:d}")
 
     def contrast(self, model: str, left: str, right: str) -> Contrast | None:
         """Return how many bits per byte one trial of a model needs more than another; None: too few windows of both."""

@@ -324,14 +324,16 @@ WITH figures AS (
         CASE WHEN bool_and(l.size_mib IS NOT NULL) OVER (PARTITION BY l.model) THEN l.size_mib ELSE l.bits_per_weight END AS size
     FROM leaderboard l JOIN figures f ON f.trial_id = l.trial_id
     WHERE f.value IS NOT NULL
+), placed AS (
+    -- Windows, not pairs of trials: a sweep may have thousands.
+    SELECT *, max(quality) OVER up_to AS best,
+        max(quality) OVER (PARTITION BY model, measure ORDER BY size RANGE UNBOUNDED PRECEDING EXCLUDE GROUP) AS best_of_smaller
+    FROM measured WHERE size IS NOT NULL
+    WINDOW up_to AS (PARTITION BY model, measure ORDER BY size RANGE UNBOUNDED PRECEDING)
 )
 SELECT trial_id, model, method, variant, measure, bits_per_weight, size_mib, value
-FROM measured m
-WHERE size IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM measured o
-    WHERE o.model = m.model AND o.measure = m.measure AND o.size <= m.size AND o.quality >= m.quality
-        AND (o.size < m.size OR o.quality > m.quality)
-)
+FROM placed
+WHERE quality = best AND (best_of_smaller IS NULL OR quality > best_of_smaller)
 ORDER BY model, measure, size;
 COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality: nothing is both smaller and better. Size is size_mib, or bits_per_weight where a trial of the model has no size_mib';
 COMMENT ON COLUMN pareto.trial_id IS 'trial: a model times a variant (times a seed)';

@@ -134,7 +134,8 @@ class Study:
                 if shuffled is not None and table in ("windows", "items"):
                     rows = [rows[place] for place in shuffled.permutation(len(rows))]
                 _insert(connection, table, rows)
-            _insert(connection, "task_chance", list(task_chance(connection, task_pairs(connection))))
+            if "items" in self.rows:
+                _insert(connection, "task_chance", list(task_chance(connection, task_pairs(connection))))
             yield connection
         finally:
             connection.execute("ROLLBACK")
@@ -160,9 +161,14 @@ def _empty() -> duckdb.DuckDBPyConnection:
     return connection
 
 
+@cache
+def _columns(table: str) -> list[str]:
+    return _empty().table(table).columns
+
+
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:
     if rows:
-        names = connection.table(table).columns
+        names = _columns(table)
         connection.register("arriving", pa.table({name: [row.get(name) for row in rows] for name in names}))
         connection.execute(f"INSERT INTO {table} SELECT * FROM arriving")
         connection.unregister("arriving")

@@ -265,22 +265,22 @@ def bounds(count: int) -> tuple[float, float]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.shape.models}x{case.shape.windows}")
 def test_nineteen_of_twenty_intervals_hold_the_truth_of_their_level(case: Case) -> None:
     draw = np.random.default_rng(case.shape.windows + case.shape.models)
-    drawn = studies(draw, 1000, case.shape, case.components, heavy_tails=case.heavy_tails)
-    low, high = bounds(1000)
+    drawn = studies(draw, 600, case.shape, case.components, heavy_tails=case.heavy_tails)
+    low, high = bounds(600)
     for level, share in coverage(drawn).items():
         assert low < share < high, level
 
 
 def test_so_do_those_of_ratios_of_kl() -> None:
     draw = np.random.default_rng(4)
-    low, high = bounds(300)
-    for level, share in coverage(kl_studies(draw, 300, Shape(models=3, windows=8), COMPONENTS[0])).items():
+    low, high = bounds(200)
+    for level, share in coverage(kl_studies(draw, 200, Shape(models=3, windows=8), COMPONENTS[0])).items():
         assert low < share < high, level
 
 
 def test_families_without_a_difference_seldom_have_a_verdict() -> None:
-    """1,000 families of a hypothesis at each level: in 5 % one of them is wrong by chance."""
-    draw, count = np.random.default_rng(1), 1000
+    """600 families of a hypothesis at each level: in 5 % one of them is wrong by chance."""
+    draw, count = np.random.default_rng(1), 600
     drawn = {level: studies(draw, count, Shape(5, 8), components) for level, components in NULL.items()}
     wrong = 0
     for _ in range(count):

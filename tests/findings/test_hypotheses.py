@@ -827,17 +827,19 @@ def drawn(cells: list[list[float]], seed: int) -> Study:
     return study
 
 
-@settings(max_examples=10)
+CLAIMS = [
+    *(hypothesis(metric, name=metric) for metric in COMPARED),
+    hypothesis("kl_ratio", name="of models", generalize=Level.MODELS),
+    hypothesis("top1", name="of languages", generalize=Level.LANGUAGES),
+    hypothesis("bits_per_byte", name="by", by=By.LANGUAGE),
+    hypothesis("kl_ratio, accuracy", name="orders"),
+]
+
+
+@settings(max_examples=8)
 @given(CELLS, st.integers(0, 99))
 def test_a_figure_is_finite_or_there_is_a_reason(cells: list[list[float]], seed: int) -> None:
-    claims = [
-        hypothesis(metric, name=metric, generalize=level)
-        for metric in COMPARED
-        for level in (Level.WINDOWS, Level.MODELS)
-    ]
-    claims += [hypothesis("kl_ratio, accuracy"), hypothesis("bits_per_byte", by=By.LANGUAGE, name="by")]
-    claims += [hypothesis("top1", name="languages", generalize=Level.LANGUAGES)]
-    found = drawn(cells, seed).find(*claims)
+    found = drawn(cells, seed).find(*CLAIMS)
     for row in (*found["hypotheses"], *found["hypothesis_rows"]):
         figures = [row[name] for name in ("estimate", "low", "high")]
         if row["estimate"] is None:
@@ -848,7 +850,7 @@ def test_a_figure_is_finite_or_there_is_a_reason(cells: list[list[float]], seed:
         assert row["p"] is None or 0 <= row["p"] <= 1
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(CELLS, st.integers(0, 99), st.sampled_from(COMPARED))
 def test_to_exchange_left_and_right_mirrors_the_estimate(
     cells: list[list[float]], seed: int, metric: str
@@ -869,14 +871,13 @@ def test_to_exchange_left_and_right_mirrors_the_estimate(
     assert back["verdict"] == opposite.get(there["verdict"], there["verdict"])
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(CELLS, st.integers(0, 99))
 def test_the_order_of_rows_does_not_matter(cells: list[list[float]], seed: int) -> None:
     study = drawn(cells, seed)
-    claims = [hypothesis(metric, name=metric) for metric in COMPARED]
-    expected = study.find(*claims)
+    expected = study.find(*CLAIMS)
     with study.database(np.random.default_rng(seed)) as connection:
-        assert tables(connection, claims, {}) == expected
+        assert tables(connection, CLAIMS, {}) == expected
 
 
 def test_nor_does_what_trials_of_an_earlier_version_lack() -> None:

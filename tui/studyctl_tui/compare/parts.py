@@ -110,7 +110,7 @@ class TasksPart(Part):
     """The changes of tasks."""
 
     NAME = "Tasks"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("f", "screen.flips", "Read flips")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f", "screen.flips", "Flip")]
 
     def sheets(self) -> Sequence[Callable[[], Sheet]]:
         """Return a table for each figure of tasks."""
