@@ -67,6 +67,7 @@ def test_errors_as_json(tmp_path: Path) -> None:
         (["show", "nothing"], "there is no study `nothing`"),
         (["stop", "nothing"], "there is no study `nothing`"),
         (["export", "nothing", "trial", "out"], "there is no study `nothing`"),
+        (["report", "nothing", "-o", "x.html"], "there is no study `nothing`"),
         (["run", "pockte"], "there is no spec `pockte`"),
         (["plan", "nothing.toml"], "nothing.toml"),
     ],
@@ -109,6 +110,7 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
         ["list"],
         ["show", "--help"],
         ["export", "--help"],
+        ["report", "--help"],
         ["sql", "--help"],
     ],
 )

@@ -46,6 +46,24 @@ def show(study: StudyArgument, as_json: JsonOption = False) -> None:
 
 
 @commands.command()
+def report(
+    study: StudyArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: .html (with charts), .tex or .md.")
+    ],
+    items: Annotated[
+        bool,
+        typer.Option("--items", help="List items that flipped; published items of tests leak into training."),
+    ] = False,
+) -> None:
+    """Write a study's results as one page: verdicts, figures, settings, versions, methods with citations."""
+    from studyctl.report.document.write import write_report
+
+    write_report(study_paths(study), output, with_items=items)
+    typer.echo(str(output.resolve()))
+
+
+@commands.command()
 def findings(
     study: StudyArgument,
     as_json: JsonOption = False,

@@ -1,20 +1,23 @@
 """Figures compared with the dense model's: with their 95 % intervals, and marked where these hold no change."""
 
 import re
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 from typing import NamedTuple
 
 from rich.text import Text
 
+from studyctl.findings.estimates import LEAST_UNITS
 from studyctl.report.layout import change, ratio
 
 UNSURE = "≈"
 """Before a figure whose 95 % interval holds no change; such figures are grey, too."""
-LEGEND = f"±: 95 % interval over windows and items; {UNSURE} (grey): it holds no change"
 FINE = 0.01
 """Half widths below it need three decimals, where others get two."""
-LOPSIDED = 1.25
-"""With a longer side that is so many times the shorter one, an interval is shown by its ends."""
+WHY_NONE = f"fewer than {LEAST_UNITS} windows or items, or measured by an earlier version"
+"""Why a figure has no interval."""
+LEGEND = f"±: 95 % interval over windows and items; {UNSURE} (grey): it holds no change"
+BRIEF_LEGEND = f"{UNSURE} unsure (95 %)"
 _DECIMALS = re.compile(r"\.(\d+)$")
 
 
@@ -27,6 +30,10 @@ class Form(Enum):
     """``+0.23±0.03``: with no digits that the interval makes idle."""
     PLAIN = auto()
     """The figure alone, with its mark."""
+
+
+LOPSIDED = {Form.WHOLE: 1.25, Form.SHORT: 2.0}
+"""With a longer side that is so many times the shorter one, an interval is shown by its ends."""
 
 
 class Effect(NamedTuple):
@@ -62,24 +69,20 @@ class Effect(NamedTuple):
         """Style of the figure in a table."""
         return "dim" if self.is_unsure else ""
 
-    def figure(self, decimals: int | None = None) -> str:
-        """Return the figure alone; with about four digits, if their number is not named."""
-        return self._text(self.value, decimals)
+    def figure(self, form: Form = Form.WHOLE) -> str:
+        """Return the figure alone."""
+        return self._text(self.value, self._decimals(form))
 
-    def spread(self, decimals: int | None = None, blank: str = " ") -> str:
-        """Return the interval, to be put behind the figure; empty where there is none.
-
-        Args:
-            decimals: Of its ends; None: as many as the figure has.
-            blank: What is before a ``±``.
-        """
-        if self.value is None or self.low is None or self.high is None:
+    def spread(self, form: Form = Form.WHOLE) -> str:
+        """Return the interval, to be put behind the figure; empty where there is none."""
+        if self.value is None or self.low is None or self.high is None or form is Form.PLAIN:
             return ""
+        decimals = self._decimals(form)
         below, above, half = self.value - self.low, self.high - self.value, (self.high - self.low) / 2
-        shown = _DECIMALS.search(self.figure(decimals))
-        is_even = min(below, above) * LOPSIDED >= max(below, above)
+        shown = _DECIMALS.search(self.figure(form))
+        is_even = min(below, above) * LOPSIDED[form] >= max(below, above)
         if shown is not None and is_even and (abs(self.value - self.no_change) <= half) == self.is_unsure:
-            return f"{blank}±{half:.{len(shown[1])}f}"
+            return f"{' ' if form is Form.WHOLE else ''}±{half:.{len(shown[1])}f}"
         return f" [{self._end(self.low, decimals)}, {self._end(self.high, decimals)}]"
 
     def ends(self) -> str:
@@ -88,16 +91,18 @@ class Effect(NamedTuple):
 
     def parts(self, form: Form) -> tuple[str, str]:
         """Return the figure with its mark, and what is put behind it."""
-        decimals, blank = None, " "
-        if form is Form.SHORT:
-            is_fine = self.low is not None and self.high is not None and self.high - self.low < 2 * FINE
-            decimals, blank = 3 if is_fine else 2, ""
-        spread = "" if form is Form.PLAIN else self.spread(decimals, blank)
-        return self.mark + self.figure(decimals), spread
+        return self.mark + self.figure(form), self.spread(form)
 
     def text(self, form: Form = Form.WHOLE) -> Text:
         """Return the figure for a table."""
         return Text("".join(self.parts(form)), style=self.style)
+
+    def _decimals(self, form: Form) -> int | None:
+        """Return how many decimals a form has; None: as many as make about four digits."""
+        if form is not Form.SHORT:
+            return None
+        is_fine = self.low is not None and self.high is not None and self.high - self.low < 2 * FINE
+        return 3 if is_fine else 2
 
     def _end(self, value: float | None, decimals: int | None = None) -> str:
         return self._text(value, decimals).removeprefix(self.prefix)
@@ -122,3 +127,13 @@ def effect(row: NamedTuple, name: str, prefix: str = "") -> Effect:
     value: float | None = getattr(row, name)
     no_change = 1.0 if name.endswith("ratio") else 0.0
     return Effect(value, low, high, no_change, "change" in name, prefix)
+
+
+def legend(effects: Iterable[Effect], form: Form = Form.WHOLE) -> Iterator[str]:
+    """Yield how to read intervals that are shown in a form, and why there are none."""
+    compared = [one for one in effects if one.value is not None]
+    if any(one.has_interval for one in compared):
+        about = "±: 95 % interval" if form is not Form.PLAIN else "95 % intervals"
+        yield f"{about} over windows and items; {UNSURE} (grey): it holds no change"
+    if any(not one.has_interval for one in compared):
+        yield f"no ±: {WHY_NONE}"

@@ -14,9 +14,8 @@ from rich.text import Text
 from studyctl.contract.hypotheses import Verdict
 from studyctl.contract.methods import METHODS, MethodSettings, Pruning, Quantization
 from studyctl.files import StudyPaths
-from studyctl.findings.estimates import LEAST_UNITS
 from studyctl.printable import on_one_line
-from studyctl.report.effects import LEGEND, Effect, Form, effect
+from studyctl.report.effects import Effect, Form, effect, legend
 from studyctl.report.findings import MARKS, in_short
 from studyctl.report.layout import (
     Column,
@@ -76,7 +75,7 @@ def show(results: Results, console: Console) -> None:
             f"Next: `studyctl findings {about.study} --rows`; for your own model, change `id` in a copy of the spec."
         ]
     else:
-        sentences, after = _best_of_each(results, about.study, standings)
+        sentences, after = best_of_each(results, about.study, standings)
     if lines := [*sentences, *about.notes, *after]:
         _list(console, "In short", "", lines)
     _warnings(console, about.study, results.warnings())
@@ -166,7 +165,8 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
             Column("time", [duration(row.total_seconds) for row in rows]),
         ]
         _section(console, "Leaderboard", rows, columns)
-        for remark in (*_about_means(rows), *_about_intervals(rows)):
+        compared = [effect(row, name) for row in rows if row.variant != "dense" for name in COMPARED]
+        for remark in (*_about_means(rows), *legend(compared)):
             _remark(console, remark)
 
 
@@ -202,15 +202,6 @@ def _about_means(rows: list[Standing]) -> Iterator[str]:
     if worst is not None and worst.worst_language is not None:
         of_worst = change(worst.worst_bits_per_byte_change)
         yield f"worst language: {worst.worst_language} {of_worst} bits/byte ({worst.variant})"
-
-
-def _about_intervals(rows: list[Standing]) -> Iterator[str]:
-    """Yield how to read intervals, or why there are none."""
-    effects = [effect(row, name) for row in rows if row.variant != "dense" for name in COMPARED]
-    if any(one.has_interval for one in effects):
-        yield LEGEND
-    if any(one.value is not None and not one.has_interval for one in effects):
-        yield f"no ±: fewer than {LEAST_UNITS} windows or items, or measured by an earlier version"
 
 
 def _perplexity(console: Console, standings: list[Standing], results: list[LanguageResult]) -> None:
@@ -373,7 +364,7 @@ def _verdicts(console: Console, study: str, hypotheses: Sequence[HypothesisResul
         )
 
 
-def _best_of_each(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], list[str]]:
+def best_of_each(results: Results, study: str, standings: list[Standing]) -> tuple[list[str], list[str]]:
     """Return for each model whether its best pruned or its best quantized variant is ahead and how sure that is, and what to do next."""
     models = _by_model(standings)
     sentences: list[str] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import duckdb
 
-from studyctl.contract.hypotheses import Level, PlannedHypothesis, Verdict
+from studyctl.contract.hypotheses import Alternative, Level, Metric, PlannedHypothesis, Verdict
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
@@ -53,6 +53,8 @@ class Standing(NamedTuple):
     bits_per_byte_change_low: float | None
     bits_per_byte_change_high: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     worst_language: str | None
     worst_bits_per_byte_change: float | None
     worst_ppl_ratio: float | None
@@ -62,6 +64,8 @@ class Standing(NamedTuple):
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
     acc: float | None
     acc_change: float | None
@@ -117,11 +121,15 @@ class LanguageResult(NamedTuple):
     bits_per_character: float | None
     dense_bits_per_character: float | None
     bits_per_character_change: float | None
+    bits_per_character_change_low: float | None
+    bits_per_character_change_high: float | None
     dense_knows: bool | None
     kl_nats: float | None
     kl_nats_low: float | None
     kl_nats_high: float | None
     kl_nats_per_byte: float | None
+    kl_nats_per_byte_low: float | None
+    kl_nats_per_byte_high: float | None
     top1: float | None
 
 
@@ -240,7 +248,8 @@ class HypothesisResult(NamedTuple):
     claim: str
     metric: str
     family: str
-    alternative: str
+    alternative: str | None
+    """None for an order of variants."""
     generalize: str
     margin: float | None
     declared: datetime | None
@@ -314,6 +323,65 @@ class StepRow(NamedTuple):
     kind: str
     subject: str | None
     peak_memory_bytes: int | None
+
+
+class Setting(NamedTuple):
+    """How a variant is made; columns of the table ``trials`` that are the same for all models."""
+
+    method: str
+    variant: str
+    backend: str | None
+    backend_version: str | None
+    options: str | None
+    """JSON."""
+    calibration: str | None
+    """JSON."""
+
+
+class TextProtocol(NamedTuple):
+    """How a language is measured; columns of the table ``perplexity``."""
+
+    language: str
+    windows: int | None
+    sequence_length: int | None
+    bos: bool | None
+
+
+class TaskProtocol(NamedTuple):
+    """How a task is measured; columns of the table ``tasks``."""
+
+    task: str
+    metric: str
+    shots: int | None
+    items: int | None
+
+
+class Environment(NamedTuple):
+    """What attempts ran with; columns of the table ``attempts``."""
+
+    studyctl: str | None
+    versions: str | None
+    """JSON: versions by package."""
+    device: str | None
+    device_kind: str | None
+    dtype: str | None
+
+
+class FlippedItem(NamedTuple):
+    """An item that a variant answers otherwise than dense, with its text where that is kept, from the view ``flips``."""
+
+    trial_id: str
+    task: str
+    item: int
+    direction: str
+    gold: int | None
+    dense_predicted: int | None
+    predicted: int | None
+    prompt: str | None
+    choices: list[str] | None
+    right_answer: str | None
+    dense_answer: str | None
+    answer: str | None
 
 
 class LayerResult(NamedTuple):
@@ -405,22 +473,28 @@ class Results(AbstractContextManager["Results"]):
         """Return the hypotheses of the spec with their verdicts, in its order.
 
         Raises:
-            StudyError: the file holds a metric or a verdict that this version does not have.
+            StudyError: the file holds a metric, a claim or a verdict that this version does not have.
         """
         rows = self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
-        try:
+        with _as_this_version_has("hypotheses"):
+            for row in rows:
+                if row.alternative is not None:
+                    Alternative(row.alternative)
+                for metric in row.metric.split(", "):
+                    Metric.parse(metric)
             return [
                 row._replace(verdict=Verdict(row.verdict), generalize=Level(row.generalize)) for row in rows
             ]
-        except ValueError as error:
-            raise StudyError(
-                f"the table `hypotheses` holds a value that this version does not have: {error}",
-                hint="`studyctl db rebuild` makes it again from the journals",
-            ) from error
 
     def hypothesis_rows(self, hypothesis: str | None = None) -> list[HypothesisRow]:
-        """Return the parts of the hypotheses; of one if it is named."""
-        return self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+        """Return the parts of the hypotheses; of one if it is named.
+
+        Raises:
+            StudyError: the file holds a verdict that this version does not have.
+        """
+        rows = self._rows(HypothesisRow, "hypothesis_rows", hypothesis=hypothesis)
+        with _as_this_version_has("hypothesis_rows"):
+            return [row._replace(verdict=Verdict(row.verdict)) if row.verdict else row for row in rows]
 
     def hypothesis_pairs(self, hypothesis: str | None = None) -> list[HypothesisTrial]:
         """Return which trials were compared; of one hypothesis if it is named."""
@@ -429,6 +503,26 @@ class Results(AbstractContextManager["Results"]):
     def reversals(self, hypothesis: str | None = None) -> list[Reversal]:
         """Return the pairs of variants that two metrics surely put in opposite orders; of one hypothesis if it is named."""
         return self._rows(Reversal, "reversals", hypothesis=hypothesis)
+
+    def settings(self) -> list[Setting]:
+        """Return how each variant is made, in the order of the plan; dense is none."""
+        return self._rows(Setting, "trials", " WHERE variant <> 'dense' GROUP BY ALL ORDER BY min(position)")
+
+    def text_protocols(self) -> list[TextProtocol]:
+        """Return how each language was measured, by name; several rows, if models differ."""
+        return self._rows(TextProtocol, "perplexity", " GROUP BY ALL ORDER BY ALL")
+
+    def task_protocols(self) -> list[TaskProtocol]:
+        """Return how each task was measured, by its main metric, by name; several rows, if models differ."""
+        return self._rows(TaskProtocol, "tasks", " WHERE main GROUP BY ALL ORDER BY ALL")
+
+    def environments(self) -> list[Environment]:
+        """Return what the attempts of current trials ran with, each once."""
+        return self._rows(Environment, "attempts", " WHERE current GROUP BY ALL ORDER BY ALL")
+
+    def flipped_items(self, count: int) -> list[FlippedItem]:
+        """Return items that flipped against dense, at most so many, those of an item together."""
+        return self._rows(FlippedItem, "flips", f" ORDER BY task, item, trial_id LIMIT {count:d}")
 
     def contrast(self, model: str, left: str, right: str) -> Contrast | None:
         """Return how many bits per byte one trial of a model needs more than another; None: too few windows of both."""
@@ -506,6 +600,18 @@ class Results(AbstractContextManager["Results"]):
             if self._rows_of is None:
                 raise
             raise StudyError(unreadable(self._rows_of, error)) from error
+
+
+@contextmanager
+def _as_this_version_has(table: str) -> Iterator[None]:
+    """Turn the error of a value that no enumeration has into a problem of the study's file."""
+    try:
+        yield
+    except ValueError as error:
+        raise StudyError(
+            f"the table `{table}` holds a value that this version does not have: {error}",
+            hint="`studyctl db rebuild` makes it again from the journals",
+        ) from error
 
 
 def open(paths: StudyPaths) -> Results:

@@ -11,7 +11,9 @@ WITH ends AS (
         any_value(low) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_low,
         any_value(high) FILTER (measure = 'bits_per_character_change') AS bits_per_character_change_high,
         any_value(low) FILTER (measure = 'kl_nats') AS kl_nats_low,
-        any_value(high) FILTER (measure = 'kl_nats') AS kl_nats_high
+        any_value(high) FILTER (measure = 'kl_nats') AS kl_nats_high,
+        any_value(low) FILTER (measure = 'kl_nats_per_byte') AS kl_nats_per_byte_low,
+        any_value(high) FILTER (measure = 'kl_nats_per_byte') AS kl_nats_per_byte_high
     FROM intervals GROUP BY ALL
 )
 SELECT
@@ -30,7 +32,7 @@ SELECT
     e.bits_per_character_change_low, e.bits_per_character_change_high,
     d.bits_per_byte < d.bzip2_bits_per_byte AS dense_knows,
     f.kl_nats, e.kl_nats_low, e.kl_nats_high,
-    f.kl_nats * f.tokens / p.bytes AS kl_nats_per_byte,
+    f.kl_nats * f.tokens / p.bytes AS kl_nats_per_byte, e.kl_nats_per_byte_low, e.kl_nats_per_byte_high,
     f.top1
 FROM perplexity p
 LEFT JOIN perplexity d ON d.model = p.model AND d.language = p.language AND d.variant = 'dense'
@@ -63,33 +65,9 @@ COMMENT ON COLUMN perplexity_vs_dense.kl_nats IS 'KL(dense || compressed), mean 
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_low IS 'lower end of its 95 % interval over windows';
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte IS 'KL(dense || compressed), summed over tokens, per byte of the text';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
-
-CREATE VIEW activation_snr AS
-SELECT
-    trial_id, model, method, variant, language,
-    -- A block without noise has no ratio: a mean over the others would hide how near to dense it is.
-    CASE WHEN count(snr_db) = count(*) THEN avg(snr_db) END AS snr_db,
-    CASE WHEN count(relative_error) = count(*) THEN avg(relative_error) END AS relative_error,
-    arg_max(block, relative_error) AS worst_block,
-    max(relative_error) AS worst_relative_error,
-    count(*) AS blocks,
-    any_value(tokens) AS tokens
-FROM activations
-GROUP BY trial_id, model, method, variant, language
-ORDER BY min(rowid);  -- as planned
-COMMENT ON VIEW activation_snr IS 'one row per compressed trial and language: distance of hidden states to the dense model''s, mean over the decoder blocks (table activations)';
-COMMENT ON COLUMN activation_snr.trial_id IS 'trial: a model times a variant (times a seed)';
-COMMENT ON COLUMN activation_snr.model IS 'id of the model as in the spec';
-COMMENT ON COLUMN activation_snr.method IS 'compression method';
-COMMENT ON COLUMN activation_snr.variant IS 'compression setting';
-COMMENT ON COLUMN activation_snr.language IS 'language of the text';
-COMMENT ON COLUMN activation_snr.snr_db IS 'signal-to-noise ratio in dB, mean over the blocks; NULL if a block has none';
-COMMENT ON COLUMN activation_snr.relative_error IS 'relative error, mean over the blocks';
-COMMENT ON COLUMN activation_snr.worst_block IS 'block with the largest relative error';
-COMMENT ON COLUMN activation_snr.worst_relative_error IS 'that error';
-COMMENT ON COLUMN activation_snr.blocks IS 'decoder blocks';
-COMMENT ON COLUMN activation_snr.tokens IS 'tokens that were compared';
 
 CREATE VIEW tasks_vs_dense AS
 SELECT
@@ -161,15 +139,17 @@ WITH ppl AS (
     -- An interval of a mean is that of all of its languages or tasks, or none.
     WHERE i.subject IS NULL AND i.pairs = CASE i.measure
         WHEN 'main' THEN acc.compared WHEN 'main_above_chance' THEN acc.tasks_above_chance
-        WHEN 'kl_nats' THEN kl.languages ELSE ppl.languages END
+        WHEN 'kl_nats' THEN kl.languages WHEN 'kl_nats_per_byte' THEN kl.languages ELSE ppl.languages END
 )
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.seed, t.state, t.bits_per_weight, t.size_mib, t.sparsity,
     ppl.ppl_ratio, ratio.low AS ppl_ratio_low, ratio.high AS ppl_ratio_high,
     ppl.bits_per_byte_change, bits.low AS bits_per_byte_change_low, bits.high AS bits_per_byte_change_high,
-    ppl.bits_per_character_change,
+    ppl.bits_per_character_change, characters.low AS bits_per_character_change_low,
+    characters.high AS bits_per_character_change_high,
     ppl.worst_language, ppl.worst_bits_per_byte_change, ppl.worst_ppl_ratio, ppl.languages, ppl.languages_known,
-    kl.kl_nats, distance.low AS kl_nats_low, distance.high AS kl_nats_high, kl.kl_nats_per_byte, kl.top1,
+    kl.kl_nats, distance.low AS kl_nats_low, distance.high AS kl_nats_high, kl.kl_nats_per_byte,
+    distance_per_byte.low AS kl_nats_per_byte_low, distance_per_byte.high AS kl_nats_per_byte_high, kl.top1,
     acc.acc, acc.acc_change, change.low AS acc_change_low, change.high AS acc_change_high, acc.tasks,
     acc.acc_above_chance, acc.acc_change_above_chance,
     above.low AS acc_change_above_chance_low, above.high AS acc_change_above_chance_high, acc.tasks_above_chance,
@@ -181,7 +161,11 @@ LEFT JOIN kl ON kl.trial_id = t.trial_id
 LEFT JOIN acc ON acc.trial_id = t.trial_id
 LEFT JOIN ends ratio ON ratio.trial_id = t.trial_id AND ratio.measure = 'ppl_ratio' AND ppl.ppl_ratio IS NOT NULL
 LEFT JOIN ends bits ON bits.trial_id = t.trial_id AND bits.measure = 'bits_per_byte_change' AND ppl.bits_per_byte_change IS NOT NULL
+LEFT JOIN ends characters ON characters.trial_id = t.trial_id AND characters.measure = 'bits_per_character_change'
+    AND ppl.bits_per_character_change IS NOT NULL
 LEFT JOIN ends distance ON distance.trial_id = t.trial_id AND distance.measure = 'kl_nats'
+LEFT JOIN ends distance_per_byte ON distance_per_byte.trial_id = t.trial_id AND distance_per_byte.measure = 'kl_nats_per_byte'
+    AND kl.kl_nats_per_byte IS NOT NULL
 LEFT JOIN ends change ON change.trial_id = t.trial_id AND change.measure = 'main'
 LEFT JOIN ends above ON above.trial_id = t.trial_id AND above.measure = 'main_above_chance'
 ORDER BY t.position;
@@ -202,6 +186,8 @@ COMMENT ON COLUMN leaderboard.bits_per_byte_change IS 'bits per byte - the dense
 COMMENT ON COLUMN leaderboard.bits_per_byte_change_low IS 'lower end of its 95 % interval over paired windows';
 COMMENT ON COLUMN leaderboard.bits_per_byte_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.bits_per_character_change IS 'bits per character - the dense model''s, mean over the languages';
+COMMENT ON COLUMN leaderboard.bits_per_character_change_low IS 'lower end of its 95 % interval over paired windows';
+COMMENT ON COLUMN leaderboard.bits_per_character_change_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.worst_language IS 'language with the highest change in bits per byte';
 COMMENT ON COLUMN leaderboard.worst_bits_per_byte_change IS 'that change';
 COMMENT ON COLUMN leaderboard.worst_ppl_ratio IS 'perplexity ratio of that language';
@@ -211,6 +197,8 @@ COMMENT ON COLUMN leaderboard.kl_nats IS 'mean KL(dense || compressed) per token
 COMMENT ON COLUMN leaderboard.kl_nats_low IS 'lower end of its 95 % interval over windows';
 COMMENT ON COLUMN leaderboard.kl_nats_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.kl_nats_per_byte IS 'KL(dense || compressed) per byte of text, mean over the languages';
+COMMENT ON COLUMN leaderboard.kl_nats_per_byte_low IS 'lower end of its 95 % interval over windows';
+COMMENT ON COLUMN leaderboard.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN leaderboard.top1 IS 'top-1 agreement with the dense model, mean over the languages';
 COMMENT ON COLUMN leaderboard.acc IS 'mean over tasks of their main metrics, where these are fractions';
 COMMENT ON COLUMN leaderboard.acc_change IS 'change of acc against the dense model, mean over the tasks measured for both';
@@ -310,14 +298,16 @@ WITH figures AS (
         CASE WHEN bool_and(l.size_mib IS NOT NULL) OVER (PARTITION BY l.model) THEN l.size_mib ELSE l.bits_per_weight END AS size
     FROM leaderboard l JOIN figures f ON f.trial_id = l.trial_id
     WHERE f.value IS NOT NULL
+), placed AS (
+    -- Windows, not pairs of trials: a sweep may have thousands.
+    SELECT *, max(quality) OVER up_to AS best,
+        max(quality) OVER (PARTITION BY model, measure ORDER BY size RANGE UNBOUNDED PRECEDING EXCLUDE GROUP) AS best_of_smaller
+    FROM measured WHERE size IS NOT NULL
+    WINDOW up_to AS (PARTITION BY model, measure ORDER BY size RANGE UNBOUNDED PRECEDING)
 )
 SELECT trial_id, model, method, variant, measure, bits_per_weight, size_mib, value
-FROM measured m
-WHERE size IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM measured o
-    WHERE o.model = m.model AND o.measure = m.measure AND o.size <= m.size AND o.quality >= m.quality
-        AND (o.size < m.size OR o.quality > m.quality)
-)
+FROM placed
+WHERE quality = best AND (best_of_smaller IS NULL OR quality > best_of_smaller)
 ORDER BY model, measure, size;
 COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality: nothing is both smaller and better. Size is size_mib, or bits_per_weight where a trial of the model has no size_mib';
 COMMENT ON COLUMN pareto.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -508,6 +498,32 @@ COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process 
 COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: below 1, studyctl''s is closer to dense; NULL unless both have the same languages';
 COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1, studyctl is faster';
 COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1, studyctl needs less';
+
+CREATE VIEW activation_snr AS
+SELECT
+    trial_id, model, method, variant, language,
+    -- A block without noise has no ratio: a mean over the others would hide how near to dense it is.
+    CASE WHEN count(snr_db) = count(*) THEN avg(snr_db) END AS snr_db,
+    CASE WHEN count(relative_error) = count(*) THEN avg(relative_error) END AS relative_error,
+    arg_max(block, relative_error) AS worst_block,
+    max(relative_error) AS worst_relative_error,
+    count(*) AS blocks,
+    any_value(tokens) AS tokens
+FROM activations
+GROUP BY trial_id, model, method, variant, language
+ORDER BY min(rowid);  -- as planned
+COMMENT ON VIEW activation_snr IS 'one row per compressed trial and language: distance of hidden states to the dense model''s, mean over the decoder blocks (table activations)';
+COMMENT ON COLUMN activation_snr.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN activation_snr.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN activation_snr.method IS 'compression method';
+COMMENT ON COLUMN activation_snr.variant IS 'compression setting';
+COMMENT ON COLUMN activation_snr.language IS 'language of the text';
+COMMENT ON COLUMN activation_snr.snr_db IS 'signal-to-noise ratio in dB, mean over the blocks; NULL if a block has none';
+COMMENT ON COLUMN activation_snr.relative_error IS 'relative error, mean over the blocks';
+COMMENT ON COLUMN activation_snr.worst_block IS 'block with the largest relative error';
+COMMENT ON COLUMN activation_snr.worst_relative_error IS 'that error';
+COMMENT ON COLUMN activation_snr.blocks IS 'decoder blocks';
+COMMENT ON COLUMN activation_snr.tokens IS 'tokens that were compared';
 
 CREATE VIEW stages AS
 SELECT trial_id, model, method, variant, step AS stage, state, seconds, peak_memory_bytes, attempt, finished_at, key, weights_hash

@@ -29,7 +29,8 @@ def test_half_widths(effect: Effect, whole: str, short: str, plain: str) -> None
 def test_a_lopsided_interval_has_its_ends() -> None:
     wide = Effect(2.814, 2.06, 3.844, 1.0, prefix="×")
     assert wide.text().plain == "×2.814 [2.060, 3.844]"
-    assert wide.text(Form.SHORT).plain == "×2.81 [2.06, 3.84]"
+    assert wide.text(Form.SHORT).plain == "×2.81±0.89", "short of digits, about as far on both sides will do"
+    assert Effect(2.8, 2.5, 3.844).text(Form.SHORT).plain == "2.80 [2.50, 3.84]"
 
 
 def test_a_half_width_never_says_other_than_the_mark() -> None:

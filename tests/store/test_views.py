@@ -1,6 +1,7 @@
 """The views: arithmetic on known figures, and no silent holes."""
 
 import math
+import random
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -342,6 +343,30 @@ def test_the_pareto_front_is_by_mib_where_every_trial_has_them(tables: duckdb.Du
     for variant, (_, mib) in sizes.items():
         tables.execute("UPDATE trials SET size_mib = ? WHERE variant = ?", [mib, variant])
     assert tables.execute(front).fetchall() == [("quantized",), ("dense",)]
+
+
+def test_the_pareto_front_of_many_trials_is_that_of_all_pairs(tables: duckdb.DuckDBPyConnection) -> None:
+    """With ties in size, in quality, and in both."""
+    drawn = random.Random(0)
+    size = {f"v{place}": drawn.randrange(8) for place in range(60)}
+    quality = {name: (mib + drawn.randrange(4)) / 12 for name, mib in size.items()}
+    put_trials(tables, *quality)
+    put_tasks(tables, "boolq", dense=0.0, **quality)
+    for name, mib in {"dense": 9, **size}.items():
+        tables.execute("UPDATE trials SET size_mib = ? WHERE variant = ?", [mib, name])
+    best = {
+        name
+        for name in quality
+        if not any(
+            size[other] <= size[name]
+            and quality[other] >= quality[name]
+            and (size[other], quality[other]) != (size[name], quality[name])
+            for other in quality
+        )
+    }
+    front = tables.execute("SELECT variant FROM pareto WHERE measure = 'acc'").fetchall()
+    assert {name for (name,) in front} == best
+    assert len(front) == len(best) > 3
 
 
 def test_tau_is_one_for_the_same_order_and_minus_one_for_the_reverse(

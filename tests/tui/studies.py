@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from studyctl.contract.hypotheses import By, Measure, Metric, PlannedHypothesis, Sides
+from studyctl.contract.plan import VERSION, read_plan, write_plan
 from studyctl.files import StudyPaths, write_atomic
 from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
@@ -135,6 +137,32 @@ def recorded(root: Path) -> StudyPaths:
     shutil.copytree(RECORDED, root)
     publish(StudyPaths(root))
     return StudyPaths(root)
+
+
+def recorded_with_hypotheses(root: Path) -> StudyPaths:
+    """The same with hypotheses; its windows have no KL, and nobody recorded when they were stated."""
+    shutil.copytree(RECORDED, root)
+    paths = StudyPaths(root)
+    plan = read_plan(paths)
+    assert plan is not None
+    write_plan(replace(plan, hypotheses=PAPERS_CLAIMS, version=VERSION), paths)
+    publish(paths)
+    return paths
+
+
+def _claim(name: str, claim: str, measure: Measure, by: By | None = None) -> PlannedHypothesis:
+    sides = Sides(("gptq-4bit-g64", "awq-4bit-g64"), ("sparsegpt-0.5", "wanda-0.5"))
+    return PlannedHypothesis(
+        name=name, claim=claim, hash=name, metrics=(Metric(measure),), pairs=(sides,), margin=measure.margin, by=by
+    )  # fmt: skip
+
+
+PAPERS_CLAIMS = (
+    _claim("quantization-accuracy", "Quantization keeps more accuracy than pruning.", Measure.ACCURACY),
+    _claim("each-language", "It costs less perplexity in each language.", Measure.PPL_RATIO, By.LANGUAGE),
+    _claim("each-task", "It keeps more accuracy in each task.", Measure.ACCURACY, By.TASK),
+    _claim("closer", "It stays closer to the dense model.", Measure.KL_RATIO),
+)
 
 
 def recorded_running(root: Path) -> StudyPaths:

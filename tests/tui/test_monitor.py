@@ -35,13 +35,13 @@ from studyctl_tui.monitor.cells import (
 )
 from studyctl_tui.monitor.detail import PAGES
 from studyctl_tui.monitor.layers import layers
-from studyctl_tui.monitor.lines import LinesView
 from studyctl_tui.monitor.list import TrialList
 from studyctl_tui.monitor.log import MOST_BYTES, log_lines, read_tail
 from studyctl_tui.monitor.pages import languages, overview, tasks
 from studyctl_tui.monitor.screen import MonitorScreen, banner
 from studyctl_tui.monitor.table import TrialsTable
 from studyctl_tui.shared.dialogs import Ask
+from studyctl_tui.shared.lines import LinesView
 from studyctl_tui.shared.view import View, Watcher
 from studyctl_tui.spec.screen import SpecScreen
 from studyctl_tui.sql.screen import SqlScreen
@@ -385,9 +385,29 @@ async def test_tasks_show_their_change_and_mark_what_is_unlikely_to_be_chance(ru
         await pilot.press("right_square_bracket", "right_square_bracket")
         await soon(pilot, lambda: "arc_easy" in page(pilot))
         boolq = next(line for line in page(pilot).splitlines() if line.startswith("boolq"))
-        assert "0.350  0.600  −0.250" in boolq
+        assert "0.350  0.600 ≈−0.250 ±0.386" in boolq
+        assert "±: 95 % interval over windows and items; ≈ (grey): it holds no change" in page(pilot)
         assert "━│" in boolq
         assert "−6 +1" in boolq
+
+
+async def test_intervals_are_in_the_list_and_on_the_pages_where_they_fit(runs: Path) -> None:
+    """Of wanda: 12 of 40 items turned wrong and 2 right: -0.250 ± 0.237 in the mean of the two tasks."""
+    study = FakeStudy(runs / "small", models=("org/alpha",)).write_all()
+    publish(study.paths)
+    async with monitor(study) as pilot:
+        await ready(pilot)
+        assert "1.645 ±0.000  −0.250 ±0.237 " in text_of(pilot)
+        assert "≈0.000 ±0.103 " in text_of(pilot), "of rtn"
+        assert "3 trials · ≈ unsure (95 %)" in text_of(pilot)
+        await pilot.press("down")
+        await ready(pilot, TRIAL)
+        assert "acc 0.350 (−0.250 ±0.237)" in page(pilot)
+        await pilot.press("right_square_bracket")
+        await soon(pilot, lambda: "1.500 ±0.000    30.00    20.00 0.100 ±0.000" in page(pilot))
+        await pilot.resize_terminal(60, 20)
+        await soon(pilot, lambda: "±" not in text_of(pilot).splitlines()[3])
+        assert "≈0.000" in text_of(pilot), "the mark stays"
 
 
 async def test_layer_errors_draw_as_compression_walks_down(runs: Path) -> None:

@@ -110,6 +110,17 @@ def test_compare_backends(
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_findings(snap_compare: Compare, runs: Path, size: tuple[int, int]) -> None:
+    async def down(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        await pilot.press("down")
+        await _still(pilot)
+
+    app = StudyApp("findings", study=studies.recorded_with_hypotheses(runs / "pocket"))
+    assert snap_compare(app, terminal_size=size, run_before=down)
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_spec(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int]) -> None:
     """With a mistake, so that there is no plan, which would be of this machine."""
     text = finished.spec.read_text().replace("group_size", "groupsize", 1)

@@ -1,4 +1,4 @@
-"""The app: five screens on one study. Closing it, or losing the connection to it, does not change a run."""
+"""The app: six screens on one study. Closing it, or losing the connection to it, does not change a run."""
 
 import gc
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ from studyctl_tui.themes import DARK, THEMES
 
 for (
     _digit
-) in "12345":  # Textual maps these to the option keys of one terminal, which hides alt+digit in all others
+) in "123456":  # Textual maps these to the option keys of one terminal, which hides alt+digit in all others
     cast("dict[str, object]", ANSI_SEQUENCES_KEYS).pop(f"\x1b{_digit}", None)
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 1.0
 """How often the open study is read."""
 PRELOAD_SECONDS = 1.0
-SCREENS = ("studies", "monitor", "compare", "spec", "sql")
+SCREENS = ("studies", "monitor", "compare", "spec", "sql", "findings")
 """In the order of their number keys; each has a folder of this name, imported when it is first shown: all of them would
 double the time that the app takes to start."""
 
@@ -208,7 +208,7 @@ class StudyApp(App[str]):
 
     def action_go(self, name: str) -> None:
         """Show a screen."""
-        if name in ("monitor", "compare", "sql") and self.study is None:
+        if name in ("monitor", "compare", "sql", "findings") and self.study is None:
             self.notify("no study is open: choose one here, or `studyctl run SPEC` makes one")
             name = "studies"
         self.switch_mode(name)

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from rich.text import Text
 
+from studyctl.report.effects import BRIEF_LEGEND, WHY_NONE, effect
 from studyctl.report.layout import change, count, fixed, mib, ratio
 from studyctl.store.results import LanguageResult, TaskResult
 from studyctl_tui.compare.data import Comparison, Line
@@ -62,7 +63,7 @@ class FigureSheet(Sheet, Generic[Result]):
         super().__init__((*subjects, *((self._overall,) if measure.overall else ())), lines)
         self.title = measure.name
         if measure.scale is not None:
-            self.legend = f"{self.MARKS}  {measure.scale.legend(measure.show)}"
+            self.legend = f"{self.MARKS}  {BRIEF_LEGEND}  {measure.scale.legend(measure.show)}"
 
     def has_figures(self, line: Line) -> bool:
         """Whether a line has results; the dense model is left out where the others are compared with it."""
@@ -73,11 +74,13 @@ class FigureSheet(Sheet, Generic[Result]):
     def cell(self, line: Line, column: str) -> Cell:
         """Return a figure with its step and mark."""
         if column == self._overall:
-            return self.measure.cell(self.measure.mean(line.trial))
+            return self.measure.compared(line.trial, self.measure.overall)
         result = self._of.get((line.key, column))
         if isinstance(result, LanguageResult) and result.perplexity is None:
             return Cell(NOT_FINITE, 4 if self.measure.scale else None)
-        return self.measure.cell(self.measure.of(result), " " if result is None else self.mark(line, result))
+        return self.measure.compared(
+            result, self.measure.figure, " " if result is None else self.mark(line, result)
+        )
 
     def says(self, line: Line, column: str | None) -> str:
         """Return all figures of a result, or those of the whole trial."""
@@ -129,6 +132,7 @@ class LanguageSheet(FigureSheet[LanguageResult]):
         if result.kl_nats is not None:
             text += f"; KL {ratio(result.kl_nats)} nats{_interval(result.kl_nats_low, result.kl_nats_high, ratio)}"
             text += f", top-1 {fixed(result.top1, 3)}"
+        text += _why_no_interval(result, "ppl_ratio")
         return text if result.dense_knows is not False else f"{text}; dense does not know this language"
 
 
@@ -162,6 +166,7 @@ class TaskSheet(FigureSheet[TaskResult]):
         """Return the metric and, where it counts items, how many changed."""
         text = f"{result.metric} {fixed(result.value, 3)}, dense {fixed(result.dense_value, 3)}, change {change(result.change)}"
         text += _interval(result.change_low, result.change_high, change)
+        text += _why_no_interval(result, "change")
         if result.mcnemar_p is not None:
             text += f"; {result.right_to_wrong} turned wrong and {result.wrong_to_right} right of {result.items}, "
             text += f"p = {result.mcnemar_p:.2g}"
@@ -173,6 +178,12 @@ class TaskSheet(FigureSheet[TaskResult]):
 def _interval(low: Figure, high: Figure, show: Callable[[Figure], Text]) -> str:
     """Return the 95 % interval of a figure; empty where it is not known."""
     return "" if low is None or high is None else f" ({show(low)} to {show(high)})"
+
+
+def _why_no_interval(result: LanguageResult | TaskResult, name: str) -> str:
+    one = effect(result, name)
+    is_missing = one.value is not None and not one.has_interval and result.variant != "dense"
+    return f"; no interval: {WHY_NONE}" if is_missing else ""
 
 
 def _trial_text(line: Line) -> str:

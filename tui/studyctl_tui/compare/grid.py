@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from studyctl.report.effects import UNSURE
 from studyctl_tui.compare.data import Line
 from studyctl_tui.compare.sheets import GLYPHS, Sheet
 from studyctl_tui.shared.variant_names import shortened
@@ -69,6 +70,7 @@ class CompareGrid(ScrollView, can_focus=True):
         self._headers: list[tuple[str, ...]] = []
         self._top = 1
         """Lines of the header."""
+        self._shows_intervals = False
 
     # -- what is shown
 
@@ -114,11 +116,24 @@ class CompareGrid(ScrollView, can_focus=True):
         if names and label + sum(widths) > room:
             most = max(sheet.least_width, (room - label) // len(names))
             widths = [min(width, most) for width in widths]
+        with_intervals = self._with_intervals(widths)
+        self._shows_intervals = label + sum(with_intervals) <= room
+        if self._shows_intervals:
+            widths = with_intervals
         self._widths = (label, *widths)
         pairs = [_on_two_lines(name, width - 1) for name, width in zip(names, widths, strict=True)]
         self._top = 2 if any(upper for upper, _ in pairs) else 1
         self._headers = [pair[-self._top :] for pair in pairs]
         self.virtual_size = Size(sum(self._widths), self._top + max(1, len(sheet.lines)))
+
+    def _with_intervals(self, widths: list[int]) -> list[int]:
+        """Return the widths that show every interval too."""
+        lines = [line for line in self.sheet.lines if line.key]
+        cells = [[self.sheet.cell(line, column) for line in lines] for column in self.sheet.columns]
+        return [
+            max([width, *(len(cell.text + cell.spread) + 3 for cell in column if cell.spread)])
+            for width, column in zip(widths, cells, strict=True)
+        ]
 
     @property
     def _room(self) -> Size:
@@ -157,11 +172,14 @@ class CompareGrid(ScrollView, can_focus=True):
         cells: list[Segment] = []
         for number, (column, width) in enumerate(zip(self.sheet.columns, self._widths[1:], strict=True)):
             cell = self.sheet.cell(line, column)
-            style = base if cell.step is None else base + shades[cell.step]
+            style = (
+                base + Style(dim=cell.is_unsure or None) if cell.step is None else base + shades[cell.step]
+            )
             if cursor and number == self._column:
                 style = cursor
-            glyph = " " if cell.step is None else GLYPHS[cell.step]
-            cells.append(Segment(f"{cell.text:>{width - 2}}{glyph}{cell.mark}", style))
+            glyph = GLYPHS[cell.step] if cell.step is not None else UNSURE if cell.is_unsure else " "
+            text = cell.text + (cell.spread if self._shows_intervals else "")
+            cells.append(Segment(f"{text:>{width - 2}}{glyph}{cell.mark}", style))
         return self._framed(Segment(f"{name.plain} ", label), cells, base)
 
     def _cursor_style(self, base: Style) -> Style:

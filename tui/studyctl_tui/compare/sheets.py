@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from studyctl.store.results import Standing
+from studyctl.report.effects import effect
+from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl_tui.compare.data import MAIN, Line
 
 GLYPHS = "▁▂▃▅▇"
@@ -46,6 +47,10 @@ class Cell(NamedTuple):
     text: str
     step: int | None = None
     mark: str = " "
+    spread: str = ""
+    """Its interval, shown where every cell has room for it."""
+    is_unsure: bool = False
+    """Whether its interval holds no change: it has no step then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,23 @@ class Measure:
         """Return a figure as it is shown."""
         step = None if value is None or self.scale is None else self.scale.step(value)
         return Cell(self.show(value).plain, step, mark)
+
+    def compared(
+        self, row: Standing | LanguageResult | TaskResult | None, name: str | None, mark: str = " "
+    ) -> Cell:
+        """Return a figure that is compared with dense, with its interval if it has one.
+
+        Args:
+            row: A result or a standing; None: it is not measured.
+            name: Its field; None: it has no such figure.
+            mark: What is put behind it.
+        """
+        if row is None or name is None:
+            return self.cell(None, mark)
+        one, cell = effect(row, name), self.cell(getattr(row, name), mark)
+        return cell._replace(
+            step=None if one.is_unsure else cell.step, spread=one.spread(), is_unsure=one.is_unsure
+        )
 
 
 class Sheet(ABC):

@@ -86,7 +86,7 @@ class SizeSheet(Sheet):
         if column == self._size:
             return Cell((mib(self.size(line)) if self.in_mib else fixed(self.size(line), 2)).plain)
         mark = OUTSIDE if self._is_outside(line) else ON_LINE if line.key in self._pareto else " "
-        return self.measure.cell(self.measure.mean(line.trial), mark)
+        return self.measure.compared(line.trial, self.measure.overall, mark)
 
     def says(self, line: Line, column: str | None) -> str:
         """Return a variant's place in the picture."""

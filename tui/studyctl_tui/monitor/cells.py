@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len, set_cell_size
-
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.report import layout
+from studyctl.report.effects import Effect, Form, effect
 from studyctl.store.live import LiveTrial, TrialDetail
 from studyctl.store.results import Standing
+from studyctl_tui.shared.text import fit
 from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.variant_names import shortened
 
@@ -32,7 +32,13 @@ HEADERS = {
 }
 FIGURES = ("bits", "ppl", "acc", "time")
 """Columns that are aligned right."""
+EFFECTS = {"ppl": "ppl_ratio", "acc": "acc_change"}
+"""Columns of figures that are compared with dense, and their fields."""
+EFFECT_WIDTH = 7
+INTERVAL_WIDTHS = {"ppl": 13, "acc": 14}
+"""Characters of such a figure with its interval."""
 STEP_NARROW, STEP_WIDE = 13, 40
+LEAST_BAR = 3
 WIDE, WIDER = 90, 110
 """Columns of a table with room for the words of states, and for wider gaps too."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -56,15 +62,6 @@ class Widths:
     variant: int
     models: int
     """How many different models there are."""
-
-
-def fit(text: str, width: int, *, right: bool = False) -> str:
-    """Return the text with exactly this many cells."""
-    cells = len(text) if text.isascii() else cell_len(text)
-    if cells > width:
-        return set_cell_size(text, width - 1) + "…" if width else ""
-    blank = " " * (width - cells)
-    return blank + text if right else text + blank
 
 
 def short_model(model: str) -> str:
@@ -94,12 +91,12 @@ def columns_for(width: int, names: Widths) -> dict[str, int]:
         "variant": names.variant,
         "bits": 5,
         "step": STEP_NARROW,
-        "ppl": 7,
-        "acc": 6,
+        **dict.fromkeys(EFFECTS, EFFECT_WIDTH),
         "time": 10,
     }
     free = width - 3 - sum(columns.values()) - gap * len(columns)
-    if free < 8 and names.models < 2:
+    wider = sum(INTERVAL_WIDTHS.values()) - EFFECT_WIDTH * len(EFFECTS)
+    if free < wider + 8 and names.models < 2:
         free += columns.pop("model") + gap
     if free < -8:
         free += columns.pop("time") + gap
@@ -107,6 +104,9 @@ def columns_for(width: int, names: Widths) -> dict[str, int]:
         if (cut := min(-free, columns.get(key, 0) - least)) > 0:
             columns[key] -= cut
             free += cut
+    if free >= wider:
+        columns |= INTERVAL_WIDTHS
+        free -= wider
     columns["step"] += min(max(0, free), STEP_WIDE - STEP_NARROW)
     return columns
 
@@ -143,6 +143,8 @@ def line(row: TrialView, columns: Mapping[str, int], gap: int, *, cursor: bool, 
         parts.append((" " * gap, "plain"))
         if key == "step":
             parts += step_parts(trial, width)
+        elif key in EFFECTS:
+            parts.append(effect_part(row.standing, EFFECTS[key], width))
         else:
             text = CELLS[key](row)
             if key == "variant":
@@ -156,6 +158,14 @@ def line(row: TrialView, columns: Mapping[str, int], gap: int, *, cursor: bool, 
         elif text:
             joined.append((text, role))
     return joined
+
+
+def effect_part(standing: Standing | None, name: str, width: int) -> Part:
+    """Return a figure with as much of its interval as fits; muted where that holds no change."""
+    one = Effect(None) if standing is None else effect(standing, name)
+    texts = [one.text(form).plain for form in Form]
+    text = next((text for text in texts if len(text) <= width), texts[-1])
+    return fit(text, width, right=True), "muted" if one.is_unsure else "plain"
 
 
 def step_name(step: StepId) -> str:
@@ -189,7 +199,7 @@ def step_parts(trial: LiveTrial, width: int) -> list[Part]:
         return [(fit(f"{trial.steps_done}/{trial.steps} steps", width), role)]
     name, where = step_name(trial.step), position(trial.done, trial.total)
     room = width - max(9, len(name)) - len(where) - 2
-    if not where or room < 5:
+    if not where or room < LEAST_BAR:
         return [(f"{fit(name, width - len(where) - 1)} {where}", "running")]
     filled, rest = bar(trial.done, trial.total, room)
     return [(f"{fit(name, 9)} {filled}", "running"), (f"{rest} {where}", "plain")]
@@ -203,8 +213,6 @@ CELLS: dict[str, Callable[[TrialView], str]] = {
     "model": lambda row: short_model(row.trial.model),
     "variant": lambda row: short_variant(row.trial),
     "bits": lambda row: layout.fixed(_figure("bits_per_weight")(row), 2).plain,
-    "ppl": lambda row: layout.ratio(_figure("ppl_ratio")(row)).plain,
-    "acc": lambda row: layout.change(_figure("acc_change")(row)).plain,
     "time": lambda row: layout.duration(_figure("total_seconds")(row)).plain,
 }
 SORTS: dict[str, Callable[[TrialView], float | str | None] | None] = {

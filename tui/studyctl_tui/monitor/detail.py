@@ -13,9 +13,9 @@ from textual.widgets import Static
 
 from studyctl_tui.monitor.cells import TrialView
 from studyctl_tui.monitor.layers import layers
-from studyctl_tui.monitor.lines import LinesView
 from studyctl_tui.monitor.log import LogTail, log_lines, read_tail
 from studyctl_tui.monitor.pages import READING, languages, overview, tasks
+from studyctl_tui.shared.lines import LinesView
 
 PAGES = ("Overview", "Languages", "Tasks", "Layers", "Log")
 GAP = 2

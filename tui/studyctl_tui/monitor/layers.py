@@ -9,8 +9,8 @@ from studyctl.contract.steps import StepKind
 from studyctl.report import layout
 from studyctl.store.live import TrialDetail
 from studyctl.store.results import LayerResult
-from studyctl_tui.monitor.cells import fit
 from studyctl_tui.monitor.pages import steps_of
+from studyctl_tui.shared.text import fit
 
 BARS = "▁▂▃▄▅▆▇█"
 FIGURE = 7

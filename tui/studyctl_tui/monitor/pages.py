@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from textual.content import Content
 
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.report import layout
+from studyctl.report.effects import Form, effect, legend
 from studyctl.store.live import LiveStep, TrialDetail
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl.units import bytes_text
-from studyctl_tui.monitor.cells import TrialView, bar, fit, position, short_model, short_variant, step_name
+from studyctl_tui.monitor.cells import TrialView, bar, position, short_model, short_variant, step_name
+from studyctl_tui.shared.text import fit, wrapped
 from studyctl_tui.shared.topbar import GLYPHS
 
 STYLES = {
@@ -20,6 +23,8 @@ STYLES = {
     "failed": "$error",
     "stopped": "$warning",
 }
+LEAST_BAR = 8
+"""Characters of a bar that are not given up for intervals."""
 READING = Content.styled("reading …", "dim")
 STEP_WIDTH = 38
 """Characters that a step needs; a line has as many steps as fit."""
@@ -99,10 +104,12 @@ def _figure_texts(standing: Standing) -> Iterator[str]:
         worst = ""
         if standing.worst_language and standing.variant != "dense":
             worst = f" (worst {standing.worst_language} {layout.change(standing.worst_bits_per_byte_change)} bits/byte)"
-        yield f"ppl {layout.ratio(standing.ppl_ratio, '×')}{worst}"
+        yield f"ppl {effect(standing, 'ppl_ratio', '×').text()}{worst}"
+    if standing.bits_per_byte_change is not None and standing.variant != "dense":
+        yield f"bits/byte {effect(standing, 'bits_per_byte_change').text()}"
     yield from _accuracy_texts(standing)
     if standing.kl_nats is not None:
-        yield f"KL {layout.fixed(standing.kl_nats, 3)}"
+        yield f"KL {effect(standing, 'kl_nats').text()}"
     if standing.total_seconds is not None:
         yield layout.duration(standing.total_seconds).plain
     if standing.peak_memory_bytes is not None:
@@ -111,9 +118,9 @@ def _figure_texts(standing: Standing) -> Iterator[str]:
 
 def _accuracy_texts(standing: Standing) -> Iterator[str]:
     if standing.acc is not None:
-        yield f"acc {layout.fixed(standing.acc, 3)} ({layout.change(standing.acc_change)})"
+        yield f"acc {layout.fixed(standing.acc, 3)} ({effect(standing, 'acc_change').text()})"
     if standing.tasks_above_chance is not None and standing.tasks_above_chance != standing.tasks:
-        above = f"{layout.fixed(standing.acc_above_chance, 3)} ({layout.change(standing.acc_change_above_chance)})"
+        above = f"{layout.fixed(standing.acc_above_chance, 3)} ({effect(standing, 'acc_change_above_chance').text()})"
         yield f"of {standing.tasks} tasks, {standing.tasks_above_chance} above chance: {above}"
 
 
@@ -141,16 +148,6 @@ def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def wrapped(text: str, width: int, head: str, style: str) -> list[Content]:
-    """Wrap a text under a head; the lines after the first are indented."""
-    pieces = Content(" ".join(text.split())).wrap(max(10, width - len(head)))
-    indent = " " * len(head)
-    return [
-        Content.assemble((head if number == 0 else indent, style), (piece.plain.rstrip(), style))
-        for number, piece in enumerate(pieces)
-    ]
-
-
 # -- languages
 
 
@@ -163,35 +160,61 @@ def languages(detail: TrialDetail, width: int) -> list[Content]:
     if not names:
         return [Content.styled("the spec asks for no perplexity", "dim")]
     label = max(4, *map(len, names))
-    room = max(4, min(60, width - label - 35))
-    head = f"{fit('', label)} {fit('dense ─ more ━', room)} {'ppl ×':>8} {'ppl':>8} {'dense':>8} {'KL':>6}"
+    columns = _language_columns(list(measured.values()), width - label)
+    room = columns.bar
+    head = f"{fit('', label)} {fit('dense ─ more ━', room)} {'ppl ×':>{columns.ratio}} {'ppl':>8} {'dense':>8} {'KL':>{columns.kl}}"
+    compared = [effect(row, "ppl_ratio") for row in measured.values() if row.variant != "dense"]
     return [
         Content.styled(fit(head, width).rstrip(), "bold"),
         *(
-            _language(measured[name], label, room, max(largest, 1.0))
+            _language(measured[name], label, columns, max(largest, 1.0))
             if name in measured
             else _waiting(name, steps[name], label, width)
             for name in names
         ),
+        *(line for remark in legend(compared, columns.form) for line in wrapped(remark, width, "", "dim")),
     ]
 
 
-def _language(row: LanguageResult, label: int, room: int, largest: float) -> Content:
-    ratio = row.ppl_ratio
+class _LanguageColumns(NamedTuple):
+    """How much is shown of intervals, and the widths of the columns that depend on it."""
+
+    form: Form
+    bar: int
+    ratio: int
+    kl: int
+
+
+def _language_columns(rows: Sequence[LanguageResult], width: int) -> _LanguageColumns:
+    """Return the columns with as much of the intervals as fits; bars are given up for them."""
+    for form, least_bar in ((Form.WHOLE, LEAST_BAR), (Form.SHORT, 0), (Form.PLAIN, 0)):
+        ratio, kl = (
+            max([least, *(effect(row, name).text(form).cell_len for row in rows)])
+            for name, least in (("ppl_ratio", 8), ("kl_nats", 6))
+        )
+        bar = width - ratio - kl - 21
+        if bar >= least_bar:
+            break
+    return _LanguageColumns(form, min(60, bar) if bar >= 4 else 0, ratio, kl)
+
+
+def _language(row: LanguageResult, label: int, columns: _LanguageColumns, largest: float) -> Content:
+    ratio, room = effect(row, "ppl_ratio"), columns.bar
     thin, thick = 0, 0
-    if ratio is not None and math.isfinite(ratio):
-        length = max(1, round(ratio / largest * room))
+    if room and ratio.value is not None and math.isfinite(ratio.value):
+        length = max(1, round(ratio.value / largest * room))
         thin = min(length, max(1, round(room / largest)))
         thick = length - thin
-    elif ratio is not None:
+    elif ratio.value is not None:
         thick = room
     return Content.assemble(
         f"{fit(row.language, label)} {'─' * thin}",
-        ("━" * thick, "$warning"),
+        ("━" * thick, "" if ratio.is_unsure else "$warning"),
         " " * (room - thin - thick),
-        f" {layout.ratio(ratio).plain:>8} {layout.ratio(row.perplexity).plain:>8}",
+        (f" {ratio.text(columns.form).plain:>{columns.ratio}}", ratio.style),
+        f" {layout.ratio(row.perplexity).plain:>8}",
         (f" {layout.ratio(row.dense_perplexity).plain:>8}", "dim"),
-        f" {layout.fixed(row.kl_nats, 3).plain:>6}",
+        f" {effect(row, 'kl_nats').text(columns.form).plain:>{columns.kl}}",
     )
 
 
@@ -216,24 +239,53 @@ def tasks(detail: TrialDetail, width: int) -> list[Content]:
     if not rows and not waiting:
         return [Content.styled("the spec asks for no tasks", "dim")]
     longest = max([12, *(len(row.task) + len(_suffix(row)) for row in rows)])
-    label = max(12, min(longest, width - 32, 36))
-    with_flips = width - label >= 42
-    half = max(3, min(12, (width - label - (36 if with_flips else 26)) // 2))
+    columns = _task_columns(rows, longest, width)
+    label, half, room = columns.label, columns.half, columns.change
     largest = max((abs(row.change) for row in rows if row.change is not None), default=0.0)
     lost, won = ("lost", "won") if half > 3 else ("−", "+")
-    head = f"{fit('task', label)} {'acc':>6} {'dense':>6} {'change':>7}   {lost:>{half}}│{won:<{half}}"
-    head += " flips" if with_flips else ""
+    head = f"{fit('task', label)} {'acc':>6} {'dense':>6} {'change':>{room}}   "
+    head += f"{lost:>{half}}│{won:<{half}}" if half else ""
+    head += " flips" if columns.flips else ""
     lines = [Content.styled(fit(head, width).rstrip(), "bold")]
     for row in rows:
-        flips = with_flips and row.right_to_wrong is not None
+        flips = columns.flips and row.right_to_wrong is not None
         lines.append(
-            _task(row, label, half, largest)
-            + (f" −{row.right_to_wrong} +{row.wrong_to_right}" if flips else "")
+            _task(row, columns, largest) + (f" −{row.right_to_wrong} +{row.wrong_to_right}" if flips else "")
         )
     lines += [_waiting(step_name(live.step), live, label, width) for live in waiting]
+    remarks = list(legend((effect(row, "change") for row in rows if row.variant != "dense"), columns.form))
     if any(row.significant for row in rows):
-        lines.append(Content.styled("* unlikely to be chance: paired McNemar test, p < 0.05", "dim"))
-    return lines
+        remarks.append("* unlikely to be chance: paired McNemar test, p < 0.05")
+    return [*lines, *(line for remark in remarks for line in wrapped(remark, width, "", "dim"))]
+
+
+class _TaskColumns(NamedTuple):
+    """How much is shown of intervals and flips, and the widths of the columns that depend on it."""
+
+    form: Form
+    label: int
+    change: int
+    half: int
+    """Of a bar; 0: there are none."""
+    flips: bool
+
+
+def _task_columns(rows: Sequence[TaskResult], longest: int, width: int) -> _TaskColumns:
+    """Return the columns with as much of the intervals as fits; flips, and then bars, are given up for them."""
+    for form, bars, flips, least_label in (
+        (Form.WHOLE, 7, 10, min(longest, 36)),
+        (Form.SHORT, 7, 10, min(longest, 36)),
+        (Form.SHORT, 7, 0, min(longest, 36)),
+        (Form.SHORT, 0, 0, 12),
+        (Form.PLAIN, 7, 0, 12),
+    ):
+        change = max([7, *(effect(row, "change").text(form).cell_len for row in rows)])
+        room = width - 18 - change - flips
+        if room - bars >= least_label:
+            break
+    label = max(12, min(longest, room - bars, 36))
+    half = max(3, min(12, (room - label - 1) // 2)) if bars else 0
+    return _TaskColumns(form, label, change, half, flips > 0)
 
 
 def _suffix(row: TaskResult) -> str:
@@ -241,17 +293,25 @@ def _suffix(row: TaskResult) -> str:
     return "" if row.main else f" {row.metric.removeprefix('acc_')}"
 
 
-def _task(row: TaskResult, label: int, half: int, largest: float) -> Content:
-    change = row.change or 0.0
+def _task(row: TaskResult, columns: _TaskColumns, largest: float) -> Content:
+    change, half, label = row.change or 0.0, columns.half, columns.label
     length = max(1, round(abs(change) / largest * half)) if change and largest else 0
     style = "" if not row.significant else "$error" if change < 0 else "$success"
+    of_change = effect(row, "change")
     left = "━" * length if change < 0 else ""
     right = "━" * length if change > 0 else ""
     suffix = _suffix(row)
     name = fit(fit(row.task, min(len(row.task), label - len(suffix))) + suffix, label)
-    return Content.assemble(
+    figures = Content.assemble(
         f"{name} {layout.fixed(row.value, 3).plain:>6}",
         (f" {layout.fixed(row.dense_value, 3).plain:>6}", "dim"),
-        (f" {layout.change(row.change).plain:>7} {'*' if row.significant else ' '} ", f"bold {style}" if style else ""),
-        (f"{left:>{half}}", style), "│", (f"{right:<{half}}", style),
-    )  # fmt: skip
+        (
+            f" {of_change.text(columns.form).plain:>{columns.change}} {'*' if row.significant else ' '} ",
+            f"bold {style}" if style else of_change.style,
+        ),
+    )
+    return (
+        figures + Content.assemble((f"{left:>{half}}", style), "│", (f"{right:<{half}}", style))
+        if half
+        else figures
+    )

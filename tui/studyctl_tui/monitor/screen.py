@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from studyctl_tui.monitor.acts import TrialActs
 from studyctl_tui.monitor.detail import DetailPane
-from studyctl_tui.monitor.lines import LinesView
 from studyctl_tui.monitor.table import TrialsTable
+from studyctl_tui.shared.lines import LinesView
 from studyctl_tui.shared.view import View
 
 if TYPE_CHECKING:  # they jump back here

@@ -1,5 +1,6 @@
 """The trials table with its filter, and a line that says how the list is filtered and sorted."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -12,7 +13,9 @@ from textual.widgets import Input, Static
 from typing_extensions import override
 
 from studyctl.files import StudyPaths
-from studyctl_tui.monitor.cells import SORTS, TrialView
+from studyctl.report.effects import BRIEF_LEGEND, effect
+from studyctl.store.results import Standing
+from studyctl_tui.monitor.cells import EFFECTS, SORTS, TrialView
 from studyctl_tui.monitor.table import TrialsTable
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.view import View
@@ -50,6 +53,9 @@ class TrialsScreen(StudyScreen):
         self.table = TrialsTable()
         self.trials = self.table.list
         self._paths: StudyPaths | None = None
+        self._standings: Mapping[str, Standing] = {}
+        self._has_unsure = False
+        """Whether the interval of a figure in the table holds no change."""
         self._following = False
         self._chosen = False
         """Whether the selection was made by a person, or from a view of the present state."""
@@ -82,6 +88,11 @@ class TrialsScreen(StudyScreen):
             self._following = self._chosen = False
             self._clear_filter()
         self.table.take(view.snapshot.trials, view.standings)
+        if view.standings is not self._standings:
+            self._standings = view.standings
+            self._has_unsure = any(
+                effect(row, name).is_unsure for row in view.standings.values() for name in EFFECTS.values()
+            )
         self._follow()
         if not self._chosen:
             first = [*trials.in_state("running"), *trials.in_state("failed"), *trials.trials[:1]]
@@ -197,6 +208,8 @@ class TrialsScreen(StudyScreen):
             parts.append("following")
         if trials.marked:
             parts.append(f"{len(trials.marked)} marked ●, c compares")
+        if self._has_unsure:
+            parts.append(BRIEF_LEGEND)
         if view and not view.snapshot.running and any(trial.state != "done" for trial in trials.trials):
             parts.append("R goes on")
         if (text := Content(" · ".join(parts))) != self._status.content:
