@@ -165,27 +165,24 @@ PAPERS_CLAIMS = (
 )
 
 
-def recorded_running(root: Path) -> StudyPaths:
-    """The same while its last trial compresses block 17 of 30."""
-    shutil.copytree(RECORDED, root)
+def recorded_running(root: Path, recorded: Path = RECORDED) -> StudyPaths:
+    """The same, or another recording, while its last trial compresses block 17 of 30."""
+    shutil.copytree(recorded, root)
     paths = StudyPaths(root)
     journal = paths.attempt_journal(CUT, 1)
+    lines = journal.read_text().splitlines(keepends=True)
+    progress = next(
+        record
+        for record in map(json.loads, lines)
+        if record["kind"] == "progress"
+        and "compress" in (record.get("stage"), record.get("step", {}).get("kind"))
+    )
     kept: list[str] = []
-    for line in journal.read_text().splitlines(keepends=True):
+    for line in lines:
         record = json.loads(line)
         if record["kind"] == "layer" and record["block"] == 17:
-            progress = {
-                "kind": "progress",
-                "stage": "compress",
-                "done": 16,
-                "total": 30,
-                "unit": "block",
-                "note": "",
-            }
-            kept.append(
-                json.dumps({key: record[key] for key in ("seq", "at")} | progress, separators=(",", ":"))
-                + "\n"
-            )
+            at_block = progress | {"seq": record["seq"], "at": record["at"], "done": 16}
+            kept.append(json.dumps(at_block, separators=(",", ":")) + "\n")
             break
         if record["kind"] != "progress":
             kept.append(line)
