@@ -14,7 +14,7 @@ from studyctl.store import results
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-SECTIONS = ("Leaderboard", "In short")
+SECTIONS = ("Leaderboard", "Findings", "In short")
 PLACE = re.compile(r"<!-- transcript.*?-->\n.*?<!-- end -->\n", re.DOTALL)
 
 
@@ -25,7 +25,7 @@ def origin() -> str:
 
 def transcript(paths: StudyPaths) -> str:
     """Return the sections of ``studyctl show`` that a newcomer reads first, as Markdown."""
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=110)
     with results.open(paths) as opened:
         show(opened, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]

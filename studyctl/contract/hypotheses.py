@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+LEAST_CLUSTERS = 3
+"""With fewer models or languages nothing is said about others."""
+
 
 class Alternative(StrEnum):
     """What is claimed of the left side."""

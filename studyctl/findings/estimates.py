@@ -19,14 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
-from studyctl.contract.hypotheses import Level
+from studyctl.contract.hypotheses import LEAST_CLUSTERS, Level
 
 Reals = NDArray[np.float64]
 
 LEAST_UNITS = 4
 """With fewer windows, items or passages there is no interval: they say too little about their spread."""
-LEAST_CLUSTERS = 3
-"""With fewer models or languages nothing is said about others."""
 FEW_CLUSTERS = 5
 """An interval over fewer of them is wide, and rests on each."""
 UPPER = 0.975

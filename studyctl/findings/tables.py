@@ -174,6 +174,8 @@ class _Study:
                     reason = outcome.compared.get(
                         trial.trial_id, "its model has no variant of the other side"
                     )
+                    if reason is None and outcome.verdict is Verdict.UNTESTABLE:
+                        reason = outcome.reason
                     yield {
                         "hypothesis": hypothesis.name,
                         "pair": number,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from studyctl.contract.hypotheses import (
+    LEAST_CLUSTERS,
     Alternative,
     By,
     Combine,
@@ -17,7 +18,6 @@ from studyctl.contract.hypotheses import (
 )
 from studyctl.errors import Problem, did_you_mean
 from studyctl.files import digest
-from studyctl.findings.estimates import LEAST_CLUSTERS
 from studyctl.plan.variants import DENSE, Variant
 from studyctl.spec.loading import Document
 from studyctl.spec.messages import listing

@@ -248,7 +248,8 @@ class HypothesisResult(NamedTuple):
     claim: str
     metric: str
     family: str
-    alternative: str
+    alternative: str | None
+    """None for an order of variants."""
     generalize: str
     margin: float | None
     declared: datetime | None
@@ -477,7 +478,8 @@ class Results(AbstractContextManager["Results"]):
         rows = self._rows(HypothesisResult, "hypotheses", ' ORDER BY "position"')
         with _as_this_version_has("hypotheses"):
             for row in rows:
-                Alternative(row.alternative)
+                if row.alternative is not None:
+                    Alternative(row.alternative)
                 for metric in row.metric.split(", "):
                     Metric.parse(metric)
             return [

@@ -326,7 +326,7 @@ COMMENT ON COLUMN hypotheses.name IS 'name in the spec';
 COMMENT ON COLUMN hypotheses.claim IS 'the claim, in words';
 COMMENT ON COLUMN hypotheses.metric IS 'what is compared; two metrics with a comma between them, if their order of variants is';
 COMMENT ON COLUMN hypotheses.family IS 'hypotheses whose p are adjusted together (Holm)';
-COMMENT ON COLUMN hypotheses.alternative IS 'what is claimed of the left side: better, worse, different or no_worse';
+COMMENT ON COLUMN hypotheses.alternative IS 'what is claimed of the left side: better, worse, different or no_worse; NULL for an order of variants';
 COMMENT ON COLUMN hypotheses.generalize IS 'what another sample is drawn of: windows (items of a task), languages, models or languages+models';
 COMMENT ON COLUMN hypotheses.margin IS 'differences up to it do not matter, in the unit of the estimate (of ppl_ratio: from 1; of kl_ratio: of its logarithm); NULL: none';
 COMMENT ON COLUMN hypotheses.declared IS 'when a run first recorded the hypothesis as it is now, UTC';

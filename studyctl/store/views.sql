@@ -69,32 +69,6 @@ COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_low IS 'lower end of its 
 COMMENT ON COLUMN perplexity_vs_dense.kl_nats_per_byte_high IS 'upper end of that interval';
 COMMENT ON COLUMN perplexity_vs_dense.top1 IS 'top-1 agreement: fraction of positions where both models predict the same most likely token';
 
-CREATE VIEW activation_snr AS
-SELECT
-    trial_id, model, method, variant, language,
-    -- A block without noise has no ratio: a mean over the others would hide how near to dense it is.
-    CASE WHEN count(snr_db) = count(*) THEN avg(snr_db) END AS snr_db,
-    CASE WHEN count(relative_error) = count(*) THEN avg(relative_error) END AS relative_error,
-    arg_max(block, relative_error) AS worst_block,
-    max(relative_error) AS worst_relative_error,
-    count(*) AS blocks,
-    any_value(tokens) AS tokens
-FROM activations
-GROUP BY trial_id, model, method, variant, language
-ORDER BY min(rowid);  -- as planned
-COMMENT ON VIEW activation_snr IS 'one row per compressed trial and language: distance of hidden states to the dense model''s, mean over the decoder blocks (table activations)';
-COMMENT ON COLUMN activation_snr.trial_id IS 'trial: a model times a variant (times a seed)';
-COMMENT ON COLUMN activation_snr.model IS 'id of the model as in the spec';
-COMMENT ON COLUMN activation_snr.method IS 'compression method';
-COMMENT ON COLUMN activation_snr.variant IS 'compression setting';
-COMMENT ON COLUMN activation_snr.language IS 'language of the text';
-COMMENT ON COLUMN activation_snr.snr_db IS 'signal-to-noise ratio in dB, mean over the blocks; NULL if a block has none';
-COMMENT ON COLUMN activation_snr.relative_error IS 'relative error, mean over the blocks';
-COMMENT ON COLUMN activation_snr.worst_block IS 'block with the largest relative error';
-COMMENT ON COLUMN activation_snr.worst_relative_error IS 'that error';
-COMMENT ON COLUMN activation_snr.blocks IS 'decoder blocks';
-COMMENT ON COLUMN activation_snr.tokens IS 'tokens that were compared';
-
 CREATE VIEW tasks_vs_dense AS
 SELECT
     t.trial_id, t.model, t.method, t.variant, t.task, t.metric, t.main, t.averaged, t.value, t.stderr,
@@ -524,6 +498,32 @@ COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process 
 COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: below 1, studyctl''s is closer to dense; NULL unless both have the same languages';
 COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1, studyctl is faster';
 COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1, studyctl needs less';
+
+CREATE VIEW activation_snr AS
+SELECT
+    trial_id, model, method, variant, language,
+    -- A block without noise has no ratio: a mean over the others would hide how near to dense it is.
+    CASE WHEN count(snr_db) = count(*) THEN avg(snr_db) END AS snr_db,
+    CASE WHEN count(relative_error) = count(*) THEN avg(relative_error) END AS relative_error,
+    arg_max(block, relative_error) AS worst_block,
+    max(relative_error) AS worst_relative_error,
+    count(*) AS blocks,
+    any_value(tokens) AS tokens
+FROM activations
+GROUP BY trial_id, model, method, variant, language
+ORDER BY min(rowid);  -- as planned
+COMMENT ON VIEW activation_snr IS 'one row per compressed trial and language: distance of hidden states to the dense model''s, mean over the decoder blocks (table activations)';
+COMMENT ON COLUMN activation_snr.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN activation_snr.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN activation_snr.method IS 'compression method';
+COMMENT ON COLUMN activation_snr.variant IS 'compression setting';
+COMMENT ON COLUMN activation_snr.language IS 'language of the text';
+COMMENT ON COLUMN activation_snr.snr_db IS 'signal-to-noise ratio in dB, mean over the blocks; NULL if a block has none';
+COMMENT ON COLUMN activation_snr.relative_error IS 'relative error, mean over the blocks';
+COMMENT ON COLUMN activation_snr.worst_block IS 'block with the largest relative error';
+COMMENT ON COLUMN activation_snr.worst_relative_error IS 'that error';
+COMMENT ON COLUMN activation_snr.blocks IS 'decoder blocks';
+COMMENT ON COLUMN activation_snr.tokens IS 'tokens that were compared';
 
 CREATE VIEW stages AS
 SELECT trial_id, model, method, variant, step AS stage, state, seconds, peak_memory_bytes, attempt, finished_at, key, weights_hash

@@ -533,6 +533,11 @@ class TestWhatIsMissing:
         row = of_differences(en=EN, de=DE).verdict(self.claim(generalize=level))
         assert untestable(row) == why
 
+    def test_what_cannot_be_tested_compares_no_trial(self) -> None:
+        found = of_differences(en=EN).find(hypothesis("kl_ratio"))
+        why = untestable(found["hypotheses"][0])
+        assert {(row["compared"], row["reason"]) for row in found["hypothesis_pairs"]} == {(False, why)}
+
     def test_a_metric_that_was_not_measured(self) -> None:
         assert (
             untestable(of_differences(en=EN).verdict(hypothesis("kl_ratio")))

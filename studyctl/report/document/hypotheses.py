@@ -76,7 +76,7 @@ def _verdicts(hypotheses: Sequence[HypothesisResult], hidden: tuple[str, ...]) -
             Cell(one.metric),
             estimate(one.metric, one.estimate, one.low, one.high),
             _p(one.p_adjusted),
-            Cell(one.alternative.replace("_", " ")),
+            Cell((one.alternative or MISSING).replace("_", " ")),
             Cell(_about(one)),
             Cell(one.verdict),
             Cell(kind_of_test(one) or MISSING),

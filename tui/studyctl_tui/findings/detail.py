@@ -95,7 +95,7 @@ def detail(finding: Finding, width: int) -> list[Content]:
 def _about(result: HypothesisResult) -> Iterator[str]:
     """Yield what was claimed, of whom, and when."""
     yield result.metric
-    if measure_of(result.metric) is not None:
+    if result.alternative is not None:
         yield f"claim: {_CLAIMS[Alternative(result.alternative)]}"
         yield _POPULATIONS[Level(result.generalize)]
     if result.margin is not None:
