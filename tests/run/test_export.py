@@ -123,7 +123,7 @@ def test_the_card_has_the_figures_of_the_tables(paths: StudyPaths) -> None:
     rows = run_sql(paths, query).to_pylist()
     assert len(rows) == 2
     for row in rows:
-        assert f"| {row['language']} | {row['perplexity']:.1f} | ×{row['ppl_ratio']:.3f} |" in card
+        assert f"| {row['language']} | {row['perplexity']:.1f} | ×{row['ppl_ratio']:.3f} " in card
     about = json.loads((paths.exported(RTN) / "studyctl.json").read_text())
     (hashes,) = run_sql(
         paths, f"select distinct weights_hash from stages where trial_id = '{RTN}' and stage = 'compress'"

@@ -10,10 +10,10 @@ from textual.pilot import Pilot
 
 from studyctl.store.comparison import Rank
 from studyctl.store.publish import publish
-from studyctl.store.results import Standing, TaskResult
+from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl_tui.app import StudyApp
 from studyctl_tui.compare.data import MAIN, Comparison, Line
-from studyctl_tui.compare.figures import TaskSheet, task_measures
+from studyctl_tui.compare.figures import LANGUAGE_MEASURES, LanguageSheet, TaskSheet, task_measures
 from studyctl_tui.compare.grid import CompareGrid, _on_two_lines
 from studyctl_tui.compare.ranks import place
 from studyctl_tui.compare.screen import CompareScreen
@@ -59,7 +59,7 @@ def labels(app: StudyApp) -> list[str]:
 async def shown(pilot: Pilot[str]) -> StudyApp:
     """Wait for the results."""
     app = await settle(pilot)
-    await until(pilot, lambda: bool(grid_of(app).sheet) and grid_of(app).has_focus)
+    await until(pilot, lambda: screen_of(app)._comparison is not None and grid_of(app).has_focus)
     await pilot.pause()
     return app
 
@@ -87,11 +87,18 @@ def compare(study: FakeStudy) -> StudyApp:
 async def test_languages_show_changes_with_steps_the_mean_and_the_worst_language(finished: FakeStudy) -> None:
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
-        assert line_with(app, "wanda-0.5") == "wanda-0.5 +0.117▃ +0.170▃! +0.144▃ +0.144▃"
-        assert line_with(app, "rtn-4bit-g64") == "rtn-4bit-g64 +0.028▂ +0.080▂! +0.055▂ +0.054▂"
-        assert "! worst per byte ▁ ≤+0.02 ▂ ≤+0.1" in line_with(app, "Languages: bits/byte change")
+        assert (
+            line_with(app, "wanda-0.5")
+            == "wanda-0.5 +0.117 ±0.000▃ +0.170 ±0.000▃! +0.144 ±0.000▃ +0.144 ±0.000▃"
+        )
+        assert line_with(app, "rtn-4bit-g64").startswith("rtn-4bit-g64 +0.028 ±0.000▂ +0.080 ±0.000▂! +0.055")
+        assert "! worst per byte ≈ unsure (95 %) ▁ ≤+0.02" in line_with(app, "Languages: bits/byte change")
         await pilot.press("p", "p")
-        assert line_with(app, "wanda-0.5") == "wanda-0.5 1.500▅ 1.800▅! 1.650▅ 1.645▅"
+        assert line_with(app, "wanda-0.5").startswith(
+            "wanda-0.5 1.500 ±0.000▅ 1.800 ±0.000▅! 1.650 ±0.000▅ 1.645"
+        )
+        await pilot.resize_terminal(60, 24)
+        await until(pilot, lambda: line_with(app, "wanda-0.5") == "wanda-0.5 1.500▅ 1.800▅! 1.650▅ 1.645▅")
         assert labels(app) == ["wanda-0.5", "rtn-4bit-g64"]  # dense is what they are compared with
 
 
@@ -99,10 +106,23 @@ async def test_tasks_show_the_change_of_accuracy_and_its_mean(finished: FakeStud
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         await pilot.press("tab")
-        assert "* p < 0.05 ~ at chance" in line_with(app, "Tasks: accuracy change")
-        assert text_of(app).count("−0.250▇") == 3  # two tasks and their mean
+        assert "* p < 0.05 ~ at chance ≈ unsure" in line_with(app, "Tasks: accuracy change")
+        # Of 20 items 6 are lost and 1 is won: that may be chance in one task, and is not in the mean of two.
+        assert "wanda-0.5 −0.250 ±0.386≈~ −0.250 ±0.386≈~ −0.250 ±0.237▇" in " ".join(text_of(app).split())
         await pilot.press("right")
         assert "6 turned wrong and 1 right of 20, p = 0.12" in " ".join(text_of(app).split())
+
+
+def test_a_figure_without_an_interval_says_why_under_the_cursor() -> None:
+    values = dict.fromkeys(LanguageResult._fields) | {"trial_id": "m.a", "variant": "a", "language": "en"}
+    row = LanguageResult(**(values | {"perplexity": 22.0, "ppl_ratio": 1.1}))
+    comparison = Comparison(languages=("en",), perplexity={("m.a", "en"): row}, trials=(trial("a"),))
+    line = Line("m.a", "a", trial("a"))
+    sheet = LanguageSheet(comparison, [line], LANGUAGE_MEASURES[2])
+    assert sheet.says(line, "en").endswith(
+        "no interval: fewer than 4 windows or items, or measured by an earlier version"
+    )
+    assert sheet.cell(line, "en").spread == ""
 
 
 def test_a_change_that_is_hardly_chance_has_a_star() -> None:
@@ -175,8 +195,8 @@ async def test_size_shows_letters_and_the_pareto_line(finished: FakeStudy) -> No
         assert line_with(app, "Size").endswith("◆ Pareto")
         legend = [" ".join(line[41:].split()) for line in text.splitlines()]
         assert "a dense 16.00 1.000 ◆" in legend
-        assert "c rtn-4bit-g64 4.31 1.207 ◆" in legend
-        assert "b wanda-0.5 9.00 1.645" in legend
+        assert "c rtn-4bit-g64 4.31 1.207 ±0.000 ◆" in legend
+        assert "b wanda-0.5 9.00 1.645 ±0.000" in legend
         assert all(any(f" {letter}" in line[:41] for line in text.splitlines()) for letter in "abc")
         assert "×1.5" in text
         await pilot.press("p", "p")
@@ -387,7 +407,7 @@ async def test_m_shows_the_next_model(finished: FakeStudy) -> None:
         assert "m alpha 1/2" in text_of(app)
         await pilot.press("m")
         await until(pilot, lambda: "m beta 2/2" in text_of(app))
-        assert line_with(app, "wanda-0.5") == "wanda-0.5 +0.117▃ +0.170▃! +0.144▃ +0.144▃"
+        assert line_with(app, "wanda-0.5").startswith("wanda-0.5 +0.117 ±0.000▃")
         await pilot.press("m")
         await until(pilot, lambda: "m alpha 1/2" in text_of(app))
 
@@ -607,7 +627,7 @@ async def test_what_diverged_is_named_and_stays_out_of_the_picture(
     study = study_with(runs / "diverged", monkeypatch, ratios)
     async with compare(study).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
-        assert line_with(app, "b-1").startswith("b-1 +3.122▇")  # log2(50,000) bits a token of 5 bytes
+        assert line_with(app, "b-1").startswith("b-1 +3.122 ±0.000▇")  # log2(50,000) bits a token of 5 bytes
         assert line_with(app, "c-1").startswith("c-1 ✗▇ ✗▇ ✗▇ –")
         await pilot.press("down", "down", "right")
         assert "c-1 · en: perplexity is not finite; dense 20.00" in text_of(app)
