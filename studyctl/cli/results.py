@@ -86,7 +86,8 @@ def findings(
             report.show_findings(results, stdout(), rows=rows)
         else:
             stderr().print(
-                "The spec has no [[hypotheses]]; docs/findings.md shows how to write one.", markup=False
+                "No hypothesis is published: write [[hypotheses]] into the spec (docs/findings.md) and run it again, which measures nothing twice.",
+                markup=False,
             )
         if strict and (failed := report.not_supported(hypotheses)):
             stderr().print(f"not supported: {', '.join(failed)}", markup=False)
