@@ -15,8 +15,10 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 import studyctl_tui
+from studyctl.files import StudyPaths
 from studyctl.store.questions import questions
 from studyctl_tui.app import SCREENS, StudyApp
+from studyctl_tui.compare.flips import FlipsScreen
 from studyctl_tui.shared.dialogs import Ask, Choice, Dialog
 from studyctl_tui.shared.help import HelpScreen
 from studyctl_tui.shared.screen import StudyScreen
@@ -26,6 +28,7 @@ from studyctl_tui.sql.export import ExportDialog
 from studyctl_tui.sql.pick import PickDialog
 from studyctl_tui.sql.plot import PlotDialog, plottable
 from studyctl_tui.studies.start import ChooseSpec, PlanDialog
+from tests.store.builder import TASKS
 from tests.tui import studies
 from tests.tui.app import settle, until
 
@@ -59,6 +62,9 @@ def make(kind: type[ModalScreen[Any]], screen: StudyScreen, spec: Path) -> Modal
         Ask: lambda: Ask("A question that has a title of some length?", LONG, choices),
         ChooseSpec: ChooseSpec,
         ExportDialog: lambda: ExportDialog(ROWS_OF_A_QUERY),
+        FlipsScreen: lambda: FlipsScreen(
+            StudyPaths(spec.parent), "alpha.wanda-0.5", "wanda-0.5", None, dict.fromkeys(TASKS, "acc")
+        ),
         HelpScreen: lambda: HelpScreen(screen),
         InputScreen: lambda: InputScreen("save as (a file in the working directory, or a path):", "x.toml"),
         PickDialog: lambda: PickDialog("Questions", questions()),
@@ -168,6 +174,7 @@ class TestASmallTerminal:
                 "compare": "wanda-0.5",
                 "spec": "name",
                 "sql": "SELECT",
+                "findings": "[[hypotheses]]",
             }
             body = "\n".join(text(app).splitlines()[1:])
             assert matters[name] in body

@@ -268,7 +268,8 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path, monkeypatch: pytest.
     before = peak_bytes()
     score(model, windows, reference=reference, batch_tokens=2048)
     chunk = 64 * 49_152 * 4
-    assert peak_bytes() - before < 16 * chunk < 8192 * 49_152 * 4 / 4
+    # A few chunks at a time, with what the allocator keeps; all windows' logits would be 128 chunks.
+    assert peak_bytes() - before < 24 * chunk
 
 
 @pytest.mark.parametrize(("vocabulary", "tokens"), [(8_192, 512), (256_000, 256)])
