@@ -35,6 +35,10 @@ MOST_NEEDED = 10**9
 """More units than this are as good as none."""
 
 
+MOST_NATS = 700.0
+"""``exp`` of more is not finite."""
+
+
 class Cannot(Exception):
     """There is no estimate; the text says why."""
 
@@ -77,6 +81,11 @@ def _normal(score: float) -> float:
     return math.erfc(-score / math.sqrt(2)) / 2
 
 
+def exp(nats: float) -> float:
+    """Return the exponential, of more than :data:`MOST_NATS` that of these."""
+    return math.exp(min(nats, MOST_NATS))
+
+
 def student(value: float, variance: float, freedom: float) -> tuple[float, float]:
     """Return the ends of the 95 % interval of Student's t."""
     half = float(stdtrit(freedom, UPPER) if math.isfinite(freedom) else Z) * math.sqrt(variance)
@@ -93,16 +102,6 @@ class Cells:
     """``u[m, l]``, of the mean over the windows of a cell."""
     units: NDArray[np.int64]
     """``n[m, l]``: windows, documents, items or passages of a cell."""
-
-    @property
-    def models(self) -> int:
-        """Return M."""
-        return len(self.values)
-
-    @property
-    def languages(self) -> int:
-        """Return L."""
-        return len(self.values[0])
 
 
 def estimate(cells: Cells, level: Level) -> Estimate:

@@ -2,8 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import mean
 from typing import NamedTuple
 
@@ -315,9 +316,8 @@ class Comparison:
 
     def _advise(self, grid: Grid) -> None:
         """Add what would decide it, and what the interval rests on."""
-        level, outcome = self.hypothesis.generalize, self.outcome
-        cells = grid.arrays()
-        hypothesis = self.hypothesis
+        hypothesis, outcome = self.hypothesis, self.outcome
+        level, cells = hypothesis.generalize, grid.arrays()
         outcome.needed = needed(cells, level, null(self._measure, hypothesis.alternative, hypothesis.margin))
         few = [
             f"few {kind}: {count}"
@@ -383,40 +383,39 @@ class Comparison:
         mixes = self._measure is not Measure.PPL_RATIO or len(grid.subjects) == 1
         if mixes:
             levels = (Level.WINDOWS, Level.MODELS) if subject is By.TASK else tuple(Level)
-            yield from (self._row("level", level, grid, level) for level in levels)
-            if len(grid.models) > 1:
-                yield from (self._row(By.MODEL, model, grid.part(models=[model])) for model in grid.models)
-        if len(grid.subjects) > 1:
-            yield from (self._row(subject, name, grid.part(subjects=[name])) for name in grid.subjects)
+            yield from (self._row("level", level, partial(self._plain, grid, level)) for level in levels)
+            for model in grid.models if len(grid.models) > 1 else ():
+                yield self._row(By.MODEL, model, partial(self._plain, grid.part(models=[model])))
+        for name in grid.subjects if len(grid.subjects) > 1 else ():
+            yield self._row(subject, name, partial(self._plain, grid.part(subjects=[name])))
         yield from self._pair_rows(grid)
         for names, axis in ((grid.models, "models"), (grid.subjects, "subjects")):
             for name in names if len(names) > 1 and mixes else ():
                 rest = [other for other in names if other != name]
-                yield self._row_without(name, grid.part(**{axis: rest}))
+                part = grid.part(**{axis: rest})
+                yield self._row("without", name, partial(self._judged, part, self.hypothesis.generalize))
 
     def _pair_rows(self, grid: Grid) -> Iterator[Row]:
-        level = self.hypothesis.generalize
         for number in grid.pairs if len(self.hypothesis.pairs) > 1 else ():
-            try:
-                tested = self._at(grid, level, number)
-                row = Row("pair", _name_of(self.hypothesis.pairs[number]), tested, self._p(tested))
-            except Cannot as cannot:
-                row = Row("pair", _name_of(self.hypothesis.pairs[number]), None, reason=str(cannot))
-            yield row
+            of_pair = partial(self._of_pair, grid, number)
+            yield self._row("pair", _name_of(self.hypothesis.pairs[number]), of_pair)
 
-    def _row_without(self, name: str, rest: Grid) -> Row:
-        try:
-            tested, p, _ = self._judged(rest, self.hypothesis.generalize)
-        except Cannot as cannot:
-            return Row("without", name, None, reason=str(cannot))
-        return Row("without", name, tested, p)
+    def _of_pair(self, grid: Grid, number: int) -> Judged:
+        tested = self._at(grid, self.hypothesis.generalize, number)
+        return Judged(tested, self._p(tested))
 
-    def _row(self, kind: str, subject: str, grid: Grid, level: Level = Level.WINDOWS) -> Row:
+    def _plain(self, grid: Grid, level: Level = Level.WINDOWS) -> Judged:
+        """Return the mean of the differences at a level, also of a hypothesis about an interaction."""
+        tested = mean_at(grid, level, self._measure)
+        return Judged(tested, self._p(tested))
+
+    def _row(self, kind: str, subject: str, judged: Callable[[], Judged]) -> Row:
+        """Return a row with what a function returns, or with the reason why it cannot."""
         try:
-            tested = mean_at(grid, level, self._measure)
+            tested, p, _ = judged()
         except Cannot as cannot:
             return Row(kind, subject, None, reason=str(cannot))
-        return Row(kind, subject, tested, self._p(tested))
+        return Row(kind, subject, tested, p)
 
     # -- size
 

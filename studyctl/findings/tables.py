@@ -1,6 +1,5 @@
 """The rows of the tables of findings: ``hypotheses``, ``hypothesis_rows``, ``hypothesis_pairs`` and ``reversals``."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -11,14 +10,12 @@ import duckdb
 from studyctl.contract.hypotheses import Measure, PlannedHypothesis, Verdict
 from studyctl.contract.steps import StepKind
 from studyctl.findings.cells import Figures
+from studyctl.findings.estimates import exp
 from studyctl.findings.hypotheses import Comparison, Outcome, Trial
 from studyctl.findings.ranks import RankOutcome, compare_ranks
 from studyctl.findings.verdicts import Tested, holm
 
 TableRow = dict[str, Any]
-
-MOST_NATS = 700.0
-"""``exp`` of more is not finite."""
 
 
 def tables(
@@ -266,5 +263,4 @@ def _shown(tested: Tested | None, measure: Measure) -> tuple[float | None, float
     low, high = tested.ends
     if not measure.is_ratio:
         return tested.value, low, high
-    low, value, high = (math.exp(min(end, MOST_NATS)) for end in (low, tested.value, high))
-    return value, low, high
+    return exp(tested.value), exp(low), exp(high)

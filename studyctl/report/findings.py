@@ -44,12 +44,6 @@ _UNITS = {
     Measure.GOLD_NATS: " nats of the right answer",
     Measure.SIZE_MIB: " MiB",
 }
-_NOUNS = {
-    "windows": "windows",
-    "languages": "languages",
-    "models": "models",
-    "languages+models": "languages and models",
-}
 
 
 def measure_of(metric: str) -> Measure | None:
@@ -139,7 +133,7 @@ def _population(result: HypothesisResult) -> str:
     if result.generalize == "windows":
         return f"over {result.units} {'items' if of_tasks else 'windows'} of {where}"
     # Groups of tasks are compared as groups of languages are.
-    others = _NOUNS[result.generalize] if result.generalize != "languages" else f"{kind}s"
+    others = result.generalize.replace("+", " and ") if result.generalize != "languages" else f"{kind}s"
     return f"for other {others} ({where})"
 
 

@@ -8,11 +8,7 @@ They say how far a figure depends on which windows and items were scored, and no
   several windows each, ``n`` counts documents, and ``d`` and ``t`` are their sums.
 - A mean over L languages: ``V = Σu / L²`` of the languages' variances ``u``, with ``(Σu)² / Σ(u²/(n-1))`` degrees of freedom
   (Satterthwaite 1946).
-- A task whose items are right or wrong: the score interval of a paired difference (Tango 1998), whose z at 0 is
-  McNemar's. Where several items are about one passage, or have other values than 0 and 1: Student's t with ``G - 1`` degrees
-  of freedom and the variance ``G/(G-1) · Σ_g(Σ(x - d))² / n²`` over the G passages (or items).
-- A mean over T tasks: the mean of the differences ``± 1.96 · √V`` with ``V = Σ[(b + c + 2/T)/(n + 2/T) - d²]/n / T²``;
-  in it tasks with passages or other values have the variance above.
+- A task, and a mean over tasks: as in :mod:`studyctl.findings.items`.
 """
 
 import math
@@ -25,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studyctl.findings.cells import MANY_DOCUMENTS
-from studyctl.findings.estimates import LEAST_UNITS, Z, student
-from studyctl.findings.items import tango
+from studyctl.findings.estimates import LEAST_UNITS, Z, exp, student
+from studyctl.findings.items import Flips, tango
 from studyctl.store.schema import LEAD
 from studyctl.store.task_items import Lead, TaskPairs
-from studyctl.store.text_totals import MOST_NATS
 
 Reals = NDArray[np.float64]
 
@@ -46,12 +41,8 @@ class Measure(NamedTuple):
     """From the quotient to the figure."""
 
 
-def _exp(nats: float) -> float:
-    return math.exp(min(nats, MOST_NATS))
-
-
 MEASURES = (
-    Measure("ppl_ratio", "nll", "tokens", _exp),
+    Measure("ppl_ratio", "nll", "tokens", exp),
     Measure("bits_per_byte_change", "bits", "bytes"),
     Measure("bits_per_character_change", "bits", "characters"),
     Measure("kl_nats", "kl", "tokens"),
@@ -212,9 +203,9 @@ def mean_of_tasks(tasks: Sequence[TaskPairs]) -> tuple[float, float]:
     for task in tasks:
         variance = clustered_variance(task)
         if task.binary and (task.passages == task.items or not variance):
-            more, units = 2 / count, task.passages
-            turned = (task.right_to_wrong + task.wrong_to_right) * units / task.items
-            variance = ((turned + more) / (units + more) - task.change**2) / units
+            weight = task.passages / task.items
+            flips = Flips(task.wrong_to_right * weight, task.right_to_wrong * weight, task.passages)
+            variance = flips.variance_in_mean(count)
         total += variance
     mean = sum(task.change for task in tasks) / count
     half = Z * math.sqrt(total) / count

@@ -12,7 +12,7 @@ from studyctl.contract.records import AnyRecord, BlockDistance, FidelityTotals, 
 
 P95 = 0.95
 MOST_NATS = 700.0
-"""``exp`` of more is not finite."""
+"""``exp`` of more is not finite (as in :mod:`studyctl.findings.estimates`, which needs scipy)."""
 
 
 def totals_of(records: Iterable[AnyRecord]) -> Iterator[TextTotals | FidelityTotals]:
