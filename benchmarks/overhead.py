@@ -21,7 +21,7 @@ from studyctl.files import StudyPaths
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import compare
 from studyctl.plan.planner import make_plan
-from studyctl.run.jobs import choose, make_job
+from studyctl.run.jobs import Queue, make_job
 from studyctl.spec.loading import load_spec
 
 LAYERS = 10
@@ -77,11 +77,11 @@ def _jobs(spec: Path, root: Path) -> list[Job]:
     with patch.dict("os.environ", STUDYCTL_CACHE=str(spec.parent / "cache")):
         plan = make_plan(load_spec(spec))
     plan.raise_errors()
-    todo = {entry.trial.id: entry for entry in compare(plan, Stored(), None).todo}
+    todo = Queue(compare(plan, Stored(), None).todo)
     dense = next(trial.weights_key for trial in plan.trials if trial.is_dense)
     jobs = []
-    while (entry := choose(todo, [], None)) is not None:
-        del todo[entry.trial.id]
+    while (entry := todo.next([], None)) is not None:
+        todo.remove(entry)
         jobs.append(make_job(StudyPaths(root), plan, entry, Stored(), plan.devices[0], dense))
     return jobs
 

@@ -129,11 +129,12 @@ def _everything(plan: StudyPlan, paths: StudyPaths) -> Stored:
         for model in plan.models
         for step in model.steps
     }
-    results = {}
+    results: dict[str, tuple[Results, ...]] = {}
     for trial in plan.trials:
         assert trial.weights_key is not None
         keys = [step.key or "" for step in trial.model.steps]
-        results[trial.weights_key] = Results({trial.weights_key: weights} | {key: texts[key] for key in keys})
+        by_key = {trial.weights_key: weights} | {key: texts[key] for key in keys}
+        results[trial.weights_key] = (Results(by_key),)
     return Stored(results=results)
 
 

@@ -23,6 +23,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Numbers of the errors of a disk that takes nothing more."""
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """Numbers of the errors of a disk without locks."""
+RUNS = "STUDYCTL_RUNS"
+"""Variable that names the folder of studies."""
 SPARE_CACHE = "STUDYCTL_SPARE_CACHE"
 """Variable that a worker sets for itself: the folder for what the user's cache cannot take."""
 
@@ -315,6 +317,14 @@ class StudyPaths:
         """Folder of the journals and their Parquet parts: the results; all else is derived from them."""
         return self.root / "journal"
 
+    def lost(self, token: str) -> Path:
+        """What the runner that holds the study by this token recorded of attempts whose workers are gone."""
+        return self.journal / f"{token}.lost"
+
+    def all_lost(self) -> list[Path]:
+        """Return what every runner recorded of attempts whose workers are gone."""
+        return sorted(self.journal.glob("*.lost"))
+
     @property
     def hypotheses(self) -> Path:
         """Journal of when each hypothesis was first recorded."""
@@ -329,6 +339,25 @@ class StudyPaths:
     def logs(self) -> Path:
         """Folder of the logs, one per attempt."""
         return self.root / "logs"
+
+    @property
+    def contact(self) -> Path:
+        """How workers on other machines reach the runner; with the key that lets them, so only its owner can read it."""
+        return self.root / "cluster.json"
+
+    @property
+    def workers(self) -> Path:
+        """Folder of the scripts and logs of workers on other machines."""
+        return self.root / "workers"
+
+    @property
+    def allocations(self) -> Path:
+        """The workers that a scheduler was asked for."""
+        return self.workers / "allocations.json"
+
+    def worker_log(self, name: str) -> Path:
+        """What a worker on another machine printed outside of attempts."""
+        return self.workers / f"{name}.log"
 
     @property
     def control(self) -> Path:
@@ -393,13 +422,17 @@ class StudyPaths:
         """The packed checkpoint that another package made for a trial in progress."""
         return self.cache / "weights" / f"{weights_key}.packed"
 
-    def resumable_blocks(self, weights_key: str) -> Path:
-        """The finished blocks of a compression in progress."""
-        return self.cache / "weights" / f"{weights_key}.blocks"
+    def resumable_blocks(self, weights_key: str, attempt: int) -> Path:
+        """The finished blocks of a compression in progress; another attempt takes them over by a new name."""
+        return self.cache / "weights" / f"{weights_key}.{attempt}.blocks"
+
+    def all_resumable_blocks(self, weights_key: str) -> list[Path]:
+        """Return the folders of finished blocks of every attempt at a compression."""
+        return sorted(self.cache.glob(f"weights/{weights_key}.*.blocks"))
 
     def resumable_chunks(self, trial: str, key: str) -> Path:
-        """The finished chunks of a task in progress."""
-        return self.cache / "chunks" / f"{trial}.{key}.jsonl"
+        """Folder of the finished chunks of a task in progress, in a file for each attempt."""
+        return self.cache / "chunks" / f"{trial}.{key}"
 
     def all_weights(self) -> frozenset[str]:
         """Return the keys of all compressed weights here, of trials in progress or finished."""
@@ -412,5 +445,5 @@ class StudyPaths:
 
 
 def runs_folder() -> Path:
-    """Return the folder that holds the studies: ``runs`` in the working directory (``STUDYCTL_RUNS`` moves it)."""
-    return Path(os.environ.get("STUDYCTL_RUNS", "runs"))
+    """Return the folder that holds the studies: ``runs`` in the working directory (:data:`RUNS` moves it)."""
+    return Path(os.environ.get(RUNS, "runs"))

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C; ``timeout``, ``scancel``, systemd and the like; a terminal that was closed."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+"""Ctrl-C; ``timeout``, ``scancel``, systemd and the like; a terminal that was closed; what Slurm is asked to send ahead of a time limit
+(``sbatch --signal``)."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from studyctl.cli import backends, results, runs, specs
+from studyctl.cli import backends, cluster, results, runs, specs
 from studyctl.cli.arguments import print_json, stderr, stdout
 from studyctl.cli.streams import OutputError, prepare_streams
 from studyctl.errors import ExitCode, StudyError
@@ -20,10 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (specs, runs, results):
+for group in (specs, runs, results, cluster):
     app.add_typer(group.commands)
 app.add_typer(results.db, name="db")
 app.add_typer(backends.commands, name="backends")
+app.add_typer(cluster.profile, name="profile")
 
 
 @app.callback(invoke_without_command=True)

@@ -44,6 +44,14 @@ def complete_specs(incomplete: str) -> Iterator[str]:
     yield from (name for name in bundled_names() if name.startswith(incomplete))
 
 
+def complete_profiles(incomplete: str) -> Iterator[str]:
+    """Complete the name of a profile."""
+    from studyctl.spec.profiles import profile_folders
+
+    names = {path.stem for folder in profile_folders() for path in folder.glob("*.toml")}
+    return (name for name in sorted(names) if name.startswith(incomplete) and name.isprintable())
+
+
 def complete_backends(incomplete: str) -> Iterator[str]:
     """Complete the name of a backend."""
     from studyctl.backends.catalog import BACKENDS
@@ -88,6 +96,17 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust", help="Act on a study that somebody else made, and count it as yours from now on."
+    ),
+]
+
+
+OnOption = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="PROFILE",
+        help="Where its workers run: a profile's name or file (docs/cluster.md). Default: this machine.",
+        autocompletion=complete_profiles,
     ),
 ]
 

@@ -7,6 +7,7 @@ import typer
 
 from studyctl.cli.arguments import (
     JsonOption,
+    OnOption,
     SpecArgument,
     StudyArgument,
     TrialArgument,
@@ -49,6 +50,7 @@ def run(
     yes: Annotated[
         bool, typer.Option("--yes", help="Run it although the study was made from another spec.")
     ] = False,
+    on: OnOption = "",
 ) -> None:
     """Bring the stored results up to date with a spec."""
     from studyctl.report.show import report_run
@@ -59,7 +61,9 @@ def run(
     if tui:
         need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` follows it")
     selection = Selection(tuple(only or ()), tuple(model or ()))
-    started = run_study(spec_path(spec), selection, stderr(), detach=detach or tui, yes=yes, trust=trust)
+    started = run_study(
+        spec_path(spec), selection, stderr(), detach=detach or tui, yes=yes, trust=trust, on=on
+    )
     if tui:
         stderr().print(started.message, soft_wrap=True, markup=False)
         open_app("monitor", study=started.paths)
@@ -108,7 +112,9 @@ def stop(
 
 
 @commands.command()
-def retry(study: StudyArgument, trial: TrialArgument = "", trust: TrustOption = False) -> None:
+def retry(
+    study: StudyArgument, trial: TrialArgument = "", trust: TrustOption = False, on: OnOption = ""
+) -> None:
     """Try failed trials again: all of them, or one."""
     from studyctl.report.show import report_run
     from studyctl.run.control import ask_to_retry
@@ -122,7 +128,7 @@ def retry(study: StudyArgument, trial: TrialArgument = "", trust: TrustOption = 
         stderr().print(asked)
         return
     selection = Selection((name,) if name else ())
-    started = run_study(paths.spec, selection, stderr(), root=paths, trust=trust)
+    started = run_study(paths.spec, selection, stderr(), root=paths, trust=trust, on=on)
     with suppress(OutputClosed):
         report_run(paths, started.message, stdout(), stderr(), with_results=True)
     raise typer.Exit(started.code)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from studyctl.cli.arguments import JsonOption, SpecArgument, print_json, stderr, stdout
+from studyctl.cli.arguments import JsonOption, OnOption, SpecArgument, print_json, stderr, stdout
 from studyctl.cli.terminal import need_terminal, open_app
 from studyctl.errors import ExitCode, StudyError
 
@@ -37,14 +37,18 @@ def plan(
     spec: SpecArgument,
     as_json: JsonOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Too little disk or memory is an error.")] = False,
+    on: OnOption = "",
 ) -> None:
     """Show what a spec asks for, what is stored, what would run and why, and the time, memory and disk needed."""
+    from studyctl.plan.devices import place_of
     from studyctl.plan.preview import preview
     from studyctl.report.plan import draw_plan, plan_as_json
     from studyctl.spec.bundled import spec_path
     from studyctl.spec.loading import load_spec
+    from studyctl.spec.profiles import load_profile
 
-    shown = preview(load_spec(spec_path(spec)), strict=strict)
+    profile = load_profile(on) if on else None
+    shown = preview(load_spec(spec_path(spec)), place_of(profile.profile) if profile else None, strict=strict)
     if as_json:
         print_json(plan_as_json(shown))
     else:

@@ -16,6 +16,8 @@ from studyctl.contract.identity import (
 from studyctl.contract.methods import MethodSettings, settings_of
 from studyctl.contract.steps import Span, Step, StepKind
 
+StopWhen = Literal["after_step", "now"]
+
 
 class _Handed(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -24,7 +26,14 @@ class _Handed(BaseModel):
 class StopRequest(_Handed):
     """Asks a worker to stop, after the running step or at once."""
 
-    stop: Literal["after_step", "now"]
+    stop: StopWhen
+
+
+class Lease(_Handed):
+    """Lets a worker of a cluster record results for a while: its agent has just heard that the attempt is still its own."""
+
+    lease: float
+    """Seconds from its receipt, by the worker's monotonic clock."""
 
 
 class CalibrationData(_Handed):

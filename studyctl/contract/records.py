@@ -54,7 +54,7 @@ class AttemptStarted(Record, tag="attempt_started"):
 
 
 class AttemptFinished(Record, tag="attempt_finished"):
-    """How an attempt ended. If its worker was killed, the runner writes it; if both were, it is missing."""
+    """How an attempt ended. Of a worker that is gone, the runner writes it into a journal of its own; if both are, it is missing."""
 
     state: str
     """``done``, ``failed`` or ``stopped``."""

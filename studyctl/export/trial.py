@@ -45,7 +45,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
 
     def describe(exported: Exported) -> dict[str, str]:
         stored = read_stored(paths)
-        compressed = stored.compressed(job.weights_key)
+        compressed = stored.compressed(job.weights_key, weights)
         facts = CardFacts(
             job=job,
             base=loaded.identity,

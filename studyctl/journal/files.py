@@ -1,5 +1,8 @@
 """The journals of a study: one append-only JSON-lines file per attempt, of :mod:`studyctl.contract.records`.
 
+Each has one writer, the worker that runs the attempt. What a runner knows of attempts whose workers are gone is in a file of its
+own: a worker that only seems dead may still write.
+
 A crash can leave a last line that is cut short (even inside a UTF-8 sequence), or zero bytes after a power cut. Such a tail was
 never acknowledged, so it is skipped. Damage anywhere else is an error that names file and line, never a silently shorter study.
 """
@@ -44,23 +47,27 @@ _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 class JournalWriter(AbstractContextManager["JournalWriter"]):
-    """Writes the journal of one attempt; every other process only reads it.
+    """Writes a journal; every other process only reads it.
 
-    An existing file is continued after its last whole record (a runner does so to record that its worker was killed); what a crash
-    left after that is cut off first. All records get ``trial`` and ``attempt`` of the ``attempt_started`` record.
+    An existing file is continued after its last whole record; what a crash left after that is cut off first. All records get
+    ``trial`` and ``attempt`` of the last ``attempt_started`` record.
+
+    Args:
+        path: the file.
+        new: the file must not exist: the journal of an attempt has one writer for ever.
 
     Raises:
-        StudyError: the file cannot be written (disk full, no permission).
+        StudyError: the file cannot be written (disk full, no permission), or exists and is to be new.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, new: bool = False) -> None:
         self.path = path
         self._lock = Lock()
         self._trial, self._attempt = "", -1
         self._seq = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            created = not path.exists()
+            created = new or not path.exists()
             records, self._end = ([], 0) if created else parse(read_plain(path), path)
             for record in records:
                 self._seq = record.seq + 1
@@ -68,7 +75,7 @@ class JournalWriter(AbstractContextManager["JournalWriter"]):
                     self._trial, self._attempt = record.trial, record.attempt
             # A link in a folder that somebody else made could lead anywhere.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._file = os.open(path, flags, 0o666)
+            self._file = os.open(path, flags | (os.O_EXCL if new else 0), 0o666)
             os.ftruncate(self._file, self._end)
             if created:
                 sync_folder(path.parent)

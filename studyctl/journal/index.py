@@ -9,9 +9,11 @@ import json
 import os
 import re
 import stat
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from studyctl.contract.records import (
     AnyRecord,
@@ -23,7 +25,15 @@ from studyctl.contract.records import (
 )
 from studyctl.contract.steps import BATCH_WINDOWS, Step, StepKind
 from studyctl.files import StudyPaths, open_plain, read_plain
-from studyctl.journal.files import MARKERS, RECORDS, check_schema, damaged, decode, unreadable
+from studyctl.journal.files import (
+    MARKERS,
+    RECORDS,
+    JournalTail,
+    check_schema,
+    damaged,
+    decode,
+    unreadable,
+)
 from studyctl.journal.stored import Attempt, Results, Stored, StoredResult, StoredStep
 
 ABOUT = "studyctl.json"
@@ -56,6 +66,9 @@ class Index:
         """Trials with steps of a ``weights_key``."""
         self._changed: set[str] = set()
         """Trials that were read but not gathered, because a later journal could not be read."""
+        self._lost: dict[str, dict[int, _Lost]] = defaultdict(dict)
+        """What runners recorded of attempts whose workers are gone, by trial and attempt."""
+        self._lost_tails: dict[Path, JournalTail] = {}
         self._stored = Stored()
 
     def refresh(self, only: Iterable[tuple[str, int]] | None = None) -> Stored:
@@ -83,15 +96,29 @@ class Index:
                 changed.add(scan.trial)
             if size != scan.size and scan.read_on(size):
                 changed.add(scan.trial)
+        self._read_lost(changed)
         if changed:
             self._stored = self._gather(changed)
             self._changed = set()
         return self._stored
 
+    def _read_lost(self, changed: set[str]) -> None:
+        """Read what runners recorded of lost attempts since the last call; add their trials to ``changed``."""
+        for path in self._paths.all_lost():
+            tail = self._lost_tails.setdefault(path, JournalTail(path))
+            for record in tail.new_records():
+                attempts = self._lost[record.trial]
+                if isinstance(record, AttemptStarted):
+                    check_schema(record, path)
+                    attempts[record.attempt] = _Lost(record)
+                elif (lost := attempts.get(record.attempt)) is not None:
+                    attempts[record.attempt] = lost.with_record(record)
+                changed.add(record.trial)
+
     def _sizes(self, only: Iterable[tuple[str, int]] | None) -> dict[str, int]:
         if only is not None:
             files = [self._paths.attempt_journal(trial, attempt) for trial, attempt in only]
-            return {file.name: file.stat().st_size for file in files if file.exists()}
+            return {file.name: size for file in files if (size := _opened_size(file)) is not None}
         if not self._paths.journal.is_dir():
             return {}
         with os.scandir(self._paths.journal) as entries:
@@ -104,18 +131,18 @@ class Index:
             dict(old.attempts),
             dict(old.last_attempt),
             dict(old.results),
-            dict(old.weights_hash),
             dict(old.loads),
         )
         keys: set[str] = set()
         for trial in trials:
             keys |= {step.weights_key for attempt in old.attempts.get(trial, ()) for step in attempt.steps}
-            scans = sorted(
-                (self._scans[name] for name in self._by_trial[trial]), key=lambda scan: scan.number
+            scans = {self._scans[name].number: self._scans[name] for name in self._by_trial.get(trial, ())}
+            numbers = sorted({*scans, *self._lost.get(trial, ())})
+            attempts = tuple(
+                filter(None, (self._attempt(trial, number, scans.get(number)) for number in numbers))
             )
-            attempts = tuple(scan.attempt for scan in scans if scan.attempt is not None)
             _set(new.attempts, trial, attempts or None)
-            _set(new.last_attempt, trial, scans[-1].number if scans else None)
+            _set(new.last_attempt, trial, numbers[-1] if numbers else None)
             for key in {step.weights_key for attempt in attempts for step in attempt.steps}:
                 self._owners.setdefault(key, set()).add(trial)
                 keys.add(key)
@@ -130,6 +157,32 @@ class Index:
             ]
             _gather_weights(key, steps, new, self._paths)
         return new
+
+    def _attempt(self, trial: str, number: int, scan: "_Scan | None") -> Attempt | None:
+        """Return an attempt as far as its own journal says, and how it ended where only a runner knows that."""
+        attempt, lost = scan.attempt if scan is not None else None, self._lost.get(trial, {}).get(number)
+        if lost is None or (attempt is not None and attempt.finished is not None):
+            return attempt
+        if attempt is None:
+            attempt = Attempt(trial, number, self._paths.attempt_journal(trial, number), lost.started)
+        failures = (*attempt.failures, *([lost.failure] if lost.failure is not None else []))
+        return replace(attempt, open_step=None, failures=failures, finished=lost.finished)
+
+
+class _Lost(NamedTuple):
+    """What a runner recorded of an attempt whose worker is gone."""
+
+    started: AttemptStarted
+    failure: StepFailed | None = None
+    finished: AttemptFinished | None = None
+
+    def with_record(self, record: AnyRecord) -> "_Lost":
+        match record:
+            case StepFailed():
+                return self._replace(failure=record)
+            case AttemptFinished():
+                return self._replace(finished=record)
+        return self
 
 
 class _Scan:
@@ -258,6 +311,17 @@ class _Scan:
         )
 
 
+def _opened_size(file: Path) -> int | None:
+    """Return the size of a journal; None if there is none. It is opened, since only then a network file system asks its server."""
+    try:
+        with open_plain(file) as opened:
+            return os.fstat(opened.fileno()).st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         status = entry.stat()
@@ -281,22 +345,21 @@ def _marked_lines(data: bytes, whole: int) -> Iterator[tuple[int, int]]:
 
 
 def _gather_weights(key: str, steps: list[StoredStep], stored: Stored, paths: StudyPaths) -> None:
-    """Put the current results of one ``weights_key`` into ``stored``; the steps of each trial are oldest first."""
-    steps = _oldest_first(steps)
-    newest = {step.step.kind: step for step in steps}
-    compressed = newest.get(StepKind.COMPRESS)
-    by_key: dict[str, list[StoredStep]] = {}
-    for step in steps:
-        if step.step.kind is StepKind.EXPORT and exported_weights(paths.exported(step.trial)) != key:
-            continue  # the folder was deleted, or holds other weights by now
-        if step.step.kind is not StepKind.LOAD and (
-            compressed is None or step.weights_hash == compressed.weights_hash
-        ):
-            by_key.setdefault(step.step.key or "", []).append(step)
-    results = {step_key: StoredResult.of_steps(same_key) for step_key, same_key in by_key.items()}
-    _set(stored.results, key, Results(results) if results else None)
-    _set(stored.loads, key, newest.get(StepKind.LOAD))
-    _set(stored.weights_hash, key, compressed.weights_hash if compressed is not None else None)
+    """Put the results of one ``weights_key`` into ``stored``; the steps of each trial are oldest first."""
+    by_hash: dict[str | None, dict[str, list[StoredStep]]] = {}
+    load: StoredStep | None = None
+    for step in _oldest_first(steps):
+        if step.step.kind is StepKind.LOAD:
+            load = step
+        elif step.step.kind is not StepKind.EXPORT or exported_weights(paths.exported(step.trial)) == key:
+            # Else the folder was deleted, or holds other weights by now.
+            by_hash.setdefault(step.weights_hash or None, {}).setdefault(step.step.key or "", []).append(step)
+    results = tuple(
+        Results({step_key: StoredResult.of_steps(same) for step_key, same in by_key.items()}, weights_hash)
+        for weights_hash, by_key in by_hash.items()
+    )
+    _set(stored.results, key, results or None)
+    _set(stored.loads, key, load)
 
 
 def _oldest_first(steps: list[StoredStep]) -> list[StoredStep]:

@@ -150,9 +150,11 @@ def _covers(stored: frozenset[Span | None], end: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What is stored of some weights; false if nothing is."""
+    """What is stored of the same weights; false if nothing is."""
 
     by_key: Mapping[str, StoredResult] = field(default_factory=dict)
+    weights_hash: str | None = None
+    """Of the weights that were compressed and measured; None: dense, or not compressed yet."""
 
     def __bool__(self) -> bool:
         return bool(self.by_key)
@@ -169,6 +171,11 @@ class Results:
     def of(self, step: Step) -> StepResult | None:
         """Return the result of a step; None if something of it is not stored."""
         return self.by_key[step.key].of(step) if step.key is not None and self.has(step) else None
+
+    def covered(self, steps: Iterable[Step]) -> tuple[int, int]:
+        """Return how many of these steps are stored, and how many batches of windows of them."""
+        steps = tuple(steps)
+        return sum(map(self.has, steps)), sum(len(self.spans(step)) for step in steps)
 
     def spans(self, step: Step) -> tuple[Span, ...]:
         """Return the batches of windows that are stored of a step, whether they are all of it or not."""
@@ -219,22 +226,37 @@ class Stored:
     """By trial, oldest first."""
     last_attempt: dict[str, int] = field(default_factory=dict)
     """Highest attempt number by trial, including journals without a whole record."""
-    results: dict[str, Results] = field(default_factory=dict)
-    """Current results by ``weights_key``: without those of weights that the last ``compress`` did not reproduce, exports whose
-    folder is gone, and ``load``."""
-    weights_hash: dict[str, str] = field(default_factory=dict)
-    """Hash of the weights that the last ``compress`` made, by ``weights_key``."""
+    results: dict[str, tuple[Results, ...]] = field(default_factory=dict)
+    """By ``weights_key``, for each hash of weights, the oldest first: another kind of processor makes other weights. Without exports
+    whose folder is gone, and without ``load``."""
     loads: dict[str, StoredStep] = field(default_factory=dict)
     """Newest finished ``load`` by ``weights_key``."""
 
-    def results_of(self, weights_key: str | None) -> Results:
-        """Return what is stored for these weights; nothing for None (weights whose sources could not be looked up)."""
-        return self.results.get(weights_key, _NOTHING) if weights_key is not None else _NOTHING
+    def results_of(self, weights_key: str | None, steps: Iterable[Step]) -> Results:
+        """Return the results that count: of one hash of weights, never of several.
 
-    def compressed(self, weights_key: str) -> StoredStep | None:
+        Those that have most of ``steps`` count, of several with as many the oldest; so a late attempt on another kind of processor
+        does not hide finished results.
+
+        Args:
+            weights_key: key of the weights; None (their sources could not be looked up): nothing is stored.
+            steps: what the plan asks for, ``compress`` included.
+        """
+        sets = self.results.get(weights_key, ()) if weights_key is not None else ()
+        if len(sets) < 2:
+            return sets[0] if sets else _NOTHING
+        steps = tuple(steps)
+        return max(sets, key=lambda results: results.covered(steps))
+
+    def compressed(self, weights_key: str, weights_hash: str) -> StoredStep | None:
         """Return the stored ``compress`` step that made these weights."""
-        result = self.results_of(weights_key).by_key.get(weights_key)
-        return result.steps[-1] if result is not None else None
+        for results in self.results.get(weights_key, ()):
+            if (
+                results.weights_hash == weights_hash
+                and (result := results.by_key.get(weights_key)) is not None
+            ):
+                return result.steps[-1]
+        return None
 
     def next_attempt(self, trial: str) -> int:
         """Return the number of a trial's next attempt; the first is 1."""

@@ -67,7 +67,7 @@ def compare(
         if not plan.is_available(trial.variant):
             unavailable.append(trial)
             continue
-        if results := stored.results_of(trial.weights_key):
+        if results := stored.results_of(trial.weights_key, trial.steps):
             missing = results.missing(missing)
         compress, again = (Step(StepKind.COMPRESS, key=trial.weights_key),), False
         if trial.weights_key in results.by_key:

@@ -1,20 +1,61 @@
-"""The devices that a study runs on and their speed, found without importing torch."""
+"""The devices that a study runs on and their speed, found without importing torch: those of this machine, or of a profile's workers."""
 
 import os
 import time
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from studyctl.errors import SpecError
 from studyctl.gpus import torch_can_use_gpus, visible_gpus
+from studyctl.sources.dtypes import resolve_dtype
+from studyctl.spec.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the workers of a study run, as far as its plan depends on it."""
+
+    devices: list[str]
+    """One worker each: ``cpu``, ``cuda:0`` ...; a cluster's workers each see one GPU, ``cuda:0``."""
+    dtype: str | None = None
+    """What ``auto`` means there; None: what this machine's processors say."""
+    threads: int | None = None
+    """Of a worker; None: they share the cores of this machine."""
+    host_bytes: int | None = None
+    """Memory of a worker; None: they share that of this machine."""
+    device_bytes: int | None = None
+    """Memory of a GPU; None: not said."""
+    seconds: float | None = None
+    """How long a worker may live; None: no limit is set."""
+
+    def dtype_of(self, dtype: str) -> str:
+        """Return the dtype that one of a spec means here."""
+        if dtype == "auto" and self.dtype is not None:
+            return self.dtype
+        return resolve_dtype(dtype, self.devices[0] if self.devices else "cpu")
+
+
+def place_of(profile: Profile) -> Place:
+    """Return where a profile's workers run: the same on every machine that plans for them."""
+    worker = profile.worker
+    on_gpu = worker.device == "cuda"
+    return Place(
+        devices=["cuda:0" if on_gpu else "cpu"] * profile.max_workers,
+        dtype=worker.dtype or ("bfloat16" if on_gpu else "float32"),
+        threads=worker.cpus,
+        host_bytes=worker.memory,
+        device_bytes=worker.gpu_memory if on_gpu else None,
+        seconds=worker.time,
+    )
 
 
 def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
-    """Return the devices that ``execution.devices`` means on this machine, one worker each.
+    """Return the devices that ``execution.devices`` means on this machine, one worker each; ``cpu`` may be named several times.
 
     Raises:
-        SpecError: a GPU is asked for that this machine does not have.
+        SpecError: a GPU is asked for that this machine does not have, or twice.
     """
     names: list[str] = []
     for entry in (devices,) if isinstance(devices, str) else devices:
@@ -30,7 +71,9 @@ def resolve_devices(devices: str | tuple[str, ...]) -> list[str]:
                 f"device `{name}` is not on this machine (GPUs found: {', '.join(gpus) or 'none'})",
                 hint=_why_not(),
             )
-    return list(dict.fromkeys(names))
+    if twice := next((name for name in names if name != "cpu" and names.count(name) > 1), ""):
+        raise SpecError(f"device `{twice}` is named twice: a GPU has one worker", hint="name each GPU once")
+    return names
 
 
 def _why_not() -> str:

@@ -45,7 +45,12 @@ class Estimate:
     """Part of it: compressing what was compressed before, since the weights were not kept."""
     measured: bool
     """Whether the time is corrected by this study's own trials; else it is from sizes alone."""
+    longest_seconds: float | None
+    """Of the trial that takes longest; None where workers have no time limit."""
     host_bytes: int
+    """Of all workers."""
+    worker_bytes: int
+    """Of one worker."""
     device_bytes: int
     """0 on a CPU."""
     disk_bytes: int
@@ -57,13 +62,18 @@ def estimate(plan: StudyPlan, comparison: Comparison, stored: Stored) -> Estimat
     trials = [todo.trial for todo in comparison.todo]
     memory = [peak_bytes(plan, trial) for trial in trials]
     workers = max(1, min(len(plan.devices), len(trials)))
+    longest = None
+    if plan.place.seconds is not None:
+        longest = max((clock.trial_seconds(trial.id) for trial in trials), default=0.0)
     return Estimate(
         again_seconds=clock.estimate(
             [(todo.trial.id, StepId(StepKind.COMPRESS)) for todo in comparison.todo if todo.again]
         ),
         seconds=clock.estimate() + LOAD_SECONDS * len({trial.model.index for trial in trials}) / workers,
         measured=clock.seconds_left() is not None,
+        longest_seconds=longest,
         host_bytes=workers * max((host for host, _ in memory), default=0),
+        worker_bytes=max((host for host, _ in memory), default=0),
         device_bytes=max((device for _, device in memory), default=0),
         disk_bytes=_disk_bytes(plan, comparison),
     )
@@ -97,20 +107,25 @@ class Clock:
         self._ratios: dict[StepClass, deque[float]] = defaultdict(lambda: deque(maxlen=64))
         """Measured over estimated seconds of the latest steps of each class."""
         self._pending: dict[tuple[str, StepId], _Pending] = {}
+        self._steps: dict[str, list[StepId]] = defaultdict(list)
+        """The steps of each trial."""
         self._running: dict[str, tuple[Step, float, float]] = {}
         """By trial: the step, when it began, and the fraction that it reports as done."""
         for trial in plan.trials if stored.results else ():
+            results = stored.results_of(trial.weights_key, trial.steps)
             for step in trial.steps:
-                result = stored.results_of(trial.weights_key).of(step)
+                result = results.of(step)
                 if result is not None and result.seconds is not None:
                     self._learn(_classes_of(trial, step), result.seconds, _seconds(plan, trial, step))
         for trial, steps, *_ in comparison.todo:
+            results = stored.results_of(trial.weights_key, trial.steps)
             for step in steps:
                 windows = _windows(plan, step)
-                spans = stored.results_of(trial.weights_key).spans(step) if windows else ()
+                spans = results.spans(step) if windows else ()
                 missing = windows - sum(max(0, min(last, windows) - first) for first, last in spans)
                 seconds = _seconds(plan, trial, step) * (missing / windows if windows else 1.0)
                 self._pending[trial.id, step.id] = _Pending(_classes_of(trial, step), seconds, missing)
+                self._steps[trial.id].append(step.id)
 
     def record(self, record: Record) -> None:
         """Take a worker's record into account."""
@@ -141,6 +156,10 @@ class Clock:
     def seconds_left(self) -> float | None:
         """Return the seconds that are left; None before any step was measured."""
         return self.estimate() if self._ratios else None
+
+    def trial_seconds(self, trial: str) -> float:
+        """Return the seconds that are left of one trial, on one worker."""
+        return self.estimate([(trial, step) for step in self._steps.get(trial, ())])
 
     def estimate(self, steps: Collection[tuple[str, StepId]] | None = None) -> float:
         """Return the seconds that are left for some steps of trials, or for all; from sizes alone if nothing was measured."""

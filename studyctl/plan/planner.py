@@ -32,12 +32,11 @@ from studyctl.plan.checks import (
     check_walk,
     too_short,
 )
-from studyctl.plan.devices import resolve_devices
+from studyctl.plan.devices import Place, resolve_devices
 from studyctl.plan.hypotheses import resolve_hypotheses
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
 from studyctl.plan.variants import Variant, expand_variants
 from studyctl.sources.checkpoints import identify_checkpoint
-from studyctl.sources.dtypes import resolve_dtype
 from studyctl.sources.ids_files import identify_ids
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.task_files import identify_task
@@ -68,7 +67,7 @@ class StudyPlan:
     models: list[PlannedModel]
     variants: list[Variant]
     trials: list[Trial]
-    devices: list[str]
+    place: Place
     texts: Mapping[tuple[str, str, str], TextIdentity]
     """By source, purpose, language."""
     tasks: Mapping[str, TaskIdentity]
@@ -79,6 +78,11 @@ class StudyPlan:
     missing: Mapping[str, str] = field(default_factory=dict)
     """For each variant that cannot be made on this machine now, by name: what is missing."""
     hypotheses: Sequence[PlannedHypothesis] = ()
+
+    @property
+    def devices(self) -> list[str]:
+        """Return the devices that it runs on, one worker each; empty if one of them does not exist."""
+        return self.place.devices
 
     @property
     def errors(self) -> list[Problem]:
@@ -115,9 +119,14 @@ class StudyPlan:
             raise SpecError(self.errors)
 
 
-def make_plan(document: Document) -> StudyPlan:
-    """Look up and check everything that the spec names; its problems are in the plan."""
-    return _Planner(document).plan()
+def make_plan(document: Document, place: Place | None = None) -> StudyPlan:
+    """Look up and check everything that the spec names; its problems are in the plan.
+
+    Args:
+        document: the spec.
+        place: where its workers run; None: on the devices of this machine that the spec names.
+    """
+    return _Planner(document, place).plan()
 
 
 @dataclass
@@ -125,6 +134,7 @@ class _Planner:
     """Looks up everything once, and collects problems."""
 
     document: Document
+    place: Place | None
     problems: list[Problem] = field(default_factory=list)
     texts: dict[tuple[str, str, str], TextIdentity] = field(default_factory=dict)
     tasks: dict[str, TaskIdentity] = field(default_factory=dict)
@@ -133,9 +143,11 @@ class _Planner:
         document, spec = self.document, self.document.spec
         variants, problems = expand_variants(document)
         self.problems += problems
-        devices = self._try(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
-        device = devices[0] if devices else "cpu"
-        models = [self._model(index, model, variants, device) for index, model in enumerate(spec.models)]
+        place = self.place
+        if place is None:
+            devices = self._try(lambda: resolve_devices(spec.execution.devices), ("execution", "devices"))
+            place = Place(devices or [])
+        models = [self._model(index, model, variants, place) for index, model in enumerate(spec.models)]
         self._warn_of_twins(models)
         for variant in variants:
             if not any(variant.applies_to(model.id) for model in spec.models):
@@ -145,19 +157,17 @@ class _Planner:
         self.problems += check_backends(document, variants)
         hypotheses, problems = resolve_hypotheses(document, variants, self.tasks)
         self.problems += problems
-        missing = missing_here(variants, devices or [])
+        missing = missing_here(variants, place.devices)
         names: dict[str, list[str]] = defaultdict(list)
         for name, what in missing.items():
             names[what].append(name)
         notes = [f"{what}; not run without it: {', '.join(names[what])}" for what in names]
-        if spec.execution.executor != "local":
-            notes.append(f"executor `{spec.execution.executor}` is not available yet: runs locally")
         return StudyPlan(
             document,
             models,
             variants,
             make_trials(models, variants, spec.study.seeds),
-            devices or [],
+            place,
             self.texts,
             self.tasks,
             list(dict.fromkeys(self.problems)),  # many variants and models have the same problem
@@ -178,7 +188,7 @@ class _Planner:
                 what = f"`{model.spec.id}` has the same files as `{other}`: it is measured twice"
                 self._add(what, ("models", model.index, "id"), severity="warning")
 
-    def _model(self, index: int, model: Model, variants: list[Variant], device: str) -> PlannedModel:
+    def _model(self, index: int, model: Model, variants: list[Variant], place: Place) -> PlannedModel:
         document, loc = self.document, ("models", index, "id")
         variants = [variant for variant in variants if variant.applies_to(model.id)]
         identity = self._identify(lambda: identify_model(model, document.base), loc, f"model `{model.id}`")
@@ -195,7 +205,7 @@ class _Planner:
             index,
             model,
             identity,
-            resolve_dtype(model.dtype, device),
+            place.dtype_of(model.dtype),
             calibrations={
                 calibration: self._calibration(calibration, table, model, identity, inverted=inverted)
                 for (calibration, table), inverted in asked.items()

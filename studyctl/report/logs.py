@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from studyctl.contract.records import Progress
+from studyctl.contract.records import AttemptFinished, Progress, StepFailed
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalTail
@@ -45,6 +45,7 @@ class _Follower:
         for path in self._attempts()[-1:]:
             self._tails[path] = JournalTail(path)
         self._old = set(self._attempts()) - self._tails.keys()
+        self._lost: dict[Path, JournalTail] = {}
 
     def _attempts(self) -> list[Path]:
         """Return the journals, oldest first."""
@@ -63,7 +64,17 @@ class _Follower:
                 if text:
                     self.console.print(Text(f"{record.at[11:19]} {text}"), soft_wrap=True)
             self._print_log(self.paths.logs / f"{path.stem}.log")
+        self._print_lost()
         return bool(self._tails)
+
+    def _print_lost(self) -> None:
+        """Print what runners recorded of these attempts, whose workers are gone."""
+        for path in self.paths.all_lost():
+            for record in self._lost.setdefault(path, JournalTail(path)).new_records():
+                journal = self.paths.attempt_journal(record.trial, record.attempt)
+                text = self._lines.of(record) if isinstance(record, StepFailed | AttemptFinished) else None
+                if text and journal in self._tails:
+                    self.console.print(Text(f"{record.at[11:19]} {text}"), soft_wrap=True)
 
     def _print_log(self, path: Path) -> None:
         try:

@@ -1,6 +1,7 @@
 """``studyctl watch`` without a terminal: lines of what happens, until the run ends."""
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class _Watch:
         self._overall = _counts(snapshot)
         attempts = snapshot.runner.attempts if snapshot.runner is not None else ()
         running = {self._paths.attempt_journal(attempt["trial"], attempt["attempt"]) for attempt in attempts}
-        self._old = set(self._paths.journal.glob("*.jsonl")) - running
+        self._old = set(self._journals()) - running
         for path in running:
             self._tails[path] = JournalTail(path)
             for record in self._tails[path].new_records():
@@ -111,14 +112,20 @@ class _Watch:
                 position = f"  {trial.unit} {trial.done:g}/{trial.total:g}" if trial.total else ""
                 _print(self._console, f"▶ {trial.trial}  {trial.step}{position}")
 
+    def _journals(self) -> Iterator[Path]:
+        """Yield the journals of attempts, and those of runners about attempts whose workers are gone."""
+        yield from self._paths.journal.glob("*.jsonl")
+        yield from self._paths.all_lost()
+
     def print_new(self, snapshot: Snapshot) -> None:
         """Print what is new since the last call."""
-        began = set(self._paths.journal.glob("*.jsonl")) - self._old - self._tails.keys()
+        began = set(self._journals()) - self._old - self._tails.keys()
         self._tails |= {path: JournalTail(path) for path in sorted(began)}
         for path, tail in list(self._tails.items()):
             for record in tail.new_records():
-                self._take(record)
-                if isinstance(record, AttemptFinished):
+                if path.suffix == ".jsonl" or not isinstance(record, AttemptStarted):
+                    self._take(record)
+                if path.suffix == ".jsonl" and isinstance(record, AttemptFinished):
                     del self._tails[path]
                     self._old.add(path)
         now = time.monotonic()

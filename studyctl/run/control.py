@@ -9,18 +9,17 @@ from uuid import uuid4
 
 import msgspec
 
+from studyctl.contract.job import StopWhen
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, write_atomic
 from studyctl.store.holder import living_runner
-
-StopWhen = Literal["after_step", "now"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request to the runner."""
 
-    kind: Literal["stop", "retry", "spec"]
+    kind: Literal["stop", "retry", "spec", "drain"]
     when: StopWhen = "after_step"
     trial: str = ""
     """For ``retry``: the trial; empty for every failed one."""
@@ -29,6 +28,8 @@ class Request:
     only: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
     """For ``spec``: the additional part of the study to run; see :class:`~studyctl.run.selection.Selection`."""
+    worker: str = ""
+    """For ``drain``: the worker that leaves after its attempt."""
 
 
 def send(paths: StudyPaths, request: Request) -> None:
@@ -82,6 +83,23 @@ def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
         return None
     send(paths, Request("retry", trial=trial))
     return f"asked the runner of {paths.name} to try {trial or 'what failed'} again"
+
+
+def ask_to_drain(paths: StudyPaths, worker: str) -> str:
+    """Ask the runner of a study to let a worker leave after its attempt; return a message that says so.
+
+    Raises:
+        StudyError: nobody runs it, or the folder cannot be written.
+    """
+    holder = living_runner(paths)
+    if holder is None:
+        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
+    names = [state.name for state in holder.workers]
+    if worker not in names:
+        hint = f"workers are {', '.join(names)}" if names else "it has no workers now"
+        raise StudyError(f"study `{paths.name}` has no worker `{worker}`", hint=hint)
+    send(paths, Request("drain", worker=worker))
+    return f"asked worker {worker} of {paths.name} to leave after its trial"
 
 
 def start_in_background(spec: Path, only: str = "") -> str:

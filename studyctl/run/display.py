@@ -23,6 +23,7 @@ from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import Clock
 from studyctl.report.lines import Lines, position_of, progress_line
 from studyctl.units import duration_text
+from studyctl.workers.pool import Worker
 
 PROGRESS_SECONDS = 60.0
 
@@ -46,9 +47,10 @@ class Display:
         self.trials, self.done, self.failures = len(comparison.todo), 0, 0
         self.message(f"{study}: {self.trials} trials, {comparison.steps_to_run} steps to run")
 
-    def started(self, job: Job) -> None:
+    def started(self, job: Job, worker: Worker) -> None:
         """Print that a trial was given to a worker."""
-        self.message(f"▶ {job.trial} on {job.device} (attempt {job.attempt})")
+        where = f"{worker.name} on {worker.host}" if worker.host else worker.name
+        self.message(f"▶ {job.trial} on {where} (attempt {job.attempt})")
 
     def record(self, record: AnyRecord) -> None:
         """Print the end of steps and attempts, warnings, and now and then progress."""
@@ -124,7 +126,7 @@ class LiveDisplay(Display):
         self._study.reset(self._total, total=max(1, comparison.steps_to_run), description=study)
         self._live.start()
 
-    def started(self, job: Job) -> None:
+    def started(self, job: Job, worker: Worker) -> None:
         """Add a bar."""
         self._shown.pop(job.trial, None)
         self._bars[job.trial] = self._steps.add_task(f"{job.trial}  load", total=None, note="")

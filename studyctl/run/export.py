@@ -34,12 +34,13 @@ from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.trials import Trial
 from studyctl.report.lines import Lines, progress_line
 from studyctl.run.jobs import make_job
-from studyctl.run.workers import Worker, Workers
-from studyctl.signals import how_it_ended, on_stop_signal
+from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import load_spec
 from studyctl.store.holder import Pulse
 from studyctl.store.studies import find_trial
 from studyctl.units import bytes_text
+from studyctl.workers.local import LocalPool
+from studyctl.workers.pool import Ended, Worker
 
 _STOPPED = "the export was stopped; nothing was written"
 
@@ -119,7 +120,7 @@ def _check_trial(paths: StudyPaths, plan: StudyPlan, trial: Trial, stored: Store
     parts = {planned.trial: planned.parts for planned in saved.trials} if saved else {}
     if (before := parts.get(trial.id)) and (changed := what_changed(before, trial.parts())):
         raise SpecError(f"`{trial.id}` has changed since it was run: {changed}", hint=f"{again}, then export")
-    if not trial.is_dense and trial.weights_key not in stored.weights_hash:
+    if not trial.is_dense and stored.results_of(trial.weights_key, trial.steps).weights_hash is None:
         raise SpecError(f"`{trial.id}` has not been compressed yet", hint=f"{again} --only {trial.id}")
 
 
@@ -129,7 +130,7 @@ class _Export:
     def __init__(self, paths: StudyPaths, job: Job, console: Console) -> None:
         self.job, self.console = job, console
         self.log = paths.attempt_log(job.trial, job.attempt)
-        self.workers = Workers(paths.runner_log)
+        self.pool = LocalPool([job.device], paths.runner_log)
         self._lines = Lines()
         self._exported: ExportFacts | None = None
         self._failure: StudyError | None = None
@@ -143,18 +144,20 @@ class _Export:
         assert self.job.export_to is not None
         try:
             with (
-                closing(self.workers),
+                closing(self.pool),
                 on_stop_signal(self._stop),
                 self.console.status(Text(f"{self.job.trial}  load")) as status,
             ):
-                self.workers.start(self.job)
-                while self.workers.running:
-                    for worker, record in self.workers.events():
-                        if record is not None:
-                            self._take(worker, record, status)
-                        elif worker.job is not None and self._failure is None:
-                            self._failure = self._death(worker)
-                    self.workers.pass_on_stop()
+                (worker,) = self.pool.free(1)
+                self.pool.start(worker, self.job)
+                while worker.job is not None:
+                    for _, event in self.pool.events():
+                        if not isinstance(event, Ended):
+                            self._take(worker, event, status)
+                        elif worker.job is not None:
+                            worker.job = None
+                            self._failure = self._failure or self._death(event)
+                    self.pool.pass_on_stop()
         finally:
             remove_leftovers(self.job.export_to)
         if self._failure is not None:
@@ -163,13 +166,12 @@ class _Export:
         return self._exported
 
     def _stop(self, _: int) -> None:
-        self.workers.stop = "now"
+        self.pool.stop = "now"
 
-    def _death(self, worker: Worker) -> StudyError:
-        if self.workers.stop is not None:
+    def _death(self, end: Ended) -> StudyError:
+        if self.pool.stop is not None:
             return StoppedError(_STOPPED)
-        end = how_it_ended("the worker", worker.process.returncode)
-        return StudyError(f"the export failed: {end}", hint=f"see {self.log}")
+        return StudyError(f"the export failed: {end.how}", hint=f"see {self.log}")
 
     def _take(self, worker: Worker, record: AnyRecord, status: Status) -> None:
         """Show a record, and keep the result or the failure of the export."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +25,7 @@ from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths, file_lock, machine, write_atomic
 from studyctl.store import holder
 from studyctl.store.holder import Lease, Owner, Pulse, process_started, read_holder, read_lease
+from studyctl.workers.pool import PoolState
 
 
 class Hold:
@@ -45,6 +46,11 @@ class Hold:
         )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._count, name="lease", daemon=True)
+
+    @property
+    def token(self) -> str:
+        """Return the name of this hold; no two are equal."""
+        return self._lease.token
 
     def take(self, pulse: Pulse) -> None:
         """Make the lease, or replace that of a holder that is dead.
@@ -158,7 +164,7 @@ def _held(paths: StudyPaths, owner: Owner | None) -> HeldError:
 def write_heartbeat(
     paths: StudyPaths,
     since: datetime,
-    attempts: list[dict[str, object]],
+    pool: PoolState,
     seconds_left: float | None = None,
 ) -> None:
     """Write ``runner.json``: what the runner of this process runs, and the load of its host. The study is held."""
@@ -171,7 +177,11 @@ def write_heartbeat(
         "since": since.isoformat(),
         "token": lease.token if lease else "",
         "heartbeat": datetime.now(UTC).isoformat(),
-        "attempts": attempts,
+        "attempts": [
+            {"trial": worker.trial, "attempt": worker.attempt} for worker in pool.workers if worker.trial
+        ],
+        "workers": [asdict(worker) for worker in pool.workers],
+        "waiting": [asdict(worker) for worker in pool.waiting],
         "seconds_left": seconds_left,
         "memory_bytes": memory.total - memory.available,
         "memory_total_bytes": memory.total,

@@ -1,7 +1,7 @@
 """Choosing the next trial for a free worker, and making its job."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from studyctl.contract.job import Job, TaskProtocol, TextProtocol
 from studyctl.contract.limits import batch_tokens
@@ -14,23 +14,57 @@ from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import PlannedModel, Trial
 
 
-def choose(todo: Mapping[str, Todo], running: Iterable[Trial], held_model: str | None) -> Todo | None:
-    """Return the trial to run next, or None if all that are left must wait.
+class Queue:
+    """The trials that wait for a worker, by model: choosing one takes as long as there are models."""
 
-    A model's dense trial comes before its variants, which are compared with it and use its hidden states. Trials of the
-    model that the worker holds in memory come first, then those of models that no worker runs.
-    """
-    at_work = {trial.model.index for trial in running}
-    dense = {trial.model.index for trial in running if trial.is_dense}
-    dense |= {entry.trial.model.index for entry in todo.values() if entry.trial.is_dense}
+    def __init__(self, entries: Iterable[Todo] = ()) -> None:
+        self._dense: dict[int, Todo] = {}
+        """By the index of their model; a model has one."""
+        self._variants: dict[int, dict[str, Todo]] = {}
+        """By the index of their model, and by name."""
+        for entry in entries:
+            self.add(entry)
 
-    def rank(entry: Todo) -> tuple[bool, bool]:
-        identity = entry.trial.model.identity
-        is_held = held_model is not None and identity is not None and identity.key == held_model
-        return not is_held, entry.trial.model.index in at_work
+    def __len__(self) -> int:
+        return len(self._dense) + sum(map(len, self._variants.values()))
 
-    ready = (entry for entry in todo.values() if entry.trial.is_dense or entry.trial.model.index not in dense)
-    return min(ready, key=rank, default=None)
+    def add(self, entry: Todo) -> None:
+        """Add a trial behind the others of its model."""
+        if entry.trial.is_dense:
+            self._dense[entry.trial.model.index] = entry
+        else:
+            self._variants.setdefault(entry.trial.model.index, {})[entry.trial.id] = entry
+
+    def remove(self, entry: Todo) -> None:
+        """Remove a trial."""
+        index = entry.trial.model.index
+        if entry.trial.is_dense:
+            del self._dense[index]
+        else:
+            del self._variants[index][entry.trial.id]
+            if not self._variants[index]:
+                del self._variants[index]
+
+    def next(self, running: Collection[Trial], held_model: str | None) -> Todo | None:
+        """Return the trial to run next, or None if all that are left must wait.
+
+        A model's dense trial comes before its variants, which are compared with it and use its hidden states. Trials of the
+        model that the worker holds in memory come first, then those of models that no worker runs.
+        """
+        at_work = {trial.model.index for trial in running}
+        dense_at_work = {trial.model.index for trial in running if trial.is_dense}
+
+        def rank(entry: Todo) -> tuple[bool, bool, int]:
+            identity, index = entry.trial.model.identity, entry.trial.model.index
+            is_held = held_model is not None and identity is not None and identity.key == held_model
+            return not is_held, index in at_work, index
+
+        ready = [
+            next(iter(variants.values()))
+            for index, variants in self._variants.items()
+            if index not in self._dense and index not in dense_at_work
+        ]
+        return min((*self._dense.values(), *ready), key=rank, default=None)
 
 
 def make_job(
@@ -41,7 +75,7 @@ def make_job(
     model, variant = trial.model, trial.variant
     if model.identity is None or model.identity.key is None or trial.weights_key is None or dense_key is None:
         raise StudyError(f"trial {trial.id}: its model or texts could not be looked up")
-    results = stored.results_of(trial.weights_key)
+    results = stored.results_of(trial.weights_key, trial.steps)
     walked = [other for other in plan.variants if other.applies_to(model.spec.id) and other.is_walked]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Job(
@@ -62,7 +96,7 @@ def make_job(
         weights_key=trial.weights_key,
         dense_key=dense_key,
         checkpoint=trial.checkpoint,
-        weights_hash=stored.weights_hash.get(trial.weights_key),
+        weights_hash=results.weights_hash,
         steps=todo.steps,
         evaluations=model.steps,
         measured={step.key: results.spans(step) for step in todo.steps if step.windows and step.key},
@@ -70,7 +104,7 @@ def make_job(
         task=_task_protocol(plan, model),
         device=device,
         dtype=model.dtype,
-        threads=max(1, cores // len(plan.devices)),
+        threads=plan.place.threads or max(1, cores // len(plan.devices)),
         batch_tokens=batch_tokens(device),
         is_compressed=bool(walked),
         is_calibrated=any(other.settings.needs_data for other in walked),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from studyctl.errors import StudyError
 from studyctl.journal.index import Index
 from studyctl.run.hold import Hold
 from studyctl.store.publish import Published, publish
@@ -17,13 +18,22 @@ class Publisher:
     """Rebuilds the database when there is something new and the last rebuild was long enough ago."""
 
     def __init__(self, held: Hold) -> None:
-        self.dirty = False
-        """Whether there is something new to publish."""
+        self._new: set[tuple[str, int]] | None = None
+        """Attempts whose journals have something new; None: any."""
+        self._dirty = False
         self._held = held
         self._index = Index(held.paths)  # not the runner's: it is used in the thread
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._at_work: Future[Published] | None = None
         self._next = 0.0
+
+    def changed(self, trial: str = "", attempt: int = 0) -> None:
+        """Publish when it is due: an attempt has something new, or without one, anything may have."""
+        self._dirty = True
+        if not trial:
+            self._new = None
+        elif self._new is not None:
+            self._new.add((trial, attempt))
 
     def tick(self, running: Iterable[str]) -> None:
         """Start publishing if it is due; ``running``: trials that workers are running.
@@ -34,10 +44,10 @@ class Publisher:
         """
         if self._at_work is not None and self._at_work.done():
             self._collect()
-        if self.dirty and self._at_work is None and time.monotonic() >= self._next:
-            self.dirty = False
+        if self._dirty and self._at_work is None and time.monotonic() >= self._next:
+            new, self._new, self._dirty = self._new, set(), False
             self._at_work = self._pool.submit(
-                publish, self._held.paths, frozenset(running), self._index, self._held.check
+                publish, self._held.paths, frozenset(running), self._index, self._held.check, new
             )
 
     def finish(self) -> None:
@@ -47,7 +57,8 @@ class Publisher:
             StudyError: it failed.
         """
         self._collect()
-        self.dirty, self._next = True, 0.0
+        self.changed()
+        self._next = 0.0
         self.tick(())
         self._collect()
         self._pool.shutdown()
@@ -56,5 +67,9 @@ class Publisher:
         if self._at_work is not None:
             ended, self._at_work = self._at_work, None
             self._next = time.monotonic() + LEAST_PAUSE_SECONDS
-            seconds = ended.result().seconds
+            try:
+                seconds = ended.result().seconds
+            except StudyError:
+                self._new = None  # nobody knows how far it came
+                raise
             self._next = time.monotonic() + max(LEAST_PAUSE_SECONDS, PAUSE_FACTOR * seconds)

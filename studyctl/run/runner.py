@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from studyctl.contract.job import Job
 from studyctl.contract.plan import read_plan, write_plan
 from studyctl.contract.records import (
     AnyRecord,
@@ -20,7 +21,7 @@ from studyctl.files import write_atomic
 from studyctl.journal.files import JournalWriter
 from studyctl.journal.hypotheses import declare
 from studyctl.journal.index import Index
-from studyctl.plan.compare import Todo, compare
+from studyctl.plan.compare import compare
 from studyctl.plan.estimate import Clock
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import planned, source_of
@@ -28,16 +29,19 @@ from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
 from studyctl.run.hold import Hold, write_heartbeat
-from studyctl.run.jobs import choose, make_job
+from studyctl.run.jobs import Queue, make_job
 from studyctl.run.publisher import Publisher
 from studyctl.run.selection import Selection
-from studyctl.run.workers import Worker, Workers
-from studyctl.signals import how_it_ended
+from studyctl.signals import last_lines
 from studyctl.spec.loading import load_spec, self_contained
-from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
+from studyctl.work.memory import OUT_OF_MEMORY_HINT
 from studyctl.work.recorder import describe_attempt
+from studyctl.workers.local import LocalPool
+from studyctl.workers.pool import Ended, Pool, Worker
 
 HEARTBEAT_SECONDS = 2.0
+MOST_FALSE_STARTS = 3
+"""Workers in a row that ended before their first job: then something is wrong with all of them."""
 _WRITE_HINT = "make room or make the folder writable, and run again: everything that was measured is stored"
 _STOPPING = {
     "after_step": "stopping after the running steps (Ctrl-C again: at once)",
@@ -63,16 +67,21 @@ class Outcome:
 class Runner:
     """Runs one study, which its caller holds, until everything is stored."""
 
-    def __init__(self, held: Hold, plan: StudyPlan, selection: Selection, display: Display) -> None:
+    def __init__(
+        self, held: Hold, plan: StudyPlan, selection: Selection, display: Display, pool: Pool | None = None
+    ) -> None:
+        """Take a plan; ``pool``: the workers; None: those of this machine that it names."""
         self.held, paths = held, held.paths
         self.paths = paths
         self.plan = plan
+        self._place = plan.place if pool is not None else None
+        """Where edited specs are planned for; None: on the devices that they name."""
         self.selections = [selection]
         """The run's own and those that came with edited specs; a trial that is in any of them is run."""
         self.display = display
         self.outcome = Outcome()
-        self.workers = Workers(paths.runner_log)
-        self.todo: dict[str, Todo] = {}
+        self.pool = pool or LocalPool(plan.devices, paths.runner_log)
+        self.todo = Queue()
         self._index = Index(paths)
         self._publisher = Publisher(held)
         self._failures: Counter[str] = Counter()
@@ -81,7 +90,10 @@ class Runner:
         self._overtaken: set[str] = set()
         """Trials that were running under an older spec when an edited one was applied."""
         self._since = datetime.now(UTC)
-        self._oom_kills = kernel_oom_kills()
+        self._lost: JournalWriter | None = None
+        """What this runner knows of attempts whose workers are gone; no worker writes it, so no two processes write one journal."""
+        self._false_starts = 0
+        """Workers in a row that ended before their first job."""
         self._next_heartbeat = 0.0
         """When the next heartbeat is due; set to 0 when attempts begin or end."""
         self._fatal = ""
@@ -101,32 +113,37 @@ class Runner:
             self._loop()
         except OSError as error:
             raise StudyError(f"cannot write {self.paths.root}: {error.strerror}", hint=_WRITE_HINT) from error
+        except HeldError:
+            self.pool.abandon()
+            raise
         finally:
-            self.workers.close()
+            self.pool.close()
+            if self._lost is not None:
+                self._lost.close()
             self.display.end()
         if self._fatal:
             raise StudyError(self._fatal, hint=_WRITE_HINT)
         self._publisher.finish()
-        self.outcome.stopped = self.workers.stop is not None
+        self.outcome.stopped = self.pool.stop is not None
         return self.outcome
 
     def request_stop(self, number: int) -> None:
         """Stop on a signal: after the running steps on a first Ctrl-C, else at once, since who sends others kills soon."""
-        waits = number == signal.SIGINT and self.workers.stop is None
-        self.workers.stop = "after_step" if waits else "now"
+        waits = number == signal.SIGINT and self.pool.stop is None
+        self.pool.stop = "after_step" if waits else "now"
 
     def _loop(self) -> None:
         while not self._fatal:
             self._assign()
-            if not self.workers.running:
+            if not self.pool.running:
                 self._take_requests()  # some may have come while the last trial ended
-                if not self.todo or self.workers.stop:
+                if not self.todo or self.pool.stop:
                     return
-            for worker, record in self.workers.events():
-                if record is None:
-                    self._worker_ended(worker)
+            for worker, event in self.pool.events():
+                if isinstance(event, Ended):
+                    self._worker_ended(worker, event)
                 else:
-                    self._record(worker, record)
+                    self._record(worker, event)
             self._tick()
 
     def _tick(self) -> None:
@@ -134,13 +151,12 @@ class Runner:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
             self.held.check()
-            attempts = self.workers.describe()
-            write_heartbeat(self.paths, self._since, attempts, self._clock.seconds_left())
+            write_heartbeat(self.paths, self._since, self.pool.state(), self._clock.seconds_left())
         self._take_requests()
-        if self.workers.pass_on_stop() and self.workers.stop:
-            self.display.message(_STOPPING[self.workers.stop])
+        if self.pool.pass_on_stop() and self.pool.stop:
+            self.display.message(_STOPPING[self.pool.stop])
         try:
-            self._publisher.tick(self.workers.running)
+            self._publisher.tick(self.pool.running)
         except HeldError:
             raise
         except StudyError as error:  # the journals have it all
@@ -157,17 +173,21 @@ class Runner:
         comparison = compare(plan, self._stored, saved, self.paths.all_weights())
         text = self_contained(plan.document)
         write_atomic(self.paths.spec, text)
-        write_plan(planned(plan, text, source_of(plan.document, self.paths, saved)), self.paths)
+        self._planned = planned(plan, text, source_of(plan.document, self.paths, saved))
+        write_plan(self._planned, self.paths)
         declare(self.paths, plan.hypotheses)
         self.plan = plan
-        self._publisher.dirty = True
+        if isinstance(self.pool, LocalPool):
+            self.pool.use(plan.devices)
+        self._publisher.changed()
+        self._trials = {trial.id: trial for trial in plan.trials}
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
-        running = self.workers.running
+        running = self.pool.running
         self._overtaken.update(running)
         comparison = replace(
             comparison, todo=[todo for todo in comparison.todo if self._is_asked(todo.trial)]
         )
-        self.todo = {todo.trial.id: todo for todo in comparison.todo if todo.trial.id not in running}
+        self.todo = Queue(todo for todo in comparison.todo if todo.trial.id not in running)
         self._clock = Clock(plan, comparison, self._stored)
         if self.todo:
             self.display.begin(self.paths.name, comparison, self._clock)
@@ -187,15 +207,17 @@ class Runner:
                     if self.outcome.failed.pop(name, None) is not None:
                         self._failures[name] = 0
                         self._requeue(name)
-            elif self.workers.stop != "now":
-                self.workers.stop = request.when
+            elif request.kind == "drain":
+                self.display.message(self.pool.drain(request.worker))
+            elif self.pool.stop != "now":
+                self.pool.stop = request.when
 
     def _take_spec(self, request: Request) -> None:
         """Apply a spec that was edited while the study runs, and run its selection as well."""
         handed = self.paths.control / "handed.toml"
         write_atomic(handed, request.spec)
         try:
-            plan = make_plan(load_spec(handed))
+            plan = make_plan(load_spec(handed), self._place)
             plan.raise_errors()
         except SpecError as error:
             self.display.message(f"the edited spec was refused: {error}")
@@ -209,24 +231,22 @@ class Runner:
     # -- trials
 
     def _assign(self) -> None:
-        """Give a trial to every free device."""
-        for device in self.plan.devices if self.workers.stop is None else ():
-            worker, running = self.workers.on(device), self.workers.running
-            if worker is not None and worker.job is not None:
-                continue
-            at_work = [trial for trial in self.plan.trials if trial.id in running] if running else []
-            todo = choose(self.todo, at_work, worker.model_key if worker else None)
-            if todo is None:
+        """Give a trial to every free worker."""
+        for worker in self.pool.free(len(self.todo)) if self.pool.stop is None else ():
+            at_work = [self._trials[name] for name in self.pool.running if name in self._trials]
+            todo = self.todo.next(at_work, worker.model_key)
+            if todo is None or not self.pool.has_time_for(worker, self._clock.trial_seconds(todo.trial.id)):
                 continue
             self.held.check()
-            trial = self.todo.pop(todo.trial.id).trial
+            self.todo.remove(todo)
+            trial = todo.trial
             dense_key = self._dense_keys[trial.model.index]
-            job = make_job(self.paths, self.plan, todo, self._stored, device, dense_key)
+            job = make_job(self.paths, self.plan, todo, self._stored, worker.device, dense_key)
             job = job.model_copy(update={"batch_tokens": job.batch_tokens >> self._halvings[trial.id]})
-            self.workers.start(job)
+            self.pool.start(worker, job)
             self.outcome.attempts += 1
             self._next_heartbeat = 0.0
-            self.display.started(job)
+            self.display.started(job, worker)
 
     def _record(self, worker: Worker, record: AnyRecord) -> None:
         match record:
@@ -235,17 +255,18 @@ class Runner:
             case StepStarted():
                 worker.step = record.step
             case StepFinished():
-                self._publisher.dirty = True
+                self._publisher.changed(record.trial, record.attempt)
         self._clock.record(record)
         self.display.record(record)
-        if isinstance(record, AttemptFinished):
-            worker.job = None
-            self._attempt_ended(record.trial, record.state, record.error or "")
+        if isinstance(record, AttemptFinished) and worker.job is not None:
+            job, worker.job = worker.job, None
+            self._attempt_ended(job, record.state, record.error or "")
 
-    def _attempt_ended(self, trial: str, state: str, error: str) -> None:
-        self._next_heartbeat = 0.0
-        self._publisher.dirty = True
-        self._stored = self._index.refresh()
+    def _attempt_ended(self, job: Job, state: str, error: str) -> None:
+        trial = job.trial
+        self._next_heartbeat, self._false_starts = 0.0, 0
+        self._publisher.changed(trial, job.attempt)
+        self._stored = self._index.refresh([(trial, job.attempt)])
         if state == "done":
             self.outcome.done += 1
             self.outcome.failed.pop(trial, None)
@@ -264,34 +285,50 @@ class Runner:
 
     def _requeue(self, name: str) -> None:
         """Put a trial back into ``todo``, with the steps that are still missing."""
-        again = compare(self.plan, self._stored, read_plan(self.paths), self.paths.all_weights())
-        self.todo.update({todo.trial.id: todo for todo in again.todo if todo.trial.id == name})
+        trials = [self._trials[name]] if name in self._trials else []  # an edited spec may not have it
+        again = compare(
+            replace(self.plan, trials=trials), self._stored, self._planned, self.paths.all_weights()
+        )
+        for todo in again.todo:
+            self.todo.add(todo)
 
-    def _worker_ended(self, worker: Worker) -> None:
-        """Handle the end of a worker process. If it was running an attempt, record that this failed: nobody else writes its journal."""
+    def _worker_ended(self, worker: Worker, end: Ended) -> None:
+        """Handle the end of a worker. If it was running an attempt whose end it did not record, record that this is lost."""
         job, worker.job = worker.job, None
-        if job is None or self._fatal:
+        if self._fatal:
+            return
+        if job is None:
+            self._not_started(end)
             return
         self.held.check()
-        attempts = self._index.refresh().attempts.get(job.trial, ())
-        if attempts and attempts[-1].attempt == job.attempt and (end := attempts[-1].finished) is not None:
+        attempts = self._index.refresh([(job.trial, job.attempt)]).attempts.get(job.trial, ())
+        latest = next((attempt for attempt in attempts if attempt.attempt == job.attempt), None)
+        if latest is not None and latest.finished is not None:
             # It died after writing its last record and before reporting it.
-            self._attempt_ended(job.trial, end.state, end.error or "")
+            self._attempt_ended(job, latest.finished.state, latest.finished.error or "")
             return
-        error, hint = how_it_ended("the worker", worker.process.returncode), ""
-        cause = FailureCause.KILLED
-        before, self._oom_kills = self._oom_kills, kernel_oom_kills()
-        if self._oom_kills > before:
+        error, hint, cause = end.how, "", FailureCause.KILLED
+        if end.out_of_memory:
             self._halvings[job.trial] += 1
-            error, cause = "the kernel killed the worker: out of memory", FailureCause.OUT_OF_MEMORY
-            hint = f"{OUT_OF_MEMORY_HINT}; "
-        if self.workers.stop == "now":
+            cause, hint = FailureCause.OUT_OF_MEMORY, f"{OUT_OF_MEMORY_HINT}; "
+        if self.pool.stop == "now":
             cause, hint = FailureCause.STOPPED, ""
         state = "stopped" if cause is FailureCause.STOPPED else "failed"
         hint += f"see {self.paths.attempt_log(job.trial, job.attempt)}"
-        with JournalWriter(self.paths.attempt_journal(job.trial, job.attempt)) as journal:
-            if not attempts or attempts[-1].attempt != job.attempt:
-                journal.write(describe_attempt(job))
-            journal.write(StepFailed(step=worker.step, error=error, cause=cause, hint=hint))
-            journal.write(AttemptFinished(state=state, error=f"{worker.step}: {error}"))
-        self._attempt_ended(job.trial, state, f"{worker.step}: {error}")
+        self._record_lost(job, StepFailed(step=worker.step, error=error, cause=cause, hint=hint), state)
+        self._attempt_ended(job, state, f"{worker.step}: {error}")
+
+    def _record_lost(self, job: Job, failure: StepFailed, state: str) -> None:
+        """Record how an attempt ended, in the runner's own journal: a worker that seems dead may still write."""
+        self._lost = self._lost or JournalWriter(self.paths.lost(self.held.token))
+        self._lost.write(describe_attempt(job))
+        self._lost.write(failure)
+        self._lost.write(AttemptFinished(state=state, error=f"{failure.step}: {failure.error}"))
+
+    def _not_started(self, end: Ended) -> None:
+        """Give up if worker after worker ends before it had a job."""
+        self._false_starts += 1
+        if self._false_starts >= MOST_FALSE_STARTS:
+            log = self.paths.runner_log
+            printed = "".join(f"\n  {line}" for line in last_lines(log)[-5:]) if log.exists() else ""
+            raise StudyError(f"no worker starts: {end.how}{printed}", hint=f"see {log}")

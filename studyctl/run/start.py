@@ -1,6 +1,7 @@
 """``studyctl run``: in the foreground, detached, or handed to a runner that is already running."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from studyctl.contract.plan import read_plan
 from studyctl.errors import ExitCode, HeldError, ProblemCode, SpecError, StudyError
-from studyctl.files import StudyPaths, digest, runs_folder
+from studyctl.files import RUNS, StudyPaths, digest, runs_folder, write_atomic
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
+from studyctl.plan.devices import place_of
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import other_spec
 from studyctl.report.plan import print_code
@@ -25,11 +27,15 @@ from studyctl.run.selection import Selection
 from studyctl.run.trust import require_trust
 from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import Document, load_spec, self_contained
+from studyctl.spec.profiles import Executor, ProfileFile, load_profile
 from studyctl.store.holder import Holder, Pulse
 from studyctl.store.publish import publish
+from studyctl.workers.pool import Pool
 
 DETACH_SECONDS = 60.0
 FINISH_SECONDS = 60
+DRIVER = "STUDYCTL_DRIVER"
+"""Variable that is set for a runner which is a job itself (``driver = "job"``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ def run_study(
     yes: bool = False,
     root: StudyPaths | None = None,
     trust: bool = False,
+    on: str = "",
 ) -> Started:
     """Bring the results of a spec up to date.
 
@@ -63,6 +70,7 @@ def run_study(
         yes: run it although the study was made from another spec.
         root: the study's folder; None: the one of its name under runs/.
         trust: act on the study even if it is not known to be the user's.
+        on: name of the profile that says where its workers run; empty: on this machine.
 
     Raises:
         SpecError: the spec or what it names cannot be run.
@@ -76,26 +84,53 @@ def run_study(
     pulse = Pulse(paths)
     if pulse.wait() is not None:
         _check_is_edited(document, paths)
-    plan = make_plan(document)
+    profile = cluster_profile(on)
+    plan = make_plan(document, place_of(profile.profile) if profile else None)
     plan.raise_errors()
     selection.check(plan.trials)
     print_code(plan, console)
     require_trust(paths, console, trust=trust, spec=path)
     if (holder := pulse.wait()) is not None:
+        if on:
+            what = f"study `{paths.name}` is being run by {holder}: where it runs cannot change now"
+            raise HeldError(
+                what, hint=f"hand it the edited spec without `--on`, or `studyctl stop {paths.name}` first"
+            )
         return _hand_over(document, paths, selection, holder)
-    _check_can_run(plan)
+    _check_can_run(plan, profile)
+    if profile is not None and profile.profile.driver == "job" and DRIVER not in os.environ:
+        return _submit(path, paths, selection, profile)
     if detach:
         todo = compare(plan, read_stored(paths), read_plan(paths), paths.all_weights()).todo
         if any(entry.trial in selection for entry in todo):
-            return _detach(path, paths, selection)
+            return _detach(path, paths, selection, on)
     with hold(paths, pulse) as held:
-        return _run_held(plan, held, selection, console)
+        return _run_held(plan, held, selection, console, profile)
 
 
-def _check_can_run(plan: StudyPlan) -> None:
-    """Raise an error if the engine is not installed or a source could not be looked up."""
+def cluster_profile(name: str) -> ProfileFile | None:
+    """Read the profile of this name; None if it means this machine.
+
+    Raises:
+        SpecError: there is none, or it is wrong.
+        StudyError: what clusters need is not installed.
+    """
+    profile = load_profile(name) if name else None
+    if profile is None or profile.profile.executor is Executor.LOCAL:
+        return None
+    if missing := [
+        name for name in ("distributed", "cryptography") if importlib.util.find_spec(name) is None
+    ]:
+        hint = "pip install 'studyctl[cluster]'"
+        raise StudyError(f"workers on other machines need {', '.join(missing)}", hint=hint)
+    return profile
+
+
+def _check_can_run(plan: StudyPlan, profile: ProfileFile | None) -> None:
+    """Raise an error if the engine is not installed where the study runs, or a source could not be looked up."""
     engine = ("torch", "transformers", "lm_eval", "datasets")
-    if missing := [name for name in engine if importlib.util.find_spec(name) is None]:
+    missing = [name for name in engine if importlib.util.find_spec(name) is None]
+    if missing and profile is None:  # a cluster's workers say it themselves
         raise StudyError(f"running a study needs {', '.join(missing)}", hint="pip install 'studyctl[engine]'")
     hint = "with a network: `studyctl prefetch SPEC` here or on a machine that shares the cache"
     unknown = [
@@ -107,12 +142,19 @@ def _check_can_run(plan: StudyPlan) -> None:
         raise SpecError(unknown)
 
 
-def _run_held(plan: StudyPlan, held: Hold, selection: Selection, console: Console) -> Started:
+def _run_held(
+    plan: StudyPlan, held: Hold, selection: Selection, console: Console, profile: ProfileFile | None
+) -> Started:
     paths, is_live = held.paths, console.is_terminal and not console.is_dumb_terminal
     display = LiveDisplay(console) if is_live else Display(console)
     if held.note:
         display.message(held.note)
-    runner = Runner(held, plan, selection, display)
+    pool: Pool | None = None
+    if profile is not None:
+        from studyctl.workers.cluster import ClusterPool  # with Dask, which takes time to import
+
+        pool = ClusterPool(paths, profile, held.token, plan.devices[0], display.message)
+    runner = Runner(held, plan, selection, display, pool)
     with on_stop_signal(runner.request_stop):  # Ctrl-C once stops after the running steps, twice at once
         outcome = runner.run()
     message = _summary(paths.name, outcome)
@@ -172,12 +214,38 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection, hold
     return Started(paths, None, message, ExitCode.DONE)
 
 
-def _detach(path: Path, paths: StudyPaths, selection: Selection) -> Started:
+def _submit(path: Path, paths: StudyPaths, selection: Selection, profile: ProfileFile) -> Started:
+    """Submit the runner itself as a job of one CPU."""
+    from studyctl.workers.allocations import scheduler_of, script_of
+
+    if (scheduler := scheduler_of(profile)) is None:
+        what = f'`driver = "job"` needs an executor that starts jobs, not `{profile.profile.executor}`'
+        raise SpecError(profile.problem(what, ("driver",)))
+    log = paths.runner_log.resolve()
+    command = [sys.executable, "-P", "-m", "studyctl", "run", str(path.resolve()), "--trust", "--yes"]
+    command += [*selection.arguments(), "--on", str(profile.path.resolve())]
+    header = scheduler.header(log, f"studyctl-{paths.name}", gpus=False)
+    script = paths.workers / "runner.sh"
+    text = script_of(
+        scheduler, header, ["env", f"{DRIVER}=1", f"{RUNS}={runs_folder().resolve()}", *command], log
+    )
+    script.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(script, text)
+    job = scheduler.submit(script)
+    name = paths.name
+    message = (
+        f"the runner of {name} is job {job}\n  studyctl watch {name}   watch it, once it runs\n"
+        f"  studyctl stop {name}    stop it\n  its log is {log}"
+    )
+    return Started(paths, None, message, ExitCode.DONE)
+
+
+def _detach(path: Path, paths: StudyPaths, selection: Selection, on: str) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     # -P: a module in the working directory must not take the place of an installed one. It was asked about both already.
     command = [sys.executable, "-P", "-m", "studyctl", "run", str(path), "--trust", "--yes"]
-    command += selection.arguments()
+    command += [*selection.arguments(), *(["--on", on] if on else [])]
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(

@@ -4,7 +4,9 @@ Messages, the reference and an editor's help all come from here.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -19,6 +21,8 @@ from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_t
 from studyctl.spec.positions import Loc
 from studyctl.units import bytes_text
 
+_root: ContextVar[type[Table]] = ContextVar("root", default=Spec)
+"""What describes the whole file."""
 METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
 """The methods without the pair; ``method`` may also be a pair such as ``["sparsegpt", "gptq"]``."""
 
@@ -121,6 +125,16 @@ def tables_at(loc: Loc, data: object) -> type[Table] | None:
     return next((option.type for option in types_at(loc, data) if option.is_table), None)
 
 
+@contextmanager
+def described_by(root: type[Table]) -> Iterator[None]:
+    """Take data for that of another kind of file than a spec, such as a profile."""
+    token = _root.set(root)
+    try:
+        yield
+    finally:
+        _root.reset(token)
+
+
 def key_at(loc: Loc, data: object) -> Key | None:
     """Return the key at a place, or the key of the list that the place is in."""
     for end in reversed(range(len(loc))):
@@ -132,7 +146,7 @@ def key_at(loc: Loc, data: object) -> Key | None:
 
 def types_at(loc: Loc, data: object) -> tuple[Type, ...]:
     """Return the types that a value at a place may have; empty if none is allowed there."""
-    types: tuple[Type, ...] = (Type(Spec),)
+    types: tuple[Type, ...] = (Type(_root.get()),)
     for part in loc:
         types = tuple(inner for option in types for inner in _inside(option, part, data))
         data = value_at((part,), data)

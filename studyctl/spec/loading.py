@@ -69,7 +69,7 @@ class Document:
             code: kind of the problem, for code that acts on it.
         """
         finding = Finding(what, loc, key=key, note=note, hint=hint)
-        return _span(self.path, self.layers.places, finding).problem(what, note, hint, severity, code)
+        return span_of(self.path, self.layers.places, finding).problem(what, note, hint, severity, code)
 
     def written(self, loc: Loc) -> bool:
         """Return whether the file has a value at this place, rather than the default."""
@@ -103,7 +103,7 @@ def parse_spec(text: str, path: Path) -> Document:
         mistakes += findings(error.errors()[:MOST_PROBLEMS], data)
     mistakes += check(_draft(data))
     if mistakes or spec is None:
-        placed = ((_span(path, layers.places, item), item) for item in mistakes[:MOST_PROBLEMS])
+        placed = ((span_of(path, layers.places, item), item) for item in mistakes[:MOST_PROBLEMS])
         problems = dict.fromkeys(span.problem(item.what, item.note, item.hint) for span, item in placed)
         raise SpecError(
             sorted(problems, key=lambda item: (item.file != path, item.line or 0, item.column or 0))
@@ -119,7 +119,7 @@ def self_contained(document: Document) -> str:
     return with_base(merged_text(document.layers), document.base)
 
 
-def _span(path: Path, places: Place, finding: Finding) -> Span:
+def span_of(path: Path, places: Place, finding: Finding) -> Span:
     """Return the part to underline: the key or value, or the table in which it is missing."""
     place, reached = deepest(places, finding.loc)
     names, written = ([part for part in loc if isinstance(part, str)] for loc in (finding.loc, reached))

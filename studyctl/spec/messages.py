@@ -110,6 +110,15 @@ def _worded(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Iterator[
         yield _bad_value(error, loc, data)
 
 
+ELSEWHERE: dict[Loc, str] = {
+    (
+        "execution",
+        "executor",
+    ): "where workers run is in a profile: `studyctl run SPEC --on NAME` (docs/cluster.md)"
+}
+"""Keys of a spec that earlier versions had, and what to do."""
+
+
 def _unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     above, name = loc[:-1], str(loc[-1])
     value = value_at(loc, data)
@@ -117,6 +126,8 @@ def _unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     what = f"unknown {'table' if is_table and not above else 'key'} `{name}`"
     table = tables_at(above, data)
     allowed = list(keys_of(table)) if table else []
+    if hint := ELSEWHERE.get((*above, name), ""):
+        return Finding(what, loc, key=True, hint=hint)
     if note := did_you_mean(name, allowed):
         return Finding(what, loc, key=True, note=note)
     owners = _owners(name)

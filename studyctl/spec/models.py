@@ -616,7 +616,6 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|\d+")
 class Execution(Table):
     """How the study is run; nothing here changes a result."""
 
-    executor: Literal["local", "ray", "slurm"] = Field("local", description="where workers run")
     devices: Text | Annotated[tuple[Text, ...], Field(min_length=1, strict=False)] = Field(
         "auto",
         description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker per device. GPUs are those that `CUDA_VISIBLE_DEVICES` shows to torch, counted from 0',

@@ -41,6 +41,34 @@ class RunningAttempt(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """A worker of the runner."""
+
+    name: Short
+    host: Short = ""
+    """Empty: that of the runner."""
+    device: Short = ""
+    pid: Count | None = None
+    trial: str = ""
+    """That it runs; empty: none."""
+    attempt: Count = 0
+    memory_bytes: Count | None = None
+    leaves: bool = False
+    """Whether it takes no further trial."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A worker that was asked for and has not begun."""
+
+    name: Short
+    job: Short
+    """Its id at the scheduler."""
+    reason: Short = ""
+    """Why it waits, as the scheduler says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
     """A process that held a study."""
 
@@ -93,6 +121,9 @@ class Holder(Owner):
     heartbeat: Moment
     """By the clock of its host, for people."""
     attempts: tuple[RunningAttempt, ...]
+    workers: tuple[WorkerState, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    """Workers of a cluster that have not begun."""
     seconds_left: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     """Its estimate; None before it has one."""
     memory_bytes: Count | None = None

@@ -79,7 +79,7 @@ def trial_status(
         stored: what the journals hold.
         running: whether a living runner runs it; in the journal a running attempt looks like a killed one.
     """
-    results = stored.results_of(trial.weights_key)
+    results = stored.results_of(trial.weights_key, steps)
     done = {step.id: result for step in steps if (result := results.of(step)) is not None}
     all_attempts = stored.attempts.get(trial.trial, ())
     attempts = [attempt for attempt in all_attempts if attempt.weights_key == trial.weights_key]

@@ -55,6 +55,7 @@ def publish(
     running: Iterable[str] = (),
     index: Index | None = None,
     before_replacing: Callable[[], None] = lambda: None,
+    only: Iterable[tuple[str, int]] | None = None,
 ) -> Published:
     """Bring the database up to date with the journals and the plan.
 
@@ -66,13 +67,14 @@ def publish(
         running: trials that a living runner runs.
         index: an index that is kept between publications, so that only what is new is read; None: a new one.
         before_replacing: is called when the new file is complete; what it raises leaves the old file in its place.
+        only: trials and attempts with something new since the index was read; None: any.
 
     Raises:
         StudyError: a journal is damaged in the middle, the plan is unreadable, or the file cannot be written; the published file is
             as it was.
     """
     began = time.perf_counter()
-    stored = (index or Index(paths)).refresh()
+    stored = (index or Index(paths)).refresh(only)
     planned = read_planned(paths, stored)
     with _values_that_fit(paths):
         rows = collect(paths, planned, stored, frozenset(running))

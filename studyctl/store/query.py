@@ -5,6 +5,7 @@ any connection of the process has it open; this way a new reader sees the newest
 """
 
 import errno
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -143,13 +144,20 @@ def other_tables(paths: StudyPaths, writer: str) -> Problem:
 
 
 def file_stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return a value that changes whenever a file or folder changes; None if it does not exist, or is a link to itself."""
+    """Return a value that changes whenever a file or folder changes; None if it does not exist, or is a link to itself.
+
+    It is opened, since only then a network file system asks its server.
+    """
     try:
-        status = path.stat()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-        return None
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ESTALE):
+            return None
+        status = path.stat()  # it cannot be opened: who reads it says why
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 

@@ -274,7 +274,8 @@ def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status:
     if latest is not None and (latest.open_step or latest.failures):
         failed = {failure.step.id for failure in latest.failures}
         open_steps = (failed | {latest.open_step.id} if latest.open_step else failed) - status.done.keys()
-        for record in _records(latest.journal, 0, None):
+        # A worker that died before its first record has no journal.
+        for record in _records(latest.journal, 0, None) if latest.journal.exists() else ():
             if isinstance(record, Warned) and record.step.id in open_steps:
                 rows.add("warnings", trial, _warning_row(record))
 

@@ -36,7 +36,7 @@ class Attempt:
         self.stopped = False
         self._begun = time.monotonic()
         path = StudyPaths(job.root).attempt_journal(job.trial, job.attempt)
-        self._journal = JournalWriter(path) if job.export_to is None else None
+        self._journal = JournalWriter(path, new=True) if job.export_to is None else None
         self.recorder = Recorder(job, self._journal, channel)
 
     def run(self) -> None:

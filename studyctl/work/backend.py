@@ -30,7 +30,7 @@ from studyctl.files import StudyPaths, open_to_umask
 from studyctl.sources.models import LoadedModel, planned_files
 from studyctl.sources.safetensors_files import INDEX, weight_files
 from studyctl.sources.unpacking import stored_bits
-from studyctl.work.memory import OUT_OF_MEMORY_HINT, kernel_oom_kills
+from studyctl.work.memory import OUT_OF_MEMORY_HINT, OomKills
 from studyctl.work.recorder import Recorder
 
 CHECK_WINDOWS, CHECK_TOKENS = 2, 512
@@ -67,13 +67,13 @@ def compress_with_backend(
     packed = paths.packed_weights(job.weights_key)
     packed.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".handed-{job.weights_key}-"
-    for leftover in packed.parent.glob(f"{prefix}*"):  # of an attempt that was killed
-        shutil.rmtree(leftover)
+    for leftover in packed.parent.glob(f"{prefix}*"):  # of an attempt that was killed, or is lost and may still write
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=packed.parent, prefix=prefix) as scratch:
         task = _task(job, loaded, ids, Path(scratch))
         # The package reads the planned files through links.
         with _gpu_left_to_others(loaded), planned_files(loaded.identity):
-            killed_before = kernel_oom_kills()
+            kills = OomKills()
             outcome = call_driver(
                 installed.python,
                 backend.adapter,
@@ -85,7 +85,7 @@ def compress_with_backend(
                 meanwhile=recorder.check_stop,
             )
         if outcome.failure is not None:
-            raise _failure(job, outcome, kernel_oom_kills() > killed_before, log)
+            raise _failure(job, outcome, kills.count() > 0, log)
         out = Path(task["out"])
         compressed = _read_weights(job, loaded.model, out)
         shutil.rmtree(packed, ignore_errors=True)

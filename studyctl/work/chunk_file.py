@@ -1,7 +1,7 @@
 """The finished chunks of an unfinished task, on disk, so that an attempt resumes where a killed one stopped.
 
-They are not results: those are journaled when the task ends, and this file is deleted then. If it is torn or lost, the task is
-scored again.
+They are not results: those are journaled when the task ends, and these files are deleted then. If one is torn or lost, its chunks
+are scored again. Each attempt writes a file of its own: the one before it may only seem dead.
 """
 
 import json
@@ -18,20 +18,21 @@ from studyctl.work.recorder import CannotWriteError
 class ChunkFile:
     """The answers to the chunks of one task, by the plan that they were computed for (see ``ResumableChunks``)."""
 
-    def __init__(self, path: Path, weights: str) -> None:
+    def __init__(self, folder: Path, attempt: int, weights: str) -> None:
         self._weights = weights
         self._plan = ""
         self._since = time.monotonic()
         self._saved: list[ChunkResults] = []
         self.seconds_before = 0.0
         """Seconds that the saved chunks took in earlier attempts."""
-        try:
-            self._saved = [record for record in read_journal(path) if isinstance(record, ChunkResults)]
-        except FileNotFoundError:
-            pass
-        except StudyError:  # damaged in the middle
-            path.unlink()
-        self._file = JournalWriter(path)
+        for path in sorted(folder.glob("*.jsonl")):
+            try:
+                self._saved += [record for record in read_journal(path) if isinstance(record, ChunkResults)]
+            except FileNotFoundError:  # another attempt has just finished the task
+                pass
+            except StudyError:  # damaged in the middle
+                path.unlink(missing_ok=True)
+        self._file = JournalWriter(folder / f"{attempt}.jsonl")
 
     def __enter__(self) -> Self:
         return self

@@ -240,7 +240,7 @@ class Engine:
             ids = calibration_ids(job.calibration, self._tokenizer, seed=job.seed or 0, reporter=recorder)
             check_ids(ids, job.model.vocab_size, self._tokenizer, "the calibration text")
         paths = StudyPaths(job.root)
-        blocks = ResumableBlocks(paths.resumable_blocks(job.weights_key))
+        blocks = ResumableBlocks(_taken_over_blocks(paths, job))
         result = StepFinished(step=step)
         if job.backend == OWN:
             compressed = compress(
@@ -258,7 +258,8 @@ class Engine:
         path = paths.trial_weights(job.weights_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, compressed)
-        blocks.clear()
+        for folder in paths.all_resumable_blocks(job.weights_key):
+            shutil.rmtree(folder, ignore_errors=True)
         self._hash_weights(job, recorder)
         result.bits_per_weight, result.sparsity = compressed.bits_per_weight, compressed.sparsity
         return result
@@ -418,7 +419,7 @@ class Engine:
         # The dense model's weights have no hash; its key identifies the files that they come from.
         weights = f"{job.weights_key} {self.weights_hash} {device_kind(job.device)}"
         begun = time.perf_counter()
-        with ChunkFile(_chunks_path(job, step), weights) as chunks:
+        with ChunkFile(_chunks_folder(job, step), job.attempt, weights) as chunks:
             scores = score_task(
                 self._model.model,
                 self._model.tokenizer,
@@ -438,7 +439,7 @@ class Engine:
 
     def forget_chunks(self, job: Job, step: Step) -> None:
         """Delete the saved chunks of a task that is complete now."""
-        _chunks_path(job, step).unlink(missing_ok=True)
+        shutil.rmtree(_chunks_folder(job, step), ignore_errors=True)
 
 
 def _batch_size_key(job: Job) -> tuple[object, ...]:
@@ -456,7 +457,17 @@ def _reference_path(job: Job, batch: Step) -> Path:
     return StudyPaths(job.root).dense_reference(job.reference_name(batch))
 
 
-def _chunks_path(job: Job, step: Step) -> Path:
+def _taken_over_blocks(paths: StudyPaths, job: Job) -> Path:
+    """Return the folder of a compression's finished blocks, with those of an earlier attempt: it may only seem dead, and write on."""
+    own = paths.resumable_blocks(job.weights_key, job.attempt)
+    for other in reversed(paths.all_resumable_blocks(job.weights_key)):
+        if not own.exists():
+            with suppress(FileNotFoundError):  # taken by yet another attempt
+                other.rename(own)
+    return own
+
+
+def _chunks_folder(job: Job, step: Step) -> Path:
     return StudyPaths(job.root).resumable_chunks(job.trial, step.key or "")
 
 

@@ -1,9 +1,10 @@
-"""Memory of this process, and the number of processes that the kernel killed for lack of memory."""
+"""Memory of this process, and how many processes of its control group the kernel killed for lack of memory."""
 
 import ctypes
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _HEAP_TENSOR_BYTES, _HEAP_SPARE_BYTES = 32 << 20, 64 << 20
@@ -46,9 +47,43 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def kernel_oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory so far (0 if it does not say)."""
-    return _counter("/proc/vmstat", "oom_kill") or 0
+class OomKills:
+    """Counts the processes of a control group that the kernel kills for memory; where it has no group, those of the machine."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        """Begin to count, in the group of a process; None: of this one."""
+        self._file = _group_file(Path("/proc") / (str(pid) if pid is not None else "self") / "cgroup")
+        self._before = self._kills()
+
+    def count(self) -> int:
+        """Return how many were killed since the beginning; 0 if the kernel does not say."""
+        return self._kills() - self._before
+
+    def _kills(self) -> int:
+        return _counter(str(self._file), "oom_kill") or 0
+
+
+def _group_file(membership: Path, root: Path = Path("/sys/fs/cgroup")) -> Path:
+    """Return the file with the counter ``oom_kill`` of a process's group (of version 2 or 1), or of the whole machine.
+
+    Another user's process that runs out of memory must not count, so the group's own counter comes first.
+
+    Args:
+        membership: ``/proc/<pid>/cgroup``, lines such as ``0::/user.slice`` and ``4:memory:/slurm/job_7``.
+        root: where control groups are mounted.
+    """
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds == "":
+                file = root / path.lstrip("/") / "memory.events"
+            elif "memory" in kinds.split(","):
+                file = root / "memory" / path.lstrip("/") / "memory.oom_control"
+            else:
+                continue
+            if _counter(str(file), "oom_kill") is not None:
+                return file
+    return Path("/proc/vmstat")
 
 
 def _counter(file: str, name: str) -> int | None:

@@ -1,6 +1,7 @@
 """The worker's pipes to its runner, and its reporter, which writes every record to the journal before sending it."""
 
 import json
+import math
 import os
 import platform
 import queue
@@ -8,16 +9,17 @@ import socket
 import threading
 import time
 from importlib.metadata import distributions, version
+from importlib.util import find_spec
 from typing import Any
 
 from studyctl.backends import OWN
 from studyctl.backends.catalog import BACKENDS
-from studyctl.contract.job import Job, StopRequest
+from studyctl.contract.job import Job, Lease, StopRequest
 from studyctl.contract.limits import device_kind
 from studyctl.contract.records import SCHEMA, AttemptStarted, Progress, Record, Warned, encode
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import StudyError
-from studyctl.journal.files import JournalWriter
+from studyctl.journal.files import UNSYNCED, JournalWriter
 
 ORPHANED = 70
 """Exit code of a worker whose runner is gone."""
@@ -38,14 +40,16 @@ class CannotWriteError(Exception):
 
 
 class Channel:
-    """The worker's end of the pipes to its runner."""
+    """The worker's end of the pipes to its parent: the runner, or the agent of a cluster's worker."""
 
-    def __init__(self, requests: int, records: int) -> None:
+    def __init__(self, requests: int, records: int, *, leased: bool = False) -> None:
         self.jobs: queue.Queue[Job] = queue.Queue()
         self.stop: str | None = None
         """None, ``after_step`` or ``now``."""
         self._requests = requests
         self._records = records
+        self._leased_until = 0.0 if leased else math.inf
+        self._renewed = threading.Condition()
         threading.Thread(target=self._listen, name="requests", daemon=True).start()
 
     def send(self, record: Record) -> None:
@@ -57,11 +61,24 @@ class Channel:
         except BrokenPipeError:
             os._exit(ORPHANED)
 
+    def wait_for_lease(self) -> None:
+        """Wait until a result may be recorded: a runner that took this attempt for lost has perhaps begun another.
+
+        Processes are suspended and networks split, so an agent renews the lease only when it has just heard that the attempt is
+        still its own.
+        """
+        with self._renewed:
+            self._renewed.wait_for(lambda: time.monotonic() < self._leased_until)
+
     def _listen(self) -> None:
         with os.fdopen(self._requests, encoding="utf-8") as lines:
             for line in lines:
                 message: dict[str, Any] = json.loads(line)
-                if "stop" in message:
+                if "lease" in message:
+                    with self._renewed:
+                        self._leased_until = time.monotonic() + Lease.model_validate(message).lease
+                        self._renewed.notify_all()
+                elif "stop" in message:
                     self.stop = StopRequest.model_validate(message).stop
                 else:
                     self.jobs.put(Job.model_validate(message))
@@ -82,6 +99,8 @@ class Recorder:
 
     def record(self, record: Record) -> None:
         """Write a record to the journal, if there is one, and send it to the runner."""
+        if not isinstance(record, UNSYNCED):
+            self._channel.wait_for_lease()
         try:
             if self._journal is not None:
                 self._journal.write(record)
@@ -111,7 +130,7 @@ class Recorder:
 
 def describe_attempt(job: Job) -> AttemptStarted:
     """Return the first record of an attempt. The worker writes it, or the runner if the worker died before it could."""
-    versions = {name: version(name) for name in PACKAGES}
+    versions = {name: version(name) for name in PACKAGES if find_spec(name)}
     if job.is_checkpoint:
         installed = {distribution.name.lower() for distribution in distributions()}
         versions |= {name: version(name) for name in UNPACKERS if name in installed}

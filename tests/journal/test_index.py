@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.contract.records import StepFinished, StepStarted
+from studyctl.contract.records import AttemptFinished, StepFailed, StepFinished, StepStarted
 from studyctl.contract.steps import Step, StepKind
-from studyctl.errors import StudyError
+from studyctl.errors import FailureCause, StudyError
+from studyctl.journal.files import JournalWriter
 from studyctl.journal.index import Index, read_stored
 from studyctl.journal.stored import Stored
+from studyctl.store import results
+from studyctl.store.publish import publish
 from studyctl.store.rows import records_of
 from tests.store import builder
 from tests.store.builder import FakeAttempt, FakeStudy
@@ -24,11 +27,11 @@ def study(tmp_path: Path) -> FakeStudy:
 
 
 def keys_of(stored: Stored, weights_key: str = WEIGHTS) -> set[str]:
-    return set(stored.results_of(weights_key).by_key)
+    return set(stored.results_of(weights_key, ()).by_key)
 
 
 def compressed_in(stored: Stored) -> int | None:
-    made = stored.compressed(WEIGHTS)
+    made = stored.compressed(WEIGHTS, f"hash-of-{TRIAL}")
     return made and made.attempt
 
 
@@ -36,28 +39,28 @@ def test_no_journals_hold_nothing(study: FakeStudy) -> None:
     stored = read_stored(study.paths)
     assert stored.results == {}
     assert stored.next_attempt(TRIAL) == 1
-    assert not stored.results_of(None)
+    assert not stored.results_of(None, ())
 
 
 def test_a_step_counts_when_it_is_finished(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.run("load")
     attempt.begin("compress")
-    assert not read_stored(study.paths).results_of(WEIGHTS)
+    assert not read_stored(study.paths).results_of(WEIGHTS, ())
     attempt.end("compress")
     stored = read_stored(study.paths)
     assert keys_of(stored) == {WEIGHTS}
-    compressed = stored.compressed(WEIGHTS)
+    compressed = stored.compressed(WEIGHTS, f"hash-of-{TRIAL}")
     assert compressed is not None
     assert compressed.sparsity == 0.5
-    assert stored.weights_hash == {WEIGHTS: f"hash-of-{TRIAL}"}
+    assert stored.results_of(WEIGHTS, ()).weights_hash == f"hash-of-{TRIAL}"
     assert stored.loads[WEIGHTS].step == Step(StepKind.LOAD)
 
 
 def test_the_newest_of_two_results_counts(study: FakeStudy) -> None:
     study.attempt(TRIAL, 1).run_all()
     study.attempt(TRIAL, 2).run_all("load", "perplexity:en")
-    results = read_stored(study.paths).results_of(WEIGHTS)
+    results = read_stored(study.paths).results_of(WEIGHTS, ())
     latest = {str(step): result.latest.attempt for step in study.evaluations if (result := results.of(step))}
     assert (latest["perplexity:en"], latest["perplexity:sw"]) == (2, 1)
 
@@ -71,11 +74,118 @@ def test_attempt_ten_is_newer_than_attempt_nine(study: FakeStudy) -> None:
     assert stored.next_attempt(TRIAL) == 11
 
 
-def test_results_of_weights_that_were_not_reproduced_do_not_count(study: FakeStudy) -> None:
-    study.attempt(TRIAL, 1).run_all()
-    study.weights_hashes[TRIAL] = "another"
-    study.attempt(TRIAL, 2).run_all("load", "compress", "perplexity:en")
-    assert keys_of(read_stored(study.paths)) == {WEIGHTS, "key-of-perplexity:en"}
+class TestOtherWeights:
+    """Another kind of processor makes other weights under the same key; their results are never mixed."""
+
+    @staticmethod
+    def counts(study: FakeStudy) -> str | None:
+        """Return the hash of the weights whose results count."""
+        steps = (Step(StepKind.COMPRESS, key=WEIGHTS), *study.evaluations)
+        return read_stored(study.paths).results_of(WEIGHTS, steps).weights_hash
+
+    def run(self, study: FakeStudy, number: int, weights: str, *steps: str) -> None:
+        study.weights_hashes[TRIAL] = weights
+        study.attempt(TRIAL, number).run_all(*steps)
+
+    def test_a_later_attempt_does_not_hide_what_is_finished(self, study: FakeStudy) -> None:
+        self.run(study, 1, "first")
+        self.run(study, 2, "second", "load", "compress", "perplexity:en")
+        assert self.counts(study) == "first"
+
+    def test_the_complete_set_counts_even_if_it_is_younger(self, study: FakeStudy) -> None:
+        self.run(study, 1, "first", "load", "compress", "perplexity:en")
+        self.run(study, 2, "second")
+        assert self.counts(study) == "second"
+
+    def test_of_two_complete_sets_the_older_counts(self, study: FakeStudy) -> None:
+        self.run(study, 1, "first")
+        self.run(study, 2, "second")
+        assert self.counts(study) == "first"
+
+    def test_a_lost_worker_that_finished_late_changes_nothing(self, study: FakeStudy) -> None:
+        self.run(study, 2, "second")
+        self.run(study, 1, "first", "load", "compress", "perplexity:en")
+        assert self.counts(study) == "second"
+
+    def test_steps_that_are_no_longer_asked_for_do_not_count(self, study: FakeStudy) -> None:
+        self.run(study, 1, "first", "load", "compress", "perplexity:en", "perplexity:sw", "task:boolq")
+        self.run(study, 2, "second", "load", "compress", "perplexity:zh", "task:arc_easy")
+        steps = (Step(StepKind.COMPRESS, key=WEIGHTS), *study.evaluations[2:4])
+        assert [str(step) for step in steps[1:]] == ["perplexity:zh", "task:arc_easy"]
+        assert read_stored(study.paths).results_of(WEIGHTS, steps).weights_hash == "second"
+
+    def test_sets_are_never_mixed(self, study: FakeStudy) -> None:
+        self.run(study, 1, "first", "load", "compress", "perplexity:en")
+        self.run(study, 2, "second", "load", "compress", "perplexity:sw", "perplexity:zh")
+        assert keys_of(read_stored(study.paths)) == {WEIGHTS, "key-of-perplexity:en"}
+        steps = (Step(StepKind.COMPRESS, key=WEIGHTS), *study.evaluations)
+        results = read_stored(study.paths).results_of(WEIGHTS, steps)
+        assert set(results.by_key) == {WEIGHTS, "key-of-perplexity:sw", "key-of-perplexity:zh"}
+        assert [str(step) for step in results.missing(steps)] == [
+            "perplexity:en",
+            "task:arc_easy",
+            "task:boolq",
+        ]
+
+
+class TestLostAttempts:
+    """A runner records in a file of its own that a worker is gone: the worker may still write."""
+
+    @staticmethod
+    def lose(study: FakeStudy, attempt: FakeAttempt) -> None:
+        with JournalWriter(study.paths.lost("token")) as journal:
+            journal.write(attempt.started)
+            step = Step(StepKind.COMPRESS)
+            journal.write(StepFailed(step=step, error="the worker is gone", cause=FailureCause.KILLED))
+            journal.write(AttemptFinished(state="failed", error="compress: the worker is gone"))
+
+    def test_an_attempt_without_an_end_failed(self, study: FakeStudy) -> None:
+        running = study.attempt(TRIAL)
+        for name in ("load", "compress", "perplexity:en"):
+            running.run(name)
+        journal = running.path.read_bytes()
+        self.lose(study, running)
+        stored = read_stored(study.paths)
+        (attempt,) = stored.attempts[TRIAL]
+        assert (attempt.state, len(attempt.steps)) == ("failed", 3)
+        failure = stored.last_failure(TRIAL)
+        assert failure is not None
+        assert failure.error == "the worker is gone"
+        assert running.path.read_bytes() == journal
+
+    def test_a_worker_that_died_before_its_first_record_had_an_attempt(self, study: FakeStudy) -> None:
+        dead = study.attempt(TRIAL)
+        dead.path.unlink()
+        self.lose(study, dead)
+        stored = read_stored(study.paths)
+        assert stored.attempts[TRIAL][0].state == "failed"
+        assert stored.next_attempt(TRIAL) == 2
+        study.write_plan()
+        publish(study.paths)
+        with results.open(study.paths) as opened:
+            (failed,) = opened.failures()
+        assert (failed.trial_id, failed.error) == (TRIAL, "the worker is gone")
+
+    def test_what_the_worker_writes_later_has_the_last_word(self, study: FakeStudy) -> None:
+        index = Index(study.paths)
+        attempt = study.attempt(TRIAL)
+        attempt.run("load")
+        self.lose(study, attempt)
+        assert index.refresh().attempts[TRIAL][0].state == "failed"
+        for name in ("compress", "perplexity:en"):
+            attempt.run(name)
+        attempt.finish()
+        (late,) = index.refresh().attempts[TRIAL]
+        assert (late.state, len(late.steps)) == ("done", 3)
+        assert index.refresh() == read_stored(study.paths)
+
+    def test_an_index_sees_it_whatever_it_was_asked_to_read(self, study: FakeStudy) -> None:
+        attempt = study.attempt(TRIAL)
+        attempt.run("load")
+        index = Index(study.paths)
+        index.refresh()
+        self.lose(study, attempt)
+        assert index.refresh([]).attempts[TRIAL][0].state == "failed"
 
 
 def test_an_equal_hash_keeps_earlier_results(study: FakeStudy) -> None:
@@ -141,7 +251,7 @@ def test_a_message_about_steps_is_no_step(study: FakeStudy) -> None:
     attempt = study.attempt(TRIAL)
     attempt.begin("compress")
     attempt.warn("compress", 'kind "step_finished" or "attempt_finished"', kind="step_finished", step_x=1)
-    assert not read_stored(study.paths).results_of(WEIGHTS)
+    assert not read_stored(study.paths).results_of(WEIGHTS, ())
 
 
 def test_a_damaged_step_line_names_file_and_line(study: FakeStudy) -> None:
@@ -158,7 +268,7 @@ def test_a_torn_step_finished_is_not_acknowledged(study: FakeStudy) -> None:
     data = attempt.path.read_bytes()
     for cut in range(1, 60):
         attempt.path.write_bytes(data[:-cut])
-        assert not read_stored(study.paths).results_of(WEIGHTS)
+        assert not read_stored(study.paths).results_of(WEIGHTS, ())
 
 
 class TestGrowing:
@@ -189,16 +299,16 @@ class TestGrowing:
         data = attempt.path.read_bytes()
         attempt.path.write_bytes(data[:-20])
         index = Index(study.paths)
-        assert not index.refresh().results_of(WEIGHTS)
+        assert not index.refresh().results_of(WEIGHTS, ())
         attempt.path.write_bytes(data)
         assert keys_of(index.refresh()) == {WEIGHTS}
 
     def test_a_journal_that_was_moved_away_is_forgotten(self, study: FakeStudy) -> None:
         index = Index(study.paths)
         path = study.attempt(TRIAL).run_all().path
-        assert index.refresh().results_of(WEIGHTS)
+        assert index.refresh().results_of(WEIGHTS, ())
         path.rename(path.with_suffix(".bad"))
-        assert not index.refresh().results_of(WEIGHTS)
+        assert not index.refresh().results_of(WEIGHTS, ())
 
 
 def test_a_clock_that_was_set_back_does_not_revive_an_old_result(study: FakeStudy) -> None:
@@ -273,11 +383,11 @@ class TestBatches:
     ) -> None:
         english = study.evaluations[0]
         self.run(attempt, 0, 2)
-        results = read_stored(study.paths).results_of(WEIGHTS)
+        results = read_stored(study.paths).results_of(WEIGHTS, ())
         assert results.spans(english) == ((0, 8), (16, 20))
         assert results.of(english) is None
         self.run(attempt, 1)
-        result = read_stored(study.paths).results_of(WEIGHTS).of(english)
+        result = read_stored(study.paths).results_of(WEIGHTS, ()).of(english)
         assert result is not None
         assert [part.batches for part in result.parts] == [((0, 8),), ((8, 16),), ((16, 20),)]
         assert (result.seconds, result.latest.step.windows) == (6.0, (8, 16))
@@ -290,7 +400,7 @@ class TestBatches:
     ) -> None:
         self.run(attempt, 0, 1, 2)
         step = replace(study.evaluations[0], windows=(0, asked))
-        assert read_stored(study.paths).results_of(WEIGHTS).has(step) == there
+        assert read_stored(study.paths).results_of(WEIGHTS, ()).has(step) == there
 
     def test_a_text_that_ends_early_is_done_at_its_end(self, study: FakeStudy, attempt: FakeAttempt) -> None:
         english = study.evaluations[0]
@@ -300,7 +410,7 @@ class TestBatches:
                 step=replace(english, windows=windows), weights_hash=f"hash-of-{TRIAL}", available=11
             )
             attempt.writer.write(finished)
-        result = read_stored(study.paths).results_of(WEIGHTS).of(english)
+        result = read_stored(study.paths).results_of(WEIGHTS, ()).of(english)
         assert result is not None
         (part,) = result.parts
         assert part.batches == ((0, 8), (8, 11))
@@ -313,7 +423,9 @@ class TestBatches:
     ) -> None:
         self.run(attempt, 0, 1, 2)
         result = (
-            read_stored(study.paths).results_of(WEIGHTS).of(replace(study.evaluations[0], windows=(0, 16)))
+            read_stored(study.paths)
+            .results_of(WEIGHTS, ())
+            .of(replace(study.evaluations[0], windows=(0, 16)))
         )
         assert result is not None
         (part,) = result.parts

@@ -210,7 +210,7 @@ def test_its_plan_asks_for_texts_without_a_number_of_windows(paths: StudyPaths) 
         ("perplexity:de", None),
         ("task:boats", None),
     ]
-    stored = read_stored(paths).results_of(trial.weights_key)
+    stored = read_stored(paths).results_of(trial.weights_key, planned.steps(trial))
     assert stored.missing(planned.steps(trial)) == ()
 
 

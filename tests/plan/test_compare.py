@@ -15,6 +15,7 @@ from studyctl.contract.steps import ALL_WINDOWS, Span, Step, StepKind, batch_spa
 from studyctl.journal.stored import Attempt, Results, Stored
 from studyctl.plan import compare as plan_compare
 from studyctl.plan.compare import Comparison, Todo
+from studyctl.plan.devices import Place
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
@@ -63,7 +64,7 @@ def planned(
     model = PlannedModel(0, document.spec.models[0], identity, "float32", evaluations, calibrations)
     trials = make_trials([model], variants, document.spec.study.seeds)
     missing = {variant.name: "its environment" for variant in variants if variant.backend != "studyctl"}
-    return StudyPlan(document, [model], variants, trials, ["cpu"], {}, {}, [], [], missing)
+    return StudyPlan(document, [model], variants, trials, Place(["cpu"]), {}, {}, [], [], missing)
 
 
 def saved(plan: StudyPlan) -> Planned:
@@ -81,13 +82,12 @@ def stored(
     store = Stored()
     for trial in plan.trials:
         assert trial.weights_key is not None
-        store.results[trial.weights_key] = Results(
-            {
-                step.key: stored_result(trial, step.batches(available), available=available)
-                for step in trial.steps
-                if str(step) not in without and step.key
-            }
-        )
+        by_key = {
+            step.key: stored_result(trial, step.batches(available), available=available)
+            for step in trial.steps
+            if str(step) not in without and step.key
+        }
+        store.results[trial.weights_key] = (Results(by_key),)
         store.attempts[trial.id] = (
             Attempt(
                 trial.id,
@@ -212,8 +212,9 @@ class TestWindows:
         assert dense.weights_key is not None
         (step, _) = dense.steps
         first, _, last = step.batches()
-        have = store.results[dense.weights_key].by_key
-        store.results[dense.weights_key] = Results({**have, step.key: stored_result(dense, [first, last])})
+        (have,) = store.results[dense.weights_key]
+        torn = {**have.by_key, step.key: stored_result(dense, [first, last])}
+        store.results[dense.weights_key] = (Results(torn),)
         (todo,) = compare(plan, store, saved(plan)).todo
         assert (todo.trial, todo.steps, todo.reason) == (dense, (step,), "unfinished")
 

@@ -72,7 +72,7 @@ def dense_took(plan: StudyPlan, seconds: float, batches: int | None = None) -> S
         for step in dense.model.steps
         if step.kind is StepKind.PERPLEXITY and batches != 0
     }
-    return Stored(results={dense.weights_key: Results(results)})
+    return Stored(results={dense.weights_key: (Results(results),)})
 
 
 # -- before anything is measured

@@ -8,7 +8,7 @@ from studyctl.contract.steps import Step, StepKind
 from studyctl.plan.compare import Todo
 from studyctl.plan.trials import PlannedModel, Trial
 from studyctl.plan.variants import DENSE, Variant
-from studyctl.run.jobs import choose
+from studyctl.run.jobs import Queue
 from studyctl.spec.models import Model
 
 ROUNDED = Variant("rtn-4bit-g64", RTN(group_size=64), None, "studyctl", ("*",), ("compression", 0))
@@ -23,12 +23,12 @@ def trial(index: int, variant: Variant) -> Trial:
     return Trial(f"M{index}-{variant.name}", model(index), variant, None, "key")
 
 
-def todo(*trials: Trial) -> dict[str, Todo]:
-    return {entry.id: Todo(entry, (Step(StepKind.PERPLEXITY, "en"),), "new") for entry in trials}
+def todo(*trials: Trial) -> Queue:
+    return Queue(Todo(entry, (Step(StepKind.PERPLEXITY, "en"),), "new") for entry in trials)
 
 
-def chosen(waiting: dict[str, Todo], running: list[Trial], held: str | None) -> str | None:
-    entry = choose(waiting, running, held)
+def chosen(waiting: Queue, running: list[Trial], held: str | None) -> str | None:
+    entry = waiting.next(running, held)
     return entry.trial.id if entry else None
 
 
@@ -55,7 +55,17 @@ def test_two_workers_take_different_models() -> None:
 
 
 def test_nothing_is_left() -> None:
-    assert choose({}, [], None) is None
+    assert Queue().next([], None) is None
+
+
+def test_what_was_taken_is_gone() -> None:
+    waiting = todo(trial(0, DENSE), trial(0, ROUNDED))
+    for name in ("M0-dense", "M0-rtn-4bit-g64"):
+        entry = waiting.next([], None)
+        assert entry is not None
+        assert entry.trial.id == name
+        waiting.remove(entry)
+    assert len(waiting) == 0
 
 
 def test_dense_is_dense() -> None:

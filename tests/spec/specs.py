@@ -92,7 +92,6 @@ openbookqa = { test = "tasks/openbookqa_test.jsonl", fewshot = "tasks/openbookqa
 openbookqa = "acc_norm"
 
 [execution]
-executor = "local"
 devices = ["cuda:0", "cuda:1"]
 retries = 1
 keep_weights = false

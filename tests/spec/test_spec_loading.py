@@ -268,7 +268,7 @@ def test_one_thing_is_wrong(table: str, what: str, underlined: str, note: str) -
             "[evaluation.fidelity]\nxyz = 1\n[evaluation.perplexity]\nsource = 'pocket'",
             "`[evaluation.fidelity]` takes `metrics`, `activations`",
         ),
-        ('[execution]\nexecutor = "k8s"', "it is one of `local`, `ray`, `slurm`"),
+        ('[execution]\nexecutor = "slurm"', "where workers run is in a profile"),
         (
             "[[compression]]\nmethod = 'x'",
             'methods are `magnitude`, `wanda`, `rtn`, `sparsegpt`, `gptq`, `awq`, `checkpoint`, or a pair such as ["sparsegpt", "gptq"]',

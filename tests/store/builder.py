@@ -252,8 +252,12 @@ class FakeAttempt:
         self.name: str = trial["trial"]
         self.path = study.paths.attempt_journal(self.name, number)
         self.writer = JournalWriter(self.path)
+        self.started = self._started(changes)
+        self.writer.write(self.started)
+
+    def _started(self, changes: dict[str, Any]) -> AttemptStarted:
         started = {
-            "schema": SCHEMA, "studyctl": "0.1.0", "study": study.root.name, "trial": self.name, "attempt": number,
+            "schema": SCHEMA, "studyctl": "0.1.0", "study": self.study.root.name, "trial": self.name, "attempt": self.number,
             "host": "node1", "pid": 4242, "device": "cpu", "threads": 2, "versions": {"torch": "2.13.0"}, "spec_hash": "spec-1",
             "backend_version": self.backend.version,
         }  # fmt: skip
@@ -268,7 +272,7 @@ class FakeAttempt:
             "weights_key",
             "dtype",
         )
-        self.writer.write(AttemptStarted(**(started | {name: trial[name] for name in copied} | changes)))
+        return AttemptStarted(**(started | {name: self.trial[name] for name in copied} | changes))
 
     @property
     def backend(self) -> FakeBackend:

@@ -123,7 +123,7 @@ def test_all_goes_well(job: Job) -> None:
     }
     assert engine.kept
     assert engine.finished == ["task:boats"], "what it would go on from is not needed any more"
-    assert set(read_stored(StudyPaths(job.root)).results_of("w").by_key) == {
+    assert set(read_stored(StudyPaths(job.root)).results_of("w", ()).by_key) == {
         "key compress",
         "key perplexity:en",
         "key task:boats",

@@ -382,8 +382,7 @@ class TestAFailure:
         self, workplace: Path, package: FakePackage, monkeypatch: pytest.MonkeyPatch,
         outcome: tuple[str, str], kernel: int, what: str, cause: str, hint: str,
     ) -> None:  # fmt: skip
-        kills = iter([5, 5 + kernel])
-        monkeypatch.setattr(elsewhere, "kernel_oom_kills", lambda: next(kills))
+        monkeypatch.setattr(elsewhere.OomKills, "count", lambda _: kernel)
         package.outcome = Outcome(failure=outcome[0], cause=DriverCause(outcome[1]))
         job = job_of(workplace, GPTQMODEL)
         error = refused(job)

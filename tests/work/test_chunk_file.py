@@ -23,66 +23,79 @@ KILLS = int(os.environ.get("STUDYCTL_KILLS", "12"))
 
 def test_answers_come_back_bit_by_bit(tmp_path: Path) -> None:
     values = [[-0.1 - 2**-50, True], [-1e-300, False]]
-    with ChunkFile(tmp_path / "chunks" / "x.jsonl", "weights") as chunks:
+    with ChunkFile(tmp_path / "chunks", 1, "weights") as chunks:
         assert chunks.begin("plan") == {}
         chunks.add(0, values)
         chunks.add(1, {"nll": [0.1 + 0.2]})
-    with ChunkFile(tmp_path / "chunks" / "x.jsonl", "weights") as chunks:
+    with ChunkFile(tmp_path / "chunks", 2, "weights") as chunks:
         assert chunks.begin("plan") == {0: values, 1: {"nll": [0.1 + 0.2]}}
         assert chunks.begin("another plan") == {}
-    with ChunkFile(tmp_path / "chunks" / "x.jsonl", "other weights") as chunks:
+    with ChunkFile(tmp_path / "chunks", 3, "other weights") as chunks:
         assert chunks.begin("plan") == {}
 
 
 def test_a_task_with_two_plans_keeps_both(tmp_path: Path) -> None:
-    for _ in range(2):
-        with ChunkFile(tmp_path / "x.jsonl", "") as chunks:
+    for attempt in (1, 2):
+        with ChunkFile(tmp_path, attempt, "") as chunks:
             for plan in ("one", "two"):
                 stored = chunks.begin(plan)
                 chunks.add(len(stored), plan)
-    with ChunkFile(tmp_path / "x.jsonl", "") as chunks:
+    with ChunkFile(tmp_path, 1, "") as chunks:
         assert chunks.begin("one") == {0: "one", 1: "one"}
         assert chunks.begin("two") == {0: "two", 1: "two"}
 
 
 def test_the_time_that_chunks_took_is_known_to_the_next_attempt(tmp_path: Path) -> None:
     begun = time.monotonic()
-    with ChunkFile(tmp_path / "x.jsonl", "") as chunks:
+    with ChunkFile(tmp_path, 1, "") as chunks:
         chunks.begin("plan")
         work_begun = time.monotonic()
         while time.monotonic() - work_begun < 0.02:
             pass
         chunks.add(0, 1.0)
         assert chunks.seconds_before == 0
-    with ChunkFile(tmp_path / "x.jsonl", "") as chunks:
+    with ChunkFile(tmp_path, 1, "") as chunks:
         chunks.begin("plan")
         assert 0.02 <= chunks.seconds_before <= time.monotonic() - begun
 
 
+def test_an_attempt_that_only_seemed_dead_has_a_file_of_its_own(tmp_path: Path) -> None:
+    with ChunkFile(tmp_path, 1, "") as asleep:
+        asleep.begin("plan")
+        asleep.add(0, "first")
+        with ChunkFile(tmp_path, 2, "") as chunks:
+            assert chunks.begin("plan") == {0: "first"}
+            chunks.add(1, "second")
+            asleep.add(1, "late")
+            chunks.add(2, "second")
+    with ChunkFile(tmp_path, 3, "") as chunks:
+        assert chunks.begin("plan").keys() == {0, 1, 2}
+
+
 def test_a_result_that_is_not_finite_is_computed_again(tmp_path: Path) -> None:
-    with ChunkFile(tmp_path / "x.jsonl", "") as chunks:
+    with ChunkFile(tmp_path, 1, "") as chunks:
         chunks.begin("plan")
         chunks.add(0, [float("-inf")])
         chunks.add(1, [1.0])
-    with ChunkFile(tmp_path / "x.jsonl", "") as chunks:
+    with ChunkFile(tmp_path, 1, "") as chunks:
         assert chunks.begin("plan") == {1: [1.0]}
 
 
 def test_torn_or_damaged_anywhere_it_costs_work_and_never_a_wrong_result(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    with ChunkFile(path, "") as chunks:
+    path = tmp_path / "1.jsonl"
+    with ChunkFile(tmp_path, 1, "") as chunks:
         chunks.begin("plan")
         for chunk in range(3):
             chunks.add(chunk, chunk / 7)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with ChunkFile(path, "") as chunks:
+        with ChunkFile(tmp_path, 1, "") as chunks:
             stored = chunks.begin("plan")
             assert stored == {chunk: chunk / 7 for chunk in stored}
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
-        with ChunkFile(path, "") as chunks:
+        with ChunkFile(tmp_path, 1, "") as chunks:
             stored = chunks.begin("plan")
             assert stored == {chunk: chunk / 7 for chunk in stored}
 
@@ -130,7 +143,7 @@ def test_a_task_that_is_killed_many_times_ends_with_the_same_bits(tmp_path: Path
     seconds = time.monotonic() - begun
 
     def work() -> None:
-        with ChunkFile(tmp_path / "x.jsonl", "") as chunks:
+        with ChunkFile(tmp_path / "chunks", os.getpid(), "") as chunks:
             assert score(chunks) == expected
 
     assert killed_now_and_then(work, random.Random(5), seconds) > 0

@@ -7,10 +7,10 @@ from rich.text import Text
 from textual import work
 from textual.binding import Binding, BindingType
 
+from studyctl.contract.job import StopWhen
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.run import control
-from studyctl.run.control import StopWhen
 from studyctl.store.live import TrialDetail
 from studyctl_tui.monitor.trials import TrialsScreen
 from studyctl_tui.shared.dialogs import Ask, Choice

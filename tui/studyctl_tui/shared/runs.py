@@ -6,9 +6,10 @@ from rich.text import Text
 from textual import work
 from textual.notifications import SeverityLevel
 
+from studyctl.contract.job import StopWhen
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
-from studyctl.run.control import StopWhen, ask_to_stop, start_in_background
+from studyctl.run.control import ask_to_stop, start_in_background
 from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.studies.start import EDIT, START, PlanDialog

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.text import Text
 from textual.app import App
 
-from studyctl.run.control import StopWhen
+from studyctl.contract.job import StopWhen
 from studyctl_tui.shared.dialogs import Ask, Choice
 
 

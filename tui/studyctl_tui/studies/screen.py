@@ -13,11 +13,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Input, Static
 
+from studyctl.contract.job import StopWhen
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, runs_folder
 from studyctl.printable import on_one_line
 from studyctl.report.studies import FIRST_STEPS
-from studyctl.run.control import StopWhen
 from studyctl.store.studies import StudyList, StudyRow
 from studyctl.units import duration_text
 from studyctl_tui.shared.dialogs import Ask

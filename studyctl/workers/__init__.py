@@ -1,0 +1,1 @@
+"""The processes that run attempts: on this machine, or on the nodes of a cluster."""
