@@ -282,6 +282,8 @@ class Runner:
             self.display.failed(trial, error, failure.hint if failure else "", again=again)
             if again:
                 self._requeue(trial)
+        elif self.pool.stop is None:  # its worker has to go: another one goes on, and this is no failure
+            self._requeue(trial)
 
     def _requeue(self, name: str) -> None:
         """Put a trial back into ``todo``, with the steps that are still missing."""
@@ -299,6 +301,9 @@ class Runner:
             return
         if job is None:
             self._not_started(end)
+            return
+        if not end.begun:
+            self._requeue(job.trial)
             return
         self.held.check()
         attempts = self._index.refresh([(job.trial, job.attempt)]).attempts.get(job.trial, ())

@@ -67,7 +67,9 @@ def compress_with_backend(
     packed = paths.packed_weights(job.weights_key)
     packed.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".handed-{job.weights_key}-"
-    for leftover in packed.parent.glob(f"{prefix}*"):  # of an attempt that was killed, or is lost and may still write
+    for leftover in packed.parent.glob(
+        f"{prefix}*"
+    ):  # of an attempt that was killed, or is lost and may still write
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=packed.parent, prefix=prefix) as scratch:
         task = _task(job, loaded, ids, Path(scratch))

@@ -32,7 +32,6 @@ from studyctl.evaluate.text.reference import open_reference, reference_lost
 from studyctl.evaluate.text.score import score_windows
 from studyctl.evaluate.text.windows import Windows
 from studyctl.evaluate.vocabulary import check_ids
-from studyctl.export.trial import export_weights
 from studyctl.files import StudyPaths, digest
 from studyctl.journal.parts import keep_texts, write_items
 from studyctl.sources.ids_files import read_ids
@@ -49,7 +48,6 @@ from studyctl.sources.models import (
 from studyctl.sources.tokens import calibration_ids, perplexity_windows
 from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits
 from studyctl.sources.verified import check_files, unchanged
-from studyctl.work.backend import compress_with_backend
 from studyctl.work.chunk_file import ChunkFile
 from studyctl.work.recorder import Recorder
 
@@ -252,6 +250,8 @@ class Engine:
                 resumable=blocks,
             )
         else:
+            from studyctl.work.backend import compress_with_backend  # imports what exports do
+
             compressed, outcome = compress_with_backend(job, loaded, ids, recorder)
             # The package's process measured them itself.
             result.seconds, result.peak_memory_bytes = outcome.seconds, outcome.peak_memory_bytes
@@ -300,6 +300,9 @@ class Engine:
 
     def export(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
         """Write the weights as a folder that transformers and vLLM load; report its place and size."""
+        # A model card reads the database, whose library takes a second to import.
+        from studyctl.export.trial import export_weights
+
         return StepFinished(step=step, exported=export_weights(job, self._model, self.weights_hash, recorder))
 
     # -- texts

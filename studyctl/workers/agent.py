@@ -52,6 +52,8 @@ class Agent:
 
     def run(self, key: str, job: str, worker: DaskWorker) -> Ended | None:
         """Run a job until its attempt or its process ends; return how the process ended, None if it lives."""
+        if self.leaves:
+            return Ended("the worker leaves", begun=False)
         self.attempt = key
         try:
             if self._process is None:

@@ -20,6 +20,7 @@ from distributed import Client, Future, Scheduler
 from distributed.deploy.spec import SpecCluster
 
 from studyctl.contract.job import Job, StopWhen
+from studyctl.contract.records import AttemptFinished
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import decode
@@ -217,8 +218,13 @@ class ClusterPool(Pool):
             and worker.job.attempt == record.attempt
         ):
             yield worker, record
-            if worker.job is None and isinstance(worker, ClusterWorker):
+            assert isinstance(worker, ClusterWorker)
+            if worker.job is None:
                 worker.free_since = time.monotonic()
+                # It was not asked to stop by this runner, so its allocation ends.
+                worker.leaves |= (
+                    isinstance(record, AttemptFinished) and record.state == "stopped" and not self.stop
+                )
 
     def _of_task(self, address: str, key: str, future: Future[Any]) -> Iterator[Event]:
         worker = self._workers.get(address)
@@ -233,6 +239,7 @@ class ClusterPool(Pool):
         if error is not None:
             yield from self._lost(worker)
         else:
+            worker.leaves |= result is not None and not result.begun
             worker.model_key = None  # its process ended, or its last record was lost
             worker.free_since = time.monotonic()
             yield worker, result or Ended("the worker ended its attempt without a word")

@@ -24,7 +24,8 @@ from studyctl.workers.contact import Contact, read_contact
 LOG = logging.getLogger("studyctl.worker")
 LOOK_SECONDS = 1.0
 """How often the agent looks for a runner, and whether it is to leave."""
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+"""How long a runner may take to answer; one that was killed leaves its address behind, and the next one another."""
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 

@@ -43,6 +43,8 @@ class Ended:
     """``the worker was killed by SIGKILL``."""
     out_of_memory: bool = False
     """Whether the kernel killed it for that."""
+    begun: bool = True
+    """Whether the attempt had begun; False: its worker has to go, and another one runs it."""
 
 
 Event = tuple[Worker, AnyRecord | Ended]

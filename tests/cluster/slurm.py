@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,7 @@ class Slurm:
         self.pids[pid_file or name] = int(path.read_text())
 
     @staticmethod
-    def wait_for(condition, what: str, seconds: float = 30) -> None:  # type: ignore[no-untyped-def]
+    def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, f"no {what} after {seconds} s"
@@ -120,6 +121,7 @@ class Slurm:
         """Kill a daemon."""
         with suppress(ProcessLookupError):
             os.kill(self.pids.pop(name), signal.SIGKILL)
+        (self.folder / (name if name.endswith(".pid") else f"{name}.pid")).unlink(missing_ok=True)
 
     def stop(self) -> None:
         with suppress(subprocess.CalledProcessError):

@@ -78,9 +78,7 @@ def test_a_worker_that_is_killed_loses_one_attempt(
 ) -> None:
     cluster.profile(workers=2)
     run = cluster.run()
-    for process in victims(
-        cluster, b'"kind":"step_started","seq":' if step == "load" else f'"{step}'.encode()
-    ):
+    for process in victims(cluster, b'"step_started"' if step == "load" else f'"{step}'.encode()):
         with suppress(psutil.NoSuchProcess):
             process.kill()
     printed = run.wait()

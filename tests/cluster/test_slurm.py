@@ -25,7 +25,7 @@ def on_slurm(cluster: Cluster, slurm: Slurm) -> Cluster:
 
 
 def test_twelve_trials_on_three_nodes(on_slurm: Cluster, local_results: Results) -> None:
-    on_slurm.profile(executor="slurm", workers=3, more='memory = "1500 MiB"\ntime = "10 min"')
+    on_slurm.profile(executor="slurm", workers=3, more='memory = "4000 MiB"\ntime = "10 min"')
     run = on_slurm.run()
     wait_for(lambda: len(on_slurm.workers()) == 3, "three workers")
     assert {worker.host for worker in on_slurm.workers()} == {"n1", "n2", "n3"}
