@@ -23,11 +23,11 @@ SECONDS = 120.0
 VARIANTS = """
 [[compression]]
 method = "rtn"
-bits = [2, 3, 5, 8]
+bits = [2, 3, 5, 6, 8]
 group_size = 16
 [[compression]]
 method = "magnitude"
-sparsity = [0.25, 0.75]
+sparsity = [0.25, 0.4, 0.6, 0.75]
 
 [text.mine]"""
 

@@ -55,7 +55,7 @@ def test_a_partition_that_does_not_exist_is_named_at_its_place(on_slurm: Cluster
     on_slurm.profile(executor="slurm", more='[slurm]\npartition = "gpuu"')
     printed = " ".join(on_slurm.run().wait(ExitCode.FAILED).split())
     assert "invalid partition specified: gpuu" in printed
-    assert "profiles/here.toml:11" in printed
+    assert "profiles/here.toml:10" in printed
 
 
 def test_what_waits_is_shown_with_slurms_reason(on_slurm: Cluster, slurm: Slurm) -> None:
