@@ -35,6 +35,7 @@ from studyctl.spec.loading import load_spec
 from studyctl.store.query import run_sql
 from studyctl.work.attempt import Attempt
 from studyctl.work.engine import Engine
+from studyctl.workers.pool import PoolState
 from tests.run.studies import write_spec
 from tests.work.test_attempt import FakeChannel
 
@@ -192,7 +193,7 @@ def studyctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_trial_is_exported_also_while_its_study_is_run(workplace: Path, paths: StudyPaths) -> None:
     before = sorted(paths.journal.iterdir())
     with hold(paths):
-        write_heartbeat(paths, datetime.now(UTC), [])
+        write_heartbeat(paths, datetime.now(UTC), PoolState())
         ended = studyctl("export", "small", "tiny-rtn", "out/rtn")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == f"{workplace / 'out' / 'rtn'}\n"

@@ -26,6 +26,7 @@ from studyctl.run.hold import Hold, hold, write_heartbeat
 from studyctl.run.start import rebuild
 from studyctl.store import holder
 from studyctl.store.holder import Pulse, living_runner, read_holder, read_lease
+from studyctl.workers.pool import PoolState
 
 BEAT, SILENT = 0.1, 2.0
 HOLDER = """
@@ -43,10 +44,11 @@ from studyctl.errors import HeldError
 from studyctl.files import StudyPaths
 from studyctl.run.hold import hold, write_heartbeat
 from studyctl.store import holder
+from studyctl.workers.pool import PoolState
 holder.BEAT_SECONDS = 0.1
 paths = StudyPaths(Path(place))
 with hold(paths) as held:
-    write_heartbeat(paths, datetime.now(UTC), [{"trial": "t", "attempt": 1}])
+    write_heartbeat(paths, datetime.now(UTC), PoolState([holder.WorkerState(name="w", trial="t", attempt=1)]))
     print("held", flush=True)
     try:
         while sys.stdin.readline():
@@ -118,7 +120,7 @@ def test_a_second_runner_is_told_who_holds_the_study_and_since_when(paths: Study
 
 def test_a_runner_that_ends_leaves_no_trace(paths: StudyPaths) -> None:
     with hold(paths):
-        write_heartbeat(paths, datetime.now(UTC), [])
+        write_heartbeat(paths, datetime.now(UTC), PoolState())
         assert living_runner(paths) is not None
     assert living_runner(paths) is None
     assert not paths.runner.exists()

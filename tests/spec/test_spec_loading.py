@@ -268,7 +268,10 @@ def test_one_thing_is_wrong(table: str, what: str, underlined: str, note: str) -
             "[evaluation.fidelity]\nxyz = 1\n[evaluation.perplexity]\nsource = 'pocket'",
             "`[evaluation.fidelity]` takes `metrics`, `activations`",
         ),
-        ('[execution]\nexecutor = "slurm"', "where workers run is in a profile"),
+        (
+            '[execution]\nexecutor = "slurm"',
+            "where workers run is in a profile: `studyctl run SPEC --on NAME` (docs/cluster.md)",
+        ),
         (
             "[[compression]]\nmethod = 'x'",
             'methods are `magnitude`, `wanda`, `rtn`, `sparsegpt`, `gptq`, `awq`, `checkpoint`, or a pair such as ["sparsegpt", "gptq"]',

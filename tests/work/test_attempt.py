@@ -46,6 +46,9 @@ class FakeChannel:
     def send(self, record: Record) -> None:
         self.sent.append(record)
 
+    def wait_for_lease(self) -> None:
+        pass
+
 
 class FakeEngine:
     """Does what a test says at each step, in turn."""

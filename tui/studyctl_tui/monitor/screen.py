@@ -14,6 +14,7 @@ from typing_extensions import override
 from studyctl_tui.monitor.acts import TrialActs
 from studyctl_tui.monitor.detail import DetailPane
 from studyctl_tui.monitor.table import TrialsTable
+from studyctl_tui.monitor.workers import worker_lines
 from studyctl_tui.shared.lines import LinesView
 from studyctl_tui.shared.view import View
 
@@ -34,6 +35,7 @@ class MonitorScreen(TrialActs):
     ABOUT = "The trials of the study as they run, and everything about the selected one."
     DEFAULT_CSS = """
     MonitorScreen .banner { height: auto; padding: 0 1; display: none; color: $warning; text-style: bold; }
+    MonitorScreen .workers { height: auto; padding: 0 1; display: none; color: $text-muted; }
     MonitorScreen .split { height: 1fr; layout: vertical; }
     MonitorScreen .trials { height: 45%; min-height: 4; }
     MonitorScreen.-wide .split { layout: horizontal; }
@@ -53,12 +55,14 @@ class MonitorScreen(TrialActs):
         super().__init__()
         self.pane = DetailPane()
         self._banner = Static(classes="banner", markup=False)
+        self._workers = Static(classes="workers", markup=False)
         self._most_lines: int | None = None
         self._patience: Timer | None = None
 
     @override
     def compose_body(self) -> ComposeResult:
         yield self._banner
+        yield self._workers
         with Container(classes="split"):
             yield from super().compose_body()
             yield self.pane
@@ -76,6 +80,12 @@ class MonitorScreen(TrialActs):
         if (message := banner(view)) != self._banner.content:
             self._banner.display = bool(message)
             self._banner.update(message)
+        workers = worker_lines(
+            view.snapshot.runner if view.snapshot.running else None, max(1, self.size.width - 2)
+        )
+        if workers != self._workers.content:
+            self._workers.display = bool(workers)
+            self._workers.update(workers)
         self.pane.take(self.row)
         if self._patience is None:
             self._ask()
