@@ -91,8 +91,13 @@ class Agent:
         if self._process is not None and self.attempt:
             self._process.kill()
 
+    def release(self) -> None:
+        """Let the process end, and with it the model."""
+        if self._process is not None:
+            self._process.close()
+
     def close(self) -> None:
-        """End the process."""
+        """End the process, and wait for that."""
         if (process := self._process) is not None:
             process.close()
             process.wait(LEASE_SECONDS)
@@ -167,6 +172,11 @@ def ask_to_leave(dask_worker: DaskWorker) -> None:
     """Let the worker end after its attempt."""
     agent = _agent_of(dask_worker)
     agent.leaves = True
+
+
+def release(dask_worker: DaskWorker) -> None:
+    """Free what the study holds on a worker that is not the study's own."""
+    _agent_of(dask_worker).release()
 
 
 def introduce(root: str) -> dict[str, Any]:

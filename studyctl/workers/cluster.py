@@ -267,8 +267,12 @@ class ClusterPool(Pool):
                     agent.introduce, str(self._paths.root.resolve()), workers=[address], pure=False, retries=0
                 )
         for address, future in list(self._asked.items()):
-            if address not in there or future.status in ("error", "cancelled"):
+            if address not in there:
                 del self._asked[address]
+            elif future.status == "error":
+                del self._asked[address]
+                self._refused.add(address)
+                self._say(f"! the worker at {address} cannot be used: {future.exception()}")
             elif future.status == "finished":
                 del self._asked[address]
                 self._take_in(address, there[address]["name"], future.result(timeout=END_SECONDS))
@@ -327,7 +331,8 @@ class ClusterPool(Pool):
 
     def _dismiss(self, worker: ClusterWorker) -> None:
         worker.leaves = True
-        self._tell(worker.address, agent.ask_to_leave)
+        if self._profile.dask is None:  # else the worker is not the study's, and stays for others
+            self._tell(worker.address, agent.ask_to_leave)
 
     def drain(self, name: str) -> str:
         """Let a worker leave after its attempt; return what was done, or why not, for the user."""
@@ -364,7 +369,7 @@ class ClusterPool(Pool):
         """Let every worker leave, end the jobs of those that wait, and stop listening."""
         if self._is_ours():
             for address in list(self._workers):
-                self._tell(address, agent.ask_to_leave)
+                self._tell(address, agent.ask_to_leave if self._profile.dask is None else agent.release)
             if self._allocations is not None:
                 with suppress(StudyError):  # the scheduler does not answer: they find no runner, and leave
                     self._allocations.close()
@@ -388,7 +393,7 @@ class ClusterPool(Pool):
         if self._is_closed:
             return
         self._is_closed = True
-        self._messages.shutdown(wait=False, cancel_futures=False)
+        self._messages.shutdown(wait=self._profile.dask is not None)
         self._client.close(timeout=END_SECONDS)
         if self._cluster is not None:
             self._cluster.close(timeout=END_SECONDS)

@@ -5,13 +5,15 @@ study: an open scheduler on a login node would run anybody's code.
 """
 
 import os
+import stat
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
 from distributed.security import Security
 
-from studyctl.files import read_plain, sync_folder
+from studyctl.errors import StudyError
+from studyctl.files import open_plain, sync_folder
 
 
 class Contact(msgspec.Struct, frozen=True):
@@ -56,8 +58,17 @@ def write_contact(path: Path, contact: Contact) -> None:
 
 
 def read_contact(path: Path) -> Contact | None:
-    """Return how to reach the runner; None if there is none now."""
+    """Return how to reach the runner; None if there is none now.
+
+    Raises:
+        StudyError: somebody else could have written the file: whom it names could run code as this user.
+    """
     try:
-        return msgspec.json.decode(read_plain(path), type=Contact)
+        with open_plain(path) as file:
+            about = os.fstat(file.fileno())
+            if about.st_uid != os.getuid() or about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                hint = "delete it; the next run writes a new one"
+                raise StudyError(f"{path} is not yours alone, so it is not used", file=path, hint=hint)
+            return msgspec.json.decode(file.read(), type=Contact)
     except (FileNotFoundError, msgspec.DecodeError):
         return None

@@ -1,7 +1,10 @@
 """Workers that a command starts, as processes of this machine: what is killed, suspended or cut off loses nothing."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -9,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client, LocalCluster
+from distributed.security import Security
 
 from studyctl.contract.records import AttemptFinished, StepFinished
 from studyctl.contract.steps import StepKind
@@ -157,9 +162,6 @@ def test_a_worker_that_is_told_to_end_stops_and_costs_no_retry(
 
 
 def test_a_worker_can_be_asked_to_leave(cluster: Cluster, local_results: Results) -> None:
-    import subprocess
-    import sys
-
     cluster.profile(workers=1)
     run = cluster.run()
     wait_for(lambda: cluster.workers(), "worker")
@@ -185,10 +187,26 @@ def test_a_stopped_run_lets_its_workers_go(cluster: Cluster) -> None:
     assert not cluster.paths.contact.exists()
 
 
-def test_a_stranger_is_refused(cluster: Cluster) -> None:
-    from distributed import Client
-    from distributed.security import Security
+def test_a_dask_cluster_that_exists_is_used_twice_and_left_as_it_was(
+    cluster: Cluster, local_results: Results
+) -> None:
+    path = cluster.profile(executor="dask")
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        worker_dashboard_address=None,
+    ) as dask:
+        path.write_text(path.read_text() + f'[dask]\naddress = "{dask.scheduler_address}"\n')
+        for _ in range(2):
+            cluster.run().wait()
+            check_complete(cluster.paths, local_results)
+            shutil.rmtree(cluster.paths.root)
+        assert len(dask.scheduler_info["workers"]) == 2
 
+
+def test_a_stranger_is_refused(cluster: Cluster) -> None:
     cluster.profile(workers=1)
     run = cluster.run()
     wait_for(cluster.paths.contact.exists, "contact")
