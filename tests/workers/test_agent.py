@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("distributed", reason="workers on other machines need studyctl[cluster]")
+
 from studyctl.workers.agent import slurm_seconds
 
 
