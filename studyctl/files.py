@@ -319,11 +319,11 @@ class StudyPaths:
 
     def lost(self, token: str) -> Path:
         """What the runner that holds the study by this token recorded of attempts whose workers are gone."""
-        return self.journal / f"{token}.lost"
+        return self.journal / "lost" / f"{token}.jsonl"
 
     def all_lost(self) -> list[Path]:
         """Return what every runner recorded of attempts whose workers are gone."""
-        return sorted(self.journal.glob("*.lost"))
+        return sorted(self.lost("").parent.glob("*.jsonl"))
 
     @property
     def hypotheses(self) -> Path:

@@ -61,9 +61,9 @@ def check(
     from studyctl.errors import StudyError
     from studyctl.plan.devices import place_of
     from studyctl.report.workers import draw_checked
-    from studyctl.run.start import cluster_profile
+    from studyctl.run.start import usable_profile
 
-    if (file := cluster_profile(name)) is None:
+    if (file := usable_profile(name)) is None:
         raise StudyError(f"profile `{name}` runs on this machine", hint="there is nothing to check")
     from studyctl.workers.check import check_profile
 

@@ -45,9 +45,9 @@ def plan(
     from studyctl.report.plan import draw_plan, plan_as_json
     from studyctl.spec.bundled import spec_path
     from studyctl.spec.loading import load_spec
-    from studyctl.spec.profiles import load_profile
+    from studyctl.spec.profiles import cluster_profile
 
-    profile = load_profile(on) if on else None
+    profile = cluster_profile(on)
     shown = preview(load_spec(spec_path(spec)), place_of(profile.profile) if profile else None, strict=strict)
     if as_json:
         print_json(plan_as_json(shown))

@@ -123,9 +123,10 @@ class _Watch:
         self._tails |= {path: JournalTail(path) for path in sorted(began)}
         for path, tail in list(self._tails.items()):
             for record in tail.new_records():
-                if path.suffix == ".jsonl" or not isinstance(record, AttemptStarted):
+                is_own = path.parent == self._paths.journal
+                if is_own or not isinstance(record, AttemptStarted):
                     self._take(record)
-                if path.suffix == ".jsonl" and isinstance(record, AttemptFinished):
+                if is_own and isinstance(record, AttemptFinished):
                     del self._tails[path]
                     self._old.add(path)
         now = time.monotonic()

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.printable import on_one_line
 from studyctl.report.layout import Column, print_tables
 from studyctl.spec.profiles import ProfileFile
-from studyctl.store.holder import Holder, living_runner
+from studyctl.store.holder import needed_runner
 from studyctl.units import bytes_text, duration_text
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def draw_workers(paths: StudyPaths, console: Console) -> None:
     Raises:
         StudyError: nobody runs it.
     """
-    runner = _runner(paths)
+    runner = needed_runner(paths)
     if not runner.workers and not runner.waiting:
         console.print(f"{paths.name}: no workers yet", soft_wrap=True, markup=False)
         return
@@ -58,17 +57,11 @@ def workers_as_json(paths: StudyPaths) -> dict[str, Any]:
     Raises:
         StudyError: nobody runs it.
     """
-    runner = _runner(paths)
+    runner = needed_runner(paths)
     return {
         "workers": [asdict(worker) for worker in runner.workers],
         "waiting": [asdict(waiting) for waiting in runner.waiting],
     }
-
-
-def _runner(paths: StudyPaths) -> Holder:
-    if (runner := living_runner(paths)) is None:
-        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
-    return runner
 
 
 def draw_checked(checked: "Checked", file: ProfileFile, console: Console) -> None:

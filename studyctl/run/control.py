@@ -12,7 +12,7 @@ import msgspec
 from studyctl.contract.job import StopWhen
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths, write_atomic
-from studyctl.store.holder import living_runner
+from studyctl.store.holder import living_runner, needed_runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,7 @@ def ask_to_stop(paths: StudyPaths, when: StopWhen) -> str:
     Raises:
         StudyError: nobody runs it, or the folder cannot be written.
     """
-    holder = living_runner(paths)
-    if holder is None:
-        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
+    holder = needed_runner(paths)
     send(paths, Request("stop", when=when))
     return f"asked the runner of {paths.name} ({holder}) to stop {'now' if when == 'now' else 'after the running steps'}"
 
@@ -91,9 +89,7 @@ def ask_to_drain(paths: StudyPaths, worker: str) -> str:
     Raises:
         StudyError: nobody runs it, or the folder cannot be written.
     """
-    holder = living_runner(paths)
-    if holder is None:
-        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
+    holder = needed_runner(paths)
     names = [state.name for state in holder.workers]
     if worker not in names:
         hint = f"workers are {', '.join(names)}" if names else "it has no workers now"

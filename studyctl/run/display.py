@@ -127,7 +127,8 @@ class LiveDisplay(Display):
         self._live.start()
 
     def started(self, job: Job, worker: Worker) -> None:
-        """Add a bar."""
+        """Add a bar, in place of one that an attempt which did not begin has left."""
+        self._remove(job.trial)
         self._shown.pop(job.trial, None)
         self._bars[job.trial] = self._steps.add_task(f"{job.trial}  load", total=None, note="")
 

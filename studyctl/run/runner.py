@@ -32,7 +32,6 @@ from studyctl.run.hold import Hold, write_heartbeat
 from studyctl.run.jobs import Queue, make_job
 from studyctl.run.publisher import Publisher
 from studyctl.run.selection import Selection
-from studyctl.signals import last_lines
 from studyctl.spec.loading import load_spec, self_contained
 from studyctl.work.memory import OUT_OF_MEMORY_HINT
 from studyctl.work.recorder import describe_attempt
@@ -40,8 +39,6 @@ from studyctl.workers.local import LocalPool
 from studyctl.workers.pool import Ended, Pool, Worker
 
 HEARTBEAT_SECONDS = 2.0
-MOST_FALSE_STARTS = 3
-"""Workers in a row that ended before their first job: then something is wrong with all of them."""
 _WRITE_HINT = "make room or make the folder writable, and run again: everything that was measured is stored"
 _STOPPING = {
     "after_step": "stopping after the running steps (Ctrl-C again: at once)",
@@ -92,8 +89,6 @@ class Runner:
         self._since = datetime.now(UTC)
         self._lost: JournalWriter | None = None
         """What this runner knows of attempts whose workers are gone; no worker writes it, so no two processes write one journal."""
-        self._false_starts = 0
-        """Workers in a row that ended before their first job."""
         self._next_heartbeat = 0.0
         """When the next heartbeat is due; set to 0 when attempts begin or end."""
         self._fatal = ""
@@ -177,8 +172,7 @@ class Runner:
         write_plan(self._planned, self.paths)
         declare(self.paths, plan.hypotheses)
         self.plan = plan
-        if isinstance(self.pool, LocalPool):
-            self.pool.use(plan.devices)
+        self.pool.use(plan.devices)
         self._publisher.changed()
         self._trials = {trial.id: trial for trial in plan.trials}
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
@@ -264,7 +258,7 @@ class Runner:
 
     def _attempt_ended(self, job: Job, state: str, error: str) -> None:
         trial = job.trial
-        self._next_heartbeat, self._false_starts = 0.0, 0
+        self._next_heartbeat = 0.0
         self._publisher.changed(trial, job.attempt)
         self._stored = self._index.refresh([(trial, job.attempt)])
         if state == "done":
@@ -297,10 +291,7 @@ class Runner:
     def _worker_ended(self, worker: Worker, end: Ended) -> None:
         """Handle the end of a worker. If it was running an attempt whose end it did not record, record that this is lost."""
         job, worker.job = worker.job, None
-        if self._fatal:
-            return
-        if job is None:
-            self._not_started(end)
+        if job is None or self._fatal:
             return
         if not end.begun:
             self._requeue(job.trial)
@@ -329,11 +320,3 @@ class Runner:
         self._lost.write(describe_attempt(job))
         self._lost.write(failure)
         self._lost.write(AttemptFinished(state=state, error=f"{failure.step}: {failure.error}"))
-
-    def _not_started(self, end: Ended) -> None:
-        """Give up if worker after worker ends before it had a job."""
-        self._false_starts += 1
-        if self._false_starts >= MOST_FALSE_STARTS:
-            log = self.paths.runner_log
-            printed = "".join(f"\n  {line}" for line in last_lines(log)[-5:]) if log.exists() else ""
-            raise StudyError(f"no worker starts: {end.how}{printed}", hint=f"see {log}")

@@ -27,7 +27,7 @@ from studyctl.run.selection import Selection
 from studyctl.run.trust import require_trust
 from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import Document, load_spec, self_contained
-from studyctl.spec.profiles import Executor, ProfileFile, load_profile
+from studyctl.spec.profiles import ProfileFile, cluster_profile
 from studyctl.store.holder import Holder, Pulse
 from studyctl.store.publish import publish
 from studyctl.workers.pool import Pool
@@ -84,7 +84,7 @@ def run_study(
     pulse = Pulse(paths)
     if pulse.wait() is not None:
         _check_is_edited(document, paths)
-    profile = cluster_profile(on)
+    profile = usable_profile(on)
     plan = make_plan(document, place_of(profile.profile) if profile else None)
     plan.raise_errors()
     selection.check(plan.trials)
@@ -108,15 +108,14 @@ def run_study(
         return _run_held(plan, held, selection, console, profile)
 
 
-def cluster_profile(name: str) -> ProfileFile | None:
-    """Read the profile of this name; None if it means this machine.
+def usable_profile(name: str) -> ProfileFile | None:
+    """Read the profile of this name, if it can be used here; None if its workers run on this machine.
 
     Raises:
         SpecError: there is none, or it is wrong.
         StudyError: what clusters need is not installed.
     """
-    profile = load_profile(name) if name else None
-    if profile is None or profile.profile.executor is Executor.LOCAL:
+    if (profile := cluster_profile(name)) is None:
         return None
     if missing := [
         name for name in ("distributed", "cryptography") if importlib.util.find_spec(name) is None
@@ -224,7 +223,7 @@ def _submit(path: Path, paths: StudyPaths, selection: Selection, profile: Profil
     log = paths.runner_log.resolve()
     command = [sys.executable, "-P", "-m", "studyctl", "run", str(path.resolve()), "--trust", "--yes"]
     command += [*selection.arguments(), "--on", str(profile.path.resolve())]
-    header = scheduler.header(log, f"studyctl-{paths.name}", gpus=False)
+    header = scheduler.header(log, f"studyctl-{paths.name}", is_worker=False)
     script = paths.workers / "runner.sh"
     text = script_of(
         scheduler, header, ["env", f"{DRIVER}=1", f"{RUNS}={runs_folder().resolve()}", *command], log

@@ -171,6 +171,16 @@ def load_profile(name: str) -> ProfileFile | None:
     return file
 
 
+def cluster_profile(name: str) -> ProfileFile | None:
+    """Read the profile of this name; None if there is no name, or its workers run on this machine.
+
+    Raises:
+        SpecError: there is none, or with everything that is wrong with it.
+    """
+    file = load_profile(name) if name else None
+    return file if file is not None and file.profile.executor is not Executor.LOCAL else None
+
+
 def _path_of(name: str) -> Path | None:
     path = Path(name)
     if path.suffix == ".toml" or len(path.parts) > 1:

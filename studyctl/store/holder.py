@@ -218,6 +218,17 @@ class Pulse:
         return False if now - self._since >= SILENT_BEATS * BEAT_SECONDS else None
 
 
+def needed_runner(paths: StudyPaths) -> Holder:
+    """Return the runner that holds the study now.
+
+    Raises:
+        StudyError: there is none.
+    """
+    if (runner := living_runner(paths)) is None:
+        raise StudyError(f"study `{paths.name}` is not being run", hint="`studyctl list` shows what is")
+    return runner
+
+
 def living_runner(paths: StudyPaths) -> Holder | None:
     """Return the runner that holds the study now, or None; waits until that is certain (:meth:`Pulse.wait`)."""
     return Pulse(paths).wait()

@@ -35,7 +35,7 @@ def _log_to(job: Job) -> None:
 def _import_engine() -> None:
     """Import torch and the engine, which takes seconds, before the first job."""
     # An import that fails does so again with the first job, whose log is where people look.
-    with suppress(ImportError):
+    with suppress(Exception):
         import studyctl.work.attempt
         import studyctl.work.engine  # noqa: F401
 
@@ -49,16 +49,17 @@ def main() -> None:
     os.dup2(2, 1)
     faulthandler.enable()
     keep_freed_memory()
-    _import_engine()
+    # Numba keeps compiled code beside the kernels, and refuses to begin if it cannot: then a job's study says where.
+    is_writable = os.access(sweep.__path__[0], os.W_OK)
+    if is_writable:
+        _import_engine()
     channel.send(WorkerReady(pid=os.getpid()))
     engine = None
     while True:
         job = channel.jobs.get()
         _log_to(job)
         os.environ[SPARE_CACHE] = str(StudyPaths(job.root).spare_cache)
-        if not os.access(
-            sweep.__path__[0], os.W_OK
-        ):  # numba keeps compiled code there, and refuses to begin if it cannot
+        if not is_writable:
             os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_entry("numba")))
         from studyctl.work.attempt import Attempt
         from studyctl.work.engine import Engine

@@ -72,9 +72,8 @@ class Agent:
                 self._process = None
                 return event
             worker.log_event(RECORDS, event)
-            with suppress(ValueError):  # the last line of a worker that was killed while it wrote
-                if b'"attempt_finished"' in event and isinstance(decode(event), AttemptFinished):
-                    return None
+            if b'"attempt_finished"' in event and isinstance(decode(event), AttemptFinished):
+                return None
 
     def renew(self) -> None:
         """Let the process record results for another while."""
@@ -170,8 +169,7 @@ def ask_to_stop(when: StopWhen, dask_worker: DaskWorker) -> None:
 
 def ask_to_leave(dask_worker: DaskWorker) -> None:
     """Let the worker end after its attempt."""
-    agent = _agent_of(dask_worker)
-    agent.leaves = True
+    _agent_of(dask_worker).leaves = True
 
 
 def release(dask_worker: DaskWorker) -> None:
@@ -222,7 +220,7 @@ def _deadline() -> float | None:
 
 
 def seconds_left() -> float | None:
-    """Return how long this process may live; None: nobody said."""
+    """Return how long this process may live; None: not known."""
     deadline: float | None = _deadline()
     return None if deadline is None else deadline - time.monotonic()
 

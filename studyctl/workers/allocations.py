@@ -15,8 +15,9 @@ import msgspec
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, read_plain, write_atomic
 from studyctl.signals import last_lines
-from studyctl.spec.profiles import Executor, ProfileFile
+from studyctl.spec.profiles import CommandTable, Executor, ProfileFile
 from studyctl.store.holder import Waiting
+from studyctl.workers.pool import MOST_FALSE_STARTS
 
 LIST_SECONDS = 30.0
 """How often the scheduler is asked what waits: sites do not like more."""
@@ -25,8 +26,6 @@ FIRST_LIST_SECONDS = 5.0
 COMMAND_SECONDS = 60.0
 WARN_SECONDS = 120
 """How long ahead of its time limit a job gets USR2."""
-MOST_FALSE_STARTS = 3
-"""Workers in a row that ended before they reached the runner: then something is wrong with all of them."""
 
 
 class Scheduler(ABC):
@@ -51,19 +50,24 @@ class Scheduler(ABC):
     def cancel(self, job: str) -> None:
         """End a job."""
 
-    def header(self, log: Path, name: str, *, gpus: bool = True) -> list[str]:
-        """Return the lines at the beginning of a script that tell the scheduler what the job needs."""
+    @property
+    def can_list(self) -> bool:
+        """Return whether it can be asked for the user's jobs at all."""
+        return True
+
+    def header(self, log: Path, name: str, *, is_worker: bool = True) -> list[str]:
+        """Return the lines at the beginning of a script that tell the scheduler what the job needs: a worker, or the runner."""
         return []
 
 
 class Slurm(Scheduler):
     """``sbatch``, ``squeue`` and ``scancel``; not ``sacct``, which is slow and not everywhere."""
 
-    def header(self, log: Path, name: str, *, gpus: bool = True) -> list[str]:
+    def header(self, log: Path, name: str, *, is_worker: bool = True) -> list[str]:
         """Return the ``#SBATCH`` lines."""
         worker, slurm = self.file.profile.worker, self.file.profile.slurm
         options: dict[str, str] = {"job-name": name, "output": str(log), "ntasks": "1", "no-requeue": ""}
-        if gpus:
+        if is_worker:
             options["cpus-per-task"] = str(worker.cpus)
             options["signal"] = f"B:USR2@{WARN_SECONDS}"
             if worker.device == "cuda":
@@ -102,21 +106,25 @@ class Slurm(Scheduler):
 class Command(Scheduler):
     """Commands of the profile: any other scheduler, or ssh."""
 
+    @property
+    def _table(self) -> CommandTable:
+        assert self.file.profile.command is not None
+        return self.file.profile.command
+
     def submit(self, script: Path) -> str:
         """Run ``submit``; the last word that it prints is the job's id."""
-        command = self.file.profile.command
-        assert command is not None
-        words = _run(_filled(command.submit, script=str(script)), self.file).split()
+        words = _run(_filled(self._table.submit, script=str(script)), self.file).split()
         return words[-1] if words else ""
+
+    @property
+    def can_list(self) -> bool:
+        """Return whether the profile has ``list``."""
+        return bool(self._table.list)
 
     def listed(self) -> dict[str, str] | None:
         """Run ``list``; the first word of each line is an id, and the rest is shown as the reason."""
-        command = self.file.profile.command
-        assert command is not None
-        if not command.list:
-            return None
         try:
-            lines = _run(_filled(command.list), self.file).splitlines()
+            lines = _run(_filled(self._table.list), self.file).splitlines()
         except StudyError:
             return None
         parts = (line.split(None, 1) for line in lines if line.strip())
@@ -124,10 +132,8 @@ class Command(Scheduler):
 
     def cancel(self, job: str) -> None:
         """Run ``cancel``."""
-        command = self.file.profile.command
-        assert command is not None
-        if command.cancel:
-            _run(_filled(command.cancel, id=job), self.file)
+        if self._table.cancel:
+            _run(_filled(self._table.cancel, id=job), self.file)
 
 
 def scheduler_of(file: ProfileFile) -> Scheduler | None:
@@ -209,6 +215,8 @@ class Allocations:
             earlier = msgspec.json.decode(read_plain(paths.allocations), type=list[Allocation])
         except (FileNotFoundError, msgspec.DecodeError):
             return
+        if not scheduler.can_list:
+            return  # which of them live is not known; those that do join all the same
         # Those that live look for this runner; until they find it, they count as waiting.
         listed = scheduler.listed()
         self._all = {
@@ -270,7 +278,8 @@ class Allocations:
     def look(self) -> None:
         """Ask the scheduler what became of the workers that wait."""
         self._next_list = time.monotonic() + LIST_SECONDS
-        if (listed := self._scheduler.listed()) is None:
+        listed = self._scheduler.listed() if self._scheduler.can_list else None
+        if listed is None:
             return
         for name, allocation in list(self._all.items()):
             if allocation.reached:
@@ -329,9 +338,10 @@ class Allocations:
 def worker_script(paths: StudyPaths, scheduler: Scheduler, name: str) -> str:
     """Return the script that starts a worker."""
     root, worker = paths.root.resolve(), scheduler.file.profile.worker
-    header = scheduler.header(StudyPaths(root).worker_log(name), f"studyctl-{paths.name}")
+    log = StudyPaths(root).worker_log(name)
     command = [worker.python or sys.executable, "-P", "-m", "studyctl", "worker", str(root), "--name", name]
-    return script_of(scheduler, header, [*command, "--idle", f"{worker.idle:g}"], paths.worker_log(name))
+    command += ["--idle", f"{worker.idle:g}"]
+    return script_of(scheduler, scheduler.header(log, f"studyctl-{paths.name}"), command, log)
 
 
 def script_of(scheduler: Scheduler, header: list[str], command: list[str], log: Path) -> str:
@@ -340,7 +350,7 @@ def script_of(scheduler: Scheduler, header: list[str], command: list[str], log: 
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = ["#!/bin/bash", *header, ""]
     if not header:  # nobody else keeps what it prints
-        lines.append(f"exec >>{shlex.quote(str(log.resolve()))} 2>&1")
+        lines.append(f"exec >>{shlex.quote(str(log))} 2>&1")
     lines += ["set -e", *worker.setup]
     lines += [f"export {key}={shlex.quote(value)}" for key, value in worker.environment.items()]
     return "\n".join([*lines, f"exec {shlex.join(command)}", ""])

@@ -8,7 +8,7 @@ import logging
 import queue
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Any
 import dask
 from distributed import Client, Future, Scheduler
 from distributed.deploy.spec import SpecCluster
+from distributed.scheduler import KilledWorker
 
 from studyctl.contract.job import Job, StopWhen
 from studyctl.contract.records import AttemptFinished
@@ -25,16 +26,16 @@ from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import decode
 from studyctl.spec.profiles import ProfileFile
-from studyctl.store.holder import WorkerState
+from studyctl.store.holder import Waiting
 from studyctl.workers import agent
 from studyctl.workers.allocations import Allocations, scheduler_of
 from studyctl.workers.contact import Contact, new_security, read_contact, write_contact
-from studyctl.workers.pool import TICK_SECONDS, Ended, Event, Pool, PoolState, Worker
+from studyctl.workers.pool import TICK_SECONDS, Ended, Event, Pool, Worker
 
 SILENT_SECONDS = 15.0
 """A worker that gives no sign of life for so long is taken for lost."""
 LOOK_SECONDS = 1.0
-"""How often the workers that there are are counted."""
+"""How often the pool looks which workers have joined or left."""
 END_SECONDS = 10.0
 """How long workers have to leave at the end of a run."""
 LEAST_SHARE = 0.5
@@ -52,7 +53,6 @@ class ClusterWorker(Worker):
     """Seconds that it had when it came."""
     future: Future[Any] | None = None
     """Of the running attempt."""
-    leaves: bool = False
     free_since: float = 0.0
 
 
@@ -155,8 +155,16 @@ class ClusterPool(Pool):
 
     @property
     def workers(self) -> list[Worker]:
-        """Return the workers that are there."""
+        """Return the workers that have joined."""
         return list(self._workers.values())
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """Return the workers that were asked for and have not joined."""
+        return self._allocations.waiting if self._allocations is not None else []
+
+    def use(self, devices: Sequence[str]) -> None:
+        """Change nothing: the profile says what workers run on, not the spec."""
 
     def free(self, trials: int) -> list[Worker]:
         """Return the workers that can take a job, and ask for more if there are trials for them."""
@@ -236,13 +244,15 @@ class ClusterPool(Pool):
         job = worker.job if worker is not None else None
         if worker is None or job is None or f"{job.trial}.{job.attempt}" != key:
             return
-        if error is not None:
+        if isinstance(error, KilledWorker):
             yield from self._lost(worker)
+        elif error is not None:
+            yield worker, Ended(f"the agent on {worker.host} failed: {error!r}")
         else:
             worker.leaves |= result is not None and not result.begun
             worker.model_key = None  # its process ended, or its last record was lost
             worker.free_since = time.monotonic()
-            yield worker, result or Ended("the worker ended its attempt without a word")
+            yield worker, result or Ended("the worker did not report the end of its attempt")
 
     def _lost(self, worker: ClusterWorker) -> Iterator[Event]:
         """Yield the end of a worker that is gone."""
@@ -347,24 +357,6 @@ class ClusterPool(Pool):
         assert isinstance(worker, ClusterWorker)
         self._tell(worker.address, agent.ask_to_stop, when)
 
-    def state(self) -> PoolState:
-        """Return the workers as people see them."""
-        return PoolState(
-            [
-                WorkerState(
-                    name=worker.name,
-                    host=worker.host,
-                    device=worker.device,
-                    pid=worker.pid,
-                    trial=worker.job.trial if worker.job else "",
-                    attempt=worker.job.attempt if worker.job else 0,
-                    leaves=worker.leaves,
-                )
-                for worker in self._workers.values()
-            ],
-            self._allocations.waiting if self._allocations is not None else [],
-        )
-
     def close(self) -> None:
         """Let every worker leave, end the jobs of those that wait, and stop listening."""
         if self._is_ours():
@@ -386,8 +378,10 @@ class ClusterPool(Pool):
         self._disconnect()
 
     def _is_ours(self) -> bool:
+        if self._profile.dask is not None:
+            return True
         contact = read_contact(self._paths.contact)
-        return self._profile.dask is not None or (contact is not None and contact.token == self._token)
+        return contact is not None and contact.token == self._token
 
     def _disconnect(self) -> None:
         if self._is_closed:

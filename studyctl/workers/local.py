@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 
 from studyctl.contract.job import Job, StopRequest, StopWhen
-from studyctl.contract.records import decode
-from studyctl.store.holder import WorkerState
-from studyctl.workers.pool import TICK_SECONDS, Ended, Event, Pool, PoolState, Worker
+from studyctl.errors import StudyError
+from studyctl.journal.files import decode
+from studyctl.signals import last_lines
+from studyctl.workers.pool import MOST_FALSE_STARTS, TICK_SECONDS, Ended, Event, Pool, Worker
 from studyctl.workers.process import WorkerProcess
 
 KILL_AFTER_SECONDS = 5.0
@@ -28,6 +29,13 @@ class LocalWorker(Worker):
 
     process: WorkerProcess | None = None
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return the memory that its process holds now; None when that is gone."""
+        with suppress(psutil.NoSuchProcess):
+            return int(psutil.Process(self.pid).memory_info().rss) if self.pid is not None else None
+        return None
+
 
 class LocalPool(Pool):
     """One worker for each device; a process begins to import the engine as soon as there is a trial for it."""
@@ -39,6 +47,8 @@ class LocalPool(Pool):
         self._kill_at = 0.0
         self._events: queue.Queue[Event] = queue.Queue()
         self._workers: list[LocalWorker] = []
+        self._false_starts = 0
+        """Workers in a row that ended before they had a job."""
         self.use(devices)
 
     def use(self, devices: Sequence[str]) -> None:
@@ -76,8 +86,8 @@ class LocalPool(Pool):
         worker.model_key = None
 
         def report(line: bytes) -> None:
-            with suppress(ValueError):  # the last line of a worker that was killed while it wrote
-                self._events.put((worker, decode(line)))
+            if (record := decode(line)) is not None:  # else its last line, cut short as it was killed
+                self._events.put((worker, record))
 
         def end(ended: Ended) -> None:
             self._events.put((worker, ended))
@@ -89,6 +99,7 @@ class LocalPool(Pool):
         """Give a job to a free worker."""
         assert isinstance(worker, LocalWorker)
         assert worker.process is not None
+        self._false_starts = 0
         worker.begin(job)
         worker.process.send(job)
 
@@ -99,8 +110,18 @@ class LocalPool(Pool):
             while True:
                 if isinstance(event, Ended) and isinstance(worker, LocalWorker):
                     worker.process = worker.pid = None
+                    if worker.job is None and worker in self._workers:
+                        self._false_start(event)
                 yield worker, event
                 worker, event = self._events.get_nowait()
+
+    def _false_start(self, end: Ended) -> None:
+        """Give up if worker after worker ends before it had a job."""
+        self._false_starts += 1
+        if self._false_starts >= MOST_FALSE_STARTS:
+            printed = last_lines(self._log)[-5:] if self._log.exists() else []
+            what = "\n  ".join([f"no worker starts: {end.how}", *printed])
+            raise StudyError(what, hint=f"see {self._log}")
 
     def pass_on_stop(self) -> bool:
         """Tell the workers to stop, and kill those that do not; return whether the request is new."""
@@ -121,24 +142,6 @@ class LocalPool(Pool):
     def _processes(self) -> list[WorkerProcess]:
         return [worker.process for worker in (*self._workers, *self._leaving) if worker.process is not None]
 
-    def state(self) -> PoolState:
-        """Return the workers that have a process."""
-        return PoolState(
-            [
-                WorkerState(
-                    name=worker.name,
-                    host=worker.host,
-                    device=worker.device,
-                    pid=worker.pid,
-                    trial=worker.job.trial if worker.job else "",
-                    attempt=worker.job.attempt if worker.job else 0,
-                    memory_bytes=_memory_bytes(worker.pid),
-                )
-                for worker in self.workers
-                if worker.pid is not None
-            ]
-        )
-
     def close(self) -> None:
         """Let every worker end, and wait for that."""
         processes = self._processes()
@@ -146,10 +149,3 @@ class LocalPool(Pool):
             process.close()
         for process in processes:
             process.wait(END_SECONDS)
-
-
-def _memory_bytes(pid: int | None) -> int | None:
-    """Return the memory that a process holds now; None when it is gone."""
-    with suppress(psutil.NoSuchProcess):
-        return int(psutil.Process(pid).memory_info().rss) if pid is not None else None
-    return None

@@ -1,7 +1,7 @@
 """What a runner knows of workers, wherever they run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from studyctl.contract.job import Job, StopWhen
@@ -11,6 +11,8 @@ from studyctl.store.holder import Waiting, WorkerState
 
 TICK_SECONDS = 0.25
 """How long :meth:`Pool.events` waits for the first event."""
+MOST_FALSE_STARTS = 3
+"""Workers in a row that ended before they could take a job: then something is wrong with all of them."""
 _LOAD = Step(StepKind.LOAD)
 
 
@@ -29,6 +31,13 @@ class Worker:
     """Key of the model that it holds in memory."""
     step: Step = _LOAD
     """The running step."""
+    leaves: bool = False
+    """Whether it takes no further trial."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return the memory that it holds now; None where that cannot be asked."""
+        return None
 
     def begin(self, job: Job) -> None:
         """Take note of the job that it was given."""
@@ -72,9 +81,18 @@ class Pool(ABC):
         """Return the workers that there are."""
 
     @property
+    def waiting(self) -> Sequence[Waiting]:
+        """Return the workers that were asked for and have not begun."""
+        return ()
+
+    @property
     def running(self) -> dict[str, Worker]:
         """Return the workers that run an attempt, by trial."""
         return {worker.job.trial: worker for worker in self.workers if worker.job is not None}
+
+    @abstractmethod
+    def use(self, devices: Sequence[str]) -> None:
+        """Run on these devices from now on, as an edited spec asks for."""
 
     @abstractmethod
     def free(self, trials: int) -> list[Worker]:
@@ -112,9 +130,10 @@ class Pool(ABC):
     def ask_to_stop(self, worker: Worker, when: StopWhen) -> None:
         """Ask a worker to end its attempt."""
 
-    @abstractmethod
     def state(self) -> PoolState:
-        """Return the workers as people see them."""
+        """Return the workers that have begun, and those that wait, as people see them."""
+        begun = (worker for worker in self.workers if worker.pid is not None)
+        return PoolState([_state(worker) for worker in begun], list(self.waiting))
 
     def drain(self, name: str) -> str:
         """Let a worker leave after its attempt; return what was done, or why not, for the user."""
@@ -125,5 +144,18 @@ class Pool(ABC):
         """Let every worker end, and wait for those of this machine."""
 
     def abandon(self) -> None:
-        """Let go of the workers without a word, since another runner has the study."""
+        """Let go of the workers, since another runner has the study."""
         self.close()
+
+
+def _state(worker: Worker) -> WorkerState:
+    return WorkerState(
+        name=worker.name,
+        host=worker.host,
+        device=worker.device,
+        pid=worker.pid,
+        trial=worker.job.trial if worker.job else "",
+        attempt=worker.job.attempt if worker.job else 0,
+        memory_bytes=worker.memory_bytes,
+        leaves=worker.leaves,
+    )

@@ -5,8 +5,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
 
 from studyctl.contract.job import Job, Lease, StopRequest
 from studyctl.signals import held_back, how_it_ended
@@ -39,27 +39,20 @@ class WorkerProcess:
         """
         self._report, self._end = report, end
         self._writing = threading.Lock()
-        if log is None:
-            self._process = self._start(None, leased=leased)
-        else:
+        if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as file:
-                self._process = self._start(file, leased=leased)
-        self._kills = OomKills(self._process.pid)
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    @staticmethod
-    def _start(log: IO[bytes] | None, *, leased: bool) -> subprocess.Popen[bytes]:
-        with held_back():
-            return subprocess.Popen(
+        with log.open("ab") if log is not None else nullcontext() as file, held_back():
+            self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "studyctl.work.worker", *(["--leased"] if leased else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=file,
                 env={"GOMP_SPINCOUNT": OPENMP_SPINS}
                 | os.environ
                 | {"TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"},
             )
+        self._kills = OomKills(self._process.pid)
+        threading.Thread(target=self._listen, daemon=True).start()
 
     @property
     def pid(self) -> int:

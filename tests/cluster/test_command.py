@@ -224,10 +224,6 @@ def test_a_stranger_is_refused(cluster: Cluster) -> None:
 class TestWrongProfiles:
     """A clear word within a minute, with the place in the profile."""
 
-    @pytest.fixture
-    def clock(self) -> float:
-        return time.monotonic()
-
     def refused(self, cluster: Cluster, code: int) -> str:
         begun = time.monotonic()
         printed = cluster.run().wait(code)
