@@ -120,7 +120,7 @@ def _everything(plan: StudyPlan, paths: StudyPaths) -> Stored:
     """Return what is stored when all is done; the trials share their results, since only keys are looked at."""
     stored = StoredStep(
         trial="any", attempt=1, step=Step(StepKind.COMPRESS), weights_key="", weights_hash="", seconds=1.0,
-        peak_memory_bytes=1, bits_per_weight=None, sparsity=None, available=None, at="",
+        peak_memory_bytes=1, peak_device_bytes=None, bits_per_weight=None, sparsity=None, available=None, at="",
         journal=paths.attempt_journal("any", 1), begin=0, end=0,
     )  # fmt: skip
     weights = StoredResult.of_steps([stored])

@@ -25,16 +25,15 @@ def compress(model: nn.Module, ids: torch.Tensor, solve: Solve) -> None:
     """Compress a model in place, block by block; every linear sees the inputs that it has in the uncompressed block.
 
     Args:
-        model: a causal language model on a CPU, in fp32.
+        model: a causal language model on one device, in fp32 for the papers' figures.
         ids: int64 ``[samples, tokens]``, which pass one sample at a time.
         solve: the method.
     """
     blocks = decoder_blocks(model)
-    activations = record_activations(
-        model, blocks, ids, batch_tokens=ids.shape[1], device=torch.device("cpu")
-    )
+    device = next(model.parameters()).device
+    activations = record_activations(model, blocks, ids, batch_tokens=ids.shape[1], device=device)
     for block in blocks:
-        hessians = {name: _Hessian(linear.in_features) for name, linear in block.linears.items()}
+        hessians = {name: _Hessian(linear.in_features, device) for name, linear in block.linears.items()}
         handles = [
             linear.register_forward_pre_hook(hessians[name].add)
             for name, linear in block.linears.items()
@@ -45,7 +44,7 @@ def compress(model: nn.Module, ids: torch.Tensor, solve: Solve) -> None:
         for handle in handles:
             handle.remove()
         for name, linear in block.linears.items():
-            linear.weight.copy_(solve(linear.weight, hessians[name].products))
+            linear.weight.copy_(solve(linear.weight.float(), hessians[name].products))
         activations.advance(block, SilentReporter())
 
 
@@ -62,15 +61,15 @@ def gptq(bits: int, group_size: int) -> Solve:
 class _Hessian:
     """2/n · Σ x xᵀ over samples, each added to the mean of those before it."""
 
-    def __init__(self, inputs: int) -> None:
-        self.products = torch.zeros(inputs, inputs)
+    def __init__(self, inputs: int, device: torch.device) -> None:
+        self.products = torch.zeros(inputs, inputs, device=device)
         self.samples = 0
 
     def add(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         """Add what a linear is given of one sample."""
         self.products *= self.samples / (self.samples + 1)
         self.samples += 1
-        inputs = math.sqrt(2 / self.samples) * args[0].flatten(0, -2).T
+        inputs = math.sqrt(2 / self.samples) * args[0].flatten(0, -2).T.float()
         self.products += inputs @ inputs.T
 
 
@@ -79,7 +78,7 @@ def _root(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
     dead = hessian.diag() == 0
     hessian[dead, dead] = 1
     weight[:, dead] = 0
-    diagonal = torch.arange(len(hessian))
+    diagonal = torch.arange(len(hessian), device=hessian.device)
     hessian[diagonal, diagonal] += DAMPING * hessian.diag().mean()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     root: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)

@@ -77,13 +77,19 @@ def _compare(loaded: LoadedModel, dtype: str, items: int) -> None:
 def _race(
     loaded: LoadedModel, name: str, file: Path, items: int
 ) -> tuple[Timing, Timing, float, tuple[str, str]]:
-    """Return the timings of both, the largest difference of an answer, and the tokens that each reads, without padding."""
     task = TaskIdentity(name, None, yaml=find_task(name, (), Path.cwd()), test=file)
+    return race(loaded, task, items, BATCHES)
+
+
+def race(
+    loaded: LoadedModel, task: TaskIdentity, items: int, batches: Sequence[int]
+) -> tuple[Timing, Timing, float, tuple[str, str]]:
+    """Return the timings of both, the largest difference of an answer, and the tokens that each reads, without padding."""
     request = TaskRequest(task, shots=0, limit=items, chat_template=False, bos="auto")
     loaded_task = load_task(request)
     _set_shots(loaded_task, request, SilentReporter())
     scorer, counter = (
-        kind(loaded.model, loaded.tokenizer, "auto", batch_tokens("cpu"), SilentReporter())
+        kind(loaded.model, loaded.tokenizer, "auto", batch_tokens(str(loaded.model.device)), SilentReporter())
         for kind in (Scorer, _Counter)
     )
     assert isinstance(counter, _Counter)
@@ -95,14 +101,14 @@ def _race(
         return lambda: timed(lambda: answers.__setitem__(key, answer()))
 
     cases = {"packed": case("packed", lambda: scorer.run("loglikelihood", asked))}
-    for size in BATCHES:
+    for size in batches:
         peer = HFLM(
             pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=size, softmax_dtype="float32"
         )
         cases[f"HFLM {size}"] = case(f"HFLM {size}", partial(peer.loglikelihood, asked, disable_tqdm=True))
     counter.run("loglikelihood", asked)
     timings = in_turns(cases, 1)
-    best = min((f"HFLM {size}" for size in BATCHES), key=lambda peer: timings[peer].median)
+    best = min((f"HFLM {size}" for size in batches), key=lambda peer: timings[peer].median)
     more = in_turns({key: cases[key] for key in ("packed", best)}, ROUNDS - 1)
     timings = {key: Timing(timings[key].rounds + timing.rounds) for key, timing in more.items()}
     pairs = zip(answers["packed"], answers[best], strict=True)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 COMPARED = ("ppl_ratio", "kl_nats", "bits_per_byte_change", "change")
 """Figures of languages and tasks that are compared with dense."""
-PACKAGES = ("studyctl", "torch", "transformers", "compressed-tensors")
-"""Packages whose versions a card lists."""
+PACKAGES = ("torch", "transformers", "compressed-tensors")
+"""Packages whose versions a card lists, beside this one's."""
 
 
 @dataclass(frozen=True, slots=True)

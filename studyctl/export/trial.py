@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from studyctl import __version__
 from studyctl.compress.weights.stored import apply, weights_hash
 from studyctl.contract.job import Job
 from studyctl.contract.records import ExportFacts
@@ -54,7 +55,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
             bits_per_weight=compressed.bits_per_weight if compressed else 16.0 if job.is_dense else None,
             sparsity=compressed.sparsity if compressed else None,
             figures=read_figures(paths, stored, job.weights_key, job.dense_key, job.evaluations),
-            versions={name: version(name) for name in PACKAGES},
+            versions={"studyctl": __version__} | {name: version(name) for name in PACKAGES},
         )
         about = json.dumps(facts.as_dict(), indent=2, ensure_ascii=False)
         return {"README.md": model_card(facts), ABOUT: about + "\n"}

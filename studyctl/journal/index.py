@@ -301,6 +301,7 @@ class _Scan:
             weights_hash=record.weights_hash,
             seconds=record.seconds,
             peak_memory_bytes=record.peak_memory_bytes,
+            peak_device_bytes=record.peak_device_bytes,
             bits_per_weight=record.bits_per_weight,
             sparsity=record.sparsity,
             available=record.available,

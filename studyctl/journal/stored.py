@@ -22,6 +22,7 @@ class StoredStep:
     weights_hash: str | None
     seconds: float | None
     peak_memory_bytes: int | None
+    peak_device_bytes: int | None
     bits_per_weight: float | None
     sparsity: float | None
     available: int | None
@@ -57,6 +58,7 @@ class StoredStep:
             begin=self.begin,
             seconds=(self.seconds or 0.0) + (other.seconds or 0.0),
             peak_memory_bytes=max(self.peak_memory_bytes or 0, other.peak_memory_bytes or 0) or None,
+            peak_device_bytes=max(self.peak_device_bytes or 0, other.peak_device_bytes or 0) or None,
         )
 
 
@@ -104,6 +106,11 @@ class StepResult(NamedTuple):
     def peak_memory_bytes(self) -> int | None:
         """Return the highest peak of a part."""
         return max((part.stored.peak_memory_bytes or 0 for part in self.parts), default=0) or None
+
+    @property
+    def peak_device_bytes(self) -> int | None:
+        """Return the highest peak of a part on a GPU; None on a CPU."""
+        return max((part.stored.peak_device_bytes or 0 for part in self.parts), default=0) or None
 
 
 @dataclass(frozen=True, slots=True)

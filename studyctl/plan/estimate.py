@@ -8,13 +8,15 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 
 from studyctl.backends import OWN
-from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, chunk_tokens
+from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, chunk_tokens, device_kind
 from studyctl.contract.methods import Checkpoint, Quantization
 from studyctl.contract.records import AttemptFinished, Progress, Record, StepFinished, StepStarted
 from studyctl.contract.steps import Step, StepId, StepKind
+from studyctl.gpus import torch_can_use_gpus
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Comparison
 from studyctl.plan.devices import rate
@@ -34,6 +36,10 @@ BACKEND_FACTOR = 2.0
 BYTES_PER_TOKEN = 3.5
 RUNTIME_BYTES = 800 << 20
 """Memory of a worker without a model: Python, torch, transformers, lm-eval, compiled kernels."""
+CUDA_BUILD_BYTES = 400 << 20
+"""What a torch that is built for CUDA takes more, also on a CPU."""
+CUDA_CONTEXT_BYTES = 2 << 30
+"""What a process takes on the host once it uses a GPU: its context and the libraries' kernels. Not measured, so generous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +250,21 @@ def _items(plan: StudyPlan, step: Step) -> int:
     return min(items, tasks.limit) if tasks and tasks.limit else items
 
 
+@cache
+def _runtime_bytes(kind: str) -> int:
+    """Return an upper bound of the memory of a worker without a model."""
+    build = CUDA_BUILD_BYTES if torch_can_use_gpus() else 0
+    return RUNTIME_BYTES + build + (CUDA_CONTEXT_BYTES if kind == "cuda" else 0)
+
+
 def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
     """Return upper bounds of a worker's resident memory and of its GPU memory (0 on a CPU), in bytes."""
     identity, settings, calibration = trial.model.identity, trial.variant.settings, trial.variant.calibration
+    device = plan.devices[0] if plan.devices else "cpu"
+    runtime = _runtime_bytes(device_kind(device))
     if identity is None:
-        return RUNTIME_BYTES, 0
-    evaluation, device = plan.document.spec.evaluation, plan.devices[0] if plan.devices else "cpu"
+        return runtime, 0
+    evaluation = plan.document.spec.evaluation
     hidden, inner, vocabulary = identity.hidden_size, identity.intermediate_size, max(1, identity.vocab_size)
     width = 4 if trial.model.dtype == "float32" else 2
     weights = identity.parameters * width
@@ -275,10 +290,10 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
     models = (identity, trial.checkpoint or identity)
     loading = max(4 * model.parameters if model.kind == "package" else model.weight_bytes for model in models)
     if trial.variant.backend != OWN:  # a second process with a model of its own
-        working += RUNTIME_BYTES + weights
+        working += runtime + weights
     if device.startswith("cuda"):
-        return RUNTIME_BYTES + weights + loading, weights + working
-    return RUNTIME_BYTES + weights + max(loading, working), 0
+        return runtime + weights + loading, weights + working
+    return runtime + weights + max(loading, working), 0
 
 
 def _disk_bytes(plan: StudyPlan, comparison: Comparison) -> int:

@@ -83,6 +83,7 @@ class Standing(NamedTuple):
     compress_seconds: float | None
     total_seconds: float | None
     peak_memory_bytes: int | None
+    peak_device_bytes: int | None
 
 
 class TrialRow(NamedTuple):

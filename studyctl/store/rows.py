@@ -148,6 +148,7 @@ def _trial_row(
     started = status.latest.started if status.latest is not None else None
     seconds = [result.seconds for result in results if result.seconds is not None]
     peaks = [result.peak_memory_bytes for result in results if result.peak_memory_bytes is not None]
+    on_device = [result.peak_device_bytes for result in results if result.peak_device_bytes is not None]
     return {
         "state": status.state,
         "bits_per_weight": _first(weights.bits_per_weight if weights else None, trial.bits_per_weight),
@@ -156,6 +157,7 @@ def _trial_row(
         "compress_seconds": compress and compress.seconds,
         "total_seconds": sum(seconds) if seconds else None,
         "peak_memory_bytes": max(peaks, default=None),
+        "peak_device_bytes": max(on_device, default=None),
         "error": status.error,
         "cause": failure and failure.cause,
         "hint": failure and failure.hint,
@@ -232,6 +234,7 @@ def _step_row(step: Step, status: TrialStatus, result: StepResult | None, stored
         "state": "done",
         "seconds": result.seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
+        "peak_device_bytes": result.peak_device_bytes,
         "attempt": latest.attempt,
         "finished_at": timestamp(latest.at),
         "key": latest.step.key,

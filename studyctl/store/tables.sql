@@ -4,7 +4,7 @@
 CREATE TABLE trials (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     state VARCHAR, bits_per_weight DOUBLE, sparsity DOUBLE, compress_seconds DOUBLE, total_seconds DOUBLE,
-    peak_memory_bytes BIGINT, error VARCHAR, size_mib DOUBLE, cause VARCHAR, hint VARCHAR, stage VARCHAR, stages INTEGER,
+    peak_memory_bytes BIGINT, peak_device_bytes BIGINT, error VARCHAR, size_mib DOUBLE, cause VARCHAR, hint VARCHAR, stage VARCHAR, stages INTEGER,
     stages_done INTEGER, attempts INTEGER, backend VARCHAR, backend_version VARCHAR, seed BIGINT, options JSON,
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
     dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER
@@ -19,7 +19,8 @@ COMMENT ON COLUMN trials.bits_per_weight IS 'mean bits per weight of the block l
 COMMENT ON COLUMN trials.sparsity IS 'fraction of those weights that is zero, 0 to 1';
 COMMENT ON COLUMN trials.compress_seconds IS 'time of the current compress step';
 COMMENT ON COLUMN trials.total_seconds IS 'time of all current steps together, load included';
-COMMENT ON COLUMN trials.peak_memory_bytes IS 'highest peak of a current step';
+COMMENT ON COLUMN trials.peak_memory_bytes IS 'highest peak of a current step: memory of the process';
+COMMENT ON COLUMN trials.peak_device_bytes IS 'highest peak of a current step: memory that torch allocated on the GPU; NULL on a CPU';
 COMMENT ON COLUMN trials.error IS 'why it failed, on one line; NULL unless it failed';
 COMMENT ON COLUMN trials.size_mib IS 'MiB of the weights of the whole model as stored: quantized linears as an export packs them, all else in the dtype of the model''s files; NULL: planned before version 0.3, or not looked up';
 COMMENT ON COLUMN trials.cause IS 'error, out_of_memory, killed or stopped; NULL unless it failed';
@@ -62,7 +63,7 @@ COMMENT ON COLUMN attempts.error IS 'why it failed, on one line';
 COMMENT ON COLUMN attempts.cause IS 'error, out_of_memory, killed or stopped';
 COMMENT ON COLUMN attempts.hint IS 'what to do about the failure';
 COMMENT ON COLUMN attempts.seconds IS 'time from start to end';
-COMMENT ON COLUMN attempts.peak_memory_bytes IS 'highest memory of its process or device';
+COMMENT ON COLUMN attempts.peak_memory_bytes IS 'highest memory of its process';
 COMMENT ON COLUMN attempts.started_at IS 'start, UTC';
 COMMENT ON COLUMN attempts.finished_at IS 'end, UTC; NULL while it runs or if it was killed';
 COMMENT ON COLUMN attempts.host IS 'computer that ran it';
@@ -83,7 +84,7 @@ COMMENT ON COLUMN attempts.journal IS 'file name of its journal';
 CREATE TABLE steps (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     step VARCHAR, kind VARCHAR, subject VARCHAR, state VARCHAR, seconds DOUBLE, peak_memory_bytes BIGINT,
-    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP, texts_key VARCHAR
+    peak_device_bytes BIGINT, attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP, texts_key VARCHAR
 );
 COMMENT ON TABLE steps IS 'one row per step of a trial: load, and those that the spec asks for; all windows of a language are one row';
 COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -95,7 +96,8 @@ COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, activations, task o
 COMMENT ON COLUMN steps.subject IS 'language or task; NULL for other steps';
 COMMENT ON COLUMN steps.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN steps.seconds IS 'time of the step itself, without imports and loading (which is the step load)';
-COMMENT ON COLUMN steps.peak_memory_bytes IS 'highest memory of its process or device until its end';
+COMMENT ON COLUMN steps.peak_memory_bytes IS 'highest memory of the process while it ran';
+COMMENT ON COLUMN steps.peak_device_bytes IS 'most that torch allocated on the GPU while it ran; NULL on a CPU, or in another package''s process';
 COMMENT ON COLUMN steps.attempt IS 'attempt whose result is current; the newest, if several contributed';
 COMMENT ON COLUMN steps.finished_at IS 'end, UTC';
 COMMENT ON COLUMN steps.key IS 'hash of everything that determines its result, except weights and windows';

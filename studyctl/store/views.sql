@@ -154,7 +154,7 @@ SELECT
     acc.acc_above_chance, acc.acc_change_above_chance,
     above.low AS acc_change_above_chance_low, above.high AS acc_change_above_chance_high, acc.tasks_above_chance,
     acc.right_to_wrong + acc.wrong_to_right AS flips, acc.right_to_wrong, acc.wrong_to_right,
-    t.compress_seconds, t.total_seconds, t.peak_memory_bytes
+    t.compress_seconds, t.total_seconds, t.peak_memory_bytes, t.peak_device_bytes
 FROM trials t
 LEFT JOIN ppl ON ppl.trial_id = t.trial_id
 LEFT JOIN kl ON kl.trial_id = t.trial_id
@@ -215,7 +215,8 @@ COMMENT ON COLUMN leaderboard.right_to_wrong IS 'items that the dense model has 
 COMMENT ON COLUMN leaderboard.wrong_to_right IS 'items that the dense model has wrong and this one right';
 COMMENT ON COLUMN leaderboard.compress_seconds IS 'time of the compress step';
 COMMENT ON COLUMN leaderboard.total_seconds IS 'time of all steps together, load included';
-COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a step';
+COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a step: memory of the process';
+COMMENT ON COLUMN leaderboard.peak_device_bytes IS 'highest peak of a step: memory that torch allocated on the GPU; NULL on a CPU';
 
 CREATE VIEW flips AS
 SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predicted AS dense_predicted, i.predicted,
@@ -494,7 +495,7 @@ COMMENT ON COLUMN agreement.acc_change IS 'change of acc against the dense model
 COMMENT ON COLUMN agreement.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
 COMMENT ON COLUMN agreement.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN agreement.compress_seconds IS 'time of the compress step';
-COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of its process or device until the end of the compress step';
+COMMENT ON COLUMN agreement.peak_memory_bytes IS 'highest memory of the process during the compress step';
 COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: below 1, studyctl''s is closer to dense; NULL unless both have the same languages';
 COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1, studyctl is faster';
 COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1, studyctl needs less';
@@ -536,7 +537,7 @@ COMMENT ON COLUMN stages.variant IS 'compression setting';
 COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, activations:<language>, task:<task> or export';
 COMMENT ON COLUMN stages.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN stages.seconds IS 'time of the step itself, without imports and loading';
-COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of its process or device until its end';
+COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of the process while it ran';
 COMMENT ON COLUMN stages.attempt IS 'attempt whose result is current';
 COMMENT ON COLUMN stages.finished_at IS 'end, UTC';
 COMMENT ON COLUMN stages.key IS 'hash of everything that determines its result, except weights and windows';

@@ -106,7 +106,7 @@ class Attempt:
 
     def _finished(self, step: Step) -> StepFinished:
         """Do the work of a step, with smaller batches if memory runs out; return the record of its end."""
-        engine = self.engine
+        engine, on_gpu = self.engine, device_kind(self.job.device) == "cuda"
         work = {
             StepKind.LOAD: engine.load,
             StepKind.COMPRESS: engine.compress,
@@ -117,6 +117,8 @@ class Attempt:
         }[step.kind]
         while True:
             reset_peak()
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats(self.job.device)
             begun = time.perf_counter()
             self.recorder.record(StepStarted(step=step))
             try:
@@ -136,7 +138,6 @@ class Attempt:
             result.seconds = time.perf_counter() - begun
         if result.peak_memory_bytes is None:
             result.peak_memory_bytes = peak_bytes()
-        on_gpu = device_kind(self.job.device) == "cuda"
         result.peak_device_bytes = torch.cuda.max_memory_allocated(self.job.device) if on_gpu else 0
         result.weights_key, result.weights_hash = self.job.weights_key, engine.weights_hash
         return result

@@ -12,6 +12,7 @@ from importlib.metadata import distributions, version
 from importlib.util import find_spec
 from typing import Any
 
+from studyctl import __version__
 from studyctl.backends import OWN
 from studyctl.backends.catalog import BACKENDS
 from studyctl.contract.job import Job, Lease, StopRequest
@@ -25,8 +26,8 @@ ORPHANED = 70
 """Exit code of a worker whose runner is gone."""
 PROGRESS_SECONDS = 0.5
 """Progress is written at most this often, except the last of a step, which always is."""
-PACKAGES = ("studyctl", "torch", "transformers", "lm_eval", "datasets", "numpy")
-"""Packages that results can depend on."""
+PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "numpy")
+"""Packages that results can depend on, beside this one."""
 UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
 """Packages that a checkpoint's weights can depend on, if they are installed."""
 
@@ -130,7 +131,7 @@ class Recorder:
 
 def describe_attempt(job: Job) -> AttemptStarted:
     """Return the first record of an attempt. The worker writes it, or the runner if the worker died before it could."""
-    versions = {name: version(name) for name in PACKAGES if find_spec(name)}
+    versions = {"studyctl": __version__} | {name: version(name) for name in PACKAGES if find_spec(name)}
     if job.is_checkpoint:
         installed = {distribution.name.lower() for distribution in distributions()}
         versions |= {name: version(name) for name in UNPACKERS if name in installed}
@@ -138,7 +139,7 @@ def describe_attempt(job: Job) -> AttemptStarted:
         trial=job.trial,
         attempt=job.attempt,
         schema=SCHEMA,
-        studyctl=version("studyctl"),
+        studyctl=__version__,
         study=job.root.name,
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -149,7 +150,7 @@ def describe_attempt(job: Job) -> AttemptStarted:
         method=job.method,
         variant=job.variant,
         backend=job.backend,
-        backend_version=version("studyctl") if job.backend == OWN else BACKENDS[job.backend].version,
+        backend_version=__version__ if job.backend == OWN else BACKENDS[job.backend].version,
         settings=job.settings.model_dump(mode="json"),
         calibration=job.calibration_settings,
         seed=job.seed,

@@ -23,6 +23,7 @@ from distributed import Worker as DaskWorker
 from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from studyctl import __version__
 from studyctl.contract.job import Job, Lease, StopRequest, StopWhen
 from studyctl.contract.records import AttemptFinished
 from studyctl.journal.files import decode
@@ -35,8 +36,8 @@ RECORDS = "studyctl-records"
 LEASE_SECONDS = 10.0
 """Less than the scheduler waits for a sign of life (:data:`~studyctl.workers.cluster.SILENT_SECONDS`)."""
 BEAT_SECONDS = 2.0
-VERSIONS = ("studyctl", "torch", "transformers")
-"""Packages that the runner and its workers must have in the same version."""
+VERSIONS = ("torch", "transformers")
+"""Packages that the runner and its workers must have in the same version, beside this one."""
 
 
 class Agent:
@@ -190,8 +191,8 @@ def introduce(root: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of :data:`VERSIONS` here; empty for a package that is not installed."""
-    return {name: _version(name) for name in VERSIONS}
+    """Return the versions of studyctl and :data:`VERSIONS` here; empty for a package that is not installed."""
+    return {"studyctl": __version__} | {name: _version(name) for name in VERSIONS}
 
 
 @cache

@@ -21,7 +21,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import KilledWorker
 
 from studyctl.contract.job import Job, StopWhen
-from studyctl.contract.records import AttemptFinished
+from studyctl.contract.records import AttemptFinished, StepFinished
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import decode
@@ -30,7 +30,7 @@ from studyctl.store.holder import Waiting
 from studyctl.workers import agent
 from studyctl.workers.allocations import Allocations, scheduler_of
 from studyctl.workers.contact import Contact, new_security, read_contact, write_contact
-from studyctl.workers.pool import TICK_SECONDS, Ended, Event, Pool, Worker
+from studyctl.workers.pool import MOST_FALSE_STARTS, TICK_SECONDS, Ended, Event, Pool, Worker
 
 SILENT_SECONDS = 15.0
 """A worker that gives no sign of life for so long is taken for lost."""
@@ -84,6 +84,8 @@ class ClusterPool(Pool):
         self._asked: dict[str, Future[Any]] = {}
         """Workers that were asked who they are, by address."""
         self._refused: set[str] = set()
+        self._cannot_write = 0
+        """Workers in a row that could not write to the study's folder."""
         self._next_look = 0.0
         self._is_closed = False
         self._messages = ThreadPoolExecutor(4, thread_name_prefix="messages")
@@ -178,6 +180,13 @@ class ClusterPool(Pool):
                     self._dismiss(worker)
         return [worker for worker in free if not worker.leaves]
 
+    def goes_on_without(self, worker: Worker) -> bool:
+        """Let a worker leave whose node does not write to the folder, unless that happened on one after the other."""
+        assert isinstance(worker, ClusterWorker)
+        self._cannot_write += 1
+        self._dismiss(worker)
+        return self._cannot_write < MOST_FALSE_STARTS
+
     def has_time_for(self, worker: Worker, seconds: float) -> bool:
         """Return whether a worker may take a trial: it can finish it, or has most of its time left and will do a good part of it."""
         assert isinstance(worker, ClusterWorker)
@@ -227,6 +236,8 @@ class ClusterPool(Pool):
         ):
             yield worker, record
             assert isinstance(worker, ClusterWorker)
+            if isinstance(record, StepFinished):
+                self._cannot_write = 0
             if worker.job is None:
                 worker.free_since = time.monotonic()
                 # It was not asked to stop by this runner, so its allocation ends.

@@ -33,6 +33,8 @@ class Worker:
     """The running step."""
     leaves: bool = False
     """Whether it takes no further trial."""
+    cannot_write: str = ""
+    """Why it could not write to the study's folder; empty: it can."""
 
     @property
     def memory_bytes(self) -> int | None:
@@ -89,6 +91,10 @@ class Pool(ABC):
     def running(self) -> dict[str, Worker]:
         """Return the workers that run an attempt, by trial."""
         return {worker.job.trial: worker for worker in self.workers if worker.job is not None}
+
+    def goes_on_without(self, worker: Worker) -> bool:
+        """Return whether others can do the work of one that cannot write to the study's folder; it takes no other trial then."""
+        return False
 
     @abstractmethod
     def use(self, devices: Sequence[str]) -> None:

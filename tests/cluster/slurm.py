@@ -42,8 +42,12 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmdTimeout=10
 KillWait=5
 GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+PreemptParameters=send_user_signal
 NodeName=n[1-3] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=6000 Gres=gpu:1
-PartitionName=main Nodes=n[1-3] Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=200
+PartitionName=main Nodes=n[1-3] Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=200 PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=n[1-3] MaxTime=INFINITE State=UP DefMemPerCPU=200 PriorityTier=9
 """
 
 
@@ -69,7 +73,10 @@ class Slurm:
 
     def run(self, *command: str) -> str:
         environment = os.environ | {"SLURM_CONF": str(self.configuration)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        ended = subprocess.run(
+            command, env=environment, cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        return ended.stdout
 
     def start(self) -> None:
         for name in ("munge", "state", *(f"spool/{node}" for node in NODES)):

@@ -161,6 +161,18 @@ def test_a_worker_that_is_told_to_end_stops_and_costs_no_retry(
     assert finished_twice(cluster.paths) == []
 
 
+def test_a_worker_that_cannot_write_leaves_its_trial_to_another(
+    cluster: Cluster, local_results: Results
+) -> None:
+    # The first worker's files may have 4 KiB: its journal is cut off as on a full disk that others do not have.
+    setup = "if mkdir first 2>/dev/null; then ulimit -f 4; fi"
+    cluster.profile(workers=1, more=f"setup = ['cd {cluster.folder}', '{setup}']")
+    printed = cluster.run().wait()
+    assert "leaves: cannot write" in " ".join(printed.split())
+    check_complete(cluster.paths, local_results)
+    assert ends(cluster.paths)["failed"] == 0
+
+
 def test_a_worker_can_be_asked_to_leave(cluster: Cluster, local_results: Results) -> None:
     cluster.profile(workers=1)
     run = cluster.run()

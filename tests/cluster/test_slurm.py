@@ -96,6 +96,20 @@ def test_a_time_limit_stops_the_worker_and_another_goes_on(
     )
 
 
+def test_a_preempted_worker_stops_and_another_goes_on(
+    on_slurm: Cluster, slurm: Slurm, local_results: Results
+) -> None:
+    on_slurm.profile(executor="slurm", workers=1)
+    run = on_slurm.run()
+    wait_for(lambda: any(worker.trial for worker in on_slurm.workers()), "running trial")
+    urgent = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap", "sleep 1"]
+    slurm.run(*urgent)
+    run.wait()
+    check_complete(on_slurm.paths, local_results)
+    assert ends(on_slurm.paths)["failed"] == 0
+    assert ends(on_slurm.paths)["stopped"] <= 1, "one attempt was stopped, unless it ended just then"
+
+
 def test_a_profile_is_checked_with_one_worker(on_slurm: Cluster) -> None:
     on_slurm.profile(executor="slurm", more='time = "10 min"')
     checked = subprocess.run(

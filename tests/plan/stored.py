@@ -23,6 +23,7 @@ def stored_result(
                 weights_hash=None,
                 seconds=seconds,
                 peak_memory_bytes=0,
+                peak_device_bytes=None,
                 bits_per_weight=16.0,
                 sparsity=0.0,
                 available=available,

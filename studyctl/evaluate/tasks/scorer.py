@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import TemplateProcessing
 
+from studyctl import __version__
 from studyctl.contract.identity import Bos
 from studyctl.contract.limits import device_kind
 from studyctl.errors import StepError
@@ -33,8 +34,8 @@ GENERATION_SEED = 1234
 ROLLING_WINDOWS = 256
 """Windows that HFLM requests at a time for tasks of rolling log-likelihood."""
 
-LIBRARIES = ("studyctl", "torch", "transformers", "lm-eval")
-"""Those whose version may change the bits of an answer."""
+LIBRARIES = ("torch", "transformers", "lm-eval")
+"""Those whose version may change the bits of an answer, beside this one's."""
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation as text, then as ids."""
 
@@ -210,7 +211,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self, kind: str, prompts: Iterable[Sequence[Any]], chunks: list[Chunk], answers: list[Any]
     ) -> list[Any]:
         """Fill in the answers, chunk by chunk, those that an earlier attempt saved without computing them."""
-        libraries = " ".join(f"{name} {version(name)}" for name in LIBRARIES)
+        libraries = " ".join([f"studyctl {__version__}", *(f"{name} {version(name)}" for name in LIBRARIES)])
         how = f"{kind} {self.model.dtype} {self.max_length} {libraries} threads {torch.get_num_threads()}"
         plan = _fingerprint(how, prompts, [chunk.requests for chunk in chunks])
         saved = self._resumable.begin(plan) if self._resumable is not None else {}

@@ -114,6 +114,8 @@ def _figure_texts(standing: Standing) -> Iterator[str]:
         yield layout.duration(standing.total_seconds).plain
     if standing.peak_memory_bytes is not None:
         yield f"peak {bytes_text(standing.peak_memory_bytes)}"
+    if standing.peak_device_bytes is not None:
+        yield f"on the GPU {bytes_text(standing.peak_device_bytes)}"
 
 
 def _accuracy_texts(standing: Standing) -> Iterator[str]:
