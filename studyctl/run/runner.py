@@ -244,9 +244,6 @@ class Runner:
 
     def _record(self, worker: Worker, record: AnyRecord) -> None:
         match record:
-            case WorkerFatal() if self.pool.goes_on_without(worker):
-                worker.cannot_write = record.error
-                self.display.message(f"! worker {worker.name} on {worker.host} leaves: {record.error}")
             case WorkerFatal():
                 self._fatal = self._fatal or record.error
             case StepStarted():
@@ -310,9 +307,7 @@ class Runner:
         if end.out_of_memory:
             self._halvings[job.trial] += 1
             cause, hint = FailureCause.OUT_OF_MEMORY, f"{OUT_OF_MEMORY_HINT}; "
-        if worker.cannot_write:
-            error = worker.cannot_write
-        if self.pool.stop == "now" or worker.cannot_write:
+        if self.pool.stop == "now" or end.cannot_write:  # the trial is not to blame
             cause, hint = FailureCause.STOPPED, ""
         state = "stopped" if cause is FailureCause.STOPPED else "failed"
         hint += f"see {self.paths.attempt_log(job.trial, job.attempt)}"

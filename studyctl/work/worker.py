@@ -7,6 +7,7 @@ import faulthandler
 import os
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 from studyctl.compress import sweep
 from studyctl.contract.job import Job
@@ -40,6 +41,11 @@ def _import_engine() -> None:
         import studyctl.work.engine  # noqa: F401
 
 
+def _cannot_write(channel: Channel, error: str) -> NoReturn:
+    channel.send(WorkerFatal(error=error))
+    os._exit(CANNOT_WRITE)
+
+
 def main() -> None:
     """Run jobs until the runner closes the pipe."""
     leave_stopping_to_parent()
@@ -57,7 +63,10 @@ def main() -> None:
     engine = None
     while True:
         job = channel.jobs.get()
-        _log_to(job)
+        try:
+            _log_to(job)
+        except OSError as error:
+            _cannot_write(channel, f"cannot write {error.filename}: {error.strerror}")
         os.environ[SPARE_CACHE] = str(StudyPaths(job.root).spare_cache)
         if not is_writable:
             os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_entry("numba")))
@@ -68,8 +77,7 @@ def main() -> None:
         try:
             Attempt(job, engine, channel).run()
         except CannotWriteError as error:
-            channel.send(WorkerFatal(error=str(error)))
-            os._exit(CANNOT_WRITE)
+            _cannot_write(channel, str(error))
 
 
 if __name__ == "__main__":

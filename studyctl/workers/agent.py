@@ -25,7 +25,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from studyctl import __version__
 from studyctl.contract.job import Job, Lease, StopRequest, StopWhen
-from studyctl.contract.records import AttemptFinished
+from studyctl.contract.records import AttemptFinished, WorkerFatal
 from studyctl.journal.files import decode
 from studyctl.workers.pool import Ended
 from studyctl.workers.process import WorkerProcess
@@ -67,12 +67,15 @@ class Agent:
             self.attempt = ""
 
     def _pass_on(self, worker: DaskWorker) -> Ended | None:
+        fatal = ""
         while True:
             event = self._events.get()
             if isinstance(event, Ended):
                 self._process = None
-                return event
+                return Ended(fatal, cannot_write=True) if fatal else event
             worker.log_event(RECORDS, event)
+            if b'"worker_fatal"' in event and isinstance(record := decode(event), WorkerFatal):
+                fatal = record.error
             if b'"attempt_finished"' in event and isinstance(decode(event), AttemptFinished):
                 return None
 

@@ -21,7 +21,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.scheduler import KilledWorker
 
 from studyctl.contract.job import Job, StopWhen
-from studyctl.contract.records import AttemptFinished, StepFinished
+from studyctl.contract.records import AttemptFinished, StepFinished, WorkerFatal
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import decode
@@ -180,13 +180,6 @@ class ClusterPool(Pool):
                     self._dismiss(worker)
         return [worker for worker in free if not worker.leaves]
 
-    def goes_on_without(self, worker: Worker) -> bool:
-        """Let a worker leave whose node does not write to the folder, unless that happened on one after the other."""
-        assert isinstance(worker, ClusterWorker)
-        self._cannot_write += 1
-        self._dismiss(worker)
-        return self._cannot_write < MOST_FALSE_STARTS
-
     def has_time_for(self, worker: Worker, seconds: float) -> bool:
         """Return whether a worker may take a trial: it can finish it, or has most of its time left and will do a good part of it."""
         assert isinstance(worker, ClusterWorker)
@@ -260,7 +253,14 @@ class ClusterPool(Pool):
         elif error is not None:
             yield worker, Ended(f"the agent on {worker.host} failed: {error!r}")
         else:
-            worker.leaves |= result is not None and not result.begun
+            if result is not None and not result.begun:
+                worker.leaves = True
+            if result is not None and result.cannot_write:
+                self._cannot_write += 1
+                if self._cannot_write >= MOST_FALSE_STARTS:
+                    yield worker, WorkerFatal(error=result.how)
+                self._say(f"! worker {worker.name} on {worker.host} leaves: {result.how}")
+                self._dismiss(worker)
             worker.model_key = None  # its process ended, or its last record was lost
             worker.free_since = time.monotonic()
             yield worker, result or Ended("the worker did not report the end of its attempt")

@@ -33,8 +33,6 @@ class Worker:
     """The running step."""
     leaves: bool = False
     """Whether it takes no further trial."""
-    cannot_write: str = ""
-    """Why it could not write to the study's folder; empty: it can."""
 
     @property
     def memory_bytes(self) -> int | None:
@@ -56,6 +54,8 @@ class Ended:
     """Whether the kernel killed it for that."""
     begun: bool = True
     """Whether the attempt had begun; False: its worker has to go, and another one runs it."""
+    cannot_write: bool = False
+    """Whether it ended because it cannot write to the study's folder; then ``how`` says why."""
 
 
 Event = tuple[Worker, AnyRecord | Ended]
@@ -91,10 +91,6 @@ class Pool(ABC):
     def running(self) -> dict[str, Worker]:
         """Return the workers that run an attempt, by trial."""
         return {worker.job.trial: worker for worker in self.workers if worker.job is not None}
-
-    def goes_on_without(self, worker: Worker) -> bool:
-        """Return whether others can do the work of one that cannot write to the study's folder; it takes no other trial then."""
-        return False
 
     @abstractmethod
     def use(self, devices: Sequence[str]) -> None:

@@ -40,13 +40,12 @@ SelectTypeParameters=CR_CPU_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmdTimeout=10
-KillWait=5
+KillWait=30
 GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
-PreemptParameters=send_user_signal
 NodeName=n[1-3] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=6000 Gres=gpu:1
-PartitionName=main Nodes=n[1-3] Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=200 PriorityTier=1 GraceTime=60
+PartitionName=main Nodes=n[1-3] Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=200 PriorityTier=1
 PartitionName=urgent Nodes=n[1-3] MaxTime=INFINITE State=UP DefMemPerCPU=200 PriorityTier=9
 """
 
@@ -106,7 +105,7 @@ class Slurm:
         self._daemon("slurmctld", "-c")
         for node in NODES:
             self.start_node(node)
-        self.wait_for(lambda: self.run("sinfo", "-hNo", "%N %t").count(" idle") == len(NODES), "idle nodes")
+        self.wait_for(lambda: self.run("sinfo", "-hNp", "main", "-o", "%N %t").count(" idle") == len(NODES), "idle nodes")
 
     def start_node(self, node: str) -> None:
         self._daemon("slurmd", "-N", node, pid_file=f"slurmd.{node}.pid")

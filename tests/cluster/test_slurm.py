@@ -13,7 +13,7 @@ from studyctl.errors import ExitCode
 from studyctl.journal.index import read_stored
 from tests.cluster.slurm import Slurm
 from tests.cluster.studies import Cluster, Results, wait_for
-from tests.cluster.test_command import check_complete, ends, finished_twice
+from tests.cluster.test_command import check_complete, ends, finished_twice, victims
 
 pytestmark = pytest.mark.cluster
 
@@ -101,13 +101,16 @@ def test_a_preempted_worker_stops_and_another_goes_on(
 ) -> None:
     on_slurm.profile(executor="slurm", workers=1)
     run = on_slurm.run()
-    wait_for(lambda: any(worker.trial for worker in on_slurm.workers()), "running trial")
-    urgent = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap", "sleep 1"]
-    slurm.run(*urgent)
+    _, process = victims(on_slurm, b'"step_started"')
+    (job,) = slurm.run("squeue", "-ho", "%i").split()
+    process.suspend()  # else it would be done before Slurm looks
+    slurm.run("sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap", "sleep 1")
+    wait_for(lambda: "COMPLETING" in slurm.run("squeue", "-hj", job, "-o", "%T"), "preemption", 30)
+    process.resume()
     run.wait()
     check_complete(on_slurm.paths, local_results)
     assert ends(on_slurm.paths)["failed"] == 0
-    assert ends(on_slurm.paths)["stopped"] <= 1, "one attempt was stopped, unless it ended just then"
+    assert ends(on_slurm.paths)["stopped"] == 1
 
 
 def test_a_profile_is_checked_with_one_worker(on_slurm: Cluster) -> None:
