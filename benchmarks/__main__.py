@@ -11,6 +11,7 @@ NAMES = (
     "publishing",
     "app",
     "overhead",
+    "cluster",
     "findings",
     "estimates",
     "compression",

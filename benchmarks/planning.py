@@ -159,7 +159,7 @@ def _write_study(folder: Path) -> None:
     with ProcessPoolExecutor(
         1, mp_context=get_context("spawn")
     ) as process:  # torch stays out of the processes that plan
-        process.submit(_make_models, folder).result()
+        process.submit(make_models, folder).result()
     languages = [f"l{number:02}" for number in range(LANGUAGES)]
     (folder / "text").mkdir()
     for language in languages:
@@ -172,7 +172,7 @@ def _write_study(folder: Path) -> None:
         _alone(sweep, folder)
 
 
-def _make_models(folder: Path) -> None:
+def make_models(folder: Path) -> None:
     from transformers.utils import logging
 
     from tests.run.studies import make_model

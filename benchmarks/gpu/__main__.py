@@ -39,7 +39,9 @@ def main(arguments: Sequence[str]) -> int:
             if (how := _run(part, environment, min(left, TEST_SECONDS) if part == "tests" else left)) != "":
                 failed.append(part)
                 print(f"!! {part}: {how}", flush=True)
-    print(f"{time.monotonic() - begun:.0f} s; " + (f"failed: {', '.join(failed)}" if failed else "all is well"))
+    print(
+        f"{time.monotonic() - begun:.0f} s; " + (f"failed: {', '.join(failed)}" if failed else "all is well")
+    )
     return len(failed)
 
 

@@ -34,9 +34,7 @@ def main(folder: Path, size: Size, device: str) -> bool:
     model, texts = make_model(folder / "model", size, device), make_texts(folder / "texts", size)
     runs = {"CPU": ("cpu", "float32"), "float32": (device, "float32"), "bfloat16": (device, "bfloat16")}
     specs = {
-        name: write_study(
-            folder, name, model, texts, size, dtype=dtype, device=where, variants=VARIANTS
-        )
+        name: write_study(folder, name, model, texts, size, dtype=dtype, device=where, variants=VARIANTS)
         for name, (where, dtype) in runs.items()
     }
     # The CPU computes beside the GPU; the GPU's two one after the other, so that they have its memory.
@@ -73,9 +71,7 @@ def agrees(one: Figures, expected: Figures, dtype: str) -> bool:
 
 def _figures(folder: Path, name: str) -> dict[str, Figures]:
     rows = run_sql(StudyPaths(folder / "runs" / name), SQL).to_pylist()
-    return {
-        row["variant"]: Figures(row["kl_nats"] or 0.0, row["perplexity"], row["acc"]) for row in rows
-    }
+    return {row["variant"]: Figures(row["kl_nats"] or 0.0, row["perplexity"], row["acc"]) for row in rows}
 
 
 def _cells(*figures: Figures) -> Sequence[str]:

@@ -137,7 +137,7 @@ def make_texts(folder: Path, size: Size) -> Path:
     return folder
 
 
-def write_study(  # noqa: PLR0913 - what a study consists of
+def write_study(
     folder: Path,
     name: str,
     model: Path,
@@ -152,7 +152,9 @@ def write_study(  # noqa: PLR0913 - what a study consists of
     spec = folder / f"{name}.toml"
     listed = "".join(f"\n[[compression]]\n{variant}\n" for variant in variants)
     spec.write_text(
-        SPEC.format(name=name, model=model, folder=texts, size=size, dtype=dtype, device=device, variants=listed)
+        SPEC.format(
+            name=name, model=model, folder=texts, size=size, dtype=dtype, device=device, variants=listed
+        )
     )
     return spec
 

@@ -53,5 +53,7 @@ def main(folder: Path, model: Path, texts: Path, size: Size, device: str, name: 
     bounds = ", ".join(
         f"{what} {peak / GIB:.2f} of {bound / GIB:.2f} GiB" for what, (peak, bound) in peaks.items()
     )
-    note(f"highest peaks of the plan's bounds: {bounds}; {seconds:.0f} s, estimated {estimate['seconds']:.0f} s")
+    note(
+        f"highest peaks of the plan's bounds: {bounds}; {seconds:.0f} s, estimated {estimate['seconds']:.0f} s"
+    )
     return all(peak <= bound for peak, bound in peaks.values())

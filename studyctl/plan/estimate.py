@@ -6,8 +6,8 @@ measured steps correct the estimates of similar ones. Memory is an upper bound.
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 
@@ -89,9 +89,9 @@ StepClass = tuple[object, ...]
 """A class of steps whose estimates are off by a similar ratio."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Pending:
-    """A step that is still to run."""
+    """A step that is still to run, or many that are alike: variants of a model have the same texts."""
 
     classes: tuple[StepClass, ...]
     seconds: float
@@ -105,6 +105,14 @@ class _Pending:
         return min(1.0, size / self.windows) if self.windows else 1.0
 
 
+@dataclass(slots=True)
+class _Total:
+    """What is left of the steps of some classes together: a study may have a million."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+
 class Clock:
     """Estimates the time of the steps that are still to run, corrected by measured ones."""
 
@@ -112,9 +120,9 @@ class Clock:
         self._devices = max(1, len(plan.devices))
         self._ratios: dict[StepClass, deque[float]] = defaultdict(lambda: deque(maxlen=64))
         """Measured over estimated seconds of the latest steps of each class."""
-        self._pending: dict[tuple[str, StepId], _Pending] = {}
-        self._steps: dict[str, list[StepId]] = defaultdict(list)
-        """The steps of each trial."""
+        self._pending: dict[str, dict[StepId, _Pending]] = {}
+        """By trial."""
+        self._totals: dict[tuple[StepClass, ...], _Total] = defaultdict(_Total)
         self._running: dict[str, tuple[Step, float, float]] = {}
         """By trial: the step, when it began, and the fraction that it reports as done."""
         for trial in plan.trials if stored.results else ():
@@ -123,6 +131,7 @@ class Clock:
                 result = results.of(step)
                 if result is not None and result.seconds is not None:
                     self._learn(_classes_of(trial, step), result.seconds, _seconds(plan, trial, step))
+        alike: dict[_Pending, _Pending] = {}
         for trial, steps, *_ in comparison.todo:
             results = stored.results_of(trial.weights_key, trial.steps)
             for step in steps:
@@ -130,8 +139,28 @@ class Clock:
                 spans = results.spans(step) if windows else ()
                 missing = windows - sum(max(0, min(last, windows) - first) for first, last in spans)
                 seconds = _seconds(plan, trial, step) * (missing / windows if windows else 1.0)
-                self._pending[trial.id, step.id] = _Pending(_classes_of(trial, step), seconds, missing)
-                self._steps[trial.id].append(step.id)
+                pending = _Pending(_classes_of(trial, step), seconds, missing)
+                self._put(trial.id, step.id, alike.setdefault(pending, pending))
+
+    def _put(self, trial: str, step: StepId, pending: _Pending) -> None:
+        self._pending.setdefault(trial, {})[step] = pending
+        total = self._totals[pending.classes]
+        total.steps += 1
+        total.seconds += pending.seconds
+
+    def _take(self, trial: str, step: StepId) -> _Pending | None:
+        """Remove a step from what is left."""
+        steps = self._pending.get(trial, {})
+        if (pending := steps.pop(step, None)) is None:
+            return None
+        if not steps:
+            del self._pending[trial]
+        total = self._totals[pending.classes]
+        total.steps -= 1
+        total.seconds -= pending.seconds
+        if not total.steps:
+            del self._totals[pending.classes]
+        return pending
 
     def record(self, record: Record) -> None:
         """Take a worker's record into account."""
@@ -147,13 +176,13 @@ class Clock:
                 self._running.pop(record.trial, None)
         if not isinstance(record, StepFinished):
             return
-        if pending := self._pending.pop((record.trial, record.step.id), None):
+        if pending := self._take(record.trial, record.step.id):
             part = 1.0 if record.is_last else pending.fraction(record.step)
             self._learn(pending.classes, record.seconds or 0.0, part * pending.seconds)
-            pending.seconds *= 1 - part
-            pending.windows = round(pending.windows * (1 - part))
             if part < 1:
-                self._pending[record.trial, record.step.id] = pending
+                left = round(pending.windows * (1 - part))
+                pending = replace(pending, seconds=pending.seconds * (1 - part), windows=left)
+                self._put(record.trial, record.step.id, pending)
 
     def _learn(self, classes: tuple[StepClass, ...], seconds: float, estimated: float) -> None:
         for key in classes if estimated > 0 else ():
@@ -161,27 +190,38 @@ class Clock:
 
     def seconds_left(self) -> float | None:
         """Return the seconds that are left; None before any step was measured."""
-        return self.estimate() if self._ratios else None
+        return self._left(self._totals, self._pending) if self._ratios else None
 
     def trial_seconds(self, trial: str) -> float:
         """Return the seconds that are left of one trial, on one worker."""
-        return self.estimate([(trial, step) for step in self._steps.get(trial, ())])
+        return self.estimate([(trial, step) for step in self._pending.get(trial, {})])
 
-    def estimate(self, steps: Collection[tuple[str, StepId]] | None = None) -> float:
+    def estimate(self, steps: Iterable[tuple[str, StepId]] | None = None) -> float:
         """Return the seconds that are left for some steps of trials, or for all; from sizes alone if nothing was measured."""
-        left = self._pending
-        if steps is not None:
-            left = {step: left[step] for step in steps if step in left}
-        ratios = {}
-        for classes in {pending.classes for pending in left.values()}:
-            measured = next((self._ratios[key] for key in classes if key in self._ratios), [1.0])
-            ratios[classes] = median(measured)  # not the mean: the first task waits for an import
-        seconds = sum(pending.seconds * ratios[pending.classes] for pending in left.values())
+        if steps is None:
+            return self._left(self._totals, self._pending)
+        totals: dict[tuple[StepClass, ...], _Total] = defaultdict(_Total)
+        chosen: dict[str, set[StepId]] = defaultdict(set)
+        for trial, step in steps:
+            if pending := self._pending.get(trial, {}).get(step):
+                chosen[trial].add(step)
+                totals[pending.classes].seconds += pending.seconds
+        return self._left(totals, chosen)
+
+    def _left(
+        self, totals: Mapping[tuple[StepClass, ...], _Total], steps: Mapping[str, Container[StepId]]
+    ) -> float:
+        """Return the seconds that are left for steps of trials, whose totals by class these are."""
+        seconds = sum(total.seconds * self._ratio(classes) for classes, total in totals.items())
         for trial, (step, begun, done) in self._running.items():
-            if pending := left.get((trial, step.id)):
-                whole = pending.seconds * pending.fraction(step) * ratios[pending.classes]
+            if step.id in steps.get(trial, ()) and (pending := self._pending[trial].get(step.id)):
+                whole = pending.seconds * pending.fraction(step) * self._ratio(pending.classes)
                 seconds -= whole * done if done else min(time.monotonic() - begun, whole)
-        return seconds / max(1, min(self._devices, len({trial for trial, _ in left})))
+        return seconds / max(1, min(self._devices, len(steps)))
+
+    def _ratio(self, classes: tuple[StepClass, ...]) -> float:
+        measured = next((self._ratios[key] for key in classes if key in self._ratios), [1.0])
+        return median(measured)  # not the mean: the first task waits for an import
 
 
 def _classes_of(trial: Trial, step: Step) -> tuple[StepClass, ...]:

@@ -173,8 +173,9 @@ def _fill(
         "published_at": at or datetime.now(UTC).replace(tzinfo=None),
         "studyctl": studyctl.__version__,
     }
-    for table, values in (rows.tables | {"about": [about]}).items():
-        total += _insert(connection, table, values)
+    total += _insert(connection, "about", [about])
+    while rows.tables:  # freed one by one: a large study has a million rows
+        total += _insert(connection, *rows.tables.popitem())
     pairs = task_pairs(connection)
     chance = list(task_chance(connection, pairs))
     above = {(row["trial_id"], row["task"], row["metric"]) for row in chance if row["above"]}

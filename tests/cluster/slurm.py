@@ -105,7 +105,10 @@ class Slurm:
         self._daemon("slurmctld", "-c")
         for node in NODES:
             self.start_node(node)
-        self.wait_for(lambda: self.run("sinfo", "-hNp", "main", "-o", "%N %t").count(" idle") == len(NODES), "idle nodes")
+        self.wait_for(
+            lambda: self.run("sinfo", "-hNp", "main", "-o", "%N %t").count(" idle") == len(NODES),
+            "idle nodes",
+        )
 
     def start_node(self, node: str) -> None:
         self._daemon("slurmd", "-N", node, pid_file=f"slurmd.{node}.pid")

@@ -127,10 +127,12 @@ def test_windows_that_are_stored_take_no_more_time(folder: Path) -> None:
         clock_of(plan, dense_took(plan, 1.0, 1)),
         clock_of(plan, dense_took(plan, 1.0)),
     )
-    pending = [clock._pending for clock in (nothing, half, whole)]
-    place = plan.trials[0].id, StepId(StepKind.PERPLEXITY, "en")
-    assert pending[1][place].seconds == pytest.approx(pending[0][place].seconds / 2)
-    assert place not in pending[2]
+    step, dense = StepId(StepKind.PERPLEXITY, "en"), plan.trials[0].id
+    left = [clock._pending[dense].get(step) for clock in (nothing, half, whole)]
+    assert left[0] is not None
+    assert left[1] is not None
+    assert left[1].seconds == pytest.approx(left[0].seconds / 2)
+    assert left[2] is None
 
 
 # -- the time left of a run
@@ -248,11 +250,10 @@ def test_a_batch_of_windows_is_its_part_of_a_language(folder: Path, monkeypatch:
     dense = run.plan.trials[0]
     step = next(step for step in dense.steps if step.kind is StepKind.PERPLEXITY)
     whole = module._seconds(run.plan, dense, step)
-    pending = run.clock._pending
     for batch, left in zip(step.batches(), (4, 0), strict=True):
         run.finish(dense, batch, 1.0)
-        place = dense.id, step.id
-        assert (pending[place].seconds if place in pending else 0) == pytest.approx(whole * left / 12)
+        pending = run.clock._pending[dense.id].get(step.id)
+        assert (pending.seconds if pending else 0) == pytest.approx(whole * left / 12)
 
 
 def test_a_text_with_fewer_windows_than_expected_ends_with_its_last(
@@ -263,7 +264,7 @@ def test_a_text_with_fewer_windows_than_expected_ends_with_its_last(
     step = next(step for step in dense.steps if step.kind is StepKind.PERPLEXITY)
     for batch in step.batches()[:2]:
         run.clock.record(StepFinished(trial=dense.id, step=batch, seconds=1.0, measured=10))
-    assert (dense.id, step.id) not in run.clock._pending
+    assert step.id not in run.clock._pending[dense.id]
 
 
 def test_a_published_checkpoint_keeps_no_weights(folder: Path) -> None:
@@ -277,3 +278,15 @@ def test_a_published_checkpoint_keeps_no_weights(folder: Path) -> None:
     plan.raise_errors()
     assert any(trial.checkpoint is not None for trial in plan.trials)
     assert estimated(plan).disk_bytes - without.disk_bytes < 60_000  # its journal and item rows
+
+
+def test_what_is_left_is_the_sum_over_all_steps_however_many_were_finished(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(planned(folder, windows=20), monkeypatch)
+    for trial in run.plan.trials[:2]:
+        for step in trial.steps[:-1]:
+            for part in step.batches()[:1] if step.windows else [step]:
+                run.finish(trial, part, 3.0)
+        every = [(one.id, step.id) for one in run.plan.trials for step in one.steps]
+        assert run.left() == pytest.approx(run.clock.estimate(every))

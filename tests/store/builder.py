@@ -256,7 +256,7 @@ class FakeAttempt:
         self.writer.write(self.started)
 
     def _started(self, changes: dict[str, Any]) -> AttemptStarted:
-        started = {
+        started: dict[str, Any] = {
             "schema": SCHEMA, "studyctl": "0.1.0", "study": self.study.root.name, "trial": self.name, "attempt": self.number,
             "host": "node1", "pid": 4242, "device": "cpu", "threads": 2, "versions": {"torch": "2.13.0"}, "spec_hash": "spec-1",
             "backend_version": self.backend.version,

@@ -20,7 +20,14 @@ from tests.cluster.studies import wait_for
 from tests.run.test_hold import BEAT, SILENT, ask, other_runner
 from tests.store.builder import FakeStudy
 
-SERVER = next((path for path in (Path("/usr/lib/openssh/sftp-server"), Path("/usr/libexec/openssh/sftp-server")) if path.exists()), None)
+SERVER = next(
+    (
+        path
+        for path in (Path("/usr/lib/openssh/sftp-server"), Path("/usr/libexec/openssh/sftp-server"))
+        if path.exists()
+    ),
+    None,
+)
 CACHED = 1
 """Seconds for which a mount remembers what it saw."""
 

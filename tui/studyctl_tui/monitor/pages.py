@@ -112,10 +112,8 @@ def _figure_texts(standing: Standing) -> Iterator[str]:
         yield f"KL {effect(standing, 'kl_nats').text()}"
     if standing.total_seconds is not None:
         yield layout.duration(standing.total_seconds).plain
-    if standing.peak_memory_bytes is not None:
-        yield f"peak {bytes_text(standing.peak_memory_bytes)}"
-    if standing.peak_device_bytes is not None:
-        yield f"on the GPU {bytes_text(standing.peak_device_bytes)}"
+    peaks = (("peak", standing.peak_memory_bytes), ("on the GPU", standing.peak_device_bytes))
+    yield from (f"{what} {bytes_text(size)}" for what, size in peaks if size is not None)
 
 
 def _accuracy_texts(standing: Standing) -> Iterator[str]:
