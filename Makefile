@@ -32,11 +32,11 @@ quickstart: setup
 	$(BIN)/studyctl run pocket
 
 # One process more than there are cores, as tests of runs wait for their workers most of the time; each with one thread: on few
-# cores they would wait for each other's.
+# cores they would wait for each other's. Bytecode is written, whatever the environment says: hundreds of processes import the same.
 PROCESSES := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -56,7 +56,7 @@ gpu-check:
 	$(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON)) -m benchmarks.gpu $(MODEL)
 
 # Wheels in gpu-packages/, which `make gpu-check` unpacks: those of .venv's versions, for the Python there.
-GPU_VERSION := 3.12
+GPU_VERSION ?= 3.12
 GPU_PACKAGES := annotated-types datasets dill duckdb evaluate gguf lm-eval more-itertools msgspec multiprocess platformdirs pydantic \
   pydantic-core pytablewriter tenacity tomlkit tree-sitter tree-sitter-toml typing-inspection xxhash
 gpu-packages: setup

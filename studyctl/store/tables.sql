@@ -4,10 +4,11 @@
 CREATE TABLE trials (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     state VARCHAR, bits_per_weight DOUBLE, sparsity DOUBLE, compress_seconds DOUBLE, total_seconds DOUBLE,
-    peak_memory_bytes BIGINT, peak_device_bytes BIGINT, error VARCHAR, size_mib DOUBLE, cause VARCHAR, hint VARCHAR, stage VARCHAR, stages INTEGER,
+    peak_memory_bytes BIGINT, error VARCHAR, size_mib DOUBLE, cause VARCHAR, hint VARCHAR, stage VARCHAR, stages INTEGER,
     stages_done INTEGER, attempts INTEGER, backend VARCHAR, backend_version VARCHAR, seed BIGINT, options JSON,
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
-    dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER
+    dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER,
+    peak_device_bytes BIGINT
 );
 COMMENT ON TABLE trials IS 'one row per trial that the spec asks for';
 COMMENT ON COLUMN trials.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -84,7 +85,8 @@ COMMENT ON COLUMN attempts.journal IS 'file name of its journal';
 CREATE TABLE steps (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     step VARCHAR, kind VARCHAR, subject VARCHAR, state VARCHAR, seconds DOUBLE, peak_memory_bytes BIGINT,
-    peak_device_bytes BIGINT, attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP, texts_key VARCHAR
+    attempt INTEGER, finished_at TIMESTAMP, key VARCHAR, weights_hash VARCHAR, measured_since TIMESTAMP, texts_key VARCHAR,
+    peak_device_bytes BIGINT
 );
 COMMENT ON TABLE steps IS 'one row per step of a trial: load, and those that the spec asks for; all windows of a language are one row';
 COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a seed)';
