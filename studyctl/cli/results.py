@@ -17,6 +17,7 @@ from studyctl.cli.arguments import (
     study_paths,
 )
 from studyctl.cli.terminal import need_terminal, open_app
+from studyctl.contract.exports import Embeddings, ExportFormat
 from studyctl.errors import ExitCode, StudyError
 
 commands = typer.Typer()
@@ -157,15 +158,22 @@ def export(
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; missing or empty.")],
+    to: Annotated[
+        ExportFormat, typer.Option(help="A folder for transformers and vLLM, or a GGUF file for llama.cpp.")
+    ] = ExportFormat.FOLDER,
+    embeddings: Annotated[
+        Embeddings | None,
+        typer.Option(help="How a GGUF file stores embeddings and head; as they are without it."),
+    ] = None,
     trust: TrustOption = False,
 ) -> None:
-    """Write a trial's weights as a folder that transformers and vLLM load, with a model card."""
+    """Write a trial's weights with a model card: as a folder that transformers and vLLM load, or as a GGUF file."""
     from studyctl.run.export import export_trial
     from studyctl.run.trust import require_trust
 
     paths = study_paths(study)
     require_trust(paths, stderr(), trust=trust)
-    message = export_trial(paths, trial, folder, stderr())
+    message = export_trial(paths, trial, folder, stderr(), to, embeddings)
     stderr().print(message, soft_wrap=True, markup=False)
     typer.echo(str(folder.resolve()))
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
+from studyctl.contract.exports import Embeddings, ExportFormat
 from studyctl.contract.identity import (
     Bos,
     FidelityMetric,
@@ -119,6 +120,9 @@ class Job(_Handed):
     export_to: Path | None = None
     """Target folder of ``studyctl export``, whose job writes no journal. None: the job is an attempt of a run, and its export step
     writes to the study's own folder."""
+    export_format: ExportFormat = ExportFormat.FOLDER
+    export_embeddings: Embeddings | None = None
+    """Of a GGUF file; None: as they are."""
 
     @property
     def is_dense(self) -> bool:

@@ -106,6 +106,8 @@ class ExportFacts(msgspec.Struct, omit_defaults=True):
     model_bits_per_weight: float
     packed_bits: int | None = None
     why_plain: str = ""
+    notes: list[str] = []
+    """What the user should know about it."""
 
 
 class StepFailed(Record, tag="step_failed"):

@@ -19,6 +19,7 @@ from studyctl.units import bytes_text
 if TYPE_CHECKING:
     from studyctl.compress.weights.packing import Packing
     from studyctl.export.folder import Exported
+    from studyctl.export.gguf.file import GgufFile
 
 COMPARED = ("ppl_ratio", "kl_nats", "bits_per_byte_change", "change")
 """Figures of languages and tasks that are compared with dense."""
@@ -34,7 +35,7 @@ class CardFacts:
     """The trial."""
     base: ModelIdentity
     """The model that was compressed, or the published checkpoint."""
-    exported: "Exported"
+    exported: "Exported | GgufFile"
     weights_hash: str
     bits_per_weight: float | None
     """Of the blocks' linears, by the settings; None if unknown."""
@@ -55,7 +56,9 @@ class CardFacts:
             "weights_hash": self.weights_hash,
             "bits_per_weight": self.bits_per_weight,
             "sparsity": self.sparsity,
-            "export": {key: value for key, value in asdict(exported).items() if key != "folder"},
+            "export": {
+                key: value for key, value in asdict(exported).items() if key not in ("folder", "path")
+            },
             "figures": {"languages": _rows(self.figures.languages), "tasks": _rows(self.figures.tasks)},
             "versions": dict(self.versions),
         }
@@ -72,7 +75,7 @@ def model_card(facts: CardFacts) -> str:
         _header(facts),
         f"# {facts.job.model.short_name}: {facts.job.variant}",
         _summary(facts),
-        "\n".join(_loading(facts.exported)),
+        "\n".join(_loading(facts)),
         "## What it is\n\n" + _table(("", ""), list(_identity(facts))),
         "## Size\n\n" + "\n".join(_size(facts)),
         "## Measured\n\n" + "\n\n".join(_measured(facts.figures)),
@@ -84,12 +87,13 @@ def model_card(facts: CardFacts) -> str:
 
 def _header(facts: CardFacts) -> str:
     base = [f"base_model: {facts.base.id}"] if facts.base.kind == "hub" else []
-    packed = ["compressed-tensors"] if facts.exported.packing else []
+    gguf = _gguf(facts)
+    packed = ["gguf"] if gguf else ["compressed-tensors"] if _folder(facts).packing else []
     tags = [f"- {tag}" for tag in ("studyctl", *facts.job.method.split("+"), *packed)]
     lines = [
         "---",
         *base,
-        "library_name: transformers",
+        f"library_name: {'gguf' if gguf else 'transformers'}",
         "pipeline_tag: text-generation",
         "tags:",
         *tags,
@@ -105,14 +109,34 @@ def _summary(facts: CardFacts) -> str:
         )
     if facts.job.is_checkpoint:
         return f"The published checkpoint `{facts.base.id}`, with its weights unpacked."
-    return (
-        f"`{facts.base.id}`, compressed by `{facts.job.method}`. The licence is that of the base model. The folder was "
-        "read back with plain transformers and compared: these are the weights that were measured, bit for bit."
-    )
+    made = f"`{facts.base.id}`, compressed by `{facts.job.method}`. The licence is that of the base model."
+    if (file := _gguf(facts)) is not None:
+        same = "these are the weights that were measured, bit for bit"
+        if file.differing or file.rounded_embeddings:
+            same = "how it differs from the weights that were measured is said under Size"
+        return f"{made} The file was read back and compared: {same}."
+    return f"{made} The folder was read back with plain transformers and compared: these are the weights that were measured, bit for bit."
 
 
-def _loading(exported: "Exported") -> Iterator[str]:
+def _gguf(facts: CardFacts) -> "GgufFile | None":
+    from studyctl.export.gguf.file import GgufFile
+
+    return facts.exported if isinstance(facts.exported, GgufFile) else None
+
+
+def _folder(facts: CardFacts) -> "Exported":
+    from studyctl.export.folder import Exported
+
+    assert isinstance(facts.exported, Exported)
+    return facts.exported
+
+
+def _loading(facts: CardFacts) -> Iterator[str]:
     yield "## Load\n"
+    if (file := _gguf(facts)) is not None:
+        yield f"```sh\nllama-cli -m {file.path.name}\n```"
+        return
+    exported = _folder(facts)
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
     yield 'model = AutoModelForCausalLM.from_pretrained("this/folder", dtype="auto")'
@@ -188,13 +212,22 @@ def _calibration(job: Job) -> str:
 
 
 def _size(facts: CardFacts) -> Iterator[str]:
-    exported, job = facts.exported, facts.job
+    job = facts.job
     rows = [
         ["by the settings, linears of the blocks", fixed(facts.bits_per_weight, 2).plain],
-        ["as stored, linears of the blocks", fixed(exported.block_bits_per_weight, 2).plain],
-        ["as stored, whole model", fixed(exported.model_bits_per_weight, 2).plain],
+        ["as stored, linears of the blocks", fixed(facts.exported.block_bits_per_weight, 2).plain],
+        ["as stored, whole model", fixed(facts.exported.model_bits_per_weight, 2).plain],
     ]
     yield _table(("bits per weight", ""), rows)
+    if (file := _gguf(facts)) is not None:
+        from studyctl.export.gguf.export import notes_of
+
+        yield f"\n{bytes_text(file.bytes)}.\n"
+        yield from (f"- {note}" for note in notes_of(file))
+        if facts.sparsity and isinstance(job.settings, Pruning):
+            yield _sparse(facts.sparsity, job.settings.pattern)
+        return
+    exported = _folder(facts)
     files = "1 file" if exported.weight_files == 1 else f"{exported.weight_files} files"
     how = f"codes packed at {exported.packing.bits} bits, scales in" if exported.packing else "in"
     yield f"\n{bytes_text(exported.weight_bytes)} in {files}, {how} {exported.dtype}."

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from studyctl import __version__
 from studyctl.compress.weights.stored import apply, weights_hash
+from studyctl.contract.exports import ExportFormat
 from studyctl.contract.job import Job
 from studyctl.contract.records import ExportFacts
 from studyctl.errors import StepError
 from studyctl.export.card import PACKAGES, CardFacts, model_card
 from studyctl.export.folder import Exported, export_model
+from studyctl.export.gguf.export import export_gguf
+from studyctl.export.gguf.file import GgufFile
 from studyctl.files import StudyPaths
 from studyctl.journal.index import ABOUT, read_stored
 from studyctl.reporter import Reporter
@@ -44,7 +47,7 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
     stored_weights = paths.find_weights(job.weights_key) or paths.trial_weights(job.weights_key)
     weights = made_hash or weights_hash(loaded.model)
 
-    def describe(exported: Exported) -> dict[str, str]:
+    def describe(exported: Exported | GgufFile) -> dict[str, str]:
         stored = read_stored(paths)
         compressed = stored.compressed(job.weights_key, weights)
         facts = CardFacts(
@@ -61,11 +64,14 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
         return {"README.md": model_card(facts), ABOUT: about + "\n"}
 
     target = job.export_to or paths.exported(job.trial)
+    compressed = None if plain else apply(loaded.model, stored_weights)
     try:
+        if job.export_format is ExportFormat.GGUF:
+            return export_gguf(job, loaded, compressed, target, describe, reporter)
         with files_to_copy(loaded) as files:
             exported = export_model(
                 loaded.model,
-                None if plain else apply(loaded.model, stored_weights),
+                compressed,
                 target,
                 files=files,
                 describe=describe,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from studyctl.contract.exports import Embeddings, ExportFormat
 from studyctl.contract.job import Job
 from studyctl.contract.plan import read_plan
 from studyctl.contract.records import (
@@ -51,7 +52,14 @@ class StoppedError(StudyError):
     exit_code = ExitCode.STOPPED
 
 
-def export_trial(paths: StudyPaths, beginning: str, target: Path, console: Console) -> str:
+def export_trial(
+    paths: StudyPaths,
+    beginning: str,
+    target: Path,
+    console: Console,
+    to: ExportFormat = ExportFormat.FOLDER,
+    embeddings: Embeddings | None = None,
+) -> str:
     """Export a trial's weights; return a message that says what was written.
 
     Args:
@@ -59,18 +67,24 @@ def export_trial(paths: StudyPaths, beginning: str, target: Path, console: Conso
         beginning: unambiguous beginning of the trial's name.
         target: the folder to make; missing or empty.
         console: where progress is shown.
+        to: what to write.
+        embeddings: how a GGUF file stores embeddings and head; None: as they are.
 
     Raises:
         SpecError: the trial cannot be exported, or not to this folder; nothing was changed.
         StudyError: it failed, or was stopped; ``target`` is as it was.
     """
     target = target.resolve()
+    if embeddings is not None and to is not ExportFormat.GGUF:
+        raise SpecError("`--embeddings` is for GGUF files only", hint="add `--to gguf`")
     _check_target(target)
     try:
         name = find_trial(paths, beginning)
     except StudyError as error:
         raise SpecError(error.problems) from error
-    job = _make_job(paths, name, target)
+    job = _make_job(paths, name, target).model_copy(
+        update={"export_format": to, "export_embeddings": embeddings}
+    )
     if (holder := Pulse(paths).look()) is not None:
         console.print(
             f"{paths.name} is being run ({holder}): the export shares the machine with it", soft_wrap=True
@@ -78,8 +92,11 @@ def export_trial(paths: StudyPaths, beginning: str, target: Path, console: Conso
     facts = _Export(paths, job, console).run()
     size, bits = bytes_text(facts.weight_bytes), facts.stored_bits_per_weight
     how = f"packed at {facts.packed_bits} bits" if facts.packed_bits else "plain"
+    if to is ExportFormat.GGUF:
+        how = "one GGUF file"
     text = f"exported and read back: {size}, {how}, {bits:.2f} bits a weight of the blocks as stored"
-    return f"{text}\nnot packed: {facts.why_plain}" if facts.why_plain else text
+    notes = [f"not packed: {facts.why_plain}"] if facts.why_plain else []
+    return "\n".join([text, *notes, *facts.notes])
 
 
 def _check_target(target: Path) -> None:

@@ -1,0 +1,103 @@
+"""Linears on a grid as GGUF's blocks: the same codes, and scales in fp16.
+
+A block is 32 consecutive inputs of a row. Without a minimum a weight is ``d · (q − middle)``, with one ``d · q + m``; d and m are
+fp16, and ``m = −d · zero_point``. Layouts: ``block_q4_0`` and its like in ggml's ``ggml-common.h``. The low halves of codes are stored
+two a byte, the first 16 inputs in the lower half; fifth bits come together, four bytes a block.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from studyctl.compress.weights.compressed import CompressedLinear
+
+BLOCK = 32
+
+
+class Blocks(NamedTuple):
+    """A linear in blocks."""
+
+    kind: GGMLQuantizationType
+    data: NDArray[np.uint8]
+    """``[out, bytes]``."""
+    inexact: int
+    """Scales and minima that fp16 rounds; 0: the weights are the same bit for bit, once rounded to the model's dtype."""
+    numbers: int
+    """Scales and minima."""
+
+
+def misfit(linear: CompressedLinear, bits: int) -> str:
+    """Return why GGUF has no block for a linear on a grid of so many bits; empty if it has."""
+    assert linear.scales is not None
+    inputs = linear.weight.shape[1]
+    if linear.groups is not None:
+        return "its groups follow the order of activations, and a block's inputs are consecutive (use static_groups)"
+    if inputs % BLOCK or (inputs // linear.scales.shape[1]) % BLOCK:
+        return f"{linear.scales.shape[1]} groups of {inputs} inputs are no whole blocks of {BLOCK}"
+    if bits > 5 and not _is_symmetric(linear, bits):
+        return f"no block holds {bits} bits with zero points (use symmetric, or at most 5 bits)"
+    return ""
+
+
+def _is_symmetric(linear: CompressedLinear, bits: int) -> bool:
+    assert linear.zero_point is not None
+    return bool((linear.zero_point == 2 ** (bits - 1)).all())
+
+
+def to_blocks(linear: CompressedLinear, bits: int) -> Blocks:
+    """Return a linear in blocks; :func:`misfit` says whether there are any for it.
+
+    Args:
+        linear: with codes ``[out, in]``, scales and zero points ``[out, groups]``.
+        bits: of its codes.
+    """
+    assert linear.scales is not None
+    assert linear.zero_point is not None
+    codes, middle = linear.all_codes().cpu(), 2 ** (bits - 1)
+    rows, inputs = codes.shape
+    repeats = inputs // BLOCK // linear.scales.shape[1]
+    exact = linear.scales.float().cpu().repeat_interleave(repeats, 1)
+    scales = exact.half()
+    inexact, numbers = int((scales.float() != exact).sum()), scales.numel()
+    blocked = codes.reshape(rows, -1, BLOCK)
+    if _is_symmetric(linear, bits):
+        if bits > 5:
+            return _joined(GGMLQuantizationType.Q8_0, (scales, blocked.int() - middle), inexact, numbers)
+        width, kind = (4, GGMLQuantizationType.Q4_0) if bits <= 4 else (5, GGMLQuantizationType.Q5_0)
+        return _joined(
+            kind, (scales, *_split(blocked + (2 ** (width - 1) - middle), width)), inexact, numbers
+        )
+    exact = -scales.float() * linear.zero_point.float().cpu().repeat_interleave(repeats, 1)
+    minima = exact.half()
+    inexact += int((minima.float() != exact).sum())
+    width, kind = (4, GGMLQuantizationType.Q4_1) if bits <= 4 else (5, GGMLQuantizationType.Q5_1)
+    return _joined(kind, (scales, minima, *_split(blocked, width)), inexact, 2 * numbers)
+
+
+def _split(codes: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
+    """Return codes ``[rows, blocks, 32]`` as bytes: fifth bits ``[…, 4]`` if there are any, and low halves ``[…, 16]``."""
+    low = codes & 15
+    halves = low[..., : BLOCK // 2] | (low[..., BLOCK // 2 :] << 4)
+    if width == 4:
+        return (halves,)
+    fifth = np.packbits((codes >> 4).numpy(), axis=-1, bitorder="little")
+    return torch.from_numpy(fifth), halves
+
+
+def _joined(
+    kind: GGMLQuantizationType, parts: tuple[torch.Tensor, ...], inexact: int, numbers: int
+) -> Blocks:
+    """Put the parts of each block one after the other: fp16 numbers ``[rows, blocks]``, then bytes ``[rows, blocks, n]``."""
+    rows, blocks = parts[0].shape
+    data = [
+        part.contiguous().view(torch.uint8).reshape(rows, blocks, 2)
+        if part.dtype == torch.float16
+        else part.to(torch.int8).view(torch.uint8)
+        if part.dtype == torch.int32
+        else part
+        for part in parts
+    ]
+    return Blocks(kind, torch.cat(data, -1).reshape(rows, -1).numpy(), inexact, numbers)

@@ -1,0 +1,285 @@
+"""Writes a model as a GGUF file, reads it back, and compares every weight with the one that was measured."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
+
+from studyctl.compress.walk.architectures import block_matrices
+from studyctl.compress.weights.compressed import Compressed, CompressedLinear
+from studyctl.contract.exports import Embeddings, ExportFormat
+from studyctl.contract.methods import Quantization
+from studyctl.errors import StepError
+from studyctl.export.gguf import families, tokenizer
+from studyctl.export.gguf.blocks import BLOCK, misfit, to_blocks
+from studyctl.export.gguf.families import Family, family_of
+from studyctl.reporter import Reporter
+from studyctl.sources.models import LoadedModel
+
+PLAIN = {
+    torch.float32: GGMLQuantizationType.F32,
+    torch.float16: GGMLQuantizationType.F16,
+    torch.bfloat16: GGMLQuantizationType.BF16,
+}
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file that was read back."""
+
+    path: Path
+    types: Mapping[str, int]
+    """How many tensors have each type."""
+    bytes: int
+    """Of the file."""
+    vocabulary_bytes: int
+    """Of the matrices over the vocabulary."""
+    block_bits_per_weight: float
+    """Of the matrices of the decoder blocks."""
+    model_bits_per_weight: float
+    inexact: int
+    """Scales and minima of blocks that fp16 rounded."""
+    numbers: int
+    """Scales and minima of blocks."""
+    differing: int
+    """Weights of blocks that differ from those that were measured, in the model's dtype."""
+    largest_difference: float
+    """Of these, as a fraction of the largest weight of their linear."""
+    rounded_embeddings: bool
+    """Whether matrices over the vocabulary were rounded, so that the file is another model than the one that was measured."""
+    format: str = ExportFormat.GGUF
+
+
+def write_gguf(
+    loaded: LoadedModel,
+    compressed: Compressed | None,
+    path: Path,
+    *,
+    name: str,
+    embeddings: Embeddings | None,
+    reporter: Reporter,
+) -> GgufFile:
+    """Write a model; the file is complete and compared when this returns.
+
+    Args:
+        loaded: the model with the weights to write, its tokenizer and its files.
+        compressed: its compressed linears; None: all is written plain.
+        path: the file.
+        name: the model's, for people.
+        embeddings: how matrices over the vocabulary are stored; None: as they are.
+        reporter: gets progress.
+
+    Raises:
+        StepError: GGUF cannot hold this model, or what was read back is something else.
+        OSError: the file cannot be written.
+    """
+    model: Any = loaded.model
+    family = family_of(model.config)
+    linears = _on_grids(compressed)
+    names = gguf.get_tensor_name_map(family.arch, model.config.num_hidden_layers)
+    sources = {_name(names, source): source for source in _stored(model)}
+    writer = GGUFWriter(path, family.name)
+    writer.add_name(name)
+    families.add_keys(writer, family, model.config)
+    _add_tokenizer(writer, loaded)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    inexact = numbers = 0
+    state = model.state_dict()
+    reporter.progress(0, 3, "step", "packing")
+    for target, source in sources.items():
+        linear = linears.get(source.removesuffix(".weight"))
+        if linear is not None:
+            assert isinstance(compressed, Compressed)
+            assert isinstance(compressed.settings, Quantization)
+            blocks = to_blocks(_turned_linear(family, model.config, source, linear), compressed.settings.bits)
+            inexact, numbers = inexact + blocks.inexact, numbers + blocks.numbers
+            writer.add_tensor(target, blocks.data, raw_dtype=blocks.kind)
+        else:
+            values = _in_file(family, model.config, source, state[source])
+            chosen = embeddings if target in _VOCABULARY else None
+            data, kind = _plain(values, chosen)
+            writer.add_tensor(target, data, raw_dtype=kind)
+    if (factors := families.frequency_factors(model.config)) is not None:
+        writer.add_tensor("rope_freqs.weight", factors.numpy())
+    reporter.check_stop()
+    reporter.progress(1, 3, "step", "writing")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    reporter.check_stop()
+    reporter.progress(2, 3, "step", "reading it back")
+    file = _read_back(path, family, model, sources, frozenset(linears), embeddings, (inexact, numbers))
+    reporter.progress(3, 3, "step")
+    return file
+
+
+_VOCABULARY = ("token_embd.weight", "output.weight")
+
+
+def _on_grids(compressed: Compressed | None) -> dict[str, CompressedLinear]:
+    """Return the linears that are written as blocks.
+
+    Raises:
+        StepError: GGUF has no blocks for one of them.
+    """
+    if compressed is None or not isinstance(compressed.settings, Quantization):
+        return {}
+    for name, linear in compressed.linears.items():
+        if linear.scales is None:
+            return {}  # another package gave its weights without their codes: they are written plain
+        if reason := misfit(linear, compressed.settings.bits):
+            raise StepError(
+                f"GGUF cannot hold {name}: {reason}", hint="export the folder, or change the setting"
+            )
+    return dict(compressed.linears)
+
+
+def _stored(model: Any) -> list[str]:
+    """Return the names of the tensors to write; a tied head is the embedding, and is not stored again."""
+    state = model.state_dict()
+    tied = model.config.tie_word_embeddings
+    return [name for name in state if not (tied and name == "lm_head.weight")]
+
+
+def _name(names: gguf.TensorNameMap, source: str) -> str:
+    base, _, part = source.rpartition(".")
+    name = names.get_name(base)
+    if name is None:
+        raise StepError(
+            f"`{source}` has no place in a GGUF file of this family", hint="export the folder instead"
+        )
+    return f"{name}.{part}"
+
+
+def _turned(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor with its rows in llama.cpp's order."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
+        source.split(".")[-2]
+    )
+    if heads is None or not family.turned:
+        return tensor
+    halves = tensor.reshape(heads, 2, len(tensor) // heads // 2, *tensor.shape[1:])
+    return halves.swapaxes(1, 2).reshape(tensor.shape)
+
+
+def _turned_linear(family: Family, config: Any, source: str, linear: CompressedLinear) -> CompressedLinear:
+    weight, codes, scales, zero_point = (
+        None if part is None else _turned(family, config, source, part)
+        for part in (linear.weight, linear.codes, linear.scales, linear.zero_point)
+    )
+    assert weight is not None
+    return CompressedLinear(weight, codes, scales, zero_point)
+
+
+def _in_file(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a plain tensor as the file has it."""
+    turned = _turned(family, config, source, tensor.detach().cpu())
+    if family.norm_offset and "norm" in source:
+        turned = turned.float() + family.norm_offset
+    return turned
+
+
+def _plain(
+    values: torch.Tensor, embeddings: Embeddings | None
+) -> tuple[np.ndarray[Any, Any], GGMLQuantizationType]:
+    """Return the data and the type of a tensor that lies on no grid: vectors in float32."""
+    if values.dim() == 1:
+        return values.float().numpy(), GGMLQuantizationType.F32
+    kind = GGMLQuantizationType[embeddings.name] if embeddings is not None else PLAIN[values.dtype]
+    if kind is GGMLQuantizationType.Q8_0:
+        if values.shape[1] % BLOCK:
+            raise StepError(
+                f"embeddings of {values.shape[1]} columns are no whole blocks of {BLOCK}",
+                hint="--embeddings f16",
+            )
+        return quants.quantize(values.float().numpy(), kind), kind
+    if kind is GGMLQuantizationType.BF16:  # numpy has no such type
+        raw = values.to(torch.bfloat16).contiguous().view(torch.uint8)
+        return raw.reshape(len(values), -1).numpy(), kind
+    dtype = torch.float16 if kind is GGMLQuantizationType.F16 else torch.float32
+    return values.to(dtype).contiguous().numpy(), kind
+
+
+def _add_tokenizer(writer: GGUFWriter, loaded: LoadedModel) -> None:
+    identity = loaded.identity
+    if identity.file is not None and identity.folder is not None:
+        tokenizer.copy_keys(writer, identity.folder / identity.file)
+    else:
+        rows = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        tokenizer.add_keys(writer, loaded.tokenizer, loaded.folder, rows)
+
+
+@dataclass
+class _Differences:
+    """Weights of blocks that are not what was measured."""
+
+    count: int = 0
+    largest: float = 0.0
+
+
+def _read_back(
+    path: Path,
+    family: Family,
+    model: Any,
+    sources: Mapping[str, str],
+    on_grids: frozenset[str],
+    embeddings: Embeddings | None,
+    scales: tuple[int, int],
+) -> GgufFile:
+    """Compare every tensor of a file with the model's.
+
+    Raises:
+        StepError: one is missing, or is not what it should be.
+    """
+    tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    if missing := sources.keys() - tensors.keys():
+        raise StepError(f"`{min(missing)}` is not in the file that was read back")
+    state, differences = model.state_dict(), _Differences()
+    for target, source in sources.items():
+        tensor = tensors[target]
+        values = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type).copy())
+        expected = _in_file(family, model.config, source, state[source])
+        values = values.reshape(expected.shape)
+        if source.removesuffix(".weight") in on_grids:
+            _compare(values, expected, differences)
+        elif not (embeddings is not None and target in _VOCABULARY) and not torch.equal(
+            values, expected.float()
+        ):
+            raise StepError(f"`{source}` is not the same when the file is read back")
+    inexact, numbers = scales
+    if differences.count and not inexact:
+        raise StepError(f"{differences.count} weights are not the same when the file is read back")
+    matrices = block_matrices(model)
+    blocks = {target for target, source in sources.items() if source in matrices}
+    bits = sum(8 * tensors[target].n_bytes for target in blocks)
+    return GgufFile(
+        path=path,
+        types=dict(Counter(tensor.tensor_type.name for tensor in tensors.values())),
+        bytes=path.stat().st_size,
+        vocabulary_bytes=sum(int(tensors[name].n_bytes) for name in _VOCABULARY if name in tensors),
+        block_bits_per_weight=bits / sum(state[sources[target]].numel() for target in blocks),
+        model_bits_per_weight=8
+        * path.stat().st_size
+        / sum(parameter.numel() for parameter in model.parameters()),
+        inexact=inexact,
+        numbers=numbers,
+        differing=differences.count,
+        largest_difference=differences.largest,
+        rounded_embeddings=embeddings is not None
+        and PLAIN[model.get_input_embeddings().weight.dtype].name.lower() != embeddings,
+    )
+
+
+def _compare(values: torch.Tensor, expected: torch.Tensor, differences: _Differences) -> None:
+    differs = values.to(expected.dtype) != expected
+    if count := int(differs.sum()):
+        differences.count += count
+        difference = (values - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-30)
+        differences.largest = max(differences.largest, float(difference))

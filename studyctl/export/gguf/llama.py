@@ -1,0 +1,182 @@
+"""llama.cpp's own library, by ctypes: what it makes of a text, and of token ids.
+
+It is found in the folder that ``STUDYCTL_LLAMA`` names (with ``libllama*.so`` and ggml's libraries), or in the package ``llama_cpp``.
+Its parameter structs change between releases and are not described by the library. They are taken as bytes, with the defaults that the
+library itself gives; the few fields that are set are found by their known defaults, and a library where these are elsewhere is refused.
+"""
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studyctl.errors import StepError
+
+FOLDER = "STUDYCTL_LLAMA"
+_CONTEXT, _BATCH, _SMALL_BATCH, _SEQUENCES = 512, 2048, 512, 1
+"""Defaults of the first fields of ``llama_context_params``: n_ctx, n_batch, n_ubatch, n_seq_max."""
+_THREADS = 4
+"""Default of both fields that follow."""
+
+
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+"""Called with every line of llama.cpp's log; kept here, as the library keeps no reference."""
+
+
+class _Parameters(ctypes.Structure):
+    """A parameter struct of any release: it is passed by value, so it must not be shorter than the library's."""
+
+    _fields_ = [("bytes", ctypes.c_uint8 * 512)]
+
+
+class _Batch(ctypes.Structure):
+    """``llama_batch``."""
+
+    _fields_ = [
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("embd", ctypes.c_void_p),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    ]
+
+
+def find_llama() -> Path | None:
+    """Return the folder with llama.cpp's library; None if there is none.
+
+    Raises:
+        StepError: ``STUDYCTL_LLAMA`` names a folder without one.
+    """
+    if named := os.environ.get(FOLDER):
+        if not list(Path(named).glob("libllama*.so*")):
+            raise StepError(f"{FOLDER} names {named}, which has no libllama*.so", hint="or unset it")
+        return Path(named)
+    spec = find_spec("llama_cpp")
+    folder = Path(spec.origin).parent / "lib" if spec is not None and spec.origin is not None else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+@cache
+def _library(folder: Path) -> Any:
+    """Load the library once."""
+
+    def one(pattern: str) -> str:
+        # `libllama.v0.4.0.so`, `libllama.so`; not `libllama-common.so`.
+        return str(min(folder.glob(pattern), key=lambda path: (len(path.name.split("-")), path.name)))
+
+    ctypes.CDLL(one("libggml-base*.so*"), mode=ctypes.RTLD_GLOBAL)
+    ggml = ctypes.CDLL(one("libggml.*so*"), mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(one("libllama.*so*"), mode=ctypes.RTLD_GLOBAL)
+    library.llama_log_set(_QUIET, None)
+    if hasattr(ggml, "ggml_backend_load_all_from_path"):
+        ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+        ggml.ggml_backend_load_all_from_path(str(folder).encode())
+    library.llama_backend_init()
+    pointer, number = ctypes.c_void_p, ctypes.c_int32
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "llama_model_default_params": (_Parameters, []),
+        "llama_context_default_params": (_Parameters, []),
+        "llama_model_load_from_file": (pointer, [ctypes.c_char_p, _Parameters]),
+        "llama_init_from_model": (pointer, [pointer, _Parameters]),
+        "llama_free": (None, [pointer]),
+        "llama_model_free": (None, [pointer]),
+        "llama_model_get_vocab": (pointer, [pointer]),
+        "llama_vocab_n_tokens": (number, [pointer]),
+        "llama_tokenize": (
+            number,
+            [pointer, ctypes.c_char_p, number, ctypes.POINTER(number), number, ctypes.c_bool, ctypes.c_bool],
+        ),
+        "llama_batch_init": (_Batch, [number, number, number]),
+        "llama_batch_free": (None, [_Batch]),
+        "llama_decode": (number, [pointer, _Batch]),
+        "llama_get_logits": (ctypes.POINTER(ctypes.c_float), [pointer]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class LlamaModel:
+    """A GGUF file that llama.cpp has loaded."""
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        """Load a file.
+
+        Args:
+            folder: of the library, see :func:`find_llama`.
+            file: the GGUF file.
+
+        Raises:
+            StepError: llama.cpp does not load it.
+        """
+        self._library = _library(folder)
+        self._model = self._library.llama_model_load_from_file(
+            str(file).encode(), self._library.llama_model_default_params()
+        )
+        if not self._model:
+            raise StepError(
+                f"llama.cpp does not load {file.name}", hint="please report it, with the model's family"
+            )
+        self._vocabulary = self._library.llama_model_get_vocab(self._model)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._library.llama_model_free(self._model)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of a text, without what a tokenizer puts before and after it."""
+        data = text.encode()
+        room = len(data) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, room, False, True)
+        if count < 0:
+            raise StepError(f"llama.cpp makes more than {room} tokens of {len(data)} bytes")
+        return ids[:count]
+
+    def logits(self, ids: Sequence[int], threads: int = 1) -> NDArray[np.float32]:
+        """Return the logits ``[tokens, vocabulary]`` of one window."""
+        with self._context(len(ids), threads) as context:
+            batch = self._library.llama_batch_init(len(ids), 0, 1)
+            try:
+                batch.n_tokens = len(ids)
+                for place, number in enumerate(ids):
+                    batch.token[place], batch.pos[place] = number, place
+                    batch.n_seq_id[place], batch.seq_id[place][0], batch.logits[place] = 1, 0, 1
+                if code := self._library.llama_decode(context, batch):
+                    raise StepError(f"llama.cpp cannot compute {len(ids)} tokens: {code}")
+                vocabulary = self._library.llama_vocab_n_tokens(self._vocabulary)
+                logits = self._library.llama_get_logits(context)
+                return np.ctypeslib.as_array(logits, shape=(len(ids), vocabulary)).copy()
+            finally:
+                self._library.llama_batch_free(batch)
+
+    @contextmanager
+    def _context(self, tokens: int, threads: int) -> Iterator[Any]:
+        parameters = self._library.llama_context_default_params()
+        defaults = (_CONTEXT, _BATCH, _SMALL_BATCH, _SEQUENCES)
+        if struct.unpack_from("4I", parameters.bytes) != defaults:
+            raise StepError("this release of llama.cpp has other parameters than those that are known")
+        fields = struct.unpack_from("32i", parameters.bytes)
+        place = next((at for at in range(4, 12) if fields[at : at + 2] == (_THREADS, _THREADS)), None)
+        if place is None:
+            raise StepError("this release of llama.cpp has other parameters than those that are known")
+        struct.pack_into("3I", parameters.bytes, 0, tokens, tokens, tokens)
+        struct.pack_into("2i", parameters.bytes, 4 * place, threads, threads)
+        context = self._library.llama_init_from_model(self._model, parameters)
+        if not context:
+            raise StepError("llama.cpp makes no context")
+        try:
+            yield context
+        finally:
+            self._library.llama_free(context)
