@@ -16,10 +16,11 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from studyctl.contract.exports import Embeddings, ExportFormat
 from studyctl.contract.plan import read_plan
 from studyctl.contract.records import StepFailed, StepFinished
 from studyctl.contract.steps import Step, StepKind
-from studyctl.errors import ExitCode, SpecError
+from studyctl.errors import ExitCode, SpecError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import read_journal
 from studyctl.journal.index import read_stored
@@ -327,3 +328,32 @@ def test_an_export_comes_after_evaluations_that_turn_out_to_be_needed() -> None:
     assert list(steps) == [task, export]
     job = SimpleNamespace(steps=(export, task), evaluations=(export, task))
     assert list(Engine().steps(job, recorder)) == [task, export]  # type: ignore[arg-type]
+
+
+# -- GGUF
+
+
+def test_a_gguf_file_with_its_card(workplace: Path, paths: StudyPaths, console: Console) -> None:
+    target = workplace / "out"
+    message = export_trial(paths, WANDA, target, console, ExportFormat.GGUF, Embeddings.Q8_0)
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "studyctl.json", f"{WANDA}.gguf"]
+    assert f"llama-cli -m {WANDA}.gguf" in (target / "README.md").read_text()
+    about = json.loads((target / "studyctl.json").read_text())["export"]
+    assert (about["format"], about["rounded_embeddings"]) == ("gguf", True)
+    assert about["bytes"] == (target / f"{WANDA}.gguf").stat().st_size
+    assert "embeddings and head are rounded" in message
+    assert "token ids" in message
+
+
+def test_a_grid_that_gguf_has_no_blocks_for_leaves_nothing(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    with pytest.raises(StudyError, match="no whole blocks of 32") as failed:
+        export_trial(paths, RTN, workplace / "out", console, ExportFormat.GGUF)
+    assert "export the folder, or change the setting" in failed.value.problems[0].hint
+    assert not (workplace / "out").exists()
+
+
+def test_embeddings_are_for_gguf_files_only(workplace: Path, paths: StudyPaths, console: Console) -> None:
+    with pytest.raises(SpecError, match="for GGUF files only"):
+        export_trial(paths, DENSE, workplace / "out", console, embeddings=Embeddings.F16)
