@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,13 @@ def _attempt_row(trial: PlannedTrial, attempt: Attempt, running: bool) -> Row:
     }
 
 
+@lru_cache(maxsize=4096)  # one string for the same step of every trial: a large study has a million
+def _text(step: Step) -> str:
+    return str(step)
+
+
 def _step_row(step: Step, status: TrialStatus, result: StepResult | None, stored: Stored) -> Row:
-    row: Row = {"step": str(step), "kind": step.kind, "subject": step.subject, "key": step.key}
+    row: Row = {"step": _text(step), "kind": step.kind, "subject": step.subject, "key": step.key}
     if result is None:
         return row | {"state": status.step_state(step.id)}
     latest = result.latest
