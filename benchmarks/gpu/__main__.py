@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def _environment(folder: Path, *, rehearsal: bool) -> dict[str, str]:
     carried = folder / "packages"
     carried.mkdir()
     for wheel in sorted(WHEELS.glob("*.whl")):
+        if _is_installed(wheel.name.partition("-")[0]):
+            continue  # the wheels may be of another Python
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(carried)
     paths = [str(ROOT), str(ROOT / "tui"), str(carried), os.environ.get("PYTHONPATH", "")]
@@ -61,6 +64,14 @@ def _environment(folder: Path, *, rehearsal: bool) -> dict[str, str]:
         FOLDER: str(folder),
         REHEARSAL: "1" if rehearsal else "",
     }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _run(part: str, environment: dict[str, str], seconds: float) -> str:

@@ -11,7 +11,7 @@ import transformers
 
 from benchmarks.gpu import figures, peers, steps
 from benchmarks.gpu.__main__ import FOLDER, REHEARSAL, ROOT
-from benchmarks.gpu.made import ONE_AND_A_HALF, TENTH, TINY, Size, make_model, make_texts
+from benchmarks.gpu.made import ONE_AND_A_HALF, TENTH, TINY, make_model, make_texts
 
 
 def main(part: str) -> bool:
@@ -38,12 +38,7 @@ def main(part: str) -> bool:
         return steps.main(folder, folder / "large", folder / "texts", size, device, part)
     if part == "peers":
         return peers.main(folder / "large", folder / "texts", size, device)
-    return _model(Path(part), folder, size, device)
-
-
-def _model(model: Path, folder: Path, size: Size, device: str) -> bool:
-    """Run the study of a model that was named."""
-    return steps.main(folder, model, folder / "texts", size, device, model.name)
+    return steps.main(folder, Path(part), folder / "texts", size, device, Path(part).name)
 
 
 def _tests() -> bool:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from studyctl import __version__
+from studyctl.compress.weights.compressed import Compressed
 from studyctl.compress.weights.stored import apply, weights_hash
 from studyctl.contract.exports import ExportFormat
 from studyctl.contract.job import Job
@@ -64,14 +65,19 @@ def export_weights(job: Job, loaded: LoadedModel, made_hash: str, reporter: Repo
         return {"README.md": model_card(facts), ABOUT: about + "\n"}
 
     target = job.export_to or paths.exported(job.trial)
-    compressed = None if plain else apply(loaded.model, stored_weights)
+
+    def compressed() -> (
+        Compressed | None
+    ):  # called where it is passed on: a reference here would keep its codes in memory
+        return None if plain else apply(loaded.model, stored_weights)
+
     try:
         if job.export_format is ExportFormat.GGUF:
-            return export_gguf(job, loaded, compressed, target, describe, reporter)
+            return export_gguf(job, loaded, compressed(), target, describe, reporter)
         with files_to_copy(loaded) as files:
             exported = export_model(
                 loaded.model,
-                compressed,
+                compressed(),
                 target,
                 files=files,
                 describe=describe,

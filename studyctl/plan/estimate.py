@@ -190,7 +190,7 @@ class Clock:
 
     def seconds_left(self) -> float | None:
         """Return the seconds that are left; None before any step was measured."""
-        return self._left(self._totals, self._pending) if self._ratios else None
+        return self.estimate() if self._ratios else None
 
     def trial_seconds(self, trial: str) -> float:
         """Return the seconds that are left of one trial, on one worker."""
@@ -214,7 +214,8 @@ class Clock:
         """Return the seconds that are left for steps of trials, whose totals by class these are."""
         seconds = sum(total.seconds * self._ratio(classes) for classes, total in totals.items())
         for trial, (step, begun, done) in self._running.items():
-            if step.id in steps.get(trial, ()) and (pending := self._pending[trial].get(step.id)):
+            if step.id in steps.get(trial, ()):
+                pending = self._pending[trial][step.id]
                 whole = pending.seconds * pending.fraction(step) * self._ratio(pending.classes)
                 seconds -= whole * done if done else min(time.monotonic() - begun, whole)
         return seconds / max(1, min(self._devices, len(steps)))

@@ -253,8 +253,7 @@ class ClusterPool(Pool):
         elif error is not None:
             yield worker, Ended(f"the agent on {worker.host} failed: {error!r}")
         else:
-            if result is not None and not result.begun:
-                worker.leaves = True
+            worker.leaves |= result is not None and not result.begun
             if result is not None and result.cannot_write:
                 self._cannot_write += 1
                 if self._cannot_write >= MOST_FALSE_STARTS:

@@ -65,16 +65,16 @@ def to_blocks(linear: CompressedLinear, bits: int) -> Blocks:
     blocked = codes.reshape(rows, -1, BLOCK)
     if _is_symmetric(linear, bits):
         if bits > 5:
-            return _joined(GGMLQuantizationType.Q8_0, (scales, blocked.int() - middle), inexact, numbers)
+            signed = (blocked.int() - middle).to(torch.int8).view(torch.uint8)
+            return Blocks(GGMLQuantizationType.Q8_0, _joined([scales], signed), inexact, numbers)
         width, kind = (4, GGMLQuantizationType.Q4_0) if bits <= 4 else (5, GGMLQuantizationType.Q5_0)
-        return _joined(
-            kind, (scales, *_split(blocked + (2 ** (width - 1) - middle), width)), inexact, numbers
-        )
+        data = _joined([scales], *_split(blocked + (2 ** (width - 1) - middle), width))
+        return Blocks(kind, data, inexact, numbers)
     exact = -scales.float() * linear.zero_point.float().cpu().repeat_interleave(repeats, 1)
     minima = exact.half()
     inexact += int((minima.float() != exact).sum())
     width, kind = (4, GGMLQuantizationType.Q4_1) if bits <= 4 else (5, GGMLQuantizationType.Q5_1)
-    return _joined(kind, (scales, minima, *_split(blocked, width)), inexact, 2 * numbers)
+    return Blocks(kind, _joined([scales, minima], *_split(blocked, width)), inexact, 2 * numbers)
 
 
 def _split(codes: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
@@ -87,17 +87,9 @@ def _split(codes: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
     return torch.from_numpy(fifth), halves
 
 
-def _joined(
-    kind: GGMLQuantizationType, parts: tuple[torch.Tensor, ...], inexact: int, numbers: int
-) -> Blocks:
-    """Put the parts of each block one after the other: fp16 numbers ``[rows, blocks]``, then bytes ``[rows, blocks, n]``."""
-    rows, blocks = parts[0].shape
-    data = [
-        part.contiguous().view(torch.uint8).reshape(rows, blocks, 2)
-        if part.dtype == torch.float16
-        else part.to(torch.int8).view(torch.uint8)
-        if part.dtype == torch.int32
-        else part
-        for part in parts
-    ]
-    return Blocks(kind, torch.cat(data, -1).reshape(rows, -1).numpy(), inexact, numbers)
+def _joined(numbers: list[torch.Tensor], *parts: torch.Tensor) -> NDArray[np.uint8]:
+    """Return rows of bytes: of each block its fp16 numbers, each ``[rows, blocks]``, and then its bytes, each ``[rows, blocks, n]``."""
+    rows, blocks = numbers[0].shape
+    heads = [number.contiguous().view(torch.uint8).reshape(rows, blocks, 2) for number in numbers]
+    joined: NDArray[np.uint8] = torch.cat([*heads, *parts], -1).reshape(rows, -1).numpy()
+    return joined

@@ -1,6 +1,8 @@
 """``studyctl export --to gguf``: a folder with one file, proven by reading it back and by llama.cpp's own token ids."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 
 from studyctl.compress.weights.compressed import Compressed
@@ -75,7 +77,7 @@ def notes_of(file: GgufFile) -> Iterator[str]:
     if file.rounded_embeddings:
         yield "embeddings and head are rounded: the file is not quite the model that was measured"
     if {"Q4_1", "Q5_1"} & file.types.keys():
-        yield "blocks with a minimum (Q4_1, Q5_1): llama.cpp reads prompts faster from symmetric grids (Q4_0)"
+        yield "blocks with a minimum (Q4_1, Q5_1): llama.cpp processes prompts faster with symmetric grids (Q4_0)"
 
 
 def _compare_ids(job: Job, loaded: LoadedModel, path: Path) -> str:
@@ -86,33 +88,23 @@ def _compare_ids(job: Job, loaded: LoadedModel, path: Path) -> str:
     """
     if (folder := find_llama()) is None:
         return f"token ids are not compared: there is no llama.cpp here ({FOLDER} names its folder)"
-    model = LlamaModel(folder, path)
-    try:
-        lines = 0
-        for text in _texts(job):
-            for line in _lines(text):
-                expected = loaded.tokenizer(line, add_special_tokens=False)["input_ids"]
-                if (seen := model.tokenize(line)) != expected:
-                    place = next(
-                        (
-                            at
-                            for at, (one, other) in enumerate(zip(seen, expected, strict=False))
-                            if one != other
-                        ),
-                        min(len(seen), len(expected)),
-                    )
-                    raise StepError(
-                        f"llama.cpp cuts the {text} into other tokens, from token {place} of {line[:60]!r} on",
-                        hint="its figures would be of other tokens than the study's; please report the model",
-                    )
-                lines += 1
-    finally:
-        model.close()
-    return (
-        f"token ids of {lines} lines are llama.cpp's"
-        if lines
-        else "the study has no text to compare token ids of"
-    )
+    lines = [(text, line) for text in _texts(job) for line in _lines(text)]
+    with closing(LlamaModel(folder, path)) as model:
+        for text, line in lines:
+            expected, seen = (
+                loaded.tokenizer(line, add_special_tokens=False)["input_ids"],
+                model.tokenize(line),
+            )
+            if seen != expected:
+                same = takewhile(lambda pair: pair[0] == pair[1], zip(seen, expected, strict=False))
+                place = len(list(same))
+                raise StepError(
+                    f"llama.cpp splits the {text} into other tokens, from token {place} of {line[:60]!r} on",
+                    hint="its figures would be of other tokens than the study's; please report the model",
+                )
+    if not lines:
+        return "the study has no text to compare token ids of"
+    return f"token ids of {len(lines)} lines are llama.cpp's"
 
 
 def _texts(job: Job) -> list[TextIdentity]:

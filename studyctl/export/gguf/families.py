@@ -24,10 +24,12 @@ class Family:
     """How a family's models are written."""
 
     arch: MODEL_ARCH
-    turned: bool = False
+    permuted: bool = False
     """Whether rows of q and k are in another order: llama.cpp rotates neighbours, transformers halves."""
     norm_offset: float = 0.0
     """What llama.cpp expects to be added to the weights of norms."""
+    activation: str = ""
+    """What llama.cpp computes in the MLP; empty: not checked."""
     add: Callable[[GGUFWriter, Any], None] = lambda writer, config: None
     """Adds the keys that only this family has."""
     differs: Callable[[Any], str] = lambda config: ""
@@ -52,6 +54,8 @@ def family_of(config: Any) -> Family:
             f"no GGUF is written for models of type `{config.model_type}`", hint=f"there are: {families}"
         )
     difference = family.differs(config) or _rope_difference(config)
+    if not difference and family.activation and config.hidden_act != family.activation:
+        difference = f"the activation is {config.hidden_act}, not {family.activation}"
     if difference:
         raise StepError(
             f"llama.cpp would compute something else: {difference}", hint="export the folder instead"
@@ -176,25 +180,12 @@ def _qwen2_differs(config: Any) -> str:
     return ""
 
 
-def _activation_differs(expected: str) -> Callable[[Any], str]:
-    def differs(config: Any) -> str:
-        return (
-            "" if config.hidden_act == expected else f"the activation is {config.hidden_act}, not {expected}"
-        )
-
-    return differs
-
-
-def _either(*checks: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda config: next((reason for check in checks if (reason := check(config))), "")
-
-
 FAMILIES = {
-    "llama": Family(MODEL_ARCH.LLAMA, turned=True, differs=_activation_differs("silu")),
-    "qwen2": Family(MODEL_ARCH.QWEN2, differs=_either(_qwen2_differs, _activation_differs("silu"))),
-    "qwen3": Family(MODEL_ARCH.QWEN3, differs=_either(_qwen2_differs, _activation_differs("silu"))),
+    "llama": Family(MODEL_ARCH.LLAMA, permuted=True, activation="silu"),
+    "qwen2": Family(MODEL_ARCH.QWEN2, activation="silu", differs=_qwen2_differs),
+    "qwen3": Family(MODEL_ARCH.QWEN3, activation="silu", differs=_qwen2_differs),
     "gemma2": Family(MODEL_ARCH.GEMMA2, norm_offset=1.0, add=_of_gemma2, differs=_gemma2_differs),
     "gemma3_text": Family(MODEL_ARCH.GEMMA3, norm_offset=1.0, add=_window, differs=_gemma3_differs),
-    "phi3": Family(MODEL_ARCH.PHI3, add=_of_phi3, differs=_activation_differs("silu")),
+    "phi3": Family(MODEL_ARCH.PHI3, add=_of_phi3, activation="silu"),
 }
 """By transformers' model type."""

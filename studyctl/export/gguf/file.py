@@ -97,7 +97,9 @@ def write_gguf(
         if linear is not None:
             assert isinstance(compressed, Compressed)
             assert isinstance(compressed.settings, Quantization)
-            blocks = to_blocks(_turned_linear(family, model.config, source, linear), compressed.settings.bits)
+            blocks = to_blocks(
+                _permuted_linear(family, model.config, source, linear), compressed.settings.bits
+            )
             inexact, numbers = inexact + blocks.inexact, numbers + blocks.numbers
             writer.add_tensor(target, blocks.data, raw_dtype=blocks.kind)
         else:
@@ -158,20 +160,20 @@ def _name(names: gguf.TensorNameMap, source: str) -> str:
     return f"{name}.{part}"
 
 
-def _turned(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
+def _permuted(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor with its rows in llama.cpp's order."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
         source.split(".")[-2]
     )
-    if heads is None or not family.turned:
+    if heads is None or not family.permuted:
         return tensor
     halves = tensor.reshape(heads, 2, len(tensor) // heads // 2, *tensor.shape[1:])
     return halves.swapaxes(1, 2).reshape(tensor.shape)
 
 
-def _turned_linear(family: Family, config: Any, source: str, linear: CompressedLinear) -> CompressedLinear:
+def _permuted_linear(family: Family, config: Any, source: str, linear: CompressedLinear) -> CompressedLinear:
     weight, codes, scales, zero_point = (
-        None if part is None else _turned(family, config, source, part)
+        None if part is None else _permuted(family, config, source, part)
         for part in (linear.weight, linear.codes, linear.scales, linear.zero_point)
     )
     assert weight is not None
@@ -180,10 +182,10 @@ def _turned_linear(family: Family, config: Any, source: str, linear: CompressedL
 
 def _in_file(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return a plain tensor as the file has it."""
-    turned = _turned(family, config, source, tensor.detach().cpu())
+    permuted = _permuted(family, config, source, tensor.detach().cpu())
     if family.norm_offset and "norm" in source:
-        turned = turned.float() + family.norm_offset
-    return turned
+        permuted = permuted.float() + family.norm_offset
+    return permuted
 
 
 def _plain(

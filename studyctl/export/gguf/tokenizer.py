@@ -1,7 +1,7 @@
 """The tokenizer's keys of a GGUF file: copied from a GGUF that the model came from, or made from the model's files.
 
 Byte-level BPE is known by the structure of its pre-tokenizer, which llama.cpp has under a name each: one that is not listed here is
-refused, since another would cut texts elsewhere.
+refused, since another would split texts elsewhere.
 """
 
 import json
@@ -23,7 +23,7 @@ _PRE_TOKENIZERS = {
     (("Split", _LLAMA3), _BYTES_ALONE): "llama-bpe",
 }
 """llama.cpp's names, by the steps of a pre-tokenizer and what they do."""
-_SPACE_SCORE = -1000.0
+_ADDED_SCORE = -1000.0
 """Score of added tokens among SentencePiece's, which no merge makes."""
 
 
@@ -46,7 +46,7 @@ def add_keys(writer: GGUFWriter, tokenizer: Any, folder: Path, rows: int) -> Non
         rows: of the embedding; ids that no token has are written as unused.
 
     Raises:
-        StepError: llama.cpp has no name for how it cuts texts, or its pieces are not there.
+        StepError: llama.cpp has no name for how it splits texts, or its pieces are not there.
     """
     about = json.loads(tokenizer.backend_tokenizer.to_str())
     model = about["model"]
@@ -74,7 +74,7 @@ def add_keys(writer: GGUFWriter, tokenizer: Any, folder: Path, rows: int) -> Non
 
 
 def pre_tokenizer_of(about: dict[str, Any]) -> str:
-    """Return llama.cpp's name for how a ``tokenizer.json`` cuts texts before merges.
+    """Return llama.cpp's name for how a ``tokenizer.json`` splits texts before merges.
 
     Raises:
         StepError: it has none that is known here.
@@ -83,7 +83,7 @@ def pre_tokenizer_of(about: dict[str, Any]) -> str:
     steps = tuple(_what(step) for step in whole.get("pretokenizers", [whole]))
     if (name := _PRE_TOKENIZERS.get(steps)) is None:
         raise StepError(
-            f"the tokenizer cuts texts in a way that no GGUF name is known for: {json.dumps(whole)[:300]}",
+            f"the tokenizer splits texts in a way that no GGUF name is known for: {json.dumps(whole)[:300]}",
             hint="export the folder; llama.cpp's own converter may know the model",
         )
     return name
@@ -91,8 +91,8 @@ def pre_tokenizer_of(about: dict[str, Any]) -> str:
 
 def _what(step: dict[str, Any]) -> tuple[str, Any]:
     match step:
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(cuts)}:
-            return "ByteLevel", cuts
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(splits)}:
+            return "ByteLevel", splits
         case {"type": "Digits", "individual_digits": bool(single)}:
             return "Digits", single
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
@@ -148,7 +148,7 @@ def _add_pieces(writer: GGUFWriter, tokenizer: Any, file: Path, rows: int, adds_
         else:
             token = added.get(number)
             tokens.append(f"[PAD{number}]" if token is None else token.content)
-            scores.append(_SPACE_SCORE)
+            scores.append(_ADDED_SCORE)
             kinds.append(TokenType.UNUSED if token is None else _kind(token))
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
