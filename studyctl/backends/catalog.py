@@ -180,7 +180,11 @@ def effective(backend: str, settings: MethodSettings) -> MethodSettings:
     fields = type(settings).model_fields
     fixed = ability.fixed.items()
     return settings.model_copy(
-        update={name: value for name, value in fixed if getattr(settings, name) == fields[name].default}
+        update={
+            name: value
+            for name, value in fixed
+            if name in fields and getattr(settings, name) == fields[name].default
+        }
     )
 
 

@@ -5,11 +5,22 @@ be read and planned without it. :data:`METHODS` names the functions that do the 
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeGuard, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import override
+
+from studyctl.contract.gguf import GRID_PREFIX, SMALLEST_BLOCK, Preset
 
 Order = Annotated[
     Literal["block", "stage"],
@@ -39,6 +50,29 @@ Objective = Annotated[
 WeightTerm = Annotated[bool, Field(description="s = x^a / w^(1-a) instead of x^a")]
 Ratios = Annotated[int, Field(ge=1, le=1000, description="values of the exponent a that are tried")]
 Clip = Annotated[bool, Field(description="search for the best clipping of weight ranges after scaling")]
+Target = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="whose outputs a linear is to keep: 0 those on the compressed model's activations, 1 those on the dense model's, "
+        "0.5 half-way",
+    ),
+]
+
+
+if TYPE_CHECKING:
+    PresetName = str
+    GridName = str
+else:
+    PresetName = Literal[tuple(str(preset) for preset in Preset)]
+    GridName = Literal[tuple(f"{GRID_PREFIX}{preset}" for preset in Preset)]
+Grid = Annotated[
+    GridName,
+    Field(
+        description="a preset of llama.cpp in place of bits and group_size: its types of blocks, mixed as in its own files"
+    ),
+]
 
 
 class MethodSettings(BaseModel):
@@ -47,7 +81,9 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     needs_data: ClassVar[bool] = False
-    """Whether calibration activations are needed."""
+    """Whether the method uses calibration activations; :func:`uses_data` tells of one variant."""
+    changes_vocabulary: ClassVar[bool] = False
+    """Whether embeddings and head change too, and not only decoder blocks."""
 
     named_fields: ClassVar[frozenset[str]] = frozenset({"method"})
     """Fields that a variant's name always shows, as its method or through :meth:`name_parts`."""
@@ -233,6 +269,13 @@ class GPTQ(Quantization):
     damping: Damping = 0.01
     order: Order = "stage"
     propagate: Propagate = "compressed"
+    target: Target = 0.0
+
+    @model_serializer(mode="wrap")
+    def _without_default_target(self, plain: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out a target of 0, so that results from before there was one keep their keys."""
+        values = plain(self)
+        return values if self.target else {name: value for name, value in values.items() if name != "target"}
 
 
 class AWQ(Quantization):
@@ -321,6 +364,91 @@ class PruneThenQuantize(Quantization, Pruning):
         return Pruning.problem_with(self, in_features) or Quantization.problem_with(self, in_features)
 
 
+class OnGguf(MethodSettings):
+    """Rounds weights, embeddings and head to llama.cpp's blocks, mixed as in one of its presets."""
+
+    changes_vocabulary: ClassVar[bool] = True
+    named_fields: ClassVar[frozenset[str]] = frozenset({"method", "grid", "type", "imatrix"})
+
+    @property
+    def preset(self) -> Preset:
+        """Return the mixture."""
+        raise NotImplementedError
+
+    @override
+    def name_parts(self) -> list[str]:
+        return [self.preset]
+
+    @override
+    def bits_per_weight(self, in_features: int) -> float:
+        return self.preset.base.bits_per_weight  # an estimate: the mixture has others as well
+
+    @override
+    def stored_bytes(self, out: int, in_features: int, float_bytes: float) -> float:
+        return out * in_features * self.bits_per_weight(in_features) / 8
+
+    @override
+    def problem_with(self, in_features: int) -> tuple[str, str] | None:
+        if in_features % SMALLEST_BLOCK:
+            return "grid", f"blocks of {SMALLEST_BLOCK} inputs do not divide"
+        return None
+
+
+class RTNOnGguf(OnGguf):
+    """Rounds each weight to the nearest value that a block of llama.cpp can hold; the scale that loses least is searched."""
+
+    method: Literal["rtn"] = "rtn"
+    grid: Grid
+
+    @property
+    @override
+    def preset(self) -> Preset:
+        return Preset(self.grid.removeprefix(GRID_PREFIX))
+
+
+class GPTQOnGguf(OnGguf):
+    """Rounds to llama.cpp's blocks with GPTQ's error feedback, embeddings and head as well.
+
+    The mixture of types is that of llama.cpp's file with an importance matrix, so that both have the same bytes.
+    """
+
+    needs_data: ClassVar[bool] = True
+    method: Literal["gptq"] = "gptq"
+    grid: Grid
+    damping: Damping = 0.01
+    order: Order = "stage"
+    propagate: Propagate = "compressed"
+    target: Target = 0.0
+
+    @property
+    @override
+    def preset(self) -> Preset:
+        return Preset(self.grid.removeprefix(GRID_PREFIX))
+
+
+class Gguf(OnGguf):
+    """llama.cpp's own quantization: what `llama-quantize` makes of the model. Needs llama.cpp's library."""
+
+    needs_data: ClassVar[bool] = True
+    order: ClassVar[Literal["block"]] = "block"
+    propagate: ClassVar[Literal["dense"]] = "dense"
+    method: Literal["gguf"] = "gguf"
+    type: PresetName = Field(description="a preset of llama.cpp, as `llama-quantize` names it")
+    imatrix: Literal["calibration", "none"] = Field(
+        "none",
+        description="calibration: weigh errors by the mean squares of the calibration's activations, as `llama-imatrix` does",
+    )
+
+    @property
+    @override
+    def preset(self) -> Preset:
+        return Preset(self.type)
+
+    @override
+    def name_parts(self) -> list[str]:
+        return [self.type, *(["imatrix"] if self.imatrix == "calibration" else [])]
+
+
 class Checkpoint(MethodSettings):
     """A compressed model that somebody published, measured like every variant; docs/checkpoints.md lists the formats."""
 
@@ -340,8 +468,13 @@ class Checkpoint(MethodSettings):
 StatisticName = Literal["norm", "mean_abs", "hessian"]
 """A statistic of a linear group's input over the calibration tokens; see ``studyctl.compress.walk.statistics``."""
 
-WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize
+WithData = Wanda | SparseGPT | GPTQ | AWQ | PruneThenQuantize | GPTQOnGguf | Gguf
 """Settings of the methods that use calibration activations: they have ``order`` and ``propagate``."""
+
+
+def uses_data(settings: MethodSettings) -> TypeGuard[WithData]:
+    """Return whether these settings need calibration activations."""
+    return settings.needs_data and getattr(settings, "imatrix", "calibration") == "calibration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +496,8 @@ class Method:
 
 PAIR = "prune+quantize"
 """The row of ``method = [<one that prunes>, <one that quantizes>]``."""
+ON_GGUF = " on gguf"
+"""Ends the rows of methods with a ``grid``."""
 
 METHODS: dict[str, Method] = {
     "dense": Method(Dense, None),
@@ -382,6 +517,11 @@ METHODS: dict[str, Method] = {
         prepare="studyctl.compress.quantize.awq:scale_block",
         version=5,
     ),
+    f"rtn{ON_GGUF}": Method(RTNOnGguf, "studyctl.compress.gguf.methods:round_to_nearest"),
+    f"gptq{ON_GGUF}": Method(
+        GPTQOnGguf, "studyctl.compress.gguf.methods:round_with_feedback", frozenset({"hessian"})
+    ),
+    "gguf": Method(Gguf, "studyctl.compress.gguf.methods:quantize_by_llama", frozenset({"norm"})),
     "checkpoint": Method(Checkpoint, None),
     PAIR: Method(
         PruneThenQuantize,
@@ -392,9 +532,16 @@ METHODS: dict[str, Method] = {
 }
 
 
+def tag_of(method: object, *, has_grid: bool) -> str:
+    """Return the key of :data:`METHODS` for a table with this ``method``, if it is a valid one."""
+    if isinstance(method, list | tuple):
+        return PAIR
+    return f"{method}{ON_GGUF}" if has_grid and f"{method}{ON_GGUF}" in METHODS else str(method)
+
+
 def method_of(settings: MethodSettings) -> Method:
     """Return the row of :data:`METHODS` for these settings."""
-    return METHODS[settings.method if isinstance(settings.method, str) else PAIR]
+    return METHODS[tag_of(settings.method, has_grid=hasattr(settings, "grid"))]
 
 
 def methods_of(settings: MethodSettings) -> tuple[str, ...]:
@@ -406,6 +553,7 @@ def without_data(settings: WithData) -> MethodSettings:
     """Return the method that needs no data and costs the same bits: for linears that no calibration token reaches."""
     if isinstance(settings, PruneThenQuantize):
         return settings.model_copy(update={"method": ("magnitude", "rtn")})
+    assert not isinstance(settings, OnGguf)  # no family of these has experts
     kind = RTN if isinstance(settings, Quantization) else Magnitude
     return kind.model_validate(settings.model_dump(include=kind.model_fields.keys() - {"method"}))
 
@@ -414,15 +562,16 @@ def settings_of(value: object) -> object:
     """Return dumped settings as the method's own type; anything else unchanged, for a validator to refuse."""
     if not isinstance(value, dict) or "method" not in value:
         return value
-    method = value["method"]
-    row = METHODS.get(method if isinstance(method, str) else PAIR)
+    row = METHODS.get(tag_of(value["method"], has_grid="grid" in value))
     return value if row is None else row.settings.model_validate(value)
 
 
 def inverts_hessian(settings: MethodSettings) -> bool:
     """Return whether the method inverts Hessians, which takes more tokens than a linear has inputs."""
     methods = (settings.method,) if isinstance(settings.method, str) else settings.method
-    return any(issubclass(METHODS[method].settings, SparseGPT | GPTQ) for method in methods)
+    return isinstance(settings, GPTQOnGguf) or any(
+        issubclass(METHODS[method].settings, SparseGPT | GPTQ) for method in methods
+    )
 
 
 def too_few_tokens(tokens: int, inputs: int) -> str | None:

@@ -7,7 +7,7 @@ from math import gcd
 from studyctl.backends import OWN
 from studyctl.contract.identity import PLAIN, ModelIdentity, TextIdentity
 from studyctl.contract.limits import LEFT_DENSE
-from studyctl.contract.methods import too_few_tokens
+from studyctl.contract.methods import too_few_tokens, uses_data
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
 from studyctl.sources.checkpoints import is_readable, storage_caveats
@@ -105,7 +105,7 @@ def check_walk(
         )
     family = identity.config.get("model_type")
     for variant in variants:
-        if family in SHARED_BLOCKS and variant.is_walked and variant.settings.needs_data:
+        if family in SHARED_BLOCKS and variant.is_walked and uses_data(variant.settings):
             yield document.problem(
                 f"blocks of the family {family} share weights, so {variant.method} cannot compress them one after the other",
                 variant.loc,

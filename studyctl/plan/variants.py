@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from studyctl.backends import OWN
 from studyctl.backends.catalog import effective
-from studyctl.contract.methods import Checkpoint, Dense, MethodSettings
+from studyctl.contract.methods import Checkpoint, Dense, MethodSettings, uses_data
 from studyctl.errors import Problem
 from studyctl.files import digest
 from studyctl.spec.loading import Document
@@ -86,7 +86,7 @@ def expand_variants(document: Document) -> tuple[list[Variant], list[Problem]]:
 def _variants_of(spec: Spec, table: CompressionTable, loc: Loc) -> Iterator[Variant]:
     calibrations = {override: override.applied_to(spec.calibration) for override in table.calibration}
     for settings, override, backend in table.expand():
-        calibration = calibrations[override] if settings.needs_data else None
+        calibration = calibrations[override] if uses_data(settings) else None
         name = _variant_name(settings, override, backend, table.swept)
         yield Variant(name, effective(backend, settings), calibration, backend, table.models, loc)
 
@@ -106,7 +106,7 @@ def _variant_name(
         else:
             parts.append(f"{field}:{value:g}" if isinstance(value, float) else f"{field}:{value}")
     overridden = override.model_dump(exclude_none=True)
-    if overridden and settings.needs_data:
+    if overridden and uses_data(settings):
         parts.append("cal:" + "+".join(_override(key, value) for key, value in overridden.items()))
     return "-".join(parts) + (f"@{backend}" if backend != OWN else "")
 

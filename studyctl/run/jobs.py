@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 from studyctl.contract.job import Job, TaskProtocol, TextProtocol
 from studyctl.contract.limits import batch_tokens
+from studyctl.contract.methods import uses_data
 from studyctl.contract.steps import StepKind
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
@@ -107,7 +108,7 @@ def make_job(
         threads=plan.place.threads or max(1, cores // len(plan.devices)),
         batch_tokens=batch_tokens(device),
         is_compressed=bool(walked),
-        is_calibrated=any(other.settings.needs_data for other in walked),
+        is_calibrated=any(uses_data(other.settings) for other in walked),
         keep_bytes=plan.document.spec.execution.keep_trial_weights,
         backend_network=plan.document.spec.execution.backend_network,
     )

@@ -16,15 +16,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from studyctl.contract.methods import PAIR
+from studyctl.contract.methods import ON_GGUF, PAIR
 from studyctl.spec.models import TABLES, CompressionTable, Spec, Table, method_tag
 from studyctl.spec.positions import Loc
 from studyctl.units import bytes_text
 
 _root: ContextVar[type[Table]] = ContextVar("root", default=Spec)
 """What describes the whole file."""
-METHOD_NAMES = tuple(name for name in TABLES if name != PAIR)
-"""The methods without the pair; ``method`` may also be a pair such as ``["sparsegpt", "gptq"]``."""
+METHOD_NAMES = tuple(name for name in TABLES if name != PAIR and not name.endswith(ON_GGUF))
+"""What ``method`` may be; it may also be a pair such as ``["sparsegpt", "gptq"]``."""
 
 PATTERNS = {
     r"^[A-Za-z0-9._-]+$": "letters, digits, `.`, `_` and `-`",

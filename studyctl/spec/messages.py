@@ -27,7 +27,7 @@ from studyctl.spec.keys import (
     types_at,
     value_at,
 )
-from studyctl.spec.models import TABLES, TABLES_BY_HEADER, Selector
+from studyctl.spec.models import TABLES, TABLES_BY_HEADER, CompressionTable, Selector
 from studyctl.spec.positions import Loc
 
 PAIR_EXAMPLE = '["sparsegpt", "gptq"]'
@@ -126,6 +126,10 @@ def _unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     what = f"unknown {'table' if is_table and not above else 'key'} `{name}`"
     table = tables_at(above, data)
     allowed = list(keys_of(table)) if table else []
+    has_grid = table is not None and issubclass(table, CompressionTable) and "grid" in table.model_fields
+    if has_grid and name in keys_of(TABLES[str(value_at((*above, "method"), data))]):
+        hint = "llama.cpp's blocks have bits and groups of their own: remove one of the two"
+        return Finding(f"`{name}` does not go with `grid`", loc, key=True, hint=hint)
     if hint := ELSEWHERE.get((*above, name), ""):
         return Finding(what, loc, key=True, hint=hint)
     if note := did_you_mean(name, allowed):

@@ -31,7 +31,7 @@ from pydantic_core import PydanticCustomError
 
 from studyctl.contract.hypotheses import By, Measure, Metric
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
-from studyctl.contract.methods import METHODS, PAIR, Dense, MethodSettings
+from studyctl.contract.methods import METHODS, Dense, MethodSettings, tag_of
 from studyctl.contract.steps import BATCH_WINDOWS
 from studyctl.errors import closest
 
@@ -307,8 +307,9 @@ TABLES: dict[str, type[CompressionTable]] = {
 
 def method_tag(value: Any) -> str:
     """Return the tag of a compression table's ``method``: a key of :data:`TABLES` if the method is valid."""
-    method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
-    return PAIR if isinstance(method, list | tuple) else str(method)
+    is_table = isinstance(value, dict)
+    method = value.get("method") if is_table else getattr(value, "method", None)
+    return tag_of(method, has_grid="grid" in value if is_table else hasattr(value, "grid"))
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from inspect import cleandoc
 
-from studyctl.contract.methods import METHODS, PAIR
+from studyctl.contract.methods import METHODS, ON_GGUF, PAIR
 from studyctl.spec.assist import METHOD
 from studyctl.spec.keys import Key, keys_of
 from studyctl.spec.models import (
@@ -61,10 +61,11 @@ def _compression() -> Iterator[str]:
     override = list(keys_of(CalibrationOverride).values())
     yield _section("### Keys of `calibration` in a variant", CalibrationOverride, override)
     for tag, table in TABLES.items():
-        name = '["sparsegpt", "gptq"]' if tag == PAIR else f'"{tag}"'
+        name = '["sparsegpt", "gptq"]' if tag == PAIR else f'"{tag.removesuffix(ON_GGUF)}"'
+        with_grid = " with `grid`" if tag.endswith(ON_GGUF) else ""
         options = [key for key in keys_of(table).values() if key.name not in (*SHARED, "method")]
         data = "Uses" if METHODS[tag].settings.needs_data else "Needs no"
-        yield _section(f"### `method = {name}`", table, options, f"{data} calibration text.")
+        yield _section(f"### `method = {name}`{with_grid}", table, options, f"{data} calibration text.")
 
 
 def _section(heading: str, table: type[Table], keys: list[Key], more: str = "") -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from studyctl.contract.methods import PAIR
+from studyctl.contract.methods import ON_GGUF, PAIR
 from studyctl.spec.keys import keys_of
 from studyctl.spec.models import TABLES, Selector, Spec
 
@@ -21,7 +21,7 @@ def json_schema() -> dict[str, Any]:
         for name in table.sweepable():
             properties[name] = _value_or_list(properties[name])
         if tag != PAIR:
-            properties["method"] |= {"const": tag}
+            properties["method"] |= {"const": tag.removesuffix(ON_GGUF)}
         schema["$defs"][table.__name__]["properties"] = {name: properties[name] for name in keys_of(table)}
     selector = schema["$defs"][Selector.__name__]["properties"]
     for name in selector:

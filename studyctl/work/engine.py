@@ -20,6 +20,7 @@ from studyctl.compress.walk.architectures import (
     decoder_blocks,
 )
 from studyctl.compress.walk.resumable import ResumableBlocks
+from studyctl.compress.walk.vocabulary import vocabulary_matrices
 from studyctl.compress.walk.walker import compress, zero_fraction
 from studyctl.compress.weights.stored import apply, save, weights_hash
 from studyctl.contract.job import Job
@@ -164,11 +165,11 @@ class Engine:
         path = StudyPaths(job.root).find_weights(job.weights_key)
         if path is not None:
             model = self._model.model
-            self._changed = changeable_modules(model)
+            self._changed = _changeable(model, job)
             try:
                 apply(model, path)
                 path.touch()  # those used longest ago are deleted first
-                self.weights_hash = weights_hash(model)
+                self.weights_hash = weights_hash(model, vocabulary=job.settings.changes_vocabulary)
             except StepError as error:
                 recorder.warning(f"{error}: compressed again")
                 path.unlink(missing_ok=True)
@@ -230,7 +231,7 @@ class Engine:
             return self._load_checkpoint(job, step, recorder)
         self._load_dense(job, recorder)
         loaded = self._model
-        self._changed = changeable_modules(loaded.model)  # before the first of them is written
+        self._changed = _changeable(loaded.model, job)  # before the first of them is written
         ids: np.ndarray | None = None
         if job.calibration is not None and job.calibration.ids is not None:
             ids = read_ids(job.calibration.ids)
@@ -285,7 +286,7 @@ class Engine:
         Raises:
             StepError: the weights are to be exported, but others were measured.
         """
-        self.weights_hash = weights_hash(self._model.model)
+        self.weights_hash = weights_hash(self._model.model, vocabulary=job.settings.changes_vocabulary)
         if job.weights_hash in (None, self.weights_hash):
             return
         if job.export_to is not None:
@@ -443,6 +444,12 @@ class Engine:
     def forget_chunks(self, job: Job, step: Step) -> None:
         """Delete the saved chunks of a task that is complete now."""
         shutil.rmtree(_chunks_folder(job, step), ignore_errors=True)
+
+
+def _changeable(model: torch.nn.Module, job: Job) -> set[str]:
+    """Return the modules whose weights the job's method may change."""
+    vocabulary = vocabulary_matrices(model).keys() if job.settings.changes_vocabulary else ()
+    return changeable_modules(model) | set(vocabulary)
 
 
 def _batch_size_key(job: Job) -> tuple[object, ...]:

@@ -16,8 +16,8 @@ from studyctl.contract.methods import GPTQ, RTN, Dense, Magnitude, MethodSetting
 from studyctl.errors import StepError
 from studyctl.export.gguf.blocks import misfit, to_blocks
 from studyctl.export.gguf.file import GgufFile, write_gguf
-from studyctl.export.gguf.llama import LlamaModel, find_llama
 from studyctl.export.gguf.tokenizer import pre_tokenizer_of
+from studyctl.llama import LlamaModel, find_llama
 from studyctl.reporter import SilentReporter
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import LoadedModel, load_model
@@ -110,11 +110,11 @@ def linear(bits: int, group: int, *, symmetric: bool, inputs: int = 128, rows: i
 def test_blocks_hold_the_same_weights(bits: int, symmetric: bool, kind: str, group: int) -> None:
     one = linear(bits, group, symmetric=symmetric)
     assert misfit(one, bits) == ""
-    blocks = to_blocks(one, bits)
-    assert blocks.kind == GGMLQuantizationType[kind]
-    values = torch.from_numpy(quants.dequantize(blocks.data, blocks.kind))
-    if symmetric or blocks.inexact == 0:
-        assert blocks.inexact == 0
+    packed = to_blocks(one, bits)
+    assert packed.blocks.kind == kind
+    values = torch.from_numpy(quants.dequantize(packed.blocks.data.numpy(), GGMLQuantizationType[kind]))
+    if symmetric or packed.inexact == 0:
+        assert packed.inexact == 0
         assert torch.equal(values.to(torch.bfloat16), one.weight)
     else:  # a minimum has up to 13 bits, and fp16 keeps 11 of them
         torch.testing.assert_close(

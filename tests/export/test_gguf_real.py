@@ -11,7 +11,7 @@ from gguf import GGUFReader, quants
 from studyctl.compress.walk.walker import compress
 from studyctl.contract.methods import AWQ, GPTQ, RTN, Dense, MethodSettings, Quantization
 from studyctl.export.gguf.file import write_gguf
-from studyctl.export.gguf.llama import LlamaModel, find_llama
+from studyctl.llama import LlamaModel, find_llama
 from studyctl.reporter import SilentReporter
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import LoadedModel, load_model

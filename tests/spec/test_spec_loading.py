@@ -274,7 +274,7 @@ def test_one_thing_is_wrong(table: str, what: str, underlined: str, note: str) -
         ),
         (
             "[[compression]]\nmethod = 'x'",
-            'methods are `magnitude`, `wanda`, `rtn`, `sparsegpt`, `gptq`, `awq`, `checkpoint`, or a pair such as ["sparsegpt", "gptq"]',
+            'methods are `magnitude`, `wanda`, `rtn`, `sparsegpt`, `gptq`, `awq`, `gguf`, `checkpoint`, or a pair such as ["sparsegpt", "gptq"]',
         ),
     ],
 )

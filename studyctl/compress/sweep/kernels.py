@@ -18,25 +18,25 @@ STRIP = 8
 """Columns whose errors are passed on together; :func:`_pass_on` is written for this number."""
 
 Array = np.ndarray[Any, Any]
-F = TypeVar("F", bound=Callable[..., None])
-_jit: Callable[[F], F] = njit(nogil=True, cache=True, error_model="numpy")
+F = TypeVar("F", bound=Callable[..., Any])
+compiled: Callable[[F], F] = njit(nogil=True, cache=True, error_model="numpy")
 
 
-@_jit
+@compiled
 def _load(weights: Array, tile: Array, first: int, rows: int) -> None:
     for row in range(rows):
         for column in range(weights.shape[1]):
             tile[column, row] = weights[first + row, column]
 
 
-@_jit
+@compiled
 def _store(tile: Array, out: Array, first: int, rows: int) -> None:
     for row in range(rows):
         for column in range(out.shape[1]):
             out[first + row, column] = tile[column, row]
 
 
-@_jit
+@compiled
 def _pass_on_one(tile: Array, root: Array, column: int, end: int) -> None:
     """Subtract the error of one column from the later ones up to ``end``."""
     for later in range(column + 1, end):
@@ -45,7 +45,7 @@ def _pass_on_one(tile: Array, root: Array, column: int, end: int) -> None:
             tile[later, row] -= tile[column, row] * share
 
 
-@_jit
+@compiled
 def _pass_on(tile: Array, root: Array, start: int) -> None:
     """Subtract the errors of a strip of eight columns from all columns after it."""
     for later in range(start + STRIP, tile.shape[0]):
@@ -66,7 +66,7 @@ def _pass_on(tile: Array, root: Array, start: int) -> None:
             )
 
 
-@_jit
+@compiled
 def quantize_rows(
     weights: Array,
     root: Array,
@@ -108,7 +108,7 @@ def quantize_rows(
         _store(tile, errors, start, rows)
 
 
-@_jit
+@compiled
 def _choose(tile: Array, root: Array, mask: Array, kept: int, column: int) -> None:
     """Mask all but the ``kept`` largest ``w² / U_jj²`` of a group; of equal ones the first are masked."""
     size = mask.shape[1]
@@ -125,7 +125,7 @@ def _choose(tile: Array, root: Array, mask: Array, kept: int, column: int) -> No
             mask[row, index] = before < size - kept
 
 
-@_jit
+@compiled
 def prune_rows(
     weights: Array,
     root: Array,

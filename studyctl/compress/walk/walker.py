@@ -7,11 +7,12 @@ the linear; no linear ever gets another method's result.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pkgutil import resolve_name
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from studyctl.compress.walk.products import Products
 from studyctl.compress.walk.replay import PassEnded, Replay, copied_to, replay_of
 from studyctl.compress.walk.resumable import BlockResults, ResumableBlocks
 from studyctl.compress.walk.statistics import Accumulator, Statistics, is_finite, relative_error
+from studyctl.compress.walk.vocabulary import EMBEDDING_SHARE, measure_head, vocabulary_matrices
 from studyctl.compress.weights.compressed import (
     BlockInput,
     Compressed,
@@ -43,20 +45,23 @@ from studyctl.compress.weights.compressed import (
     LinearGroup,
     PreparedBlock,
 )
+from studyctl.contract.gguf import BlockType, mixture, shape_of
 from studyctl.contract.methods import (
     GPTQ,
     Dense,
+    GPTQOnGguf,
     MethodSettings,
+    OnGguf,
     PruneThenQuantize,
     Quantization,
     SparseGPT,
     StatisticName,
-    WithData,
     inverts_hessian,
     method_of,
     methods_of,
     statistics_of,
     too_few_tokens,
+    uses_data,
     without_data,
 )
 from studyctl.contract.records import Layer
@@ -95,17 +100,59 @@ def compress(
             calibration tokens.
     """
     model.eval()
-    results = BlockResults()
+    results, vocabulary = BlockResults(), dict[str, CompressedLinear]()
+    if uses_data(settings) and ids is None:
+        raise StepError(f"method `{settings.method}` needs calibration ids, and there are none")
     if not isinstance(settings, Dense):
-        work = _work(settings, getattr(getattr(model, "config", None), "model_type", ""), reporter)
+        kinds = _kinds(model, settings) if isinstance(settings, OnGguf) else {}
+        work = _work(settings, getattr(getattr(model, "config", None), "model_type", ""), reporter, kinds)
         multiply_experts_in_turn(model)
+        _check_all(model, settings)
+        if settings.changes_vocabulary:
+            vocabulary = _compress_vocabulary(model, work, ids, batch_tokens)
         results = _walk(model, work, ids, batch_tokens, device, resumable)
         _warn_of_idle_experts(results, work)
         if results.overdamped:
             reporter.warning(_overdamped_text(results.overdamped), linears=results.overdamped)
     return Compressed(
-        settings, results.linears, mean_bits(settings, model), zero_fraction(model), results.parameters
+        settings,
+        results.linears | vocabulary,
+        mean_bits(settings, model, results.linears),
+        zero_fraction(model),
+        results.parameters,
     )
+
+
+def _compress_vocabulary(
+    model: nn.Module, work: "_Work", ids: torch.Tensor | None, batch_tokens: int
+) -> dict[str, CompressedLinear]:
+    """Compress the embedding and the head in place; what a method has no statistics of is compressed without data."""
+    matrices = vocabulary_matrices(model)
+    head, measured = [*matrices][-1], None
+    if inverts_hessian(work.settings):
+        assert ids is not None
+        measured = measure_head(model, ids, work.statistics, batch_tokens, work.reporter)
+        if len(matrices) == 1:
+            assert measured.hessian is not None
+            diagonal = measured.hessian.diagonal()
+            diagonal += EMBEDDING_SHARE * diagonal.mean()
+    results = {}
+    for name, module in matrices.items():
+        weight: torch.Tensor = module.weight.data  # type: ignore[assignment]
+        statistics = measured if name == head else None
+        linears = LinearGroup(
+            (name,), (weight,), statistics, weight.dtype, kinds=(work.kinds[name],), reporter=work.reporter
+        )
+        (result,) = work.compress_linears(linears, work.settings)
+        weight.copy_(result.weight)
+        results[name] = result.with_weight(weight)
+    return results
+
+
+def _check_all(model: nn.Module, settings: MethodSettings) -> None:
+    """Refuse what would fail, or stay dense, hours later."""
+    check_linears_hold_most(model)
+    _check(decoder_blocks(model), settings)
 
 
 def _walk(
@@ -117,12 +164,10 @@ def _walk(
     resumable: ResumableBlocks | None,
 ) -> BlockResults:
     """Compress all blocks that no earlier walk saved, and return the results of all."""
-    check_linears_hold_most(model)
     blocks = decoder_blocks(model)
-    _check(blocks, work.settings)
     target = torch.device(device) if device is not None else _place(blocks[0])
     activations = None
-    if isinstance(work.settings, WithData):
+    if uses_data(work.settings):
         activations = _activations(model, blocks, work, ids, batch_tokens, target)
     results = BlockResults()
     if resumable is not None:
@@ -147,7 +192,7 @@ def _walk(
 
 def _warn_of_idle_experts(results: BlockResults, work: "_Work") -> None:
     """Warn, once for the whole model, of the experts that no calibration token reached."""
-    if results.idle and isinstance(work.settings, WithData):
+    if results.idle and uses_data(work.settings):
         instead = " and ".join(
             {"magnitude": "pruned by magnitude", "rtn": "rounded to nearest"}[method]
             for method in methods_of(without_data(work.settings))
@@ -168,10 +213,17 @@ class _Work:
     compress_linears: Callable[[LinearGroup, Any], list[CompressedLinear]]
     statistics: frozenset[StatisticName]
     model_type: str
+    kinds: Mapping[str, BlockType]
+    """Of llama.cpp's blocks, by linear; empty for other methods."""
     reporter: Reporter
 
 
-def _work(settings: MethodSettings, model_type: str, reporter: Reporter) -> _Work:
+def _work(
+    settings: MethodSettings,
+    model_type: str,
+    reporter: Reporter,
+    kinds: Mapping[str, BlockType] = MappingProxyType({}),
+) -> _Work:
     """Resolve the method's implementation."""
     method = method_of(settings)
     if method.target is None:
@@ -182,8 +234,16 @@ def _work(settings: MethodSettings, model_type: str, reporter: Reporter) -> _Wor
         resolve_name(method.target),
         statistics_of(settings),
         model_type,
+        kinds,
         reporter,
     )
+
+
+def _kinds(model: Any, settings: OnGguf) -> dict[str, BlockType]:
+    """Return the types of llama.cpp's blocks that a preset gives to the matrices of a model."""
+    matrices: dict[str, Any] = vocabulary_matrices(model) | block_linears(model)
+    shapes = {name: tuple(matrix.weight.shape) for name, matrix in matrices.items()}
+    return mixture(settings.preset, shapes, shape_of(model.config), has_imatrix=uses_data(settings))
 
 
 def _activations(
@@ -194,8 +254,7 @@ def _activations(
     batch_tokens: int,
     device: torch.device,
 ) -> Activations:
-    if ids is None:
-        raise StepError(f"method `{work.settings.method}` needs calibration ids, and there are none")
+    assert ids is not None
     activations = record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=device)
     widest = max(linear.in_features for block in blocks for linear in block.linears.values())
     warning = too_few_tokens(activations.tokens, widest)
@@ -213,7 +272,7 @@ def _resume(
 ) -> BlockResults:
     """Restore the blocks that an earlier walk compressed, and pass the activations through them."""
     everything = BlockResults()
-    from_dense = isinstance(work.settings, WithData) and work.settings.propagate == "dense"
+    from_dense = uses_data(work.settings) and work.settings.propagate == "dense"
     for span, path in resumable.spans():
         # The activations come from the dense or from the compressed blocks: that decides whether weights are restored first.
         results = None if from_dense else resumable.put_into(model, path)
@@ -240,7 +299,7 @@ def _compress_with_data(
     block: Block, activations: Activations, work: _Work, *, is_last: bool
 ) -> BlockResults:
     """Measure and compress the linears of a block, then compute the next block's inputs, unless it is the last."""
-    assert isinstance(work.settings, WithData)
+    assert uses_data(work.settings)
     in_table = known_linear_groups(work.model_type, block)
     linear_groups = in_table or observed_linear_groups(block, lambda: activations.forward(block, 0))
     by_group = work.settings.order == "stage"
@@ -316,6 +375,7 @@ def _linear_group(linears: LinearModules, statistics: Statistics | None, work: _
         dtype=weights[0].dtype,
         absorber=linears.absorber,
         experts=linears.experts,
+        kinds=tuple(work.kinds[name] for name in linears.linears) if work.kinds else (),
         reporter=work.reporter,
     )
 
@@ -407,7 +467,7 @@ def _compress_linears(block: Block, linears: LinearGroup, work: _Work, results: 
             linear=name,
             relative_error=relative_error(weight, result.weight, sample),
             sparsity=zeros(result.weight) / weight.numel(),
-            bits_per_weight=work.settings.bits_per_weight(weight.shape[1]),
+            bits_per_weight=_bits(work.settings, weight.shape[1], result),
             weights=weight.numel(),
             seconds=seconds_per_weight * weight.numel(),
         )
@@ -446,7 +506,9 @@ def _check(blocks: list[Block], settings: MethodSettings) -> None:
 
 def _overdamped(linear_groups: tuple[LinearGroup, ...], settings: MethodSettings) -> dict[str, float]:
     """Return the linears with λ over the median of diag H, and how many times it is."""
-    if not isinstance(settings, SparseGPT | GPTQ | PruneThenQuantize) or not inverts_hessian(settings):
+    if not isinstance(settings, SparseGPT | GPTQ | GPTQOnGguf | PruneThenQuantize) or not inverts_hessian(
+        settings
+    ):
         return {}
     shares = [damping_over_median(linears.hessian, settings.damping) for linears in linear_groups]
     pairs = zip(linear_groups, shares, strict=True)
@@ -482,15 +544,28 @@ def _computing_on(device: torch.device, block: Block) -> Iterator[None]:
         block.module.to(home)
 
 
-def mean_bits(settings: MethodSettings, model: nn.Module) -> float:
-    """Return the mean bits per weight of the decoder blocks by the settings, with masks, scales and zero points.
+def _bits(settings: MethodSettings, inputs: int, linear: CompressedLinear | None) -> float:
+    if linear is not None and linear.blocks is not None:
+        return linear.blocks.bits_per_weight
+    return settings.bits_per_weight(inputs)
 
-    Weights of the blocks that are in no linear stay dense, and count as such.
+
+def mean_bits(
+    settings: MethodSettings,
+    model: nn.Module,
+    compressed: Mapping[str, CompressedLinear] = MappingProxyType({}),
+) -> float:
+    """Return the mean bits per weight of the decoder blocks, with masks, scales and zero points: by the settings, or of blocks.
+
+    Weights of the decoder blocks that are in no linear stay dense, and count as such.
     """
-    linears = block_linears(model).values()
+    linears = block_linears(model)
     weights = sum(parameter.numel() for parameter in block_matrices(model).values())
-    dense = weights - sum(linear.weight.numel() for linear in linears)
-    bits = sum(settings.bits_per_weight(linear.in_features) * linear.weight.numel() for linear in linears)
+    dense = weights - sum(linear.weight.numel() for linear in linears.values())
+    bits = sum(
+        _bits(settings, linear.in_features, compressed.get(name)) * linear.weight.numel()
+        for name, linear in linears.items()
+    )
     return (bits + Dense().bits_per_weight(0) * dense) / weights
 
 

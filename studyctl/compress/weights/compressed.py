@@ -9,6 +9,8 @@ from studyctl.compress.quantize.grid import codes_of
 from studyctl.compress.walk.activations import Activations
 from studyctl.compress.walk.architectures import Absorber, Block
 from studyctl.compress.walk.statistics import Statistics
+from studyctl.compress.weights.blocks import Blocks
+from studyctl.contract.gguf import BlockType
 from studyctl.contract.methods import MethodSettings
 from studyctl.reporter import Reporter, SilentReporter
 
@@ -19,9 +21,10 @@ def stacked(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 class CompressedLinear(NamedTuple):
-    """The compressed weight of one linear; with scales and zero points if it lies on a grid.
+    """The compressed weight of one linear; with scales and zero points if it lies on a grid, or in blocks of llama.cpp.
 
-    Then ``weight`` is exactly ``grid.dequantize(codes, scales, zero_point, groups)``, whether codes are held or not.
+    On a grid ``weight`` is exactly ``grid.dequantize(codes, scales, zero_point, groups)``, whether codes are held or not; in blocks
+    it is ``blocks.values()``, rounded to the model's dtype.
     """
 
     weight: torch.Tensor
@@ -34,6 +37,7 @@ class CompressedLinear(NamedTuple):
     """``[out, groups]``, uint8: the code of 0."""
     groups: torch.Tensor | None = None
     """``[in]``, int32: the group of every input; None where groups are consecutive inputs."""
+    blocks: Blocks | None = None
 
     def all_codes(self) -> torch.Tensor:
         """Return the codes ``[out, in]``, uint8, of a weight on a grid."""
@@ -45,8 +49,11 @@ class CompressedLinear(NamedTuple):
 
     def with_weight(self, weight: torch.Tensor) -> "CompressedLinear":
         """Return a copy with this tensor of the same values, such as the model's own, as weight, and all else on its device."""
-        others = (None if part is None else part.to(weight.device) for part in self[1:])
-        return CompressedLinear(weight, *others)
+        codes, scales, zero_point, groups = (
+            None if part is None else part.to(weight.device)
+            for part in (self.codes, self.scales, self.zero_point, self.groups)
+        )
+        return CompressedLinear(weight, codes, scales, zero_point, groups, self.blocks)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class LinearGroup:
     """For an expert's linears: their names with ``*`` in place of its number."""
     dense: tuple[torch.Tensor, ...] | None = None
     """The weights that errors are measured against; None: ``weights``."""
+    kinds: tuple[BlockType, ...] = ()
+    """Of llama.cpp's blocks, for methods that round to them: one for each linear."""
     reporter: Reporter = field(default_factory=SilentReporter)
     """Gets warnings about these linears."""
 
@@ -109,6 +118,7 @@ class Compressed:
 
     settings: MethodSettings
     linears: dict[str, CompressedLinear]
+    """Those of the decoder blocks; of a method that changes them, embedding and head as well."""
     bits_per_weight: float
     """Mean over the weights of the blocks, with masks, scales and zero points; what is in no linear counts as dense."""
     sparsity: float

@@ -1,7 +1,7 @@
 """Compressed weights on disk, and the hash that identifies them.
 
 A linear on a grid is stored as codes, scales and zero points; ``grid.dequantize``, which made the evaluated weight, restores it.
-Any other linear is stored as its weight; of a pruned one, which weights are not zero (a bit each) and their values. So what is
+A linear in llama.cpp's blocks is stored as these, any other as its weight; of a pruned one, which weights are not zero (a bit each) and their values. So what is
 applied is bit for bit what was saved. Codes of up to four bits are stored two per byte. The files are a cache, not an export.
 """
 
@@ -23,7 +23,10 @@ from torch import nn
 
 from studyctl.compress.quantize.grid import codes_come_back, dequantize, paired, unpaired
 from studyctl.compress.walk.architectures import Linear, block_linears, block_parameters
+from studyctl.compress.walk.vocabulary import vocabulary_matrices
+from studyctl.compress.weights.blocks import Blocks
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
+from studyctl.contract.gguf import BlockType
 from studyctl.contract.methods import MethodSettings, Quantization, settings_of
 from studyctl.errors import StepError
 from studyctl.files import atomic_path
@@ -33,6 +36,8 @@ PARAMETER = "parameter:"
 """Prefix of the name of a parameter that is not the weight of a linear."""
 PAIRS = "code_pairs"
 """The part of a linear that holds its codes two per byte (:func:`~studyctl.compress.quantize.grid.paired`)."""
+BLOCKS = "blocks"
+"""The part of a linear that holds llama.cpp's blocks, whose types are in the metadata."""
 BITMAP = "bitmap"
 """The part of a linear that says which of its weights are not zero, eight per byte."""
 _PER_ELEMENT = {"weight": 1, "codes": 1, PAIRS: 2, BITMAP: 8}
@@ -48,7 +53,12 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
         OSError: the disk is full or the folder cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
+    kinds: dict[str, BlockType] = {}
     for name, linear in compressed.linears.items():
+        if linear.blocks is not None:
+            tensors[f"{name}.{BLOCKS}"] = linear.blocks.data
+            kinds[name] = linear.blocks.kind
+            continue
         if linear.scales is None or linear.zero_point is None:
             tensors |= {f"{name}.{part}": value for part, value in _parts_of(linear.weight).items()}
             continue
@@ -64,6 +74,7 @@ def save(path: Path, compressed: Compressed, more: Mapping[str, str] = MappingPr
         **more,
         "format": FORMAT,
         "settings": compressed.settings.model_dump_json(),
+        "kinds": json.dumps(kinds),
         "bits_per_weight": repr(compressed.bits_per_weight),
         "sparsity": repr(compressed.sparsity),
         "weights_hash": _hash(_changed(compressed.linears, compressed.parameters)),
@@ -91,7 +102,8 @@ def apply(model: nn.Module, path: Path) -> Compressed:
         StepError: the file is missing, incomplete or of another model, and the model has not changed; or its content is
             not what was saved, and the model has to be loaded again.
     """
-    linears, others = block_linears(model), block_parameters(model)
+    linears: dict[str, Any] = block_linears(model) | vocabulary_matrices(model)
+    others = block_parameters(model)
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -108,8 +120,11 @@ def apply(model: nn.Module, path: Path) -> Compressed:
                 raise _unusable(path, f"this model has no parameter `{unknown[0]}`")
             settings = settings_of(json.loads(about["settings"]))
             assert isinstance(settings, MethodSettings)
+            kinds = json.loads(about.get("kinds", "{}"))
             applied = {
-                name: _read_into(linears[name], file, name, stored[name], settings)
+                name: _read_blocks(linears[name].weight.data, file, name, BlockType(kinds[name]))
+                if BLOCKS in stored[name]
+                else _read_into(linears[name], file, name, stored[name], settings)
                 for name in linears
                 if name in stored
             }
@@ -124,9 +139,16 @@ def apply(model: nn.Module, path: Path) -> Compressed:
     return Compressed(settings, applied, bits_per_weight, sparsity, parameters)
 
 
-def weights_hash(model: nn.Module) -> str:
-    """Return the hash of all parameters of the decoder blocks, 64 hex digits: names, dtypes, shapes and values."""
-    return _hash({name: parameter.data for name, parameter in block_parameters(model).items()})
+def weights_hash(model: nn.Module, *, vocabulary: bool = False) -> str:
+    """Return the hash of all parameters of the decoder blocks, 64 hex digits: names, dtypes, shapes and values.
+
+    Args:
+        model: the model.
+        vocabulary: whether the weights of embedding and head count too.
+    """
+    others: dict[str, Any] = vocabulary_matrices(model) if vocabulary else {}
+    weights = {name: module.weight.data for name, module in others.items()}
+    return _hash(weights | {name: parameter.data for name, parameter in block_parameters(model).items()})
 
 
 def _changed(
@@ -161,6 +183,8 @@ def _check_fit(
     if unknown := sorted(set(stored) - set(linears)):
         raise _unusable(path, f"this model has no linear `{unknown[0]}`")
     for name, parts in stored.items():
+        if BLOCKS in parts:
+            continue  # read with a check of their shape
         weight = linears[name].weight
         matrix = next(part for part in _PER_ELEMENT if part in parts)
         out, elements = file.get_slice(f"{name}.{matrix}").get_shape()
@@ -174,6 +198,17 @@ def _check_fit(
             raise _unusable(
                 path, f"`{name}` was made for {values.get_dtype()} and this model is {weight.dtype}"
             )
+
+
+def _read_blocks(weight: torch.Tensor, file: Any, name: str, kind: BlockType) -> CompressedLinear:
+    blocks = Blocks(kind, file.get_tensor(f"{name}.{BLOCKS}"))
+    values = blocks.values()
+    if values.shape != weight.shape:
+        raise SafetensorError(
+            f"`{name}` is {list(values.shape)} there and {list(weight.shape)} in this model"
+        )
+    weight.copy_(values)
+    return CompressedLinear(weight, blocks=blocks)
 
 
 def _read_into(

@@ -12,8 +12,8 @@ from studyctl.contract.job import Job
 from studyctl.contract.records import ExportFacts
 from studyctl.errors import StepError, StudyError
 from studyctl.export.gguf.file import GgufFile, write_gguf
-from studyctl.export.gguf.llama import FOLDER, LlamaModel, find_llama
 from studyctl.files import atomic_folder
+from studyctl.llama import FOLDER, LlamaModel, find_llama
 from studyctl.reporter import Reporter
 from studyctl.sources.models import LoadedModel
 from studyctl.sources.texts import read_documents

@@ -14,10 +14,10 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
 from studyctl.compress.walk.architectures import block_matrices
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.contract.exports import Embeddings, ExportFormat
-from studyctl.contract.methods import Quantization
+from studyctl.contract.methods import MethodSettings, OnGguf, Quantization
 from studyctl.errors import StepError
 from studyctl.export.gguf import families, tokenizer
-from studyctl.export.gguf.blocks import BLOCK, misfit, to_blocks
+from studyctl.export.gguf.blocks import BLOCK, Packed, misfit, to_blocks
 from studyctl.export.gguf.families import Family, family_of
 from studyctl.reporter import Reporter
 from studyctl.sources.models import LoadedModel
@@ -81,7 +81,9 @@ def write_gguf(
     """
     model: Any = loaded.model
     family = family_of(model.config)
-    linears = _on_grids(compressed)
+    linears = _in_blocks(compressed)
+    if embeddings is not None and compressed is not None and compressed.settings.changes_vocabulary:
+        raise StepError("this variant's embeddings are in blocks already", hint="leave out --embeddings")
     names = gguf.get_tensor_name_map(family.arch, model.config.num_hidden_layers)
     sources = {_name(names, source): source for source in _stored(model)}
     writer = GGUFWriter(path, family.name)
@@ -96,17 +98,15 @@ def write_gguf(
         linear = linears.get(source.removesuffix(".weight"))
         if linear is not None:
             assert isinstance(compressed, Compressed)
-            assert isinstance(compressed.settings, Quantization)
-            blocks = to_blocks(
-                _permuted_linear(family, model.config, source, linear), compressed.settings.bits
-            )
-            inexact, numbers = inexact + blocks.inexact, numbers + blocks.numbers
-            writer.add_tensor(target, blocks.data, raw_dtype=blocks.kind)
+            packed = _packed(linear, compressed.settings)
+            inexact, numbers = inexact + packed.inexact, numbers + packed.numbers
+            rows = _permuted(family, model.config, source, packed.blocks.data.cpu())
+            data, kind = rows.contiguous().numpy(), GGMLQuantizationType[packed.blocks.kind]
         else:
             values = _in_file(family, model.config, source, state[source])
             chosen = embeddings if target in _VOCABULARY else None
             data, kind = _plain(values, chosen)
-            writer.add_tensor(target, data, raw_dtype=kind)
+        writer.add_tensor(target, data, raw_dtype=kind)
     if (factors := families.frequency_factors(model.config)) is not None:
         writer.add_tensor("rope_freqs.weight", factors.numpy())
     reporter.check_stop()
@@ -125,12 +125,21 @@ def write_gguf(
 _VOCABULARY = ("token_embd.weight", "output.weight")
 
 
-def _on_grids(compressed: Compressed | None) -> dict[str, CompressedLinear]:
-    """Return the linears that are written as blocks.
+def _packed(linear: CompressedLinear, settings: MethodSettings) -> Packed:
+    if linear.blocks is not None:
+        return Packed(linear.blocks, 0, 0)
+    assert isinstance(settings, Quantization)
+    return to_blocks(linear, settings.bits)
+
+
+def _in_blocks(compressed: Compressed | None) -> dict[str, CompressedLinear]:
+    """Return the matrices that are written as blocks.
 
     Raises:
         StepError: GGUF has no blocks for one of them.
     """
+    if compressed is not None and isinstance(compressed.settings, OnGguf):
+        return dict(compressed.linears)
     if compressed is None or not isinstance(compressed.settings, Quantization):
         return {}
     for name, linear in compressed.linears.items():
@@ -169,15 +178,6 @@ def _permuted(family: Family, config: Any, source: str, tensor: torch.Tensor) ->
         return tensor
     halves = tensor.reshape(heads, 2, len(tensor) // heads // 2, *tensor.shape[1:])
     return halves.swapaxes(1, 2).reshape(tensor.shape)
-
-
-def _permuted_linear(family: Family, config: Any, source: str, linear: CompressedLinear) -> CompressedLinear:
-    weight, codes, scales, zero_point = (
-        None if part is None else _permuted(family, config, source, part)
-        for part in (linear.weight, linear.codes, linear.scales, linear.zero_point)
-    )
-    assert weight is not None
-    return CompressedLinear(weight, codes, scales, zero_point)
 
 
 def _in_file(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -231,7 +231,7 @@ def _read_back(
     family: Family,
     model: Any,
     sources: Mapping[str, str],
-    on_grids: frozenset[str],
+    in_blocks: frozenset[str],
     embeddings: Embeddings | None,
     scales: tuple[int, int],
 ) -> GgufFile:
@@ -249,7 +249,7 @@ def _read_back(
         values = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type).copy())
         expected = _in_file(family, model.config, source, state[source])
         values = values.reshape(expected.shape)
-        if source.removesuffix(".weight") in on_grids:
+        if source.removesuffix(".weight") in in_blocks:
             _compare(values, expected, differences)
         elif not (embeddings is not None and target in _VOCABULARY) and not torch.equal(
             values, expected.float()

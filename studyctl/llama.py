@@ -1,4 +1,4 @@
-"""llama.cpp's own library, by ctypes: what it makes of a text, and of token ids.
+"""llama.cpp's own library, by ctypes: what it makes of a text, of token ids, and of a matrix that it quantizes.
 
 It is found in the folder that ``STUDYCTL_LLAMA`` names (with ``libllama*.so`` and ggml's libraries), or in the package ``llama_cpp``.
 Its parameter structs change between releases and are not described by the library. They are taken as bytes, with the defaults that the
@@ -6,21 +6,32 @@ library itself gives; the few fields that are set are found by their known defau
 """
 
 import ctypes
+import hashlib
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from studyctl.contract.gguf import BlockType
 from studyctl.errors import StepError
 
 FOLDER = "STUDYCTL_LLAMA"
+INSTALL = f"`pip install llama-cpp-python`, or let {FOLDER} name the folder with libllama.so of a release of llama.cpp"
+_TYPES = {
+    BlockType.Q4_0: 2, BlockType.Q4_1: 3, BlockType.Q5_0: 6, BlockType.Q5_1: 7, BlockType.Q8_0: 8, BlockType.Q2_K: 10,
+    BlockType.Q3_K: 11, BlockType.Q4_K: 12, BlockType.Q5_K: 13, BlockType.Q6_K: 14, BlockType.IQ4_NL: 20,
+    BlockType.IQ4_XS: 23,
+}  # fmt: skip
+"""``enum ggml_type``."""
 _CONTEXT, _BATCH, _SMALL_BATCH, _SEQUENCES = 512, 2048, 512, 1
 """Defaults of the first fields of ``llama_context_params``: n_ctx, n_batch, n_ubatch, n_seq_max."""
 _THREADS = 4
@@ -66,17 +77,80 @@ def find_llama() -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
+def _file(folder: Path, pattern: str) -> Path:
+    # `libllama.v0.4.0.so`, `libllama.so`; not `libllama-common.so`.
+    return min(folder.glob(pattern), key=lambda path: (len(path.name.split("-")), path.name))
+
+
+_BASE = "libggml-base*.so*"
+
+
+@cache
+def build() -> str | None:
+    """Return the hash of the library that quantizes, 12 hex digits; None if it is not here."""
+    folder = find_llama()
+    if folder is None:
+        return None
+    return hashlib.sha256(_file(folder, _BASE).read_bytes()).hexdigest()[:12]
+
+
+def missing() -> StepError:
+    """Return the error to raise if the library is not here."""
+    return StepError("llama.cpp's library is not here", hint=INSTALL)
+
+
+def quantize_rows(
+    kind: BlockType, weights: NDArray[np.float32], squares: NDArray[np.float32] | None
+) -> NDArray[np.uint8]:
+    """Return a matrix in blocks, as ``llama-quantize`` makes them.
+
+    Args:
+        kind: of the blocks.
+        weights: ``[out, in]``.
+        squares: mean squares of the inputs ``[in]``, up to a factor: the importance matrix; None: without one.
+
+    Raises:
+        StepError: the library is not here.
+    """
+    if (folder := find_llama()) is None:
+        raise missing()
+    quantize = _quantizer(folder)
+    rows, inputs = weights.shape
+    blocks = np.empty((rows, kind.row_bytes(inputs)), np.uint8)
+    importance = None if squares is None else np.ascontiguousarray(squares, np.float32).ctypes
+    number = _TYPES[kind]
+
+    def part(span: tuple[int, int]) -> None:
+        first, last = span
+        quantize(
+            number, weights[first:last].ctypes, blocks[first:last].ctypes, 0, last - first, inputs, importance
+        )
+
+    threads = min(os.cpu_count() or 1, rows)
+    ends = [rows * place // threads for place in range(threads + 1)]
+    quantize(number, weights[:0].ctypes, blocks[:0].ctypes, 0, 0, inputs, importance)  # makes its tables once
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(part, pairwise(ends)))
+    return blocks
+
+
+@cache
+def _quantizer(folder: Path) -> Any:
+    quantize = ctypes.CDLL(str(_file(folder, _BASE))).ggml_quantize_chunk
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    quantize.restype, quantize.argtypes = (
+        ctypes.c_size_t,
+        [ctypes.c_int, pointer, pointer, size, size, size, pointer],
+    )
+    return quantize
+
+
 @cache
 def _library(folder: Path) -> Any:
     """Load the library once."""
-
-    def one(pattern: str) -> str:
-        # `libllama.v0.4.0.so`, `libllama.so`; not `libllama-common.so`.
-        return str(min(folder.glob(pattern), key=lambda path: (len(path.name.split("-")), path.name)))
-
-    ctypes.CDLL(one("libggml-base*.so*"), mode=ctypes.RTLD_GLOBAL)
-    ggml = ctypes.CDLL(one("libggml.*so*"), mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(one("libllama.*so*"), mode=ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(_file(folder, _BASE)), mode=ctypes.RTLD_GLOBAL)
+    ggml = ctypes.CDLL(str(_file(folder, "libggml.*so*")), mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(_file(folder, "libllama.*so*")), mode=ctypes.RTLD_GLOBAL)
     library.llama_log_set(_QUIET, None)
     if hasattr(ggml, "ggml_backend_load_all_from_path"):
         ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]

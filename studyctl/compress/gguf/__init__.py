@@ -1,0 +1,1 @@
+"""Rounding to llama.cpp's block types."""
