@@ -85,13 +85,15 @@ def _file(folder: Path, pattern: str) -> Path:
 _BASE = "libggml-base*.so*"
 
 
-@cache
 def build() -> str | None:
     """Return the hash of the library that quantizes, 12 hex digits; None if it is not here."""
     folder = find_llama()
-    if folder is None:
-        return None
-    return hashlib.sha256(_file(folder, _BASE).read_bytes()).hexdigest()[:12]
+    return None if folder is None else _hash_of(_file(folder, _BASE))
+
+
+@cache
+def _hash_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def missing() -> StepError:

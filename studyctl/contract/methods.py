@@ -390,7 +390,9 @@ class OnGguf(MethodSettings):
     @override
     def problem_with(self, in_features: int) -> tuple[str, str] | None:
         if in_features % SMALLEST_BLOCK:
-            return "grid", f"blocks of {SMALLEST_BLOCK} inputs do not divide"
+            return "type" if isinstance(
+                self, Gguf
+            ) else "grid", f"blocks of {SMALLEST_BLOCK} inputs do not divide"
         return None
 
 

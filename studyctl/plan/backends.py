@@ -1,10 +1,11 @@
 """Variants that another package compresses: what that package cannot do, and what is missing for it on this machine."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from studyctl.backends import OWN
 from studyctl.backends.catalog import BACKENDS, GPU_SIZE_BYTES, refusals, runs_on
 from studyctl.backends.environments import environment
+from studyctl.contract.methods import Gguf
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
 from studyctl.spec.loading import Document
@@ -21,7 +22,7 @@ def check_backends(document: Document, variants: Iterable[Variant]) -> Iterator[
             yield document.problem(what, variant.place_of(document, option, value), hint=hint)
 
 
-def missing_here(variants: Iterable[Variant], devices: Iterable[str]) -> Mapping[str, str]:
+def missing_here(variants: Sequence[Variant], devices: Iterable[str]) -> Mapping[str, str]:
     """Return the variants that cannot be made on this machine now: by name, what is missing.
 
     Args:
@@ -29,8 +30,9 @@ def missing_here(variants: Iterable[Variant], devices: Iterable[str]) -> Mapping
         devices: those that the study runs on.
     """
     others = [variant for variant in variants if variant.backend != OWN]
+    by_llama = [variant.name for variant in variants if isinstance(variant.settings, Gguf)]
+    missing = dict.fromkeys(by_llama, _without_llama()) if by_llama and _without_llama() else {}
     not_synced = {name: _not_synced(name) for name in {variant.backend for variant in others}}
-    missing = {}
     for variant in others:
         name, method = variant.backend, variant.method
         unsuited = (device for device in devices if not runs_on(name, variant.settings, device))
@@ -41,6 +43,13 @@ def missing_here(variants: Iterable[Variant], devices: Iterable[str]) -> Mapping
         elif not_synced[name]:
             missing[variant.name] = not_synced[name]
     return missing
+
+
+def _without_llama() -> str:
+    """Return that llama.cpp's library is not here; an empty string if it is."""
+    from studyctl import llama  # only one method needs the library, and numpy
+
+    return "" if llama.build() is not None else f"llama.cpp's library is not here: {llama.INSTALL}"
 
 
 def _not_synced(name: str) -> str:

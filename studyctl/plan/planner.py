@@ -23,6 +23,7 @@ from studyctl.contract.steps import ALL_WINDOWS, BATCH_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
 from studyctl.files import digest
 from studyctl.plan.backends import check_backends, missing_here
+from studyctl.plan.blocks import check_blocks
 from studyctl.plan.checks import (
     check_calibration_tokens,
     check_checkpoint,
@@ -196,6 +197,7 @@ class _Planner:
             self.problems += check_model(document, loc, model, identity)
             self.problems += check_linears(document, model, identity, variants)
             self.problems += check_walk(document, loc, identity, variants)
+            self.problems += check_blocks(document, model, identity, variants)
         # All variants of a sweep may have the same calibration.
         asked: dict[tuple[Calibration, Loc], bool] = defaultdict(bool)
         for variant in variants:

@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from studyctl.contract.identity import ModelIdentity
-from studyctl.contract.methods import Checkpoint, Dense, MethodSettings
+from studyctl.contract.methods import Checkpoint, Dense, MethodSettings, OnGguf
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
 from studyctl.errors import Problem, SpecError
 from studyctl.files import StudyPaths, digest
+from studyctl.plan.blocks import bytes_in_blocks, fits, matrices_in_blocks
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
 from studyctl.sources.configs import has_other_linears
@@ -86,7 +87,11 @@ def _trial(trial: Trial, available: bool) -> PlannedTrial:
         if identity is not None and identity.linears:
             shapes, dense = identity.linears.values(), sum(identity.others.values())
             walked = sum(out * inputs for out, inputs in shapes)
-            bits = sum(out * inputs * settings.bits_per_weight(inputs) for out, inputs in shapes)
+            if isinstance(settings, OnGguf) and fits(identity):
+                in_blocks = matrices_in_blocks(identity, settings)
+                bits = 8.0 * sum(in_blocks[name].bytes for name in identity.linears)
+            else:
+                bits = sum(out * inputs * settings.bits_per_weight(inputs) for out, inputs in shapes)
             bits = (bits + Dense().bits_per_weight(0) * dense) / (walked + dense)
             sparsity *= walked / (walked + dense)
     stored_as = trial.checkpoint if isinstance(settings, Checkpoint) else identity
@@ -123,6 +128,8 @@ def stored_bytes(model: ModelIdentity, settings: MethodSettings) -> int | None:
     """
     if isinstance(settings, Checkpoint) or not model.linears:
         return model.weight_bytes if isinstance(settings, Checkpoint) and model.weight_bytes else None
+    if isinstance(settings, OnGguf) and fits(model):
+        return bytes_in_blocks(model, settings)
     float_bytes = 2.0 if model.kind == "package" else model.weight_bytes / model.parameters
     if has_other_linears(model.linears, str(model.config.get("model_type"))):
         return round(model.parameters * float_bytes)  # exports of such a model are plain

@@ -18,7 +18,7 @@ from studyctl.backends import OWN
 from studyctl.backends.catalog import ADAPTER_VERSION, BACKENDS
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import CalibrationData
-from studyctl.contract.methods import METHODS, Checkpoint, Dense, method_of
+from studyctl.contract.methods import METHODS, Checkpoint, Dense, Gguf, method_of
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import digest
 from studyctl.plan.variants import Variant
@@ -114,7 +114,15 @@ def _version(variant: Variant) -> str:
     if variant.backend != OWN:
         return f"{variant.method} of {variant.backend} {BACKENDS[variant.backend].version}, adapter {ADAPTER_VERSION}"
     version = f"{variant.method} {method_of(variant.settings).version}"
+    if isinstance(variant.settings, Gguf):
+        version += f", llama.cpp {_llama_build()}"
     return version if isinstance(variant.settings, Checkpoint) else f"{version}, walker {WALKER_VERSION}"
+
+
+def _llama_build() -> str | None:
+    from studyctl.llama import build  # only this method needs the library, and numpy
+
+    return build()
 
 
 Draft = tuple[PlannedModel, Variant, int | None, str | None]
@@ -139,6 +147,8 @@ def make_trials(
                 source = checkpoint.key if checkpoint else None
             else:
                 source = texts[calibration] if calibration else ""
+            if isinstance(variant.settings, Gguf) and _llama_build() is None:
+                source = None
             draws = calibration is not None and calibration.ids is None
             for seed in seeds if draws else [None]:
                 key = None
