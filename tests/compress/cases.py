@@ -11,6 +11,7 @@ from studyctl.compress.walk.activations import record_activations
 from studyctl.compress.walk.architectures import decoder_blocks, known_linear_groups
 from studyctl.compress.walk.statistics import Accumulator, Statistics
 from studyctl.compress.weights.compressed import BlockInput, CompressedLinear, LinearGroup
+from studyctl.contract.gguf import BlockType
 from studyctl.reporter import Reporter, SilentReporter
 
 quick: Callable[[Any], Any] = settings(max_examples=25)
@@ -40,10 +41,20 @@ def with_hessian(hessian: torch.Tensor) -> Statistics:
     return Statistics(1, torch.zeros(1, len(hessian)), None, None, hessian)
 
 
-def linear_group(*weights: torch.Tensor, seen: Statistics, reporter: Reporter | None = None) -> LinearGroup:
+def linear_group(
+    *weights: torch.Tensor,
+    seen: Statistics,
+    reporter: Reporter | None = None,
+    kinds: tuple[BlockType, ...] = (),
+) -> LinearGroup:
     names = tuple(f"linear.{index}" for index in range(len(weights)))
     return LinearGroup(
-        names, weights, seen, dtype=weights[0].dtype, reporter=reporter if reporter else SilentReporter()
+        names,
+        weights,
+        seen,
+        dtype=weights[0].dtype,
+        kinds=kinds,
+        reporter=reporter if reporter else SilentReporter(),
     )
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from studyctl.compress.gguf.rounding import round_to_blocks, sweep_order
+from studyctl.compress.quantize.target import towards_dense
 from studyctl.compress.sweep.inverse import InverseRoot, damped_inverse
 from studyctl.compress.weights.blocks import Blocks
 from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup
@@ -25,14 +26,16 @@ def round_with_feedback(linears: LinearGroup, settings: GPTQOnGguf) -> list[Comp
     swept: dict[tuple[int, ...], tuple[InverseRoot, torch.Tensor]] = {}
     results = []
     for weight, kind in zip(linears.weights, linears.kinds, strict=True):
-        inverse, order = None, None
+        inverse, order, values = None, None, _copied(weight)
         if linears.statistics is not None:
             order = sweep_order(linears.hessian.diagonal(), kind)
             key = tuple(order.tolist())
             if key not in swept:
                 swept[key] = damped_inverse(linears, settings.damping, order), order
             inverse, order = swept[key]
-        results.append(_linear(round_to_blocks(_copied(weight), kind, inverse, order), linears))
+            if linears.statistics.shift is not None:
+                values = towards_dense(values, linears, inverse, order, settings.target)
+        results.append(_linear(round_to_blocks(values, kind, inverse, order), linears))
     return results
 
 

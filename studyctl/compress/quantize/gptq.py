@@ -9,6 +9,7 @@ groups consist of neighbours in that order, unless they are static.
 import torch
 
 from studyctl.compress.quantize.grid import Grid, dequantize, grid_of
+from studyctl.compress.quantize.target import towards_dense
 from studyctl.compress.sweep.columns import blocks, pass_on, quantize_block
 from studyctl.compress.sweep.inverse import InverseRoot, damped_inverse
 from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup, stacked
@@ -29,7 +30,7 @@ def compress_linears(
     if settings.act_order:
         order = linears.hessian.diagonal().argsort(descending=True, stable=True)
     inverse = damped_inverse(linears, settings.damping, order)
-    weights = stacked(linears.weights)
+    weights = towards_dense(stacked(linears.weights), linears, inverse, order, settings.target)
     codes, grid, groups = quantize(weights, inverse, settings, linears.dtype, order, frozen)
     rows = [len(weight) for weight in linears.weights]
     parts = zip(*(torch.split(part, rows) for part in (codes, *grid)), strict=True)

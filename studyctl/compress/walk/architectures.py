@@ -10,6 +10,7 @@ same tensor while a block runs.
 
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,11 @@ class Block:
     module: nn.Module
     linears: dict[str, Linear]
     """By full name, in the order in which the model holds them; an expert's is ``model.layers.0.mlp.experts.3.down_proj``."""
+
+    def as_dense(self) -> "Block":
+        """Return a copy that later changes of this block do not reach."""
+        module = deepcopy(self.module)
+        return Block(self.index, self.name, module, _linears(self.name, module))
 
 
 @dataclass(frozen=True)

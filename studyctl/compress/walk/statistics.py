@@ -34,11 +34,13 @@ class Statistics:
     mean_abs: torch.Tensor | None
     hessian: torch.Tensor | None
     peak: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+    """``2/n · Σ_t (d_t − x_t) x_tᵀ``, ``[in, in]``, with d_t the dense model's input at the same place; None: not measured."""
 
     def is_finite(self) -> bool:
         """Whether no input was infinite or NaN, and no sum overflowed."""
         diagonal = None if self.hessian is None else self.hessian.diagonal()
-        parts = (part for part in (self.norm, self.mean_abs, diagonal) if part is not None)
+        parts = (part for part in (self.norm, self.mean_abs, diagonal, self.shift) if part is not None)
         return all(bool(torch.isfinite(part).all()) for part in parts)
 
 
@@ -59,11 +61,19 @@ class Accumulator:
         self._absolutes: torch.Tensor | None = None
         self._peak: torch.Tensor | None = None
         self._products: torch.Tensor | None = None
+        self._shift: torch.Tensor | None = None
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]``, any floating dtype; without samples they are added at once."""
+    def add(self, inputs: torch.Tensor, dense: torch.Tensor | None = None) -> None:
+        """Add ``inputs`` ``[samples, tokens, in]`` or ``[tokens, in]``, any floating dtype; without samples they are added at once.
+
+        Args:
+            inputs: of the linears.
+            dense: those of the dense model, of the same shape; None: ``shift`` is not measured.
+        """
         if inputs.numel() == 0:
             return
+        if dense is not None:
+            self._add_shift(inputs.detach(), dense.detach())
         samples = inputs.detach().reshape(-1, *inputs.shape[-2:])
         inputs = samples.flatten(0, 1)  # [tokens, in]
         picked = inputs[-self.tokens % self._every :: self._every]
@@ -96,6 +106,13 @@ class Accumulator:
                 self._products = sample.new_zeros(inputs, inputs, dtype=torch.float32)
             _add_upper_products(self._products, sample, kept, 2 / self._samples)
 
+    def _add_shift(self, inputs: torch.Tensor, dense: torch.Tensor) -> None:
+        samples = len(inputs)
+        kept = self._samples / (self._samples + samples)
+        ours, theirs = inputs.flatten(0, 1).float(), dense.flatten(0, 1).float()
+        change = (theirs - ours).T @ ours * (2 / (self._samples + samples))
+        self._shift = change if self._shift is None else self._shift.mul_(kept).add_(change)
+
     def finish(self, samples: int | None = None) -> Statistics:
         """Return the statistics and free the sums; call it once, after at least one :meth:`add`.
 
@@ -116,6 +133,7 @@ class Accumulator:
             mean_abs=None if self._absolutes is None else (self._absolutes / self.tokens).float(),
             hessian=hessian,
             peak=self._peak,
+            shift=self._shift,
         )
 
 

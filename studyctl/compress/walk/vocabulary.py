@@ -42,7 +42,7 @@ def measure_head(
         ids: int64 ``[samples, tokens]``.
         statistics: those to measure.
         batch_tokens: tokens of a pass; at least one sample.
-        reporter: is asked whether to stop, and gets progress.
+        reporter: only its ``check_stop`` is used.
 
     Raises:
         StepError: the activations are not finite.
@@ -56,13 +56,11 @@ def measure_head(
 
     handle = head.register_forward_pre_hook(add)
     device = head.weight.device
-    parts = torch.split(ids, max(1, batch_tokens // ids.shape[1]))
     try:
-        for number, part in enumerate(parts):
+        for part in torch.split(ids, max(1, batch_tokens // ids.shape[1])):
             reporter.check_stop()
             with suppress(PassEnded):
                 model(input_ids=part.to(device), use_cache=False)
-            reporter.progress(number + 1, len(parts), "batch", "inputs of the head")
     finally:
         handle.remove()
     measured = accumulator.finish()

@@ -7,13 +7,13 @@ the linear; no linear ever gets another method's result.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pkgutil import resolve_name
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -108,9 +108,16 @@ def compress(
         work = _work(settings, getattr(getattr(model, "config", None), "model_type", ""), reporter, kinds)
         multiply_experts_in_turn(model)
         _check_all(model, settings)
+        dense = None
+        if getattr(settings, "target", 0):
+            dense = _activations(model, work, ids, batch_tokens, device)
         if settings.changes_vocabulary:
             vocabulary = _compress_vocabulary(model, work, ids, batch_tokens)
-        results = _walk(model, work, ids, batch_tokens, device, resumable)
+        activations = None
+        if uses_data(settings):
+            activations = _activations(model, work, ids, batch_tokens, device)
+            _warn_of_few_tokens(model, work, activations.tokens)
+        results = _walk(model, work, activations, dense, device, resumable)
         _warn_of_idle_experts(results, work)
         if results.overdamped:
             reporter.warning(_overdamped_text(results.overdamped), linears=results.overdamped)
@@ -158,27 +165,33 @@ def _check_all(model: nn.Module, settings: MethodSettings) -> None:
 def _walk(
     model: nn.Module,
     work: "_Work",
-    ids: torch.Tensor | None,
-    batch_tokens: int,
+    activations: Activations | None,
+    dense: Activations | None,
     device: torch.device | str | None,
     resumable: ResumableBlocks | None,
 ) -> BlockResults:
-    """Compress all blocks that no earlier walk saved, and return the results of all."""
+    """Compress all blocks that no earlier walk saved, and return the results of all.
+
+    Args:
+        model: the model.
+        work: the method.
+        activations: the first block's inputs; None for methods without data.
+        dense: those of the dense model, for a method that looks at them; None: not.
+        device: where blocks compute; None: where the model is.
+        resumable: the blocks that a killed walk saved.
+    """
     blocks = decoder_blocks(model)
     target = torch.device(device) if device is not None else _place(blocks[0])
-    activations = None
-    if uses_data(work.settings):
-        activations = _activations(model, blocks, work, ids, batch_tokens, target)
     results = BlockResults()
     if resumable is not None:
-        results = _resume(model, blocks, activations, work, resumable)
+        results = _resume(model, blocks, activations, dense, work, resumable)
     for block in blocks[len({layer.block for layer in results.layers}) :]:
         work.reporter.check_stop()
         with _computing_on(target, block):
             if activations is None:
                 done = _compress_without_data(block, work)
             else:
-                done = _compress_with_data(block, activations, work, is_last=block is blocks[-1])
+                done = _compress_with_data(block, activations, work, dense=dense, is_last=block is blocks[-1])
         done.linears = {
             name: done.linears[name].with_weight(linear.weight.data) for name, linear in block.linears.items()
         }
@@ -248,25 +261,29 @@ def _kinds(model: Any, settings: OnGguf) -> dict[str, BlockType]:
 
 def _activations(
     model: nn.Module,
-    blocks: list[Block],
     work: _Work,
     ids: torch.Tensor | None,
     batch_tokens: int,
-    device: torch.device,
+    device: torch.device | str | None,
 ) -> Activations:
     assert ids is not None
-    activations = record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=device)
-    widest = max(linear.in_features for block in blocks for linear in block.linears.values())
-    warning = too_few_tokens(activations.tokens, widest)
+    blocks = decoder_blocks(model)
+    place = torch.device(device) if device is not None else _place(blocks[0])
+    return record_activations(model, blocks, ids, batch_tokens=batch_tokens, device=place)
+
+
+def _warn_of_few_tokens(model: nn.Module, work: _Work, tokens: int) -> None:
+    widest = max(linear.in_features for linear in block_linears(model).values())
+    warning = too_few_tokens(tokens, widest)
     if warning is not None and inverts_hessian(work.settings):
         work.reporter.warning(warning)
-    return activations
 
 
 def _resume(
     model: nn.Module,
     blocks: list[Block],
     activations: Activations | None,
+    dense: Activations | None,
     work: _Work,
     resumable: ResumableBlocks,
 ) -> BlockResults:
@@ -274,6 +291,10 @@ def _resume(
     everything = BlockResults()
     from_dense = uses_data(work.settings) and work.settings.propagate == "dense"
     for span, path in resumable.spans():
+        if dense is not None:
+            for block in blocks[span.start : span.stop]:
+                with _computing_on(dense.device, block):
+                    dense.advance(block, work.reporter)
         # The activations come from the dense or from the compressed blocks: that decides whether weights are restored first.
         results = None if from_dense else resumable.put_into(model, path)
         if activations is not None:
@@ -296,7 +317,7 @@ def _compress_without_data(block: Block, work: _Work) -> BlockResults:
 
 
 def _compress_with_data(
-    block: Block, activations: Activations, work: _Work, *, is_last: bool
+    block: Block, activations: Activations, work: _Work, *, dense: Activations | None, is_last: bool
 ) -> BlockResults:
     """Measure and compress the linears of a block, then compute the next block's inputs, unless it is the last."""
     assert uses_data(work.settings)
@@ -307,6 +328,7 @@ def _compress_with_data(
     stages = [list(alike) for _, alike in groupby(linear_groups, lambda one: one.experts or id(one))]
     passes = stages if by_group else [linear_groups]
     from_dense = work.settings.propagate == "dense"
+    twin = _Twin(block.as_dense(), dense) if dense is not None else None
     results = BlockResults()
     outputs: list[torch.Tensor] = []  # of the dense block, if these are the next block's inputs
     for index, measured in enumerate(passes):
@@ -321,6 +343,7 @@ def _compress_with_data(
             outputs=outputs if from_dense and index == 0 and not is_last else None,
             stop_early=in_table is not None,
             replay=replay,
+            twin=twin,
         )
         idle = tuple(linears for linears in inputs if linears.statistics is None)
         results.idle += [name for linears in idle for name in linears.names]
@@ -338,7 +361,30 @@ def _compress_with_data(
     elif not is_last:
         activations.advance(block, work.reporter)
     activations.replays.clear()
+    if twin is not None and not is_last:
+        twin.activations.advance(twin.block, work.reporter)
     return results
+
+
+class _Twin(NamedTuple):
+    """A copy of a block that stays dense, with the dense model's activations."""
+
+    block: Block
+    activations: Activations
+
+    def inputs(self, chunk: int, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Return the inputs of linears for a chunk, by name; the pass ends with the last of them."""
+        missing, inputs = set(names), dict[str, torch.Tensor]()
+
+        def note(name: str, value: torch.Tensor) -> None:
+            inputs[name] = value
+            missing.discard(name)
+            if not missing:
+                raise PassEnded
+
+        with suppress(PassEnded), Products({name: self.block.linears[name] for name in missing}, note):
+            self.activations.forward(self.block, chunk)
+        return inputs
 
 
 def _compress_measured(
@@ -389,6 +435,7 @@ def _measure(
     outputs: list[torch.Tensor] | None,
     stop_early: bool,
     replay: Replay | None,
+    twin: _Twin | None = None,
 ) -> tuple[LinearGroup, ...]:
     """Pass all tokens through the block and return its linear groups with the statistics of their inputs.
 
@@ -400,6 +447,7 @@ def _measure(
         outputs: gets the block's output for every chunk; None: it is not needed.
         stop_early: whether a pass may end at the last group's input if outputs are not needed.
         replay: of the module that ends in the only group; it keeps that group's inputs.
+        twin: the block as it was; its inputs are compared with these. None: they are not.
     """
     stops = stop_early and outputs is None
     accumulators: dict[str, Accumulator] = {}  # by the first linear of each group
@@ -409,8 +457,10 @@ def _measure(
         accumulators[name] = Accumulator(work.statistics, max(1, activations.tokens // alike))
     last = next(iter(linear_groups[-1].linears))
 
+    dense_inputs: dict[str, torch.Tensor] = {}
+
     def add(name: str, inputs: torch.Tensor) -> None:
-        accumulators[name].add(inputs)
+        accumulators[name].add(inputs, dense_inputs.get(name))
         if replay is not None:
             replay.keep(inputs, activations.home)
         if stops and name == last and (replay is None or replay.is_proven is not None):
@@ -421,6 +471,8 @@ def _measure(
         with Products({name: block.linears[name] for name in accumulators}, add):
             for chunk in range(len(activations.hidden)):
                 work.reporter.check_stop()
+                if twin is not None:
+                    dense_inputs = twin.inputs(chunk, accumulators)
                 with suppress(PassEnded):
                     output = activations.forward(block, chunk)
                     if outputs is not None:

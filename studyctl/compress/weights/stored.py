@@ -221,10 +221,10 @@ def _read_into(
     if BITMAP in parts:
         bits = file.get_tensor(f"{name}.{BITMAP}").numpy()
         kept = torch.from_numpy(np.unpackbits(bits, axis=1, count=weight.shape[1]).astype(bool))
-        restored = torch.zeros(kept.shape, dtype=weight.dtype).masked_scatter_(
-            kept, file.get_tensor(f"{name}.values")
-        )
-        weight.copy_(restored)
+        values = file.get_tensor(f"{name}.values")
+        if int(kept.sum()) != len(values):
+            raise SafetensorError(f"`{name}` has {len(values)} values for {int(kept.sum())} places")
+        weight.copy_(torch.zeros(kept.shape, dtype=weight.dtype).masked_scatter_(kept, values))
         return CompressedLinear(weight)
     assert isinstance(settings, Quantization)  # only that makes grids
     stored = {part: file.get_tensor(f"{name}.{part}").to(weight.device) for part in parts}
