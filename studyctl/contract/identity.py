@@ -16,6 +16,8 @@ FidelityMetric = Literal["kl", "top1", "snr"]
 """A distance to the dense model."""
 PLAIN = "plain"
 """Weights stored as in any model: pruned ones, or rounded ones in 16 bits."""
+GGUF = "gguf"
+"""Weights stored as one GGUF file without a config, which is that of the model they were made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class ModelIdentity:
 
     id: str
     """As written in the spec."""
-    kind: Literal["folder", "hub", "package"]
+    kind: Literal["folder", "file", "hub", "package"]
     key: str | None
     """Equal keys mean equal weights, config and tokenizer."""
     revision: str = "main"
@@ -43,7 +45,7 @@ class ModelIdentity:
     folder: Path | None = None
     """Where the files are; None: a hub model that is not downloaded."""
     file: str | None = None
-    """The GGUF file in ``folder``."""
+    """The GGUF file in ``folder``, or in the hub's repository."""
     files: tuple[FileIdentity, ...] = ()
     """Everything that is loaded: weights, config, tokenizer; empty for a hub model, which its commit identifies."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +82,11 @@ class ModelIdentity:
     def short_name(self) -> str:
         """Return the last part of the id, without ``.gguf``."""
         return short_name(self.id)
+
+    @property
+    def repository(self) -> str:
+        """Return the id of a hub model's repository: of a file in one, what comes before the file."""
+        return self.id.removesuffix(f"/{self.file}") if self.file is not None else self.id
 
 
 def short_name(model_id: str) -> str:

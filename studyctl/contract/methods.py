@@ -21,6 +21,7 @@ from pydantic import (
 from typing_extensions import override
 
 from studyctl.contract.gguf import GRID_PREFIX, SMALLEST_BLOCK, Preset
+from studyctl.contract.identity import short_name
 
 Order = Annotated[
     Literal["block", "stage"],
@@ -457,14 +458,14 @@ class Checkpoint(MethodSettings):
     named_fields: ClassVar[frozenset[str]] = frozenset({"method", "id", "of"})
     method: Literal["checkpoint"] = "checkpoint"
     id: str = Field(
-        min_length=1, description="hub id or folder (relative to the spec) of the compressed model"
+        min_length=1, description="hub id, folder or GGUF file (relative to the spec) of the compressed model"
     )
     of: str = Field(min_length=1, description="id of the model whose dense trial it is compared with")
     revision: str = Field("main", min_length=1, description="branch, tag or commit")
 
     @override
     def name_parts(self) -> list[str]:
-        return [re.sub(r"[^A-Za-z0-9._-]+", "_", self.id.rstrip("/").rsplit("/", 1)[-1])]
+        return [re.sub(r"[^A-Za-z0-9._-]+", "_", short_name(self.id))]
 
 
 StatisticName = Literal["norm", "mean_abs", "hessian"]

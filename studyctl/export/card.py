@@ -86,7 +86,7 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _header(facts: CardFacts) -> str:
-    base = [f"base_model: {facts.base.id}"] if facts.base.kind == "hub" else []
+    base = [f"base_model: {facts.base.repository}"] if facts.base.kind == "hub" else []
     gguf = _gguf(facts)
     packed = ["gguf"] if gguf else ["compressed-tensors"] if _folder(facts).packing else []
     tags = [f"- {tag}" for tag in ("studyctl", *facts.job.method.split("+"), *packed)]

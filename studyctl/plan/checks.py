@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from math import gcd
 
 from studyctl.backends import OWN
-from studyctl.contract.identity import PLAIN, ModelIdentity, TextIdentity
+from studyctl.contract.identity import GGUF, PLAIN, ModelIdentity, TextIdentity
 from studyctl.contract.limits import LEFT_DENSE
 from studyctl.contract.methods import too_few_tokens, uses_data
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
 from studyctl.sources.checkpoints import is_readable, storage_caveats
 from studyctl.sources.configs import has_other_linears
+from studyctl.sources.gguf.files import differences
 from studyctl.sources.token_counts import MARGIN, count_tokens
 from studyctl.spec.loading import Document
 from studyctl.spec.models import Model
@@ -152,8 +153,12 @@ def check_checkpoint(
         model: the model that it is compared with.
         base: the identity of that model; None if it has problems itself.
     """
-    evaluation = document.spec.evaluation
-    if base is not None and base.key is not None and checkpoint.vocab_size != base.vocab_size:
+    evaluation, is_known = document.spec.evaluation, base is not None and base.key is not None
+    if checkpoint.storage == GGUF:
+        for difference in differences(checkpoint, base) if base is not None and is_known else ():
+            hint = "`of` names the model that the file was made from, with the same config and tokenizer"
+            yield document.problem(difference, loc, hint=hint)
+    elif base is not None and is_known and checkpoint.vocab_size != base.vocab_size:
         # Perplexity only needs the same tokens; KL, top-1 and SNR compare logit by logit.
         compared = evaluation.fidelity is not None
         yield document.problem(
@@ -166,7 +171,7 @@ def check_checkpoint(
         )
     if evaluation.perplexity is not None:
         yield from check_sequence_length(document, loc, evaluation.perplexity.sequence_length, checkpoint)
-    if not checkpoint.tokenizer:
+    if not checkpoint.tokenizer and checkpoint.storage != GGUF:
         what = f"`{checkpoint.id}` has no tokenizer: that of `{model.id}` is used"
         yield document.problem(what, loc, severity="warning")
     for caveat in (

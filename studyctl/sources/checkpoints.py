@@ -10,6 +10,7 @@ from studyctl.contract.identity import PLAIN, ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
 from studyctl.files import digest
+from studyctl.sources.gguf.files import SUFFIX, identify_gguf
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.packages import PREFIX
 from studyctl.sources.storage import COMPRESSED_TENSORS, quantization
@@ -38,9 +39,11 @@ def identify_checkpoint(settings: Checkpoint, base: Path) -> ModelIdentity:
     """
     if settings.id.startswith(PREFIX):
         raise StudyError(
-            f"a checkpoint is a folder or a model of the hub: `{settings.id}` is neither",
+            f"a checkpoint is a folder, a GGUF file or a model of the hub: `{settings.id}` is none of them",
             hint="name the file in `[[models]]` to measure it as a model of its own",
         )
+    if settings.id.endswith(SUFFIX) and not (base / Path(settings.id).expanduser()).is_dir():
+        return identify_gguf(settings, base)
     model = Model(id=settings.id, revision=settings.revision)
     identity = identify_model(model, base, needs_tokenizer=False)
     check_storage(identity.storage, identity.config, settings.id)

@@ -114,25 +114,37 @@ def _last_commit(kind: Kind, repo: str, revision: str, last_answer: Path) -> str
         return folder.name if folder else None
 
 
-def cached_folder(kind: Kind, repo: str, revision: str) -> Path | None:
-    """Return the local folder of a repository at a revision if its ``config.json`` was downloaded, else None."""
-    path = huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision, repo_type=kind)
-    return Path(path).parent if isinstance(path, str) else None
+def cached_folder(kind: Kind, repo: str, revision: str, name: str = "config.json") -> Path | None:
+    """Return the local folder of a repository at a revision if this file of it was downloaded, else None."""
+    path = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision, repo_type=kind)
+    return Path(path).parents[name.count("/")] if isinstance(path, str) else None
 
 
-def config_file(repo: str, commit: str) -> Path:
-    """Return the local ``config.json`` of a model at a commit; download it if it is not in the local cache.
+def download_file(repo: str, commit: str, name: str) -> Path:
+    """Return a local file of a model at a commit; download it if it is not in the local cache.
 
     Raises:
-        StudyError: the repository has none, or no access.
+        StudyError: the repository has none of this name, or no access.
         HubUnreachable: it is not in the local cache, and the hub cannot be reached.
     """
-    if folder := cached_folder("model", repo, commit):
-        return folder / "config.json"
+    if folder := cached_folder("model", repo, commit, name):
+        return folder / name
     download = partial(
-        huggingface_hub.hf_hub_download, repo, "config.json", revision=commit, etag_timeout=TIMEOUT_SECONDS
+        huggingface_hub.hf_hub_download, repo, name, revision=commit, etag_timeout=TIMEOUT_SECONDS
     )
     return Path(call(download, "model", repo, commit))
+
+
+def file_bytes(repo: str, commit: str, name: str) -> int:
+    """Return the size of a file of a model at a commit.
+
+    Raises:
+        StudyError: the repository has none of this name, or no access.
+        HubUnreachable: the hub cannot be reached.
+    """
+    url = huggingface_hub.hf_hub_url(repo, name, revision=commit)
+    ask = partial(huggingface_hub.get_hf_file_metadata, url, timeout=TIMEOUT_SECONDS)
+    return int(call(ask, "model", repo, commit).size or 0)
 
 
 def read_tensors(repo: str, commit: str) -> dict[str, TensorInfo] | None:

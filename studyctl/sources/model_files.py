@@ -9,8 +9,9 @@ from studyctl.contract.identity import PLAIN, ModelIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
 from studyctl.sources.configs import ADAPTER, block_matrices, check_decoder, read_config, read_sizes
+from studyctl.sources.gguf.header import describe_gguf, read_header
 from studyctl.sources.hashes import identify_file
-from studyctl.sources.packages import PREFIX, describe_gguf, find_package_file
+from studyctl.sources.packages import PREFIX, find_package_file
 from studyctl.sources.safetensors_files import (
     INDEX,
     PICKLE_INDEX,
@@ -56,6 +57,12 @@ def identify_model(model: Model, base: Path, *, needs_tokenizer: bool = True) ->
     if model.id.startswith(PREFIX):
         return _identify_package(model)
     folder = base / Path(model.id).expanduser()
+    if model.id.endswith(".gguf") and not folder.is_dir():
+        raise StudyError(
+            f"`{model.id}` is a GGUF file, not a model folder",
+            hint="name the model that it was made from, and measure the file beside it: a `[[compression]]` table with "
+            f'`method = "checkpoint"`, `id = "{model.id}"` and `of`, the id of that model',
+        )
     if folder.exists() or model.id.startswith(("/", ".", "~")) or model.id.count("/") > 1:
         return _identify_folder(model, folder, needs_tokenizer)
     return _identify_hub(model, needs_tokenizer)
@@ -72,7 +79,7 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
     folder = folder.resolve()
     tensors = read_headers(folder / name for name in names)
     files = tuple(identify_file(folder / name) for name in names)
-    facts = _described(config, tensors, model.id)
+    facts = described(config, tensors, model.id)
     facts["caveats"] += tuple(_folder_caveats(folder, tensors, facts["vocab_size"], model.id))
     return ModelIdentity(
         id=model.id,
@@ -87,7 +94,8 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
 
 def _identify_package(model: Model) -> ModelIdentity:
     path = find_package_file(model.id)
-    config, tensors, stored_bytes = describe_gguf(path)
+    header = read_header(path)
+    config, tensors = describe_gguf(header, path.name)
     file = identify_file(path)
     return ModelIdentity(
         id=model.id,
@@ -96,7 +104,7 @@ def _identify_package(model: Model) -> ModelIdentity:
         folder=path.parent,
         files=(file,),
         file=path.name,
-        **(_described(config, tensors, model.id) | {"weight_bytes": stored_bytes}),
+        **(described(config, tensors, model.id) | {"weight_bytes": header.stored_bytes}),
     )
 
 
@@ -108,7 +116,7 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
     try:
         revision = hub.resolve("model", repo, model.revision)
         commit = revision.commit
-        config = read_config(hub.config_file(repo, commit), repo)
+        config = read_config(hub.download_file(repo, commit, "config.json"), repo)
         check_decoder(config, repo)
         has_tokenizer = revision.files is not None and _has_tokenizer(revision.files, repo, needs_tokenizer)
         folder = hub.cached_folder("model", repo, commit)
@@ -124,7 +132,7 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
         return ModelIdentity(id=repo, kind="hub", key=None, unknown=str(error))
     if tensors is None:
         check_pickle(repo, revision.files or (), allow_pickle=model.allow_pickle)
-    facts = _described(config, tensors or {}, repo)
+    facts = described(config, tensors or {}, repo)
     if folder is not None:
         facts["caveats"] += tuple(_folder_caveats(folder, tensors or {}, facts["vocab_size"], repo))
     return ModelIdentity(
@@ -140,7 +148,7 @@ def _identify_hub(model: Model, needs_tokenizer: bool) -> ModelIdentity:
     )
 
 
-def _described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
+def described(config: dict[str, Any], tensors: dict[str, TensorInfo], where: str) -> dict[str, Any]:
     """Return the fields that config and headers determine."""
     storage, caveats = storage_format(config, tensors), list[str]()
     sizes = read_sizes(config, where)

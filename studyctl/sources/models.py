@@ -63,7 +63,7 @@ def bos_id(tokenizer: Any, setting: Bos, model_id: str) -> int | None:
 
 
 def model_folder(identity: ModelIdentity, *, allow_pickle: bool, reporter: Reporter) -> Path:
-    """Return the local folder of a model; download or convert it if need be.
+    """Return the local folder of a model, or of a checkpoint's GGUF file; download or convert it if need be.
 
     Raises:
         StudyError: it could not be looked up, or cannot be downloaded or converted.
@@ -77,6 +77,9 @@ def model_folder(identity: ModelIdentity, *, allow_pickle: bool, reporter: Repor
     if identity.commit is None:
         raise StepError(f"model `{identity.id}` could not be looked up: {identity.unknown}")
     reporter.progress(0, 1, "model", note=f"downloading {identity.id}")
+    if identity.file is not None:
+        path = hub.download_file(identity.repository, identity.commit, identity.file)
+        return path.parents[identity.file.count("/")]
     return hub.download_model(identity.id, identity.commit, allow_pickle=allow_pickle)
 
 

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from studyctl.compress.walk.architectures import block_matrices
-from studyctl.contract.identity import PLAIN, Bos, ModelIdentity
+from studyctl.contract.identity import GGUF, PLAIN, Bos, ModelIdentity
 from studyctl.errors import StepError
 from studyctl.reporter import Reporter
 from studyctl.sources.checkpoints import own_dtype, storage_caveats
 from studyctl.sources.configs import block_bytes
+from studyctl.sources.gguf.files import gguf_path
+from studyctl.sources.gguf.header import read_header
+from studyctl.sources.gguf.loading import load_gguf
 from studyctl.sources.models import (
     LoadedModel,
     load_tokenizer,
@@ -35,7 +38,7 @@ SAMPLE = (
 class ComparedModel(NamedTuple):
     """The model that a checkpoint is compared with, and how both are measured."""
 
-    id: str
+    identity: ModelIdentity
     tokenizer: Any
     """Used where the checkpoint has none."""
     bos: Bos
@@ -59,6 +62,10 @@ def load_checkpoint(
     Raises:
         StudyError: the files are missing, do not make this model, or its tokenizer gives other tokens than the base's.
     """
+    if identity.storage == GGUF:
+        return load_gguf(
+            identity, base.identity, base.tokenizer, dtype=dtype, device=device, reporter=reporter
+        )
     folder = model_folder(identity, allow_pickle=False, reporter=reporter)
     method = identity.storage
     unpacked_in = dtype if method == PLAIN else own_dtype(identity.config) or dtype
@@ -70,7 +77,7 @@ def load_checkpoint(
     if identity.tokenizer:
         check_same_tokens(tokenizer, base, identity.id)
     else:
-        reporter.warning(f"{identity.id} has no tokenizer: that of {base.id} is used")
+        reporter.warning(f"{identity.id} has no tokenizer: that of {base.identity.id} is used")
     for caveat in storage_caveats(identity.config):
         reporter.warning(f"{identity.id}: {caveat}")
     if method != PLAIN:
@@ -102,7 +109,7 @@ def check_same_tokens(tokenizer: Any, base: ComparedModel, name: str) -> None:
     else:
         return
     raise StepError(
-        f"the tokenizer of {name} {what} than that of {base.id}, so that the two cannot be compared",
+        f"the tokenizer of {name} {what} than that of {base.identity.id}, so that the two cannot be compared",
         hint="is it made from that model, at this revision? A folder without tokenizer is measured with the model's",
     )
 
@@ -155,6 +162,13 @@ def _replace_packed(model: Any) -> None:
         if module.bias is not None:
             plain.bias = nn.Parameter(module.bias.detach().to(weight.dtype), requires_grad=False)
         model.set_submodule(name, plain)
+
+
+def checkpoint_bits(loaded: LoadedModel) -> float | None:
+    """Return the bits per weight of a checkpoint's decoder blocks in its files; None if their names tell of no blocks."""
+    if loaded.identity.storage == GGUF:
+        return read_header(gguf_path(loaded.identity)).block_bits_per_weight
+    return stored_bits(loaded.model, loaded.folder)
 
 
 def stored_bits(model: nn.Module, folder: Path) -> float | None:

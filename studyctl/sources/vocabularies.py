@@ -1,4 +1,4 @@
-"""The largest id that a tokenizer's files give to a token, read without a tokenizer library."""
+"""The ids that a tokenizer's files give to tokens, read without a tokenizer library."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,9 @@ from typing import Any
 
 from studyctl.errors import StudyError
 from studyctl.sources.hashes import remembered
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
+"""The one that has the vocabulary, and those that add tokens to it."""
 
 
 def largest_token(folder: Path) -> tuple[int, str] | None:
@@ -21,16 +24,31 @@ def largest_token(folder: Path) -> tuple[int, str] | None:
     if not (folder / "tokenizer.json").is_file():
         return None
     largest = (-1, "")
-    for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
+    for name in _FILES:
         if (folder / name).is_file():
             number, token = remembered(folder / name, "largest token 1", _largest)
             largest = max(largest, (number, token))
     return largest
 
 
+def read_vocabulary(folder: Path) -> dict[int, str]:
+    """Return the tokens of a folder's tokenizer by id; empty if it has no ``tokenizer.json``.
+
+    Raises:
+        StudyError: a file is no JSON, or not in the form of a tokenizer.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return {}
+    return dict(pair for name in _FILES if (folder / name).is_file() for pair in _read(folder / name))
+
+
 def _largest(path: Path) -> tuple[int, str]:
+    return max(_read(path), default=(-1, ""))
+
+
+def _read(path: Path) -> list[tuple[int, str]]:
     try:
-        return max(_tokens(path.name, json.loads(path.read_text("utf-8"))), default=(-1, ""))
+        return list(_tokens(path.name, json.loads(path.read_text("utf-8"))))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(
             f"`{path}` is no file of a tokenizer: {error}", hint="download or copy it again"

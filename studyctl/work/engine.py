@@ -47,7 +47,7 @@ from studyctl.sources.models import (
     restore_dense,
 )
 from studyctl.sources.tokens import calibration_ids, perplexity_windows
-from studyctl.sources.unpacking import ComparedModel, load_checkpoint, stored_bits
+from studyctl.sources.unpacking import ComparedModel, checkpoint_bits, load_checkpoint
 from studyctl.sources.verified import check_files, unchanged
 from studyctl.work.chunk_file import ChunkFile
 from studyctl.work.recorder import Recorder
@@ -269,11 +269,11 @@ class Engine:
         """Load a published checkpoint in place of the model; report its bits per weight and sparsity."""
         assert job.checkpoint is not None
         self.loaded = None  # frees the model before the checkpoint is loaded
-        base = ComparedModel(job.model.id, self._tokenizer, job.bos, job.chat_template)
+        base = ComparedModel(job.model, self._tokenizer, job.bos, job.chat_template)
         loaded = load_checkpoint(job.checkpoint, base, dtype=job.dtype, device=job.device, reporter=recorder)
         self.loaded, self._changed = loaded, changeable_modules(loaded.model)
         self._hash_weights(job, recorder)
-        bits = stored_bits(loaded.model, loaded.folder)
+        bits = checkpoint_bits(loaded)
         if bits is None:
             recorder.warning(
                 f"the files of {loaded.identity.id} have other names for its blocks: their size is unknown"
@@ -317,7 +317,7 @@ class Engine:
         assert job.text is not None
         assert step.subject is not None
         text, count = job.text.texts[step.subject], _asked_windows(job, step)
-        rows = min(identity.vocab_size for identity in (job.model, job.checkpoint or job.model))
+        rows = _rows(job)
         key = (text, job.model.key, job.text.sequence_length, count, job.bos, rows)
         cached = self._windows.get(step.subject)
         if cached is not None and cached[0] == key:
@@ -505,3 +505,9 @@ def _check_device(device: str) -> None:
             f"the driver lists `{device}`, but torch {torch.__version__} can use {count} GPUs",
             hint='`nvidia-smi` says for which CUDA the driver is; `devices = "cpu"` goes without',
         )
+
+
+def _rows(job: Job) -> int:
+    """Return what token ids must be below: the rows of the embeddings of the job's model and its checkpoint."""
+    rows = [identity.vocab_size for identity in (job.model, job.checkpoint) if identity is not None]
+    return min(filter(None, rows))  # a GGUF file that was not here when it was planned has its model's

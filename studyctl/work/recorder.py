@@ -28,7 +28,7 @@ PROGRESS_SECONDS = 0.5
 """Progress is written at most this often, except the last of a step, which always is."""
 PACKAGES = ("torch", "transformers", "lm_eval", "datasets", "numpy")
 """Packages that results can depend on, beside this one."""
-UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum")
+UNPACKERS = ("compressed-tensors", "gptqmodel", "optimum", "gguf")
 """Packages that a checkpoint's weights can depend on, if they are installed."""
 
 

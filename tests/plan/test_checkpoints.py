@@ -14,12 +14,17 @@ from safetensors.numpy import load_file, save_file
 from studyctl.contract.methods import Checkpoint
 from studyctl.contract.plan import write_plan
 from studyctl.errors import Problem, ProblemCode
+from studyctl.export.gguf.file import write_gguf
 from studyctl.files import StudyPaths
 from studyctl.plan.estimate import peak_bytes
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import planned as planned_form
 from studyctl.plan.trials import Trial
+from studyctl.reporter import SilentReporter
+from studyctl.sources.model_files import identify_model
+from studyctl.sources.models import load_model
 from studyctl.spec.loading import load_spec
+from studyctl.spec.models import Model
 from tests.plan.test_planner import underlined
 from tests.run.studies import write_spec
 from tests.sources.packed import change_config
@@ -222,3 +227,66 @@ def test_its_files_count_in_the_estimate_of_memory(folder: Path) -> None:
     assert isinstance(settings, Checkpoint)
     model = replace(trial.model, checkpoints={settings: large})
     assert peak_bytes(plan, trial)[0] < 10 << 30 < peak_bytes(plan, trial._replace(model=model))[0]
+
+
+# -- GGUF
+
+
+@pytest.fixture
+def file(folder: Path) -> Path:
+    """The model as a GGUF file."""
+    model = load_model(identify_model(Model(id="tiny"), folder), dtype="float32", device="cpu")
+    write_gguf(
+        model, None, folder / "theirs" / "x.gguf", name="tiny", embeddings=None, reporter=SilentReporter()
+    )
+    return folder / "theirs" / "x.gguf"
+
+
+def test_a_gguf_file_is_a_checkpoint(folder: Path, file: Path) -> None:
+    plan = planned(folder, "theirs/x.gguf")
+    trial = checkpoint_trial(plan)
+    assert plan.problems == []
+    assert trial.id == "tiny-checkpoint-x"
+    assert [str(step) for step in trial.steps] == ["compress", "perplexity:en", "perplexity:de", "task:boats"]
+    paths = StudyPaths(folder / "runs" / "small")
+    paths.root.mkdir(parents=True)
+    write_plan(planned_form(plan, ""), paths)
+    (saved,) = [
+        trial for trial in json.loads(paths.plan.read_text())["trials"] if trial["method"] == "checkpoint"
+    ]
+    assert saved["stored_bytes"] == file.stat().st_size
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert checkpoint_trial(planned(folder, "theirs/x.gguf")).weights_key != trial.weights_key
+
+
+def test_a_gguf_file_of_another_model_is_an_error_where_it_is_named(folder: Path, file: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "other")
+    change_config(folder / "tiny", intermediate_size=96)
+    problem = only_problem(planned(folder, "theirs/x.gguf"))
+    assert (problem.severity, problem.what) == (
+        "error",
+        "`theirs/x.gguf` has 64 units in the MLP, `./tiny` has 96",
+    )
+    assert underlined(problem) == '"theirs/x.gguf"'
+    change_config(folder / "tiny", intermediate_size=64)
+    path = folder / "tiny" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"boat"', '"coat"').replace('"Ġboat"', '"Ġcoat"'))
+    problem = only_problem(planned(folder, "theirs/x.gguf"))
+    assert "has another vocabulary than `./tiny`: token" in problem.what
+    assert "boat' not" in problem.what.replace(",", "")
+
+
+def test_a_damaged_gguf_file_is_an_error_where_it_is_named(folder: Path, file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 100)
+    problem = only_problem(planned(folder, "theirs/x.gguf"))
+    assert "x.gguf` is cut short" in problem.what
+    assert underlined(problem) == '"theirs/x.gguf"'
+
+
+def test_a_gguf_file_as_a_model_says_how_to_measure_it(folder: Path, file: Path) -> None:
+    problem = planned(folder, change=('id = "./tiny"\ndtype', 'id = "theirs/x.gguf"\ndtype')).errors[0]
+    assert problem.what == "`theirs/x.gguf` is a GGUF file, not a model folder"
+    assert underlined(problem) == '"theirs/x.gguf"'

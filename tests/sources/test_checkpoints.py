@@ -165,7 +165,7 @@ def test_what_cannot_be_a_checkpoint(folder: Path) -> None:
         return caught.value.problems[0].what
 
     assert "does not exist" in message("./nothing")
-    assert "is a folder or a model of the hub" in message("package:module/file.gguf")
+    assert "is a folder, a GGUF file or a model of the hub" in message("package:module/file.gguf")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "pickle only" in message(str(folder))
     (folder / "config.json").write_text(

@@ -14,12 +14,15 @@ from safetensors.numpy import save_file
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StudyError
+from studyctl.reporter import SilentReporter
 from studyctl.sources import hub
 from studyctl.sources.checkpoints import identify_checkpoint
 from studyctl.sources.model_files import identify_model
+from studyctl.sources.models import model_folder
 from studyctl.sources.text_files import identify_text
 from studyctl.spec.models import Model, TextSource
 from tests.sources.conftest import CONFIG, tensors
+from tests.sources.test_gguf_files import write_gguf
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -322,3 +325,63 @@ def test_the_format_of_a_checkpoint_is_known_before_it_is_downloaded(
     ask(SimpleNamespace(files_metadata={}), method="get_safetensors_metadata")
     with pytest.raises(StudyError, match="format `bitsandbytes`, which cannot be read"):
         checkpoint()
+
+
+GGUF = ("config.json", "sub/x-Q4_K_M.gguf", "x-Q8_0.gguf")
+
+
+def gguf_checkpoint(file: str = "sub/x-Q4_K_M.gguf", base: Path = Path()) -> ModelIdentity:
+    return identify_checkpoint(Checkpoint(id=f"org/name/{file}", of="org/name"), base)
+
+
+def test_a_gguf_file_of_the_hub_is_known_by_its_commit_and_its_size(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(info(GGUF))
+    asked = Answers(SimpleNamespace(size=1234))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
+    identity = gguf_checkpoint()
+    assert (identity.commit, identity.file, identity.repository) == (COMMIT, "sub/x-Q4_K_M.gguf", "org/name")
+    assert (identity.folder, identity.weight_bytes, identity.storage) == (None, 1234, "gguf")
+    assert gguf_checkpoint("x-Q8_0.gguf").key != identity.key is not None
+
+    def download(repo: str, name: str, *, revision: str, **_: object) -> str:
+        path = tmp_path / "hub-cache" / revision / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return str(write_gguf(path))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    folder = model_folder(identity, allow_pickle=False, reporter=SilentReporter())
+    assert folder == tmp_path / "hub-cache" / COMMIT
+    assert asked.asked == 2
+    here = gguf_checkpoint()
+    assert (here.key, here.folder, here.layers) == (identity.key, folder, 2)
+    assert here.weight_bytes == (folder / "sub" / "x-Q4_K_M.gguf").stat().st_size
+    assert asked.asked == 2, "the size of a file that is here is not asked for"
+
+
+def test_a_file_that_the_repository_does_not_have(ask: Ask) -> None:
+    ask(info(GGUF))
+    with pytest.raises(StudyError) as caught:
+        gguf_checkpoint("y.gguf")
+    (problem,) = caught.value.problems
+    assert problem.what == "`org/name` has no file `y.gguf`"
+    assert problem.hint == "it has sub/x-Q4_K_M.gguf, x-Q8_0.gguf"
+
+
+def test_a_gguf_file_of_the_hub_that_cannot_be_looked_up(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(info(GGUF))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", Answers(connection_failure()))
+    assert "did not answer for model `org/name`" in gguf_checkpoint().unknown
+    hub.forget()
+    ask(failure(errors.GatedRepoError, 403))
+    with pytest.raises(StudyError, match="model `org/name` is gated"):
+        gguf_checkpoint()
+    hub.forget()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert (gguf_checkpoint().key, "HF_HUB_OFFLINE" in gguf_checkpoint().unknown) == (None, True)
+    (tmp_path / "org").mkdir()
+    with pytest.raises(StudyError, match="does not exist"):
+        gguf_checkpoint(base=tmp_path)

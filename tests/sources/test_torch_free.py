@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.sources.conftest import CONFIG
+from tests.sources.test_gguf_files import write_gguf
 
 HEAVY = ("torch", "transformers", "datasets", "lm_eval", "gguf")
 PROGRAM = f"""
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from studyctl.contract.methods import Checkpoint
 from studyctl.sources.checkpoints import identify_checkpoint
+from studyctl.sources.gguf.files import differences
 from studyctl.sources.ids_files import identify_ids
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.task_files import identify_task
@@ -25,6 +27,8 @@ resolve_dtype("auto", "cpu")
 identify_model(Model(id="models/tiny"), base)
 identify_model(Model(id="org/on-the-hub"), base)
 identify_checkpoint(Checkpoint(id="./models/packed", of="m"), base)
+checkpoint = identify_checkpoint(Checkpoint(id="./models/tiny.gguf", of="models/tiny"), base)
+assert list(differences(checkpoint, identify_model(Model(id="models/tiny"), base))) == []
 identify_text("pocket", None, "perplexity", "en", base)
 identify_text("c4", TextSource(dataset="org/text"), "perplexity", "en", base)
 tasks = Tasks(names=("arc_easy",), include=("pocket",))
@@ -40,6 +44,7 @@ def test_identities_are_found_without_heavy_imports(folder: Path) -> None:
     (folder.with_name("packed") / "config.json").write_text(
         json.dumps(CONFIG | {"quantization_config": packed})
     )
+    write_gguf(folder.with_name("tiny.gguf"))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder.parents[1])], capture_output=True, text=True, check=False
     )

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from studyctl.compress.walk.walker import zero_fraction
-from studyctl.contract.identity import Bos
+from studyctl.contract.identity import Bos, ModelIdentity
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StepError
 from studyctl.sources.checkpoints import identify_checkpoint
@@ -45,7 +45,7 @@ def load(
 ) -> LoadedModel:
     return load_checkpoint(
         identify_checkpoint(Checkpoint(id=str(folder), of="base"), folder),
-        ComparedModel("base", load_tokenizer(base), bos, chat_template),
+        ComparedModel(ModelIdentity("base", "folder", None), load_tokenizer(base), bos, chat_template),
         dtype=dtype,
         device="cpu",
         reporter=listener or Listener(),

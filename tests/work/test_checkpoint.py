@@ -1,17 +1,32 @@
 """Somebody's published checkpoint, measured beside ours."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from studyctl.compress.walk.walker import compress
+from studyctl.contract.exports import Embeddings
+from studyctl.contract.identity import ModelIdentity
+from studyctl.contract.job import Job
+from studyctl.contract.methods import RTN
 from studyctl.errors import ExitCode
+from studyctl.export.gguf.file import write_gguf
 from studyctl.files import StudyPaths
+from studyctl.reporter import SilentReporter
 from studyctl.run.selection import Selection
 from studyctl.run.start import Started
+from studyctl.sources.model_files import identify_model
+from studyctl.sources.models import load_model
+from studyctl.spec.models import Model
+from studyctl.work.engine import _rows
+from tests.export.test_gguf_read import weights_in
 from tests.run.studies import write_spec
 from tests.run.test_converge import finished, rows, run
 from tests.sources.packed import int_weights, pack, unpacked
@@ -26,8 +41,10 @@ of = "./tiny"
 ACTIVATIONS = ("[evaluation.fidelity]", "[evaluation.fidelity]\nactivations = true")
 
 
-def measure(workplace: Path, console: Console, ids: str, *, only: str = "checkpoint-*") -> Started:
-    spec = write_spec(workplace, change=("[text.mine]", TABLE.format(ids=ids)))
+def measure(
+    workplace: Path, console: Console, ids: str, *, only: str = "checkpoint-*", execution: str = ""
+) -> Started:
+    spec = write_spec(workplace, execution=execution, change=("[text.mine]", TABLE.format(ids=ids)))
     spec.write_text(spec.read_text().replace(*ACTIVATIONS))
     return run(spec, console, Selection(only=(only,)))
 
@@ -129,6 +146,45 @@ def test_a_packed_checkpoint_gives_the_figures_of_its_unpacked_weights(
     assert warnings == [{"message": "packed has no tokenizer: that of ./tiny is used"}]
 
 
+def test_a_gguf_file_gives_the_figures_of_its_dequantized_weights(workplace: Path, console: Console) -> None:
+    dense = load_model(identify_model(Model(id="tiny"), workplace), dtype="float32", device="cpu")
+    plain = shutil.copytree(workplace / "tiny", workplace / "plain")
+    state = load_file(plain / "model.safetensors")
+    made = compress(dense.model, RTN(bits=4, group_size=32), None, batch_tokens=48, reporter=SilentReporter())
+    file = workplace / "x.gguf"
+    write_gguf(dense, made, file, name="tiny", embeddings=Embeddings.Q8_0, reporter=SilentReporter())
+    state = weights_in(file, dense.model.config, state)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, plain / "model.safetensors", {"format": "pt"})  # fmt: skip
+    started = measure(workplace, console, '["x.gguf", "plain"]', execution="keep_weights = true")
+    assert started.code == ExitCode.DONE
+    paths = started.paths
+    exported = [paths.exported(f"tiny-checkpoint-{name}") for name in ("x", "plain")]
+    assert (exported[0] / "tokenizer.json").read_bytes() == (
+        workplace / "tiny" / "tokenizer.json"
+    ).read_bytes()
+    one, other = (load_file(folder / "model.safetensors") for folder in exported)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert fidelity(paths, "x") == fidelity(paths, "plain")
+    assert all(kl > 0 for kl in fidelity(paths, "x"))
+    for table in ("perplexity", "tasks", "windows", "activations"):
+        columns = "* exclude (trial_id, variant)"
+        one, other = (
+            rows(paths, f"select {columns} from {table} where variant = 'checkpoint-{name}' order by all")
+            for name in ("x", "plain")
+        )
+        assert one == other != []
+    (trial,) = rows(
+        paths, "select bits_per_weight, size_mib, state from trials where variant = 'checkpoint-x'"
+    )
+    # A code of 4 bits; a scale and a minimum of 16 for 32 weights.
+    assert trial == {"bits_per_weight": 5.0, "size_mib": file.stat().st_size / 2**20, "state": "done"}
+    assert rows(paths, "select message from warnings") == []
+    again = measure(workplace, console, '["x.gguf", "plain"]', execution="keep_weights = true")
+    assert again.outcome is not None
+    assert again.outcome.attempts == 0
+
+
 def test_a_checkpoint_with_another_tokenizer_fails_with_the_reason(workplace: Path, console: Console) -> None:
     shutil.copytree(workplace / "tiny", workplace / "other")
     path = workplace / "other" / "tokenizer.json"
@@ -138,3 +194,9 @@ def test_a_checkpoint_with_another_tokenizer_fails_with_the_reason(workplace: Pa
     (row,) = rows(started.paths, "select error from trials where variant = 'checkpoint-other'")
     assert "the tokenizer of other gives other token ids than that of ./tiny" in str(row["error"])
     assert step_names(started.paths) == []
+
+
+def test_a_file_that_was_not_here_when_planned_has_the_rows_of_its_model() -> None:
+    model, unread = (ModelIdentity("m", "hub", "key", vocab_size=size) for size in (320, 0))
+    for checkpoint, expected in ((unread, 320), (None, 320), (replace(model, vocab_size=300), 300)):
+        assert _rows(cast("Job", SimpleNamespace(model=model, checkpoint=checkpoint))) == expected

@@ -16,10 +16,13 @@ from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.contract.exports import Embeddings, ExportFormat
 from studyctl.contract.methods import MethodSettings, OnGguf, Quantization
 from studyctl.errors import StepError
-from studyctl.export.gguf import families, tokenizer
+from studyctl.export.gguf import tokenizer
 from studyctl.export.gguf.blocks import BLOCK, Packed, misfit, to_blocks
-from studyctl.export.gguf.families import Family, family_of
 from studyctl.reporter import Reporter
+from studyctl.sources.gguf import families
+from studyctl.sources.gguf.families import Family, family_of
+from studyctl.sources.gguf.header import EMBEDDING, HEAD
+from studyctl.sources.gguf.tensors import in_file, names_in_file, permuted
 from studyctl.sources.models import LoadedModel
 
 PLAIN = {
@@ -84,8 +87,7 @@ def write_gguf(
     linears = _in_blocks(compressed)
     if embeddings is not None and compressed is not None and compressed.settings.changes_vocabulary:
         raise StepError("this variant's embeddings are in blocks already", hint="leave out --embeddings")
-    names = gguf.get_tensor_name_map(family.arch, model.config.num_hidden_layers)
-    sources = {_name(names, source): source for source in _stored(model)}
+    sources = names_in_file(model, family)
     writer = GGUFWriter(path, family.name)
     writer.add_name(name)
     families.add_keys(writer, family, model.config)
@@ -100,10 +102,10 @@ def write_gguf(
             assert isinstance(compressed, Compressed)
             packed = _packed(linear, compressed.settings)
             inexact, numbers = inexact + packed.inexact, numbers + packed.numbers
-            rows = _permuted(family, model.config, source, packed.blocks.data.cpu())
+            rows = permuted(family, model.config, source, packed.blocks.data.cpu())
             data, kind = rows.contiguous().numpy(), GGMLQuantizationType[packed.blocks.kind]
         else:
-            values = _in_file(family, model.config, source, state[source])
+            values = in_file(family, model.config, source, state[source])
             chosen = embeddings if target in _VOCABULARY else None
             data, kind = _plain(values, chosen)
         writer.add_tensor(target, data, raw_dtype=kind)
@@ -122,7 +124,7 @@ def write_gguf(
     return file
 
 
-_VOCABULARY = ("token_embd.weight", "output.weight")
+_VOCABULARY = (EMBEDDING, HEAD)
 
 
 def _packed(linear: CompressedLinear, settings: MethodSettings) -> Packed:
@@ -150,42 +152,6 @@ def _in_blocks(compressed: Compressed | None) -> dict[str, CompressedLinear]:
                 f"GGUF cannot hold {name}: {reason}", hint="export the folder, or change the setting"
             )
     return dict(compressed.linears)
-
-
-def _stored(model: Any) -> list[str]:
-    """Return the names of the tensors to write; a tied head is the embedding, and is not stored again."""
-    state = model.state_dict()
-    tied = model.config.tie_word_embeddings
-    return [name for name in state if not (tied and name == "lm_head.weight")]
-
-
-def _name(names: gguf.TensorNameMap, source: str) -> str:
-    base, _, part = source.rpartition(".")
-    name = names.get_name(base)
-    if name is None:
-        raise StepError(
-            f"`{source}` has no place in a GGUF file of this family", hint="export the folder instead"
-        )
-    return f"{name}.{part}"
-
-
-def _permuted(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor with its rows in llama.cpp's order."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
-        source.split(".")[-2]
-    )
-    if heads is None or not family.permuted:
-        return tensor
-    halves = tensor.reshape(heads, 2, len(tensor) // heads // 2, *tensor.shape[1:])
-    return halves.swapaxes(1, 2).reshape(tensor.shape)
-
-
-def _in_file(family: Family, config: Any, source: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a plain tensor as the file has it."""
-    permuted = _permuted(family, config, source, tensor.detach().cpu())
-    if family.norm_offset and "norm" in source:
-        permuted = permuted.float() + family.norm_offset
-    return permuted
 
 
 def _plain(
@@ -247,7 +213,7 @@ def _read_back(
     for target, source in sources.items():
         tensor = tensors[target]
         values = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type).copy())
-        expected = _in_file(family, model.config, source, state[source])
+        expected = in_file(family, model.config, source, state[source])
         values = values.reshape(expected.shape)
         if source.removesuffix(".weight") in in_blocks:
             _compare(values, expected, differences)

@@ -8,8 +8,8 @@ import torch
 
 from studyctl.compress.walk.architectures import block_linears
 from studyctl.compress.walk.walker import compress
-from studyctl.compress.weights.stored import apply, save, weights_hash
 from studyctl.compress.weights.compressed import CompressedLinear
+from studyctl.compress.weights.stored import apply, save, weights_hash
 from studyctl.contract.methods import (
     AWQ,
     GPTQ,
@@ -188,7 +188,7 @@ def test_another_dtype_or_shape_is_refused(ids: torch.Tensor, tmp_path: Path) ->
         save(path, made(settings, ids)[1])
         with pytest.raises(StepError, match=r"was made for BF16 and this model is torch\.float32"):
             apply(tiny_model("llama", intermediate_size=64), path)
-        with pytest.raises(StepError, match=r"is \[32, 48\] there and \[32, 80\] in this model"):
+        with pytest.raises(StepError, match=r"is \[32, 64\] there and \[32, 80\] in this model"):
             apply(tiny_model("llama", dtype=torch.bfloat16, intermediate_size=80), path)
 
 

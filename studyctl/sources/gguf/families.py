@@ -1,7 +1,7 @@
-"""Families that can be written: the keys that llama.cpp reads, and where its tensors differ from those of transformers.
+"""Families that are read and written: the keys that llama.cpp reads, and where its tensors differ from those of transformers.
 
-What llama.cpp takes for granted of a family (a pattern of windows, a scale of attention) is checked here: a model that differs would
-load and compute something else.
+What llama.cpp takes for granted of a family (a pattern of windows, a scale of attention) is checked before a model is written: one that
+differs would load and compute something else.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PATTERN = 6
 
 @dataclass(frozen=True)
 class Family:
-    """How a family's models are written."""
+    """How a family's models differ in files."""
 
     arch: MODEL_ARCH
     permuted: bool = False
