@@ -282,7 +282,6 @@ class ClusterPool(Pool):
         """Take in workers that came, and yield the end of those that are gone."""
         if time.monotonic() < self._next_look:
             return
-        self._next_look = time.monotonic() + LOOK_SECONDS
         there = self._client.scheduler_info(n_workers=-1)["workers"]
         for address in there.keys() - self._workers.keys() - self._refused:
             if address not in self._asked:
@@ -299,6 +298,8 @@ class ClusterPool(Pool):
             elif future.status == "finished":
                 del self._asked[address]
                 self._take_in(address, there[address]["name"], future.result(timeout=END_SECONDS))
+        # Who was asked answers soon.
+        self._next_look = time.monotonic() + (0.0 if self._asked else LOOK_SECONDS)
         for address, worker in list(self._workers.items()):
             if address not in there:
                 yield from self._lost(worker)
