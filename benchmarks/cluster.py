@@ -1,4 +1,7 @@
-"""A runner with 64 simulated workers and a study of 100,000 trials: what it takes of a core and of memory while they work."""
+"""A runner with 64 simulated workers and a study of 100,000 trials: what it takes of a core and of memory while they work.
+
+Then real workers: how soon one is there, and how soon it is known that one was killed.
+"""
 
 import heapq
 import os
@@ -73,6 +76,9 @@ def main() -> None:
         f"over {MEASURED_SECONDS:.0f} s; a trial takes {TRIAL_SECONDS:.0f} s on its worker; a process of its own writes the journals, "
         "as workers do, and its time is not counted"
     )
+    from benchmarks.joining import show  # with torch, whose memory is not the runner's
+
+    show()
 
 
 def measure(folder: Path, seconds: float) -> tuple[Taken, float]:

@@ -43,6 +43,8 @@ class ProblemCode(StrEnum):
     """The content of a source is not what it was when the study was planned."""
     REFERENCE_LOST = "reference_lost"
     """The dense model's stored hidden states are gone; the next attempt computes them again."""
+    REPLACED = "replaced"
+    """The database was replaced while it was read, on a network disk that then has the old one no more."""
     UNEXPECTED = "unexpected"
     """A bug: the traceback is in the log."""
 

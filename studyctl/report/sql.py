@@ -4,7 +4,9 @@ import contextlib
 import io
 import sys
 from contextlib import closing
+from functools import partial
 
+import duckdb
 from rich.text import Text
 from typing_extensions import Buffer
 
@@ -16,6 +18,7 @@ from studyctl.report.problems import draw
 from studyctl.report.tables import print_table, write_csv, write_json, write_parquet
 from studyctl.store.interrupts import hear_interrupts
 from studyctl.store.query import STOPPED, fetch, open_reader, stream
+from studyctl.store.replaced import once_more_if_replaced
 
 WRITERS = {"csv": write_csv, "json": write_json, "parquet": write_parquet}
 HELP = "SQL ends with `;`. `.tables` lists tables and views, `.quit` leaves. Try: from leaderboard;"
@@ -34,7 +37,7 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
             hint="send it to a file: ... --format parquet > result.parquet",
         )
 
-    def write() -> None:
+    def write(connection: duckdb.DuckDBPyConnection) -> None:
         if output == "table":
             print_table(fetch(connection, query), TextConsole())
         else:
@@ -42,8 +45,12 @@ def answer(paths: StudyPaths, query: str, output: str, *, external_access: bool)
             WRITERS[output](stream(connection, query), terminal)
             sys.stdout.flush()
 
-    with closing(open_reader(paths, external_access=external_access)) as connection:
-        hear_interrupts(connection, write)
+    def ask() -> None:
+        with closing(open_reader(paths, external_access=external_access)) as connection:
+            hear_interrupts(connection, partial(write, connection))
+
+    # Of the other formats a part is written already.
+    (once_more_if_replaced(ask) if output == "table" else ask)()
 
 
 class _Terminal(io.BytesIO):

@@ -26,6 +26,7 @@ from studyctl.store import results
 from studyctl.store.holder import Holder, Pulse, read_holder
 from studyctl.store.planned import TrialStatus, read_planned, trial_status
 from studyctl.store.query import file_stamp
+from studyctl.store.replaced import once_more_if_replaced
 from studyctl.store.results import (
     Finding,
     LanguageResult,
@@ -171,6 +172,7 @@ class Live:
         self._figures: tuple[tuple[object, ...], _Figures] | None = None
         """Figures of the last call of :meth:`trial`, with what they depend on."""
 
+    @once_more_if_replaced
     def as_published(self) -> Glance | None:
         """Return the study as of its last publication, or None if there is none: fast even if there are many journals.
 
@@ -193,6 +195,7 @@ class Live:
         snapshot = Snapshot(about.study, about.title, trials, holder, runner is not None)
         return Glance(snapshot, standings, _utc(about.published_at))
 
+    @once_more_if_replaced
     def published_standings(self) -> Mapping[str, Standing]:
         """Return the published figures of every trial that has some.
 
@@ -351,6 +354,7 @@ class Live:
             log=self.paths.attempt_log(name, newest.attempt) if newest else None,
         )
 
+    @once_more_if_replaced
     def _figures_of(self, judged: _Judged, warnings: int) -> _Figures:
         """Return results and warnings of a trial; read again only after a finished step, a new warning or a publication."""
         name = judged.live.trial

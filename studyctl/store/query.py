@@ -20,6 +20,7 @@ from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.index import read_stored
 from studyctl.store.planned import read_planned
+from studyctl.store.replaced import REPLACED, is_stale, once_more_if_replaced
 from studyctl.store.schema import VERSION, definitions, table_names
 from studyctl.units import bytes_text
 
@@ -173,6 +174,7 @@ def _shut(connection: duckdb.DuckDBPyConnection, *, external_access: bool) -> No
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
 
 
+@once_more_if_replaced
 def run_sql(paths: StudyPaths, sql: str, *, external_access: bool = False) -> "pa.Table":
     """Return the rows of a query; of several statements, those of the last.
 
@@ -238,6 +240,8 @@ def _explained(connection: duckdb.DuckDBPyConnection, sql: str) -> Iterator[None
     except (duckdb.BinderException, duckdb.CatalogException) as error:
         raise StudyError(_problem_with(sql, _with_place(connection, sql, str(error)))) from error
     except (duckdb.Error, UnicodeError, OSError) as error:
+        if is_stale(error):
+            raise StudyError(REPLACED) from error
         interrupted = isinstance(error, duckdb.InterruptException) or "INTERRUPT Error" in str(error)
         raise StudyError(STOPPED if interrupted else _problem_with(sql, str(error))) from error
 
@@ -307,6 +311,8 @@ def _nothing_published(paths: StudyPaths) -> Problem:
 
 def unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
     """Return the problem with a database that DuckDB cannot read, or that has not the columns of this version."""
+    if is_stale(error):
+        return REPLACED
     if "lock" in str(error).lower():
         what = f"another program has {paths.database} open for writing"
         hint = "close it, or open it there with `duckdb -readonly`"

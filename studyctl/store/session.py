@@ -16,6 +16,7 @@ import pyarrow as pa
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.query import STOPPED, Content, fetch, file_stamp, open_database, open_reader
+from studyctl.store.replaced import once_more_if_replaced
 from studyctl.store.schema import column_comments, definitions, table_names
 
 
@@ -64,6 +65,7 @@ class Session:
         """Held while a query runs."""
         self._closed = False
 
+    @once_more_if_replaced
     def run(self, sql: str) -> Answer:
         """Return the rows of a query; of several statements, those of the last.
 

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths, read_plain, write_atomic
 from studyctl.signals import last_lines
+from studyctl.spec.positions import Loc
 from studyctl.spec.profiles import CommandTable, Executor, ProfileFile
 from studyctl.store.holder import Waiting
 from studyctl.workers.pool import MOST_FALSE_STARTS
@@ -24,8 +26,13 @@ LIST_SECONDS = 30.0
 FIRST_LIST_SECONDS = 5.0
 """After how long it is asked about what was just submitted: a worker that cannot begin is gone by then."""
 COMMAND_SECONDS = 60.0
+SILENT_SECONDS = 30.0
+"""How long a worker that may have begun is waited for before the user is told."""
 WARN_SECONDS = 120
 """How long ahead of its time limit a job gets USR2."""
+SUBMITTED = "submitted"
+"""Why a worker waits as long as its scheduler gives no reason."""
+NODES = "`sinfo -o '%n %c %m %G %l'` says what each node has: cores, MiB, GPUs, time"
 
 
 class Scheduler(ABC):
@@ -43,8 +50,12 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def listed(self) -> dict[str, str] | None:
-        """Return the user's jobs that wait or run, each with the reason why it waits; None: that cannot be asked now."""
+    def listed(self) -> dict[str, str]:
+        """Return the user's jobs that wait or run, each with the reason why it waits.
+
+        Raises:
+            StudyError: that cannot be asked now.
+        """
 
     @abstractmethod
     def cancel(self, job: str) -> None:
@@ -78,21 +89,20 @@ class Slurm(Scheduler):
                 options["time"] = str(max(1, round(worker.time / 60)))
         options |= {key: value for key in ("partition", "account") if (value := getattr(slurm, key))}
         options |= slurm.options
-        return [
+        lines = [
             f"#SBATCH --{key}{'=' if value else ''}{shlex.quote(value) if value else ''}"
             for key, value in options.items()
         ]
+        # With a short limit USR2 comes before the worker listens.
+        return [*lines, "trap '' USR2"] if is_worker else lines
 
     def submit(self, script: Path) -> str:
         """Submit a script."""
-        return _run(["sbatch", "--parsable", str(script)], self.file).partition(";")[0]
+        return self._run("sbatch", "--parsable", str(script)).partition(";")[0]
 
-    def listed(self) -> dict[str, str] | None:
+    def listed(self) -> dict[str, str]:
         """Ask ``squeue`` for the user's jobs."""
-        try:
-            lines = _run(["squeue", "--noheader", "--me", "--format=%i|%T|%r"], self.file).splitlines()
-        except StudyError:
-            return None
+        lines = self._run("squeue", "--noheader", "--me", "--format=%i|%T|%r").splitlines()
         jobs = (line.strip().split("|", 2) for line in lines)
         return {
             job: "" if state == "RUNNING" else f"{state.lower()}: {reason}" for job, state, reason in jobs
@@ -100,7 +110,10 @@ class Slurm(Scheduler):
 
     def cancel(self, job: str) -> None:
         """End a job."""
-        _run(["scancel", job], self.file)
+        self._run("scancel", job)
+
+    def _run(self, *command: str) -> str:
+        return _run(list(command), self.file, ("executor",), "Slurm's commands are on its login nodes")
 
 
 class Command(Scheduler):
@@ -113,7 +126,7 @@ class Command(Scheduler):
 
     def submit(self, script: Path) -> str:
         """Run ``submit``; the last word that it prints is the job's id."""
-        words = _run(_filled(self._table.submit, script=str(script)), self.file).split()
+        words = self._run("submit", script=str(script)).split()
         return words[-1] if words else ""
 
     @property
@@ -121,19 +134,20 @@ class Command(Scheduler):
         """Return whether the profile has ``list``."""
         return bool(self._table.list)
 
-    def listed(self) -> dict[str, str] | None:
+    def listed(self) -> dict[str, str]:
         """Run ``list``; the first word of each line is an id, and the rest is shown as the reason."""
-        try:
-            lines = _run(_filled(self._table.list), self.file).splitlines()
-        except StudyError:
-            return None
+        lines = self._run("list").splitlines()
         parts = (line.split(None, 1) for line in lines if line.strip())
-        return {job: " ".join(rest).strip() for job, *rest in parts}
+        return {job: " ".join(rest).strip() or SUBMITTED for job, *rest in parts}
 
     def cancel(self, job: str) -> None:
         """Run ``cancel``."""
         if self._table.cancel:
-            _run(_filled(self._table.cancel, id=job), self.file)
+            self._run("cancel", id=job)
+
+    def _run(self, key: Literal["submit", "list", "cancel"], **values: str) -> str:
+        hint = "a script in this folder is `./NAME`, and `chmod +x NAME` lets it be run"
+        return _run(_filled(getattr(self._table, key), **values), self.file, ("command", key), hint)
 
 
 def scheduler_of(file: ProfileFile) -> Scheduler | None:
@@ -151,11 +165,17 @@ def _filled(command: str, **values: str) -> list[str]:
     ]
 
 
-def _run(command: list[str], file: ProfileFile) -> str:
+def _run(command: list[str], file: ProfileFile, loc: Loc, hint: str) -> str:
     """Run a command of a scheduler and return what it prints.
 
+    Args:
+        command: its words.
+        file: the profile.
+        loc: what it is run for.
+        hint: what to do if it cannot be run here at all.
+
     Raises:
-        StudyError: it is not installed, fails, or does not answer.
+        StudyError: it cannot be run, fails, or does not answer.
     """
     try:
         ended = subprocess.run(
@@ -166,28 +186,36 @@ def _run(command: list[str], file: ProfileFile) -> str:
             timeout=COMMAND_SECONDS,
             check=False,
         )
-    except FileNotFoundError:
-        what = f"executor `{file.profile.executor}`: there is no command `{command[0]}` on this machine"
-        raise StudyError(file.problem(what, ("executor",), "run it where jobs are submitted")) from None
+    except OSError as error:
+        what = f"`{command[0]}` cannot be run on this machine: {error.strerror}"
+        raise StudyError(file.problem(what, loc, hint)) from None
     except subprocess.TimeoutExpired:
-        raise StudyError(f"`{command[0]}` did not answer within {COMMAND_SECONDS:.0f} s") from None
+        what = f"`{command[0]}` did not answer within {COMMAND_SECONDS:.0f} s"
+        raise StudyError(file.problem(what, loc)) from None
     if ended.returncode:
         lines = (ended.stderr.strip() or ended.stdout.strip()).splitlines()
-        raise StudyError(_refused(command, "; ".join(lines[:3]) or f"exit code {ended.returncode}", file))
+        reasons = (re.sub(rf"^{re.escape(command[0])}: (error: )?", "", line) for line in lines[:3])
+        raise StudyError(_refused(command, "; ".join(reasons) or f"exit code {ended.returncode}", file, loc))
     return ended.stdout.strip()
 
 
-def _refused(command: list[str], reason: str, file: ProfileFile) -> Problem:
-    """Return a problem at the key that a scheduler complains of, if it names one of the profile's."""
-    places = {
-        "partition": ("slurm", "partition"),
-        "account": ("slurm", "account"),
-        "gres": ("worker", "gpus"),
-        "time": ("worker", "time"),
-        "memory": ("worker", "memory"),
+def _refused(command: list[str], reason: str, file: ProfileFile, loc: Loc) -> Problem:
+    """Return a problem at the key that a scheduler complains of, if it names one of the profile's; else at the place of the command."""
+    places: dict[str, tuple[Loc, str]] = {
+        "partition": (("slurm", "partition"), "`sinfo -s` lists the partitions"),
+        "account": (("slurm", "account"), '`sacctmgr show assoc user="$USER"` lists your accounts'),
+        "qos": (("slurm", "options"), ""),
+        "option": (("slurm", "options"), ""),
+        "gres": (("worker", "gpus"), NODES),
+        "cpu": (("worker", "cpus"), NODES),
+        "time limit": (("worker", "time"), "`sinfo -o '%P %l'` says what each partition allows"),
+        "memory": (("worker", "memory"), NODES),
     }
-    loc = next((loc for word, loc in places.items() if word in reason.lower()), (str(file.profile.executor),))
-    return file.problem(f"`{command[0]}` failed: {reason}", loc, f"{file.path} says what workers ask for")
+    place = (loc, "")
+    if file.profile.executor is Executor.SLURM:
+        place = next((place for word, place in places.items() if word in reason.lower()), place)
+    hint = place[1] or f"{file.path} says what workers ask for"
+    return file.problem(f"`{command[0]}` failed: {reason}", place[0], hint)
 
 
 class Allocation(msgspec.Struct):
@@ -199,17 +227,22 @@ class Allocation(msgspec.Struct):
     """Id of the job at the scheduler."""
     reached: bool = False
     """Whether the worker has reached a runner."""
-    reason: str = ""
+    reason: str = SUBMITTED
+    """Why it waits; empty: it waits no more."""
 
 
 class Allocations:
     """Keeps as many workers asked for as there is work; a later runner takes over what was asked for."""
 
     def __init__(self, paths: StudyPaths, scheduler: Scheduler, say: Callable[[str], None]) -> None:
-        self._paths, self._scheduler, self._say = paths, scheduler, say
+        self._paths, self._scheduler, self._say = StudyPaths(paths.root.resolve()), scheduler, say
         self._profile = scheduler.file.profile
         self._next_list = 0.0
         self._false_starts = 0
+        self._begun: dict[str, float] = {}
+        """Since when workers that have not reached the runner may run, by the monotonic clock."""
+        self._notices: set[str] = set()
+        """What the user was told once."""
         self._all: dict[str, Allocation] = {}
         try:
             earlier = msgspec.json.decode(read_plain(paths.allocations), type=list[Allocation])
@@ -218,9 +251,13 @@ class Allocations:
         if not scheduler.can_list:
             return  # which of them live is not known; those that do join all the same
         # Those that live look for this runner; until they find it, they count as waiting.
-        listed = scheduler.listed()
+        listed = self._listed()
+        if listed is None:
+            listed = {one.job: SUBMITTED for one in earlier}
         self._all = {
-            one.name: Allocation(one.name, one.job) for one in earlier if listed is None or one.job in listed
+            one.name: Allocation(one.name, one.job, reason=listed[one.job])
+            for one in earlier
+            if one.job in listed
         }
         if self._all:
             say(f"{len(self._all)} workers of an earlier run are taken over")
@@ -257,6 +294,7 @@ class Allocations:
     def reached(self, name: str) -> None:
         """Take note that a worker has reached the runner."""
         self._false_starts = 0
+        self._notices.discard("silent")
         if (allocation := self._all.get(name)) is not None and not allocation.reached:
             allocation.reached = True
             self._save()
@@ -278,20 +316,53 @@ class Allocations:
     def look(self) -> None:
         """Ask the scheduler what became of the workers that wait."""
         self._next_list = time.monotonic() + LIST_SECONDS
-        listed = self._scheduler.listed() if self._scheduler.can_list else None
+        if self._scheduler.can_list:
+            listed = self._listed()
+        else:
+            listed = {one.job: SUBMITTED for one in self._all.values()}
         if listed is None:
             return
         for name, allocation in list(self._all.items()):
             if allocation.reached:
                 continue  # Dask knows whether it lives
-            if allocation.job in listed:
-                if allocation.reason != listed[allocation.job]:
-                    allocation.reason = listed[allocation.job]
-                    self._say(f"  job {allocation.job}: {allocation.reason or 'starts'}")
+            if allocation.job not in listed:
+                del self._all[name]
+                self._save()
+                self._false_start(allocation)
                 continue
-            del self._all[name]
-            self._save()
-            self._false_start(allocation)
+            reason = listed[allocation.job]
+            if allocation.reason != reason:
+                allocation.reason = reason
+                self._say(f"  job {allocation.job}: {reason or 'starts'}")
+            if reason in ("", SUBMITTED):
+                self._miss(allocation)
+
+    def _listed(self) -> dict[str, str] | None:
+        """Return what the scheduler lists; None, and a word to the user once: it cannot be asked."""
+        try:
+            listed = self._scheduler.listed()
+        except StudyError as error:
+            self._say_once("list", f"! what became of the workers is not known: {error}")
+            return None
+        self._notices.discard("list")
+        return listed
+
+    def _miss(self, allocation: Allocation) -> None:
+        """Tell the user of a worker that may run, if it has not reached the runner for a while."""
+        since = self._begun.setdefault(allocation.name, time.monotonic())
+        if time.monotonic() - since < SILENT_SECONDS:
+            return
+        log = self._paths.worker_log(allocation.name)
+        if not log.exists():
+            why = f"there is no {log}: it still waits, or {self._paths.root} is not a folder that all nodes share"
+        else:
+            why = f"{log} ends: {' '.join(last_lines(log)[-1:]) or 'nothing'}"
+        self._say_once("silent", f"! job {allocation.job} has not reached the runner: {why}")
+
+    def _say_once(self, about: str, text: str) -> None:
+        if about not in self._notices:
+            self._notices.add(about)
+            self._say(text)
 
     def refused(self, name: str, why: str) -> None:
         """Take note that the runner refused a worker.
@@ -314,11 +385,10 @@ class Allocations:
         if why:
             what = f"{self._false_starts} workers in a row were refused: {why}"
             return self._scheduler.file.problem(what, ("worker",), f"see {log}")
-        printed = last_lines(log)[-6:] if log.exists() else []
-        if not printed:
+        if not log.exists():
             hint = f"there is no log {log}: is {self._paths.root} a folder that all nodes share?"
             return self._scheduler.file.problem(what, ("executor",), hint)
-        lines = "".join(f"\n  {line}" for line in printed)
+        lines = "".join(f"\n  {line}" for line in last_lines(log)[-6:]) or " nothing"
         return self._scheduler.file.problem(
             f"{what}; the last one printed:{lines}", ("worker",), f"see {log}"
         )
@@ -329,7 +399,10 @@ class Allocations:
         self._all.clear()
         self._save()
         for job in waiting:
-            self._scheduler.cancel(job)
+            try:
+                self._scheduler.cancel(job)
+            except StudyError as error:  # its worker finds no runner, and leaves
+                self._say(f"! job {job} could not be cancelled: {error}")
 
     def _save(self) -> None:
         write_atomic(self._paths.allocations, msgspec.json.encode(list(self._all.values())))

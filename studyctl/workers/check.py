@@ -58,6 +58,7 @@ def check_profile(file: ProfileFile, device: str, say: Callable[[str], None]) ->
     paths = StudyPaths(runs_folder() / f".check-{uuid4().hex[:8]}")
     paths.root.mkdir(parents=True)
     begun = time.monotonic()
+    worker: ClusterWorker | None = None
     try:
         pool = ClusterPool(paths, file, uuid4().hex, device, say)
         try:
@@ -69,7 +70,8 @@ def check_profile(file: ProfileFile, device: str, say: Callable[[str], None]) ->
         finally:
             pool.close()
     finally:
-        shutil.rmtree(paths.root)
+        if worker is not None or not any(paths.workers.glob("*.log")):
+            shutil.rmtree(paths.root)  # else the error names a log
     checked = Checked(
         worker.host,
         seconds,
@@ -82,7 +84,9 @@ def check_profile(file: ProfileFile, device: str, say: Callable[[str], None]) ->
     )
     if device != "cpu" and not checked.gpus:
         problem = file.problem(
-            f"the worker on {worker.host} has no GPU that torch can use", ("worker", "device")
+            f"the worker on {worker.host} has no GPU that torch can use",
+            ("worker", "device"),
+            "it needs a job with a GPU, and a torch that was built for CUDA (`setup`, `python`)",
         )
         raise StudyError(problem)
     return checked

@@ -233,10 +233,13 @@ class ClusterPool(Pool):
                 self._cannot_write = 0
             if worker.job is None:
                 worker.free_since = time.monotonic()
-                # It was not asked to stop by this runner, so its allocation ends.
-                worker.leaves |= (
-                    isinstance(record, AttemptFinished) and record.state == "stopped" and not self.stop
-                )
+                if isinstance(record, AttemptFinished) and record.state == "stopped" and not self.stop:
+                    # It was not asked to stop by this runner, so its allocation ends.
+                    worker.leaves = True
+                    self._say(
+                        f"! worker {worker.name} on {worker.host} was told to end (time limit, preemption, or "
+                        f"cancelled): {record.trial} goes on in another"
+                    )
 
     def _of_task(self, address: str, key: str, future: Future[Any]) -> Iterator[Event]:
         worker = self._workers.get(address)
@@ -279,7 +282,6 @@ class ClusterPool(Pool):
         """Take in workers that came, and yield the end of those that are gone."""
         if time.monotonic() < self._next_look:
             return
-        self._next_look = time.monotonic() + LOOK_SECONDS
         there = self._client.scheduler_info(n_workers=-1)["workers"]
         for address in there.keys() - self._workers.keys() - self._refused:
             if address not in self._asked:
@@ -296,6 +298,8 @@ class ClusterPool(Pool):
             elif future.status == "finished":
                 del self._asked[address]
                 self._take_in(address, there[address]["name"], future.result(timeout=END_SECONDS))
+        # Who was asked answers soon.
+        self._next_look = time.monotonic() + (0.0 if self._asked else LOOK_SECONDS)
         for address, worker in list(self._workers.items()):
             if address not in there:
                 yield from self._lost(worker)
@@ -373,8 +377,7 @@ class ClusterPool(Pool):
             for address in list(self._workers):
                 self._tell(address, agent.ask_to_leave if self._profile.dask is None else agent.release)
             if self._allocations is not None:
-                with suppress(StudyError):  # the scheduler does not answer: they find no runner, and leave
-                    self._allocations.close()
+                self._allocations.close()
             until = time.monotonic() + END_SECONDS
             while self._cluster is not None and time.monotonic() < until:
                 if not self._client.scheduler_info(n_workers=-1)["workers"]:

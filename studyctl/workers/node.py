@@ -64,6 +64,7 @@ class _Node:
         self._paths, self._name, self._idle = paths, name, idle
         self._agent = Agent()
         self._alone_since = time.monotonic()
+        self._last_line = ""
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -72,6 +73,8 @@ class _Node:
         try:
             while not self._agent.leaves and time.monotonic() - self._alone_since < self._idle:
                 contact = read_contact(self._paths.contact)
+                if contact is None:
+                    self._say(f"no runner: there is no {self._paths.contact}")
                 if contact is None or not await self._work_for(contact):
                     await asyncio.sleep(LOOK_SECONDS)
         finally:
@@ -82,6 +85,12 @@ class _Node:
         LOG.info("asked to end")
         self._agent.leaves = True
         self._agent.stop("now")
+
+    def _say(self, text: str) -> None:
+        """Log something, unless it was the last."""
+        if text != self._last_line:
+            LOG.info("%s", text)
+        self._last_line = text
 
     async def _work_for(self, contact: Contact) -> bool:
         """Work for a runner until it is gone or lets the worker go; return whether it could be reached."""
@@ -101,9 +110,9 @@ class _Node:
             except (OSError, TimeoutError, ValueError) as error:
                 with contextlib.suppress(Exception):  # half open
                     await worker.close()
-                LOG.info("no runner at %s: %s", contact.address, error)
+                self._say(f"no runner answers at {contact.address}: {error or type(error).__name__}")
                 return False
-            LOG.info("works for the runner at %s", contact.address)
+            self._say(f"works for the runner at {contact.address}")
             while worker.status in (Status.running, Status.paused):
                 await asyncio.sleep(LOOK_SECONDS)
                 if self._agent.leaves and not self._agent.attempt:

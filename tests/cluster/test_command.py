@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,12 +18,15 @@ from distributed.security import Security
 
 from studyctl.contract.records import AttemptFinished, StepFinished
 from studyctl.contract.steps import StepKind
-from studyctl.errors import ExitCode
+from studyctl.errors import ExitCode, StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import read_journal
 from studyctl.journal.index import read_stored
 from studyctl.report.workers import workers_as_json
 from studyctl.run.control import ask_to_drain
+from studyctl.spec.profiles import load_profile
+from studyctl.workers import allocations
+from studyctl.workers.check import check_profile
 from studyctl.workers.contact import read_contact
 from tests.cluster.studies import Cluster, Results, results, wait_for
 
@@ -157,7 +161,8 @@ def test_a_worker_that_is_told_to_end_stops_and_costs_no_retry(
     run = cluster.run()
     agent, *_ = victims(cluster, b'"perplexity')
     agent.send_signal(signal.SIGUSR2)
-    run.wait()
+    printed = " ".join(run.wait().split())
+    assert f"on {socket.gethostname()} was told to end" in printed
     check_complete(cluster.paths, local_results)
     assert ends(cluster.paths)["failed"] == 0
     assert finished_twice(cluster.paths) == []
@@ -266,7 +271,23 @@ class TestWrongProfiles:
     def test_a_command_that_is_not_there(self, cluster: Cluster) -> None:
         path = cluster.profile()
         path.write_text(path.read_text().replace("submit.sh {script}", "submitt.sh {script}"))
-        assert "there is no command" in self.refused(cluster, ExitCode.FAILED)
+        printed = self.refused(cluster, ExitCode.FAILED)
+        assert "submitt.sh` cannot be run on this machine: No such file" in printed
+        assert "profiles/here.toml:11" in printed
+
+    def test_a_check_that_fails_leaves_the_log_that_it_names(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(cluster.folder)
+        monkeypatch.setattr(allocations, "FIRST_LIST_SECONDS", 0.1)
+        monkeypatch.setattr(allocations, "LIST_SECONDS", 0.1)
+        cluster.profile(more='setup = ["module load cuda"]')
+        file = load_profile("here")
+        assert file is not None
+        with pytest.raises(StudyError, match="module: command not found") as caught:
+            check_profile(file, "cpu", print)
+        log = Path(caught.value.problems[0].hint.removeprefix("see "))
+        assert "module: command not found" in log.read_text()
 
     def test_setup_that_fails(self, cluster: Cluster) -> None:
         cluster.profile(more='setup = ["module load cuda"]')

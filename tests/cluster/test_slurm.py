@@ -49,6 +49,8 @@ def test_a_node_that_dies_loses_one_attempt(on_slurm: Cluster, slurm: Slurm, loc
         check_complete(on_slurm.paths, local_results)
     finally:
         slurm.start_node(worker.host)
+        slurm.run("scancel", "--user=root")  # a fast study ends before Slurm takes the node for dead
+        wait_for(lambda: not slurm.run("squeue", "-h"), "end of all jobs")
 
 
 def test_a_partition_that_does_not_exist_is_named_at_its_place(on_slurm: Cluster) -> None:

@@ -26,6 +26,22 @@ def test_nodes_trials_and_what_waits_with_the_reason() -> None:
     assert shown == "workers: n1 ▶ m-rtn-4bit · n2 free, leaves · 3 not there yet (pending: Resources)"
 
 
+def test_a_worker_stays_on_one_line_and_reasons_are_put_together() -> None:
+    workers = [
+        WorkerState(name=host, host=host, device="cpu", trial=f"llama-12m-{variant}", leaves=host == "n3")
+        for host, variant in (("n1", "wanda-0.3"), ("n2", "wanda-0.5"), ("n3", "gptq-3bit-g64"))
+    ]
+    waiting = [
+        Waiting(name="a", job="7", reason="pending: Resources"),
+        Waiting(name="b", job="8", reason="pending: Priority"),
+    ]
+    assert worker_lines(runner(workers, waiting), 78).plain.split("\n") == [
+        "workers: n1 ▶ llama-12m-wanda-0.3 · n2 ▶ llama-12m-wanda-0.5",
+        "         n3 ▶ llama-12m-gptq-3bit-g64, leaves",
+        "         2 not there yet (pending: Resources, pending: Priority)",
+    ]
+
+
 def test_workers_of_this_machine_take_no_line() -> None:
     assert not worker_lines(runner([WorkerState(name="cpu", device="cpu", trial="m-dense")], []), 80)
     assert not worker_lines(None, 80)

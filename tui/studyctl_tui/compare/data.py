@@ -9,6 +9,7 @@ from studyctl.contract.steps import StepKind
 from studyctl.files import StudyPaths
 from studyctl.store import results
 from studyctl.store.comparison import Agreement, Disagreement, Rank
+from studyctl.store.replaced import once_more_if_replaced
 from studyctl.store.results import LanguageResult, Standing, StepRow, TaskResult
 
 MAIN = "main"
@@ -71,6 +72,7 @@ class Line:
     trial: Standing | None = None
 
 
+@once_more_if_replaced
 def read_comparison(paths: StudyPaths, model: str) -> Comparison:
     """Read the published results of a model; of the first one if there is no such model. Call it in a thread.
 

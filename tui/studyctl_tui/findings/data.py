@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from studyctl.files import StudyPaths
 from studyctl.store import results
+from studyctl.store.replaced import once_more_if_replaced
 from studyctl.store.results import HypothesisResult, HypothesisRow, HypothesisTrial, Reversal
 
 
@@ -26,6 +27,7 @@ class Findings:
     """Of the compressed variants, in the order of the plan."""
 
 
+@once_more_if_replaced
 def read_findings(paths: StudyPaths) -> Findings:
     """Read what was published last. Call it in a thread.
 
