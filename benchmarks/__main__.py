@@ -1,4 +1,7 @@
-"""Run all benchmarks, or those that are named; with ``--write`` their tables go into ``docs/performance.md``."""
+"""Run all benchmarks, or those that are named; with ``--write`` their tables go into ``docs/performance.md``.
+
+``gguf MODEL TEXTS`` is about a model and texts of the user's, and is run by its name only.
+"""
 
 import sys
 from importlib import import_module
@@ -25,6 +28,9 @@ BY_NAME_ONLY = ("reference", "peers")
 
 def main(arguments: list[str]) -> int:
     """Run the named benchmarks, those of :data:`NAMES` without a name; return the exit code."""
+    if arguments[:1] == ["gguf"]:  # the only one that is about a model of the user's
+        import_module("benchmarks.gguf").main(arguments[1:])
+        return 0
     names = [argument for argument in arguments if argument != "--write"]
     if unknown := [name for name in names if name not in (*NAMES, *BY_NAME_ONLY)]:
         print(
