@@ -72,10 +72,8 @@ def round_rows(
     best: Array,
     levels: Array,
     errors: Array,
-    first: int,
-    last: int,
 ) -> None:
-    """Round rows ``first`` to ``last - 1`` with the best of their candidates.
+    """Round every row with the best of its candidates.
 
     Args:
         weights: ``[rows, block]``.
@@ -90,12 +88,10 @@ def round_rows(
         best: gets the number of each row's candidate.
         levels: ``[rows, block]``; written.
         errors: e of :mod:`studyctl.compress.sweep.columns`, ``[rows, block]``; written.
-        first: row.
-        last: row after the last.
     """
     size = weights.shape[1]
     values, chosen, shares = np.empty((3, size), np.float32)
-    for row in range(first, last):
+    for row in range(len(weights)):
         smallest = np.float32(np.inf)
         for candidate in range(scales.shape[1]):
             values[:] = weights[row]

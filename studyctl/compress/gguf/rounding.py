@@ -8,6 +8,7 @@ all its blocks, before the first of them is rounded.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from studyctl.compress.gguf.levels import CODEBOOK, LEVELS, Levels
-from studyctl.compress.gguf.packing import Floats, Rounded, pack
-from studyctl.compress.sweep.columns import in_threads
+from studyctl.compress.gguf.packing import Bytes, Floats, Rounded, pack
 from studyctl.compress.sweep.inverse import InverseRoot
 from studyctl.compress.weights.blocks import Blocks
 from studyctl.contract.gguf import BlockType
 
+ROWS = 256
+"""Rows that are swept together: always as many, so that the number of threads changes no bit."""
 REFITS = 2
 """How often scales are refined by least squares."""
 _NO_CODEBOOK = np.empty(0, np.float32)
@@ -67,8 +69,14 @@ def round_to_blocks(
     swept = weights.cpu()[:, order]
     if inverse is not None:
         swept[:, inverse.dead.cpu()] = 0
-    rounded = _Sweep(swept.numpy(), root, LEVELS[kind]).run(order.numpy())
-    return Blocks(kind, torch.from_numpy(pack(rounded, kind)).to(device))
+
+    def part(first: int) -> Bytes:
+        rows = np.ascontiguousarray(swept[first : first + ROWS].numpy())
+        return pack(_Sweep(rows, root, LEVELS[kind]).run(order.numpy()), kind)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        data = np.concatenate(list(threads.map(part, range(0, len(swept), ROWS))))
+    return Blocks(kind, torch.from_numpy(data).to(device))
 
 
 class _Sweep:
@@ -147,9 +155,7 @@ class _Sweep:
         form = self._form
         best = np.zeros(len(weights), np.int64)
         levels, errors = np.zeros_like(weights), np.zeros_like(weights)
-        in_threads(
-            round_rows,
-            len(weights),
+        round_rows(
             weights,
             root,
             bool(len(self._root)),
