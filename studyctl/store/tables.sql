@@ -8,7 +8,7 @@ CREATE TABLE trials (
     stages_done INTEGER, attempts INTEGER, backend VARCHAR, backend_version VARCHAR, seed BIGINT, options JSON,
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
     dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER,
-    peak_device_bytes BIGINT
+    peak_device_bytes BIGINT, file_mib DOUBLE, embedding_share DOUBLE, why_no_file VARCHAR
 );
 COMMENT ON TABLE trials IS 'one row per trial that the spec asks for';
 COMMENT ON COLUMN trials.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -43,6 +43,9 @@ COMMENT ON COLUMN trials.device_kind IS 'cpu or cuda; NULL: not recorded';
 COMMENT ON COLUMN trials.dtype IS 'type of weights and activations';
 COMMENT ON COLUMN trials.available IS 'false: its sources could not be looked up when the study was planned';
 COMMENT ON COLUMN trials.weights_key IS 'hash of everything that determines its weights';
+COMMENT ON COLUMN trials.file_mib IS 'MiB of the GGUF file that `studyctl export --to gguf` writes, to the byte: the model as it is deployed, pruned ones at 16 bits; NULL: there can be none (why_no_file), or it was made before version 0.3';
+COMMENT ON COLUMN trials.embedding_share IS 'fraction of that file that the matrices over the vocabulary take';
+COMMENT ON COLUMN trials.why_no_file IS 'why GGUF cannot hold it; NULL where it can, and where that is not known';
 COMMENT ON COLUMN trials.position IS 'place in the plan, from 0';
 
 CREATE TABLE attempts (
