@@ -450,6 +450,16 @@ class Results(AbstractContextManager["Results"]):
         """Return one row per trial, in the order of the plan; of one model if it is named."""
         return self._rows(Standing, "leaderboard", model=model)
 
+    def standing(self, trial_id: str) -> Standing:
+        """Return the row of a trial.
+
+        Raises:
+            StudyError: it was not planned yet when the results were published.
+        """
+        for row in self._rows(Standing, "leaderboard", trial_id=trial_id):
+            return row
+        raise StudyError(f"nothing is published of trial `{trial_id}`", hint="run the study")
+
     def top(self, count: int) -> list[Standing]:
         """Return the first rows of :meth:`leaderboard`."""
         return self._rows(Standing, "leaderboard", f" LIMIT {count:d}")
