@@ -16,7 +16,7 @@ COMMENT ON COLUMN trials.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN trials.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN trials.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN trials.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN trials.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
+COMMENT ON COLUMN trials.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks; no runtime reads masks or gains from zeros: on disk a pruned model has 16 bits';
 COMMENT ON COLUMN trials.sparsity IS 'fraction of those weights that is zero, 0 to 1';
 COMMENT ON COLUMN trials.compress_seconds IS 'time of the current compress step';
 COMMENT ON COLUMN trials.total_seconds IS 'time of all current steps together, load included';

@@ -176,7 +176,7 @@ COMMENT ON COLUMN leaderboard.method IS 'compression method';
 COMMENT ON COLUMN leaderboard.variant IS 'compression setting';
 COMMENT ON COLUMN leaderboard.seed IS 'seed of the random choices; NULL when nothing is drawn';
 COMMENT ON COLUMN leaderboard.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN leaderboard.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
+COMMENT ON COLUMN leaderboard.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks; no runtime reads masks or gains from zeros: on disk a pruned model has 16 bits';
 COMMENT ON COLUMN leaderboard.size_mib IS 'MiB of the weights of the whole model as stored: quantized linears as an export packs them, all else in the dtype of the model''s files';
 COMMENT ON COLUMN leaderboard.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity per token / that of the dense model, geometric mean over the languages, as papers print it; NULL if one of them is not finite';

@@ -107,7 +107,9 @@ class Engine:
                 self._make_reference(job, batch, recorder)
         if not job.is_dense and not job.asks_for(StepKind.COMPRESS):
             self._restore_weights(job, recorder)
-        return StepFinished(step=step, file=self._file_facts(job, None) if job.is_dense else None)
+        # Of every model: `compress`, whose time is compared with other packages', then finds the header.
+        file = None if job.is_checkpoint else self._file_facts(job, None)
+        return StepFinished(step=step, file=file if job.is_dense else None)
 
     def _load_dense(self, job: Job, recorder: Recorder) -> None:
         loaded, asked = self.loaded, (job.model.key, job.dtype, job.device)
