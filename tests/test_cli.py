@@ -193,3 +193,13 @@ def test_a_file_that_is_opened_never_takes_the_number_of_a_closed_stream(plain_s
         timeout=60,
     )
     assert int((plain_study / "y").read_text()) > 2
+
+
+def test_one_trial_is_shown_by_the_beginning_of_its_name(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path / "runs" / "small", models=("org/alpha",)).write_all()
+    publish(study.paths)
+    output = studyctl("show", "small", "alpha.w", cwd=tmp_path)
+    assert "alpha.wanda-0.5  org/alpha  done" in output.stdout, output.stderr
+    assert "no runtime gains from its zeros" in " ".join(output.stdout.split())
+    row = json.loads(studyctl("show", "small", "alpha.w", "--json", cwd=tmp_path).stdout)
+    assert (row["variant"], row["file_mib"]) == ("wanda-0.5", None)

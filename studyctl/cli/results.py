@@ -34,13 +34,32 @@ class Format(StrEnum):
 
 
 @commands.command()
-def show(study: StudyArgument, as_json: JsonOption = False) -> None:
+def show(
+    study: StudyArgument,
+    trial: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TRIAL]",
+            help="One trial, or the beginning of its name: its size as deployed, its figures.",
+            autocompletion=complete_trials,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show a study's results: leaderboard, languages, tasks, failures."""
     from studyctl.report import show as report
     from studyctl.store import results as store
 
-    with store.open(study_paths(study)) as results:
-        if as_json:
+    paths = study_paths(study)
+    with store.open(paths) as results:
+        if trial is not None:
+            from studyctl.report.plain import plain
+            from studyctl.report.trial import show_trial
+            from studyctl.store.studies import find_trial
+
+            row = results.standing(find_trial(paths, trial))
+            print_json(plain(row)) if as_json else show_trial(row, stdout())
+        elif as_json:
             print_json(report.as_json(results))
         else:
             report.show(results, stdout())

@@ -88,6 +88,8 @@ class StepFinished(Record, tag="step_finished"):
     """Of a text: windows of the language to be measured in total; the batch that ends there is the last."""
     exported: "ExportFacts | None" = None
     """Of ``export``."""
+    file: "FileFacts | None" = None
+    """Of ``compress``, and of the dense model's ``load``; None: written before 0.3."""
 
     @property
     def is_last(self) -> bool:
@@ -108,6 +110,16 @@ class ExportFacts(msgspec.Struct, omit_defaults=True):
     why_plain: str = ""
     notes: list[str] = []
     """What the user should know about it."""
+
+
+class FileFacts(msgspec.Struct, omit_defaults=True):
+    """Facts about the GGUF file that a trial would be exported to."""
+
+    bytes: int | None = None
+    """None: there can be none."""
+    vocabulary_bytes: int | None = None
+    """Of the matrices over the vocabulary."""
+    why_none: str = ""
 
 
 class StepFailed(Record, tag="step_failed"):

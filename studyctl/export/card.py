@@ -11,6 +11,7 @@ from studyctl.contract.methods import Pruning, Quantization
 from studyctl.findings.estimates import LEAST_UNITS
 from studyctl.report.effects import effect
 from studyctl.report.layout import MISSING, fixed, ratio
+from studyctl.report.sizes import OF_PRUNED
 from studyctl.store.figures import Figures
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl.store.schema import LEAD
@@ -225,7 +226,7 @@ def _size(facts: CardFacts) -> Iterator[str]:
         yield f"\n{bytes_text(file.bytes)}.\n"
         yield from (f"- {note}" for note in notes_of(file))
         if facts.sparsity and isinstance(job.settings, Pruning):
-            yield _sparse(facts.sparsity, job.settings.pattern)
+            yield _sparse(facts.sparsity)
         return
     exported = _folder(facts)
     files = "1 file" if exported.weight_files == 1 else f"{exported.weight_files} files"
@@ -237,16 +238,12 @@ def _size(facts: CardFacts) -> Iterator[str]:
     if exported.why_plain:
         yield f"The weights are quantized but stored plain: {exported.why_plain}."
     if facts.sparsity and exported.packing is None and isinstance(job.settings, Pruning):
-        yield _sparse(facts.sparsity, job.settings.pattern)
+        yield _sparse(facts.sparsity)
 
 
-def _sparse(sparsity: float, pattern: str | None) -> str:
-    zeros = f"{100 * sparsity:.1f} % of the blocks' weights are zero but stored like the others:"
-    if pattern:
-        return (
-            f"{zeros} the file is as large as the dense one; only kernels for {pattern} sparsity are faster."
-        )
-    return f"{zeros} unstructured pruning makes neither the file smaller nor, without a kernel for it, the model faster."
+def _sparse(sparsity: float) -> str:
+    zeros = f"{100 * sparsity:.1f} % of the blocks' weights are zero but stored like the others"
+    return f"\n{zeros}: the file is as large as the dense one. {OF_PRUNED}"
 
 
 def _measured(figures: Figures) -> Iterator[str]:

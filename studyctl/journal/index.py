@@ -309,6 +309,7 @@ class _Scan:
             journal=self.path,
             begin=self._begin,
             end=end,
+            file=record.file,
         )
 
 

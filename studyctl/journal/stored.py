@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from studyctl.contract.records import AttemptFinished, AttemptStarted, StepFailed
+from studyctl.contract.records import AttemptFinished, AttemptStarted, FileFacts, StepFailed
 from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, batch_spans
 
 
@@ -34,6 +34,7 @@ class StoredStep:
     """Byte of its first ``step_started`` line; there are several if the step was tried again within the attempt."""
     end: int
     """Byte after its ``step_finished`` line."""
+    file: FileFacts | None = None
 
     @property
     def batches(self) -> frozenset[Span | None]:

@@ -23,12 +23,12 @@ from studyctl.report.layout import (
     count,
     duration,
     fixed,
-    mib,
     print_tables,
     ratio,
     size,
 )
 from studyctl.report.plain import plain
+from studyctl.report.sizes import about_mib, mib_cells
 from studyctl.store import results as store
 from studyctl.store.comparison import Agreement
 from studyctl.store.results import (
@@ -152,10 +152,9 @@ def _list(console: Console, title: str, note: str, lines: Iterable[str]) -> None
 
 def _leaderboard(console: Console, standings: list[Standing]) -> None:
     for rows in _by_model(standings).values():
-        sizes = [mib(row.size_mib) for row in rows]
         columns = [
             Column("bits/w", [fixed(row.bits_per_weight, 1) for row in rows]),
-            *([Column("MiB", sizes)] if any(row.size_mib is not None for row in rows) else []),
+            *([Column("MiB", mib_cells(rows))] if about_mib(rows) else []),
             _effects("ppl\nratio", [effect(row, "ppl_ratio") for row in rows]),
             _effects("Δ bits\n/byte", [_against_dense(row, "bits_per_byte_change") for row in rows]),
             _effects("KL", [effect(row, "kl_nats") for row in rows]),
@@ -188,6 +187,8 @@ def _against_dense(row: Standing, name: str) -> Effect:
 
 
 def _about_means(rows: list[Standing]) -> Iterator[str]:
+    if about := about_mib(rows):
+        yield about
     compared = [row for row in rows if row.variant != "dense" and row.ppl_ratio is not None]
     if compared:
         languages = max(row.languages or 0 for row in compared)

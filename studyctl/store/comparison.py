@@ -63,6 +63,7 @@ class ParetoPoint(NamedTuple):
     bits_per_weight: float | None
     size_mib: float | None
     value: float
+    file_mib: float | None
 
 
 class Agreement(NamedTuple):

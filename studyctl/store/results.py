@@ -1,8 +1,9 @@
 """The results of a study as rows, for reports and the terminal app, which need no SQL and no arithmetic on metrics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -84,6 +85,41 @@ class Standing(NamedTuple):
     total_seconds: float | None
     peak_memory_bytes: int | None
     peak_device_bytes: int | None
+    file_mib: float | None
+    embedding_share: float | None
+    why_no_file: str | None
+
+    @property
+    def mib(self) -> float | None:
+        """MiB of the GGUF file, or of the weights as stored where there is none."""
+        return self.size_mib if self.file_mib is None else self.file_mib
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has a figure of quality, by which it is compared with others."""
+        return (self.ppl_ratio, self.bits_per_byte_change, self.acc) != (None, None, None)
+
+
+class Size(StrEnum):
+    """By which size the trials of a model are compared."""
+
+    FILE = "file_mib"
+    STORED = "size_mib"
+    BITS = "bits_per_weight"
+
+    def of(self, trial: Standing) -> float | None:
+        """Return the size of a trial."""
+        size: float | None = getattr(trial, self)
+        return size
+
+
+def size_of(trials: Iterable[Standing]) -> Size:
+    """Return the size that all measured trials of a model have, as the view ``pareto`` chooses it: sizes of two kinds are not compared."""
+    measured = [trial for trial in trials if trial.is_measured]
+    for size in (Size.FILE, Size.STORED):
+        if measured and all(size.of(trial) is not None for trial in measured):
+            return size
+    return Size.BITS
 
 
 class TrialRow(NamedTuple):
@@ -413,6 +449,16 @@ class Results(AbstractContextManager["Results"]):
     def leaderboard(self, model: str | None = None) -> list[Standing]:
         """Return one row per trial, in the order of the plan; of one model if it is named."""
         return self._rows(Standing, "leaderboard", model=model)
+
+    def standing(self, trial_id: str) -> Standing:
+        """Return the row of a trial.
+
+        Raises:
+            StudyError: it was not planned yet when the results were published.
+        """
+        for row in self._rows(Standing, "leaderboard", trial_id=trial_id):
+            return row
+        raise StudyError(f"nothing is published of trial `{trial_id}`", hint="run the study")
 
     def top(self, count: int) -> list[Standing]:
         """Return the first rows of :meth:`leaderboard`."""

@@ -17,6 +17,7 @@ from studyctl.contract.records import (
     AttemptStarted,
     BlockDistance,
     FidelityTotals,
+    FileFacts,
     Items,
     Layer,
     Record,
@@ -126,6 +127,8 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         if (loaded := stored.loads.get(trial.weights_key or "")) is not None:
             results[_LOAD.id] = StepResult((ResultPart(loaded, (None,)),))
         row = _trial_row(trial, status, attempts, list(results.values()))
+        made = status.compressed.latest if status.compressed is not None else loaded
+        row |= _file_row(made.file if made is not None else None)
         version = _backend_version(_compressed_in(status, stored))
         rows.add("trials", trial, row | {"position": position, "backend_version": version})
         for attempt in attempts:
@@ -179,6 +182,13 @@ def _trial_row(
         "available": trial.available,
         "weights_key": trial.weights_key,
     }
+
+
+def _file_row(file: FileFacts | None) -> Row:
+    if file is None or file.bytes is None:
+        return {"why_no_file": file and file.why_none}
+    share = (file.vocabulary_bytes or 0) / file.bytes
+    return {"file_mib": file.bytes / 2**20, "embedding_share": share}
 
 
 def _compressed_in(status: TrialStatus, stored: Stored) -> AttemptStarted | None:

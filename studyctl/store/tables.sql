@@ -8,7 +8,7 @@ CREATE TABLE trials (
     stages_done INTEGER, attempts INTEGER, backend VARCHAR, backend_version VARCHAR, seed BIGINT, options JSON,
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
     dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER,
-    peak_device_bytes BIGINT
+    peak_device_bytes BIGINT, file_mib DOUBLE, embedding_share DOUBLE, why_no_file VARCHAR
 );
 COMMENT ON TABLE trials IS 'one row per trial that the spec asks for';
 COMMENT ON COLUMN trials.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -16,7 +16,7 @@ COMMENT ON COLUMN trials.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN trials.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN trials.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
 COMMENT ON COLUMN trials.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN trials.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
+COMMENT ON COLUMN trials.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks; no runtime reads masks or gains from zeros: on disk a pruned model has 16 bits';
 COMMENT ON COLUMN trials.sparsity IS 'fraction of those weights that is zero, 0 to 1';
 COMMENT ON COLUMN trials.compress_seconds IS 'time of the current compress step';
 COMMENT ON COLUMN trials.total_seconds IS 'time of all current steps together, load included';
@@ -43,6 +43,9 @@ COMMENT ON COLUMN trials.device_kind IS 'cpu or cuda; NULL: not recorded';
 COMMENT ON COLUMN trials.dtype IS 'type of weights and activations';
 COMMENT ON COLUMN trials.available IS 'false: its sources could not be looked up when the study was planned';
 COMMENT ON COLUMN trials.weights_key IS 'hash of everything that determines its weights';
+COMMENT ON COLUMN trials.file_mib IS 'MiB of the GGUF file that `studyctl export --to gguf` writes, to the byte: the model as it is deployed, pruned ones at 16 bits; NULL: there can be none (why_no_file), or it was made before version 0.3';
+COMMENT ON COLUMN trials.embedding_share IS 'fraction of that file that the matrices over the vocabulary take';
+COMMENT ON COLUMN trials.why_no_file IS 'why GGUF cannot hold it; NULL where it can, and where that is not known';
 COMMENT ON COLUMN trials.position IS 'place in the plan, from 0';
 
 CREATE TABLE attempts (

@@ -154,7 +154,7 @@ SELECT
     acc.acc_above_chance, acc.acc_change_above_chance,
     above.low AS acc_change_above_chance_low, above.high AS acc_change_above_chance_high, acc.tasks_above_chance,
     acc.right_to_wrong + acc.wrong_to_right AS flips, acc.right_to_wrong, acc.wrong_to_right,
-    t.compress_seconds, t.total_seconds, t.peak_memory_bytes, t.peak_device_bytes
+    t.compress_seconds, t.total_seconds, t.peak_memory_bytes, t.peak_device_bytes, t.file_mib, t.embedding_share, t.why_no_file
 FROM trials t
 LEFT JOIN ppl ON ppl.trial_id = t.trial_id
 LEFT JOIN kl ON kl.trial_id = t.trial_id
@@ -176,7 +176,7 @@ COMMENT ON COLUMN leaderboard.method IS 'compression method';
 COMMENT ON COLUMN leaderboard.variant IS 'compression setting';
 COMMENT ON COLUMN leaderboard.seed IS 'seed of the random choices; NULL when nothing is drawn';
 COMMENT ON COLUMN leaderboard.state IS 'pending, running, done, failed or stopped';
-COMMENT ON COLUMN leaderboard.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
+COMMENT ON COLUMN leaderboard.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks; no runtime reads masks or gains from zeros: on disk a pruned model has 16 bits';
 COMMENT ON COLUMN leaderboard.size_mib IS 'MiB of the weights of the whole model as stored: quantized linears as an export packs them, all else in the dtype of the model''s files';
 COMMENT ON COLUMN leaderboard.sparsity IS 'fraction of the weights that is zero, 0 to 1';
 COMMENT ON COLUMN leaderboard.ppl_ratio IS 'perplexity per token / that of the dense model, geometric mean over the languages, as papers print it; NULL if one of them is not finite';
@@ -217,6 +217,9 @@ COMMENT ON COLUMN leaderboard.compress_seconds IS 'time of the compress step';
 COMMENT ON COLUMN leaderboard.total_seconds IS 'time of all steps together, load included';
 COMMENT ON COLUMN leaderboard.peak_memory_bytes IS 'highest peak of a step: memory of the process';
 COMMENT ON COLUMN leaderboard.peak_device_bytes IS 'highest peak of a step: memory that torch allocated on the GPU; NULL on a CPU';
+COMMENT ON COLUMN leaderboard.file_mib IS 'MiB of the GGUF file that `studyctl export --to gguf` writes, to the byte: the model as it is deployed, pruned ones at 16 bits; NULL: there can be none (why_no_file), or it was made before version 0.3';
+COMMENT ON COLUMN leaderboard.embedding_share IS 'fraction of that file that the matrices over the vocabulary take';
+COMMENT ON COLUMN leaderboard.why_no_file IS 'why GGUF cannot hold it; NULL where it can, and where that is not known';
 
 CREATE VIEW flips AS
 SELECT i.trial_id, i.model, i.method, i.variant, i.task, i.item, i.gold, d.predicted AS dense_predicted, i.predicted,
@@ -294,9 +297,11 @@ WITH figures AS (
     UNION ALL
     SELECT trial_id, 'acc', acc, acc FROM leaderboard
 ), measured AS (
-    -- Rounded, since means of the same numbers in another order tie. Trials without a size in MiB are compared by their bits.
-    SELECT l.trial_id, l.model, l.method, l.variant, f.measure, l.bits_per_weight, l.size_mib, f.value, round(f.quality, 12) AS quality,
-        CASE WHEN bool_and(l.size_mib IS NOT NULL) OVER (PARTITION BY l.model) THEN l.size_mib ELSE l.bits_per_weight END AS size
+    -- Rounded, since means of the same numbers in another order tie. All trials of a model are compared by the same size.
+    SELECT l.trial_id, l.model, l.method, l.variant, f.measure, l.bits_per_weight, l.size_mib, l.file_mib, f.value,
+        round(f.quality, 12) AS quality,
+        CASE WHEN bool_and(l.file_mib IS NOT NULL) OVER (PARTITION BY l.model) THEN l.file_mib
+             WHEN bool_and(l.size_mib IS NOT NULL) OVER (PARTITION BY l.model) THEN l.size_mib ELSE l.bits_per_weight END AS size
     FROM leaderboard l JOIN figures f ON f.trial_id = l.trial_id
     WHERE f.value IS NOT NULL
 ), placed AS (
@@ -306,11 +311,11 @@ WITH figures AS (
     FROM measured WHERE size IS NOT NULL
     WINDOW up_to AS (PARTITION BY model, measure ORDER BY size RANGE UNBOUNDED PRECEDING)
 )
-SELECT trial_id, model, method, variant, measure, bits_per_weight, size_mib, value
+SELECT trial_id, model, method, variant, measure, bits_per_weight, size_mib, value, file_mib
 FROM placed
 WHERE quality = best AND (best_of_smaller IS NULL OR quality > best_of_smaller)
 ORDER BY model, measure, size;
-COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality: nothing is both smaller and better. Size is size_mib, or bits_per_weight where a trial of the model has no size_mib';
+COMMENT ON VIEW pareto IS 'per model and measure, the trials on the Pareto front of size and quality: nothing is both smaller and better. Size is file_mib; size_mib where a measured trial of the model has no file_mib, and bits_per_weight where one has neither';
 COMMENT ON COLUMN pareto.trial_id IS 'trial: a model times a variant (times a seed)';
 COMMENT ON COLUMN pareto.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN pareto.method IS 'compression method';
@@ -319,6 +324,7 @@ COMMENT ON COLUMN pareto.measure IS 'ppl_ratio, bits_per_byte_change (lower is b
 COMMENT ON COLUMN pareto.bits_per_weight IS 'mean bits per weight of the block linears, with scales, zero points and masks';
 COMMENT ON COLUMN pareto.size_mib IS 'MiB of the weights of the whole model as stored';
 COMMENT ON COLUMN pareto.value IS 'value of the measure';
+COMMENT ON COLUMN pareto.file_mib IS 'MiB of the GGUF file';
 
 CREATE VIEW ranks AS
 WITH compared AS (

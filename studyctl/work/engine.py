@@ -22,10 +22,11 @@ from studyctl.compress.walk.architectures import (
 from studyctl.compress.walk.resumable import ResumableBlocks
 from studyctl.compress.walk.vocabulary import vocabulary_matrices
 from studyctl.compress.walk.walker import compress, zero_fraction
+from studyctl.compress.weights.compressed import Compressed
 from studyctl.compress.weights.stored import apply, save, weights_hash
 from studyctl.contract.job import Job
 from studyctl.contract.limits import block_batch_tokens, device_kind
-from studyctl.contract.records import Items, StepFinished
+from studyctl.contract.records import FileFacts, Items, StepFinished
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import StepError, StudyError
 from studyctl.evaluate.text.activations import DenseStates, compare_states, keep_states
@@ -33,6 +34,7 @@ from studyctl.evaluate.text.reference import open_reference, reference_lost
 from studyctl.evaluate.text.score import score_windows
 from studyctl.evaluate.text.windows import Windows
 from studyctl.evaluate.vocabulary import check_ids
+from studyctl.export.gguf.size import file_facts, header_bytes, name_of
 from studyctl.files import StudyPaths, digest
 from studyctl.journal.parts import keep_texts, write_items
 from studyctl.sources.ids_files import read_ids
@@ -71,6 +73,8 @@ class Engine:
         """``compress``, if the stored weights of an earlier attempt are lost; else empty."""
         self._measure_all = False
         """Whether every evaluation runs, since the weights differ from those of the stored results."""
+        self._header: tuple[tuple[str | None, ...], int] | None = None
+        """Keys of a model and of what it is compared with, and the bytes of its GGUF file before the tensors."""
 
     # -- batches
 
@@ -103,7 +107,9 @@ class Engine:
                 self._make_reference(job, batch, recorder)
         if not job.is_dense and not job.asks_for(StepKind.COMPRESS):
             self._restore_weights(job, recorder)
-        return StepFinished(step=step)
+        # Of every model: `compress`, whose time is compared with other packages', then finds the header.
+        file = None if job.is_checkpoint else self._file_facts(job, None)
+        return StepFinished(step=step, file=file if job.is_dense else None)
 
     def _load_dense(self, job: Job, recorder: Recorder) -> None:
         loaded, asked = self.loaded, (job.model.key, job.dtype, job.device)
@@ -263,6 +269,7 @@ class Engine:
             shutil.rmtree(folder, ignore_errors=True)
         self._hash_weights(job, recorder)
         result.bits_per_weight, result.sparsity = compressed.bits_per_weight, compressed.sparsity
+        result.file = self._file_facts(job, compressed)
         return result
 
     def _load_checkpoint(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
@@ -278,7 +285,22 @@ class Engine:
             recorder.warning(
                 f"the files of {loaded.identity.id} have other names for its blocks: their size is unknown"
             )
-        return StepFinished(step=step, bits_per_weight=bits, sparsity=zero_fraction(loaded.model))
+        return StepFinished(
+            step=step,
+            bits_per_weight=bits,
+            sparsity=zero_fraction(loaded.model),
+            file=self._file_facts(job, None),
+        )
+
+    def _file_facts(self, job: Job, compressed: Compressed | None) -> FileFacts:
+        """Return the size of the GGUF file that the weights would be exported to, or why there can be none."""
+        loaded, keys = self._model, (self._model.identity.key, job.model.key)
+        try:
+            if self._header is None or self._header[0] != keys:
+                self._header = keys, header_bytes(loaded)
+            return file_facts(loaded, compressed, name_of(job), self._header[1])
+        except StepError as error:
+            return FileFacts(why_none=error.problems[0].what)
 
     def _hash_weights(self, job: Job, recorder: Recorder) -> None:
         """Hash the new weights; if stored results belong to others, plan to run every evaluation.

@@ -12,10 +12,11 @@ from studyctl.compress.quantize.grid import dequantize
 from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.contract.exports import Embeddings
-from studyctl.contract.methods import GPTQ, RTN, Dense, Magnitude, MethodSettings
+from studyctl.contract.methods import GPTQ, RTN, Dense, Magnitude, MethodSettings, RTNOnGguf
 from studyctl.errors import StepError
 from studyctl.export.gguf.blocks import misfit, to_blocks
 from studyctl.export.gguf.file import GgufFile, write_gguf
+from studyctl.export.gguf.size import file_facts, header_bytes
 from studyctl.export.gguf.tokenizer import pre_tokenizer_of
 from studyctl.llama import LlamaModel, find_llama
 from studyctl.reporter import SilentReporter
@@ -70,9 +71,13 @@ def compressed(model: LoadedModel, settings: MethodSettings) -> Compressed:
 
 
 def write(
-    model: LoadedModel, made: Compressed | None, path: Path, embeddings: Embeddings | None = None
+    model: LoadedModel,
+    made: Compressed | None,
+    path: Path,
+    embeddings: Embeddings | None = None,
+    name: str = "tiny",
 ) -> GgufFile:
-    return write_gguf(model, made, path, name="tiny", embeddings=embeddings, reporter=SilentReporter())
+    return write_gguf(model, made, path, name=name, embeddings=embeddings, reporter=SilentReporter())
 
 
 def divergence(model: LoadedModel, llama: Path, path: Path, ids: list[int]) -> float:
@@ -145,6 +150,30 @@ def test_every_family_is_written_and_read_back(family: str, tmp_path: Path, toke
     assert file.bytes == (tmp_path / "x.gguf").stat().st_size
     assert file.types["Q4_0"] == len(made.linears)
     assert not file.rounded_embeddings
+
+
+SIZED: dict[str, MethodSettings] = {
+    "dense": Dense(),
+    "symmetric": RTN(bits=4, group_size=32, symmetric=True),
+    "asymmetric": RTN(bits=5, group_size=32),
+    "pruned": Magnitude(sparsity=0.5),
+    "mixture": RTNOnGguf(grid="gguf:Q4_K_M"),
+}
+
+
+@pytest.mark.parametrize("settings", SIZED.values(), ids=SIZED)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen2"])
+def test_the_size_is_known_to_the_byte_before_a_file_is_written(
+    family: str, settings: MethodSettings, tmp_path: Path, tokenizer_files: Path
+) -> None:
+    model = loaded(family, tmp_path / "model", tokenizer_files)
+    header = header_bytes(model)
+    made = None if isinstance(settings, Dense) else compressed(model, settings)
+    for name in ("tiny", "tiny größer", "x" * 35):
+        expected = write(model, made, tmp_path / "x.gguf", name=name)
+        facts = file_facts(model, made, name, header)
+        assert facts.bytes == (tmp_path / "x.gguf").stat().st_size
+        assert facts.vocabulary_bytes == expected.vocabulary_bytes > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -224,6 +253,8 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
     model = loaded(family, tmp_path / "model", tokenizer_files, **changes)
     with pytest.raises(StepError, match=reason):
         write(model, None, tmp_path / "x.gguf")
+    with pytest.raises(StepError, match=reason):
+        header_bytes(model)
     assert not (tmp_path / "x.gguf").exists()
 
 
@@ -236,6 +267,8 @@ def test_the_stretched_rotations_of_llama_3(tmp_path: Path, tokenizer_files: Pat
     plain = loaded("llama", tmp_path / "plain", tokenizer_files, "float32")
     write(model, None, tmp_path / "x.gguf")
     write(plain, None, tmp_path / "plain.gguf")
+    size = file_facts(model, None, "tiny", header_bytes(model)).bytes
+    assert size == (tmp_path / "x.gguf").stat().st_size
     assert divergence(model, llama, tmp_path / "x.gguf", IDS * 4) < 2e-6
     assert divergence(model, llama, tmp_path / "plain.gguf", IDS * 4) > 2e-5, "the test sees the difference"
 
@@ -277,3 +310,5 @@ def test_gptq_of_the_order_of_activations_is_refused(tmp_path: Path, tokenizer_f
     made = compress(model.model, settings, ids, batch_tokens=48, reporter=SilentReporter())
     with pytest.raises(StepError, match="order of activations"):
         write(model, made, tmp_path / "x.gguf")
+    with pytest.raises(StepError, match="order of activations"):
+        file_facts(model, made, "tiny", header_bytes(model))

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from studyctl.contract.records import FileFacts
 from studyctl.report.layout import change, fixed, ratio
 from studyctl.report.show import as_json, show
+from studyctl.report.trial import show_trial
 from studyctl.store import results
 from studyctl.store.publish import publish
 from tests.store import builder
@@ -95,6 +97,50 @@ In short
 Warnings  studyctl sql small 'from warnings'
  - damping was raised (alpha.wanda-0.5, compress and 1 more)"""
     )
+
+
+@pytest.fixture(scope="module")
+def with_files(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
+    """A study whose last variant has no GGUF file; one trial has a size in a folder."""
+    study = FakeStudy(tmp_path_factory.mktemp("files") / "small", models=("org/alpha",))
+    study.files = {
+        "alpha.dense": FileFacts(bytes=300 << 20, vocabulary_bytes=60 << 20),
+        "alpha.wanda-0.5": FileFacts(bytes=300 << 20, vocabulary_bytes=60 << 20),
+        "alpha.rtn-4bit-g64": FileFacts(why_none="no whole blocks of 32"),
+    }
+    study.write_all()
+    study.write_plan(trials=[one | {"stored_bytes": 99 << 20} for one in study.trials()])
+    publish(study.paths)
+    return study
+
+
+def test_the_leaderboard_has_mib_of_the_file_and_says_where_there_is_none(with_files: FakeStudy) -> None:
+    text = shown(with_files)
+    assert re.search(r"dense +16\.0 +300 ", text)
+    assert re.search(r"rtn-4bit-g64 +4\.3 +\(99\.0\) ", text)
+    assert (
+        "MiB: the GGUF file that `export --to gguf` writes; in brackets: weights as an exported folder stores them"
+        in " ".join(text.split())
+    )
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_one_trial_with_its_file(with_files: FakeStudy, width: int) -> None:
+    def of(name: str) -> str:
+        console = Console(width=width, file=io.StringIO())
+        with results.open(with_files.paths) as opened:
+            show_trial(opened.standing(f"alpha.{name}"), console)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= width
+        return " ".join(text.split())
+
+    pruned, quantized = of("wanda-0.5"), of("rtn-4bit-g64")
+    assert "GGUF file: 300 MiB, 20% of it embeddings and head" in pruned
+    assert "no runtime gains from its zeros" in pruned
+    assert "perplexity to dense: ×1.645 ±0.000" in pruned
+    assert "GGUF file: no whole blocks of 32" in quantized
+    assert "weights in an exported folder: 99.0 MiB" in quantized
+    assert "runtime" not in quantized
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])

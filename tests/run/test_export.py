@@ -345,6 +345,22 @@ def test_a_gguf_file_with_its_card(workplace: Path, paths: StudyPaths, console: 
     assert "token ids" in message
 
 
+def test_the_size_of_a_file_is_known_before_it_is_written(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    query = "select variant, file_mib, embedding_share, why_no_file from leaderboard order by variant"
+    dense, rtn, pruned = run_sql(paths, query).to_pylist()
+    for trial, row in ((DENSE, dense), (WANDA, pruned)):
+        export_trial(paths, trial, workplace / trial, console, ExportFormat.GGUF)
+        about = json.loads((workplace / trial / "studyctl.json").read_text())["export"]
+        assert row["file_mib"] * 2**20 == (workplace / trial / f"{trial}.gguf").stat().st_size
+        assert row["embedding_share"] == about["vocabulary_bytes"] / about["bytes"]
+        assert row["why_no_file"] is None
+    assert pruned["file_mib"] >= dense["file_mib"]
+    assert (rtn["file_mib"], rtn["embedding_share"]) == (None, None)
+    assert "no whole blocks of 32" in rtn["why_no_file"]
+
+
 def test_a_grid_that_gguf_has_no_blocks_for_leaves_nothing(
     workplace: Path, paths: StudyPaths, console: Console
 ) -> None:

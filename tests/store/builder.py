@@ -20,6 +20,7 @@ from studyctl.contract.records import (
     SCHEMA,
     AttemptFinished,
     AttemptStarted,
+    FileFacts,
     Items,
     Layer,
     Progress,
@@ -158,6 +159,8 @@ class FakeStudy:
     variants: tuple[str, ...] = VARIANTS
     weights_hashes: dict[str, str] = field(default_factory=dict)
     """Hash of the weights by trial, where it is not the usual one."""
+    files: dict[str, FileFacts] = field(default_factory=dict)
+    """Facts about GGUF files by trial; a study from before them has none."""
     hypotheses: tuple[PlannedHypothesis, ...] = ()
     texts: bool = True
     """Whether it keeps the texts of items."""
@@ -308,6 +311,8 @@ class FakeAttempt:
             seconds=SECONDS,
             peak_memory_bytes=MEMORY + len(step),
         )
+        if step == ("load" if self.trial["variant"] == "dense" else "compress"):
+            finished.file = self.study.files.get(self.name)
         if step == "compress":
             finished.seconds = SECONDS * self.backend.seconds
             finished.peak_memory_bytes = int((MEMORY + len(step)) * self.backend.memory)

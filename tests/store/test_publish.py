@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studyctl.contract.records import TaskFigure, TextBatch, Window
+from studyctl.contract.records import FileFacts, TaskFigure, TextBatch, Window
 from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths, machine
 from studyctl.findings.items import mcnemar_p
@@ -43,6 +43,23 @@ try:
 except StudyError as error:
     print(error)
 """
+
+
+def test_the_file_of_a_trial_is_in_the_tables(study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+    study.files = {
+        "alpha.dense": FileFacts(bytes=3 * 2**20 + 1, vocabulary_bytes=2**20),
+        "alpha.wanda-0.5": FileFacts(why_none="no GGUF is written"),
+    }
+    study.write_all()
+    publish(study.paths)
+    columns = "select variant, file_mib * 1048576, embedding_share, why_no_file"
+    rows = [
+        ("dense", 3 * 2**20 + 1, pytest.approx(1 / 3), None),
+        ("wanda-0.5", None, None, "no GGUF is written"),
+        ("rtn-4bit-g64", None, None, None),
+    ]
+    for source in ("trials", "leaderboard"):
+        assert ask(f"{columns} from {source} where model = 'org/alpha'") == rows
 
 
 def database_files(study: FakeStudy) -> list[str]:

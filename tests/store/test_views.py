@@ -345,6 +345,21 @@ def test_the_pareto_front_is_by_mib_where_every_trial_has_them(tables: duckdb.Du
     assert tables.execute(front).fetchall() == [("quantized",), ("dense",)]
 
 
+def test_the_pareto_front_is_by_the_file_where_every_measured_trial_has_one(
+    tables: duckdb.DuckDBPyConnection,
+) -> None:
+    """A file has the tokenizer too: beside files, the bare weights of a trial without one would look smaller."""
+    put_trials(tables, "pruned", "quantized", "not_measured")
+    put_tasks(tables, "boolq", dense=0.7, pruned=0.69, quantized=0.6)
+    tables.execute("UPDATE trials SET size_mib = 100")
+    front = "SELECT variant, file_mib FROM pareto WHERE measure = 'acc' ORDER BY value"
+    for variant, mib in (("dense", 102.0), ("quantized", 50.0)):
+        tables.execute("UPDATE trials SET file_mib = ? WHERE variant = ?", [mib, variant])
+    assert tables.execute(front).fetchall() == [("dense", 102.0)]
+    tables.execute("UPDATE trials SET file_mib = 102 WHERE variant = 'pruned'")
+    assert tables.execute(front).fetchall() == [("quantized", 50.0), ("dense", 102.0)]
+
+
 def test_the_pareto_front_of_many_trials_is_that_of_all_pairs(tables: duckdb.DuckDBPyConnection) -> None:
     """With ties in size, in quality, and in both."""
     drawn = random.Random(0)

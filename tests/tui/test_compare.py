@@ -18,7 +18,7 @@ from studyctl_tui.compare.grid import CompareGrid, _on_two_lines
 from studyctl_tui.compare.ranks import place
 from studyctl_tui.compare.screen import CompareScreen
 from studyctl_tui.compare.sheets import Scale
-from studyctl_tui.compare.size import RatioTicks, _free
+from studyctl_tui.compare.size import SIZE_MEASURES, RatioTicks, SizeSheet, _free
 from studyctl_tui.monitor.screen import MonitorScreen
 from studyctl_tui.shared.help import HelpScreen
 from studyctl_tui.shared.variant_names import shortened
@@ -202,6 +202,28 @@ async def test_size_shows_letters_and_the_pareto_line(finished: FakeStudy) -> No
         await pilot.press("p", "p")
         await pilot.pause()
         assert "Size: accuracy by bits a weight" in text_of(app)
+
+
+def test_size_is_that_of_the_file_where_every_measured_trial_has_one() -> None:
+    dense = trial("dense", acc=0.7, size_mib=300.0, file_mib=310.0)
+    rtn = trial("rtn", acc=0.6, size_mib=99.0, file_mib=104.0, bits_per_weight=4.25)
+    ordered = trial(
+        "ordered", acc=0.65, size_mib=98.0, why_no_file="its groups follow the order of activations"
+    )
+    waiting = trial("waiting", size_mib=97.0)
+
+    def sheet(*trials: Standing) -> SizeSheet:
+        lines = [Line(one.trial_id, one.variant, one) for one in trials]
+        return SizeSheet(Comparison(trials=trials), lines, SIZE_MEASURES[-1])
+
+    shown = sheet(dense, rtn, waiting)
+    assert shown.title == "accuracy by MiB of the GGUF file"
+    assert [point.x for point in shown.points()] == [310.0, 104.0]
+    assert "GGUF file 104 MiB, 4.25 bits a weight" in shown.says(shown.lines[1], None)
+    shown = sheet(dense, rtn, ordered)
+    assert shown.title == "accuracy by MiB as stored"
+    assert [point.x for point in shown.points()] == [300.0, 99.0, 98.0]
+    assert "no GGUF file, 98.0 MiB as stored" in shown.says(shown.lines[2], None)
 
 
 async def test_agreement_shows_each_backend_below_its_setting(runs: Path) -> None:

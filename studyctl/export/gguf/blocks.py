@@ -60,18 +60,24 @@ def to_blocks(linear: CompressedLinear, bits: int) -> Packed:
     zero_point = linear.zero_point.float().cpu().repeat_interleave(repeats, 1)
     inexact, numbers = _changed_by_half(scales), scales.numel()
     minima = scales.half().float() * zero_point
-    if _is_symmetric(linear, bits):
-        kind = _SYMMETRIC[4 if bits <= 4 else 5 if bits == 5 else 8]
+    kind = kind_of(linear, bits)
+    if kind in _SYMMETRIC:
         codes -= 2 ** (bits - 1)
         minima = torch.zeros_like(scales)
     else:
-        kind = BlockType.Q4_1 if bits <= 4 else BlockType.Q5_1
         inexact, numbers = inexact + _changed_by_half(minima), 2 * numbers
     data = pack(Rounded(codes, scales.numpy(), minima.numpy()), kind)
     return Packed(Blocks(kind, torch.from_numpy(data)), inexact, numbers)
 
 
-_SYMMETRIC = {4: BlockType.Q4_0, 5: BlockType.Q5_0, 8: BlockType.Q8_0}
+def kind_of(linear: CompressedLinear, bits: int) -> BlockType:
+    """Return the type of the blocks that hold a linear on a grid."""
+    if _is_symmetric(linear, bits):
+        return BlockType.Q4_0 if bits <= 4 else BlockType.Q5_0 if bits == 5 else BlockType.Q8_0
+    return BlockType.Q4_1 if bits <= 4 else BlockType.Q5_1
+
+
+_SYMMETRIC = (BlockType.Q4_0, BlockType.Q5_0, BlockType.Q8_0)
 
 
 def _changed_by_half(numbers: torch.Tensor) -> int:

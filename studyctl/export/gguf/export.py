@@ -12,6 +12,7 @@ from studyctl.contract.job import Job
 from studyctl.contract.records import ExportFacts
 from studyctl.errors import StepError, StudyError
 from studyctl.export.gguf.file import GgufFile, write_gguf
+from studyctl.export.gguf.size import name_of
 from studyctl.files import atomic_folder
 from studyctl.llama import FOLDER, LlamaModel, find_llama
 from studyctl.reporter import Reporter
@@ -48,9 +49,8 @@ def export_gguf(
     """
     with atomic_folder(target) as folder:
         path = folder / f"{job.trial}.gguf"
-        name = f"{job.model.short_name} {job.variant}"
         file = write_gguf(
-            loaded, compressed, path, name=name, embeddings=job.export_embeddings, reporter=reporter
+            loaded, compressed, path, name=name_of(job), embeddings=job.export_embeddings, reporter=reporter
         )
         ids = _compare_ids(job, loaded, path)
         for text_name, text in describe(file).items():

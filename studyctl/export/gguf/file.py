@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -17,7 +17,7 @@ from studyctl.contract.exports import Embeddings, ExportFormat
 from studyctl.contract.methods import MethodSettings, OnGguf, Quantization
 from studyctl.errors import StepError
 from studyctl.export.gguf import tokenizer
-from studyctl.export.gguf.blocks import BLOCK, Packed, misfit, to_blocks
+from studyctl.export.gguf.blocks import BLOCK, Packed, kind_of, misfit, to_blocks
 from studyctl.reporter import Reporter
 from studyctl.sources.gguf import families
 from studyctl.sources.gguf.families import Family, family_of
@@ -85,32 +85,26 @@ def write_gguf(
     model: Any = loaded.model
     family = family_of(model.config)
     linears = _in_blocks(compressed)
-    if embeddings is not None and compressed is not None and compressed.settings.changes_vocabulary:
-        raise StepError("this variant's embeddings are in blocks already", hint="leave out --embeddings")
-    sources = names_in_file(model, family)
+    tensors = tensors_of(model, compressed, embeddings)
+    sources = {target: tensor.source for target, tensor in tensors.items()}
     writer = GGUFWriter(path, family.name)
-    writer.add_name(name)
-    families.add_keys(writer, family, model.config)
-    _add_tokenizer(writer, loaded)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    add_keys(writer, family, loaded, name)
     inexact = numbers = 0
     state = model.state_dict()
     reporter.progress(0, 3, "step", "packing")
-    for target, source in sources.items():
+    for target, (source, _, kind) in tensors.items():
         linear = linears.get(source.removesuffix(".weight"))
         if linear is not None:
             assert isinstance(compressed, Compressed)
             packed = _packed(linear, compressed.settings)
             inexact, numbers = inexact + packed.inexact, numbers + packed.numbers
             rows = permuted(family, model.config, source, packed.blocks.data.cpu())
-            data, kind = rows.contiguous().numpy(), GGMLQuantizationType[packed.blocks.kind]
+            data = rows.contiguous().numpy()
         else:
-            values = in_file(family, model.config, source, state[source])
-            chosen = embeddings if target in _VOCABULARY else None
-            data, kind = _plain(values, chosen)
+            data = _plain(in_file(family, model.config, source, state[source]), kind)
         writer.add_tensor(target, data, raw_dtype=kind)
     if (factors := families.frequency_factors(model.config)) is not None:
-        writer.add_tensor("rope_freqs.weight", factors.numpy())
+        writer.add_tensor(FACTORS, factors.numpy())
     reporter.check_stop()
     reporter.progress(1, 3, "step", "writing")
     writer.write_header_to_file()
@@ -124,7 +118,61 @@ def write_gguf(
     return file
 
 
-_VOCABULARY = (EMBEDDING, HEAD)
+VOCABULARY = (EMBEDDING, HEAD)
+"""The matrices over the vocabulary."""
+FACTORS = "rope_freqs.weight"
+
+
+class Tensor(NamedTuple):
+    """A tensor that a file has of a model."""
+
+    source: str
+    """Its name in the model."""
+    shape: torch.Size
+    kind: GGMLQuantizationType
+
+
+def tensors_of(
+    model: Any, compressed: Compressed | None, embeddings: Embeddings | None = None
+) -> dict[str, Tensor]:
+    """Return the tensors of a model's file, by their names there; without the factors of frequencies.
+
+    Raises:
+        StepError: GGUF cannot hold this model.
+    """
+    linears = _in_blocks(compressed)
+    if embeddings is not None and compressed is not None and compressed.settings.changes_vocabulary:
+        raise StepError("this variant's embeddings are in blocks already", hint="leave out --embeddings")
+    state = model.state_dict()
+    tensors = {}
+    for target, source in names_in_file(model, family_of(model.config)).items():
+        values = state[source]
+        if (linear := linears.get(source.removesuffix(".weight"))) is not None:
+            assert isinstance(compressed, Compressed)
+            kind = _kind(linear, compressed.settings)
+        else:
+            kind = _plain_kind(values, embeddings if target in VOCABULARY else None)
+        tensors[target] = Tensor(source, values.shape, kind)
+    return tensors
+
+
+def add_keys(writer: GGUFWriter, family: Family, loaded: LoadedModel, name: str) -> None:
+    """Write all that is not tensors: the name, what describes the model, its tokenizer.
+
+    Raises:
+        StepError: GGUF cannot hold the tokenizer.
+    """
+    writer.add_name(name)
+    families.add_keys(writer, family, loaded.model.config)
+    _add_tokenizer(writer, loaded)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def _kind(linear: CompressedLinear, settings: MethodSettings) -> GGMLQuantizationType:
+    if linear.blocks is not None:
+        return GGMLQuantizationType[linear.blocks.kind]
+    assert isinstance(settings, Quantization)
+    return GGMLQuantizationType[kind_of(linear, settings.bits)]
 
 
 def _packed(linear: CompressedLinear, settings: MethodSettings) -> Packed:
@@ -154,25 +202,29 @@ def _in_blocks(compressed: Compressed | None) -> dict[str, CompressedLinear]:
     return dict(compressed.linears)
 
 
-def _plain(
-    values: torch.Tensor, embeddings: Embeddings | None
-) -> tuple[np.ndarray[Any, Any], GGMLQuantizationType]:
-    """Return the data and the type of a tensor that lies on no grid: vectors in float32."""
+def _plain_kind(values: torch.Tensor, embeddings: Embeddings | None) -> GGMLQuantizationType:
+    """Return the type of a tensor that lies on no grid: vectors in float32."""
     if values.dim() == 1:
-        return values.float().numpy(), GGMLQuantizationType.F32
+        return GGMLQuantizationType.F32
     kind = GGMLQuantizationType[embeddings.name] if embeddings is not None else PLAIN[values.dtype]
+    if kind is GGMLQuantizationType.Q8_0 and values.shape[1] % BLOCK:
+        raise StepError(
+            f"embeddings of {values.shape[1]} columns are no whole blocks of {BLOCK}",
+            hint="--embeddings f16",
+        )
+    return kind
+
+
+def _plain(values: torch.Tensor, kind: GGMLQuantizationType) -> np.ndarray[Any, Any]:
+    """Return the data of a tensor that lies on no grid."""
     if kind is GGMLQuantizationType.Q8_0:
-        if values.shape[1] % BLOCK:
-            raise StepError(
-                f"embeddings of {values.shape[1]} columns are no whole blocks of {BLOCK}",
-                hint="--embeddings f16",
-            )
-        return quants.quantize(values.float().numpy(), kind), kind
+        rounded: np.ndarray[Any, Any] = quants.quantize(values.float().numpy(), kind)
+        return rounded
     if kind is GGMLQuantizationType.BF16:  # numpy has no such type
         raw = values.to(torch.bfloat16).contiguous().view(torch.uint8)
-        return raw.reshape(len(values), -1).numpy(), kind
+        return raw.reshape(len(values), -1).numpy()
     dtype = torch.float16 if kind is GGMLQuantizationType.F16 else torch.float32
-    return values.to(dtype).contiguous().numpy(), kind
+    return values.to(dtype).contiguous().numpy()
 
 
 def _add_tokenizer(writer: GGUFWriter, loaded: LoadedModel) -> None:
@@ -217,7 +269,7 @@ def _read_back(
         values = values.reshape(expected.shape)
         if source.removesuffix(".weight") in in_blocks:
             _compare(values, expected, differences)
-        elif not (embeddings is not None and target in _VOCABULARY) and not torch.equal(
+        elif not (embeddings is not None and target in VOCABULARY) and not torch.equal(
             values, expected.float()
         ):
             raise StepError(f"`{source}` is not the same when the file is read back")
@@ -231,7 +283,7 @@ def _read_back(
         path=path,
         types=dict(Counter(tensor.tensor_type.name for tensor in tensors.values())),
         bytes=path.stat().st_size,
-        vocabulary_bytes=sum(int(tensors[name].n_bytes) for name in _VOCABULARY if name in tensors),
+        vocabulary_bytes=sum(int(tensors[name].n_bytes) for name in VOCABULARY if name in tensors),
         block_bits_per_weight=bits / sum(state[sources[target]].numel() for target in blocks),
         model_bits_per_weight=8
         * path.stat().st_size

@@ -18,9 +18,11 @@ from studyctl.report.document.model import (
 )
 from studyctl.report.document.selection import PANELS, Shown, bounded
 from studyctl.report.effects import LEGEND, UNSURE, effect
-from studyctl.report.layout import MISSING, duration, fixed, mib
-from studyctl.store.results import LanguageResult, Standing, TaskResult
+from studyctl.report.layout import MISSING, duration, fixed
+from studyctl.report.sizes import OF_PRUNED, SIZES, mib_cells
+from studyctl.store.results import LanguageResult, Size, Standing, TaskResult, size_of
 
+MIB = "the GGUF file; in brackets, or where no variant has one, the weights of the whole model as an exported folder stores them"
 MEASURES = {"bits_per_byte_change": "bits per byte", "acc": "accuracy"}
 """Measures of quality that are held against size, as the view ``pareto`` calls them."""
 AT_CHANCE = "~"
@@ -33,7 +35,7 @@ def size_and_quality(shown: Shown) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "Every figure compares a variant with its own dense model on the same windows and items. "
-            "MiB: the weights of the whole model as stored; a pruned model is stored like the dense one and has not shrunk. "
+            f"MiB: {MIB}. {OF_PRUNED} "
             "ppl ratio: perplexity per token / that of dense, geometric mean over languages, as papers print it. "
             "Δ bits/byte: mean over languages, comparable between models and tokenizers. "
             "KL: of dense from the variant, nats per token. Time: all steps."
@@ -50,7 +52,10 @@ def _leaderboard(shown: Shown, model: str, rows: list[Standing]) -> Table:
     return Table(
         shown.names[model],
         (Column(titles[0], figures=False), *map(Column, titles[1:])),
-        tuple((Cell(names[row.trial_id]), *_standing(row)) for row in rows),
+        tuple(
+            (Cell(names[row.trial_id]), *_standing(row, size.plain))
+            for row, size in zip(rows, mib_cells(rows), strict=True)
+        ),
         (f"{LEGEND}.", *_front(shown, names)),
     )
 
@@ -61,9 +66,9 @@ def _front(shown: Shown, names: dict[str, str]) -> Iterator[str]:
             yield f"On the Pareto front of size and {words}: {', '.join(front)}."
 
 
-def _standing(row: Standing) -> Iterator[Cell]:
+def _standing(row: Standing, size: str) -> Iterator[Cell]:
     yield plain(fixed(row.bits_per_weight, 1))
-    yield plain(mib(row.size_mib))
+    yield Cell(size)
     yield _against_dense(row, "ppl_ratio")
     yield _against_dense(row, "bits_per_byte_change")
     yield _against_dense(row, "kl_nats")
@@ -80,15 +85,14 @@ def _pareto(shown: Shown, measure: str) -> Figure | None:
     """Return quality against size, a panel a model; None if nothing has both."""
     models = list(shown.models)[:PANELS]
     kinds = tuple(dict.fromkeys(row.method for model in models for row in shown.models[model]))
-    in_mib = all(row.size_mib is not None for rows in shown.models.values() for row in rows)
     text = measure == "bits_per_byte_change"
     panels = []
     for model in models:
-        points = tuple(_points(shown, model, measure, in_mib=in_mib))
+        size = size_of(shown.models[model])
+        points = tuple(_points(shown, model, measure, size))
         if any(point.kind != "dense" for point in points):
-            x = "MiB as stored" if in_mib else "bits per weight of the linears"
             y = "Δ bits per byte, less is better" if text else "Δ accuracy, more is better"
-            panels.append(Scatter(shown.names[model], x, y, kinds, points))
+            panels.append(Scatter(shown.names[model], SIZES[size], y, kinds, points))
     if not panels:
         return None
     hidden = len(shown.models) - len(models)
@@ -100,10 +104,10 @@ def _pareto(shown: Shown, measure: str) -> Figure | None:
     return Figure(caption, tuple(panels))
 
 
-def _points(shown: Shown, model: str, measure: str, *, in_mib: bool) -> Iterator[Point]:
+def _points(shown: Shown, model: str, measure: str, by: Size) -> Iterator[Point]:
     front = shown.fronts.get(measure, set())
     for row in shown.models[model]:
-        size = row.size_mib if in_mib else row.bits_per_weight
+        size = by.of(row)
         change = effect(row, "acc_change" if measure == "acc" else measure)
         if size is not None and change.value is not None:
             on_front = row.trial_id in front

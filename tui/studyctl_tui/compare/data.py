@@ -16,7 +16,7 @@ MAIN = "main"
 """Stands for the main metric of a task."""
 SORTS: dict[str, Callable[[Standing], float | None]] = {
     "plan order": lambda trial: 0.0,
-    "size": lambda trial: trial.bits_per_weight if trial.size_mib is None else trial.size_mib,
+    "size": lambda trial: trial.bits_per_weight if trial.mib is None else trial.mib,
     "ppl ratio": lambda trial: trial.ppl_ratio,
     "bits/byte": lambda trial: trial.bits_per_byte_change,
     "accuracy": lambda trial: None if trial.acc is None else -trial.acc,

@@ -191,8 +191,10 @@ def _trial_text(line: Line) -> str:
     if trial is None:
         return line.label
     parts = [f"{fixed(trial.bits_per_weight, 2)} bits a weight"]
-    if trial.size_mib is not None:
-        parts.append(f"{mib(trial.size_mib)} MiB")
+    if trial.mib is not None:
+        parts.append(
+            f"{mib(trial.mib)} MiB" + (" as a GGUF file" if trial.file_mib is not None else " as stored")
+        )
     if trial.ppl_ratio is not None:
         interval = _interval(trial.ppl_ratio_low, trial.ppl_ratio_high, ratio)
         parts.append(f"ppl ratio {ratio(trial.ppl_ratio)}{interval} over {trial.languages} languages")

@@ -11,6 +11,8 @@ from textual.color import Color
 from textual_plot import HiResMode, NumericAxisFormatter
 
 from studyctl.report.layout import change, fixed, mib, ratio
+from studyctl.report.sizes import SIZES
+from studyctl.store.results import Size, Standing, size_of
 from studyctl_tui.compare.data import Comparison, Line
 from studyctl_tui.compare.sheets import Cell, Measure, Sheet
 from studyctl_tui.shared.plot import Plot, padded
@@ -44,9 +46,9 @@ class SizeSheet(Sheet):
 
     def __init__(self, comparison: Comparison, lines: Iterable[Line], measure: Measure) -> None:
         self.measure = measure
-        self.in_mib = all(trial.size_mib is not None for trial in comparison.trials)
-        """Whether sizes are those of the whole model; else they are bits a weight."""
-        self._size = "MiB" if self.in_mib else "bits/w"
+        self.by = size_of(comparison.trials)
+        """Which size: that by which the Pareto line is drawn."""
+        self._size = "bits/w" if self.by is Size.BITS else "MiB"
         self.on_log_axis = measure.figure == "ppl_ratio"
         """Whether the vertical axis is one of ratios."""
         self._pareto = {trial for trial, figure in comparison.pareto if figure == measure.figure}
@@ -60,7 +62,7 @@ class SizeSheet(Sheet):
                 for line in lines
             ),
         )
-        self.title = f"{measure.name} by {'MiB' if self.in_mib else 'bits a weight'}"
+        self.title = f"{measure.name} by {SIZES[self.by]}"
         outside = sum(self._is_outside(line) for line in self.lines)
         self.legend = f"{ON_LINE} Pareto" + (f"  {OUTSIDE} {outside} outside" if outside else "")
 
@@ -73,9 +75,7 @@ class SizeSheet(Sheet):
 
     def size(self, line: Line) -> float | None:
         """Return MiB, or bits a weight."""
-        if line.trial is None:
-            return None
-        return line.trial.size_mib if self.in_mib else line.trial.bits_per_weight
+        return None if line.trial is None else self.by.of(line.trial)
 
     def _is_outside(self, line: Line) -> bool:
         value = self.measure.mean(line.trial)
@@ -84,7 +84,7 @@ class SizeSheet(Sheet):
     def cell(self, line: Line, column: str) -> Cell:
         """Return size or quality, with a mark for the Pareto line and for what is outside."""
         if column == self._size:
-            return Cell((mib(self.size(line)) if self.in_mib else fixed(self.size(line), 2)).plain)
+            return Cell((fixed(self.size(line), 2) if self.by is Size.BITS else mib(self.size(line))).plain)
         mark = OUTSIDE if self._is_outside(line) else ON_LINE if line.key in self._pareto else " "
         return self.measure.compared(line.trial, self.measure.overall, mark)
 
@@ -99,8 +99,7 @@ class SizeSheet(Sheet):
         elif line.key in self._pareto:
             place = ", on the Pareto line: nothing is both smaller and better"
         value = self.measure.show(self.measure.mean(trial))
-        size = f"{mib(trial.size_mib)} MiB, " if self.in_mib else ""
-        return f"{line.label}: {size}{fixed(trial.bits_per_weight, 2)} bits a weight, {self.measure.name} {value}{place}"
+        return f"{line.label}: {_sizes(trial)}{fixed(trial.bits_per_weight, 2)} bits a weight, {self.measure.name} {value}{place}"
 
     def points(self) -> list[Point]:
         """Return what is in the picture."""
@@ -112,6 +111,14 @@ class SizeSheet(Sheet):
                 letter, size = self._letters[line.key], self.size(line) or 0.0
                 points.append(Point(line.key, letter, size, y, line.key in self._pareto))
         return points
+
+
+def _sizes(trial: Standing) -> str:
+    """Return what is known in MiB: the file, and the folder where there is no file."""
+    if trial.file_mib is not None:
+        return f"GGUF file {mib(trial.file_mib)} MiB, "
+    no_file = "no GGUF file, " if trial.why_no_file else ""
+    return no_file if trial.size_mib is None else f"{no_file}{mib(trial.size_mib)} MiB as stored, "
 
 
 _ROUND = (1, 10, 100, 1000, 2, 5, 1.5, 1.2, 1.1, 3, 20, 50, 200, 500, 1.05, 1.3, 1.02, 1.01, 0.9, 0.8, 0.95)

@@ -96,8 +96,8 @@ def _figures(standing: Standing | None, width: int) -> list[Content]:
 def _figure_texts(standing: Standing) -> Iterator[str]:
     if standing.bits_per_weight is not None:
         yield f"{layout.fixed(standing.bits_per_weight, 2)} bits/weight"
-    if standing.size_mib is not None:
-        yield f"{layout.mib(standing.size_mib)} MiB"
+    if standing.mib is not None:
+        yield f"{layout.mib(standing.mib)} MiB" + (" as a GGUF file" if standing.file_mib is not None else "")
     if standing.sparsity:
         yield f"sparsity {layout.fixed(standing.sparsity, 2)}"
     if standing.ppl_ratio is not None:
