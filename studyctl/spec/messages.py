@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from studyctl.contract.methods import ON_GGUF
 from studyctl.errors import did_you_mean
 from studyctl.spec.keys import (
     METHOD_NAMES,
@@ -149,7 +150,12 @@ def _owners(name: str) -> list[str]:
         for header, table in TABLES_BY_HEADER
         if name in keys_of(table) and table is not Selector  # which names settings of methods
     ]
-    methods = [method for method in METHOD_NAMES if name in keys_of(TABLES[method])]
+    tables = [(method, (TABLES[method], TABLES.get(f"{method}{ON_GGUF}"))) for method in METHOD_NAMES]
+    methods = [
+        method
+        for method, both in tables
+        if any(table is not None and name in keys_of(table) for table in both)
+    ]
     if methods:
         every = len(methods) == len(METHOD_NAMES)
         owners.append("`[[compression]]`" if every else f"method {listing(methods)}")

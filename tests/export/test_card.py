@@ -109,7 +109,7 @@ def test_the_header_is_what_hubs_read() -> None:
         "| base model | `org/Small`, commit `c0ffee` |",
         "| revision | `v2` |",
         "| settings | `bits = 3`, `group_size = 64`, `symmetric = false`, `act_order = true`, `static_groups = false`, "
-        "`block_size = 128`, `damping = 0.01`, `order = stage`, `propagate = compressed` |",
+        "`block_size = 128`, `damping = 0.01`, `order = stage`, `propagate = compressed`, `target = 0.0` |",
         "| calibration | `c4`, en, sw: 128 windows of 2048 tokens |",
         "| seed | 7 |",
         "| study, trial | mine, `Small-gptq-3bit-g64` |",

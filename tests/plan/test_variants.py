@@ -49,6 +49,11 @@ def names(tables: str) -> list[str]:
         ('method = "awq"\ncalibration = { languages = ["en", "sw"], samples = 8 }', ["awq-4bit-g128-cal:en+sw+samples:8"]),
         ('method = "awq"\nbackend = ["studyctl", "autoawq"]', ["awq-4bit-g128", "awq-4bit-g128@autoawq"]),
         ('method = ["sparsegpt", "gptq"]\nsparsity = 0.5\nbits = 4', ["sparsegpt+gptq-0.5-4bit-g128"]),
+        ('method = "gptq"\ngrid = ["gguf:Q4_K_M", "gguf:Q4_0"]', ["gptq-Q4_K_M", "gptq-Q4_0"]),
+        ('method = "gptq"\ngrid = "gguf:Q4_0"\ntarget = 0.5', ["gptq-Q4_0-target:0.5"]),
+        ('method = "rtn"\ngrid = "gguf:Q4_0"', ["rtn-Q4_0"]),
+        ('method = "gguf"\ntype = "Q4_K_M"\nimatrix = ["none", "calibration"]', ["gguf-Q4_K_M", "gguf-Q4_K_M-imatrix"]),
+        ('method = "gptq"\ntarget = 0.5', ["gptq-4bit-g128-target:0.5"]),
     ],
 )  # fmt: skip
 def test_a_variant_is_named_by_what_is_not_a_default_or_is_swept(table: str, expected: list[str]) -> None:

@@ -440,3 +440,41 @@ def test_reading_specs_needs_nothing_heavy() -> None:
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+class TestGridsOfGguf:
+    @pytest.mark.parametrize(
+        ("table", "what", "underlined", "more"),
+        [
+            (
+                'method = "gptq"\ngrid = "gguf:Q4_K_M"\nbits = 4',
+                "`bits` does not go with `grid`",
+                "bits",
+                "llama.cpp's blocks have bits and groups of their own: remove one of the two",
+            ),
+            (
+                'method = "rtn"\nsymmetric = true\ngrid = "gguf:Q4_0"',
+                "`symmetric` does not go with `grid`",
+                "symmetric",
+                "llama.cpp's blocks have bits and groups of their own: remove one of the two",
+            ),
+            (
+                'method = "gptq"\ngrid = "gguf:Q4_K"',
+                '`grid` cannot be "gguf:Q4_K"',
+                '"gguf:Q4_K"',
+                "it is one of",
+            ),
+            ('method = "gguf"\ntype = "Q9_0"', '`type` cannot be "Q9_0"', '"Q9_0"', "it is one of"),
+            (
+                'method = "awq"\ngrid = "gguf:Q4_0"',
+                "unknown key `grid`",
+                "grid",
+                "`grid` belongs to method `rtn`, `gptq`",
+            ),
+        ],
+    )
+    def test_mistakes(self, table: str, what: str, underlined: str, more: str) -> None:
+        text = f'{MINIMAL}[calibration]\nsource = "pocket"\n[[compression]]\n{table}\n'
+        assert mistakes(text) == [(what, underlined)]
+        (problem,) = problems(text)
+        assert more in problem.hint or "did you mean" in problem.note
