@@ -32,6 +32,7 @@ class Paper(Enum):
         "Generative Pre-trained Transformers. ICLR 2023."
     )
     AWQ = "Ji Lin et al. AWQ: Activation-aware Weight Quantization for On-Device LLM Compression and Acceleration. MLSys 2024."
+    GGUF = "Georgi Gerganov et al. llama.cpp. https://github.com/ggml-org/llama.cpp."
     SATTERTHWAITE = (
         "F. E. Satterthwaite. An Approximate Distribution of Estimates of Variance Components. Biometrics Bulletin 2(6), 1946, "
         "pages 110–114."
@@ -60,6 +61,7 @@ _METHODS = {
     "rtn": ("round to nearest (RTN) puts each weight on the closest value of an affine grid", Paper.RTN),
     "gptq": ("GPTQ rounds column by column, and later columns make up for the error", Paper.GPTQ),
     "awq": ("AWQ scales active input channels up before it rounds, and clips", Paper.AWQ),
+    "gguf": ("llama.cpp rounds to its own types of blocks", Paper.GGUF),
 }
 
 
@@ -109,8 +111,8 @@ def _compression(citations: Citations, methods: Iterable[str]) -> Iterator[str]:
     ]
     if described:
         yield (
-            "The linears of the decoder blocks were compressed after training, without retraining; embeddings, norms and the output "
-            f"layer stayed as they were. {_sentence('; '.join(described))}."
+            "The linears of the decoder blocks were compressed after training, without retraining; norms stayed as they were, and so did embeddings "
+            f"and the output layer, except in variants in llama.cpp's types. {_sentence('; '.join(described))}."
         )
 
 
