@@ -12,8 +12,9 @@ from functools import cache
 from statistics import median
 
 from studyctl.backends import OWN
+from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, chunk_tokens, device_kind
-from studyctl.contract.methods import Checkpoint, Quantization
+from studyctl.contract.methods import Checkpoint, OnGguf, Quantization
 from studyctl.contract.records import AttemptFinished, Progress, Record, StepFinished, StepStarted
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.gpus import torch_can_use_gpus
@@ -298,6 +299,16 @@ def _runtime_bytes(kind: str) -> int:
     return RUNTIME_BYTES + build + (CUDA_CONTEXT_BYTES if kind == "cuda" else 0)
 
 
+def _hessian_bytes(model: ModelIdentity) -> int:
+    """Return the bytes of a block's Hessians, and of its widest linears in float32."""
+    hidden, inner = model.hidden_size, model.intermediate_size
+    of_experts: Counter[str] = Counter()  # by block: those of all its experts exist at once
+    for name, (_, inputs) in model.linears.items():
+        if owner := mixture_of(name):
+            of_experts[owner] += 4 * inputs**2
+    return 4 * (3 * hidden**2 + 2 * inner**2) + 20 * hidden * inner + max(of_experts.values(), default=0)
+
+
 def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
     """Return upper bounds of a worker's resident memory and of its GPU memory (0 on a CPU), in bytes."""
     identity, settings, calibration = trial.model.identity, trial.variant.settings, trial.variant.calibration
@@ -314,15 +325,11 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
     working += CHUNK_TENSORS * 4 * chunk_tokens(vocabulary, device) * vocabulary  # logits of a text
     if isinstance(settings, Quantization):  # codes and scales
         working += 5 * sum(out * inputs for out, inputs in identity.linears.values()) // 4
+    if isinstance(settings, OnGguf):  # blocks, and the embedding once more
+        working += 5 * identity.parameters // 4 + vocabulary * hidden * width
     if calibration is not None and (data := trial.model.calibrations[calibration]) is not None:
-        # Inputs and outputs of a block, and inputs of its last linears; Hessians; the widest linears in float32.
-        working += 3 * data.samples * data.sequence_length * hidden * width
-        working += 4 * (3 * hidden**2 + 2 * inner**2) + 20 * hidden * inner
-        of_experts: Counter[str] = Counter()  # by block: those of all its experts exist at once
-        for name, (_, inputs) in identity.linears.items():
-            if owner := mixture_of(name):
-                of_experts[owner] += 4 * inputs**2
-        working += max(of_experts.values(), default=0)
+        streams = 4 if getattr(settings, "target", 0) else 3  # the dense model's inputs as well
+        working += streams * data.samples * data.sequence_length * hidden * width + _hessian_bytes(identity)
     if evaluation.fidelity is not None and evaluation.fidelity.activations:
         working += identity.layers * length * hidden * width  # one window's hidden states of all blocks
     if plan.document.spec.execution.keep_weights:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
+from math import floor, log10
 from typing import NamedTuple
 
 from rich.text import Text
@@ -99,6 +100,10 @@ class Effect(NamedTuple):
 
     def _decimals(self, form: Form) -> int | None:
         """Return how many decimals a form has; None: as many as make about four digits."""
+        if not self.signed and self.no_change == 0 and self.value and abs(self.value) < 0.01:
+            return 1 - floor(
+                log10(abs(self.value))
+            )  # two digits of a small KL: files of 5 bits and more have KLs of 0.0005
         if form is not Form.SHORT:
             return None
         is_fine = self.low is not None and self.high is not None and self.high - self.low < 2 * FINE

@@ -42,6 +42,14 @@ def test_a_ratio_beyond_all_bounds_has_its_ends() -> None:
     assert Effect(3.2e9, 2.9e9, 3.5e9, 1.0).text().plain == "3.2e+09 [2.9e+09, 3.5e+09]"
 
 
+def test_a_small_kl_keeps_two_digits() -> None:
+    assert [Effect(0.00074, 0.0007, 0.00078).text(form).plain for form in (Form.WHOLE, Form.SHORT)] == [
+        "0.00074 ±0.00004",
+        "0.00074±0.00004",
+    ]
+    assert Effect(0.0032).text(Form.SHORT).plain == "0.0032"
+
+
 @pytest.mark.parametrize("form", Form)
 def test_without_an_interval_the_figure_is_plain(form: Form) -> None:
     alone = Effect(0.25, signed=True)

@@ -15,7 +15,7 @@ from studyctl.llama import quantize_rows
 def round_to_nearest(linears: LinearGroup, settings: RTNOnGguf) -> list[CompressedLinear]:
     """Round each linear."""
     pairs = zip(linears.weights, linears.kinds, strict=True)
-    return [_linear(round_to_blocks(_copied(weight), kind), linears) for weight, kind in pairs]
+    return [_linear(round_to_blocks(weight, kind), linears) for weight, kind in pairs]
 
 
 def round_with_feedback(linears: LinearGroup, settings: GPTQOnGguf) -> list[CompressedLinear]:
@@ -26,7 +26,7 @@ def round_with_feedback(linears: LinearGroup, settings: GPTQOnGguf) -> list[Comp
     swept: dict[tuple[int, ...], tuple[InverseRoot, torch.Tensor]] = {}
     results = []
     for weight, kind in zip(linears.weights, linears.kinds, strict=True):
-        inverse, order, values = None, None, _copied(weight)
+        inverse, order, values = None, None, weight
         if linears.statistics is not None:
             order = sweep_order(linears.hessian.diagonal(), kind)
             key = tuple(order.tolist())
@@ -34,7 +34,7 @@ def round_with_feedback(linears: LinearGroup, settings: GPTQOnGguf) -> list[Comp
                 swept[key] = damped_inverse(linears, settings.damping, order), order
             inverse, order = swept[key]
             if linears.statistics.shift is not None:
-                values = towards_dense(values, linears, inverse, order, settings.target)
+                values = towards_dense(weight.float(), linears, inverse, order, settings.target)
         results.append(_linear(round_to_blocks(values, kind, inverse, order), linears))
     return results
 
@@ -56,9 +56,5 @@ def quantize_by_llama(linears: LinearGroup, settings: Gguf) -> list[CompressedLi
     return results
 
 
-def _copied(weight: torch.Tensor) -> torch.Tensor:
-    return weight.to(torch.float32, copy=True)
-
-
 def _linear(blocks: Blocks, linears: LinearGroup) -> CompressedLinear:
-    return CompressedLinear(blocks.values().to(linears.dtype), blocks=blocks)
+    return CompressedLinear(blocks.values(linears.dtype), blocks=blocks)

@@ -58,25 +58,24 @@ def round_to_blocks(
     """Return a matrix in blocks of a type.
 
     Args:
-        weights: ``[out, in]``, fp32; changed.
+        weights: ``[out, in]``.
         kind: of the blocks.
         inverse: of the Hessian of the inputs, in sweep order; None: every weight is rounded to nearest.
         order: the column that is swept at each step, ``[in]``; None: from left to right.
     """
     root = np.empty(0, np.float32) if inverse is None else inverse.root.cpu().contiguous().numpy()
-    device, columns = weights.device, weights.shape[1]
-    order = torch.arange(columns) if order is None else order.cpu()
-    swept = weights.cpu()[:, order]
-    if inverse is not None:
-        swept[:, inverse.dead.cpu()] = 0
+    columns = torch.arange(weights.shape[1]) if order is None else order.cpu()
+    dead = None if inverse is None else inverse.dead.cpu()
 
     def part(first: int) -> Bytes:
-        rows = np.ascontiguousarray(swept[first : first + ROWS].numpy())
-        return pack(_Sweep(rows, root, LEVELS[kind]).run(order.numpy()), kind)
+        rows = weights[first : first + ROWS].cpu()[:, columns].float()
+        if dead is not None:
+            rows[:, dead] = 0
+        return pack(_Sweep(rows.contiguous().numpy(), root, LEVELS[kind]).run(columns.numpy()), kind)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        data = np.concatenate(list(threads.map(part, range(0, len(swept), ROWS))))
-    return Blocks(kind, torch.from_numpy(data).to(device))
+        data = np.concatenate(list(threads.map(part, range(0, len(weights), ROWS))))
+    return Blocks(kind, torch.from_numpy(data).to(weights.device))
 
 
 class _Sweep:

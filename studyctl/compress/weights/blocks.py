@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from studyctl.compress.quantize.grid import row_parts
 from studyctl.contract.gguf import BlockType
 
 
@@ -14,12 +15,16 @@ class Blocks(NamedTuple):
     data: torch.Tensor
     """``[out, bytes]``, uint8."""
 
-    def values(self) -> torch.Tensor:
-        """Return the weights ``[out, in]`` that every reader of the file computes, fp32."""
+    def values(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Return the weights ``[out, in]`` that every reader of the file computes in fp32, rounded to a dtype."""
         from gguf import GGMLQuantizationType, quants
 
-        values = quants.dequantize(self.data.cpu().numpy(), GGMLQuantizationType[self.kind])
-        return torch.from_numpy(values).to(self.data.device)
+        kind, data = GGMLQuantizationType[self.kind], self.data.cpu().numpy()
+        inputs = data.shape[1] // self.kind.row_bytes(self.kind.inputs) * self.kind.inputs
+        values = torch.empty(len(data), inputs, dtype=dtype)
+        for part in row_parts(len(data), inputs):
+            values[part] = torch.from_numpy(quants.dequantize(data[part], kind))
+        return values.to(self.data.device)
 
     @property
     def bits_per_weight(self) -> float:

@@ -202,7 +202,7 @@ def _check_fit(
 
 def _read_blocks(weight: torch.Tensor, file: Any, name: str, kind: BlockType) -> CompressedLinear:
     blocks = Blocks(kind, file.get_tensor(f"{name}.{BLOCKS}"))
-    values = blocks.values()
+    values = blocks.values(weight.dtype)
     if values.shape != weight.shape:
         raise SafetensorError(
             f"`{name}` is {list(values.shape)} there and {list(weight.shape)} in this model"
