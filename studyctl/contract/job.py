@@ -115,6 +115,8 @@ class Job(_Handed):
     """Whether some of these need activations."""
     keep_bytes: int = 0
     """How many bytes of weights of finished trials the study keeps."""
+    llama_build: str | None = None
+    """Of the library that the plan saw, for variants that llama.cpp makes (:func:`studyctl.llama.build`)."""
     backend_network: bool = False
     """Whether another package's process may use the network."""
     export_to: Path | None = None

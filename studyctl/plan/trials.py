@@ -115,12 +115,13 @@ def _version(variant: Variant) -> str:
         return f"{variant.method} of {variant.backend} {BACKENDS[variant.backend].version}, adapter {ADAPTER_VERSION}"
     version = f"{variant.method} {method_of(variant.settings).version}"
     if isinstance(variant.settings, Gguf):
-        version += f", llama.cpp {_llama_build()}"
+        version += f", llama.cpp {llama_build()}"
     return version if isinstance(variant.settings, Checkpoint) else f"{version}, walker {WALKER_VERSION}"
 
 
-def _llama_build() -> str | None:
-    from studyctl.llama import build  # only this method needs the library, and numpy
+def llama_build() -> str | None:
+    """Return the hash of llama.cpp's library that is here; None if there is none."""
+    from studyctl.llama import build  # only one method needs the library, and numpy
 
     return build()
 
@@ -147,7 +148,7 @@ def make_trials(
                 source = checkpoint.key if checkpoint else None
             else:
                 source = texts[calibration] if calibration else ""
-            if isinstance(variant.settings, Gguf) and _llama_build() is None:
+            if isinstance(variant.settings, Gguf) and llama_build() is None:
                 source = None
             draws = calibration is not None and calibration.ids is None
             for seed in seeds if draws else [None]:

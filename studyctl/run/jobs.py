@@ -5,14 +5,14 @@ from collections.abc import Collection, Iterable
 
 from studyctl.contract.job import Job, TaskProtocol, TextProtocol
 from studyctl.contract.limits import batch_tokens
-from studyctl.contract.methods import uses_data
+from studyctl.contract.methods import Gguf, uses_data
 from studyctl.contract.steps import StepKind
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import Todo
 from studyctl.plan.planner import StudyPlan
-from studyctl.plan.trials import PlannedModel, Trial
+from studyctl.plan.trials import PlannedModel, Trial, llama_build
 
 
 class Queue:
@@ -110,6 +110,7 @@ def make_job(
         is_compressed=bool(walked),
         is_calibrated=any(uses_data(other.settings) for other in walked),
         keep_bytes=plan.document.spec.execution.keep_trial_weights,
+        llama_build=llama_build() if isinstance(trial.variant.settings, Gguf) else None,
         backend_network=plan.document.spec.execution.backend_network,
     )
 

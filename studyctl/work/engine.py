@@ -37,6 +37,7 @@ from studyctl.evaluate.vocabulary import check_ids
 from studyctl.export.gguf.size import file_facts, header_bytes, name_of
 from studyctl.files import StudyPaths, digest
 from studyctl.journal.parts import keep_texts, write_items
+from studyctl.llama import build
 from studyctl.sources.ids_files import read_ids
 from studyctl.sources.models import (
     LoadedModel,
@@ -235,6 +236,11 @@ class Engine:
         """Compress the model in place and store the weights; report their bits per weight and sparsity."""
         if job.is_checkpoint:
             return self._load_checkpoint(job, step, recorder)
+        if job.llama_build not in (None, build()):
+            raise StepError(
+                "llama.cpp's library is another one here than where the study was planned",
+                hint="let STUDYCTL_LLAMA name the same release on every machine",
+            )
         self._load_dense(job, recorder)
         loaded = self._model
         self._changed = _changeable(loaded.model, job)  # before the first of them is written
