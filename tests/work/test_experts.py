@@ -9,7 +9,9 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from studyctl.errors import ExitCode
 from studyctl.export.folder import verify
+from studyctl.files import StudyPaths
 from studyctl.run.selection import Selection
+from studyctl.run.start import run_study
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import has_names_of_files, load_model
 from studyctl.spec.models import Model
@@ -31,7 +33,9 @@ def test_a_variant_after_another_gets_the_weights_that_it_gets_alone(
     alone = shutil.copytree(workplace, workplace / "alone", ignore=shutil.ignore_patterns("alone"))
     both = run(write_spec(workplace), console)
     assert both.code == ExitCode.DONE
-    only = run(write_spec(alone), console, Selection(only=("*-rtn-*",)))
+    only = run_study(
+        write_spec(alone), Selection(only=("*-rtn-*",)), console, root=StudyPaths(alone / "runs" / "small")
+    )
     query = "select weights_hash from steps where variant = 'rtn-4bit-g16' and step = 'compress'"
     assert rows(both.paths, query) == rows(only.paths, query)
 
