@@ -1,28 +1,28 @@
 """Files for llama.cpp at equal bytes: its own quantization with an importance matrix against GPTQ on the same types.
 
 ``python -m benchmarks gguf MODEL TEXTS``: MODEL is a folder or a hub id; TEXTS has a folder for each language, with ``train.jsonl`` to
-calibrate on and ``test.jsonl`` to measure on. Both sides see the same tokens. It takes a minute for a model of 6 M parameters.
+calibrate on and ``test.jsonl`` to measure on. Both sides see the same tokens. The study stays under ``runs/``, so that a run that was
+stopped goes on.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, geometric_mean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import studyctl
 from benchmarks.page import note, table
+from studyctl.files import runs_folder
 
 PRESETS = ("IQ4_XS", "Q4_0", "Q4_K_M", "Q5_K_M", "Q8_0")
 CALIBRATED = ("en", "de", "zh", "sw")
 TOKENS, LENGTH, WINDOWS = 8192, 256, 8
 SPEC = """
 [study]
-name = "gguf"
+name = "{name}"
 
 [[models]]
 id = "{model}"
@@ -57,12 +57,12 @@ windows = {windows}
 metrics = ["kl", "top1"]
 """
 RATIOS = """
-WITH kl AS (SELECT variant, language, kl_nats FROM fidelity)
-SELECT variant, language, kl.kl_nats AS kl, theirs.kl_nats AS theirs, size_mib
-FROM kl JOIN trials USING (variant)
-JOIN kl AS theirs ON theirs.language = kl.language
-    AND theirs.variant = 'gguf-' || split_part(kl.variant, '-', 2) || '-imatrix'
-WHERE kl.variant LIKE 'gptq-%'
+SELECT ours.variant, ours.language, ours.kl_nats AS kl, theirs.kl_nats AS theirs, file_mib
+FROM fidelity AS ours
+JOIN fidelity AS theirs ON theirs.language = ours.language
+    AND theirs.variant = 'gguf-' || split_part(ours.variant, '-', 2) || '-imatrix'
+JOIN trials ON trials.trial_id = ours.trial_id
+WHERE ours.variant LIKE 'gptq-%'
 ORDER BY position
 """
 
@@ -74,25 +74,27 @@ def main(arguments: Sequence[str]) -> None:
     model, texts = arguments[0], Path(arguments[1]).resolve()
     languages = sorted(path.name for path in texts.iterdir() if (path / "test.jsonl").is_file())
     calibrated = [language for language in CALIBRATED if language in languages] or languages[:1]
-    with TemporaryDirectory() as name:
-        spec = Path(name, "gguf.toml")
-        spec.write_text(
-            SPEC.format(
-                model=Path(model).resolve() if Path(model).is_dir() else model,
-                texts=texts,
-                calibrated=_listed(calibrated),
-                samples=TOKENS // LENGTH,
-                length=LENGTH,
-                presets=_listed(PRESETS),
-                grids=_listed(f"gguf:{preset}" for preset in PRESETS),
-                languages=_listed(languages),
-                windows=WINDOWS,
-            )
+    name = f"gguf-{Path(model).name}"
+    folder = runs_folder()
+    folder.mkdir(exist_ok=True)
+    spec = folder / f"{name}.toml"
+    spec.write_text(
+        SPEC.format(
+            name=name,
+            model=Path(model).resolve() if Path(model).is_dir() else model,
+            texts=texts,
+            calibrated=_listed(calibrated),
+            samples=TOKENS // LENGTH,
+            length=LENGTH,
+            presets=_listed(PRESETS),
+            grids=_listed(f"gguf:{preset}" for preset in PRESETS),
+            languages=_listed(languages),
+            windows=WINDOWS,
         )
-        command = [sys.executable, "-m", "studyctl", "run", str(spec)]
-        subprocess.run(command, check=True, env=os.environ | {"STUDYCTL_RUNS": name})
-        with studyctl.open(Path(name, "gguf")) as study:
-            rows = study.sql(RATIOS).arrow().to_pylist()
+    )
+    subprocess.run([sys.executable, "-m", "studyctl", "run", str(spec)], check=True)
+    with studyctl.open(name) as study:
+        rows = study.sql(RATIOS).arrow().to_pylist()
     _show(rows, calibrated)
     note(
         f"KL to dense in nats a token of {WINDOWS} windows of {LENGTH} tokens a language, mean over languages; ratio: GPTQ's KL over "
@@ -114,7 +116,7 @@ def _show(rows: list[dict[str, Any]], calibrated: Sequence[str]) -> None:
         shown.append(
             (
                 variant.removeprefix("gptq-"),
-                f"{cells[0]['size_mib']:.2f}",
+                f"{cells[0]['file_mib']:.2f}",
                 f"{fmean(cell['theirs'] for cell in cells):.6f}",
                 f"{fmean(cell['kl'] for cell in cells):.6f}",
                 *("–" if ratio is None else f"{ratio:.3f}" for ratio in ratios),
