@@ -14,7 +14,7 @@ from statistics import median
 from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.limits import CHUNK_TENSORS, batch_tokens, chunk_tokens, device_kind
-from studyctl.contract.methods import Checkpoint, OnGguf, Quantization
+from studyctl.contract.methods import Checkpoint, GPTQOnGguf, OnGguf, Quantization, RTNOnGguf
 from studyctl.contract.records import AttemptFinished, Progress, Record, StepFinished, StepStarted
 from studyctl.contract.steps import Step, StepId, StepKind
 from studyctl.gpus import torch_can_use_gpus
@@ -32,6 +32,8 @@ LOAD_SECONDS = 6.0
 WORK = {"wanda": (2.0, 0.0), "sparsegpt": (2.5, 2.5), "gptq": (2.5, 2.5), "awq": (2.5, 14.0)}
 """Work of each method that uses calibration data: passes of the calibration tokens through the blocks, including statistics; operations
 per weight and input of its linear: factorisation, error propagation, candidates of a search."""
+BLOCK_SEARCH = 8_000.0
+"""Operations per weight of the search for the scales of llama.cpp's blocks: some 20 candidates, rounded column by column."""
 BACKEND_FACTOR = 2.0
 """Time of another package as a multiple of the engine's."""
 BYTES_PER_TOKEN = 3.5
@@ -270,8 +272,12 @@ def _compressing(trial: Trial) -> float:
     passes, per_input = (sum(WORK[method][part] for method in methods & WORK.keys()) for part in (0, 1))
     if getattr(settings, "objective", "") == "block":  # the attention or MLP runs for every second candidate
         passes += getattr(settings, "ratios", 0) / 2
+    if getattr(settings, "target", 0):  # the dense block runs too
+        passes *= 2
     linears = trial.model.identity.linears.values() if trial.model.identity else ()
     operations = sum(out * inputs * (2 * passes * tokens + per_input * inputs) for out, inputs in linears)
+    if isinstance(settings, GPTQOnGguf | RTNOnGguf) and trial.model.identity is not None:
+        operations += BLOCK_SEARCH * trial.model.identity.parameters
     return operations * (1 if trial.variant.backend == OWN else BACKEND_FACTOR)
 
 
