@@ -32,7 +32,7 @@ LOAD_SECONDS = 6.0
 WORK = {"wanda": (2.0, 0.0), "sparsegpt": (2.5, 2.5), "gptq": (2.5, 2.5), "awq": (2.5, 14.0)}
 """Work of each method that uses calibration data: passes of the calibration tokens through the blocks, including statistics; operations
 per weight and input of its linear: factorisation, error propagation, candidates of a search."""
-BLOCK_SEARCH = 8_000.0
+BLOCK_SEARCH = 1_500.0
 """Operations per weight of the search for the scales of llama.cpp's blocks: some 20 candidates, rounded column by column."""
 BACKEND_FACTOR = 2.0
 """Time of another package as a multiple of the engine's."""
