@@ -31,7 +31,7 @@ def test_alone_it_explains_itself(tmp_path: Path) -> None:
     assert output.returncode == 0
     assert "studyctl run pocket" in output.stdout
     assert (
-        "specs that ship: backends, bits-sweep, calibration-language, paper, paper-small, pocket, pocket-full, sparsity-sweep"
+        "specs that ship: backends, bits-sweep, calibration-language, gguf, paper, paper-small, pocket, pocket-full, sparsity-sweep"
         in output.stdout
     )
     assert output.stderr == ""

@@ -14,9 +14,13 @@ from studyctl.llama import _library
 FILE_TYPES = {
     "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18,
     "IQ2_XXS": 19, "IQ2_XS": 20, "IQ3_XXS": 23, "IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26, "IQ2_S": 29, "IQ4_XS": 30, "IQ1_M": 31, "BF16": 32,
-    "TQ1_0": 36, "TQ2_0": 37, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17,
+    "TQ1_0": 36, "TQ2_0": 37,
 }  # fmt: skip
 """``llama_ftype`` by the type that most matrices get; some are mixtures, such as Q4_K_M."""
+PRESETS = {
+    "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17,
+}  # fmt: skip
+"""``llama_ftype`` of the mixtures that a type alone does not name."""
 _THREADS_AT, _TYPE_AT, _IMATRIX_AT = 0, 4, 24
 """Places of fields in ``llama_model_quantize_params``."""
 
@@ -62,7 +66,7 @@ def quantize(
         table[place] = _Importance(name.encode(), data, values.size)
     parameters = library.llama_model_quantize_default_params()
     struct.pack_into("i", parameters.bytes, _THREADS_AT, 1)
-    struct.pack_into("i", parameters.bytes, _TYPE_AT, FILE_TYPES[kind])
+    struct.pack_into("i", parameters.bytes, _TYPE_AT, (FILE_TYPES | PRESETS)[kind])
     if importances:
         struct.pack_into("Q", parameters.bytes, _IMATRIX_AT, ctypes.addressof(table))
     code = library.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
