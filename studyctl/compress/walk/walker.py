@@ -328,6 +328,11 @@ def _compress_with_data(
     stages = [list(alike) for _, alike in groupby(linear_groups, lambda one: one.experts or id(one))]
     passes = stages if by_group else [linear_groups]
     from_dense = work.settings.propagate == "dense"
+    if dense is not None and any(linears.experts for linears in linear_groups):
+        raise StepError(
+            "`target` is not for experts: the dense model routes other tokens to them",
+            hint="leave out `target`",
+        )
     twin = _Twin(block.as_dense(), dense) if dense is not None else None
     results = BlockResults()
     outputs: list[torch.Tensor] = []  # of the dense block, if these are the next block's inputs

@@ -11,6 +11,7 @@ from studyctl.compress.walk.vocabulary import EMBEDDING_SHARE, measure_head, voc
 from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup
 from studyctl.contract.methods import GPTQ, GPTQOnGguf, MethodSettings
+from studyctl.errors import StepError
 from studyctl.reporter import SilentReporter
 from tests.compress.cases import correlated, linear_group, random
 from tests.compress.tiny import tiny_model
@@ -97,6 +98,17 @@ def inputs_of(model: torch.nn.Module, name: str, ids: torch.Tensor) -> torch.Ten
         model(ids)
     handle.remove()
     return caught[0]
+
+
+def test_experts_are_refused(ids: torch.Tensor) -> None:
+    with pytest.raises(StepError, match="`target` is not for experts"):
+        compress(
+            tiny_model("mixtral"),
+            GPTQ(group_size=8, target=0.5),
+            ids,
+            batch_tokens=48,
+            reporter=SilentReporter(),
+        )
 
 
 class TestVocabulary:
