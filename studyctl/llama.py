@@ -26,12 +26,6 @@ from studyctl.errors import StepError
 
 FOLDER = "STUDYCTL_LLAMA"
 INSTALL = f"`pip install llama-cpp-python`, or let {FOLDER} name the folder with libllama.so of a release of llama.cpp"
-_TYPES = {
-    BlockType.Q4_0: 2, BlockType.Q4_1: 3, BlockType.Q5_0: 6, BlockType.Q5_1: 7, BlockType.Q8_0: 8, BlockType.Q2_K: 10,
-    BlockType.Q3_K: 11, BlockType.Q4_K: 12, BlockType.Q5_K: 13, BlockType.Q6_K: 14, BlockType.IQ4_NL: 20,
-    BlockType.IQ4_XS: 23,
-}  # fmt: skip
-"""``enum ggml_type``."""
 _CONTEXT, _BATCH, _SMALL_BATCH, _SEQUENCES = 512, 2048, 512, 1
 """Defaults of the first fields of ``llama_context_params``: n_ctx, n_batch, n_ubatch, n_seq_max."""
 _THREADS = 4
@@ -96,11 +90,6 @@ def _hash_of(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
-def missing() -> StepError:
-    """Return the error to raise if the library is not here."""
-    return StepError("llama.cpp's library is not here", hint=INSTALL)
-
-
 def quantize_rows(
     kind: BlockType, weights: NDArray[np.float32], squares: NDArray[np.float32] | None
 ) -> NDArray[np.uint8]:
@@ -115,22 +104,29 @@ def quantize_rows(
         StepError: the library is not here.
     """
     if (folder := find_llama()) is None:
-        raise missing()
+        raise StepError("llama.cpp's library is not here", hint=INSTALL)
     quantize = _quantizer(folder)
     rows, inputs = weights.shape
     blocks = np.empty((rows, kind.row_bytes(inputs)), np.uint8)
     importance = None if squares is None else np.ascontiguousarray(squares, np.float32).ctypes
-    number = _TYPES[kind]
 
     def part(span: tuple[int, int]) -> None:
         first, last = span
         quantize(
-            number, weights[first:last].ctypes, blocks[first:last].ctypes, 0, last - first, inputs, importance
+            kind.number,
+            weights[first:last].ctypes,
+            blocks[first:last].ctypes,
+            0,
+            last - first,
+            inputs,
+            importance,
         )
 
     threads = min(os.cpu_count() or 1, rows)
     ends = [rows * place // threads for place in range(threads + 1)]
-    quantize(number, weights[:0].ctypes, blocks[:0].ctypes, 0, 0, inputs, importance)  # makes its tables once
+    quantize(
+        kind.number, weights[:0].ctypes, blocks[:0].ctypes, 0, 0, inputs, importance
+    )  # makes its tables once
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(part, pairwise(ends)))
     return blocks

@@ -13,7 +13,8 @@ FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
 """Model types that are written as GGUF."""
 
 
-class _Size(NamedTuple):
+class _Layout(NamedTuple):
+    number: int
     inputs: int
     bytes: int
 
@@ -35,33 +36,38 @@ class BlockType(StrEnum):
     Q8_0 = "Q8_0"
 
     @property
+    def number(self) -> int:
+        """Return its number in files (``enum ggml_type``)."""
+        return _LAYOUTS[self].number
+
+    @property
     def inputs(self) -> int:
         """Return how many inputs a block has."""
-        return _SIZES[self].inputs
+        return _LAYOUTS[self].inputs
 
     @property
     def bits_per_weight(self) -> float:
         """Return the bits per weight, with scales and minima."""
-        return 8 * _SIZES[self].bytes / _SIZES[self].inputs
+        return 8 * _LAYOUTS[self].bytes / _LAYOUTS[self].inputs
 
     def row_bytes(self, inputs: int) -> int:
         """Return the bytes of a row of so many inputs, a multiple of a block's."""
-        return inputs // _SIZES[self].inputs * _SIZES[self].bytes
+        return inputs // _LAYOUTS[self].inputs * _LAYOUTS[self].bytes
 
 
-_SIZES = {
-    BlockType.Q2_K: _Size(256, 84),
-    BlockType.Q3_K: _Size(256, 110),
-    BlockType.IQ4_XS: _Size(256, 136),
-    BlockType.IQ4_NL: _Size(32, 18),
-    BlockType.Q4_0: _Size(32, 18),
-    BlockType.Q4_1: _Size(32, 20),
-    BlockType.Q4_K: _Size(256, 144),
-    BlockType.Q5_0: _Size(32, 22),
-    BlockType.Q5_1: _Size(32, 24),
-    BlockType.Q5_K: _Size(256, 176),
-    BlockType.Q6_K: _Size(256, 210),
-    BlockType.Q8_0: _Size(32, 34),
+_LAYOUTS = {
+    BlockType.Q2_K: _Layout(10, 256, 84),
+    BlockType.Q3_K: _Layout(11, 256, 110),
+    BlockType.IQ4_XS: _Layout(23, 256, 136),
+    BlockType.IQ4_NL: _Layout(20, 32, 18),
+    BlockType.Q4_0: _Layout(2, 32, 18),
+    BlockType.Q4_1: _Layout(3, 32, 20),
+    BlockType.Q4_K: _Layout(12, 256, 144),
+    BlockType.Q5_0: _Layout(6, 32, 22),
+    BlockType.Q5_1: _Layout(7, 32, 24),
+    BlockType.Q5_K: _Layout(13, 256, 176),
+    BlockType.Q6_K: _Layout(14, 256, 210),
+    BlockType.Q8_0: _Layout(8, 32, 34),
 }
 SMALLEST_BLOCK = 32
 

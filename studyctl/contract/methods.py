@@ -397,10 +397,7 @@ class OnGguf(MethodSettings):
         return None
 
 
-class RTNOnGguf(OnGguf):
-    """Rounds each weight to the nearest value that a block of llama.cpp can hold; the scale that loses least is searched."""
-
-    method: Literal["rtn"] = "rtn"
+class _WithGrid(OnGguf):
     grid: Grid
 
     @property
@@ -409,7 +406,13 @@ class RTNOnGguf(OnGguf):
         return Preset(self.grid.removeprefix(GRID_PREFIX))
 
 
-class GPTQOnGguf(OnGguf):
+class RTNOnGguf(_WithGrid):
+    """Rounds each weight to the nearest value that a block of llama.cpp can hold; the scale that loses least is searched."""
+
+    method: Literal["rtn"] = "rtn"
+
+
+class GPTQOnGguf(_WithGrid):
     """Rounds to llama.cpp's blocks with GPTQ's error feedback, embeddings and head as well.
 
     The mixture of types is that of llama.cpp's file with an importance matrix, so that both have the same bytes.
@@ -417,16 +420,10 @@ class GPTQOnGguf(OnGguf):
 
     needs_data: ClassVar[bool] = True
     method: Literal["gptq"] = "gptq"
-    grid: Grid
     damping: Damping = 0.01
     order: Order = "stage"
     propagate: Propagate = "compressed"
     target: Target = 0.0
-
-    @property
-    @override
-    def preset(self) -> Preset:
-        return Preset(self.grid.removeprefix(GRID_PREFIX))
 
 
 class Gguf(OnGguf):

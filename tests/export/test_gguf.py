@@ -18,14 +18,14 @@ from studyctl.export.gguf.blocks import misfit, to_blocks
 from studyctl.export.gguf.file import GgufFile, write_gguf
 from studyctl.export.gguf.size import file_facts, header_bytes
 from studyctl.export.gguf.tokenizer import pre_tokenizer_of
-from studyctl.llama import LlamaModel, find_llama
+from studyctl.llama import LlamaModel
 from studyctl.reporter import SilentReporter
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import LoadedModel, load_model
 from studyctl.spec.models import Model
 from tests.compress.cases import random
 from tests.compress.tiny import tiny_model
-from tests.run.studies import SENTENCES, make_model
+from tests.run.studies import SENTENCES
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"]
 SIZES: dict[str, Any] = {
@@ -42,18 +42,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "phi3": {"sliding_window": None, "original_max_position_embeddings": 128},
 }  # fmt: skip
 IDS = [5, 17, 300, 42, 9, 9, 120, 64, 31, 2, 77, 250]
-
-
-@pytest.fixture(scope="module")
-def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture
-def llama() -> Path:
-    if (folder := find_llama()) is None:
-        pytest.skip("llama.cpp is not here; STUDYCTL_LLAMA names its folder")
-    return folder
 
 
 def loaded(

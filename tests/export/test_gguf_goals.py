@@ -13,7 +13,7 @@ from studyctl.compress.walk.walker import compress
 from studyctl.compress.weights.compressed import Compressed
 from studyctl.contract.methods import Gguf, GPTQOnGguf, OnGguf
 from studyctl.export.gguf.file import write_gguf
-from studyctl.llama import LlamaModel, find_llama
+from studyctl.llama import LlamaModel
 from studyctl.reporter import SilentReporter
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import LoadedModel, load_model
@@ -34,13 +34,6 @@ if THOROUGH:
         for preset in MOST
         if (name, preset) not in CASES
     ]
-
-
-@pytest.fixture
-def llama() -> Path:
-    if (folder := find_llama()) is None:
-        pytest.skip("llama.cpp is not here; STUDYCTL_LLAMA names its folder")
-    return folder
 
 
 def load(real: Path, name: str) -> LoadedModel:

@@ -14,31 +14,18 @@ from studyctl.compress.walk.vocabulary import vocabulary_matrices
 from studyctl.compress.walk.walker import compress
 from studyctl.contract.gguf import BlockType, Preset, Shape, mixture, shape_of
 from studyctl.contract.methods import Gguf, GPTQOnGguf, RTNOnGguf
-from studyctl.llama import find_llama, quantize_rows
+from studyctl.llama import quantize_rows
 from studyctl.reporter import SilentReporter
 from studyctl.sources.gguf.families import family_of
 from studyctl.sources.models import LoadedModel
 from tests.export.llama_quantize import quantize, random_importances
 from tests.export.test_gguf import FAMILIES, IDS, divergence, loaded, write
-from tests.run.studies import make_model
 
 LAYERS = 16
 SHAPES: list[dict[str, Any]] = [
     {"hidden_size": 256, "intermediate_size": 512, "num_key_value_heads": 1, "tie_word_embeddings": True},
     {"hidden_size": 96, "intermediate_size": 256, "num_key_value_heads": 2, "tie_word_embeddings": False},
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture
-def llama() -> Path:
-    if (folder := find_llama()) is None:
-        pytest.skip("llama.cpp is not here; STUDYCTL_LLAMA names its folder")
-    return folder
 
 
 def sixteen_layers(family: str, shape: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from gguf import GGUFReader, GGUFWriter, quants
 from studyctl.contract import gguf as contract
 from studyctl.contract.methods import Checkpoint
 from studyctl.errors import StepError
-from studyctl.llama import find_llama
 from studyctl.reporter import SilentReporter
 from studyctl.sources.checkpoints import identify_checkpoint
 from studyctl.sources.gguf import families
@@ -22,7 +21,6 @@ from studyctl.sources.models import LoadedModel
 from studyctl.sources.unpacking import ComparedModel, checkpoint_bits, load_checkpoint
 from tests.export.llama_quantize import FILE_TYPES, quantize
 from tests.export.test_gguf import FAMILIES, IDS, divergence, loaded, write
-from tests.run.studies import make_model
 
 WIDE: dict[str, Any] = {
     "hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -30,18 +28,6 @@ WIDE: dict[str, Any] = {
 """Rows of whole blocks of 256 inputs."""
 SLOW = [kind for kind in FILE_TYPES if kind.startswith(("IQ1", "IQ2", "IQ3"))]
 """llama.cpp takes seconds to make the tables of their grids."""
-
-
-@pytest.fixture(scope="module")
-def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture
-def llama() -> Path:
-    if (folder := find_llama()) is None:
-        pytest.skip("llama.cpp is not here; STUDYCTL_LLAMA names its folder")
-    return folder
 
 
 def wide(family: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from gguf import GGUFReader, quants
 from studyctl.compress.walk.walker import compress
 from studyctl.contract.methods import AWQ, GPTQ, RTN, Dense, MethodSettings, Quantization
 from studyctl.export.gguf.file import write_gguf
-from studyctl.llama import LlamaModel, find_llama
+from studyctl.llama import LlamaModel
 from studyctl.reporter import SilentReporter
 from studyctl.sources.model_files import identify_model
 from studyctl.sources.models import LoadedModel, load_model
@@ -111,13 +111,6 @@ def test_what_is_lost_in_a_file(name: str, settings: Quantization, real: Path, t
             for one in (deepcopy(model.model).float(), of_the_file(model, tmp_path / "x.gguf"))
         )
     assert divergence(measured, written) <= 1e-5
-
-
-@pytest.fixture
-def llama() -> Path:
-    if (folder := find_llama()) is None:
-        pytest.skip("llama.cpp is not here; STUDYCTL_LLAMA names its folder")
-    return folder
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,7 +7,6 @@ from studyctl.compress.quantize.target import towards_dense
 from studyctl.compress.sweep.inverse import InverseRoot, damped_inverse
 from studyctl.compress.weights.blocks import Blocks
 from studyctl.compress.weights.compressed import CompressedLinear, LinearGroup
-from studyctl.contract.gguf import BlockType
 from studyctl.contract.methods import Gguf, GPTQOnGguf, RTNOnGguf
 from studyctl.llama import quantize_rows
 
@@ -51,7 +50,7 @@ def quantize_by_llama(linears: LinearGroup, settings: Gguf) -> list[CompressedLi
         squares = linears.statistics.norm.square().cpu().numpy()
     results = []
     for weight, kind in zip(linears.weights, linears.kinds, strict=True):
-        data = quantize_rows(BlockType(kind), weight.float().cpu().contiguous().numpy(), squares)
+        data = quantize_rows(kind, weight.float().cpu().contiguous().numpy(), squares)
         results.append(_linear(Blocks(kind, torch.from_numpy(data).to(weight.device)), linears))
     return results
 

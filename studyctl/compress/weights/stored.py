@@ -1,8 +1,9 @@
 """Compressed weights on disk, and the hash that identifies them.
 
 A linear on a grid is stored as codes, scales and zero points; ``grid.dequantize``, which made the evaluated weight, restores it.
-A linear in llama.cpp's blocks is stored as these, any other as its weight; of a pruned one, which weights are not zero (a bit each) and their values. So what is
-applied is bit for bit what was saved. Codes of up to four bits are stored two per byte. The files are a cache, not an export.
+A linear in llama.cpp's blocks is stored as these, any other as its weight; of a pruned one, which weights are not zero (a bit each)
+and their values. So what is applied is bit for bit what was saved. Codes of up to four bits are stored two per byte. The files are a
+cache, not an export.
 """
 
 import hashlib

@@ -12,9 +12,7 @@ import torch
 from studyctl.compress.gguf.packing import Rounded, pack
 from studyctl.compress.weights.blocks import Blocks
 from studyctl.compress.weights.compressed import CompressedLinear
-from studyctl.contract.gguf import BlockType
-
-BLOCK = 32
+from studyctl.contract.gguf import SMALLEST_BLOCK, BlockType
 
 
 class Packed(NamedTuple):
@@ -33,8 +31,8 @@ def misfit(linear: CompressedLinear, bits: int) -> str:
     inputs = linear.weight.shape[1]
     if linear.groups is not None:
         return "its groups follow the order of activations, and a block's inputs are consecutive (use static_groups)"
-    if inputs % BLOCK or (inputs // linear.scales.shape[1]) % BLOCK:
-        return f"{linear.scales.shape[1]} groups of {inputs} inputs are no whole blocks of {BLOCK}"
+    if inputs % SMALLEST_BLOCK or (inputs // linear.scales.shape[1]) % SMALLEST_BLOCK:
+        return f"{linear.scales.shape[1]} groups of {inputs} inputs are no whole blocks of {SMALLEST_BLOCK}"
     if bits > 5 and not _is_symmetric(linear, bits):
         return f"no block holds {bits} bits with zero points (use symmetric, or at most 5 bits)"
     return ""
@@ -55,7 +53,7 @@ def to_blocks(linear: CompressedLinear, bits: int) -> Packed:
     assert linear.scales is not None
     assert linear.zero_point is not None
     codes = linear.all_codes().cpu().numpy().astype(np.int16)
-    repeats = codes.shape[1] // BLOCK // linear.scales.shape[1]
+    repeats = codes.shape[1] // SMALLEST_BLOCK // linear.scales.shape[1]
     scales = linear.scales.float().cpu().repeat_interleave(repeats, 1)
     zero_point = linear.zero_point.float().cpu().repeat_interleave(repeats, 1)
     inexact, numbers = _changed_by_half(scales), scales.numel()

@@ -14,10 +14,11 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
 from studyctl.compress.walk.architectures import block_matrices
 from studyctl.compress.weights.compressed import Compressed, CompressedLinear
 from studyctl.contract.exports import Embeddings, ExportFormat
+from studyctl.contract.gguf import SMALLEST_BLOCK
 from studyctl.contract.methods import MethodSettings, OnGguf, Quantization
 from studyctl.errors import StepError
 from studyctl.export.gguf import tokenizer
-from studyctl.export.gguf.blocks import BLOCK, Packed, kind_of, misfit, to_blocks
+from studyctl.export.gguf.blocks import Packed, kind_of, misfit, to_blocks
 from studyctl.reporter import Reporter
 from studyctl.sources.gguf import families
 from studyctl.sources.gguf.families import Family, family_of
@@ -207,9 +208,9 @@ def _plain_kind(values: torch.Tensor, embeddings: Embeddings | None) -> GGMLQuan
     if values.dim() == 1:
         return GGMLQuantizationType.F32
     kind = GGMLQuantizationType[embeddings.name] if embeddings is not None else PLAIN[values.dtype]
-    if kind is GGMLQuantizationType.Q8_0 and values.shape[1] % BLOCK:
+    if kind is GGMLQuantizationType.Q8_0 and values.shape[1] % SMALLEST_BLOCK:
         raise StepError(
-            f"embeddings of {values.shape[1]} columns are no whole blocks of {BLOCK}",
+            f"embeddings of {values.shape[1]} columns are no whole blocks of {SMALLEST_BLOCK}",
             hint="--embeddings f16",
         )
     return kind

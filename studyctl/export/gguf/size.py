@@ -11,8 +11,8 @@ from studyctl.compress.weights.compressed import Compressed
 from studyctl.contract.job import Job
 from studyctl.contract.records import FileFacts
 from studyctl.export.gguf.file import FACTORS, VOCABULARY, add_keys, tensors_of
-from studyctl.export.gguf.tokenizer import SCALARS
 from studyctl.sources.gguf.families import family_of, frequency_factors
+from studyctl.sources.gguf.header import SCALARS
 from studyctl.sources.models import LoadedModel
 
 

@@ -5,14 +5,13 @@ refused, since another would split texts elsewhere.
 """
 
 import json
-import mmap
-import struct
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFValueType, GGUFWriter, TokenType
 
 from studyctl.errors import StepError
+from studyctl.sources.gguf.header import read_tokenizer
 
 _QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
@@ -25,56 +24,15 @@ _PRE_TOKENIZERS = {
     (("Split", _LLAMA3), _BYTES_ALONE): "llama-bpe",
 }
 """llama.cpp's names, by the steps of a pre-tokenizer and what they do."""
-SCALARS = dict(zip(map(GGUFValueType, (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12)), "BbHhIif?Qqd", strict=True))
-"""Letters of :mod:`struct` by the types of key-values that are numbers."""
 _ADDED_SCORE = -1000.0
 """Score of added tokens among SentencePiece's, which no merge makes."""
 
 
 def copy_keys(writer: GGUFWriter, source: Path) -> None:
     """Copy the tokenizer of another GGUF file."""
-    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        fields = _Fields(data)
-        for _ in range(fields.count):
-            name, kind = fields.string(), GGUFValueType(fields.number("I"))
-            inner = GGUFValueType(fields.number("I")) if kind is GGUFValueType.ARRAY else None
-            value = fields.value(kind) if inner is None else fields.array(inner)
-            if name.startswith("tokenizer."):
-                writer.add_key_value(name, value, kind, sub_type=inner)
-
-
-class _Fields:
-    """Reads the key-values of a GGUF file in order; gguf's own reader takes seconds for the tokens of a vocabulary."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data, self._at = data, 16  # after the magic, the version and the number of tensors
-        self.count = self.number("Q")
-
-    def numbers(self, letter: str, count: int = 1) -> tuple[Any, ...]:
-        form = f"<{count}{letter}"
-        self._at += struct.calcsize(form)
-        return struct.unpack_from(form, self._data, self._at - struct.calcsize(form))
-
-    def number(self, letter: str) -> int:
-        return int(self.numbers(letter)[0])
-
-    def string(self) -> str:
-        length = self.number("Q")
-        self._at += length
-        return self._data[self._at - length : self._at].decode()
-
-    def value(self, kind: GGUFValueType) -> Any:
-        if kind is GGUFValueType.STRING:
-            return self.string()
-        if kind is GGUFValueType.ARRAY:
-            return self.array(GGUFValueType(self.number("I")))
-        return self.numbers(SCALARS[kind])[0]
-
-    def array(self, inner: GGUFValueType) -> list[Any]:
-        count = self.number("Q")
-        if inner in SCALARS:
-            return list(self.numbers(SCALARS[inner], count))
-        return [self.value(inner) for _ in range(count)]
+    for key in read_tokenizer(source):
+        inner = None if key.inner is None else GGUFValueType(key.inner)
+        writer.add_key_value(key.name, key.value, GGUFValueType(key.kind), sub_type=inner)
 
 
 def add_keys(writer: GGUFWriter, tokenizer: Any, folder: Path, rows: int) -> None:

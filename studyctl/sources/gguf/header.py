@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from studyctl.contract.gguf import BlockType
 from studyctl.errors import StudyError
 from studyctl.sources.safetensors_files import TensorInfo
 
@@ -45,7 +46,7 @@ _LINEARS_OF = {
     "phi3": {"ffn_up": "mlp.gate_up_proj"},
     "starcoder2": {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
 }
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Types of a header's numbers -> formats of ``struct``."""
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
@@ -59,18 +60,12 @@ class BlockKind(NamedTuple):
     bytes: int
 
 
-# fmt: off
-BLOCK_KINDS = {
-    0: BlockKind("F32", 1, 4), 1: BlockKind("F16", 1, 2), 30: BlockKind("BF16", 1, 2),
-    2: BlockKind("Q4_0", 32, 18), 3: BlockKind("Q4_1", 32, 20), 6: BlockKind("Q5_0", 32, 22), 7: BlockKind("Q5_1", 32, 24),
-    8: BlockKind("Q8_0", 32, 34), 10: BlockKind("Q2_K", 256, 84), 11: BlockKind("Q3_K", 256, 110), 12: BlockKind("Q4_K", 256, 144),
-    13: BlockKind("Q5_K", 256, 176), 14: BlockKind("Q6_K", 256, 210), 16: BlockKind("IQ2_XXS", 256, 66),
+BLOCK_KINDS = {kind.number: BlockKind(kind, kind.inputs, kind.row_bytes(kind.inputs)) for kind in BlockType} | {
+    0: BlockKind("F32", 1, 4), 1: BlockKind("F16", 1, 2), 30: BlockKind("BF16", 1, 2), 16: BlockKind("IQ2_XXS", 256, 66),
     17: BlockKind("IQ2_XS", 256, 74), 18: BlockKind("IQ3_XXS", 256, 98), 19: BlockKind("IQ1_S", 256, 50),
-    20: BlockKind("IQ4_NL", 32, 18), 21: BlockKind("IQ3_S", 256, 110), 22: BlockKind("IQ2_S", 256, 82),
-    23: BlockKind("IQ4_XS", 256, 136), 29: BlockKind("IQ1_M", 256, 56), 34: BlockKind("TQ1_0", 256, 54),
-    35: BlockKind("TQ2_0", 256, 66), 39: BlockKind("MXFP4", 32, 17), 40: BlockKind("NVFP4", 64, 36),
-}
-# fmt: on
+    21: BlockKind("IQ3_S", 256, 110), 22: BlockKind("IQ2_S", 256, 82), 29: BlockKind("IQ1_M", 256, 56),
+    34: BlockKind("TQ1_0", 256, 54), 35: BlockKind("TQ2_0", 256, 66), 39: BlockKind("MXFP4", 32, 17), 40: BlockKind("NVFP4", 64, 36),
+}  # fmt: skip
 """The types that ``gguf.quants.dequantize`` knows, by their numbers in files."""
 
 
@@ -198,6 +193,32 @@ def _read(data: mmap.mmap, path: Path) -> Header:
     return Header(fields, placed, len(data) - data_begin)
 
 
+class TokenizerKey(NamedTuple):
+    """A key of a tokenizer, with its types in the file."""
+
+    name: str
+    kind: int
+    inner: int | None
+    """Of the items of an array."""
+    value: object
+
+
+def read_tokenizer(path: Path) -> list[TokenizerKey]:
+    """Return the keys of a file's tokenizer, arrays whole; of a file whose header can be read."""
+    keys = []
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        reader = _Reader(data)
+        _, _, count = reader.number("I"), reader.number("Q"), reader.number("Q")
+        for _ in range(count):
+            name, kind = reader.string(), reader.number("I")
+            inner = struct.unpack_from("<I", data, reader.at)[0] if kind == _ARRAY else None
+            is_kept = name.startswith("tokenizer.")
+            value = reader.value(kind, whole=is_kept)
+            if is_kept:
+                keys.append(TokenizerKey(name, kind, inner, value))
+    return keys
+
+
 def _cut_short(path: Path, how: str) -> StudyError:
     return StudyError(f"`{path}` is cut short: {how}", hint="download or install it again")
 
@@ -223,17 +244,18 @@ class _Reader:
         self._skip(length)
         return self.data[self.at - length : self.at].decode()
 
-    def value(self, kind: int) -> object:
-        """Return a value of a type, given by its number; of an array of numbers its length."""
+    def value(self, kind: int, *, whole: bool = False) -> object:
+        """Return a value of a type, given by its number; of an array of numbers its length, unless the whole is asked for."""
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY:
-            return self.number(_SCALARS[kind])
+            return self.number(SCALARS[kind])
         kind, length = self.number("I"), self.number("Q")
         if kind == _STRING:
             return [self.string() for _ in range(length)]
-        self._skip(length * struct.calcsize(_SCALARS[kind]))
-        return length
+        form = f"<{length}{SCALARS[kind]}"
+        self._skip(struct.calcsize(form))
+        return list(struct.unpack_from(form, self.data, self.at - struct.calcsize(form))) if whole else length
 
     def _skip(self, length: int) -> None:
         self.at += length
