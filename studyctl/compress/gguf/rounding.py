@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from studyctl.compress.gguf.levels import CODEBOOK, LEVELS, Levels
 from studyctl.compress.gguf.packing import Bytes, Floats, Rounded, pack
+from studyctl.compress.sweep.columns import pass_on
 from studyctl.compress.sweep.inverse import InverseRoot
 from studyctl.compress.weights.blocks import Blocks
 from studyctl.contract.gguf import BlockType
@@ -109,8 +110,9 @@ class _Sweep:
                 place = order[first] // form.inputs
                 scales[:, place], minima[:, place] = scale, minimum
                 levels[:, order[block]] = chosen
-                if len(self._root) and block.stop < columns:
-                    weights[:, block.stop :] -= errors @ self._root[block, block.stop :]
+                if len(self._root):
+                    swept, root = torch.from_numpy(weights), torch.from_numpy(self._root)
+                    pass_on(swept, torch.from_numpy(errors), root, block)
         return Rounded(levels, scales, minima, *(shared if form.blocks > 1 else ()))
 
     def _root_of(self, block: slice) -> Floats:
@@ -186,7 +188,7 @@ class _Sweep:
     def _least_squares(self, weights: Floats, root: Floats, levels: Floats) -> tuple[Floats, Floats]:
         """Return the scale and minimum ``[rows]`` of least loss for given levels: a problem of two unknowns in U⁻ᵀ's metric."""
         inverse = np.linalg.inv(root.astype(np.float64))
-        target, slope = weights @ inverse, levels @ inverse
+        target, slope = (_product(values, inverse) for values in (weights, levels))
         slopes, both = (slope * slope).sum(1) + 1e-30, (target * slope).sum(1)
         if not self._form.has_minimum:
             return (both / slopes).astype(np.float32), np.zeros(len(weights), np.float32)
@@ -231,6 +233,12 @@ class _Sweep:
             return shared_scale[:, None] * multiples, shared_minimum[:, None] * of_minima
 
         return snap
+
+
+def _product(values: Floats, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a product in fp64, computed by torch: numpy's threads would wait for work in a loop, and double the time of a sweep."""
+    product: NDArray[np.float64] = (torch.from_numpy(values).double() @ torch.from_numpy(matrix)).numpy()
+    return product
 
 
 def _half(numbers: NDArray[Any]) -> Floats:
