@@ -375,6 +375,11 @@ class StudyPaths:
         return self.cache / "spare"
 
     @property
+    def speed(self) -> Path:
+        """Folder of the sessions in which files were timed: a journal each."""
+        return self.root / "speed"
+
+    @property
     def weights(self) -> Path:
         """Exported variants (``keep_weights``)."""
         return self.root / "weights"
@@ -417,6 +422,10 @@ class StudyPaths:
         """Return where the compressed weights of a trial are, in progress or finished; None: nowhere."""
         places = self.trial_weights(weights_key), self.kept_weights(weights_key)
         return next((path for path in places if path.exists()), None)
+
+    def deployed(self, weights_key: str, weights_hash: str | None) -> Path:
+        """The GGUF file of a trial's weights; of the dense model, which has no hash, that of its key."""
+        return self.cache / "gguf" / f"{weights_key}.{(weights_hash or 'dense')[:12]}.gguf"
 
     def packed_weights(self, weights_key: str) -> Path:
         """The packed checkpoint that another package made for a trial in progress."""

@@ -85,9 +85,16 @@ def build() -> str | None:
     return None if folder is None else _hash_of(_file(folder, _BASE))
 
 
+def kernels() -> str | None:
+    """Return the hash of all libraries that compute, 12 hex digits; None if they are not here."""
+    folder = find_llama()
+    return None if folder is None else _hash_of(*sorted(folder.glob("lib*.so*")))
+
+
 @cache
-def _hash_of(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+def _hash_of(*files: Path) -> str:
+    parts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return (parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest())[:12]
 
 
 def quantize_rows(
@@ -180,27 +187,34 @@ def _library(folder: Path) -> Any:
 
 
 class LlamaModel:
-    """A GGUF file that llama.cpp has loaded."""
+    """A GGUF file that llama.cpp has loaded, to be computed on the CPU."""
 
-    def __init__(self, folder: Path, file: Path) -> None:
+    def __init__(self, folder: Path, file: Path, *, mapped: bool = True) -> None:
         """Load a file.
 
         Args:
             folder: of the library, see :func:`find_llama`.
             file: the GGUF file.
+            mapped: map the file's pages into memory; else read them.
 
         Raises:
-            StepError: llama.cpp does not load it.
+            StepError: llama.cpp does not load it, or it is mapped although it should not be.
         """
         self._library = _library(folder)
-        self._model = self._library.llama_model_load_from_file(
-            str(file).encode(), self._library.llama_model_default_params()
-        )
+        parameters = self._library.llama_model_default_params()
+        _use_no_gpu(parameters)
+        if not mapped:
+            _read_file(self._library, parameters)
+        self._model = self._library.llama_model_load_from_file(str(file).encode(), parameters)
         if not self._model:
             raise StepError(
                 f"llama.cpp does not load {file.name}", hint="please report it, with the model's family"
             )
+        if not mapped and _is_mapped(file):
+            raise StepError(_UNKNOWN_RELEASE)
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
+        self.tokens = int(self._library.llama_vocab_n_tokens(self._vocabulary))
+        """In its vocabulary."""
 
     def close(self) -> None:
         """Free the model."""
@@ -216,39 +230,102 @@ class LlamaModel:
             raise StepError(f"llama.cpp makes more than {room} tokens of {len(data)} bytes")
         return ids[:count]
 
-    def logits(self, ids: Sequence[int], threads: int = 1) -> NDArray[np.float32]:
-        """Return the logits ``[tokens, vocabulary]`` of one window."""
-        with self._context(len(ids), threads) as context:
-            batch = self._library.llama_batch_init(len(ids), 0, 1)
-            try:
-                batch.n_tokens = len(ids)
-                for place, number in enumerate(ids):
-                    batch.token[place], batch.pos[place] = number, place
-                    batch.n_seq_id[place], batch.seq_id[place][0], batch.logits[place] = 1, 0, 1
-                if code := self._library.llama_decode(context, batch):
-                    raise StepError(f"llama.cpp cannot compute {len(ids)} tokens: {code}")
-                vocabulary = self._library.llama_vocab_n_tokens(self._vocabulary)
-                logits = self._library.llama_get_logits(context)
-                return np.ctypeslib.as_array(logits, shape=(len(ids), vocabulary)).copy()
-            finally:
-                self._library.llama_batch_free(batch)
-
     @contextmanager
-    def _context(self, tokens: int, threads: int) -> Iterator[Any]:
+    def session(self, tokens: int, threads: int) -> Iterator["Session"]:
+        """Yield a session with room for so many tokens."""
         parameters = self._library.llama_context_default_params()
         defaults = (_CONTEXT, _BATCH, _SMALL_BATCH, _SEQUENCES)
         if struct.unpack_from("4I", parameters.bytes) != defaults:
-            raise StepError("this release of llama.cpp has other parameters than those that are known")
+            raise StepError(_UNKNOWN_RELEASE)
         fields = struct.unpack_from("32i", parameters.bytes)
         place = next((at for at in range(4, 12) if fields[at : at + 2] == (_THREADS, _THREADS)), None)
         if place is None:
-            raise StepError("this release of llama.cpp has other parameters than those that are known")
-        struct.pack_into("3I", parameters.bytes, 0, tokens, tokens, tokens)
+            raise StepError(_UNKNOWN_RELEASE)
+        batch = min(tokens, BATCH)
+        struct.pack_into("3I", parameters.bytes, 0, tokens, batch, batch)
         struct.pack_into("2i", parameters.bytes, 4 * place, threads, threads)
         context = self._library.llama_init_from_model(self._model, parameters)
         if not context:
             raise StepError("llama.cpp makes no context")
+        room = self._library.llama_batch_init(batch, 0, 1)
         try:
-            yield context
+            yield Session(self._library, context, room, self.tokens)
         finally:
+            self._library.llama_batch_free(room)
             self._library.llama_free(context)
+
+    def logits(self, ids: Sequence[int], threads: int = 1) -> NDArray[np.float32]:
+        """Return the logits ``[tokens, vocabulary]`` of one window."""
+        with self.session(len(ids), threads) as session:
+            return np.concatenate(
+                [session.logits(ids[first : first + BATCH]) for first in range(0, len(ids), BATCH)]
+            )
+
+
+class Session:
+    """A sequence of tokens that grows."""
+
+    def __init__(self, library: Any, context: Any, batch: _Batch, vocabulary: int) -> None:
+        self._library, self._context, self._batch = library, context, batch
+        self._vocabulary = vocabulary
+        self._length = 0
+
+    def feed(self, ids: Sequence[int]) -> None:
+        """Compute tokens, in batches of :data:`BATCH`; logits are computed of the last one, as a server does."""
+        for first in range(0, len(ids), BATCH):
+            self._compute(ids[first : first + BATCH], every=False)
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Compute at most :data:`BATCH` tokens, and return the logits ``[tokens, vocabulary]`` of each."""
+        self._compute(ids, every=True)
+        logits = self._library.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(logits, shape=(len(ids), self._vocabulary)).copy()
+
+    def _compute(self, ids: Sequence[int], *, every: bool) -> None:
+        batch, last = self._batch, len(ids) - 1
+        batch.n_tokens = len(ids)
+        for place, number in enumerate(ids):
+            batch.token[place], batch.pos[place] = number, self._length + place
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+            batch.logits[place] = every or place == last
+        if code := self._library.llama_decode(self._context, batch):
+            raise StepError(f"llama.cpp cannot compute {len(ids)} tokens: {code}")
+        self._length += len(ids)
+
+
+BATCH = 512
+"""Tokens that are computed together, llama.cpp's own default."""
+_UNKNOWN_RELEASE = "this release of llama.cpp has other parameters than those that are known"
+_NO_DEVICES = (ctypes.c_void_p * 1)()
+"""A list of devices that ends at once."""
+_SPLIT_BY_LAYER = 1
+"""Default of ``llama_model_params.split_mode``, behind the number of layers on a GPU; two pointers come before."""
+
+
+def _use_no_gpu(parameters: _Parameters) -> None:
+    *pointers, _, split = struct.unpack_from("QQii", parameters.bytes)
+    if any(pointers) or split != _SPLIT_BY_LAYER:
+        raise StepError(_UNKNOWN_RELEASE)
+    struct.pack_into("Q", parameters.bytes, 0, ctypes.addressof(_NO_DEVICES))
+
+
+def _read_file(library: Any, parameters: _Parameters) -> None:
+    """Let a file be read, not mapped."""
+    if hasattr(library, "llama_load_mode_from_str"):  # since b10228
+        mode = library.llama_load_mode_from_str
+        mode.restype, mode.argtypes = ctypes.c_int, [ctypes.c_char_p]
+        place = 24  # behind split_mode; later releases choose between mapping and reading themselves
+        if struct.unpack_from("i", parameters.bytes, place)[0] not in (mode(b"auto"), mode(b"mmap")):
+            raise StepError(_UNKNOWN_RELEASE)
+        struct.pack_into("i", parameters.bytes, place, mode(b"none"))
+        return
+    place = 64  # vocab_only, use_mmap
+    if struct.unpack_from("2B", parameters.bytes, place) != (0, 1):
+        raise StepError(_UNKNOWN_RELEASE)
+    struct.pack_into("B", parameters.bytes, place + 1, 0)
+
+
+def _is_mapped(file: Path) -> bool:
+    """Return whether this process has the file's pages in its memory; False where that cannot be seen."""
+    maps = Path("/proc/self/maps")
+    return maps.exists() and str(file.resolve()) in maps.read_text()

@@ -76,6 +76,33 @@ def run(
 
 
 @commands.command()
+def bench(
+    study: StudyArgument,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only variants or trials that match this pattern, beside dense. Can be repeated."),
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(help="Threads of the runtime; default: as the spec says. Can be repeated.", min=1),
+    ] = None,
+    trust: TrustOption = False,
+) -> None:
+    """Time the files of a study on this machine, with llama.cpp."""
+    from studyctl.report.deployment import show_deployment
+    from studyctl.run.bench import bench as run_bench
+    from studyctl.run.trust import require_trust
+    from studyctl.store import results
+
+    paths = study_paths(study)
+    require_trust(paths, stderr(), trust=trust)
+    code = run_bench(paths, tuple(only or ()), tuple(threads or ()), stderr())
+    with suppress(OutputClosed), results.open(paths) as published:
+        show_deployment(published, stdout())
+    raise typer.Exit(code)
+
+
+@commands.command()
 def watch(
     study: Annotated[
         str,

@@ -70,6 +70,13 @@ class TaskProtocol(_Handed):
     """Whether the study keeps the texts of items, and generated answers."""
 
 
+class DeployProtocol(_Handed):
+    """How a file is compared with the dense model."""
+
+    windows: int
+    """Of each language, from the first; 0: not compared."""
+
+
 class Job(_Handed):
     """One attempt at a trial, with everything that a worker needs for it."""
 
@@ -104,6 +111,7 @@ class Job(_Handed):
     """Batches of windows already stored for these weights, by the key of their step."""
     text: TextProtocol | None = None
     task: TaskProtocol | None = None
+    deploy: DeployProtocol | None = None
     device: str
     dtype: str
     threads: int

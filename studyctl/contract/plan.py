@@ -52,6 +52,8 @@ class PlannedTrial:
     sparsity: float | None
     stored_bytes: int | None = None
     """Of the weights of the whole model, as its files store them or an export would; None: not known."""
+    servers: dict[str, str] = field(default_factory=dict)
+    """By server: whether it loads an exported folder, or why not; empty: planned before 0.3, or not known."""
     available: bool = True
     """False when something that it needs is missing on the machine that planned it."""
     parts: dict[str, Any] = field(default_factory=dict)

@@ -89,7 +89,7 @@ class StepFinished(Record, tag="step_finished"):
     exported: "ExportFacts | None" = None
     """Of ``export``."""
     file: "FileFacts | None" = None
-    """Of ``compress``, and of the dense model's ``load``; None: written before 0.3."""
+    """Of ``compress`` and ``deploy``, and of the dense model's ``load``; None: written before 0.3."""
 
     @property
     def is_last(self) -> bool:
@@ -212,6 +212,17 @@ class BlockDistance(Record, tag="block_distance"):
     """Energy of the difference of both models' states."""
 
 
+class RuntimeDistance(Record, tag="runtime_distance"):
+    """Distance to dense of the logits that the runtime computes of the trial's file, over the first windows of a language."""
+
+    language: str
+    windows: int
+    tokens: int
+    """Scored tokens of these windows."""
+    kl_nats: float | None
+    """Summed over them."""
+
+
 class TaskFigure(Record, tag="task"):
     """A metric of a task."""
 
@@ -283,6 +294,58 @@ class HypothesisDeclared(Record, tag="hypothesis"):
     """Of the hypothesis and of the variants that it compares."""
 
 
+class SpeedStarted(Record, tag="speed_started"):
+    """A session begins, in which the files of a model are timed: each in a process of its own, in rounds, dense twice."""
+
+    schema: int
+    studyctl: str
+    model: str
+    host: str
+    cpu: str
+    """Name of the processor."""
+    runtime: str
+    build: str
+    """Hash of the runtime's libraries."""
+    prompt: int
+    """Tokens that are processed together."""
+    generate: int
+    """Tokens that are generated."""
+    rounds: int
+    """At least."""
+    most_rounds: int
+
+
+class SpeedRun(Record, tag="speed_run"):
+    """A process timed a file. Seconds are wall time, and CPU time of all threads together."""
+
+    file: str
+    """The trial."""
+    weights_key: str
+    weights_hash: str | None
+    file_bytes: int
+    copy: int
+    """0; of dense also 1."""
+    round: int
+    """From 0."""
+    place: int
+    """In the order of the round, from 0."""
+    threads: int
+    load_seconds: float | None = None
+    resident_bytes: int | None = None
+    prefill_seconds: float | None = None
+    prefill_cpu_seconds: float | None = None
+    decode_seconds: float | None = None
+    decode_cpu_seconds: float | None = None
+    error: str = ""
+    """Why there are no times."""
+
+
+class SpeedFinished(Record, tag="speed_finished"):
+    """A session is complete."""
+
+    rounds: int
+
+
 class WorkerReady(Record, tag="worker_ready"):
     """A worker process is listening. Sent to the runner, not written to a journal."""
 
@@ -298,7 +361,7 @@ class WorkerFatal(Record, tag="worker_fatal"):
 AnyRecord: TypeAlias = (
     AttemptStarted | AttemptFinished | StepStarted | StepFinished | StepFailed | Progress | Warned | Layer | Window
     | TextBatch | BlockDistance | TaskFigure | Items | ChunkResults | TextTotals | FidelityTotals
-    | HypothesisDeclared | WorkerReady | WorkerFatal
+    | RuntimeDistance | SpeedStarted | SpeedRun | SpeedFinished | HypothesisDeclared | WorkerReady | WorkerFatal
 )  # fmt: skip
 
 _DECODER: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)

@@ -29,6 +29,8 @@ class StepKind(StrEnum):
     ACTIVATIONS = "activations"
     """Distance of the hidden state after each decoder block to dense, in one language."""
     TASK = "task"
+    DEPLOY = "deploy"
+    """Writes the GGUF file, and compares the runtime's logits with dense."""
     EXPORT = "export"
 
 

@@ -8,6 +8,7 @@ from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import Job
 from studyctl.contract.methods import Pruning, Quantization
+from studyctl.contract.servers import marlin_gaps
 from studyctl.findings.estimates import LEAST_UNITS
 from studyctl.report.effects import effect
 from studyctl.report.layout import MISSING, fixed, ratio
@@ -165,11 +166,7 @@ def _readers(packing: "Packing") -> str:
 
 
 def _unfit_for_vllm(exported: "Exported", packing: "Packing") -> list[str]:
-    unfit = []
-    if packing.group_size not in (0, 32, 64, 128):
-        unfit.append(f"groups of {packing.group_size} (32, 64, 128 or a whole channel)")
-    if packing.bits == 8 and not packing.symmetric:
-        unfit.append("zero points at 8 bits (symmetric, or 4 bits)")
+    unfit = marlin_gaps(packing.bits, packing.group_size, symmetric=packing.symmetric)
     if exported.dtype == "float32":
         unfit.append("float32 (16 bits)")
     return unfit

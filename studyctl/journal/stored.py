@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from studyctl.contract.records import AttemptFinished, AttemptStarted, FileFacts, StepFailed
-from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, batch_spans
+from studyctl.contract.steps import BATCH_WINDOWS, Span, Step, StepKind, batch_spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +255,18 @@ class Stored:
             return sets[0] if sets else _NOTHING
         steps = tuple(steps)
         return max(sets, key=lambda results: results.covered(steps))
+
+    def file_of(self, weights_key: str | None, steps: Iterable[Step]) -> FileFacts | None:
+        """Return what is known of the GGUF file of some weights: by ``deploy``, which writes it, else by what made the weights."""
+        steps = tuple(steps)
+        results, facts = self.results_of(weights_key, steps), None
+        if (load := self.loads.get(weights_key or "")) is not None:
+            facts = load.file
+        for kind in (StepKind.COMPRESS, StepKind.DEPLOY):
+            for step in steps:
+                if step.kind is kind and (result := results.of(step)) is not None:
+                    facts = result.latest.file or facts
+        return facts
 
     def compressed(self, weights_key: str, weights_hash: str) -> StoredStep | None:
         """Return the stored ``compress`` step that made these weights."""

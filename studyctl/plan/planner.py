@@ -33,6 +33,7 @@ from studyctl.plan.checks import (
     check_walk,
     too_short,
 )
+from studyctl.plan.deployment import check_dense_file, check_deployment
 from studyctl.plan.devices import Place, resolve_devices
 from studyctl.plan.hypotheses import resolve_hypotheses
 from studyctl.plan.trials import Evaluation, PlannedModel, Trial, make_trials
@@ -44,7 +45,7 @@ from studyctl.sources.task_files import identify_task
 from studyctl.sources.task_index import BUNDLED
 from studyctl.sources.text_files import identify_text
 from studyctl.spec.loading import Document
-from studyctl.spec.models import Calibration, Model, Perplexity, Tasks
+from studyctl.spec.models import Calibration, Model, Perplexity, Speed, Tasks
 from studyctl.spec.positions import Loc
 
 PERPLEXITY_VERSION = 2
@@ -55,6 +56,9 @@ TASK_VERSION = 3
 """Rises when the same task gives other figures."""
 EXPORT_VERSION = 1
 """Rises when the same weights give another folder, so that exports are made again."""
+
+DEPLOY_VERSION = 1
+"""Rises when the same weights give another file, or another distance of the runtime's logits."""
 
 T = TypeVar("T")
 Identity = TypeVar("Identity", ModelIdentity, TextIdentity, TaskIdentity)
@@ -156,12 +160,16 @@ class _Planner:
                 what = f"`{variant.name}` is left out: `{base}` is not among the models"
                 self._add(what, (*variant.loc, "of"), severity="warning")
         self.problems += check_backends(document, variants)
+        self.problems += check_deployment(document, variants)
         hypotheses, problems = resolve_hypotheses(document, variants, self.tasks)
         self.problems += problems
         missing = missing_here(variants, place.devices)
         names: dict[str, list[str]] = defaultdict(list)
         for name, what in missing.items():
             names[what].append(name)
+        if self.place is not None and spec.evaluation.speed is not None:
+            what = "files are not timed by a run on a cluster: `studyctl bench` does it, on the machine where it is called"
+            self._add(what, ("evaluation", "speed"), severity="warning")
         notes = [f"{what}; not run without it: {', '.join(names[what])}" for what in names]
         return StudyPlan(
             document,
@@ -198,6 +206,7 @@ class _Planner:
             self.problems += check_linears(document, model, identity, variants)
             self.problems += check_walk(document, loc, identity, variants)
             self.problems += check_blocks(document, model, identity, variants)
+            self.problems += check_dense_file(document, loc, model, place.dtype_of(model.dtype))
         # All variants of a sweep may have the same calibration.
         asked: dict[tuple[Calibration, Loc], bool] = defaultdict(bool)
         for variant in variants:
@@ -278,6 +287,7 @@ class _Planner:
 
     def _evaluations(self, model: Model, identity: ModelIdentity | None) -> Iterator[Evaluation]:
         evaluation = self.document.spec.evaluation
+        texts: list[Evaluation] = []
         if evaluation.perplexity is not None:
             loc: Loc = ("evaluation", "perplexity", "sequence_length")
             length = evaluation.perplexity.sequence_length
@@ -292,6 +302,8 @@ class _Planner:
         names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
         for position, name in enumerate(names):
             yield self._task(name, model, ("evaluation", "tasks", "names", position))
+        if evaluation.speed is not None and (runtime := self._runtime()) is not None:
+            yield self._deploy(evaluation.speed, runtime, texts)
         if self.document.spec.execution.keep_weights:
             yield _evaluation(Step(StepKind.EXPORT), {"code": EXPORT_VERSION}, complete=True)
 
@@ -348,6 +360,37 @@ class _Planner:
             "code": TASK_VERSION,
         }
         return _evaluation(Step(StepKind.TASK, name), parts, complete=parts["task"] is not None)
+
+    def _runtime(self) -> str | None:
+        """Return the hash of llama.cpp's libraries; None, with a problem, if they are not here."""
+        from studyctl.llama import INSTALL, kernels  # few studies need it, and numpy
+
+        loc: Loc = ("evaluation", "speed")
+        looked_up = self._try(lambda: (kernels(),), loc)
+        if looked_up is None:
+            return None
+        (runtime,) = looked_up
+        if runtime is None:
+            self._add(
+                "llama.cpp's library is not here: no file is written, and nothing is timed",
+                loc,
+                hint=INSTALL,
+                severity="warning",
+            )
+        return runtime
+
+    def _deploy(self, speed: Speed, runtime: str, texts: list[Evaluation]) -> Evaluation:
+        compared = texts if self.document.spec.evaluation.fidelity is not None and speed.windows else []
+        parts = {
+            "windows": speed.windows if compared else 0,
+            "texts": [
+                {name: text.parts[name] for name in ("text", "sequence_length", "bos")} for text in compared
+            ],
+            "llama.cpp": runtime,
+            "code": DEPLOY_VERSION,
+        }
+        complete = all(text.step.key is not None for text in compared)
+        return _evaluation(Step(StepKind.DEPLOY), parts, complete=complete)
 
     def _text(self, source: str, purpose: Purpose, language: str, loc: Loc) -> TextIdentity | None:
         place = (source, purpose, language)

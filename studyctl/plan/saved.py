@@ -6,6 +6,7 @@ from pathlib import Path
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.methods import Checkpoint, Dense, MethodSettings, OnGguf
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
+from studyctl.contract.servers import loaded_by
 from studyctl.errors import Problem, SpecError
 from studyctl.files import StudyPaths, digest
 from studyctl.plan.blocks import bytes_in_blocks, fits, matrices_in_blocks
@@ -109,6 +110,7 @@ def _trial(trial: Trial, available: bool) -> PlannedTrial:
         bits_per_weight=bits,
         sparsity=sparsity,
         stored_bytes=stored_bytes(stored_as, settings) if stored_as is not None else None,
+        servers=loaded_by(settings, identity.linears.values()) if identity is not None else {},
         available=available,
         parts=trial.parts(),
     )

@@ -15,6 +15,7 @@ from studyctl.contract.hypotheses import Verdict
 from studyctl.contract.methods import METHODS, MethodSettings, Pruning, Quantization
 from studyctl.files import StudyPaths
 from studyctl.printable import on_one_line
+from studyctl.report.deployment import show_deployment
 from studyctl.report.effects import Effect, Form, effect, legend
 from studyctl.report.findings import MARKS, in_short
 from studyctl.report.layout import (
@@ -66,6 +67,7 @@ def show(results: Results, console: Console) -> None:
     _leaderboard(console, measured)
     _perplexity(console, measured, results.perplexity())
     _tasks(console, measured, results.tasks())
+    show_deployment(results, console)
     _agreement(console, results.agreement())
     hypotheses = results.hypotheses()
     _verdicts(console, about.study, hypotheses)

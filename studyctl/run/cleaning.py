@@ -14,6 +14,7 @@ _CONTENT = {
     "dense": "dense references: computed again when fidelity needs them",
     "weights": "weights of unfinished trials: compressed again when a step needs them",
     "kept": "weights of finished trials: compressed again for steps that are added",
+    "gguf": "files that llama.cpp runs: written again when they are to be timed",
     "spare": "converted models and tokens that the user's cache cannot take: made again",
     "chunks": "finished chunks of unfinished tasks: scored again when the task goes on",
 }

@@ -166,6 +166,7 @@ def write_heartbeat(
     since: datetime,
     pool: PoolState,
     seconds_left: float | None = None,
+    timing: str = "",
 ) -> None:
     """Write ``runner.json``: what the runner of this process runs, and the load of its host. The study is held."""
     memory, lease = psutil.virtual_memory(), read_lease(paths)
@@ -182,6 +183,7 @@ def write_heartbeat(
         ],
         "workers": [asdict(worker) for worker in pool.workers],
         "waiting": [asdict(worker) for worker in pool.waiting],
+        "timing": timing,
         "seconds_left": seconds_left,
         "memory_bytes": memory.total - memory.available,
         "memory_total_bytes": memory.total,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterable
 
-from studyctl.contract.job import Job, TaskProtocol, TextProtocol
+from studyctl.contract.job import DeployProtocol, Job, TaskProtocol, TextProtocol
 from studyctl.contract.limits import batch_tokens
 from studyctl.contract.methods import Gguf, uses_data
 from studyctl.contract.steps import StepKind
@@ -103,6 +103,7 @@ def make_job(
         measured={step.key: results.spans(step) for step in todo.steps if step.windows and step.key},
         text=_text_protocol(plan, model),
         task=_task_protocol(plan, model),
+        deploy=_deploy_protocol(plan),
         device=device,
         dtype=model.dtype,
         threads=plan.place.threads or max(1, cores // len(plan.devices)),
@@ -130,6 +131,12 @@ def _text_protocol(plan: StudyPlan, model: PlannedModel) -> TextProtocol | None:
         texts={language: plan.texts[perplexity.source, "perplexity", language] for language in languages},
         fidelity=evaluation.fidelity.metrics if evaluation.fidelity is not None else (),
     )
+
+
+def _deploy_protocol(plan: StudyPlan) -> DeployProtocol:
+    evaluation = plan.document.spec.evaluation
+    compares = evaluation.speed is not None and evaluation.fidelity is not None
+    return DeployProtocol(windows=evaluation.speed.windows if evaluation.speed and compares else 0)
 
 
 def _task_protocol(plan: StudyPlan, model: PlannedModel) -> TaskProtocol | None:

@@ -50,6 +50,14 @@ class Publisher:
                 publish, self._held.paths, frozenset(running), self._index, self._held.check, new
             )
 
+    def settle(self) -> None:
+        """Wait for the publication that is at work.
+
+        Raises:
+            StudyError: it failed.
+        """
+        self._collect()
+
     def finish(self) -> None:
         """Publish once more, and wait for it.
 

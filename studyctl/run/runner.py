@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from studyctl.contract.job import Job
+from studyctl.contract.job import Job, StopWhen
 from studyctl.contract.plan import read_plan, write_plan
 from studyctl.contract.records import (
     AnyRecord,
@@ -16,12 +16,13 @@ from studyctl.contract.records import (
     StepStarted,
     WorkerFatal,
 )
+from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import FailureCause, HeldError, SpecError, StudyError
 from studyctl.files import write_atomic
 from studyctl.journal.files import JournalWriter
 from studyctl.journal.hypotheses import declare
 from studyctl.journal.index import Index
-from studyctl.plan.compare import compare
+from studyctl.plan.compare import Todo, compare
 from studyctl.plan.estimate import Clock
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import planned, source_of
@@ -32,7 +33,9 @@ from studyctl.run.hold import Hold, write_heartbeat
 from studyctl.run.jobs import Queue, make_job
 from studyctl.run.publisher import Publisher
 from studyctl.run.selection import Selection
+from studyctl.run.speed import DeployedFile, StoppedError, Timer, deployed_files, forget_files, untimed
 from studyctl.spec.loading import load_spec, self_contained
+from studyctl.spec.models import Speed
 from studyctl.work.memory import OUT_OF_MEMORY_HINT
 from studyctl.work.recorder import describe_attempt
 from studyctl.workers.local import LocalPool
@@ -65,9 +68,25 @@ class Runner:
     """Runs one study, which its caller holds, until everything is stored."""
 
     def __init__(
-        self, held: Hold, plan: StudyPlan, selection: Selection, display: Display, pool: Pool | None = None
+        self,
+        held: Hold,
+        plan: StudyPlan,
+        selection: Selection,
+        display: Display,
+        pool: Pool | None = None,
+        *,
+        only_files: bool = False,
     ) -> None:
-        """Take a plan; ``pool``: the workers; None: those of this machine that it names."""
+        """Take a plan.
+
+        Args:
+            held: the study.
+            plan: what it asks for.
+            selection: the part to run.
+            display: where progress is shown.
+            pool: the workers; None: those of this machine that the plan names.
+            only_files: write the files of the selected trials, and nothing else.
+        """
         self.held, paths = held, held.paths
         self.paths = paths
         self.plan = plan
@@ -89,6 +108,13 @@ class Runner:
         self._since = datetime.now(UTC)
         self._lost: JournalWriter | None = None
         """What this runner knows of attempts whose workers are gone; no worker writes it, so no two processes write one journal."""
+        self._only_files = only_files
+        self._timing = ""
+        """What is timed now, for people."""
+        self._timed: set[str] = set()
+        """Models whose files were timed, or tried to be."""
+        self._written_again: set[str] = set()
+        """Trials whose files were not in the cache any more."""
         self._next_heartbeat = 0.0
         """When the next heartbeat is due; set to 0 when attempts begin or end."""
         self._fatal = ""
@@ -132,8 +158,9 @@ class Runner:
             self._assign()
             if not self.pool.running:
                 self._take_requests()  # some may have come while the last trial ended
-                if not self.todo or self.pool.stop:
+                if self.pool.stop or not (self.todo or self._time_files()):
                     return
+                continue
             for worker, event in self.pool.events():
                 if isinstance(event, Ended):
                     self._worker_ended(worker, event)
@@ -146,7 +173,8 @@ class Runner:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
             self.held.check()
-            write_heartbeat(self.paths, self._since, self.pool.state(), self._clock.seconds_left())
+            left = self._clock.seconds_left()
+            write_heartbeat(self.paths, self._since, self.pool.state(), left, self._timing)
         self._take_requests()
         if self.pool.pass_on_stop() and self.pool.stop:
             self.display.message(_STOPPING[self.pool.stop])
@@ -178,9 +206,11 @@ class Runner:
         self._dense_keys = {trial.model.index: trial.weights_key for trial in plan.trials if trial.is_dense}
         running = self.pool.running
         self._overtaken.update(running)
-        comparison = replace(
-            comparison, todo=[todo for todo in comparison.todo if self._is_asked(todo.trial)]
-        )
+        todo = [
+            Todo(trial, (Step(StepKind.DEPLOY),), "its file is gone")
+            for trial in (plan.trials if self._only_files else ())
+        ] or comparison.todo
+        comparison = replace(comparison, todo=[entry for entry in todo if self._is_asked(entry.trial)])
         self.todo = Queue(todo for todo in comparison.todo if todo.trial.id not in running)
         self._clock = Clock(plan, comparison, self._stored)
         if self.todo:
@@ -278,6 +308,62 @@ class Runner:
                 self._requeue(trial)
         elif self.pool.stop is None:  # its worker has to go: another one goes on, and this is no failure
             self._requeue(trial)
+
+    # -- speed
+
+    def _time_files(self) -> bool:
+        """Time the files of the next model of which some were not timed here; return whether there was anything to do.
+
+        A file that is not in the cache is written first, by a trial.
+        """
+        speed = self.plan.document.spec.evaluation.speed
+        if speed is None or self._place is not None or self._only_files:  # a cluster's workers are elsewhere
+            return False
+        for model in self.plan.models:
+            name = model.spec.id
+            deploys = [step for step in model.steps if step.kind is StepKind.DEPLOY]
+            if not deploys or name in self._timed:
+                continue
+            files = deployed_files(self.paths, self._planned, self._stored, name)
+            files = [file for file in files if file.is_dense or self._is_asked(self._trials[file.trial])]
+            new = {file.trial for file in untimed(self.paths, files, speed) if not file.is_dense}
+            files = [file for file in files if file.is_dense or file.trial in new]
+            gone = {file.trial for file in files if not file.path.exists()} if new else set()
+            if again := gone - self._written_again:
+                self._written_again |= again
+                for trial in again:
+                    self.todo.add(Todo(self._trials[trial], tuple(deploys), "its file is gone"))
+                return True
+            self._timed.add(name)
+            files = [file for file in files if file.trial not in gone]
+            if new - gone and files and files[0].is_dense:
+                self._time(name, files, speed)
+                return True
+        return False
+
+    def _time(self, model: str, files: list[DeployedFile], speed: Speed) -> None:
+        """Time files, alone on the machine as far as it depends on this runner."""
+        self._publisher.settle()
+        assert isinstance(self.pool, LocalPool)
+        self.pool.rest()
+        timer = Timer(self.paths, speed, self._wait, self.display.message)
+        try:
+            timer.time(model, files)
+        except StoppedError:
+            self.display.message(f"speed of {model}: stopped, and timed anew by the next run")
+        except StudyError as error:
+            self.display.message(f"! speed of {model}: {error}")
+        finally:
+            self._timing = ""
+            self._next_heartbeat = 0.0
+            self._publisher.changed()
+        forget_files(self.paths, self.plan.document.spec.execution.keep_trial_weights)
+
+    def _wait(self, timing: str) -> StopWhen | None:
+        """Go on while a file is timed; return whether the user asked to stop."""
+        self._timing = timing
+        self._tick()
+        return self.pool.stop
 
     def _requeue(self, name: str) -> None:
         """Put a trial back into ``todo``, with the steps that are still missing."""

@@ -19,7 +19,7 @@ class Selection:
     """Patterns of models; empty: all."""
 
     def __contains__(self, trial: Trial) -> bool:
-        return _match(self.only, _names(trial)) and _match(self.model, _models(trial))
+        return matches(self.only, _names(trial)) and matches(self.model, _models(trial))
 
     def check(self, trials: Collection[Trial]) -> None:
         """Refuse patterns that no trial of a study matches.
@@ -53,7 +53,7 @@ def _models(trial: Trial) -> tuple[str, ...]:
     return trial.model.spec.id, trial.model.spec.short_name
 
 
-def _match(patterns: Collection[str], names: Collection[str]) -> bool:
+def matches(patterns: Collection[str], names: Collection[str]) -> bool:
     """Return whether a pattern matches a name, or there is no pattern. A name also matches itself, even if it has brackets."""
     return not patterns or any(
         name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns
@@ -63,8 +63,8 @@ def _match(patterns: Collection[str], names: Collection[str]) -> bool:
 def _unknown(patterns: Collection[str], kind: str, names: Collection[str]) -> Iterator[Problem]:
     """Yield a problem for every pattern that matches none of the names."""
     for pattern in patterns:
-        if not _match([pattern], names):
-            is_beginning = _match([f"{pattern}*"], names)
+        if not matches([pattern], names):
+            is_beginning = matches([f"{pattern}*"], names)
             close = f"did you mean `{pattern}*`?" if is_beginning else did_you_mean(pattern, sorted(names))
             hint = close or "`studyctl plan` lists what there is"
             yield Problem(f"no {kind} of this study is called `{pattern}`", hint=hint)

@@ -420,12 +420,49 @@ class Tasks(Table):
     )
 
 
+class Speed(Table):
+    """Speed and memory of the files that llama.cpp runs, on the machine that runs the study."""
+
+    threads: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1024)], ...],
+        Field(strict=False, max_length=8, description="threads of the runtime; default: the machine's cores"),
+        AfterValidator(_all_different),
+    ] = ()
+    prompt: int = Field(512, ge=1, le=100_000, description="tokens of the prompt")
+    generate: int = Field(64, ge=1, le=10_000, description="tokens to generate after it")
+    rounds: int = Field(
+        7, ge=3, le=1000, description="how often each file is timed, in an order that is drawn anew"
+    )
+    max_rounds: int = Field(
+        31,
+        ge=3,
+        le=1000,
+        description="rounds go on until dense against itself is known to 5 %, at most so many times",
+    )
+    windows: int = Field(
+        2,
+        ge=0,
+        le=BATCH_WINDOWS,
+        description="windows of each language on which the runtime's own logits are compared with dense; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _more_rounds_are_no_fewer(self) -> Self:
+        if self.max_rounds < self.rounds:
+            what = f"`max_rounds` is less than the {self.rounds} rounds"
+            raise problems_inside(
+                (("max_rounds",) if "max_rounds" in self.model_fields_set else ("rounds",), what)
+            )
+        return self
+
+
 class Evaluation(Table):
     """What is measured. A kind of evaluation without a table is left out."""
 
     perplexity: Perplexity | None = Field(None, description="perplexity and bits per byte in each language")
     fidelity: Fidelity | None = Field(None, description="distance to the dense model")
     tasks: Tasks | None = Field(None, description="accuracy on tasks")
+    speed: Speed | None = Field(None, description="speed and memory of the files that llama.cpp runs")
 
     @model_validator(mode="after")
     def _fidelity_has_windows(self) -> Self:
@@ -697,6 +734,7 @@ TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
     ("[evaluation.fidelity]", Fidelity),
     ("[evaluation.tasks]", Tasks),
     ("[evaluation.tasks.data.<task>]", TaskData),
+    ("[evaluation.speed]", Speed),
     ("[[hypotheses]]", Hypothesis),
     ("[hypotheses.<selector>]", Selector),
     ("[[hypotheses.match]]", Match),

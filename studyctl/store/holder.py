@@ -124,6 +124,8 @@ class Holder(Owner):
     workers: tuple[WorkerState, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     """Workers of a cluster that have not begun."""
+    timing: Short = ""
+    """What it times now, alone on its host; empty: nothing."""
     seconds_left: Annotated[float, Meta(ge=0, le=1e12)] | None = None
     """Its estimate; None before it has one."""
     memory_bytes: Count | None = None

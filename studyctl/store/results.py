@@ -421,6 +421,59 @@ class FlippedItem(NamedTuple):
     answer: str | None
 
 
+class Deployed(NamedTuple):
+    """A row of the view ``deployment``: a trial's file, and how fast it is on one machine with so many threads."""
+
+    trial_id: str
+    model: str
+    method: str
+    variant: str
+    file_mib: float | None
+    embedding_share: float | None
+    why_no_file: str | None
+    kl_nats: float | None
+    runtime_kl_nats: float | None
+    same_windows_kl_nats: float | None
+    acc: float | None
+    acc_change: float | None
+    cpu: str | None
+    """None: it was not timed."""
+    host: str | None
+    runtime: str | None
+    build: str | None
+    threads: int | None
+    prompt: int | None
+    generate: int | None
+    rounds: int | None
+    load_seconds: float | None
+    resident_mib: float | None
+    prefill_rate: float | None
+    prefill_ratio: float | None
+    prefill_low: float | None
+    prefill_high: float | None
+    prefill_verdict: str | None
+    prefill_itself_low: float | None
+    prefill_itself_high: float | None
+    decode_rate: float | None
+    decode_ratio: float | None
+    decode_low: float | None
+    decode_high: float | None
+    decode_verdict: str | None
+    decode_itself_low: float | None
+    decode_itself_high: float | None
+    why_no_speed: str | None
+    timed_at: datetime | None
+    llama_cpp: str | None
+    transformers: str | None
+    vllm_gpu: str | None
+    vllm_cpu: str | None
+
+    @property
+    def machine(self) -> tuple[object, ...]:
+        """Return what tells the figures of one machine and setting from others."""
+        return self.cpu, self.runtime, self.build, self.prompt, self.generate, self.threads
+
+
 class LayerResult(NamedTuple):
     """A row of the table ``layers``."""
 
@@ -495,6 +548,10 @@ class Results(AbstractContextManager["Results"]):
     def pareto(self, model: str | None = None) -> list[ParetoPoint]:
         """Return the trials on the Pareto front of size and quality, the smallest first."""
         return self._rows(ParetoPoint, "pareto", model=model)
+
+    def deployment(self, model: str | None = None) -> list[Deployed]:
+        """Return the file of each trial, once for each machine and number of threads that it was timed with."""
+        return self._rows(Deployed, "deployment", model=model)
 
     def progress(self) -> list[ModelProgress]:
         """Return one row per model."""

@@ -21,6 +21,7 @@ from studyctl.contract.records import (
     Items,
     Layer,
     Record,
+    RuntimeDistance,
     StepFinished,
     StepStarted,
     TaskFigure,
@@ -28,12 +29,15 @@ from studyctl.contract.records import (
     Warned,
     Window,
 )
+from studyctl.contract.servers import Server
 from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths, open_plain
 from studyctl.journal.files import decode, parse
 from studyctl.journal.hypotheses import declared
+from studyctl.journal.speed import read_sessions
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
+from studyctl.store.speed import SpeedRows
 from studyctl.store.text_totals import block_figures, totals_of
 
 Row = dict[str, Any]
@@ -118,6 +122,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         StudyError: a journal is damaged in the middle of a current result.
     """
     rows = Rows()
+    speed = SpeedRows(read_sessions(paths))
     rows.declared = {name: at for name, text in declared(paths).items() if (at := timestamp(text))}
     for position, trial in enumerate(planned.trials):
         is_running = trial.trial in running
@@ -127,8 +132,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         if (loaded := stored.loads.get(trial.weights_key or "")) is not None:
             results[_LOAD.id] = StepResult((ResultPart(loaded, (None,)),))
         row = _trial_row(trial, status, attempts, list(results.values()))
-        made = status.compressed.latest if status.compressed is not None else loaded
-        row |= _file_row(made.file if made is not None else None)
+        row |= _file_row(stored.file_of(trial.weights_key, status.steps))
         version = _backend_version(_compressed_in(status, stored))
         rows.add("trials", trial, row | {"position": position, "backend_version": version})
         for attempt in attempts:
@@ -136,6 +140,11 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         for step in (_LOAD, *status.steps):
             rows.add("steps", trial, _step_row(step, status, results.get(step.id), stored))
         _collect_results(rows, paths, trial, status)
+        weights = trial.weights_key, stored.results_of(trial.weights_key, status.steps).weights_hash
+        for row in speed.runs(weights):
+            rows.add("speed_runs", trial, row | {"at": timestamp(row["at"])})
+        for row in speed.summaries(weights):
+            rows.add("speed", trial, row | {"at": timestamp(row["at"])})
     return rows
 
 
@@ -180,6 +189,7 @@ def _trial_row(
         "device_kind": started and started.device_kind,
         "dtype": (started and started.dtype) or trial.dtype,
         "available": trial.available,
+        **{server: trial.servers.get(server) for server in Server},
         "weights_key": trial.weights_key,
     }
 
@@ -299,7 +309,7 @@ def _collect_results(rows: Rows, paths: StudyPaths, trial: PlannedTrial, status:
                 rows.add("warnings", trial, _warning_row(record))
 
 
-def _add_records(
+def _add_records(  # noqa: C901 - one case for each kind of record
     rows: Rows, paths: StudyPaths, trial: PlannedTrial, stored: StoredStep, records: list[AnyRecord]
 ) -> None:
     place = figures = 0
@@ -317,6 +327,9 @@ def _add_records(
             case Window():
                 rows.add("windows", trial, structs.asdict(record) | {"place": place})
                 place += 1
+            case RuntimeDistance(kl_nats=kl, tokens=tokens):
+                mean = None if kl is None else kl / tokens
+                rows.add("runtime_fidelity", trial, structs.asdict(record) | {"kl_nats": mean})
             case BlockDistance():
                 rows.add("activations", trial, structs.asdict(record) | block_figures(record))
             case TaskFigure():

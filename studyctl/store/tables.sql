@@ -8,7 +8,8 @@ CREATE TABLE trials (
     stages_done INTEGER, attempts INTEGER, backend VARCHAR, backend_version VARCHAR, seed BIGINT, options JSON,
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
     dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER,
-    peak_device_bytes BIGINT, file_mib DOUBLE, embedding_share DOUBLE, why_no_file VARCHAR
+    peak_device_bytes BIGINT, file_mib DOUBLE, embedding_share DOUBLE, why_no_file VARCHAR,
+    transformers VARCHAR, vllm_gpu VARCHAR, vllm_cpu VARCHAR
 );
 COMMENT ON TABLE trials IS 'one row per trial that the spec asks for';
 COMMENT ON COLUMN trials.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -46,6 +47,9 @@ COMMENT ON COLUMN trials.weights_key IS 'hash of everything that determines its 
 COMMENT ON COLUMN trials.file_mib IS 'MiB of the GGUF file that `studyctl export --to gguf` writes, to the byte: the model as it is deployed, pruned ones at 16 bits; NULL: there can be none (why_no_file), or it was made before version 0.3';
 COMMENT ON COLUMN trials.embedding_share IS 'fraction of that file that the matrices over the vocabulary take';
 COMMENT ON COLUMN trials.why_no_file IS 'why GGUF cannot hold it; NULL where it can, and where that is not known';
+COMMENT ON COLUMN trials.transformers IS 'loads, or why transformers does not load the folder that `studyctl export` writes; NULL: a checkpoint with files of its own, or planned before version 0.3';
+COMMENT ON COLUMN trials.vllm_gpu IS 'the same of vLLM on an NVIDIA GPU, by the rules of its kernels; not tried';
+COMMENT ON COLUMN trials.vllm_cpu IS 'the same of vLLM on a CPU';
 COMMENT ON COLUMN trials.position IS 'place in the plan, from 0';
 
 CREATE TABLE attempts (
@@ -96,8 +100,8 @@ COMMENT ON COLUMN steps.trial_id IS 'trial: a model times a variant (times a see
 COMMENT ON COLUMN steps.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN steps.method IS 'compression method; dense for the uncompressed model';
 COMMENT ON COLUMN steps.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
-COMMENT ON COLUMN steps.step IS 'load, compress, perplexity:<language>, activations:<language>, task:<task> or export';
-COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, activations, task or export';
+COMMENT ON COLUMN steps.step IS 'load, compress, perplexity:<language>, activations:<language>, task:<task>, deploy or export';
+COMMENT ON COLUMN steps.kind IS 'load, compress, perplexity, activations, task, deploy or export';
 COMMENT ON COLUMN steps.subject IS 'language or task; NULL for other steps';
 COMMENT ON COLUMN steps.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN steps.seconds IS 'time of the step itself, without imports and loading (which is the step load)';
@@ -305,6 +309,93 @@ COMMENT ON COLUMN intervals.subject IS 'language or task; NULL: the mean over al
 COMMENT ON COLUMN intervals.pairs IS 'windows or items of both models (documents or passages, if these are the units); for a mean, its languages or tasks';
 COMMENT ON COLUMN intervals.low IS 'lower end';
 COMMENT ON COLUMN intervals.high IS 'upper end';
+
+CREATE TABLE runtime_fidelity (
+    trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
+    language VARCHAR, windows INTEGER, tokens BIGINT, kl_nats DOUBLE
+);
+COMMENT ON TABLE runtime_fidelity IS 'one row per language, if the spec has evaluation.speed: distance to dense of the logits that llama.cpp computes of the trial''s file';
+COMMENT ON COLUMN runtime_fidelity.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN runtime_fidelity.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN runtime_fidelity.method IS 'compression method; dense for the uncompressed model, whose file differs by how the runtime rounds';
+COMMENT ON COLUMN runtime_fidelity.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
+COMMENT ON COLUMN runtime_fidelity.language IS 'language of the text';
+COMMENT ON COLUMN runtime_fidelity.windows IS 'windows, the first in the order in which they are measured (windows.place)';
+COMMENT ON COLUMN runtime_fidelity.tokens IS 'positions compared';
+COMMENT ON COLUMN runtime_fidelity.kl_nats IS 'KL(dense || file), mean over tokens';
+
+CREATE TABLE speed_runs (
+    trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
+    session VARCHAR, round INTEGER, place INTEGER, copy INTEGER, phase VARCHAR, threads INTEGER, tokens INTEGER,
+    wall_seconds DOUBLE, cpu_seconds DOUBLE, load_seconds DOUBLE, resident_bytes BIGINT, file_bytes BIGINT,
+    error VARCHAR, complete BOOLEAN, runtime VARCHAR, build VARCHAR, cpu VARCHAR, host VARCHAR, "at" TIMESTAMP
+);
+COMMENT ON TABLE speed_runs IS 'one row per process that timed the file of a trial''s current weights, and phase';
+COMMENT ON COLUMN speed_runs.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN speed_runs.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN speed_runs.method IS 'compression method; dense for the uncompressed model';
+COMMENT ON COLUMN speed_runs.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
+COMMENT ON COLUMN speed_runs.session IS 'session: files of a model that are timed in the same rounds';
+COMMENT ON COLUMN speed_runs.round IS 'round of the session, from 0';
+COMMENT ON COLUMN speed_runs.place IS 'place in the order of the round, which is drawn, from 0';
+COMMENT ON COLUMN speed_runs.copy IS '0; of dense, which is timed twice in a round, also 1';
+COMMENT ON COLUMN speed_runs.phase IS 'prefill (the tokens of a prompt, many at once) or decode (one after another)';
+COMMENT ON COLUMN speed_runs.threads IS 'threads of the runtime';
+COMMENT ON COLUMN speed_runs.tokens IS 'tokens that the phase computed';
+COMMENT ON COLUMN speed_runs.wall_seconds IS 'wall time of the phase; NULL: it could not be timed';
+COMMENT ON COLUMN speed_runs.cpu_seconds IS 'CPU time of all threads meanwhile';
+COMMENT ON COLUMN speed_runs.load_seconds IS 'wall time to load the file, which is read and not mapped';
+COMMENT ON COLUMN speed_runs.resident_bytes IS 'memory (RSS) that the runtime took on, after the prompt';
+COMMENT ON COLUMN speed_runs.file_bytes IS 'size of the file';
+COMMENT ON COLUMN speed_runs.error IS 'why it could not be timed';
+COMMENT ON COLUMN speed_runs.complete IS 'whether the session was not stopped; only then it counts';
+COMMENT ON COLUMN speed_runs.runtime IS 'llama.cpp';
+COMMENT ON COLUMN speed_runs.build IS 'hash of its libraries';
+COMMENT ON COLUMN speed_runs.cpu IS 'processor';
+COMMENT ON COLUMN speed_runs.host IS 'computer';
+COMMENT ON COLUMN speed_runs."at" IS 'when the process had ended, UTC';
+
+CREATE TABLE speed (
+    trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
+    cpu VARCHAR, host VARCHAR, runtime VARCHAR, build VARCHAR, threads INTEGER, prompt INTEGER, generate INTEGER,
+    session VARCHAR, "at" TIMESTAMP, rounds INTEGER, load_seconds DOUBLE, resident_bytes BIGINT,
+    prefill_rate DOUBLE, prefill_ratio DOUBLE, prefill_low DOUBLE, prefill_high DOUBLE, prefill_verdict VARCHAR,
+    prefill_itself_low DOUBLE, prefill_itself_high DOUBLE,
+    decode_rate DOUBLE, decode_ratio DOUBLE, decode_low DOUBLE, decode_high DOUBLE, decode_verdict VARCHAR,
+    decode_itself_low DOUBLE, decode_itself_high DOUBLE, error VARCHAR
+);
+COMMENT ON TABLE speed IS 'one row per trial, processor, runtime, settings and number of threads: its newest complete session; formulas: docs/deployment.md';
+COMMENT ON COLUMN speed.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN speed.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN speed.method IS 'compression method; dense for the uncompressed model';
+COMMENT ON COLUMN speed.variant IS 'compression setting, such as awq-4bit-g64; dense for the uncompressed model';
+COMMENT ON COLUMN speed.cpu IS 'processor';
+COMMENT ON COLUMN speed.host IS 'computer';
+COMMENT ON COLUMN speed.runtime IS 'llama.cpp';
+COMMENT ON COLUMN speed.build IS 'hash of its libraries';
+COMMENT ON COLUMN speed.threads IS 'threads of the runtime';
+COMMENT ON COLUMN speed.prompt IS 'tokens of the prompt';
+COMMENT ON COLUMN speed.generate IS 'tokens generated after it';
+COMMENT ON COLUMN speed.session IS 'session, as in speed_runs';
+COMMENT ON COLUMN speed."at" IS 'when it began, UTC';
+COMMENT ON COLUMN speed.rounds IS 'rounds in which the file was timed';
+COMMENT ON COLUMN speed.load_seconds IS 'wall time to load the file, median';
+COMMENT ON COLUMN speed.resident_bytes IS 'memory (RSS) that the runtime took on, after the prompt, median';
+COMMENT ON COLUMN speed.prefill_rate IS 'tokens of a prompt per second, geometric mean over rounds';
+COMMENT ON COLUMN speed.prefill_ratio IS 'that speed / dense''s, within rounds; NULL for dense, and for fewer than 3 rounds';
+COMMENT ON COLUMN speed.prefill_low IS 'lower end of its 95 % interval over rounds';
+COMMENT ON COLUMN speed.prefill_high IS 'upper end';
+COMMENT ON COLUMN speed.prefill_verdict IS 'faster, slower, = (the whole interval lies within 0.95 to 1.05), not told apart, or: the machine was too busy (the interval of dense against itself does not lie there)';
+COMMENT ON COLUMN speed.prefill_itself_low IS 'lower end of the 95 % interval of dense against itself (A/A)';
+COMMENT ON COLUMN speed.prefill_itself_high IS 'upper end';
+COMMENT ON COLUMN speed.decode_rate IS 'tokens generated per second, geometric mean over rounds';
+COMMENT ON COLUMN speed.decode_ratio IS 'that speed / dense''s, within rounds';
+COMMENT ON COLUMN speed.decode_low IS 'lower end of its 95 % interval over rounds';
+COMMENT ON COLUMN speed.decode_high IS 'upper end';
+COMMENT ON COLUMN speed.decode_verdict IS 'as prefill_verdict';
+COMMENT ON COLUMN speed.decode_itself_low IS 'lower end of the 95 % interval of dense against itself';
+COMMENT ON COLUMN speed.decode_itself_high IS 'upper end';
+COMMENT ON COLUMN speed.error IS 'why it could not be timed';
 
 CREATE TABLE warnings (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,

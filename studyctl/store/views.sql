@@ -506,6 +506,76 @@ COMMENT ON COLUMN agreement.kl_ratio IS 'kl_nats of studyctl / of this backend: 
 COMMENT ON COLUMN agreement.speedup IS 'compress_seconds of this backend / of studyctl: above 1, studyctl is faster';
 COMMENT ON COLUMN agreement.memory_ratio IS 'peak_memory_bytes of studyctl / of this backend: below 1, studyctl needs less';
 
+CREATE VIEW deployment AS
+WITH distances AS (
+    SELECT r.trial_id, avg(r.kl_nats) AS runtime_kl_nats, avg(w.kl_nats) AS same_windows_kl_nats
+    FROM runtime_fidelity r
+    LEFT JOIN LATERAL (
+        SELECT sum(w.kl_nats) / sum(w.tokens) AS kl_nats FROM windows w
+        WHERE w.trial_id = r.trial_id AND w.language = r.language AND w.place < r.windows
+    ) w ON true
+    GROUP BY r.trial_id
+)
+SELECT
+    t.trial_id, t.model, t.method, t.variant,
+    t.file_mib, t.embedding_share, t.why_no_file,
+    l.kl_nats, d.runtime_kl_nats, d.same_windows_kl_nats, l.acc, l.acc_change,
+    s.cpu, s.host, s.runtime, s.build, s.threads, s.prompt, s.generate, s.rounds, s.load_seconds,
+    s.resident_bytes / 1048576 AS resident_mib,
+    s.prefill_rate, s.prefill_ratio, s.prefill_low, s.prefill_high, s.prefill_verdict, s.prefill_itself_low, s.prefill_itself_high,
+    s.decode_rate, s.decode_ratio, s.decode_low, s.decode_high, s.decode_verdict, s.decode_itself_low, s.decode_itself_high,
+    s.error AS why_no_speed, s."at" AS timed_at,
+    CASE WHEN t.file_mib IS NOT NULL THEN 'loads' ELSE t.why_no_file END AS llama_cpp,
+    t.transformers, t.vllm_gpu, t.vllm_cpu
+FROM trials t
+JOIN leaderboard l ON l.trial_id = t.trial_id
+LEFT JOIN distances d ON d.trial_id = t.trial_id
+LEFT JOIN speed s ON s.trial_id = t.trial_id
+ORDER BY t.position, s.cpu, s.runtime, s.build, s.prompt, s.generate, s.threads;
+COMMENT ON VIEW deployment IS 'one row per trial (and, if its file was timed, per processor, runtime, settings and number of threads): the file that is deployed, how good, large and fast it is, and what loads the trial';
+COMMENT ON COLUMN deployment.trial_id IS 'trial: a model times a variant (times a seed)';
+COMMENT ON COLUMN deployment.model IS 'id of the model as in the spec';
+COMMENT ON COLUMN deployment.method IS 'compression method';
+COMMENT ON COLUMN deployment.variant IS 'compression setting';
+COMMENT ON COLUMN deployment.file_mib IS 'MiB of the GGUF file';
+COMMENT ON COLUMN deployment.embedding_share IS 'fraction of it that the matrices over the vocabulary take';
+COMMENT ON COLUMN deployment.why_no_file IS 'why GGUF cannot hold it';
+COMMENT ON COLUMN deployment.kl_nats IS 'mean KL(dense || compressed) per token, mean over the languages, computed by torch';
+COMMENT ON COLUMN deployment.runtime_kl_nats IS 'the same of what the runtime computes of the file, over the first windows of each language; of dense: how the runtime rounds';
+COMMENT ON COLUMN deployment.same_windows_kl_nats IS 'what torch computes on these windows: the difference is the runtime''s';
+COMMENT ON COLUMN deployment.acc IS 'mean accuracy over the tasks';
+COMMENT ON COLUMN deployment.acc_change IS 'its change against dense';
+COMMENT ON COLUMN deployment.cpu IS 'processor that the file was timed on; NULL: it was not timed';
+COMMENT ON COLUMN deployment.host IS 'computer';
+COMMENT ON COLUMN deployment.runtime IS 'llama.cpp';
+COMMENT ON COLUMN deployment.build IS 'hash of its libraries';
+COMMENT ON COLUMN deployment.threads IS 'threads of the runtime';
+COMMENT ON COLUMN deployment.prompt IS 'tokens of the prompt';
+COMMENT ON COLUMN deployment.generate IS 'tokens generated after it';
+COMMENT ON COLUMN deployment.rounds IS 'rounds in which the file was timed';
+COMMENT ON COLUMN deployment.load_seconds IS 'wall time to load the file';
+COMMENT ON COLUMN deployment.resident_mib IS 'MiB of memory (RSS) that the runtime took on, after the prompt';
+COMMENT ON COLUMN deployment.prefill_rate IS 'tokens of a prompt per second';
+COMMENT ON COLUMN deployment.prefill_ratio IS 'that speed / dense''s';
+COMMENT ON COLUMN deployment.prefill_low IS 'lower end of its 95 % interval over rounds';
+COMMENT ON COLUMN deployment.prefill_high IS 'upper end';
+COMMENT ON COLUMN deployment.prefill_verdict IS 'faster, slower, =, not told apart, or the machine was too busy (table speed)';
+COMMENT ON COLUMN deployment.prefill_itself_low IS 'lower end of the 95 % interval of dense against itself';
+COMMENT ON COLUMN deployment.prefill_itself_high IS 'upper end';
+COMMENT ON COLUMN deployment.decode_rate IS 'tokens generated per second';
+COMMENT ON COLUMN deployment.decode_ratio IS 'that speed / dense''s';
+COMMENT ON COLUMN deployment.decode_low IS 'lower end of its 95 % interval over rounds';
+COMMENT ON COLUMN deployment.decode_high IS 'upper end';
+COMMENT ON COLUMN deployment.decode_verdict IS 'as prefill_verdict';
+COMMENT ON COLUMN deployment.decode_itself_low IS 'lower end of the 95 % interval of dense against itself';
+COMMENT ON COLUMN deployment.decode_itself_high IS 'upper end';
+COMMENT ON COLUMN deployment.why_no_speed IS 'why the file could not be timed';
+COMMENT ON COLUMN deployment.timed_at IS 'when the session began, UTC';
+COMMENT ON COLUMN deployment.llama_cpp IS 'loads, or why llama.cpp does not load the trial; NULL: not known yet';
+COMMENT ON COLUMN deployment.transformers IS 'loads, or why transformers does not load an exported folder';
+COMMENT ON COLUMN deployment.vllm_gpu IS 'the same of vLLM on an NVIDIA GPU';
+COMMENT ON COLUMN deployment.vllm_cpu IS 'the same of vLLM on a CPU';
+
 CREATE VIEW activation_snr AS
 SELECT
     trial_id, model, method, variant, language,
@@ -540,7 +610,7 @@ COMMENT ON COLUMN stages.trial_id IS 'trial: a model times a variant (times a se
 COMMENT ON COLUMN stages.model IS 'id of the model as in the spec';
 COMMENT ON COLUMN stages.method IS 'compression method';
 COMMENT ON COLUMN stages.variant IS 'compression setting';
-COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, activations:<language>, task:<task> or export';
+COMMENT ON COLUMN stages.stage IS 'load, compress, perplexity:<language>, activations:<language>, task:<task>, deploy or export';
 COMMENT ON COLUMN stages.state IS 'pending, running, done, failed or stopped';
 COMMENT ON COLUMN stages.seconds IS 'time of the step itself, without imports and loading';
 COMMENT ON COLUMN stages.peak_memory_bytes IS 'highest memory of the process while it ran';

@@ -19,7 +19,7 @@ from studyctl.work.recorder import CannotWriteError, Channel, Recorder, StopRequ
 
 SMALLEST_BATCH = 64
 """Tokens per forward pass at which batches are halved no further: running out of memory is a failure then."""
-WITHOUT_BATCHES = (StepKind.ACTIVATIONS, StepKind.EXPORT)
+WITHOUT_BATCHES = (StepKind.ACTIVATIONS, StepKind.DEPLOY, StepKind.EXPORT)
 """Steps that need the same memory whatever the tokens per forward pass."""
 MAY_SUCCEED_LATER = (ProblemCode.UNEXPECTED, ProblemCode.REFERENCE_LOST)
 """Problems that another attempt may avoid."""
@@ -113,6 +113,7 @@ class Attempt:
             StepKind.PERPLEXITY: engine.perplexity,
             StepKind.ACTIVATIONS: engine.activations,
             StepKind.TASK: engine.task,
+            StepKind.DEPLOY: engine.deploy,
             StepKind.EXPORT: engine.export,
         }[step.kind]
         while True:

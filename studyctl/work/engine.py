@@ -30,7 +30,12 @@ from studyctl.contract.records import FileFacts, Items, StepFinished
 from studyctl.contract.steps import ALL_WINDOWS, Step, StepKind
 from studyctl.errors import StepError, StudyError
 from studyctl.evaluate.text.activations import DenseStates, compare_states, keep_states
-from studyctl.evaluate.text.reference import open_reference, reference_lost
+from studyctl.evaluate.text.reference import (
+    DenseReference,
+    check_windows,
+    open_reference,
+    reference_lost,
+)
 from studyctl.evaluate.text.score import score_windows
 from studyctl.evaluate.text.windows import Windows
 from studyctl.evaluate.vocabulary import check_ids
@@ -134,20 +139,20 @@ class Engine:
 
     def _missing_references(self, job: Job, recorder: Recorder) -> Iterator[Step]:
         """Yield the batches whose dense reference is needed but missing or torn."""
-        for step in job.steps if job.is_compared else ():
-            if step.windows is None:
-                continue
-            try:
-                batches = self._todo(job, step, recorder)
-            except StudyError:  # the step itself raises it again
-                continue
-            for batch in batches:
-                if batch.kind is StepKind.ACTIVATIONS:
-                    exists = self._dense_states(job, batch, recorder).exist()
-                else:
-                    exists = open_reference(_reference_path(job, batch)) is not None
-                if not exists:
-                    yield batch
+        needed: dict[Step, None] = {}
+        for step in job.steps:
+            with suppress(StudyError):  # the step itself raises it again
+                if step.windows is not None and job.is_compared:
+                    needed |= dict.fromkeys(self._todo(job, step, recorder))
+                elif step.kind is StepKind.DEPLOY and job.deploy is not None and job.deploy.windows:
+                    needed |= dict.fromkeys(self._first_batches(job, recorder))
+        for batch in needed:
+            if batch.kind is StepKind.ACTIVATIONS:
+                exists = self._dense_states(job, batch, recorder).exist()
+            else:
+                exists = open_reference(_reference_path(job, batch)) is not None
+            if not exists:
+                yield batch
 
     def _make_reference(self, job: Job, batch: Step, recorder: Recorder) -> None:
         """Compute the dense model's hidden states of a batch of windows."""
@@ -198,7 +203,7 @@ class Engine:
                     yield step  # it fails with the same error
             elif step.kind is StepKind.TASK:
                 yield step
-        yield from (step for step in steps if step.kind is StepKind.EXPORT)
+        yield from (step for step in steps if step.kind in (StepKind.DEPLOY, StepKind.EXPORT))
 
     def keep_weights(self, job: Job) -> None:
         """Keep the weights of a trial that is done, and of all kept ones those used last, up to the job's limit in bytes."""
@@ -325,7 +330,36 @@ class Engine:
         recorder.warning("the weights differ from those of the stored results: every evaluation runs again")
         self._measure_all = True
 
-    # -- export
+    # -- files
+
+    def deploy(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
+        """Write the trial's GGUF file; compare what llama.cpp computes of it with the dense model."""
+        from studyctl.work.deployed import distances, write_file  # few studies need it
+
+        file = write_file(job, self._model, self.weights_hash, recorder)
+        if file.bytes is not None and job.deploy is not None and job.deploy.windows:
+            path = StudyPaths(job.root).deployed(job.weights_key, self.weights_hash)
+            for record in distances(job, path, self._first_windows(job, recorder), recorder):
+                recorder.record(record)
+        return StepFinished(step=step, file=file)
+
+    def _first_windows(self, job: Job, recorder: Recorder) -> Iterator[tuple[str, Windows, DenseReference]]:
+        """Yield each language with its first windows and the dense model's hidden states of them."""
+        assert job.deploy is not None
+        for batch in self._first_batches(job, recorder):
+            assert batch.subject is not None
+            assert batch.windows is not None
+            windows = self._text_windows(job, batch, recorder).slice(*batch.windows)
+            if (reference := open_reference(_reference_path(job, batch))) is None:
+                raise reference_lost(batch.subject)
+            check_windows(reference, windows)
+            yield batch.subject, windows.slice(0, job.deploy.windows), reference
+
+    def _first_batches(self, job: Job, recorder: Recorder) -> Iterator[Step]:
+        """Yield the first batch of windows of each language."""
+        for step in job.evaluations:
+            if step.kind is StepKind.PERPLEXITY:
+                yield step.batches(self._text_windows(job, step, recorder).available)[0]
 
     def export(self, job: Job, step: Step, recorder: Recorder) -> StepFinished:
         """Write the weights as a folder that transformers and vLLM load; report its place and size."""

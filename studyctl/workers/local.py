@@ -142,10 +142,22 @@ class LocalPool(Pool):
     def _processes(self) -> list[WorkerProcess]:
         return [worker.process for worker in (*self._workers, *self._leaving) if worker.process is not None]
 
+    def rest(self) -> None:
+        """Let the workers without a job go, and wait for that."""
+        idle = [worker for worker in self._workers if worker.job is None and worker.process is not None]
+        self._workers = [
+            LocalWorker(name=worker.name, device=worker.device) if worker in idle else worker
+            for worker in self._workers
+        ]
+        _end([worker.process for worker in idle if worker.process is not None])
+
     def close(self) -> None:
         """Let every worker end, and wait for that."""
-        processes = self._processes()
-        for process in processes:
-            process.close()
-        for process in processes:
-            process.wait(END_SECONDS)
+        _end(self._processes())
+
+
+def _end(processes: Sequence[WorkerProcess]) -> None:
+    for process in processes:
+        process.close()
+    for process in processes:
+        process.wait(END_SECONDS)

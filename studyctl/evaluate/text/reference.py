@@ -106,6 +106,15 @@ def keep_reference(path: Path, states: Tensor, windows: Windows, head: Head) -> 
         write_atomic(path, save({"hidden": states}, about))
 
 
+def check_windows(reference: DenseReference, windows: Windows) -> None:
+    """Raise StepError if a reference is not of these windows."""
+    if reference.windows != fingerprint(windows):
+        raise StepError(
+            f"the dense reference {reference.path} was made with other tokens",
+            hint="a model with another tokenizer cannot be compared token by token; otherwise delete this file",
+        )
+
+
 def reference_lost(language: str) -> StepError:
     """Return the error to raise if a reference is missing although it was there, or was made, before the model was compressed."""
     return StepError(

@@ -28,7 +28,7 @@ from studyctl.contract.limits import chunk_tokens
 from studyctl.contract.records import TextBatch, Window
 from studyctl.errors import StepError
 from studyctl.evaluate.text.head import Head, not_finite, open_head
-from studyctl.evaluate.text.reference import DenseReference, fingerprint, keep_reference
+from studyctl.evaluate.text.reference import DenseReference, check_windows, keep_reference
 from studyctl.evaluate.text.windows import Windows
 from studyctl.reporter import Reporter
 
@@ -221,11 +221,7 @@ def _energy(logits: Tensor) -> Tensor:
 
 def _dense_head(reference: DenseReference, windows: Windows, head: Head) -> Head:
     """Return the head for the reference's hidden states: the scored model's own if it is the same."""
-    if reference.windows != fingerprint(windows):
-        raise StepError(
-            f"the dense reference {reference.path} was made with other tokens",
-            hint="a model with another tokenizer cannot be compared token by token; otherwise delete this file",
-        )
+    check_windows(reference, windows)
     if reference.head == head.fingerprint():
         return head
     dense = reference.load_head()

@@ -52,7 +52,7 @@ def export_gguf(
         file = write_gguf(
             loaded, compressed, path, name=name_of(job), embeddings=job.export_embeddings, reporter=reporter
         )
-        ids = _compare_ids(job, loaded, path)
+        ids = compare_ids(job, loaded, path)
         for text_name, text in describe(file).items():
             (folder / text_name).write_text(text, "utf-8")
     return ExportFacts(
@@ -80,7 +80,7 @@ def notes_of(file: GgufFile) -> Iterator[str]:
         yield "blocks with a minimum (Q4_1, Q5_1): llama.cpp processes prompts faster with symmetric grids (Q4_0)"
 
 
-def _compare_ids(job: Job, loaded: LoadedModel, path: Path) -> str:
+def compare_ids(job: Job, loaded: LoadedModel, path: Path) -> str:
     """Compare the token ids of the study's texts with llama.cpp's; return what was compared.
 
     Raises:

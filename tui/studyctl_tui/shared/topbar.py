@@ -43,7 +43,9 @@ def standing(view: View) -> Text:
         parts.append(f"{failed} {GLYPHS['failed']}")
     runner = snapshot.runner
     if runner is not None and snapshot.running:
-        if runner.seconds_left is not None:
+        if runner.timing:
+            parts.append(runner.timing)
+        if runner.seconds_left:
             parts.append(f"{duration_text(runner.seconds_left)} left")
         if runner.memory_bytes is not None and runner.load is not None:
             parts.append(f"{bytes_text(runner.memory_bytes)} · load {runner.load:.1f}")
