@@ -1,6 +1,7 @@
 """The files that are deployed: how large, how good and how fast they are, and what loads a trial."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
 
 from rich.console import Console
 from rich.padding import Padding
@@ -72,6 +73,41 @@ def speed_cell(row: Deployed, phase: Phase, form: Form = Form.WHOLE) -> Text:
     return figure.text(form)
 
 
+class Front(StrEnum):
+    """By what a file is held against its quality, which is its KL to dense."""
+
+    SIZE = "MiB"
+    PROMPT = "prompt tokens/s"
+    OUTPUT = "output tokens/s"
+
+    def of(self, row: Deployed) -> float | None:
+        """Return the figure, of which less is better."""
+        match self:
+            case Front.SIZE:
+                return row.file_mib
+            case Front.PROMPT:
+                return None if row.prefill_rate is None else -row.prefill_rate
+        return None if row.decode_rate is None else -row.decode_rate
+
+
+def front(rows: Iterable[Deployed], by: Front) -> set[str]:
+    """Return the trials that no other one is at least as good as in both, and better in one."""
+    places = {
+        row.trial_id: (cost, 0.0 if row.variant == "dense" else row.kl_nats)
+        for row in rows
+        if (cost := by.of(row)) is not None
+    }
+    known = {trial: (cost, kl) for trial, (cost, kl) in places.items() if kl is not None}
+    return {
+        trial
+        for trial, (cost, kl) in known.items()
+        if not any(
+            other_cost <= cost and other_kl <= kl and (other_cost, other_kl) != (cost, kl)
+            for other_cost, other_kl in known.values()
+        )
+    }
+
+
 def remarks(rows: Sequence[Deployed]) -> Iterator[str]:
     """Yield what there is to know of files that were timed together."""
     first = rows[0]
@@ -89,6 +125,11 @@ def remarks(rows: Sequence[Deployed]) -> Iterator[str]:
             )
             yield f"{itself}: the machine was too busy for a verdict" if busy else itself
     yield SPEED_LEGEND
+    for by in Front:
+        best = front(rows, by)
+        if len(best) > 1:
+            names = ", ".join(row.variant for row in rows if row.trial_id in best)
+            yield f"best KL for its {by}: {names}"
     for row in rows:
         if row.why_no_speed:
             yield f"{row.variant} was not timed: {row.why_no_speed}"

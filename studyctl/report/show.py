@@ -100,6 +100,7 @@ def as_json(results: Results) -> dict[str, object]:
         "leaderboard": results.leaderboard(),
         "perplexity": results.perplexity(),
         "tasks": results.tasks(),
+        "deployment": results.deployment(),
         "agreement": results.agreement(),
         "warnings": results.warnings(),
         "failures": results.failures(),

@@ -58,8 +58,9 @@ def time_file(folder: Path, file: Path, threads: int, prompt: int, generate: int
     with closing(LlamaModel(folder, file, mapped=False)) as model:
         loaded = time.perf_counter() - begun
         drawn = random.Random(0).choices(range(model.tokens), k=WARM_UP + prompt + generate)
-        while len(prefills) < MOST_TIMES and any(
-            sum(times.wall for times in phase) < LEAST_SECONDS for phase in (prefills, decodes)
+        while not prefills or (
+            len(prefills) < MOST_TIMES
+            and any(sum(times.wall for times in phase) < LEAST_SECONDS for phase in (prefills, decodes))
         ):
             with model.session(len(drawn), threads) as session:
                 session.feed(drawn[:WARM_UP])

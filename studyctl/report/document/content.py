@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from studyctl.errors import StudyError
 from studyctl.report.document import comparison
+from studyctl.report.document.deployment import deployment
 from studyctl.report.document.hypotheses import findings
 from studyctl.report.document.model import Block, Cell, Column, Document, Section, Table
 from studyctl.report.document.papers import methods
@@ -45,6 +46,7 @@ def document(results: Results, *, with_items: bool = False) -> Document:
         comparison.size_and_quality(shown),
         comparison.languages(shown),
         *comparison.tasks(shown),
+        deployment(results, shown),
         *([_items(shown, results.flipped_items(FLIPPED_ITEMS))] if with_items else []),
         _settings(results, shown, settings),
         _versions(settings, results.environments()),

@@ -7,10 +7,11 @@ from fnmatch import fnmatchcase
 
 from studyctl.contract.steps import StepKind
 from studyctl.files import StudyPaths
+from studyctl.report.deployment import by_machine
 from studyctl.store import results
 from studyctl.store.comparison import Agreement, Disagreement, Rank
 from studyctl.store.replaced import once_more_if_replaced
-from studyctl.store.results import LanguageResult, Standing, StepRow, TaskResult
+from studyctl.store.results import Deployed, LanguageResult, Standing, StepRow, TaskResult
 
 MAIN = "main"
 """Stands for the main metric of a task."""
@@ -42,6 +43,8 @@ class Comparison:
     disagreement: tuple[Disagreement, ...] = ()
     agreement: tuple[Agreement, ...] = ()
     """Trials whose setting several backends compress, studyctl's first."""
+    deployment: tuple[tuple[Deployed, ...], ...] = ()
+    """Files that were timed, those of a machine and a number of threads together."""
     pareto: frozenset[tuple[str, str]] = frozenset()
     """Trial and measure of each point of the Pareto front of size and quality."""
 
@@ -99,6 +102,7 @@ def read_comparison(paths: StudyPaths, model: str) -> Comparison:
             ranks=tuple(reader.ranks(model)),
             disagreement=tuple(reader.disagreement(model)),
             agreement=tuple(reader.agreement(model)),
+            deployment=tuple(map(tuple, by_machine(reader.deployment(model)))),
             pareto=frozenset((row.trial_id, row.measure) for row in reader.pareto(model)),
         )
 

@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from studyctl_tui.compare.agreement import AgreementSheet
 from studyctl_tui.compare.data import Comparison, Line
+from studyctl_tui.compare.deployment import deployment_sheets
 from studyctl_tui.compare.figures import LANGUAGE_MEASURES, LanguageSheet, TaskSheet, task_measures
 from studyctl_tui.compare.grid import CompareGrid
 from studyctl_tui.compare.ranks import ANY, RankSheet, TauSheet, sentences
@@ -182,6 +183,16 @@ class SizePart(Part):
         sheet, line = self.grid.sheet, self.grid.line
         if isinstance(sheet, SizeSheet):
             self.query_one(SizePlot).show(sheet, line.key if line is not None else "")
+
+
+class DeploymentPart(Part):
+    """The files that are deployed."""
+
+    NAME = "Deployment"
+
+    def sheets(self) -> Sequence[Callable[[], Sheet]]:
+        """Return a table for each machine and number of threads."""
+        return deployment_sheets(self._comparison, self._lines)
 
 
 class AgreementPart(Part):

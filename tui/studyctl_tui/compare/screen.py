@@ -1,4 +1,4 @@
-"""Compare: variants by language and by task, where metrics disagree, size against quality, backends."""
+"""Compare: variants by language and by task, where metrics disagree, size against quality, deployed files, backends."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -16,7 +16,15 @@ from studyctl.files import StudyPaths
 from studyctl_tui.compare.data import SORTS, Choice, Comparison, arranged, read_comparison
 from studyctl_tui.compare.flips import FlipsScreen
 from studyctl_tui.compare.grid import CompareGrid
-from studyctl_tui.compare.parts import AgreementPart, LanguagesPart, Part, RanksPart, SizePart, TasksPart
+from studyctl_tui.compare.parts import (
+    AgreementPart,
+    DeploymentPart,
+    LanguagesPart,
+    Part,
+    RanksPart,
+    SizePart,
+    TasksPart,
+)
 from studyctl_tui.compare.words import missing, state, tabs, why_empty
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.view import View
@@ -32,10 +40,10 @@ READING = "reading the results …"
 
 
 class CompareScreen(StudyScreen):
-    """The results of one model in five parts."""
+    """The results of one model in six parts."""
 
     NAME = "Compare"
-    ABOUT = "Variants by language and by task, where metrics disagree, size against quality, backends."
+    ABOUT = "Variants by language and by task, where metrics disagree, size against quality, deployed files, backends."
     DEFAULT_CSS = """
     CompareScreen .compare--line { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     CompareScreen #compare-parts { height: 1fr; }
@@ -71,7 +79,14 @@ class CompareScreen(StudyScreen):
         self._comparison: Comparison | None = None
         self._trouble: StudyError | None = None
         self._choice = Choice()
-        self._parts = (LanguagesPart(), TasksPart(), RanksPart(), SizePart(), AgreementPart())
+        self._parts = (
+            LanguagesPart(),
+            TasksPart(),
+            RanksPart(),
+            SizePart(),
+            DeploymentPart(),
+            AgreementPart(),
+        )
         self._active = 0
 
     def compose_body(self) -> ComposeResult:
