@@ -71,6 +71,9 @@ class Study(AbstractContextManager["Study"]):
     windows: Rows
     fidelity: Rows
     activations: Rows
+    runtime_fidelity: Rows
+    speed_runs: Rows
+    speed: Rows
     tasks: Rows
     items: Rows
     item_texts: Rows
@@ -95,6 +98,7 @@ class Study(AbstractContextManager["Study"]):
     contrasts: Rows
     activation_snr: Rows
     agreement: Rows
+    deployment: Rows
     stages: Rows
 
     def __init__(self, paths: StudyPaths) -> None:

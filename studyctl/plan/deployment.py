@@ -15,7 +15,10 @@ NAMED = 3
 
 
 def check_deployment(document: Document, variants: Iterable[Variant]) -> Iterator[Problem]:
-    """Yield a warning for variants that llama.cpp computes slowly, if files are timed, and for those that vLLM's GPU kernel does not take."""
+    """Yield a warning for variants that llama.cpp computes slowly, if files are timed, and for those that vLLM's GPU kernel does not take.
+
+    The latter where the spec asks for files or folders: else nobody is about to deploy anything.
+    """
     on_grids = [
         (variant, settings)
         for variant in variants
@@ -33,7 +36,7 @@ def check_deployment(document: Document, variants: Iterable[Variant]) -> Iterato
         for variant, settings in on_grids
         if not settings.symmetric and marlin_gaps(stored_bits(settings.bits), 0, symmetric=False)
     ]
-    if unfit:
+    if unfit and (document.spec.evaluation.speed is not None or document.spec.execution.keep_weights):
         what = f"{_named(unfit)}: vLLM has no GPU kernel for zero points at 8 bits, in which a folder stores codes of 5 to 8"
         yield _warning(document, what, unfit, "symmetric = true, or at most 4 bits")
 

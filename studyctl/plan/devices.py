@@ -30,6 +30,11 @@ class Place:
     seconds: float | None = None
     """How long a worker may live; None: no limit is set."""
 
+    @property
+    def is_cluster(self) -> bool:
+        """Return whether the workers are elsewhere, as a profile says."""
+        return self.threads is not None
+
     def dtype_of(self, dtype: str) -> str:
         """Return the dtype that one of a spec means here."""
         if dtype == "auto" and self.dtype is not None:

@@ -245,7 +245,9 @@ def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
     embeddings = identity.vocab_size * identity.hidden_size
     blocks = 2.0 * (identity.parameters - (1 if identity.tied else 2) * embeddings)
     head = 2.0 * identity.vocab_size * (identity.hidden_size + 16)  # a softmax takes as long as 16 products
-    operations = 2000.0 * identity.parameters  # per weight: scored and written, or packed and read back
+    operations: float = (
+        2000.0 * identity.parameters
+    )  # per weight: scored and written, or packed and read back
     if step.kind is StepKind.COMPRESS:
         operations += _compressing(trial)
     elif step.kind is StepKind.PERPLEXITY and evaluation.perplexity:
@@ -253,6 +255,9 @@ def _seconds(plan: StudyPlan, trial: Trial, step: Step) -> float:
         operations = _windows(plan, step) * evaluation.perplexity.sequence_length * (blocks + heads * head)
     elif step.kind is StepKind.ACTIVATIONS and evaluation.perplexity:
         operations = _windows(plan, step) * evaluation.perplexity.sequence_length * blocks
+    elif step.kind is StepKind.DEPLOY and evaluation.speed and evaluation.perplexity and evaluation.fidelity:
+        compared = evaluation.speed.windows * len(evaluation.perplexity.languages)
+        operations += compared * evaluation.perplexity.sequence_length * (blocks + 3.2 * head)
     elif step.kind is StepKind.TASK and evaluation.tasks:
         task = plan.tasks.get(step.subject or "")
         # Half of an item's text in the file is in the prompt, and a third of that is scored.
@@ -340,6 +345,10 @@ def peak_bytes(plan: StudyPlan, trial: Trial) -> tuple[int, int]:
         working += identity.layers * length * hidden * width  # one window's hidden states of all blocks
     if plan.document.spec.execution.keep_weights:
         working = max(working, 3 * weights // 2)  # an export is read back next to the model
+    if evaluation.speed is not None:
+        working = max(
+            working, 3 * weights
+        )  # so is a file, which llama.cpp loads then, with some blocks in another order
     # A file is mapped while it is read, and mapped pages are resident; a GGUF file is converted to float32 once.
     models = (identity, trial.checkpoint or identity)
     loading = max(4 * model.parameters if model.kind == "package" else model.weight_bytes for model in models)
@@ -364,6 +373,9 @@ def _disk_bytes(plan: StudyPlan, comparison: Comparison) -> int:
             kept += sum(out * inputs * bits(inputs) / 8 for out, inputs in identity.linears.values())
         others += 50_000 + sum(60 * _items(plan, step) for step in steps if step.kind is StepKind.TASK)
         others += identity.parameters * width * sum(step.kind is StepKind.EXPORT for step in steps)
+        if any(step.kind is StepKind.DEPLOY for step in steps):
+            is_small = isinstance(settings, Quantization | OnGguf)
+            others += identity.parameters * width // (2 if is_small else 1)
         if evaluation.fidelity and evaluation.perplexity and trial.model.index not in references:
             states = sum(  # after the last block of each window, or after every block
                 _windows(plan, step) * (identity.layers if step.kind is StepKind.ACTIVATIONS else 1)

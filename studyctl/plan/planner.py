@@ -167,7 +167,7 @@ class _Planner:
         names: dict[str, list[str]] = defaultdict(list)
         for name, what in missing.items():
             names[what].append(name)
-        if self.place is not None and spec.evaluation.speed is not None:
+        if place.is_cluster and spec.evaluation.speed is not None:
             what = "files are not timed by a run on a cluster: `studyctl bench` does it, on the machine where it is called"
             self._add(what, ("evaluation", "speed"), severity="warning")
         notes = [f"{what}; not run without it: {', '.join(names[what])}" for what in names]

@@ -14,6 +14,7 @@ from studyctl.plan.devices import Place
 from studyctl.plan.estimate import Estimate, estimate
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import other_spec
+from studyctl.plan.timing import Timing, expected_timing, to_time
 from studyctl.spec.loading import Document
 from studyctl.units import bytes_text, duration_text
 
@@ -29,6 +30,7 @@ class Preview:
     estimate: Estimate
     kept_bytes: int
     """Size of the weights of finished trials that the study keeps."""
+    timing: Timing
     problems: list[Problem]
     """Those of the plan, and too little disk or memory."""
 
@@ -87,7 +89,8 @@ def preview(document: Document, place: Place | None = None, *, strict: bool = Fa
     if (other := other_spec(document, paths, saved)) is not None:
         problems.append(replace(other, severity="warning"))
     kept = sum(path.stat().st_size for path in paths.kept_weights("").parent.glob("*.safetensors"))
-    return Preview(plan, comparison, needed, kept, [*plan.problems, *problems])
+    timing = expected_timing(plan, comparison, to_time(paths, plan, stored))
+    return Preview(plan, comparison, needed, kept, timing, [*plan.problems, *problems])
 
 
 def _rooms_of_worker(place: Place, needed: Estimate) -> list[tuple[str, int, int, str]]:

@@ -97,13 +97,13 @@ def front(rows: Iterable[Deployed], by: Front) -> set[str]:
         for row in rows
         if (cost := by.of(row)) is not None
     }
-    known = {trial: (cost, kl) for trial, (cost, kl) in places.items() if kl is not None}
+    measured = {trial: (cost, kl) for trial, (cost, kl) in places.items() if kl is not None}
     return {
         trial
-        for trial, (cost, kl) in known.items()
+        for trial, (cost, kl) in measured.items()
         if not any(
             other_cost <= cost and other_kl <= kl and (other_cost, other_kl) != (cost, kl)
-            for other_cost, other_kl in known.values()
+            for other_cost, other_kl in measured.values()
         )
     }
 

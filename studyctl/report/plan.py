@@ -38,6 +38,9 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         for hypothesis in plan.hypotheses:
             out.print(Text(f"hypothesis {hypothesis.name}: {_compared(hypothesis)}"), soft_wrap=True)
         out.print(_cost(shown), soft_wrap=True)
+        if shown.timing.files:
+            timing = f"{shown.timing.files} files are timed after that, alone on this machine"
+            out.print(f"{timing}: {_range(shown.timing.seconds)}", soft_wrap=True)
         if shown.kept_bytes:
             most = spec.execution.keep_trial_weights
             kept = f"{bytes_text(shown.kept_bytes)} of weights are kept for steps that are added"
@@ -93,15 +96,13 @@ def _grid(plan: StudyPlan, comparison: Comparison, width: int) -> Table:
 def _cost(shown: Preview) -> str:
     needed, devices = shown.estimate, Counter(device.split(":")[0] for device in shown.plan.devices)
     if not shown.comparison.todo:
-        return "nothing to do: everything that the spec asks for is stored"
+        what = "nothing to compute" if shown.timing.files else "nothing to do"
+        return f"{what}: everything that the spec asks for is stored"
     on = ", ".join(f"{count} × {kind}" for kind, count in devices.items())
     if needed.measured:
         parts = [f"{duration_text(needed.seconds)} on {on} (from this study's own trials)"]
     else:
-        least, most = needed.seconds / FACTOR, needed.seconds * FACTOR
-        parts = [
-            f"{duration_text(least)} to {duration_text(most)} on {on} (no trial of this study measured yet)"
-        ]
+        parts = [f"{_range(needed.seconds)} on {on} (no trial of this study measured yet)"]
     if again := sum(todo.again for todo in shown.comparison.todo):
         parts.append(
             f"{duration_text(needed.again_seconds)} of it to compress again {again} trials, whose weights were not kept"
@@ -110,6 +111,11 @@ def _cost(shown: Preview) -> str:
     if needed.device_bytes:
         memory = f"{bytes_text(needed.device_bytes)} device, {memory}"
     return "estimate: " + " · ".join([*parts, f"peak {memory}", f"{bytes_text(needed.disk_bytes)} disk"])
+
+
+def _range(seconds: float) -> str:
+    """Return an estimate from sizes alone."""
+    return f"{duration_text(seconds / FACTOR)} to {duration_text(seconds * FACTOR)}"
 
 
 def plan_as_json(shown: Preview) -> dict[str, Any]:
@@ -141,6 +147,7 @@ def plan_as_json(shown: Preview) -> dict[str, Any]:
         ],
         "estimate": asdict(shown.estimate),
         "kept_bytes": shown.kept_bytes,
+        "timing": asdict(shown.timing),
         "notes": shown.plan.notes,
         "code": shown.plan.code,
         "problems": as_json(shown.problems),

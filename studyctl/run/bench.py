@@ -12,12 +12,13 @@ from studyctl.errors import ExitCode, SpecError
 from studyctl.files import StudyPaths
 from studyctl.journal.index import read_stored
 from studyctl.plan.planner import make_plan
+from studyctl.plan.timing import Deployable, DeployedFile, deployed_files
 from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
 from studyctl.run.hold import Hold, hold, write_heartbeat
 from studyctl.run.runner import HEARTBEAT_SECONDS, Runner
 from studyctl.run.selection import Selection, matches
-from studyctl.run.speed import DeployedFile, StoppedError, Timer, deployed_files
+from studyctl.run.speed import StoppedError, Timer
 from studyctl.signals import on_stop_signal
 from studyctl.spec.loading import load_spec
 from studyctl.spec.models import Speed
@@ -74,9 +75,14 @@ def _files_of(paths: StudyPaths, planned: Planned, only: tuple[str, ...]) -> dic
     variants = {trial.trial: trial.variant for trial in planned.trials}
     models = {}
     for model in dict.fromkeys(trial.model for trial in planned.trials):
+        trials = [
+            Deployable(trial.trial, trial.weights_key, planned.steps(trial), trial.variant == "dense")
+            for trial in planned.trials
+            if trial.model == model
+        ]
         files = [
             file
-            for file in deployed_files(paths, planned, stored, model)
+            for file in deployed_files(paths, stored, trials)
             if file.is_dense or matches(only, (file.trial, variants[file.trial]))
         ]
         if len(files) > 1 and files[0].is_dense:

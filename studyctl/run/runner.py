@@ -26,6 +26,7 @@ from studyctl.plan.compare import Todo, compare
 from studyctl.plan.estimate import Clock
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import planned, source_of
+from studyctl.plan.timing import DeployedFile, to_time
 from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
@@ -33,9 +34,8 @@ from studyctl.run.hold import Hold, write_heartbeat
 from studyctl.run.jobs import Queue, make_job
 from studyctl.run.publisher import Publisher
 from studyctl.run.selection import Selection
-from studyctl.run.speed import DeployedFile, StoppedError, Timer, deployed_files, forget_files, untimed
+from studyctl.run.speed import StoppedError, Timer, forget_files
 from studyctl.spec.loading import load_spec, self_contained
-from studyctl.spec.models import Speed
 from studyctl.work.memory import OUT_OF_MEMORY_HINT
 from studyctl.work.recorder import describe_attempt
 from studyctl.workers.local import LocalPool
@@ -61,6 +61,8 @@ class Outcome:
     """Trials that this machine cannot run; the plan says what is missing."""
     attempts: int = 0
     """Attempts that were started."""
+    timed: int = 0
+    """Files that were timed."""
     stopped: bool = False
 
 
@@ -316,39 +318,35 @@ class Runner:
 
         A file that is not in the cache is written first, by a trial.
         """
-        speed = self.plan.document.spec.evaluation.speed
-        if speed is None or self._place is not None or self._only_files:  # a cluster's workers are elsewhere
+        if self._only_files:
             return False
-        for model in self.plan.models:
-            name = model.spec.id
-            deploys = [step for step in model.steps if step.kind is StepKind.DEPLOY]
-            if not deploys or name in self._timed:
+        for model, files in to_time(self.paths, self.plan, self._stored).items():
+            asked = [file for file in files if file.is_dense or self._is_asked(self._trials[file.trial])]
+            if model in self._timed or len(asked) < 2:
                 continue
-            files = deployed_files(self.paths, self._planned, self._stored, name)
-            files = [file for file in files if file.is_dense or self._is_asked(self._trials[file.trial])]
-            new = {file.trial for file in untimed(self.paths, files, speed) if not file.is_dense}
-            files = [file for file in files if file.is_dense or file.trial in new]
-            gone = {file.trial for file in files if not file.path.exists()} if new else set()
+            gone = {file.trial for file in asked if not file.path.exists()}
             if again := gone - self._written_again:
                 self._written_again |= again
                 for trial in again:
-                    self.todo.add(Todo(self._trials[trial], tuple(deploys), "its file is gone"))
+                    self.todo.add(Todo(self._trials[trial], (Step(StepKind.DEPLOY),), "its file is gone"))
                 return True
-            self._timed.add(name)
-            files = [file for file in files if file.trial not in gone]
-            if new - gone and files and files[0].is_dense:
-                self._time(name, files, speed)
-                return True
+            self._timed.add(model)
+            self._time(model, [file for file in asked if file.trial not in gone])
+            return True
         return False
 
-    def _time(self, model: str, files: list[DeployedFile], speed: Speed) -> None:
+    def _time(self, model: str, files: list[DeployedFile]) -> None:
         """Time files, alone on the machine as far as it depends on this runner."""
+        speed = self.plan.document.spec.evaluation.speed
+        if speed is None or len(files) < 2 or not files[0].is_dense:  # some could not be written again
+            return
         self._publisher.settle()
         assert isinstance(self.pool, LocalPool)
         self.pool.rest()
         timer = Timer(self.paths, speed, self._wait, self.display.message)
         try:
             timer.time(model, files)
+            self.outcome.timed += len(files)
         except StoppedError:
             self.display.message(f"speed of {model}: stopped, and timed anew by the next run")
         except StudyError as error:

@@ -1,113 +1,40 @@
 """Times the files of a study: those of a model together, alone on this machine, in rounds."""
 
 import os
-import platform
 import random
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
-import psutil
 from msgspec import structs
 
 from studyctl import __version__
 from studyctl.contract.job import StopWhen
-from studyctl.contract.plan import Planned
 from studyctl.contract.records import SCHEMA, SpeedFinished, SpeedRun, SpeedStarted
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.findings.speed import Phase, Session
 from studyctl.journal.files import JournalWriter
-from studyctl.journal.speed import read_sessions
-from studyctl.journal.stored import Stored
 from studyctl.llama import INSTALL, kernels
+from studyctl.plan.timing import RUNTIME, DeployedFile, cpu_name, threads_of
 from studyctl.signals import how_it_ended
 from studyctl.spec.models import Speed
 from studyctl.work.timing import Timing
 
-RUNTIME = "llama.cpp"
 WAIT_SECONDS = 0.25
 """How long a look at the process that is timed waits: rarely, as the look itself takes time."""
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """numpy's threads would wait in a loop beside the runtime's."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeployedFile:
-    """The file of a trial's current weights."""
-
-    trial: str
-    weights_key: str
-    weights_hash: str | None
-    """None: dense."""
-    path: Path
-    bytes: int
-    is_dense: bool
-
-
 class StoppedError(Exception):
     """The user asked to stop."""
-
-
-def deployed_files(paths: StudyPaths, planned: Planned, stored: Stored, model: str) -> list[DeployedFile]:
-    """Return the files that the trials of a model have, dense first; a file that is not in the cache can be written again."""
-    files = []
-    for trial in planned.trials:
-        steps = planned.steps(trial)
-        facts = stored.file_of(trial.weights_key, steps) if trial.model == model else None
-        if trial.weights_key is not None and facts is not None and facts.bytes is not None:
-            weights_hash = stored.results_of(trial.weights_key, steps).weights_hash
-            path = paths.deployed(trial.weights_key, weights_hash)
-            is_dense = trial.variant == "dense"
-            files.append(
-                DeployedFile(trial.trial, trial.weights_key, weights_hash, path, facts.bytes, is_dense)
-            )
-    return sorted(files, key=lambda file: not file.is_dense)
-
-
-def threads_of(speed: Speed) -> tuple[int, ...]:
-    """Return the numbers of threads to time with: by default this machine's cores that the process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return speed.threads or (min(psutil.cpu_count(logical=False) or usable, usable),)
-
-
-def untimed(paths: StudyPaths, files: Sequence[DeployedFile], speed: Speed) -> list[DeployedFile]:
-    """Return the files that no complete session has timed on this kind of processor, with this runtime and these settings.
-
-    Raises:
-        StudyError: a journal is damaged in the middle.
-    """
-    here = (RUNTIME, kernels(), cpu_name(), speed.prompt, speed.generate)
-    timed = {
-        (run.weights_key, run.weights_hash, run.threads)
-        for session in read_sessions(paths)
-        if session.is_complete
-        and here
-        == tuple(getattr(session.started, name) for name in ("runtime", "build", "cpu", "prompt", "generate"))
-        for run in session.runs
-    }
-    threads = threads_of(speed)
-    return [
-        file
-        for file in files
-        if any((file.weights_key, file.weights_hash, number) not in timed for number in threads)
-    ]
-
-
-def cpu_name() -> str:
-    """Return the name of this machine's processor."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 class Timer:

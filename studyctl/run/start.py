@@ -18,6 +18,7 @@ from studyctl.plan.compare import compare
 from studyctl.plan.devices import place_of
 from studyctl.plan.planner import StudyPlan, make_plan
 from studyctl.plan.saved import other_spec
+from studyctl.plan.timing import to_time
 from studyctl.report.plan import print_code
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, LiveDisplay
@@ -101,8 +102,9 @@ def run_study(
     if profile is not None and profile.profile.driver == "job" and DRIVER not in os.environ:
         return _submit(path, paths, selection, profile)
     if detach:
-        todo = compare(plan, read_stored(paths), read_plan(paths), paths.all_weights()).todo
-        if any(entry.trial in selection for entry in todo):
+        stored = read_stored(paths)
+        todo = compare(plan, stored, read_plan(paths), paths.all_weights()).todo
+        if any(entry.trial in selection for entry in todo) or to_time(paths, plan, stored):
             return _detach(path, paths, selection, on)
     with hold(paths, pulse) as held:
         return _run_held(plan, held, selection, console, profile)
@@ -158,7 +160,7 @@ def _run_held(
         outcome = runner.run()
     message = _summary(paths.name, outcome)
     command = plan.document.spec.execution.on_finish
-    if command and outcome.attempts:
+    if command and (outcome.attempts or outcome.timed):
         message += _run_on_finish(command, message)
     code = ExitCode.FAILED if outcome.failed or outcome.unavailable else ExitCode.DONE
     return Started(paths, outcome, message, ExitCode.STOPPED if outcome.stopped else code)
@@ -166,12 +168,13 @@ def _run_held(
 
 def _summary(study: str, outcome: Outcome) -> str:
     """Return how a run ended, on one line, for the user and for ``on_finish``."""
-    if not outcome.attempts and not outcome.stopped:
+    if not outcome.attempts and not outcome.timed and not outcome.stopped:
         rest = f" ({outcome.unavailable} trials are not available here)" if outcome.unavailable else ""
         return f"{study}: nothing to do, everything that was asked for is stored{rest}"
     end = "stopped" if outcome.stopped else "finished"
     rest = f", {outcome.unavailable} not available here" if outcome.unavailable else ""
-    return f"{study} {end}: {outcome.done} trials done, {len(outcome.failed)} failed{rest}"
+    timed = f", {outcome.timed} files timed" if outcome.timed else ""
+    return f"{study} {end}: {outcome.done} trials done, {len(outcome.failed)} failed{timed}{rest}"
 
 
 def _run_on_finish(command: str, summary: str) -> str:

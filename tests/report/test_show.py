@@ -176,6 +176,7 @@ def test_json_holds_what_is_printed(study: FakeStudy) -> None:
         "leaderboard",
         "perplexity",
         "tasks",
+        "deployment",
         "agreement",
         "warnings",
         "failures",

@@ -11,7 +11,9 @@ from studyctl.contract.records import SpeedFinished, SpeedRun, SpeedStarted
 from studyctl.errors import ExitCode, SpecError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import read_journal
+from studyctl.journal.speed import read_sessions
 from studyctl.llama import FOLDER, find_llama
+from studyctl.plan import timing as plan_timing
 from studyctl.run import speed as timing
 from studyctl.run.bench import bench
 from studyctl.run.speed import DeployedFile, StoppedError, Timer
@@ -119,7 +121,8 @@ def timer(
 ) -> tuple[Timer, list[str]]:  # fmt: skip
     """Return a timer whose processes answer at once, and the lines that it shows."""
     told: list[str] = []
-    monkeypatch.setattr(timing, "kernels", lambda: "build")
+    for place in ("studyctl.llama.kernels", "studyctl.run.speed.kernels"):
+        monkeypatch.setattr(place, lambda: "build")
     made = Timer(StudyPaths(root), Speed(threads=(1,), **settings), wait, told.append)
     monkeypatch.setattr(made, "_process", answer)
     return made, told
@@ -218,7 +221,7 @@ def test_a_session_that_was_torn_is_read_as_far_as_it_goes(
     (path,) = StudyPaths(tmp_path).speed.glob("*.jsonl")
     path.write_bytes(path.read_bytes()[:-40])
     (StudyPaths(tmp_path).speed / "empty.jsonl").touch()
-    (session,) = timing.read_sessions(StudyPaths(tmp_path))
+    (session,) = read_sessions(StudyPaths(tmp_path))
     assert not session.is_complete
     assert len(session.runs) == 21
 
@@ -226,16 +229,16 @@ def test_a_session_that_was_torn_is_read_as_far_as_it_goes(
 def test_what_was_timed_here_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = timer(tmp_path, lambda *_: timed(1.0), monkeypatch)
     paths, settings = StudyPaths(tmp_path), Speed(threads=(1,))
-    assert timing.untimed(paths, FILES, settings) == FILES
+    assert plan_timing.untimed(paths, FILES, settings) == FILES
     made.time("org/model", FILES)
-    assert not timing.untimed(paths, FILES, settings)
+    assert not plan_timing.untimed(paths, FILES, settings)
     others = {"threads": (1, 2), "prompt": 513, "generate": 65}
     for name, value in others.items():
-        assert timing.untimed(paths, FILES, settings.model_copy(update={name: value})) == FILES
-    for function in ("kernels", "cpu_name"):
+        assert plan_timing.untimed(paths, FILES, settings.model_copy(update={name: value})) == FILES
+    for place in ("studyctl.llama.kernels", "studyctl.plan.timing.cpu_name"):
         with monkeypatch.context() as patched:
-            patched.setattr(timing, function, lambda: "another")
-            assert timing.untimed(paths, FILES, settings) == FILES
+            patched.setattr(place, lambda: "another")
+            assert plan_timing.untimed(paths, FILES, settings) == FILES
 
 
 def test_files_are_kept_up_to_a_number_of_bytes(tmp_path: Path) -> None:

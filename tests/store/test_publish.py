@@ -97,6 +97,7 @@ class TestTables:
             "fidelity": 12, "activations": 0, "tasks": 18, "items": 6 * 2 * ITEMS, "item_texts": 2 * ITEMS, "task_flips": 4 * 3,
             "intervals": 4 * (5 * (3 + 1) + 3 + 1), "task_chance": 6 * 3, "warnings": 4, "about": 1,
             "hypotheses": 0, "hypothesis_rows": 0, "hypothesis_pairs": 0, "reversals": 0,
+            "runtime_fidelity": 0, "speed": 0, "speed_runs": 0,
         }  # fmt: skip
         assert published.rows == sum(counts.values())
 

@@ -25,6 +25,7 @@ from studyctl_tui.shared.variant_names import shortened
 from studyctl_tui.themes import SIXTEEN
 from tests.store import builder
 from tests.store.builder import FakeStudy
+from tests.store.timed import FILES, time_files
 from tests.tui import studies
 from tests.tui.app import settle, until
 
@@ -188,7 +189,7 @@ async def test_disagreement_shows_tau_and_who_is_placed_differently(
 async def test_size_shows_letters_and_the_pareto_line(finished: FakeStudy) -> None:
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
-        await pilot.press("left_square_bracket", "left_square_bracket")
+        await pilot.press(*["left_square_bracket"] * 3)
         await pilot.pause()
         text = text_of(app)
         assert "Size: ppl ratio by bits a weight" in text
@@ -336,13 +337,13 @@ async def test_tab_and_brackets_go_through_the_parts_and_around(finished: FakeSt
     async with compare(finished).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         seen = []
-        for key in ("tab", "right_square_bracket", "tab", "tab", "left_square_bracket", "shift+tab"):
+        for key in ("tab", "right_square_bracket", "tab", "tab", "tab", "left_square_bracket", "shift+tab"):
             await pilot.press(key)
             await pilot.pause()
             seen.append(screen_of(app)._part.NAME)
             assert f"[{seen[-1]}]" in text_of(app)
             assert grid_of(app).has_focus
-        assert seen == ["Tasks", "Disagreement", "Size", "Agreement", "Size", "Disagreement"]
+        assert seen == ["Tasks", "Disagreement", "Size", "Deployment", "Agreement", "Deployment", "Size"]
         await pilot.press("tab", "tab", "tab")
         assert screen_of(app)._part.NAME == "Languages"
 
@@ -577,13 +578,16 @@ async def test_two_parts_are_shown_where_both_are_visible_as_a_whole(finished: F
             False,
             False,
             False,
+            False,
         ]  # few variants: one below the other
         await pilot.press("tab", "tab")
         await pilot.pause()
-        assert [part.display for part in parts] == [False, False, True, False, False]
+        assert [part.display for part in parts] == [False, False, True, False, False, False]
         await pilot.resize_terminal(*LARGE)
         await pilot.pause()
-        await until(pilot, lambda: [part.display for part in parts] == [False, False, True, True, False])
+        await until(
+            pilot, lambda: [part.display for part in parts] == [False, False, True, True, False, False]
+        )
         assert parts[2].region.y == parts[3].region.y  # side by side
 
 
@@ -653,7 +657,7 @@ async def test_what_diverged_is_named_and_stays_out_of_the_picture(
         assert line_with(app, "c-1").startswith("c-1 ✗▇ ✗▇ ✗▇ –")
         await pilot.press("down", "down", "right")
         assert "c-1 · en: perplexity is not finite; dense 20.00" in text_of(app)
-        await pilot.press("left_square_bracket", "left_square_bracket")
+        await pilot.press(*["left_square_bracket"] * 3)
         await pilot.pause()
         assert "↑ 2 outside" in text_of(app)
         assert "×1.1" in text_of(app)
@@ -683,11 +687,14 @@ async def test_every_theme_draws_all_parts_with_a_visible_cursor(
     monkeypatch.setitem(SIXTEEN.variables, "ansi-background", "ansi_black")
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
-    async with compare(studies.two_backends(runs / "two")).run_test(size=SMALL) as pilot:
+    study = studies.two_backends(runs / "two")
+    time_files(study)
+    publish(study.paths)
+    async with compare(study).run_test(size=SMALL) as pilot:
         app = await shown(pilot)
         app.theme = theme
         await pilot.pause()
-        for name in ("Languages", "Tasks", "Disagreement", "Size", "Agreement"):
+        for name in ("Languages", "Tasks", "Disagreement", "Size", "Deployment", "Agreement"):
             assert f"[{name}]" in text_of(app)
             grid = grid_of(app)
             row = grid.render_line(grid._top + grid._row)
@@ -777,3 +784,49 @@ def study_with(
 def several(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
     """Four variants of two methods; the better the text, the worse the answers."""
     return study_with(root, monkeypatch, {"dense": 1.0, "a-1": 1.1, "b-1": 1.2, "a-2": 1.3, "b-2": 1.4})
+
+
+class TestDeployment:
+    """The files that are deployed."""
+
+    def timed(self, runs: Path, **session: Any) -> FakeStudy:
+        study = FakeStudy(runs / "timed", files=FILES).write_all()
+        time_files(study, threads=1, **session)
+        time_files(study, "with-two", threads=2, **session)
+        publish(study.paths)
+        return study
+
+    async def opened(self, pilot: Pilot[str]) -> StudyApp:
+        app = await shown(pilot)
+        await pilot.press("left_square_bracket", "left_square_bracket")
+        await until(pilot, lambda: screen_of(app)._part.NAME == "Deployment")
+        return app
+
+    async def test_files_with_their_size_and_speed(self, runs: Path) -> None:
+        async with compare(self.timed(runs)).run_test(size=(110, 24)) as pilot:
+            app = await self.opened(pilot)
+            assert "Deployment: 1 thread of Some CPU" in text_of(app)
+            assert line_with(app, "rtn-4bit-g64").startswith("rtn-4bit-g64 80.0")
+            assert "×2.000" in line_with(app, "rtn-4bit-g64")
+            assert "= ×1.000" in line_with(app, "wanda-0.5")
+            await pilot.press("p")
+            await until(pilot, lambda: "2 threads of Some CPU" in text_of(app))
+
+    async def test_a_cell_says_its_interval_and_what_the_machine_lets_one_see(self, runs: Path) -> None:
+        async with compare(self.timed(runs)).run_test(size=(140, 24)) as pilot:
+            app = await self.opened(pilot)
+            await pilot.press("down", "down", *["right"] * 8)
+            await until(pilot, lambda: "prompt ×2.00" in text_of(app))
+            assert "of dense: faster (dense against itself 0.9" in text_of(app)
+
+    async def test_a_busy_machine_gives_no_verdict(self, runs: Path) -> None:
+        async with compare(self.timed(runs, noise=(1.0, 1.5, 0.7, 1.1))).run_test(size=(140, 24)) as pilot:
+            app = await self.opened(pilot)
+            assert "busy" in line_with(app, "rtn-4bit-g64")
+            await pilot.press("down", "down", *["right"] * 8)
+            await until(pilot, lambda: "the machine was too busy for a verdict" in text_of(app))
+
+    async def test_without_times_it_says_how_to_get_them(self, finished: FakeStudy) -> None:
+        async with compare(finished).run_test(size=SMALL) as pilot:
+            app = await self.opened(pilot)
+            assert "no file of this model was timed" in text_of(app)

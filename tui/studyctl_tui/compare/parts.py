@@ -32,6 +32,8 @@ class Part(Vertical):
     Part.active, Part.neighbour { display: block; }
     Part .part--title { height: 1; color: $foreground; text-wrap: nowrap; text-overflow: ellipsis; }
     """
+    IS_PAIRED: ClassVar[bool] = True
+    """Whether it shares the screen with its neighbour where both fit."""
     EXTRA: ClassVar[tuple[int, int]] = (1, 1)
     """Columns and rows that it needs in addition to those of its table."""
 
@@ -186,9 +188,10 @@ class SizePart(Part):
 
 
 class DeploymentPart(Part):
-    """The files that are deployed."""
+    """The files that are deployed; takes the whole width."""
 
     NAME = "Deployment"
+    IS_PAIRED = False
 
     def sheets(self) -> Sequence[Callable[[], Sheet]]:
         """Return a table for each machine and number of threads."""
@@ -199,6 +202,7 @@ class AgreementPart(Part):
     """Settings that several backends compress; takes the whole width."""
 
     NAME = "Agreement"
+    IS_PAIRED = False
 
     def sheets(self) -> Sequence[Callable[[], Sheet]]:
         """Return one table, with more columns where they fit."""

@@ -187,7 +187,7 @@ class CompareScreen(StudyScreen):
         """Show the neighbour too, next to the part or below it, where both fit."""
         size, neighbour = self.app.size, None
         side_by_side, stacked = True, False
-        if (self._active ^ 1) < len(self._parts):
+        if self._part.IS_PAIRED:
             neighbour = self._parts[self._active ^ 1]
             columns, rows = map(max, zip(self._part.size_needed, neighbour.size_needed, strict=True))
             side_by_side, stacked = 2 * columns <= size.width, 2 * rows <= size.height - OTHER_LINES
