@@ -133,8 +133,13 @@ class StepError(StudyError):
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:
-    """Return the allowed word most similar to this one, or an empty string if none is similar."""
-    return next(iter(difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)), "")
+    """Return the allowed word most similar to this one, in any case, or an empty string if none is similar."""
+    words = list(allowed)
+    if word in words:
+        return word
+    by_lower = {one.lower(): one for one in reversed(words)}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else ""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from studyctl.spec.messages import Finding, listing
 from studyctl.spec.models import (
     BUNDLED_LANGUAGES,
     BUNDLED_TEXTS,
+    LANGUAGE_NAMES,
     MOST_TRIALS,
     Calibration,
     CompressionTable,
@@ -169,7 +170,9 @@ def _check_languages(
     for index, language in enumerate(use.languages):
         if language not in available:
             what = f"text source `{use.source}` has no language `{language}`"
-            note, hint = did_you_mean(language, available), f"its languages are {listing(available)}"
+            code = LANGUAGE_NAMES.get(language.lower(), "")
+            note = f"write `{code}`" if code in available else did_you_mean(language, available)
+            hint = "" if note else f"its languages are {listing(available)}"
             yield Finding(what, (*place, index), note=note, hint=hint)
 
 

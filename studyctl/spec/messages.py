@@ -111,6 +111,11 @@ def _worded(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Iterator[
         yield _bad_value(error, loc, data)
 
 
+PURPOSES = {
+    **dict.fromkeys(("evaluation", "eval", "test", "validation", "valid", "dev"), "perplexity"),
+    **dict.fromkeys(("train", "training"), "calibration"),
+}
+"""What people call the purposes of a text."""
 ELSEWHERE: dict[Loc, str] = {
     (
         "execution",
@@ -253,7 +258,9 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
     if kind.startswith(("greater_than", "less_than", "string_pattern")) and key is not None and key.bounds:
         only = key.bounds.startswith("letters")
         words = f"may hold {key.bounds} only" if only else f"must be {key.bounds}"
-        return Finding(f"{name} {words}, not {shown(value)}", loc)
+        is_percent = last_key(loc) == "sparsity" and isinstance(value, int | float) and 1 < value < 100
+        note = f"write {value / 100:g} for {value} %" if is_percent else ""
+        return Finding(f"{name} {words}, not {shown(value)}", loc, note=note)
     if kind == "too_long" and loc[-1] == "method":
         return _needs_pair(loc)
     size = f'{name} must be a size such as "20 GiB", not {shown(value)}'
@@ -283,7 +290,8 @@ def _bad_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
     name = str(loc[-1])
     names = [inner for option in types_at(loc[:-1], data) for inner in option.names]
     if words := choices_of(names):
-        note = did_you_mean(name, words)
+        meant = PURPOSES.get(name, "") if set(words) == set(PURPOSES.values()) else ""
+        note = f"did you mean `{meant}`?" if meant else did_you_mean(name, words)
         hint = f"{_name(loc[:-1])} takes {listing(words)}"
         return Finding(f"unknown key `{name}`", loc, key=True, note=note, hint="" if note else hint)
     patterns = [inner.bound("pattern") for inner in names]

@@ -75,6 +75,10 @@ BUNDLED_TEXTS = ("pocket",)
 """Text sources that need no ``[text]`` table."""
 BUNDLED_LANGUAGES = ("ar", "de", "en", "es", "ru", "sw", "zh")
 """Languages of the bundled texts."""
+LANGUAGE_NAMES = {
+    "arabic": "ar", "german": "de", "english": "en", "spanish": "es", "russian": "ru", "swahili": "sw", "chinese": "zh",
+}  # fmt: skip
+"""What people call them."""
 
 
 class Table(BaseModel):

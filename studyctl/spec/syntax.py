@@ -123,13 +123,23 @@ def _worded(error: TomlError, lines: list[str], file: Path) -> Problem:
                 "text in quotes is not closed"
             )
     if _in_open_list(error, lines):
-        return place.problem(NOT_CLOSED)
+        return place.problem(NOT_CLOSED, _where_it_begins(lines, row))
     if error.fault is Fault.ESCAPE:
         backslash = replace(place, column=max(1, line.rfind("\\", 0, place.column) + 1))
         what = "a backslash in double quotes starts an escape"
         return backslash.problem(what, "use single quotes: 'C:\\folder'")
     what, note, length = _explained(error, line, line[place.column - 1 :])
+    if error.fault is Fault.LIST_NOT_CLOSED:
+        note = _where_it_begins(lines, row)
     return replace(place, length=max(1, length)).problem(what, note)
+
+
+def _where_it_begins(lines: list[str], row: int) -> str:
+    """Return which list is open before a row, if it began above it."""
+    for number in range(row - 1, 0, -1):
+        if begun := re.match(r"\s*([\w.\"'-]+)\s*=\s*\[", lines[number - 1]):
+            return f"the list of `{begun[1]}` begins on line {number}"
+    return ""
 
 
 def _explained(error: TomlError, line: str, rest: str) -> tuple[str, str, int]:
