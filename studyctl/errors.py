@@ -29,6 +29,8 @@ class ExitCode(IntEnum):
     """Some trials failed, or could not be run."""
     BAD_SPEC = 2
     """The spec or the command line is wrong; nothing was run."""
+    TO_DO = 3
+    """Of ``plan --exit-code``: ``run`` would have something to do."""
     STOPPED = 130
     """Stopped on request (Ctrl-C or ``studyctl stop``); what was measured is stored."""
 

@@ -3,7 +3,9 @@
 Nothing heavy is imported at module level, so that ``studyctl --help`` answers at once.
 """
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from studyctl.cli import backends, cluster, results, runs, specs
 from studyctl.cli.arguments import print_json, stderr, stdout
 from studyctl.cli.streams import OutputError, prepare_streams
 from studyctl.errors import ExitCode, StudyError
+from studyctl.files import RUNS
 
 app = typer.Typer(
     name="studyctl",
@@ -31,8 +34,18 @@ app.add_typer(cluster.profile, name="profile")
 def about(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    runs_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder that holds the studies, in place of runs/ in this folder.",
+            envvar=RUNS,
+        ),
+    ] = None,
 ) -> None:
     """Show the studies here, and commands to try."""
+    if runs_dir is not None:
+        os.environ[RUNS] = str(runs_dir)
     if version:
         from studyctl import __version__
 

@@ -100,6 +100,14 @@ TrustOption = Annotated[
 ]
 
 
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a value of the spec, such as evaluation.perplexity.windows=4 or models.0.dtype=float32. Can be repeated.",
+    ),
+]
 OnOption = Annotated[
     str,
     typer.Option(

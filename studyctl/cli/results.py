@@ -1,5 +1,6 @@
 """Commands that read results, and that export weights."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -142,7 +143,9 @@ def contrast(
 @commands.command()
 def sql(
     study: StudyArgument,
-    query: Annotated[str, typer.Argument(help="A query; opens a prompt if omitted.")] = "",
+    query: Annotated[
+        str, typer.Argument(help="A query, or - to read one from stdin; opens a prompt if omitted.")
+    ] = "",
     output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.TABLE,
     external: Annotated[
         bool, typer.Option("--external", help="Let the query read and write other files.")
@@ -161,6 +164,8 @@ def sql(
         need_terminal("`--tui`", f"`studyctl sql {study} QUERY` prints an answer")
         open_app("sql", study=paths)
         return
+    if query == "-":
+        query = sys.stdin.read()
     if query:
         answer(paths, query, str(output), external_access=external)
     else:

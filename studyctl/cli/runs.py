@@ -8,6 +8,7 @@ import typer
 from studyctl.cli.arguments import (
     JsonOption,
     OnOption,
+    SetOption,
     SpecArgument,
     StudyArgument,
     TrialArgument,
@@ -21,6 +22,7 @@ from studyctl.cli.arguments import (
 )
 from studyctl.cli.streams import OutputClosed
 from studyctl.cli.terminal import need_terminal, on_a_terminal, open_app
+from studyctl.errors import SpecError
 
 if TYPE_CHECKING:
     from studyctl.files import StudyPaths
@@ -29,7 +31,7 @@ commands = typer.Typer()
 
 
 @commands.command()
-def run(
+def run(  # noqa: PLR0913 - the options of the command
     spec: SpecArgument,
     only: Annotated[
         list[str] | None,
@@ -50,27 +52,57 @@ def run(
     yes: Annotated[
         bool, typer.Option("--yes", help="Run it although the study was made from another spec.")
     ] = False,
+    changes: SetOption = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print failures and how it ended, and no results.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="A line for each step, also in a terminal.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Events on stdout, a JSON object a line (docs/cli.md).")
+    ] = False,
     on: OnOption = "",
 ) -> None:
     """Bring the stored results up to date with a spec."""
     from studyctl.report.show import report_run
+    from studyctl.run.display import Output
     from studyctl.run.selection import Selection
     from studyctl.run.start import run_study
     from studyctl.spec.bundled import spec_path
 
     if tui:
         need_terminal("`--tui`", "`--detach` runs it in the background, `studyctl logs STUDY -f` follows it")
+    if quiet + verbose + as_json > 1 or (as_json and (detach or tui)):
+        raise SpecError(
+            "`--quiet`, `--verbose` and `--json` exclude one another, and `--json` waits for the end"
+        )
+    output = Output.JSON if as_json else Output.QUIET if quiet else Output.LINES if verbose else Output.AUTO
     selection = Selection(tuple(only or ()), tuple(model or ()))
     started = run_study(
-        spec_path(spec), selection, stderr(), detach=detach or tui, yes=yes, trust=trust, on=on
+        spec_path(spec),
+        selection,
+        stderr(),
+        detach=detach or tui,
+        yes=yes,
+        trust=trust,
+        on=on,
+        changes=tuple(changes or ()),
+        output=output,
     )
+    if as_json:
+        raise typer.Exit(started.code)
     if tui:
         stderr().print(started.message, soft_wrap=True, markup=False)
         open_app("monitor", study=started.paths)
         return
     with suppress(OutputClosed):  # the run counts, not who reads its results
         report_run(
-            started.paths, started.message, stdout(), stderr(), with_results=started.outcome is not None
+            started.paths,
+            started.message,
+            stdout(),
+            stderr(),
+            with_results=started.outcome is not None and not quiet,
         )
     raise typer.Exit(started.code)
 

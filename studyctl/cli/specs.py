@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from studyctl.cli.arguments import JsonOption, OnOption, SpecArgument, print_json, stderr, stdout
+from studyctl.cli.arguments import JsonOption, OnOption, SetOption, SpecArgument, print_json, stderr, stdout
 from studyctl.cli.terminal import need_terminal, open_app
 from studyctl.errors import ExitCode, StudyError
 
@@ -12,12 +12,12 @@ commands = typer.Typer()
 
 
 @commands.command()
-def validate(spec: SpecArgument, as_json: JsonOption = False) -> None:
+def validate(spec: SpecArgument, as_json: JsonOption = False, changes: SetOption = None) -> None:
     """Check a spec without looking up its sources: keys, types, bounds, names."""
     from studyctl.spec.bundled import spec_path
     from studyctl.spec.loading import load_spec
 
-    document = load_spec(spec_path(spec))
+    document = load_spec(spec_path(spec), changes or ())
     if as_json:
         print_json({"valid": True, "study": document.spec.study.name})
     else:
@@ -37,6 +37,10 @@ def plan(
     spec: SpecArgument,
     as_json: JsonOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Too little disk or memory is an error.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 3 if `run` would have something to do.")
+    ] = False,
+    changes: SetOption = None,
     on: OnOption = "",
 ) -> None:
     """Show what a spec asks for, what is stored, what would run and why, and the time, memory and disk needed."""
@@ -48,13 +52,16 @@ def plan(
     from studyctl.spec.profiles import cluster_profile
 
     profile = cluster_profile(on)
-    shown = preview(load_spec(spec_path(spec)), place_of(profile.profile) if profile else None, strict=strict)
+    place = place_of(profile.profile) if profile else None
+    shown = preview(load_spec(spec_path(spec), changes or ()), place, strict=strict)
     if as_json:
         print_json(plan_as_json(shown))
     else:
         draw_plan(shown, stdout(), stderr())
     if shown.errors:
         raise typer.Exit(ExitCode.BAD_SPEC)
+    if exit_code and (shown.comparison.todo or shown.timing.files):
+        raise typer.Exit(ExitCode.TO_DO)
 
 
 @commands.command()

@@ -18,7 +18,7 @@ FOLLOW_SECONDS = 0.5
 
 
 def print_logs(paths: StudyPaths, trial: str | None, console: Console, *, follow: bool) -> None:
-    """Print the events of a trial's latest attempt (without a trial: the latest of all), and follow it if asked.
+    """Print the events of a trial's latest attempt (without a trial: of every trial's), and follow what comes if asked.
 
     Raises:
         StudyError: nothing was run yet.
@@ -42,7 +42,8 @@ class _Follower:
         self._tails: dict[Path, JournalTail] = {}
         self._logged: dict[Path, int] = {}
         self._lines = Lines()
-        for path in self._attempts()[-1:]:
+        latest = {path.stem.rpartition(".")[0]: path for path in self._attempts()}
+        for path in sorted(latest.values(), key=lambda path: path.stat().st_mtime):
             self._tails[path] = JournalTail(path)
         self._old = set(self._attempts()) - self._tails.keys()
         self._lost: dict[Path, JournalTail] = {}

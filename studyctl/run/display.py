@@ -1,7 +1,12 @@
 """The output of a run: live bars in a terminal, plain lines elsewhere."""
 
+import json
+import sys
 import time
+from enum import Enum, auto
+from typing import Any
 
+import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, TaskID, TextColumn
@@ -12,6 +17,7 @@ from studyctl.contract.job import Job
 from studyctl.contract.records import (
     AnyRecord,
     AttemptFinished,
+    AttemptStarted,
     Progress,
     StepFailed,
     StepFinished,
@@ -21,11 +27,22 @@ from studyctl.contract.records import (
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import Clock
+from studyctl.printable import escaped_json
 from studyctl.report.lines import Lines, position_of, progress_line
 from studyctl.units import duration_text
 from studyctl.workers.pool import Worker
 
 PROGRESS_SECONDS = 60.0
+
+
+class Output(Enum):
+    """What a run prints."""
+
+    AUTO = auto()
+    """Bars in a terminal, lines elsewhere."""
+    LINES = auto()
+    QUIET = auto()
+    JSON = auto()
 
 
 class Display:
@@ -101,6 +118,58 @@ class Display:
 
     def end(self) -> None:
         """Called at the end; does nothing here."""
+
+
+class QuietDisplay(Display):
+    """Prints failures and what the user must know."""
+
+    def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
+        """Take the clock."""
+        self.clock = clock
+
+    def started(self, job: Job, worker: Worker) -> None:
+        """Print nothing."""
+
+    def record(self, record: AnyRecord) -> None:
+        """Print failures of steps."""
+        if isinstance(record, StepFailed):
+            super().record(record)
+
+
+class JsonDisplay(Display):
+    """Writes an event a line to stdout: the records of journals without their figures, and what the user must know."""
+
+    EVENTS = (AttemptStarted, StepStarted, StepFinished, StepFailed, Warned, Progress, AttemptFinished)
+
+    def begin(self, study: str, comparison: Comparison, clock: Clock) -> None:
+        """Write how much there is to run."""
+        self._write(
+            {"kind": "run", "study": study, "trials": len(comparison.todo), "steps": comparison.steps_to_run}
+        )
+
+    def started(self, job: Job, worker: Worker) -> None:
+        """Write nothing: the attempt's own record follows."""
+
+    def record(self, record: AnyRecord) -> None:
+        """Write a record as it is in the journal."""
+        if isinstance(record, self.EVENTS):
+            self._write(msgspec.to_builtins(record))
+
+    def failed(self, trial: str, error: str, hint: str, *, again: bool) -> None:
+        """Write why an attempt failed."""
+        self._write({"kind": "failed", "trial": trial, "error": error, "hint": hint, "again": again})
+
+    def message(self, text: str) -> None:
+        """Write something that the user should know."""
+        self._write({"kind": "message", "text": text})
+
+    def ended(self, **about: object) -> None:
+        """Write how the run ended."""
+        self._write({"kind": "ended", **about})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        sys.stdout.write(escaped_json(json.dumps(event, ensure_ascii=True)) + "\n")
+        sys.stdout.flush()
 
 
 class LiveDisplay(Display):

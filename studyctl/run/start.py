@@ -2,10 +2,11 @@
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,7 @@ from studyctl.plan.saved import other_spec
 from studyctl.plan.timing import to_time
 from studyctl.report.plan import print_code
 from studyctl.run.control import Request, send
-from studyctl.run.display import Display, LiveDisplay
+from studyctl.run.display import Display, JsonDisplay, LiveDisplay, Output, QuietDisplay
 from studyctl.run.hold import Hold, hold
 from studyctl.run.runner import Outcome, Runner
 from studyctl.run.selection import Selection
@@ -50,7 +51,7 @@ class Started:
     code: ExitCode
 
 
-def run_study(
+def run_study(  # noqa: PLR0913 - what to run, where, how, and what is shown
     path: Path,
     selection: Selection,
     console: Console,
@@ -60,6 +61,8 @@ def run_study(
     root: StudyPaths | None = None,
     trust: bool = False,
     on: str = "",
+    changes: tuple[str, ...] = (),
+    output: Output = Output.AUTO,
 ) -> Started:
     """Bring the results of a spec up to date.
 
@@ -72,13 +75,15 @@ def run_study(
         root: the study's folder; None: the one of its name under runs/.
         trust: act on the study even if it is not known to be the user's.
         on: name of the profile that says where its workers run; empty: on this machine.
+        changes: values to set in the spec first.
+        output: what is printed.
 
     Raises:
         SpecError: the spec or what it names cannot be run.
         HeldError: another runner holds the study and runs this very spec.
         StudyError: the study's folder cannot be written, or the engine is not installed.
     """
-    document = load_spec(path)
+    document = load_spec(path, changes)
     paths = root or StudyPaths(runs_folder() / document.spec.study.name)
     if not yes and (other := other_spec(document, paths, read_plan(paths))) is not None:
         raise SpecError(other)
@@ -100,14 +105,29 @@ def run_study(
         return _hand_over(document, paths, selection, holder)
     _check_can_run(plan, profile)
     if profile is not None and profile.profile.driver == "job" and DRIVER not in os.environ:
-        return _submit(path, paths, selection, profile)
+        return _submit(path, paths, [*selection.arguments(), *_set(changes)], profile)
     if detach:
         stored = read_stored(paths)
         todo = compare(plan, stored, read_plan(paths), paths.all_weights()).todo
         if any(entry.trial in selection for entry in todo) or to_time(paths, plan, stored):
-            return _detach(path, paths, selection, on)
+            return _detach(path, paths, [*selection.arguments(), *_set(changes)], on)
     with hold(paths, pulse) as held:
-        return _run_held(plan, held, selection, console, profile)
+        return _run_held(plan, held, selection, _display(console, output), profile)
+
+
+def _set(changes: tuple[str, ...]) -> list[str]:
+    return [part for change in changes for part in ("--set", change)]
+
+
+def _display(console: Console, output: Output) -> Display:
+    match output:
+        case Output.JSON:
+            return JsonDisplay(console)
+        case Output.QUIET:
+            return QuietDisplay(console)
+        case Output.AUTO if console.is_terminal and not console.is_dumb_terminal:
+            return LiveDisplay(console)
+    return Display(console)
 
 
 def usable_profile(name: str) -> ProfileFile | None:
@@ -144,10 +164,9 @@ def _check_can_run(plan: StudyPlan, profile: ProfileFile | None) -> None:
 
 
 def _run_held(
-    plan: StudyPlan, held: Hold, selection: Selection, console: Console, profile: ProfileFile | None
+    plan: StudyPlan, held: Hold, selection: Selection, display: Display, profile: ProfileFile | None
 ) -> Started:
-    paths, is_live = held.paths, console.is_terminal and not console.is_dumb_terminal
-    display = LiveDisplay(console) if is_live else Display(console)
+    paths = held.paths
     if held.note:
         display.message(held.note)
     pool: Pool | None = None
@@ -159,11 +178,29 @@ def _run_held(
     with on_stop_signal(runner.request_stop):  # Ctrl-C once stops after the running steps, twice at once
         outcome = runner.run()
     message = _summary(paths.name, outcome)
+    code = ExitCode.FAILED if outcome.failed or outcome.unavailable else ExitCode.DONE
+    code = ExitCode.STOPPED if outcome.stopped else code
     command = plan.document.spec.execution.on_finish
     if command and (outcome.attempts or outcome.timed):
-        message += _run_on_finish(command, message)
-    code = ExitCode.FAILED if outcome.failed or outcome.unavailable else ExitCode.DONE
-    return Started(paths, outcome, message, ExitCode.STOPPED if outcome.stopped else code)
+        message += _run_on_finish(command, message, _variables(paths, outcome, code))
+    if isinstance(display, JsonDisplay):
+        display.ended(message=message, exit_code=int(code), database=str(paths.database), **asdict(outcome))
+    elif outcome.attempts and display.console.is_terminal:
+        display.console.bell()
+    return Started(paths, outcome, message, code)
+
+
+def _variables(paths: StudyPaths, outcome: Outcome, code: ExitCode) -> dict[str, str]:
+    """Return what ``on_finish`` gets in its environment."""
+    return {
+        "STUDYCTL_STUDY": paths.name,
+        "STUDYCTL_FOLDER": str(paths.root.resolve()),
+        "STUDYCTL_DATABASE": str(paths.database.resolve()),
+        "STUDYCTL_EXIT_CODE": str(int(code)),
+        "STUDYCTL_DONE": str(outcome.done),
+        "STUDYCTL_FAILED": str(len(outcome.failed)),
+        "STUDYCTL_FAILED_TRIALS": " ".join(outcome.failed),
+    }
 
 
 def _summary(study: str, outcome: Outcome) -> str:
@@ -177,7 +214,7 @@ def _summary(study: str, outcome: Outcome) -> str:
     return f"{study} {end}: {outcome.done} trials done, {len(outcome.failed)} failed{timed}{rest}"
 
 
-def _run_on_finish(command: str, summary: str) -> str:
+def _run_on_finish(command: str, summary: str, variables: dict[str, str]) -> str:
     """Run the user's ``on_finish`` command with the summary on its stdin; return a line with its error, or an empty string."""
     try:
         done = subprocess.run(
@@ -187,6 +224,7 @@ def _run_on_finish(command: str, summary: str) -> str:
             text=True,
             capture_output=True,
             timeout=FINISH_SECONDS,
+            env=os.environ | variables,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -213,10 +251,12 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection, hold
     message = (
         f"handed the edited spec to the runner of `{paths.name}` ({holder}), which applies it between trials"
     )
+    if arguments := selection.arguments():
+        message += f"; it runs {shlex.join(arguments)} beside what it was asked for before"
     return Started(paths, None, message, ExitCode.DONE)
 
 
-def _submit(path: Path, paths: StudyPaths, selection: Selection, profile: ProfileFile) -> Started:
+def _submit(path: Path, paths: StudyPaths, options: list[str], profile: ProfileFile) -> Started:
     """Submit the runner itself as a job of one CPU."""
     from studyctl.workers.allocations import scheduler_of, script_of
 
@@ -225,7 +265,7 @@ def _submit(path: Path, paths: StudyPaths, selection: Selection, profile: Profil
         raise SpecError(profile.problem(what, ("driver",)))
     log = paths.runner_log.resolve()
     command = [sys.executable, "-P", "-m", "studyctl", "run", str(path.resolve()), "--trust", "--yes"]
-    command += [*selection.arguments(), "--on", str(profile.path.resolve())]
+    command += [*options, "--on", str(profile.path.resolve())]
     header = scheduler.header(log, f"studyctl-{paths.name}", is_worker=False)
     script = paths.workers / "runner.sh"
     text = script_of(
@@ -242,12 +282,12 @@ def _submit(path: Path, paths: StudyPaths, selection: Selection, profile: Profil
     return Started(paths, None, message, ExitCode.DONE)
 
 
-def _detach(path: Path, paths: StudyPaths, selection: Selection, on: str) -> Started:
+def _detach(path: Path, paths: StudyPaths, options: list[str], on: str) -> Started:
     """Start a runner that outlives this shell, and wait until it holds the study."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     # -P: a module in the working directory must not take the place of an installed one. It was asked about both already.
     command = [sys.executable, "-P", "-m", "studyctl", "run", str(path), "--trust", "--yes"]
-    command += [*selection.arguments(), *(["--on", on] if on else [])]
+    command += [*options, *(["--on", on] if on else [])]
     with paths.runner_log.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(

@@ -5,6 +5,7 @@ is validated by the models (:mod:`~studyctl.spec.models`, with the messages of :
 refer to other tables are checked (:mod:`~studyctl.spec.checks`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,13 +77,22 @@ class Document:
         return deepest(self.layers.places, loc)[1] == loc
 
 
-def load_spec(path: Path) -> Document:
+def load_spec(path: Path, changes: Sequence[str] = ()) -> Document:
     """Read and check a spec.
+
+    Args:
+        path: its file.
+        changes: values to set in it first, such as ``evaluation.perplexity.windows=4`` (:func:`~studyctl.spec.changes.changed`).
 
     Raises:
         SpecError: with every problem of the spec: unreadable, not TOML, unknown keys, bad values, undefined names.
     """
-    return parse_spec(read_text(path), path)
+    text = read_text(path)
+    if changes:
+        from studyctl.spec.changes import changed  # tomlkit, which few commands need
+
+        text = changed(text, path, changes)
+    return parse_spec(text, path)
 
 
 def parse_spec(text: str, path: Path) -> Document:

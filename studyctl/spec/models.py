@@ -672,7 +672,9 @@ class Execution(Table):
         False, description="let the processes of other packages (`backend`) use the network"
     )
     on_finish: str | None = Field(
-        None, min_length=1, description="command run when the study ends; gets a one-line summary on stdin"
+        None,
+        min_length=1,
+        description="command run when the study ends; gets a one-line summary on stdin, and `STUDYCTL_DATABASE` and others as variables (docs/cli.md)",
     )
 
     @field_validator("devices")

@@ -46,7 +46,10 @@ def problem_of(old: str, new: str) -> Problem:
         pytest.param('["en"]', '["english"]', "write `en`", id="a language by its name"),
         pytest.param('["en"]', '["EN"]', "did you mean `en`?", id="a code in capitals"),
         pytest.param(
-            "sparsity = 0.5", "sparsity = [0.5", "the list of `sparsity` begins on line 10", id="a list that goes on"
+            "sparsity = 0.5",
+            "sparsity = [0.5",
+            "the list of `sparsity` begins on line 10",
+            id="a list that goes on",
         ),
     ],
 )

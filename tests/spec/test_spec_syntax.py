@@ -38,7 +38,12 @@ def problems(text: str) -> list[Problem]:
         ),
         ('a = "x\nb = 1', (1, 5, 2), "text in quotes is not closed", ""),
         ('a = """x\nb = 1', (1, 5, 4), "text in quotes is not closed", ""),
-        ("a = [1,\nb = 2", (2, 1, 1), "a list is not closed: `]` or `,` is missing before this", "the list of `a` begins on line 1"),
+        (
+            "a = [1,\nb = 2",
+            (2, 1, 1),
+            "a list is not closed: `]` or `,` is missing before this",
+            "the list of `a` begins on line 1",
+        ),
         ("a = [1", (1, 7, 1), "a list is not closed: `]` or `,` is missing before this", ""),
         ("a = ", (1, 4, 1), "`a` has no value", ""),
         ("a = [1 2]", (1, 8, 1), "a list is not closed: `]` or `,` is missing before this", ""),
