@@ -96,7 +96,7 @@ def short_name(model_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TextIdentity:
-    """A text and where it comes from: one file, or one split of a hub dataset."""
+    """A text and where it comes from: files, or one split of a hub dataset."""
 
     name: str
     """Of the source in the spec."""
@@ -106,7 +106,8 @@ class TextIdentity:
     """Equal keys mean equal text."""
     bytes: int | None = None
     """UTF-8 bytes of the text; None for a dataset of the hub."""
-    file: FileIdentity | None = None
+    files: tuple[FileIdentity, ...] = ()
+    """In order; empty for a dataset of the hub."""
     field: str = "text"
     dataset: str | None = None
     config: str | None = None

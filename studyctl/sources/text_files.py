@@ -1,7 +1,11 @@
 """The identity of a text, and reading it from local files. Texts of the hub are read by :mod:`studyctl.sources.texts`."""
 
+import gzip
+import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
+from glob import glob, has_magic
 from importlib import resources
 from pathlib import Path
 
@@ -10,7 +14,12 @@ from studyctl.errors import StudyError
 from studyctl.files import digest
 from studyctl.sources.hashes import identify_file, remembered
 from studyctl.spec.models import BUNDLED_TEXTS, TextSource
+from studyctl.units import bytes_text
 
+NAMED = 6
+"""Files that are named in place of one that is missing."""
+MOST_UNPACKED = 8 << 30
+"""Bytes of a compressed text."""
 _NULLS = 0.05
 """Fraction of NUL bytes above which a file is no text in UTF-8."""
 _CODE = 1
@@ -33,18 +42,35 @@ def identify_text(
         StudyError: there is no text for this language or purpose, or it is empty, not UTF-8, or malformed.
     """
     if source is None:
-        return _identify_file(name, purpose, language, _bundled(name, purpose, language), "text")
+        return _identify_files(name, purpose, language, [_bundled(name, purpose, language)], "text")
     if source.files is not None:
-        pattern = source.files if isinstance(source.files, str) else source.files.get(purpose)
+        pattern = source.path_of(purpose, language)
         if pattern is None:
-            raise StudyError(f"text source `{name}` has no files for {purpose}")
-        path = base / Path(pattern.replace("{language}", language)).expanduser()
-        if not path.is_file():
+            raise StudyError(f"text source `{name}` has no files for {purpose} in `{language}`")
+        path = base / Path(pattern).expanduser()
+        if not (paths := _matching(path)):
             raise StudyError(
-                f"text source `{name}` has no {purpose} text for language `{language}`: no file `{path}`"
+                f"text source `{name}` has no {purpose} text for language `{language}`: no file `{path}`",
+                hint=_nearby(path),
             )
-        return _identify_file(name, purpose, language, path, source.field)
+        return _identify_files(name, purpose, language, paths, source.field)
     return _identify_dataset(name, source, purpose, language)
+
+
+def _matching(path: Path) -> list[Path]:
+    """Return the file of this name, or those that match it as a pattern, sorted."""
+    if path.is_file():
+        return [path]
+    found = map(Path, glob(str(path), recursive=True)) if has_magic(str(path)) else ()
+    return sorted(file for file in found if file.is_file())
+
+
+def _nearby(path: Path) -> str:
+    """Return what is there instead of a file that is missing."""
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+    shown = ", ".join(f"`{name}`" for name in names[:NAMED]) + (" …" if len(names) > NAMED else "")
+    return f"`{folder}` has {shown}" if names else f"`{folder}` is empty"
 
 
 def _bundled(name: str, purpose: Purpose, language: str) -> Path:
@@ -62,14 +88,27 @@ def _bundled(name: str, purpose: Purpose, language: str) -> Path:
     return path
 
 
-def _identify_file(name: str, purpose: Purpose, language: str, path: Path, field: str) -> TextIdentity:
-    size = remembered(path, f"text bytes of {field}, {_CODE}", lambda file: _text_bytes(file, field))
-    path = path.absolute()
-    if size == 0:
-        raise StudyError(f"text source `{name}`: `{path}` ({purpose}, language `{language}`) is empty")
-    file = identify_file(path)
-    key = digest(["file", file.sha256, path.suffix.lower(), field, _CODE])
-    return TextIdentity(name, purpose, language, key, bytes=size, file=file, field=field)
+def _identify_files(
+    name: str, purpose: Purpose, language: str, paths: Sequence[Path], field: str
+) -> TextIdentity:
+    sizes = [
+        remembered(path, f"text bytes of {field}, {_CODE}", lambda file: _text_bytes(file, field))
+        for path in paths
+    ]
+    if not any(sizes):
+        where = f"`{paths[0].absolute()}`" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        raise StudyError(f"text source `{name}`: {where} ({purpose}, language `{language}`) is empty")
+    files = tuple(identify_file(path.absolute()) for path in paths)
+    contents = [[file.sha256, _suffix(path)] for file, path in zip(files, paths, strict=True)]
+    parts = ["file", *contents[0], field, _CODE] if len(files) == 1 else ["files", contents, field, _CODE]
+    size = sum(sizes) + len(sizes) - 1  # a newline between two
+    return TextIdentity(name, purpose, language, digest(parts), bytes=size, files=files, field=field)
+
+
+def _suffix(path: Path) -> str:
+    """Return the format of a file by its name, with ``.gz`` if it is compressed."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() + suffix if suffix == ".gz" else suffix
 
 
 def _identify_dataset(name: str, source: TextSource, purpose: Purpose, language: str) -> TextIdentity:
@@ -112,13 +151,16 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
     Raises:
         StudyError: it is not UTF-8, a line is no JSON object or has no such field, or the format is unknown.
     """
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
+    if suffix in (".txt.gz", ".jsonl.gz"):
+        suffix, data = suffix.removesuffix(".gz"), _unpacked(data, path)
     if suffix == ".parquet":
         return _parquet_documents(data, path, field)
     if suffix == ".txt":
         return ["\n".join(_lines(data, path))]
     if suffix != ".jsonl":
-        raise StudyError(f"`{path}` has an unknown format", hint="texts are .jsonl, .txt or .parquet files")
+        hint = "texts are .jsonl and .txt files, also with .gz, and .parquet files"
+        raise StudyError(f"`{path}` has an unknown format", hint=hint)
     documents = []
     for place, item in _objects(data, path, hint=f'a line reads {{"{field}": "..."}}'):
         if not isinstance(item.get(field), str):
@@ -129,6 +171,17 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
             )
         documents.append(str(item[field]))
     return documents
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            text = file.read(MOST_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise StudyError(f"`{path}` is no gzip file, or is cut short: {error}") from error
+    if len(text) > MOST_UNPACKED:
+        raise StudyError(f"`{path}` has more than {bytes_text(MOST_UNPACKED)} when it is unpacked")
+    return text
 
 
 def count_json_lines(path: Path) -> int:

@@ -77,6 +77,10 @@ def read_documents(text: TextIdentity, first: int = 0) -> list[str]:
     Raises:
         StudyError: the file or dataset cannot be read, or the file changed since it was planned.
     """
-    if text.file is not None:
-        return documents_of(read_verified(text.file, str(text)), text.file.path, text.field)
+    if text.files:
+        return [
+            document
+            for file in text.files
+            for document in documents_of(read_verified(file, str(text)), file.path, text.field)
+        ]
     return Documents(text).first(first)

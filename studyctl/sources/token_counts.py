@@ -34,7 +34,7 @@ def count_tokens(text: TextIdentity, model: ModelIdentity) -> TokenCount | None:
         installation without ``tokenizers``.
     """
     path = model.folder / "tokenizer.json" if model.folder is not None and model.kind != "package" else None
-    if text.file is None or path is None or not path.is_file() or find_spec("tokenizers") is None:
+    if not text.files or path is None or not path.is_file() or find_spec("tokenizers") is None:
         return None
     content = next((file.sha256 for file in model.files if file.path.name == path.name), model.key)
 
@@ -46,8 +46,11 @@ def count_tokens(text: TextIdentity, model: ModelIdentity) -> TokenCount | None:
         tokens = len(tokenizer.encode(begin, add_special_tokens=False).ids)
         return round(tokens * len(written) / max(len(begin), 1)), begin == written
 
-    counted = remembered(text.file.path, f"tokens of {text.field} by {content} 1", compute)
-    return TokenCount(*counted) if counted is not None else None
+    counts = [remembered(file.path, f"tokens of {text.field} by {content} 1", compute) for file in text.files]
+    counted = [count for count in counts if count is not None]
+    if len(counted) < len(counts):
+        return None
+    return TokenCount(sum(tokens for tokens, _ in counted), all(exact for _, exact in counted))
 
 
 @functools.lru_cache(maxsize=1)

@@ -63,7 +63,7 @@ def perplexity_windows(
         StudyError: the text cannot be read, does not fill a window, or changed since it was planned.
     """
     # A local file is sampled as a whole; a hub dataset may be too long to be read to its end.
-    segment = None if text.file is not None else SEGMENT
+    segment = None if text.files else SEGMENT
     needed = 0 if count == ALL_WINDOWS else needed_tokens(count, sequence_length)
     tokens = tokenized_text(text, tokenizer, needed=needed, reporter=reporter)
     return cut_windows(tokens, sequence_length, count, bos_id, segment)
@@ -110,8 +110,8 @@ def tokenized_text(
             arrays = dict(stored)
         return TokenizedText(**arrays | {"bzip2_bits_per_byte": float(arrays["bzip2_bits_per_byte"])})
 
-    if text.file is not None:
-        check_files([text.file], str(text))  # even if the tokens are in the cache
+    if text.files:
+        check_files(text.files, str(text))  # even if the tokens are in the cache
         return cached(0, lambda: read_documents(text))
     documents, count = Documents(text), FIRST_DOCUMENTS if needed else 0
     while True:

@@ -55,11 +55,8 @@ def check(draft: Draft) -> Iterator[Finding]:
         yield from _check_models(draft, table, ("compression", index))
     for name, source in draft.text.items():
         place = ("text", name, "files")
-        if isinstance(source.files, dict):
-            for purpose, path in source.files.items():
-                yield from _check_placeholders(path, "language", (*place, purpose))
-        else:
-            yield from _check_placeholders(source.files, "language", place)
+        for loc, path in _paths(source):
+            yield from _check_placeholders(path, "language", (*place, *loc))
     if draft.tasks is not None:
         yield from _check_tasks(draft.tasks)
 
@@ -152,16 +149,28 @@ def _check_text(
         what = f"text source `{use.source}` has no text for {purpose}"
         yield Finding(what, source_place, hint=f"add `{purpose}` to `{key}` of `[text.{use.source}]`")
     path = source.files.get(purpose, "") if isinstance(source.files, dict) else source.files
-    if isinstance(source.config, dict):
-        yield from _check_languages(use, tuple(source.config), languages_place)
+    by_language = path if isinstance(path, dict) else source.config
+    if isinstance(by_language, dict):
+        yield from _check_languages(use, tuple(by_language), languages_place)
     elif len(use.languages) > 1 and "{language}" not in (path or ""):
         what = f"text source `{use.source}` has one text, not one for each of {len(use.languages)} languages"
         hint = (
             "give `config` as a table with one for each language"
             if source.dataset
-            else "put {language} into the path in `files`"
+            else f'put {{language}} into the path in `files`, or write a table: {purpose} = {{ {use.languages[0]} = "…" }}'
         )
         yield Finding(what, languages_place, hint=hint)
+
+
+def _paths(source: TextSource) -> Iterator[tuple[Loc, str]]:
+    """Yield every path in ``files`` with its place there."""
+    if isinstance(source.files, str):
+        yield (), source.files
+    for purpose, path in source.files.items() if isinstance(source.files, dict) else ():
+        if isinstance(path, str):
+            yield (purpose,), path
+        else:
+            yield from (((purpose, language), inner) for language, inner in path.items())
 
 
 def _check_languages(

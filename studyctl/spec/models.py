@@ -338,10 +338,11 @@ class TextSource(Table):
             description="split of the dataset, or a table with one per purpose",
         ),
     ]
-    files: Text | dict[Purpose, Text] | None = Field(
+    files: Text | dict[Purpose, Text | dict[Language, Text]] | None = Field(
         None,
-        description="local files instead (.jsonl, .txt, .parquet), relative to the spec, or a table with "
-        "one per purpose; `{language}` is filled in",
+        description="local files instead (.jsonl, .txt, also with .gz; .parquet), relative to the spec; or a table by purpose, of paths or of "
+        'tables by language: `{ calibration = { ar = "a/*.txt", de = "b.jsonl" } }`. `{language}` is filled in; `*`, `**` and `?` take '
+        "several files, in the order of their names",
     )
     field: Text = Field("text", description="field or column that holds the text")
 
@@ -352,6 +353,12 @@ class TextSource(Table):
         if self.dataset is None and self.files is None:
             raise problems_inside(((), "a text source needs `dataset` or `files`"))
         return self
+
+    def path_of(self, purpose: Purpose, language: str) -> str | None:
+        """Return the path, or the pattern, of the files of a language; None if there is none for this purpose or language."""
+        of_purpose = self.files.get(purpose) if isinstance(self.files, dict) else self.files
+        path = of_purpose.get(language) if isinstance(of_purpose, dict) else of_purpose
+        return None if path is None else path.replace("{language}", language)
 
 
 class Perplexity(Table):

@@ -383,7 +383,7 @@ class Engine:
         key = (text, job.model.key, job.text.sequence_length, count, job.bos, rows)
         cached = self._windows.get(step.subject)
         if cached is not None and cached[0] == key:
-            check_files([text.file] if text.file is not None else [], str(text))
+            check_files(text.files, str(text))
             return cached[1]
         windows = perplexity_windows(
             text,

@@ -52,7 +52,11 @@ CALIBRATION = CalibrationData(
     sequence_length=2048,
     texts=tuple(
         TextIdentity(
-            "c4", "calibration", language, "t", file=FileIdentity(Path("/somewhere/c4", language), "0" * 64)
+            "c4",
+            "calibration",
+            language,
+            "t",
+            files=(FileIdentity(Path("/somewhere/c4", language), "0" * 64),),
         )
         for language in ("en", "sw")
     ),

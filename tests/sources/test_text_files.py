@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from studyctl.contract.identity import TextIdentity
 from studyctl.errors import StudyError
 from studyctl.sources.hashes import identify_file
 from studyctl.sources.text_files import documents_of, identify_text
+from studyctl.sources.texts import read_documents
 from studyctl.spec.models import TextSource
 
 SOURCE = TextSource(files={"calibration": "{language}/train.jsonl", "perplexity": "{language}/test.jsonl"})
@@ -40,7 +42,7 @@ def test_documents_are_joined_by_newlines_and_counted_in_utf8_bytes(path: Path, 
     assert read_file(path, "text") == "één\ntwo\nlines"
     identity = identify(tmp_path)
     assert identity.bytes == len("één\ntwo\nlines".encode())
-    assert identity.file == identify_file(path)
+    assert identity.files == (identify_file(path),)
     assert (identity.language, identity.purpose) == ("en", "perplexity")
 
 
@@ -170,3 +172,78 @@ def test_real_texts_have_the_bytes_that_their_readme_says(real: Path) -> None:
     source = TextSource(files="corpus/{language}/test.jsonl")
     identity = identify_text("mine", source, "perplexity", "sw", real)
     assert identity.bytes == 193_438 + 82, "the README counts no newlines between its 83 lines"
+
+
+class TestSeveralFiles:
+    """A table of languages, patterns, mixed and compressed formats."""
+
+    SOURCE = TextSource(
+        files={
+            "calibration": {"ar": "ar/*.txt", "de": "de.jsonl", "sw": "sw.jsonl.gz"},
+            "perplexity": "{language}/test.txt",
+        }
+    )
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "ar").mkdir()
+        for name, text in (("b.txt", "zwei\n"), ("a.txt", "eins\n"), ("test.md", "not a text")):
+            (tmp_path / "ar" / name).write_text(text)
+        (tmp_path / "de.jsonl").write_text('{"text": "drei"}\n')
+        (tmp_path / "sw.jsonl.gz").write_bytes(gzip.compress(b'{"text": "vier"}\n{"text": "f\xc3\xbcnf"}\n'))
+        return tmp_path
+
+    def text(self, folder: Path, language: str) -> TextIdentity:
+        return identify_text("mine", self.SOURCE, "calibration", language, folder)
+
+    def test_each_language_has_files_of_its_own(self, folder: Path) -> None:
+        read = {language: read_documents(self.text(folder, language)) for language in ("ar", "de", "sw")}
+        assert read == {"ar": ["eins", "zwei"], "de": ["drei"], "sw": ["vier", "fünf"]}
+        assert {language: self.text(folder, language).bytes for language in read} == {
+            "ar": 9,
+            "de": 4,
+            "sw": 10,
+        }
+
+    def test_files_are_in_the_order_of_their_names_and_all_count(self, folder: Path) -> None:
+        before = self.text(folder, "ar")
+        assert [file.path.name for file in before.files] == ["a.txt", "b.txt"]
+        (folder / "ar" / "c.txt").write_text("drei\n")
+        after = self.text(folder, "ar")
+        assert after.key != before.key
+        assert after.bytes == 14
+
+    def test_a_pattern_for_one_file_is_the_same_text_as_the_file(self, folder: Path) -> None:
+        (folder / "ar" / "b.txt").unlink()
+        named = TextSource(files="ar/a.txt")
+        assert self.text(folder, "ar").key == identify_text("mine", named, "calibration", "ar", folder).key
+
+    def test_a_file_whose_name_looks_like_a_pattern_is_a_file(self, folder: Path) -> None:
+        (folder / "a[1].txt").write_text("fünf")
+        text = identify_text("mine", TextSource(files="a[1].txt"), "calibration", "de", folder)
+        assert read_documents(text) == ["fünf"]
+
+    def test_files_below_folders(self, folder: Path) -> None:
+        (folder / "ar" / "deep").mkdir()
+        (folder / "ar" / "deep" / "x.txt").write_text("sechs")
+        text = identify_text("mine", TextSource(files="ar/**/*.txt"), "calibration", "ar", folder)
+        assert [file.path.name for file in text.files] == ["a.txt", "b.txt", "x.txt"]
+
+    def test_what_is_there_is_named_where_a_file_is_missing(self, folder: Path) -> None:
+        with pytest.raises(StudyError, match="no perplexity text for language `ar`") as caught:
+            identify_text("mine", self.SOURCE, "perplexity", "ar", folder)
+        assert caught.value.problems[0].hint == f"`{folder / 'ar'}` has `a.txt`, `b.txt`, `test.md`"
+        with pytest.raises(StudyError, match="no files for calibration in `zh`"):
+            self.text(folder, "zh")
+
+    def test_a_compressed_file_that_is_cut_short_is_an_error(self, folder: Path) -> None:
+        path = folder / "sw.jsonl.gz"
+        path.write_bytes(path.read_bytes()[:-6])
+        with pytest.raises(StudyError, match="is no gzip file, or is cut short"):
+            self.text(folder, "sw")
+
+    def test_a_file_that_changed_since_it_was_planned_is_an_error(self, folder: Path) -> None:
+        text = self.text(folder, "ar")
+        (folder / "ar" / "b.txt").write_text("another text")
+        with pytest.raises(StudyError, match="changed"):
+            read_documents(text)
