@@ -154,7 +154,7 @@ class _Resolver:
         if measure.is_of_tasks:
             if evaluation.tasks is None:
                 self._add(f"nothing measures {metric}", loc, hint="add `[evaluation.tasks]`")
-            elif metric.task is not None and metric.task not in {*self.tasks, *evaluation.tasks.names}:
+            elif metric.task is not None and metric.task not in {*self.tasks, *evaluation.tasks.all_names}:
                 note = did_you_mean(metric.task, self.tasks)
                 self._add(
                     f"the study has no task `{metric.task}`",
@@ -201,7 +201,9 @@ class _Resolver:
         if By(groups.of) is By.LANGUAGE:
             names = evaluation.perplexity.languages if evaluation.perplexity else ()
         else:
-            names = tuple(dict.fromkeys((*self.tasks, *(evaluation.tasks.names if evaluation.tasks else ()))))
+            names = tuple(
+                dict.fromkeys((*self.tasks, *(evaluation.tasks.all_names if evaluation.tasks else ())))
+            )
         seen: set[str] = set()
         for place, level in enumerate(groups.levels):
             for position, name in enumerate(level):

@@ -299,9 +299,11 @@ class _Planner:
             yield from texts
             if evaluation.fidelity is not None and evaluation.fidelity.activations:
                 yield from map(_activations, texts)
-        names = evaluation.tasks.names if evaluation.tasks and self._includes_exist(evaluation.tasks) else ()
-        for position, name in enumerate(names):
+        tasks = evaluation.tasks if evaluation.tasks and self._includes_exist(evaluation.tasks) else None
+        for position, name in enumerate(tasks.names if tasks is not None else ()):
             yield self._task(name, model, ("evaluation", "tasks", "names", position))
+        for name in tasks.own if tasks is not None else ():
+            yield self._task(name, model, ("evaluation", "tasks", "own", name))
         if evaluation.speed is not None and (runtime := self._runtime()) is not None:
             yield self._deploy(evaluation.speed, runtime, texts)
         if self.document.spec.execution.keep_weights:

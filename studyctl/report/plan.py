@@ -1,7 +1,7 @@
 """What ``studyctl plan`` prints."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +16,7 @@ from studyctl.plan.planner import StudyPlan
 from studyctl.plan.preview import Preview
 from studyctl.printable import on_one_line
 from studyctl.report.problems import as_json, draw
+from studyctl.sources.own_tasks import read_items
 from studyctl.units import bytes_text, duration_text
 
 SHOWN_VARIANTS = 4
@@ -35,6 +36,8 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         for note in plan.notes:
             out.print(Text(f"note: {note}"), soft_wrap=True)
         print_code(plan, out)
+        for line in _first_items(plan):
+            out.print(Text(line), soft_wrap=True)
         for hypothesis in plan.hypotheses:
             out.print(Text(f"hypothesis {hypothesis.name}: {_compared(hypothesis)}"), soft_wrap=True)
         out.print(_cost(shown), soft_wrap=True)
@@ -47,6 +50,14 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
             out.print(f"{kept} (keep_trial_weights = {bytes_text(most)})", soft_wrap=True)
     if shown.problems:
         draw(shown.problems, err)
+
+
+def _first_items(plan: StudyPlan) -> Iterator[str]:
+    """Yield the first item of each of the user's own tasks, as it is understood."""
+    tasks = plan.document.spec.evaluation.tasks
+    for name, task in tasks.own.items() if tasks is not None else ():
+        if name in plan.tasks:
+            yield f"task {name}, {plan.tasks[name].items} items: {on_one_line(str(read_items(name, task, plan.document.base)[0]))}"
 
 
 def _compared(hypothesis: PlannedHypothesis) -> str:

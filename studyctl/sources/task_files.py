@@ -12,6 +12,7 @@ from studyctl.contract.identity import TaskIdentity
 from studyctl.errors import StudyError
 from studyctl.files import digest
 from studyctl.sources.hashes import identify_file, remembered
+from studyctl.sources.own_tasks import own_task
 from studyctl.sources.task_index import find_task, lm_eval_metrics, lm_eval_tasks, lm_eval_version
 from studyctl.sources.text_files import count_json_lines
 from studyctl.spec.models import TaskData, Tasks
@@ -45,7 +46,9 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
     Raises:
         StudyError: there is no such task, it is a group or a tag, or a YAML or data file is missing or malformed.
     """
-    path = find_task(name, tasks.include, base)
+    path = (
+        own_task(name, tasks.own[name], base) if name in tasks.own else find_task(name, tasks.include, base)
+    )
     if path is None or lm_eval_tasks() is None:
         return TaskIdentity(
             name, None, path, unknown="lm-eval is not installed (`pip install 'studyctl[engine]'`)"

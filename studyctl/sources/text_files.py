@@ -162,7 +162,7 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
         hint = "texts are .jsonl and .txt files, also with .gz, and .parquet files"
         raise StudyError(f"`{path}` has an unknown format", hint=hint)
     documents = []
-    for place, item in _objects(data, path, hint=f'a line reads {{"{field}": "..."}}'):
+    for place, item in json_objects(data, path, hint=f'a line reads {{"{field}": "..."}}'):
         if not isinstance(item.get(field), str):
             fields = ", ".join(f"`{key}`" for key in item) or "nothing"
             raise StudyError(
@@ -190,7 +190,7 @@ def count_json_lines(path: Path) -> int:
     Raises:
         StudyError: it is not UTF-8, or a line is no JSON object.
     """
-    return len(list(_objects(path.read_bytes(), path, hint="an item is one JSON object a line")))
+    return len(list(json_objects(path.read_bytes(), path, hint="an item is one JSON object a line")))
 
 
 def _text_bytes(path: Path, field: str) -> int:
@@ -223,7 +223,7 @@ def _lines(data: bytes, path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _objects(data: bytes, path: Path, hint: str) -> Iterator[tuple[str, dict[str, object]]]:
+def json_objects(data: bytes, path: Path, hint: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield every JSON object of a file, one per line, with its place; empty lines are skipped."""
     for number, line in enumerate(_lines(data, path), start=1):
         if not line.strip():

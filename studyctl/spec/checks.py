@@ -206,7 +206,7 @@ def _check_placeholders(path: str | None, name: str, place: Loc) -> Iterator[Fin
 def _check_tasks(tasks: Tasks) -> Iterator[Finding]:
     for key, table in (("main", tasks.main), ("data", tasks.data)):
         for name in table:
-            if name not in tasks.names:
+            if name not in tasks.all_names or (key == "data" and name in tasks.own):
                 note = did_you_mean(name, tasks.names)
                 hint = "" if note else "add it to `names`, or remove it here"
                 place: Loc = ("evaluation", "tasks", key, name)

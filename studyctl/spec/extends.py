@@ -200,6 +200,7 @@ _PATHS = (
     ("text", "*", "files"),
     ("evaluation", "tasks", "include"),
     ("evaluation", "tasks", "data"),
+    ("evaluation", "tasks", "own", "*", "file"),
 )
 """Keys whose texts may be relative paths; lists on the way are entered, and texts at any depth below are included."""
 

@@ -402,14 +402,38 @@ class TaskData(Table):
     fewshot: str | None = Field(None, min_length=1, description="items that few-shot examples are drawn from")
 
 
+class OwnTask(Table):
+    """A multiple-choice task in one file: each row is a question with choices, of which one is right."""
+
+    file: Text = Field(
+        description="items, relative to the spec: .csv, .tsv, .jsonl or .parquet, with a header or field names"
+    )
+    question: Text = Field("question", description="column of the question")
+    choices: Annotated[
+        tuple[Text, ...],
+        BeforeValidator(_as_tuple),
+        Field(min_length=1, description="column that lists the choices, or a list with a column for each"),
+    ] = ("choices",)
+    answer: Text = Field(
+        "answer", description="column of the right answer: its text, a letter (A is the first), or a number"
+    )
+    first_number: Literal[0, 1] | None = Field(
+        None,
+        description="number of the first choice, where answers are numbers; default: told by the answers",
+    )
+
+
 class Tasks(Table):
     """Accuracy on tasks, as lm-eval defines them."""
 
     names: Annotated[
         tuple[Text, ...],
-        Field(min_length=1, max_length=1000, strict=False, description="lm-eval tasks"),
+        Field(max_length=1000, strict=False, description="lm-eval tasks"),
         AfterValidator(_all_different),
-    ]
+    ] = ()
+    own: dict[Name, OwnTask] = Field(
+        default_factory=dict, max_length=1000, description="multiple-choice tasks of your own, by name"
+    )
     shots: int = Field(0, ge=0, le=64, description="few-shot examples before each item")
     limit: int = Field(0, ge=0, le=1_000_000_000, description="the first n items; 0: every item")
     include: tuple[Text, ...] = Field(
@@ -429,6 +453,22 @@ class Tasks(Table):
         True,
         description="keep prompts, choices and answers of items in the study, so that flips can be read; `false` for test sets that must not get about. It changes no result",
     )
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Return the names of all tasks, those of the user last."""
+        return (*self.names, *self.own)
+
+    @model_validator(mode="after")
+    def _has_tasks_of_different_names(self) -> Self:
+        if not self.all_names:
+            raise problems_inside(
+                ((), "`[evaluation.tasks]` needs `names`, or a task in `[evaluation.tasks.own.NAME]`")
+            )
+        if both := [name for name in self.own if name in self.names]:
+            problems = [(("own", name), f"`{name}` is in `names` too: give it another name") for name in both]
+            raise problems_inside(*problems)
+        return self
 
 
 class Speed(Table):
@@ -746,6 +786,7 @@ TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
     ("[evaluation.perplexity]", Perplexity),
     ("[evaluation.fidelity]", Fidelity),
     ("[evaluation.tasks]", Tasks),
+    ("[evaluation.tasks.own.<name>]", OwnTask),
     ("[evaluation.tasks.data.<task>]", TaskData),
     ("[evaluation.speed]", Speed),
     ("[[hypotheses]]", Hypothesis),

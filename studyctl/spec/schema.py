@@ -35,10 +35,10 @@ def json_schema() -> dict[str, Any]:
 
 def _required(schema: dict[str, Any]) -> dict[str, Any]:
     """Take the required keys out of the schema and return them as a condition: they may come from an extended spec."""
-    study, tasks = (schema["$defs"][name].pop("required") for name in ("Study", "Tasks"))
+    some = {"anyOf": [{"required": ["names"]}, {"required": ["own"]}]}
     inside = {
-        "study": {"required": study},
-        "evaluation": {"properties": {"tasks": {"required": tasks}}},
+        "study": {"required": schema["$defs"]["Study"].pop("required")},
+        "evaluation": {"properties": {"tasks": some}},
     }
     extends = {"required": ["study"], "properties": {"study": {"required": ["extends"]}}}
     return {

@@ -71,11 +71,15 @@ def test_the_closest_word_is_found_in_any_case() -> None:
 
 
 FILES = 'files = "a.txt"'
-OWN = SPEC.replace('source = "pocket"', 'source = "mine"').replace('languages = ["en"]', 'languages = ["ar", "de"]')
+OWN = SPEC.replace('source = "pocket"', 'source = "mine"').replace(
+    'languages = ["en"]', 'languages = ["ar", "de"]'
+)
 
 
 def own(files: str, calibration: str = 'languages = ["ar"]') -> list[Problem]:
-    text = OWN.replace(FILES, f"files = {files}").replace('source = "mine"\n[[', f'source = "mine"\n{calibration}\n[[')
+    text = OWN.replace(FILES, f"files = {files}").replace(
+        'source = "mine"\n[[', f'source = "mine"\n{calibration}\n[['
+    )
     try:
         parse_spec(text, Path("x.toml"))
     except SpecError as error:
@@ -93,7 +97,9 @@ def test_texts_may_be_a_table_by_language() -> None:
 
 def test_one_text_for_two_languages_says_how_to_give_each_its_own() -> None:
     (problem,) = own('{ calibration = "a.txt", perplexity = "b.txt" }')
-    assert problem.hint == 'put {language} into the path in `files`, or write a table: perplexity = { ar = "…" }'
+    assert (
+        problem.hint == 'put {language} into the path in `files`, or write a table: perplexity = { ar = "…" }'
+    )
 
 
 def test_a_wrong_placeholder_in_a_table_is_found() -> None:

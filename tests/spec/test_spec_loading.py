@@ -70,7 +70,12 @@ def test_the_shipped_specs_are_right() -> None:
             "perplexity",
             "write `[evaluation.perplexity]`",
         ),
-        ("[evaluation.tasks]\nshots = 1", "`[evaluation.tasks]` needs `names`", "[evaluation.tasks]", ""),
+        (
+            "[evaluation.tasks]\nshots = 1",
+            "`[evaluation.tasks]` needs `names`, or a task in `[evaluation.tasks.own.NAME]`",
+            "[evaluation.tasks]",
+            "",
+        ),
         ("[[models]]\ndtype = 'auto'", "`[[models]]` needs `id`", "[[models]]", ""),
         ("[[compression]]\nbits = 4", "`[[compression]]` needs `method`", "[[compression]]", ""),
         (

@@ -79,7 +79,7 @@ class FakeEngine:
     def load(self, job: Job, step: Step, recorder: Any) -> StepFinished:
         return self._do(step)
 
-    compress = perplexity = activations = task = export = load
+    compress = perplexity = activations = task = deploy = export = load
 
     def batch_tokens(self, job: Job) -> int:
         return self.batch

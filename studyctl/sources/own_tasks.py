@@ -1,0 +1,215 @@
+"""A user's multiple-choice task: a table of questions, choices and answers as an lm-eval task in the user's cache."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, NamedTuple
+
+from studyctl.errors import StudyError
+from studyctl.files import cache_entry, digest, write_atomic
+from studyctl.sources.text_files import json_objects
+from studyctl.spec.models import OwnTask
+
+FORMATS = ".csv, .tsv, .jsonl and .parquet"
+ITEMS = "items.jsonl"
+_CODE = 1
+"""Raised when the same file gives other items."""
+_YAML = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {items}
+test_split: test
+fewshot_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}\nAnswer:"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: true
+"""
+
+
+class Item(NamedTuple):
+    """A question with its choices."""
+
+    question: str
+    choices: list[str]
+    answer: int
+    """Number of the right choice, from 0."""
+
+    def __str__(self) -> str:
+        choices = (
+            f"{'✓' if number == self.answer else '·'} {choice}" for number, choice in enumerate(self.choices)
+        )
+        return "  ".join([self.question, *choices])
+
+
+class _Row(NamedTuple):
+    place: str
+    values: dict[str, Any]
+
+
+def own_task(name: str, task: OwnTask, base: Path) -> Path:
+    """Return the YAML file of a task; it and its items are written into the user's cache, by their content.
+
+    Raises:
+        StudyError: the file is missing or malformed, or an answer is none of the choices.
+    """
+    items = read_items(name, task, base)
+    lines = "".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in items)
+    folder = cache_entry("own-tasks", digest([name, lines, _CODE]))
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / ITEMS, lines)
+            write_atomic(file, _YAML.format(name=json.dumps(name), items=ITEMS))
+        except OSError as error:
+            raise StudyError(
+                f"task `{name}`: {folder} cannot be written ({error.strerror})",
+                hint="name a folder that can be written by STUDYCTL_CACHE",
+            ) from error
+    return file
+
+
+def read_items(name: str, task: OwnTask, base: Path) -> list[Item]:
+    """Return the items of a task.
+
+    Raises:
+        StudyError: the file is missing or malformed, or an answer is none of the choices.
+    """
+    path = base / Path(task.file).expanduser()
+    if not path.is_file():
+        raise StudyError(f"task `{name}`: there is no file `{path}`")
+    rows = list(_rows(name, path))
+    if not rows:
+        raise StudyError(f"task `{name}`: `{path}` has no items")
+    texts = [_texts(name, task, row) for row in rows]
+    first = task.first_number if task.first_number is not None else _first_number(name, texts)
+    return [
+        Item(question, choices, _answer(name, row.place, choices, answer, first))
+        for row, (question, choices, answer) in zip(rows, texts, strict=True)
+    ]
+
+
+def _rows(name: str, path: Path) -> Iterator[_Row]:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise StudyError(
+                f"task `{name}`: `{path}` is not UTF-8", hint="save the file as UTF-8"
+            ) from error
+        first = text.partition("\n")[0]
+        delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=first.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            for row in reader:
+                yield _Row(
+                    f"{path}:{reader.line_num}", {key: value for key, value in row.items() if key is not None}
+                )
+        except csv.Error as error:
+            raise StudyError(f"task `{name}`: `{path}:{reader.line_num}` is no CSV: {error}") from error
+    elif suffix == ".jsonl":
+        for place, item in json_objects(path.read_bytes(), path, hint="an item is one JSON object a line"):
+            yield _Row(place, item)
+    elif suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except pa.ArrowInvalid as error:
+            raise StudyError(f"task `{name}`: `{path}` is no Parquet file: {error}") from error
+        for number, row in enumerate(table.to_pylist()):
+            yield _Row(f"{path}, row {number}", row)
+    else:
+        raise StudyError(f"task `{name}`: `{path}` has an unknown format", hint=f"items are {FORMATS} files")
+
+
+def _texts(name: str, task: OwnTask, row: _Row) -> tuple[str, list[str], object]:
+    """Return question, choices and answer of a row, as they are written."""
+    question, answer = (_column(name, row, column) for column in (task.question, task.answer))
+    listed = [_column(name, row, column) for column in task.choices]
+    if len(listed) == 1:
+        (value,) = listed
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                raise StudyError(f"task `{name}`: choices of `{row.place}` are no list: {error}") from error
+        if not isinstance(value, list):
+            raise StudyError(
+                f"task `{name}`: `{task.choices[0]}` of `{row.place}` is no list of choices",
+                hint='write a column for each: choices = ["A", "B", "C", "D"]',
+            )
+        listed = value
+    choices = [str(choice).strip() for choice in listed if choice is not None and str(choice).strip()]
+    if len(choices) < 2:
+        raise StudyError(f"task `{name}`: `{row.place}` has {len(choices)} choices, at least two are needed")
+    if not str(question or "").strip():
+        raise StudyError(f"task `{name}`: `{row.place}` has no question")
+    return str(question).strip(), choices, answer
+
+
+def _column(name: str, row: _Row, column: str) -> Any:
+    if column not in row.values:
+        columns = ", ".join(f"`{key}`" for key in row.values)
+        raise StudyError(
+            f"task `{name}`: `{row.place}` has no column `{column}`",
+            hint=f"it has {columns}; `question`, `choices` and `answer` of the task name them",
+        )
+    return row.values[column]
+
+
+def _number(answer: object) -> int | None:
+    text = str(answer).strip()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _first_number(name: str, texts: Sequence[tuple[str, list[str], object]]) -> int:
+    """Return the number of the first choice, as the answers tell; 0 if none is a number.
+
+    Raises:
+        StudyError: they do not tell.
+    """
+    numbers = [
+        (number, len(choices))
+        for _, choices, answer in texts
+        if str(answer).strip() not in choices and (number := _number(answer)) is not None
+    ]
+    if not numbers or any(number == 0 for number, _ in numbers):
+        return 0
+    if any(number == count for number, count in numbers):
+        return 1
+    raise StudyError(
+        f"task `{name}`: its answers are numbers, and it cannot be told whether the first choice is 0 or 1",
+        hint="write `first_number = 0` or `first_number = 1`",
+    )
+
+
+def _answer(name: str, place: str, choices: list[str], answer: object, first: int) -> int:
+    text = str(answer).strip()
+    if text in choices:
+        return choices.index(text)
+    number = _number(answer)
+    if number is not None:
+        number -= first
+    elif len(text) == 1 and text.upper() in ascii_uppercase:
+        number = ascii_uppercase.index(text.upper())
+    if number is None or not 0 <= number < len(choices):
+        raise StudyError(
+            f"task `{name}`: the answer `{text}` of `{place}` is none of its {len(choices)} choices",
+            hint="an answer is the text of a choice, a letter (A is the first), or a number",
+        )
+    return number

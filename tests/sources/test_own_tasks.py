@@ -1,0 +1,165 @@
+"""A user's multiple-choice task in one file: what is read, and what is wrong with it in plain words."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from studyctl.errors import SpecError, StudyError
+from studyctl.sources.own_tasks import Item, own_task, read_items
+from studyctl.sources.task_files import identify_task
+from studyctl.spec.loading import parse_spec
+from studyctl.spec.models import OwnTask, Tasks
+
+ITEMS = [
+    Item("Where is the boat?", ["at sea", "in the harbour"], 1),
+    Item("Who rows?", ["nobody", "Ama", "all"], 0),
+]
+LISTED = OwnTask(file="quiz.jsonl")
+COLUMNS = OwnTask(file="quiz.csv", question="Frage", choices=("A", "B", "C"), answer="richtig")
+
+
+def as_csv(delimiter: str) -> Callable[[Path], OwnTask]:
+    def write(folder: Path) -> OwnTask:
+        rows = [["Frage", "A", "B", "C", "richtig"], ["Where is the boat?", "at sea", "in the harbour", "", "B"],
+                ["Who rows?", "nobody", "Ama", "all", "a"]]  # fmt: skip
+        (folder / "quiz.csv").write_text("\n".join(map(delimiter.join, rows)), "utf-8-sig")
+        return COLUMNS
+
+    return write
+
+
+def as_jsonl(folder: Path) -> OwnTask:
+    rows = [
+        {"question": item.question, "choices": item.choices, "answer": item.choices[item.answer]}
+        for item in ITEMS
+    ]
+    (folder / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return LISTED
+
+
+def as_parquet(folder: Path) -> OwnTask:
+    table = pa.table(
+        {"q": [i.question for i in ITEMS], "c": [i.choices for i in ITEMS], "a": [i.answer for i in ITEMS]}
+    )
+    pq.write_table(table, folder / "quiz.parquet")
+    return OwnTask(file="quiz.parquet", question="q", choices=("c",), answer="a")
+
+
+@pytest.mark.parametrize("write", [as_csv(","), as_csv(";"), as_csv("\t"), as_jsonl, as_parquet])
+def test_every_form_gives_the_same_items(tmp_path: Path, write: Callable[[Path], OwnTask]) -> None:
+    assert read_items("quiz", write(tmp_path), tmp_path) == ITEMS
+
+
+def test_quotes_and_line_breaks_of_a_table_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "quiz.csv").write_text('Frage,A,B,C,richtig\n"One, ""two""\nthree?",a,b,c,C\n')
+    (item,) = read_items("quiz", COLUMNS, tmp_path)
+    assert item == Item('One, "two"\nthree?', ["a", "b", "c"], 2)
+
+
+@pytest.mark.parametrize(
+    ("answers", "first", "expected"),
+    [
+        ([0, 2], None, [0, 2]),
+        ([1, 3], None, [0, 2]),
+        ([1, 2], 0, [1, 2]),
+        ([1, 2], 1, [0, 1]),
+        (["1", "3"], None, [0, 2]),
+        (["x", "C"], None, [0, 2]),
+    ],
+)
+def test_answers_are_numbers_letters_or_texts(
+    tmp_path: Path, answers: list[object], first: int | None, expected: list[int]
+) -> None:
+    rows = [{"question": "?", "choices": ["x", "y", "z"], "answer": answer} for answer in answers]
+    (tmp_path / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items = read_items("quiz", LISTED.model_copy(update={"first_number": first}), tmp_path)
+    assert [item.answer for item in items] == expected
+
+
+def test_a_choice_that_is_a_number_is_a_text_first(tmp_path: Path) -> None:
+    (tmp_path / "quiz.jsonl").write_text('{"question": "1 + 1?", "choices": ["3", "2"], "answer": 2}\n')
+    assert read_items("quiz", LISTED, tmp_path)[0].answer == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "hint"),
+    [
+        ('{"question": "?", "choices": ["x", "y", "z"], "answer": 1}', "it cannot be told whether", "first_number = 0"),
+        ('{"question": "?", "choices": ["x", "y"], "answer": "D"}', "the answer `D` of `{file}:1` is none of its 2", "a letter"),
+        ('{"question": "?", "choices": ["x"], "answer": "x"}', "`{file}:1` has 1 choices", ""),
+        ('{"question": " ", "choices": ["x", "y"], "answer": "x"}', "`{file}:1` has no question", ""),
+        ('{"question": "?", "choices": "x, y", "answer": "x"}', "is no list of choices", 'choices = ["A", "B"'),
+        ('{"frage": "?", "choices": ["x", "y"], "answer": "x"}', "has no column `question`", "it has `frage`, `choices`"),
+        ("[1]", "is no JSON object", ""),
+        ("", "has no items", ""),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, line: str, what: str, hint: str) -> None:
+    path = tmp_path / "quiz.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(StudyError) as caught:
+        read_items("quiz", LISTED, tmp_path)
+    (problem,) = caught.value.problems
+    assert what.format(file=path) in problem.what
+    assert hint in problem.hint
+
+
+@pytest.mark.parametrize("name", ["quiz.xlsx", "gone.csv"])
+def test_files_that_cannot_be_items(tmp_path: Path, name: str) -> None:
+    (tmp_path / "quiz.xlsx").write_bytes(b"PK")
+    with pytest.raises(StudyError, match=r"unknown format|there is no file"):
+        read_items("quiz", LISTED.model_copy(update={"file": name}), tmp_path)
+
+
+def test_its_identity_is_that_of_its_items_and_name(tmp_path: Path) -> None:
+    task = as_csv(";")(tmp_path)
+    tasks = Tasks(own={"quiz": task})
+    before = identify_task("quiz", tasks, tmp_path)
+    assert (before.items, before.output_type) == (2, "multiple_choice")
+    assert not before.code
+    as_csv(",")(tmp_path)  # the same items, written otherwise
+    assert identify_task("quiz", tasks, tmp_path).key == before.key
+    (tmp_path / "quiz.csv").write_text("Frage,A,B,C,richtig\nWhere?,here,there,,A\n")
+    assert identify_task("quiz", tasks, tmp_path).key != before.key
+
+
+def test_the_file_is_written_once(tmp_path: Path) -> None:
+    task = as_jsonl(tmp_path)
+    file = own_task("quiz", task, tmp_path)
+    stamp = file.stat().st_mtime_ns
+    assert own_task("quiz", task, tmp_path) == file
+    assert file.stat().st_mtime_ns == stamp
+
+
+SPEC = """[study]
+name = "x"
+[[models]]
+id = "a"
+[evaluation.tasks]
+"""
+
+
+def test_a_spec_may_have_own_tasks_alone() -> None:
+    tasks = parse_spec(
+        f'{SPEC}[evaluation.tasks.own.quiz]\nfile = "quiz.csv"\n', Path("x.toml")
+    ).spec.evaluation.tasks
+    assert tasks is not None
+    assert tasks.all_names == ("quiz",)
+
+
+@pytest.mark.parametrize(
+    ("rest", "what"),
+    [
+        ("", "needs `names`, or a task in `[evaluation.tasks.own.NAME]`"),
+        ('names = ["quiz"]\n[evaluation.tasks.own.quiz]\nfile = "q.csv"\n', "`quiz` is in `names` too"),
+        ('[evaluation.tasks.own.quiz]\nfile = "q.csv"\nanswr = "a"\n', "unknown key `answr`"),
+    ],
+)
+def test_mistakes_in_the_spec(rest: str, what: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(SPEC + rest, Path("x.toml"))
+    assert what in caught.value.problems[0].what
