@@ -61,8 +61,8 @@ def _matching(path: Path) -> list[Path]:
     """Return the file of this name, or those that match it as a pattern, sorted."""
     if path.is_file():
         return [path]
-    found = map(Path, glob(str(path), recursive=True)) if has_magic(str(path)) else ()
-    return sorted(file for file in found if file.is_file())
+    matching = map(Path, glob(str(path), recursive=True)) if has_magic(str(path)) else ()
+    return sorted(file for file in matching if file.is_file())
 
 
 def _nearby(path: Path) -> str:
