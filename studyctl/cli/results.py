@@ -59,7 +59,11 @@ def show(
             from studyctl.store.studies import find_trial
 
             row = results.standing(find_trial(paths, trial))
-            print_json(plain(row)) if as_json else show_trial(row, stdout())
+            deployed = [one for one in results.deployment(row.model) if one.trial_id == row.trial_id]
+            if as_json:
+                print_json(plain(row) | {"deployment": plain(deployed)})
+            else:
+                show_trial(row, deployed, stdout())
         elif as_json:
             print_json(report.as_json(results))
         else:

@@ -1,5 +1,6 @@
 """Commands about a spec."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,19 @@ from studyctl.cli.terminal import need_terminal, open_app
 from studyctl.errors import ExitCode, StudyError
 
 commands = typer.Typer()
+
+
+@commands.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where your models and texts are.")
+    ] = Path(),
+    yes: Annotated[bool, typer.Option("--yes", help="Write it without asking.")] = False,
+) -> None:
+    """Write a spec for the models, texts and tables of questions in a folder."""
+    from studyctl.report.starter import write_starter
+
+    write_starter(folder, stderr(), yes=yes)
 
 
 @commands.command()

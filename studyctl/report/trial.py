@@ -1,24 +1,55 @@
 """What ``studyctl show STUDY TRIAL`` prints: a trial's size as it is deployed, and its figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from studyctl.report.effects import effect
-from studyctl.report.layout import duration, fixed, mib
+from studyctl.findings.speed import Phase
+from studyctl.report.deployment import SERVERS, speed_cell
+from studyctl.report.effects import Effect, effect
+from studyctl.report.layout import duration, fixed, mib, ratio
 from studyctl.report.sizes import OF_PRUNED, is_pruned
-from studyctl.store.results import Standing
+from studyctl.store.results import Deployed, Standing
 
 
-def show_trial(row: Standing, console: Console) -> None:
-    """Print a row of the leaderboard on lines of its own; any width from 40 characters on."""
+def show_trial(row: Standing, deployed: Sequence[Deployed], console: Console) -> None:
+    """Print a trial on lines of its own; any width from 40 characters on.
+
+    Args:
+        row: its row of the leaderboard.
+        deployed: its rows of the view ``deployment``.
+        console: where to print.
+    """
     console.print(Text.assemble((row.trial_id, "bold"), f"  {row.model}  {row.state}"), soft_wrap=False)
-    for name, text in _lines(row):
+    for name, text in (*_lines(row), *_deployment(deployed)):
         console.print(Padding.indent(Text(f"{name}: {text}"), 1))
     if is_pruned(row):
         console.print(Padding.indent(Text(OF_PRUNED), 1))
+
+
+def _deployment(rows: Sequence[Deployed]) -> Iterator[tuple[str, str]]:
+    """Yield how fast the file is on each machine, and which servers load the trial."""
+    for row in rows:
+        if row.why_no_speed:
+            yield "not timed", row.why_no_speed
+        elif row.cpu is not None:
+            threads = f"{row.threads} thread" + ("s" if row.threads != 1 else "")
+            phases = (
+                f"{name} {ratio(getattr(row, f'{phase}_rate'))} tokens/s ({speed_cell(row, phase)} of dense)"
+                if row.prefill_ratio is not None
+                else f"{name} {ratio(getattr(row, f'{phase}_rate'))} tokens/s"
+                for phase, name in ((Phase.PREFILL, "prompt"), (Phase.DECODE, "output"))
+            )
+            memory = f"{mib(row.resident_mib)} MiB of memory, loaded in {fixed(row.load_seconds, 2)} s"
+            yield f"{row.runtime} with {threads} of {row.cpu}", f"{', '.join(phases)}; {memory}"
+    for row in rows[:1]:
+        if row.runtime_kl_nats is not None:
+            yield "KL of the runtime's logits to dense", Effect(row.runtime_kl_nats).figure()
+        for server, name in SERVERS.items():
+            if reason := getattr(row, server):
+                yield name, reason
 
 
 def _lines(row: Standing) -> Iterator[tuple[str, str]]:

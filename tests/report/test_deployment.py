@@ -10,6 +10,7 @@ from studyctl.files import StudyPaths
 from studyctl.report.deployment import Front, by_machine, front, servers, show_deployment
 from studyctl.report.document.content import document
 from studyctl.report.document.model import Figure, Table
+from studyctl.report.trial import show_trial
 from studyctl.store import results
 from studyctl.store.publish import publish
 from tests.store.builder import FakeStudy
@@ -83,6 +84,24 @@ def test_servers_that_do_not_load_a_trial_are_said_with_the_reason(tmp_path: Pat
     assert list(servers(rows)) == [
         "vLLM on a GPU does not load dense, wanda-0.5, rtn-4bit-g64: no kernel for groups of 16"
     ]
+
+
+def test_a_trial_alone_has_its_speed_and_its_servers(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with results.open(timed(tmp_path).paths) as reader:
+        rows = [
+            row._replace(transformers="loads", vllm_gpu="no kernel for groups of 16")
+            for row in reader.deployment()
+        ]
+        show_trial(reader.standing(RTN), [row for row in rows if row.trial_id == RTN], console)
+    text = console.file.getvalue()
+    assert (
+        "llama.cpp with 2 threads of Some CPU: prompt 200.0 tokens/s (×2.000 ±0.013 of dense), output 10.00"
+        in text
+    )
+    assert "300 MiB of memory, loaded in 0.25 s" in text
+    assert "transformers: loads" in text
+    assert "vLLM on a GPU: no kernel for groups of 16" in text
 
 
 def test_the_report_has_a_section(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_one_trial_with_its_file(with_files: FakeStudy, width: int) -> None:
     def of(name: str) -> str:
         console = Console(width=width, file=io.StringIO())
         with results.open(with_files.paths) as opened:
-            show_trial(opened.standing(f"alpha.{name}"), console)
+            show_trial(opened.standing(f"alpha.{name}"), [], console)
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(len, text.splitlines())) <= width
         return " ".join(text.split())
