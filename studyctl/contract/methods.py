@@ -7,6 +7,7 @@ be read and planned without it. :data:`METHODS` names the functions that do the 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeGuard, cast
 
 from pydantic import (
@@ -22,6 +23,7 @@ from typing_extensions import override
 
 from studyctl.contract.gguf import GRID_PREFIX, SMALLEST_BLOCK, Preset
 from studyctl.contract.identity import short_name
+from studyctl.errors import StudyError
 
 Order = Annotated[
     Literal["block", "stage"],
@@ -83,6 +85,8 @@ class MethodSettings(BaseModel):
 
     needs_data: ClassVar[bool] = False
     """Whether the method uses calibration activations; :func:`uses_data` tells of one variant."""
+    draws: ClassVar[bool] = False
+    """Whether the method draws at random (``LinearGroup.seed``): its trials run once for each seed of the study."""
     changes_vocabulary: ClassVar[bool] = False
     """Whether embeddings and head change too, and not only decoder blocks."""
 
@@ -530,6 +534,37 @@ METHODS: dict[str, Method] = {
         version=6,
     ),
 }
+
+
+ENTRY_POINTS = "studyctl.methods"
+"""Group of entry points by which installed packages add methods: each names a :class:`Method`, and is called like it in a spec."""
+
+
+def _installed() -> dict[str, Method]:
+    """Return the methods of installed packages.
+
+    Raises:
+        StudyError: one cannot be imported, is no :class:`Method`, or is called like another.
+    """
+    methods: dict[str, Method] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        package = entry.dist.name if entry.dist is not None else entry.value
+        try:
+            method = entry.load()
+        except Exception as error:  # whatever that package does
+            what = f"method `{entry.name}` of the package {package} cannot be imported: {error}"
+            raise StudyError(what, hint=f"update {package}, or uninstall it") from error
+        if not isinstance(method, Method):
+            raise StudyError(
+                f"`{entry.value}` of the package {package} is no studyctl.contract.methods.Method"
+            )
+        if entry.name in METHODS or entry.name in methods:
+            raise StudyError(f"the package {package} has a method `{entry.name}`, and there is one already")
+        methods[entry.name] = method
+    return methods
+
+
+METHODS |= _installed()
 
 
 def tag_of(method: object, *, has_grid: bool) -> str:

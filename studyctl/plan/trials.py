@@ -150,7 +150,7 @@ def make_trials(
                 source = texts[calibration] if calibration else ""
             if isinstance(variant.settings, Gguf) and llama_build() is None:
                 source = None
-            draws = calibration is not None and calibration.ids is None
+            draws = variant.settings.draws or (calibration is not None and calibration.ids is None)
             for seed in seeds if draws else [None]:
                 key = None
                 if model_key is not None and source is not None:

@@ -73,6 +73,8 @@ def _check_count(draft: Draft) -> Iterator[Finding]:
         if table.settings_type.needs_data:  # the windows of a calibration without ids are drawn by seed
             drawn = [override.applied_to(base).ids is None for override in table.calibration]
             times = sum(draft.seeds if draws else 1 for draws in drawn)
+        if table.settings_type.draws:
+            times = len(table.calibration) * draft.seeds
         of_model = table.variants // len(table.calibration) * times
         trials[index] = of_model * (1 if table.settings_type is Checkpoint else covered[table.models])
     total = len(ids) + sum(trials.values())

@@ -266,6 +266,7 @@ class Engine:
                 batch_tokens=block_batch_tokens(job.device, self.batch_tokens(job)),
                 reporter=recorder,
                 resumable=blocks,
+                seed=job.seed or 0,
             )
         else:
             from studyctl.work.backend import compress_with_backend  # imports what exports do

@@ -5,6 +5,7 @@ A method sees one linear group at a time: linears that share an input, with the 
 the linear; no linear ever gets another method's result.
 """
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -79,6 +80,7 @@ def compress(
     reporter: Reporter,
     device: torch.device | str | None = None,
     resumable: ResumableBlocks | None = None,
+    seed: int = 0,
 ) -> Compressed:
     """Compress all linears of the decoder blocks in place.
 
@@ -94,6 +96,7 @@ def compress(
         reporter: gets progress, ``layer`` records and warnings.
         device: where blocks compute, one at a time; None: where the model is.
         resumable: the blocks that a killed walk with the same arguments saved; this walk saves its blocks there, too.
+        seed: for methods that draw at random.
 
     Raises:
         StepError: the settings do not fit the model, a weight or an activation is not finite, or there are no
@@ -105,7 +108,8 @@ def compress(
         raise StepError(f"method `{settings.method}` needs calibration ids, and there are none")
     if not isinstance(settings, Dense):
         kinds = _kinds(model, settings) if isinstance(settings, OnGguf) else {}
-        work = _work(settings, getattr(getattr(model, "config", None), "model_type", ""), reporter, kinds)
+        model_type = getattr(getattr(model, "config", None), "model_type", "")
+        work = _work(settings, model_type, reporter, kinds, seed)
         multiply_experts_in_turn(model)
         _check_all(model, settings)
         dense = None
@@ -229,6 +233,12 @@ class _Work:
     kinds: Mapping[str, BlockType]
     """Of llama.cpp's blocks, by linear; empty for other methods."""
     reporter: Reporter
+    seed: int
+
+    def seed_of(self, name: str) -> int:
+        """Return a seed for the linears of which this is the first: the same whichever blocks are compressed before."""
+        state = hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest()
+        return int.from_bytes(state, "big") >> 1
 
 
 def _work(
@@ -236,6 +246,7 @@ def _work(
     model_type: str,
     reporter: Reporter,
     kinds: Mapping[str, BlockType] = MappingProxyType({}),
+    seed: int = 0,
 ) -> _Work:
     """Resolve the method's implementation."""
     method = method_of(settings)
@@ -249,6 +260,7 @@ def _work(
         model_type,
         kinds,
         reporter,
+        seed,
     )
 
 
@@ -426,6 +438,7 @@ def _linear_group(linears: LinearModules, statistics: Statistics | None, work: _
         dtype=weights[0].dtype,
         absorber=linears.absorber,
         experts=linears.experts,
+        seed=work.seed_of(next(iter(linears.linears))),
         kinds=tuple(work.kinds[name] for name in linears.linears) if work.kinds else (),
         reporter=work.reporter,
     )

@@ -74,6 +74,8 @@ class LinearGroup:
     """For an expert's linears: their names with ``*`` in place of its number."""
     dense: tuple[torch.Tensor, ...] | None = None
     """The weights that errors are measured against; None: ``weights``."""
+    seed: int = 0
+    """For methods that draw at random: of the trial and of these linears, below 2**63."""
     kinds: tuple[BlockType, ...] = ()
     """Of llama.cpp's blocks, for methods that round to them: one for each linear."""
     reporter: Reporter = field(default_factory=SilentReporter)
