@@ -892,3 +892,48 @@ def test_the_time_of_a_dead_runner_is_absolute(runs: Path) -> None:
     holder = Holder(host="node1", pid=42, created=0.0, since=beat, heartbeat=beat, attempts=())
     message = banner(View(StudyPaths(runs / "x"), Snapshot("x", "", tuple(_trials()), holder)))
     assert "2026-01-01 12:00:00 UTC" in message.plain
+
+
+def screen_of(pilot: Pilot[Any]) -> MonitorScreen:
+    assert isinstance(pilot.app.screen, MonitorScreen)
+    return pilot.app.screen
+
+
+class TestHeatMaps:
+    """Below the trials of a wide terminal: languages and tasks against dense, of the selected trial's model."""
+
+    async def test_where_there_is_room_they_point_at_the_selected_trial(self, runs: Path) -> None:
+        async with monitor(studies.finished(runs / "small"), LARGE) as pilot:
+            await sees(pilot, "Languages: bits/byte change", "Tasks: accuracy change")
+            heat = screen_of(pilot).heat
+            (_, languages_map), (_, tasks_map) = heat._maps
+            assert languages_map.region.bottom <= tasks_map.region.y
+            await pilot.press("down")
+            await soon(pilot, lambda: languages_map.line is not None and languages_map.line.key == TRIAL)
+            assert tasks_map.line is not None
+            assert tasks_map.line.key == TRIAL
+            assert "dense" not in [line.label for line in languages_map.sheet.lines]
+
+    async def test_with_less_room_languages_come_first(self, runs: Path) -> None:
+        async with monitor(studies.finished(runs / "small"), (160, 18)) as pilot:
+            await sees(pilot, "Languages: bits/byte change")
+            assert "Tasks: accuracy change" not in text_of(pilot)
+
+    @pytest.mark.parametrize("size", [SMALL, (110, 50), (160, 16)])
+    async def test_without_room_there_are_none(self, runs: Path, size: tuple[int, int]) -> None:
+        async with monitor(studies.finished(runs / "small"), size) as pilot:
+            await sees(pilot, "wanda-0.5")
+            await pilot.pause(0.2)
+            assert not screen_of(pilot).heat.display
+
+    async def test_a_study_without_results_has_none(self, runs: Path) -> None:
+        async with monitor(studies.empty(runs / "small"), LARGE) as pilot:
+            await sees(pilot, "wanda-0.5")
+            assert not screen_of(pilot).heat.display
+
+    async def test_another_model_has_others(self, runs: Path) -> None:
+        async with monitor(studies.finished(runs / "small"), LARGE) as pilot:
+            await sees(pilot, "Languages: bits/byte change")
+            (_, grid), _ = screen_of(pilot).heat._maps
+            await pilot.press("end")
+            await soon(pilot, lambda: grid.line is not None and grid.line.key.startswith("beta."))

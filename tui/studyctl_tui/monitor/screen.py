@@ -1,18 +1,23 @@
 """Monitor: the trials of a study as they run, and everything about one of them."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
+from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Static
 from typing_extensions import override
 
+from studyctl.errors import StudyError
+from studyctl.files import StudyPaths
+from studyctl_tui.compare.data import Comparison, read_comparison
 from studyctl_tui.monitor.acts import TrialActs
 from studyctl_tui.monitor.detail import DetailPane
+from studyctl_tui.monitor.heat import HeatPane
 from studyctl_tui.monitor.table import TrialsTable
 from studyctl_tui.monitor.workers import worker_lines
 from studyctl_tui.shared.lines import LinesView
@@ -37,9 +42,10 @@ class MonitorScreen(TrialActs):
     MonitorScreen .banner { height: auto; padding: 0 1; display: none; color: $warning; text-style: bold; }
     MonitorScreen .workers { height: auto; padding: 0 1; display: none; color: $text-muted; }
     MonitorScreen .split { height: 1fr; layout: vertical; }
-    MonitorScreen .trials { height: 45%; min-height: 4; }
+    MonitorScreen .left { height: 45%; min-height: 4; }
+    MonitorScreen .trials { height: 1fr; }
     MonitorScreen.-wide .split { layout: horizontal; }
-    MonitorScreen.-wide .trials { height: 1fr; width: 60%; }
+    MonitorScreen.-wide .left { height: 1fr; width: 60%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "enter", "Into the details", show=False),
@@ -54,9 +60,12 @@ class MonitorScreen(TrialActs):
     def __init__(self) -> None:
         super().__init__()
         self.pane = DetailPane()
+        self.heat = HeatPane()
+        self._compared: tuple[object, ...] = ()
+        """Study, publication and model that the heat maps were asked for."""
         self._banner = Static(classes="banner", markup=False)
         self._workers = Static(classes="workers", markup=False)
-        self._most_lines: int | None = None
+        self._most_lines: tuple[int | None, int | None] | None = None
         self._patience: Timer | None = None
 
     @override
@@ -64,7 +73,9 @@ class MonitorScreen(TrialActs):
         yield self._banner
         yield self._workers
         with Container(classes="split"):
-            yield from super().compose_body()
+            with Vertical(classes="left"):
+                yield from super().compose_body()
+                yield self.heat
             yield self.pane
 
     def on_mount(self) -> None:
@@ -87,6 +98,7 @@ class MonitorScreen(TrialActs):
             self._workers.display = bool(workers)
             self._workers.update(workers)
         self.pane.take(self.row)
+        self._compare(view)
         if self._patience is None:
             self._ask()
 
@@ -96,14 +108,42 @@ class MonitorScreen(TrialActs):
         self._fit()
 
     def _fit(self) -> None:
-        """Give the table no more lines than it has trials if the details are below it."""
-        lines = None if self.size.width >= WIDE else len(self.trials.trials) + 2
+        """Give the table no more lines than it has trials if the details, or heat maps, are below it."""
+        needed, is_wide = len(self.trials.trials) + 2, self.size.width >= WIDE
+        free = self.query_one(".split").size.height - needed if is_wide else 0
+        has_heat = self.heat.fit(self.query_one(".left").size.width, free)
+        lines = (None if is_wide else needed, needed if has_heat else None)
         if lines != self._most_lines:  # setting a style lays the screen out again, whatever it was
-            self.query_one(".trials").styles.max_height = self._most_lines = lines
+            self._most_lines = lines
+            for place, most in zip((".left", ".trials"), lines, strict=True):
+                self.query_one(place).styles.max_height = most
+
+    def _compare(self, view: View) -> None:
+        """Ask for the heat maps of the selected trial's model, if there is something new to read."""
+        row = self.row
+        if row is None or not view.published_at or self.size.width < WIDE:
+            return
+        asked = (view.paths, view.published_at, row.trial.model)
+        if asked != self._compared:
+            self._compared = asked
+            self._read_comparison(view.paths, row.trial.model)
+
+    @work(thread=True, exclusive=True, group="heat")
+    def _read_comparison(self, paths: StudyPaths, model: str) -> None:
+        """Read the published results in a thread; what is wrong with them the view says."""
+        with suppress(StudyError):
+            comparison = read_comparison(paths, model)
+            self.app.call_from_thread(self._show_comparison, comparison)
+
+    def _show_comparison(self, comparison: Comparison) -> None:
+        self.heat.show(comparison)
+        self._fit()
 
     @on(TrialsTable.Selected)
     def _show_selected(self) -> None:
         self.pane.take(self.row)
+        if self.trials.selected is not None:
+            self.heat.point_at(self.trials.selected)
         if self._patience is not None:
             self._patience.stop()
             self._patience = None
