@@ -190,7 +190,7 @@ def test_what_was_found_is_what_the_workers_are_handed(folder: Path) -> None:
     plan = planned(folder)
     text = folder / "text" / "en" / "test.jsonl"
     identity = plan.texts["mine", "perplexity", "en"]
-    assert identity.file == FileIdentity(text, hashlib.sha256(text.read_bytes()).hexdigest())
+    assert identity.files == (FileIdentity(text, hashlib.sha256(text.read_bytes()).hexdigest()),)
     (calibration,) = plan.models[0].calibrations.values()
     assert calibration is not None
     assert (calibration.samples, calibration.sequence_length, calibration.ids) == (4, 32, None)
