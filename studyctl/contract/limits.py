@@ -33,3 +33,7 @@ def block_batch_tokens(device: str, batch: int | None = None) -> int:
 def chunk_tokens(vocabulary: int, device: str) -> int:
     """Return for how many tokens of a text logits are computed at a time."""
     return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS[device_kind(device)] // vocabulary)
+
+
+LEAST_UNITS = 4
+"""With fewer windows, items or passages there is no interval: they say too little about their spread."""

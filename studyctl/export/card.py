@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from studyctl.backends import OWN
 from studyctl.contract.identity import ModelIdentity
 from studyctl.contract.job import Job
+from studyctl.contract.limits import LEAST_UNITS
 from studyctl.contract.methods import Pruning, Quantization
 from studyctl.contract.servers import marlin_gaps
-from studyctl.findings.estimates import LEAST_UNITS
 from studyctl.report.effects import effect
 from studyctl.report.layout import MISSING, fixed, ratio
 from studyctl.report.sizes import OF_PRUNED

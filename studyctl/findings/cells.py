@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studyctl.contract.hypotheses import Measure, Metric
-from studyctl.findings.estimates import LEAST_UNITS, Cannot
+from studyctl.contract.limits import LEAST_UNITS
+from studyctl.findings.estimates import Cannot
 from studyctl.findings.items import Flips, clustered_variance
 
 Reals = NDArray[np.float64]

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
 from studyctl.contract.hypotheses import LEAST_CLUSTERS, Level
+from studyctl.contract.limits import LEAST_UNITS
 
 Reals = NDArray[np.float64]
 
-LEAST_UNITS = 4
-"""With fewer windows, items or passages there is no interval: they say too little about their spread."""
 FEW_CLUSTERS = 5
 """An interval over fewer of them is wide, and rests on each."""
 UPPER = 0.975

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from studyctl.contract.hypotheses import LEAST_CLUSTERS, Level, Measure, Metric, PlannedHypothesis, Verdict
+from studyctl.contract.limits import LEAST_UNITS
 from studyctl.findings.cells import NO_VARIANCE, Figures, Side, SideValues
-from studyctl.findings.estimates import LEAST_UNITS, Cannot, crossed_variance
+from studyctl.findings.estimates import Cannot, crossed_variance
 from studyctl.findings.hypotheses import SHOWN_LEFT_OUT, Outcome, Trial
 from studyctl.findings.verdicts import ALPHA, holm
 

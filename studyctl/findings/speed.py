@@ -2,43 +2,20 @@
 
 In every round each file is timed once, in a process of its own, and dense twice. A file's ratio of a round is its speed over the
 geometric mean of both dense ones; its interval is Student's, over the logarithms of all rounds. Dense against itself (A/A) shows what the
-machine lets one see: a verdict needs that interval to lie within :data:`BAND`.
+machine lets one see: a verdict needs that interval to lie within :data:`~studyctl.contract.speed.BAND`.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import fmean, variance
 
 from studyctl.contract.records import SpeedRun
+from studyctl.contract.speed import BAND, Phase, SpeedVerdict
 from studyctl.findings.estimates import student
 
-BAND = (0.95, 1.05)
-"""Ratios that are no difference."""
 LEAST_ROUNDS = 3
-
-
-class Phase(StrEnum):
-    """A part of what a runtime does."""
-
-    PREFILL = "prefill"
-    """The tokens of a prompt, many at once."""
-    DECODE = "decode"
-    """One token after another."""
-
-
-class SpeedVerdict(StrEnum):
-    """What a ratio proves."""
-
-    FASTER = "faster"
-    SLOWER = "slower"
-    SAME = "="
-    """The whole interval lies within the band."""
-    UNDECIDED = "not told apart"
-    BUSY = "the machine was too busy"
-    """Dense differs from itself as much as from others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from studyctl.contract.servers import LOADS, Server
-from studyctl.findings.speed import BAND, Phase, SpeedVerdict
+from studyctl.contract.speed import BAND, Phase, SpeedVerdict
 from studyctl.report.effects import Effect, Form
 from studyctl.report.layout import Column, fixed, mib, print_tables, ratio
 from studyctl.store.results import Deployed, Results

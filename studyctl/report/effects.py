@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from studyctl.findings.estimates import LEAST_UNITS
+from studyctl.contract.limits import LEAST_UNITS
 from studyctl.report.layout import change, ratio
 
 UNSURE = "≈"

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from studyctl.findings.speed import Phase
+from studyctl.contract.speed import Phase
 from studyctl.report.deployment import SERVERS, speed_cell
 from studyctl.report.effects import Effect, effect
 from studyctl.report.layout import duration, fixed, mib, ratio

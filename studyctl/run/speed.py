@@ -17,9 +17,10 @@ from msgspec import structs
 from studyctl import __version__
 from studyctl.contract.job import StopWhen
 from studyctl.contract.records import SCHEMA, SpeedFinished, SpeedRun, SpeedStarted
+from studyctl.contract.speed import Phase
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
-from studyctl.findings.speed import Phase, Session
+from studyctl.findings.speed import Session
 from studyctl.journal.files import JournalWriter
 from studyctl.llama import INSTALL, kernels
 from studyctl.plan.timing import RUNTIME, DeployedFile, cpu_name, threads_of

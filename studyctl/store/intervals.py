@@ -20,8 +20,9 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from studyctl.contract.limits import LEAST_UNITS
 from studyctl.findings.cells import MANY_DOCUMENTS
-from studyctl.findings.estimates import LEAST_UNITS, Z, exp, student
+from studyctl.findings.estimates import Z, exp, student
 from studyctl.findings.items import Flips, tango
 from studyctl.store.schema import LEAD
 from studyctl.store.task_items import Lead, TaskPairs

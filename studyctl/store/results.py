@@ -13,12 +13,13 @@ from studyctl.contract.hypotheses import Alternative, Level, Metric, PlannedHypo
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.comparison import Agreement, Disagreement, ParetoPoint, Rank
-from studyctl.store.contrast import Contrast, contrast
 from studyctl.store.query import Content, fetch, open_database, other_tables, unreadable
 from studyctl.store.schema import definitions
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from studyctl.store.contrast import Contrast
 
 _Row = TypeVar("_Row", bound=NamedTuple)
 
@@ -628,8 +629,10 @@ class Results(AbstractContextManager["Results"]):
         """Return items that flipped against dense, at most so many, those of an item together."""
         return self._rows(FlippedItem, "flips", f" ORDER BY task, item, trial_id LIMIT {count:d}")
 
-    def contrast(self, model: str, left: str, right: str) -> Contrast | None:
+    def contrast(self, model: str, left: str, right: str) -> "Contrast | None":
         """Return how many bits per byte one trial of a model needs more than another; None: too few windows of both."""
+        from studyctl.store.contrast import contrast  # scipy, which takes time and memory
+
         with self._reading("windows", "items"):
             return contrast(self._connection, model, left, right)
 

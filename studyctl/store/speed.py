@@ -6,7 +6,8 @@ from statistics import median
 from typing import Any
 
 from studyctl.contract.records import SpeedRun
-from studyctl.findings.speed import Phase, Ratio, Session, seconds_of
+from studyctl.contract.speed import Phase
+from studyctl.findings.speed import Ratio, Session, seconds_of
 from studyctl.journal.speed import StoredSession
 
 Row = dict[str, Any]

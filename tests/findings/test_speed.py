@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from studyctl.contract.records import SpeedRun
-from studyctl.findings.speed import Phase, Session, SpeedVerdict
+from studyctl.contract.speed import Phase, SpeedVerdict
+from studyctl.findings.speed import Session
 
 DENSE, FILE = "dense", "q4"
 

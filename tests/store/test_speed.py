@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from studyctl.findings.speed import SpeedVerdict
+from studyctl.contract.speed import SpeedVerdict
 from studyctl.store import results
 from studyctl.store.publish import publish
 from studyctl.store.query import run_sql

@@ -132,7 +132,8 @@ class StudyApp(App[str]):
     @work(thread=True, group="preload")
     def _preload(self) -> None:
         for name in SCREENS:
-            screen_type(name)
+            if name != "sql":  # it imports pyarrow: 40 MB that few who look in need
+                screen_type(name)
         gc.enable()  # the command line disables it during the start
 
     # -- text of others

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from studyctl.findings.speed import Phase
+from studyctl.contract.speed import Phase
 from studyctl.report.deployment import Front, by_machine, front, remarks, servers, speed_cell
 from studyctl.report.document.figures import plain
 from studyctl.report.document.model import (

@@ -5,7 +5,7 @@ from functools import partial
 
 from rich.text import Text
 
-from studyctl.findings.speed import Phase, SpeedVerdict
+from studyctl.contract.speed import Phase, SpeedVerdict
 from studyctl.report.deployment import SERVERS, Front, front, speed_cell
 from studyctl.report.effects import Effect, Form
 from studyctl.report.layout import fixed, mib, ratio
