@@ -162,7 +162,6 @@ class Runner:
                 self._take_requests()  # some may have come while the last trial ended
                 if self.pool.stop or not (self.todo or self._time_files()):
                     return
-                continue
             for worker, event in self.pool.events():
                 if isinstance(event, Ended):
                     self._worker_ended(worker, event)
