@@ -52,6 +52,8 @@ class Display:
         self.console = console
         self.clock: Clock | None = None
         self.trials = self.done = self.failures = 0
+        self.timing = ""
+        """What is timed now; empty: nothing."""
         self._lines = Lines()
         self._last: dict[str, float] = {}
         """When progress was last printed, by trial."""
@@ -102,7 +104,7 @@ class Display:
 
     def overall(self) -> str:
         """Return the progress of the whole run."""
-        parts = [f"{self.done}/{self.trials} trials"]
+        parts = [f"{self.done}/{self.trials} trials", *([self.timing] if self.timing else [])]
         if self.failures:
             parts.append(f"{self.failures} failed")
         if self.clock is not None and (left := self.clock.seconds_left()) is not None:

@@ -339,7 +339,12 @@ class Runner:
         speed = self.plan.document.spec.evaluation.speed
         if speed is None or len(files) < 2 or not files[0].is_dense:  # some could not be written again
             return
-        self._publisher.settle()
+        try:
+            self._publisher.settle()
+        except HeldError:
+            raise
+        except StudyError as error:  # the journals have it all
+            self.display.message(f"! {error}")
         assert isinstance(self.pool, LocalPool)
         self.pool.rest()
         timer = Timer(self.paths, speed, self._wait, self.display.message)
@@ -351,14 +356,14 @@ class Runner:
         except StudyError as error:
             self.display.message(f"! speed of {model}: {error}")
         finally:
-            self._timing = ""
+            self._timing = self.display.timing = ""
             self._next_heartbeat = 0.0
             self._publisher.changed()
         forget_files(self.paths, self.plan.document.spec.execution.keep_trial_weights)
 
     def _wait(self, timing: str) -> StopWhen | None:
         """Go on while a file is timed; return whether the user asked to stop."""
-        self._timing = timing
+        self._timing = self.display.timing = timing
         self._tick()
         return self.pool.stop
 
