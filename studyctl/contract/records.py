@@ -142,6 +142,8 @@ class Progress(Record, tag="progress"):
     total: float
     unit: str
     note: str = ""
+    device_bytes: int | None = None
+    """Memory that torch holds on the GPU at that moment; None on a CPU."""
 
 
 class Warned(Record, tag="warning"):

@@ -24,8 +24,12 @@ from filelock import Timeout
 from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths, file_lock, machine, write_atomic
 from studyctl.store import holder
-from studyctl.store.holder import Lease, Owner, Pulse, process_started, read_holder, read_lease
+from studyctl.store.holder import Lease, MemoryUse, Owner, Pulse, process_started, read_holder, read_lease
 from studyctl.workers.pool import PoolState
+
+SPAN_SECONDS = 4.0
+"""Length of a span of :class:`MemoryMeter` at the beginning; it doubles as often as the run needs."""
+MOST_SPANS = 64
 
 
 class Hold:
@@ -161,15 +165,53 @@ def _held(paths: StudyPaths, owner: Owner | None) -> HeldError:
     )
 
 
+class MemoryMeter:
+    """Keeps a run's memory over time in bounded space: when it is full, two spans become one, with the larger value of both."""
+
+    def __init__(self) -> None:
+        self.use = MemoryUse(seconds=SPAN_SECONDS)
+        self._began: float | None = None
+
+    def add(self, at: float, memory_bytes: int, device_bytes: int) -> None:
+        """Take the memory that is in use at a time in seconds of a clock that only rises."""
+        self._began = at if self._began is None else self._began
+        while (span := int((at - self._began) // self.use.seconds)) >= MOST_SPANS:
+            self.use = MemoryUse(
+                seconds=2 * self.use.seconds,
+                memory_bytes=_halved(self.use.memory_bytes),
+                device_bytes=_halved(self.use.device_bytes),
+            )
+        self.use = replace(
+            self.use,
+            memory_bytes=_put(self.use.memory_bytes, span, memory_bytes),
+            device_bytes=_put(self.use.device_bytes, span, device_bytes),
+        )
+
+
+def _halved(values: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(max(values[first : first + 2]) for first in range(0, len(values), 2))
+
+
+def _put(values: tuple[int, ...], span: int, value: int) -> tuple[int, ...]:
+    """Return the values with another one in a span; in spans without any, as while the machine slept, the last one stands."""
+    if span < len(values):
+        return (*values[:-1], max(values[-1], value))
+    return (*values, *values[-1:] * (span - len(values)), value)
+
+
 def write_heartbeat(
     paths: StudyPaths,
     since: datetime,
     pool: PoolState,
     seconds_left: float | None = None,
     timing: str = "",
+    meter: "MemoryMeter | None" = None,
 ) -> None:
     """Write ``runner.json``: what the runner of this process runs, and the load of its host. The study is held."""
     memory, lease = psutil.virtual_memory(), read_lease(paths)
+    if meter is not None:
+        held = sum(worker.device_bytes or 0 for worker in pool.workers if worker.trial)
+        meter.add(time.monotonic(), memory.total - memory.available, held)
     content = {
         "host": socket.gethostname(),
         "machine": machine(),
@@ -187,6 +229,7 @@ def write_heartbeat(
         "seconds_left": seconds_left,
         "memory_bytes": memory.total - memory.available,
         "memory_total_bytes": memory.total,
+        "memory_use": asdict(meter.use) if meter is not None else None,
         "load": psutil.getloadavg()[0],
         "cores": psutil.cpu_count(),
     }

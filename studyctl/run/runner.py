@@ -11,6 +11,7 @@ from studyctl.contract.plan import read_plan, write_plan
 from studyctl.contract.records import (
     AnyRecord,
     AttemptFinished,
+    Progress,
     StepFailed,
     StepFinished,
     StepStarted,
@@ -30,7 +31,7 @@ from studyctl.plan.timing import DeployedFile, to_time
 from studyctl.plan.trials import Trial
 from studyctl.run.control import Request, take_requests
 from studyctl.run.display import Display
-from studyctl.run.hold import Hold, write_heartbeat
+from studyctl.run.hold import Hold, MemoryMeter, write_heartbeat
 from studyctl.run.jobs import Queue, make_job
 from studyctl.run.publisher import Publisher
 from studyctl.run.selection import Selection
@@ -117,6 +118,7 @@ class Runner:
         """Models whose files were timed, or tried to be."""
         self._written_again: set[str] = set()
         """Trials whose files were not in the cache any more."""
+        self._meter = MemoryMeter()
         self._next_heartbeat = 0.0
         """When the next heartbeat is due; set to 0 when attempts begin or end."""
         self._fatal = ""
@@ -175,7 +177,7 @@ class Runner:
             self._next_heartbeat = now + HEARTBEAT_SECONDS
             self.held.check()
             left = self._clock.seconds_left()
-            write_heartbeat(self.paths, self._since, self.pool.state(), left, self._timing)
+            write_heartbeat(self.paths, self._since, self.pool.state(), left, self._timing, self._meter)
         self._take_requests()
         if self.pool.pass_on_stop() and self.pool.stop:
             self.display.message(_STOPPING[self.pool.stop])
@@ -279,6 +281,8 @@ class Runner:
                 self._fatal = self._fatal or record.error
             case StepStarted():
                 worker.step = record.step
+            case Progress():
+                worker.device_bytes = record.device_bytes
             case StepFinished():
                 self._publisher.changed(record.trial, record.attempt)
         self._clock.record(record)

@@ -53,6 +53,9 @@ class WorkerState:
     """That it runs; empty: none."""
     attempt: Count = 0
     memory_bytes: Count | None = None
+    """Resident; None where that cannot be asked."""
+    device_bytes: Count | None = None
+    """Memory that torch holds on its GPU, as of its newest progress; None on a CPU."""
     leaves: bool = False
     """Whether it takes no further trial."""
 
@@ -66,6 +69,18 @@ class Waiting:
     """Its id at the scheduler."""
     reason: Short = ""
     """Why it waits, as the scheduler says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """How busy a runner's host was, over the whole run: the largest value in each of some spans of equal length, oldest first."""
+
+    seconds: Annotated[float, Meta(gt=0, le=1e12)]
+    """Length of a span."""
+    memory_bytes: tuple[Count, ...] = ()
+    """In use on the host, by any process."""
+    device_bytes: tuple[Count, ...] = ()
+    """Held by torch on the GPUs of all workers together; 0 on CPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +145,9 @@ class Holder(Owner):
     """Its estimate; None before it has one."""
     memory_bytes: Count | None = None
     """Memory in use on its host, by any process."""
+    memory_total_bytes: Count | None = None
+    memory_use: MemoryUse | None = None
+    """Memory and load since it began; None: not recorded."""
     load: float | None = None
     """Load average of its host over one minute."""
 

@@ -1,8 +1,9 @@
 """How a study stands now, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -38,8 +39,22 @@ from studyctl.store.results import (
 
 AT_ONCE = 200
 """Number of trials whose figures are read first: more than a screen has lines."""
+MOST_WARNINGS = 50
+PARTS = 4
+"""Parts of a step's progress whose rates bound the time that is left."""
 MOST_FRESH = 100
 """Maximum number of trials whose figures are read from journals: those that run, then those that changed last."""
+
+
+class Pace(NamedTuple):
+    """How fast the running step of a trial advances, by the times in its journal."""
+
+    seconds: float
+    """From the step's start to its newest record."""
+    rate: float | None = None
+    """Units a second, since its first progress; None before two records of progress."""
+    left: tuple[float, float] | None = None
+    """Seconds that the rest takes at the fastest and at the slowest of the rates in four equal parts of the progress so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,8 @@ class LiveTrial:
     total: float | None = None
     unit: str = ""
     note: str = ""
+    pace: Pace | None = None
+    """Of that step, while it runs."""
     error: str | None = None
     """Why it failed, on one line."""
     at: str | None = None
@@ -166,6 +183,8 @@ class Live:
         self._running: frozenset[str] = frozenset()
         self._published: Mapping[str, Standing] = {}
         self._published_read: object = None
+        self.newest_warnings: tuple[Finding, ...] = ()
+        """As :meth:`published_standings` has read them, the newest first."""
         self.published_at = ""
         """When the results that :meth:`standings` has read were published; UTC, ISO 8601; empty before the first."""
         self._fresh: tuple[object, dict[str, Standing]] = (None, {})
@@ -205,9 +224,11 @@ class Live:
         stamp = file_stamp(self.paths.database)
         if stamp is None:
             self._published_read, self._published, self.published_at = None, {}, ""
+            self.newest_warnings = ()
         elif stamp != self._published_read:
             with results.open(self.paths) as published:
                 self._published = {row.trial_id: row for row in published.leaderboard()}
+                self.newest_warnings = tuple(published.newest_warnings(MOST_WARNINGS))
                 self.published_at = _utc(published.about().published_at)
             self._published_read = stamp
         return self._published
@@ -403,6 +424,10 @@ class _AttemptTail(JournalTail):
         self.warnings = 0
         self._last: Progress | None = None
         self._at: str | None = None
+        self._began: str | None = None
+        """When the running step began."""
+        self._points: list[tuple[float, float]] = []
+        """Its progress: time in seconds, and units that were finished then."""
 
     def read(self) -> None:
         """Read what was appended."""
@@ -412,7 +437,7 @@ class _AttemptTail(JournalTail):
                 case StepStarted(step=step):
                     # The next batch of a text continues the progress of the last one.
                     if step.id != self.step:
-                        self._last = None
+                        self._last, self._began, self._points = None, record.at, []
                     self.step, self.layers = step.id, []
                 case StepFailed() | AttemptFinished():
                     self.step, self._last = None, None
@@ -420,6 +445,7 @@ class _AttemptTail(JournalTail):
                     self.step, self._last = None, None
                 case Progress():
                     self._last = record
+                    self._points.append((_seconds(record.at), record.done))
                 case Warned():
                     self.warnings += 1
                 case Layer():
@@ -434,7 +460,38 @@ class _AttemptTail(JournalTail):
 
     def applied_to(self, trial: LiveTrial) -> LiveTrial:
         """Return a trial with the progress of its running step."""
-        return replace(trial, **self.progress(trial.step), at=self._at)
+        return replace(trial, **self.progress(trial.step), pace=self._pace(trial.step), at=self._at)
+
+    def _pace(self, step: StepId | None) -> Pace | None:
+        if step is None or step != self.step or self._began is None or self._at is None:
+            return None
+        total = self._last.total if self._last is not None else 0.0
+        return pace(_seconds(self._at) - _seconds(self._began), self._points, total)
+
+
+def pace(seconds: float, points: Sequence[tuple[float, float]], total: float) -> Pace:
+    """Return how fast a step advances.
+
+    Args:
+        seconds: since it began.
+        points: its progress: time in seconds, and units that were finished then; both rise.
+        total: units of the whole step.
+    """
+    if len(points) < 2 or points[-1][1] <= points[0][1] or points[-1][0] <= points[0][0]:
+        return Pace(seconds)
+    (first_at, first), (last_at, last) = points[0], points[-1]
+    rate = (last - first) / (last_at - first_at)
+    ends = [first + (last - first) * part / PARTS for part in range(1, PARTS)]
+    at = [first_at, *(next(at for at, done in points if done >= end) for end in ends), last_at]
+    if len(points) <= PARTS or any(later <= earlier for earlier, later in pairwise(at)):
+        return Pace(seconds, rate)
+    spans = [later - earlier for earlier, later in pairwise(at)]
+    share = (total - last) / ((last - first) / PARTS)
+    return Pace(seconds, rate, (min(spans) * share, max(spans) * share))
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
 
 
 def _utc(moment: datetime) -> str:

@@ -566,6 +566,10 @@ class Results(AbstractContextManager["Results"]):
         """Return the warnings; of one trial if it is named."""
         return self._rows(Finding, "warnings", trial_id=trial_id)
 
+    def newest_warnings(self, count: int) -> list[Finding]:
+        """Return the warnings that came last, the newest first."""
+        return self._rows(Finding, "warnings", f' ORDER BY "at" DESC LIMIT {count:d}')
+
     def steps(self, trial_id: str) -> list[StepRow]:
         """Return the steps of one trial."""
         return self._rows(StepRow, "steps", trial_id=trial_id)

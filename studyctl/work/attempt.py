@@ -37,7 +37,7 @@ class Attempt:
         self._begun = time.monotonic()
         path = StudyPaths(job.root).attempt_journal(job.trial, job.attempt)
         self._journal = JournalWriter(path, new=True) if job.export_to is None else None
-        self.recorder = Recorder(job, self._journal, channel)
+        self.recorder = Recorder(job, self._journal, channel, self._device_bytes)
 
     def run(self) -> None:
         """Run every step; always write ``attempt_finished`` at the end unless the process dies."""
@@ -142,6 +142,10 @@ class Attempt:
         result.peak_device_bytes = torch.cuda.max_memory_allocated(self.job.device) if on_gpu else 0
         result.weights_key, result.weights_hash = self.job.weights_key, engine.weights_hash
         return result
+
+    def _device_bytes(self) -> int | None:
+        on_gpu = device_kind(self.job.device) == "cuda"
+        return torch.cuda.memory_reserved(self.job.device) if on_gpu else None
 
     def _fail(self, step: Step, problem: Problem, cause: FailureCause) -> None:
         self.errors.append(f"{step}: {problem.what}")

@@ -8,6 +8,7 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import distributions, version
 from importlib.util import find_spec
 from typing import Any
@@ -90,12 +91,27 @@ class Channel:
 class Recorder:
     """Writes the records of one attempt."""
 
-    def __init__(self, job: Job, journal: JournalWriter | None, channel: Channel) -> None:
+    def __init__(
+        self,
+        job: Job,
+        journal: JournalWriter | None,
+        channel: Channel,
+        device_bytes: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """Take the attempt.
+
+        Args:
+            job: what the attempt does.
+            journal: where it is written; None: nowhere, it is only sent.
+            channel: the way to the runner.
+            device_bytes: returns the memory that torch holds on the GPU, for :class:`Progress`.
+        """
         self.step = Step(StepKind.LOAD)
         """The running step."""
         self._job = job
         self._journal = journal
         self._channel = channel
+        self._device_bytes = device_bytes
         self._last_progress = 0.0
 
     def record(self, record: Record) -> None:
@@ -117,7 +133,8 @@ class Recorder:
         if done < total and now - self._last_progress < PROGRESS_SECONDS:
             return
         self._last_progress = now
-        self.record(Progress(step=self.step, done=done, total=total, unit=unit, note=note))
+        held = self._device_bytes()
+        self.record(Progress(step=self.step, done=done, total=total, unit=unit, note=note, device_bytes=held))
 
     def warning(self, message: str, **details: object) -> None:
         """Write a warning of the running step."""

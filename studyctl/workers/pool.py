@@ -33,6 +33,8 @@ class Worker:
     """The running step."""
     leaves: bool = False
     """Whether it takes no further trial."""
+    device_bytes: int | None = None
+    """Memory that torch holds on its GPU, as of its newest progress; None on a CPU."""
 
     @property
     def memory_bytes(self) -> int | None:
@@ -159,5 +161,6 @@ def _state(worker: Worker) -> WorkerState:
         trial=worker.job.trial if worker.job else "",
         attempt=worker.job.attempt if worker.job else 0,
         memory_bytes=worker.memory_bytes,
+        device_bytes=worker.device_bytes,
         leaves=worker.leaves,
     )

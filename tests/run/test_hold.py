@@ -22,10 +22,10 @@ from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths
 from studyctl.run.cleaning import clean, remove
 from studyctl.run.control import Request, send, take_requests
-from studyctl.run.hold import Hold, hold, write_heartbeat
+from studyctl.run.hold import Hold, MemoryMeter, hold, write_heartbeat
 from studyctl.run.start import rebuild
 from studyctl.store import holder
-from studyctl.store.holder import Pulse, living_runner, read_holder, read_lease
+from studyctl.store.holder import MemoryUse, Pulse, living_runner, read_holder, read_lease
 from studyctl.workers.pool import PoolState
 
 BEAT, SILENT = 0.1, 2.0
@@ -325,3 +325,35 @@ def test_a_file_that_is_no_request_is_removed_and_told(paths: StudyPaths, conten
     assert isinstance(told, str)
     assert told.startswith(f"{paths.control / 'a.json'} is no request and was removed: ")
     assert take_requests(paths) == []
+
+
+class TestMemoryMeter:
+    def test_a_span_keeps_its_largest_value(self) -> None:
+        meter = MemoryMeter()
+        for at, memory, device in ((10.0, 5, 1), (12.0, 9, 0), (13.0, 7, 2), (14.0, 6, 3)):
+            meter.add(at, memory, device)
+        assert meter.use == MemoryUse(seconds=4.0, memory_bytes=(9, 6), device_bytes=(2, 3))
+
+    def test_a_run_of_any_length_takes_64_spans_at_most_and_keeps_its_peak(self) -> None:
+        meter = MemoryMeter()
+        for beat in range(20_000):
+            meter.add(2.0 * beat, 100 if beat == 777 else 1, 0)
+        assert len(meter.use.memory_bytes) <= 64
+        assert meter.use.seconds == 1024.0  # 40,000 s in 64 spans of 4 s, doubled until they fit
+        assert max(meter.use.memory_bytes) == 100
+        assert meter.use.memory_bytes.index(100) == 1554 // 1024
+
+    def test_after_a_sleep_the_last_value_stands_until_the_next(self) -> None:
+        meter = MemoryMeter()
+        meter.add(0.0, 3, 0)
+        meter.add(17.0, 5, 0)
+        assert meter.use.memory_bytes == (3, 3, 3, 3, 5)
+
+    def test_it_travels_in_the_heartbeat(self, paths: StudyPaths) -> None:
+        meter = MemoryMeter()
+        with hold(paths):
+            write_heartbeat(paths, datetime.now(UTC), PoolState(), meter=meter)
+            runner = read_holder(paths)
+        assert runner is not None
+        assert runner.memory_use == meter.use
+        assert runner.memory_total_bytes == psutil.virtual_memory().total

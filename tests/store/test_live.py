@@ -6,7 +6,7 @@ import pytest
 
 from studyctl.contract.records import StepStarted
 from studyctl.contract.steps import StepId, StepKind
-from studyctl.store.live import Live, LiveTrial
+from studyctl.store.live import Live, LiveTrial, Pace, pace
 from studyctl.store.publish import publish
 from tests.store import builder
 from tests.store.builder import FakeStudy
@@ -201,3 +201,44 @@ def test_progress_in_a_language_goes_on_from_batch_to_batch(
     attempt.begin("perplexity:sw")
     seen = trial(live, TRIAL)
     assert (str(seen.step), seen.done, seen.steps_done) == ("perplexity:sw", 1, 2)
+
+
+class TestPace:
+    def test_a_steady_step_has_one_time_left(self) -> None:
+        points = [(100.0 + 2 * done, float(done)) for done in range(9)]  # 2 s per unit, 8 of 20 are done
+        assert pace(16.0, points, 20.0) == Pace(16.0, 0.5, (24.0, 24.0))
+
+    def test_the_fastest_and_the_slowest_quarter_bound_the_time_left(self) -> None:
+        at = [0, 1, 2, 4, 6, 9, 12, 14, 16]  # quarters of two units each take 2, 4, 6 and 4 s
+        points = [(float(second), float(done)) for done, second in enumerate(at)]
+        assert pace(16.0, points, 12.0) == Pace(16.0, 0.5, (4.0, 12.0))
+
+    @pytest.mark.parametrize(
+        ("points", "expected"),
+        [
+            ([], Pace(7.0)),
+            ([(0.0, 1.0)], Pace(7.0)),
+            ([(0.0, 1.0), (0.0, 2.0)], Pace(7.0)),
+            ([(0.0, 1.0), (2.0, 2.0)], Pace(7.0, 0.5)),
+            ([(0.0, 0.0), (2.0, 8.0), (3.0, 9.0), (4.0, 10.0), (5.0, 10.0)], Pace(7.0, 2.0)),
+        ],
+        ids=["nothing", "once", "at one moment", "two records", "quarters that cannot be told apart"],
+    )
+    def test_too_little_progress_is_not_extrapolated(
+        self, points: list[tuple[float, float]], expected: Pace
+    ) -> None:
+        assert pace(7.0, points, 100.0) == expected
+
+    def test_a_step_that_was_resumed_counts_only_what_this_attempt_did(self) -> None:
+        points = [(float(second), 50.0 + second) for second in range(5)]  # it began at 50 of 60
+        assert pace(4.0, points, 60.0) == Pace(4.0, 1.0, (6.0, 6.0))
+
+    def test_a_running_trial_has_it_from_its_journal(self, study: FakeStudy) -> None:
+        live = Live(study.paths)
+        attempt = study.attempt(TRIAL)
+        attempt.begin("compress")
+        seen = trial(live, TRIAL).pace
+        assert seen is not None
+        assert seen.seconds >= 0
+        attempt.end("compress")
+        assert trial(live, TRIAL).pace is None

@@ -48,6 +48,11 @@ def write_runner(
         "memory_total_bytes": 24 << 30,
         "load": 2.1,
         "cores": 2,
+        "memory_use": {
+            "seconds": 8.0,
+            "memory_bytes": [(3 + beat // 10) << 30 for beat in range(40)],
+            "device_bytes": [0] * 40,
+        },
     }
     write_atomic(study.paths.runner, json.dumps(content))
 
@@ -178,12 +183,15 @@ def recorded_running(root: Path, recorded: Path = RECORDED) -> StudyPaths:
         and "compress" in (record.get("stage"), record.get("step", {}).get("kind"))
     )
     kept: list[str] = []
+    block = -1
     for line in lines:
         record = json.loads(line)
-        if record["kind"] == "layer" and record["block"] == 17:
-            at_block = progress | {"seq": record["seq"], "at": record["at"], "done": 16}
+        if record["kind"] == "layer" and record["block"] > block:
+            block = record["block"]
+            at_block = progress | {"seq": record["seq"], "at": record["at"], "done": max(0, block - 1)}
             kept.append(json.dumps(at_block, separators=(",", ":")) + "\n")
-            break
+            if block == 17:
+                break
         if record["kind"] != "progress":
             kept.append(line)
     journal.write_text("".join(kept))

@@ -10,9 +10,8 @@ from studyctl.report import layout
 from studyctl.store.live import TrialDetail
 from studyctl.store.results import LayerResult
 from studyctl_tui.monitor.pages import steps_of
-from studyctl_tui.shared.text import fit
+from studyctl_tui.shared.text import BARS, fit
 
-BARS = "▁▂▃▄▅▆▇█"
 FIGURE = 7
 """Columns of a figure with its blank."""
 

@@ -18,6 +18,7 @@ from studyctl_tui.compare.data import Comparison, read_comparison
 from studyctl_tui.monitor.acts import TrialActs
 from studyctl_tui.monitor.detail import DetailPane
 from studyctl_tui.monitor.heat import HeatPane
+from studyctl_tui.monitor.now import NowPane
 from studyctl_tui.monitor.table import TrialsTable
 from studyctl_tui.monitor.workers import worker_lines
 from studyctl_tui.shared.lines import LinesView
@@ -29,6 +30,10 @@ if TYPE_CHECKING:  # they jump back here
 
 WIDE = 120
 """Columns from which on the details are to the right of the table."""
+LEAST_DETAILS = 18
+"""Lines of the details that are not given up for what happens now."""
+LEAST_NOW, MOST_NOW = 6, 20
+"""Lines that it needs, and that it takes."""
 PATIENCE_SECONDS = 0.15
 """How long the cursor rests on a trial before its details are read: a held key reads them only once, at the end."""
 
@@ -44,6 +49,7 @@ class MonitorScreen(TrialActs):
     MonitorScreen .split { height: 1fr; layout: vertical; }
     MonitorScreen .left { height: 45%; min-height: 4; }
     MonitorScreen .trials { height: 1fr; }
+    MonitorScreen .right { height: 1fr; width: 1fr; }
     MonitorScreen.-wide .split { layout: horizontal; }
     MonitorScreen.-wide .left { height: 1fr; width: 60%; }
     """
@@ -61,6 +67,7 @@ class MonitorScreen(TrialActs):
         super().__init__()
         self.pane = DetailPane()
         self.heat = HeatPane()
+        self.now = NowPane()
         self._compared: tuple[object, ...] = ()
         """Study, publication and model that the heat maps were asked for."""
         self._banner = Static(classes="banner", markup=False)
@@ -76,7 +83,9 @@ class MonitorScreen(TrialActs):
             with Vertical(classes="left"):
                 yield from super().compose_body()
                 yield self.heat
-            yield self.pane
+            with Vertical(classes="right"):
+                yield self.pane
+                yield self.now
 
     def on_mount(self) -> None:
         """Begin in the table."""
@@ -98,6 +107,7 @@ class MonitorScreen(TrialActs):
             self._workers.display = bool(workers)
             self._workers.update(workers)
         self.pane.take(self.row)
+        self.now.draw(view)
         self._compare(view)
         if self._patience is None:
             self._ask()
@@ -112,6 +122,9 @@ class MonitorScreen(TrialActs):
         needed, is_wide = len(self.trials.trials) + 2, self.size.width >= WIDE
         free = self.query_one(".split").size.height - needed if is_wide else 0
         has_heat = self.heat.fit(self.query_one(".left").size.width, free)
+        right = self.query_one(".right").size
+        free = right.height - LEAST_DETAILS
+        self.now.fit(right.width, min(MOST_NOW, free) if free >= LEAST_NOW else 0)
         lines = (None if is_wide else needed, needed if has_heat else None)
         if lines != self._most_lines:  # setting a style lays the screen out again, whatever it was
             self._most_lines = lines

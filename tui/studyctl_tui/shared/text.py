@@ -3,6 +3,9 @@
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
+BARS = "▁▂▃▄▅▆▇█"
+"""From the lowest to the full height of a cell."""
+
 
 def fit(text: str, width: int, *, right: bool = False) -> str:
     """Return the text with exactly this many cells."""

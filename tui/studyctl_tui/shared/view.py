@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.live import Live, Snapshot, TrialDetail
-from studyctl.store.results import Standing
+from studyctl.store.results import Finding, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class View:
     """Figures by trial, if it has some; at first only for as many trials as a screen shows."""
     detail: TrialDetail | None = None
     """Of the selected trial."""
+    warnings: tuple[Finding, ...] = ()
+    """Of all trials as published, the newest first."""
     published_at: str = ""
     """When the database was published; UTC, ISO 8601; empty before the first publication."""
     trouble: StudyError | None = None
@@ -88,7 +90,8 @@ class Watcher:
                 standings = self._live.standings()
                 planned = any(trial.trial == self.selected for trial in snapshot.trials)
                 detail = self._live.trial(self.selected) if self.selected and planned else None
-                self._last = View(self.paths, snapshot, standings, detail, self._live.published_at)
+                warnings = self._live.newest_warnings
+                self._last = View(self.paths, snapshot, standings, detail, warnings, self._live.published_at)
             except StudyError as error:
                 self._last = replace(self._last, trouble=error)
             except OSError as error:
