@@ -331,6 +331,11 @@ class StudyPaths:
         return self.root / "hypotheses.jsonl"
 
     @property
+    def notes(self) -> Path:
+        """Journal of the notes about trials."""
+        return self.root / "notes.jsonl"
+
+    @property
     def items(self) -> Path:
         """Folder of the texts of tasks' items, once for all trials; without them, flips are numbers only."""
         return self.root / "items"

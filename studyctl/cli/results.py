@@ -54,16 +54,19 @@ def show(
     paths = study_paths(study)
     with store.open(paths) as results:
         if trial is not None:
+            from studyctl.journal.notes import read_notes
             from studyctl.report.plain import plain
             from studyctl.report.trial import show_trial
             from studyctl.store.studies import find_trial
 
             row = results.standing(find_trial(paths, trial))
             deployed = [one for one in results.deployment(row.model) if one.trial_id == row.trial_id]
+            noted = read_notes(paths).get(row.trial_id)
+            note = noted.text if noted is not None else None
             if as_json:
-                print_json(plain(row) | {"deployment": plain(deployed)})
+                print_json(plain(row) | {"note": note, "deployment": plain(deployed)})
             else:
-                show_trial(row, deployed, stdout())
+                show_trial(row, deployed, stdout(), note=note)
         elif as_json:
             print_json(report.as_json(results))
         else:

@@ -296,6 +296,17 @@ class HypothesisDeclared(Record, tag="hypothesis"):
     """Of the hypothesis and of the variants that it compares."""
 
 
+class Noted(Record, tag="noted"):
+    """Somebody wrote a note about a trial; of the study's journal of notes."""
+
+    about: str
+    """The trial."""
+    text: str
+    """Empty: the note before is taken away."""
+    by: str
+    """Name of the user."""
+
+
 class SpeedStarted(Record, tag="speed_started"):
     """A session begins, in which the files of a model are timed: each in a process of its own, in rounds, dense twice."""
 
@@ -363,7 +374,7 @@ class WorkerFatal(Record, tag="worker_fatal"):
 AnyRecord: TypeAlias = (
     AttemptStarted | AttemptFinished | StepStarted | StepFinished | StepFailed | Progress | Warned | Layer | Window
     | TextBatch | BlockDistance | TaskFigure | Items | ChunkResults | TextTotals | FidelityTotals
-    | RuntimeDistance | SpeedStarted | SpeedRun | SpeedFinished | HypothesisDeclared | WorkerReady | WorkerFatal
+    | RuntimeDistance | SpeedStarted | SpeedRun | SpeedFinished | HypothesisDeclared | Noted | WorkerReady | WorkerFatal
 )  # fmt: skip
 
 _DECODER: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)

@@ -14,16 +14,20 @@ from studyctl.report.sizes import OF_PRUNED, is_pruned
 from studyctl.store.results import Deployed, Standing
 
 
-def show_trial(row: Standing, deployed: Sequence[Deployed], console: Console) -> None:
+def show_trial(
+    row: Standing, deployed: Sequence[Deployed], console: Console, *, note: str | None = None
+) -> None:
     """Print a trial on lines of its own; any width from 40 characters on.
 
     Args:
         row: its row of the leaderboard.
         deployed: its rows of the view ``deployment``.
         console: where to print.
+        note: what somebody wrote about it.
     """
     console.print(Text.assemble((row.trial_id, "bold"), f"  {row.model}  {row.state}"), soft_wrap=False)
-    for name, text in (*_lines(row), *_deployment(deployed)):
+    noted = [("note", note)] if note else []
+    for name, text in (*noted, *_lines(row), *_deployment(deployed)):
         console.print(Padding.indent(Text(f"{name}: {text}"), 1))
     if is_pruned(row):
         console.print(Padding.indent(Text(OF_PRUNED), 1))

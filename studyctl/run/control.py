@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,10 @@ from uuid import uuid4
 import msgspec
 
 from studyctl.contract.job import StopWhen
-from studyctl.errors import StudyError
+from studyctl.errors import HeldError, StudyError
 from studyctl.files import StudyPaths, write_atomic
+from studyctl.journal.notes import write_note
+from studyctl.run.hold import hold
 from studyctl.store.holder import living_runner, needed_runner
 
 
@@ -19,10 +22,10 @@ from studyctl.store.holder import living_runner, needed_runner
 class Request:
     """A request to the runner."""
 
-    kind: Literal["stop", "retry", "spec", "drain"]
+    kind: Literal["stop", "retry", "first", "publish", "spec", "drain"]
     when: StopWhen = "after_step"
     trial: str = ""
-    """For ``retry``: the trial; empty for every failed one."""
+    """For ``retry`` and ``first``: the trial; for ``retry``, empty for every failed one."""
     spec: str = ""
     """For ``spec``: text of the edited spec, self-contained."""
     only: tuple[str, ...] = ()
@@ -81,6 +84,39 @@ def ask_to_retry(paths: StudyPaths, trial: str = "") -> str | None:
         return None
     send(paths, Request("retry", trial=trial))
     return f"asked the runner of {paths.name} to try {trial or 'what failed'} again"
+
+
+def ask_to_put_first(paths: StudyPaths, trial: str) -> str:
+    """Ask the runner of a study to run a waiting trial before all others; return a message that says so.
+
+    Raises:
+        StudyError: nobody runs it, or the folder cannot be written.
+    """
+    needed_runner(paths)
+    send(paths, Request("first", trial=trial))
+    return f"asked the runner of {paths.name} to run {trial} next"
+
+
+def note(paths: StudyPaths, trial: str, text: str) -> str:
+    """Write a note about a trial and have it published; return a message that says so.
+
+    Args:
+        paths: files of the study.
+        trial: its name.
+        text: the note; empty: take the one that there is away.
+
+    Raises:
+        StudyError: the folder cannot be written.
+    """
+    write_note(paths, trial, text)
+    if living_runner(paths) is not None:
+        send(paths, Request("publish"))
+    elif paths.database.is_file():
+        from studyctl.store.publish import publish  # with pyarrow, which takes 40 MB
+
+        with suppress(HeldError), hold(paths) as held:  # who holds it now publishes, or is about to delete it
+            publish(paths, before_replacing=held.check)
+    return f"the note of {trial} {'was written' if text else 'was taken away'}"
 
 
 def ask_to_drain(paths: StudyPaths, worker: str) -> str:

@@ -1,7 +1,7 @@
 """Choosing the next trial for a free worker, and making its job."""
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from studyctl.contract.job import DeployProtocol, Job, TaskProtocol, TextProtocol
 from studyctl.contract.limits import batch_tokens
@@ -18,7 +18,9 @@ from studyctl.plan.trials import PlannedModel, Trial, llama_build
 class Queue:
     """The trials that wait for a worker, by model: choosing one takes as long as there are models."""
 
-    def __init__(self, entries: Iterable[Todo] = ()) -> None:
+    def __init__(self, entries: Iterable[Todo] = (), first: Sequence[str] = ()) -> None:
+        """Take trials, and the names of those that somebody wants before all others, in this order."""
+        self.first = list(first)
         self._dense: dict[int, Todo] = {}
         """By the index of their model; a model has one."""
         self._variants: dict[int, dict[str, Todo]] = {}
@@ -46,22 +48,38 @@ class Queue:
             if not self._variants[index]:
                 del self._variants[index]
 
+    def put_first(self, name: str) -> str:
+        """Let a trial be the next one; return what was done, or why not, for the user."""
+        dense = {entry.trial.id for entry in self._dense.values()}
+        if name not in dense.union(*self._variants.values()):
+            return f"{name} does not wait: it runs, is done, or is not part of this run"
+        self.first = [name, *(other for other in self.first if other != name)]
+        return f"{name} is run next"
+
+    def _place(self, entry: Todo) -> int:
+        """Return the place in :attr:`first` of a trial, or of the first one that waits for it; else the number of places."""
+        names = {entry.trial.id}
+        if entry.trial.is_dense:
+            names |= self._variants.get(entry.trial.model.index, {}).keys()
+        return next((place for place, name in enumerate(self.first) if name in names), len(self.first))
+
     def next(self, running: Collection[Trial], held_model: str | None) -> Todo | None:
         """Return the trial to run next, or None if all that are left must wait.
 
-        A model's dense trial comes before its variants, which are compared with it and use its hidden states. Trials of the
-        model that the worker holds in memory come first, then those of models that no worker runs.
+        A model's dense trial comes before its variants, which are compared with it and use its hidden states. Trials that were
+        put first come before others, then those of the model that the worker holds in memory, then those of models that no
+        worker runs.
         """
         at_work = {trial.model.index for trial in running}
         dense_at_work = {trial.model.index for trial in running if trial.is_dense}
 
-        def rank(entry: Todo) -> tuple[bool, bool, int]:
+        def rank(entry: Todo) -> tuple[int, bool, bool, int]:
             identity, index = entry.trial.model.identity, entry.trial.model.index
             is_held = held_model is not None and identity is not None and identity.key == held_model
-            return not is_held, index in at_work, index
+            return self._place(entry), not is_held, index in at_work, index
 
         ready = [
-            next(iter(variants.values()))
+            variants[next((name for name in self.first if name in variants), next(iter(variants)))]
             for index, variants in self._variants.items()
             if index not in self._dense and index not in dense_at_work
         ]

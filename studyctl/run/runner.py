@@ -214,7 +214,8 @@ class Runner:
             for trial in (plan.trials if self._only_files else ())
         ] or comparison.todo
         comparison = replace(comparison, todo=[entry for entry in todo if self._is_asked(entry.trial)])
-        self.todo = Queue(todo for todo in comparison.todo if todo.trial.id not in running)
+        waiting = (todo for todo in comparison.todo if todo.trial.id not in running)
+        self.todo = Queue(waiting, self.todo.first)
         self._clock = Clock(plan, comparison, self._stored)
         if self.todo:
             self.display.begin(self.paths.name, comparison, self._clock)
@@ -227,16 +228,25 @@ class Runner:
         for request in take_requests(self.paths):
             if isinstance(request, str):
                 self.display.message(request)
-            elif request.kind == "spec":
+            else:
+                self._take_request(request)
+
+    def _take_request(self, request: Request) -> None:
+        match request.kind:
+            case "spec":
                 self._take_spec(request)
-            elif request.kind == "retry":
+            case "retry":
                 for name in [request.trial] if request.trial else list(self.outcome.failed):
                     if self.outcome.failed.pop(name, None) is not None:
                         self._failures[name] = 0
                         self._requeue(name)
-            elif request.kind == "drain":
+            case "first":
+                self.display.message(self.todo.put_first(request.trial))
+            case "publish":
+                self._publisher.changed()
+            case "drain":
                 self.display.message(self.pool.drain(request.worker))
-            elif self.pool.stop != "now":
+            case "stop" if self.pool.stop != "now":
                 self.pool.stop = request.when
 
     def _take_spec(self, request: Request) -> None:

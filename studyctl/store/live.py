@@ -1,7 +1,7 @@
 """How a study stands now, from its journals: what ``watch``, ``list`` and the terminal app show between two publications."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from studyctl.contract.plan import Planned, PlannedTrial
 from studyctl.contract.records import (
     AttemptFinished,
     Layer,
+    Noted,
     Progress,
     StepFailed,
     StepFinished,
@@ -22,6 +23,7 @@ from studyctl.errors import FailureCause, StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalTail
 from studyctl.journal.index import Index
+from studyctl.journal.notes import read_notes
 from studyctl.journal.stored import Attempt, Stored
 from studyctl.store import results
 from studyctl.store.holder import Holder, Pulse, read_holder
@@ -96,6 +98,8 @@ class Snapshot:
     """The runner, or one that died."""
     running: bool = False
     """Whether that runner is alive."""
+    notes: Mapping[str, Noted] = field(default_factory=dict)
+    """What people wrote about trials, by trial."""
 
     def count(self, state: str) -> int:
         """Return how many trials are in this state."""
@@ -179,6 +183,8 @@ class Live:
         self._planned = Planned(paths.name)
         self._plan_read: object = None
         self._stored = Stored()
+        self._notes: Mapping[str, Noted] = {}
+        self._notes_read: object = None
         self._judged: dict[str, _Judged] = {}
         self._running: frozenset[str] = frozenset()
         self._published: Mapping[str, Standing] = {}
@@ -250,7 +256,11 @@ class Live:
             for judged in self._judged.values()
         )
         holder = runner or read_holder(self.paths)
-        return Snapshot(self._planned.study, self._planned.title, trials, holder, runner is not None)
+        if (stamp := file_stamp(self.paths.notes)) != self._notes_read:
+            self._notes, self._notes_read = read_notes(self.paths), stamp
+        return Snapshot(
+            self._planned.study, self._planned.title, trials, holder, runner is not None, self._notes
+        )
 
     def _read(self, attempts: frozenset[tuple[str, int]]) -> None:
         """Read what is new; all journals are looked at only if one was added or removed."""

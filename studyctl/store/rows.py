@@ -34,6 +34,7 @@ from studyctl.contract.steps import Step, StepKind
 from studyctl.files import StudyPaths, open_plain
 from studyctl.journal.files import decode, parse
 from studyctl.journal.hypotheses import declared
+from studyctl.journal.notes import read_notes
 from studyctl.journal.speed import read_sessions
 from studyctl.journal.stored import Attempt, ResultPart, StepResult, Stored, StoredStep
 from studyctl.store.planned import TrialStatus, trial_status
@@ -123,6 +124,7 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
     """
     rows = Rows()
     speed = SpeedRows(read_sessions(paths))
+    notes = read_notes(paths)
     rows.declared = {name: at for name, text in declared(paths).items() if (at := timestamp(text))}
     for position, trial in enumerate(planned.trials):
         is_running = trial.trial in running
@@ -134,7 +136,9 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
         row = _trial_row(trial, status, attempts, list(results.values()))
         row |= _file_row(stored.file_of(trial.weights_key, status.steps))
         version = _backend_version(_compressed_in(status, stored))
-        rows.add("trials", trial, row | {"position": position, "backend_version": version})
+        note = notes.get(trial.trial)
+        row |= {"position": position, "backend_version": version, "note": note and note.text}
+        rows.add("trials", trial, row)
         for attempt in attempts:
             rows.add("attempts", trial, _attempt_row(trial, attempt, is_running and attempt is attempts[-1]))
         for step in (_LOAD, *status.steps):

@@ -9,7 +9,7 @@ CREATE TABLE trials (
     calibration JSON, started_at TIMESTAMP, finished_at TIMESTAMP, host VARCHAR, device VARCHAR, device_kind VARCHAR,
     dtype VARCHAR, available BOOLEAN, weights_key VARCHAR, position INTEGER,
     peak_device_bytes BIGINT, file_mib DOUBLE, embedding_share DOUBLE, why_no_file VARCHAR,
-    transformers VARCHAR, vllm_gpu VARCHAR, vllm_cpu VARCHAR
+    transformers VARCHAR, vllm_gpu VARCHAR, vllm_cpu VARCHAR, note VARCHAR
 );
 COMMENT ON TABLE trials IS 'one row per trial that the spec asks for';
 COMMENT ON COLUMN trials.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -46,6 +46,7 @@ COMMENT ON COLUMN trials.available IS 'false: its sources could not be looked up
 COMMENT ON COLUMN trials.weights_key IS 'hash of everything that determines its weights';
 COMMENT ON COLUMN trials.file_mib IS 'MiB of the GGUF file that `studyctl export --to gguf` writes, to the byte: the model as it is deployed, pruned ones at 16 bits; NULL: there can be none (why_no_file), or it was made before version 0.3';
 COMMENT ON COLUMN trials.embedding_share IS 'fraction of that file that the matrices over the vocabulary take';
+COMMENT ON COLUMN trials.note IS 'what somebody wrote about it in the terminal app; NULL: nothing';
 COMMENT ON COLUMN trials.why_no_file IS 'why GGUF cannot hold it; NULL where it can, and where that is not known';
 COMMENT ON COLUMN trials.transformers IS 'loads, or why transformers does not load the folder that `studyctl export` writes; NULL: a checkpoint with files of its own, or planned before version 0.3';
 COMMENT ON COLUMN trials.vllm_gpu IS 'the same of vLLM on an NVIDIA GPU, by the rules of its kernels; not tried';

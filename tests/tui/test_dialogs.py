@@ -19,11 +19,10 @@ from studyctl.files import StudyPaths
 from studyctl.store.questions import questions
 from studyctl_tui.app import SCREENS, StudyApp
 from studyctl_tui.compare.flips import FlipsScreen
-from studyctl_tui.shared.dialogs import Ask, Choice, Dialog
+from studyctl_tui.shared.dialogs import Ask, Choice, Dialog, InputScreen
 from studyctl_tui.shared.help import HelpScreen
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.too_small import COLUMNS, ROWS, TooSmallScreen
-from studyctl_tui.spec.dialogs import InputScreen
 from studyctl_tui.sql.export import ExportDialog
 from studyctl_tui.sql.pick import PickDialog
 from studyctl_tui.sql.plot import PlotDialog, plottable

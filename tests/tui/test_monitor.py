@@ -40,7 +40,7 @@ from studyctl_tui.monitor.log import MOST_BYTES, log_lines, read_tail
 from studyctl_tui.monitor.pages import languages, overview, tasks
 from studyctl_tui.monitor.screen import MonitorScreen, banner
 from studyctl_tui.monitor.table import TrialsTable
-from studyctl_tui.shared.dialogs import Ask
+from studyctl_tui.shared.dialogs import Ask, InputScreen
 from studyctl_tui.shared.lines import LinesView
 from studyctl_tui.shared.view import View, Watcher
 from studyctl_tui.spec.screen import SpecScreen
@@ -586,11 +586,83 @@ async def test_the_cause_dialog_can_try_again(runs: Path, asked: list[tuple[obje
         assert isinstance(pilot.app.screen, MonitorScreen)
 
 
-async def test_an_exclamation_mark_on_a_trial_that_is_well_says_so(runs: Path) -> None:
+async def test_an_exclamation_mark_elsewhere_goes_to_what_failed(runs: Path) -> None:
+    async with monitor(studies.failed(runs / "small")) as pilot:
+        await ready(pilot)
+        await pilot.press("home")
+        assert selected(pilot) == "alpha.dense"
+        await pilot.press("exclamation_mark")
+        assert selected(pilot) == TRIAL
+        await sees(pilot, f"{TRIAL} failed; ! again says")
+        await ready(pilot, TRIAL)
+        await pilot.press("exclamation_mark")
+        assert isinstance(pilot.app.screen, Ask)
+
+
+async def test_an_exclamation_mark_where_nothing_failed_says_so(runs: Path) -> None:
     async with monitor(studies.finished(runs / "small")) as pilot:
         await ready(pilot)
         await pilot.press("exclamation_mark")
-        await sees(pilot, "it did not fail")
+        await sees(pilot, "nothing failed")
+
+
+async def test_p_asks_the_runner_to_run_a_waiting_trial_next(runs: Path) -> None:
+    study = studies.running(runs / "small")
+    async with monitor(study) as pilot:
+        await ready(pilot)
+        await pilot.press("p")
+        await sees(pilot, f"{TRIAL} runs")
+        await pilot.press("home", "p")
+        await sees(pilot, "alpha.dense is done")
+        await pilot.press("end")
+        await ready(pilot, listed(pilot)[-1])
+        await pilot.press("p")
+        await sees(pilot, "asked the runner of small to run", "beta.rtn-4bit-g64 next")
+    (request,) = control.take_requests(study.paths)
+    assert request == control.Request("first", trial="beta.rtn-4bit-g64")
+
+
+async def test_p_without_a_run_says_what_starts_one(runs: Path) -> None:
+    async with monitor(studies.empty(runs / "small")) as pilot:
+        await ready(pilot)
+        await pilot.press("p")
+        await sees(pilot, "nobody runs this study: R does")
+
+
+async def test_a_note_is_written_shown_found_and_taken_away(runs: Path) -> None:
+    study = studies.finished(runs / "small")
+    async with monitor(study) as pilot:
+        await ready(pilot)
+        await pilot.press("down", "n", *"odd: [b]look", "enter")
+        await sees(pilot, "the note of", "✎")
+        await soon(pilot, lambda: "odd: [b]look (" in page(pilot))
+        line = next(line for line in text_of(pilot).splitlines() if "›" in line and "wanda" in line)
+        assert "✎" in line
+        await pilot.press("slash", *"look", "enter")
+        assert listed(pilot) == [TRIAL]
+        await pilot.press("n")
+        assert pilot.app.screen.query_one(Input).value == "odd: [b]look"
+        await pilot.press("escape")
+        assert isinstance(pilot.app.screen, MonitorScreen)
+        await pilot.press("n", "ctrl+u", "enter")
+        await soon(pilot, lambda: "look (" not in page(pilot))
+
+
+async def test_the_palette_has_what_the_keys_do(runs: Path) -> None:
+    async with monitor(studies.finished(runs / "small")) as pilot:
+        screen = await ready(pilot)
+        commands = {command.title: command for command in pilot.app.get_system_commands(screen)}
+        assert {
+            "Note about the trial (n)",
+            "Retry (r)",
+            "Filter (/)",
+            "Keys (?)",
+            "SQL (5)",
+        } <= commands.keys()
+        await pilot.press("ctrl+p", *"note")
+        await sees(pilot, "Note about the trial (n)")
+        await pilot.press("enter")
+        await soon(pilot, lambda: isinstance(pilot.app.screen, InputScreen))
 
 
 async def test_y_copies_the_name_and_Y_the_error(runs: Path) -> None:
@@ -775,7 +847,7 @@ def test_a_line_is_as_long_as_its_header_at_any_width(width: int) -> None:
     trials = _trials()
     columns, gap = columns_for(width, widths(trials)), gap_of(width)
     listed = TrialList()
-    listed.take(trials, {})
+    listed.take(trials, {}, {})
     head = header(columns, gap, "ppl", reverse=True)
     parts = line(listed.row(0), columns, gap, cursor=True, marked=True)
     assert len("".join(text for text, _ in parts)) == len(head) <= max(width, 60)
@@ -790,7 +862,7 @@ def test_long_counts_become_percent() -> None:
 
 def test_a_selection_outside_of_the_list_is_none() -> None:
     listed = TrialList()
-    listed.take(_trials(), {})
+    listed.take(_trials(), {}, {})
     assert listed.get("other") is None
     assert listed.place_of(None) is None
 

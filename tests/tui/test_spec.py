@@ -17,12 +17,11 @@ from studyctl.files import StudyPaths
 from studyctl.spec.bundled import bundled_folder
 from studyctl.spec.editing import save
 from studyctl_tui.app import StudyApp
-from studyctl_tui.shared.dialogs import Ask
+from studyctl_tui.shared.dialogs import Ask, InputScreen
 from studyctl_tui.spec import file as spec_file
 from studyctl_tui.spec import panes as spec_panes
 from studyctl_tui.spec import screen as spec_screen
 from studyctl_tui.spec.bars import Banner, FileBar, KeyHelp
-from studyctl_tui.spec.dialogs import InputScreen
 from studyctl_tui.spec.plan import PlanPane
 from studyctl_tui.spec.problems import ProblemList
 from studyctl_tui.spec.screen import SpecScreen

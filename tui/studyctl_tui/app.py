@@ -246,6 +246,13 @@ class StudyApp(App[str]):
             yield SystemCommand(f"{kind.NAME} ({number})", kind.ABOUT, partial(self.action_go, name))
         for name in THEMES:
             yield SystemCommand(f"Theme: {name}", "colours", partial(setattr, self, "theme", name))
+        if isinstance(screen, StudyScreen):
+            for active in screen.active_bindings.values():
+                binding = active.binding
+                if active.node is screen and binding.description and active.enabled:
+                    key = self.get_key_display(binding)
+                    act = partial(self.run_action, binding.action, screen)
+                    yield SystemCommand(f"{binding.description} ({key})", f"on {screen.NAME}", act)
         yield SystemCommand("Keys (?)", "the keys of this screen", self.action_keys)
         yield SystemCommand("Quit (q)", "leave; a run goes on", self.action_leave)
 

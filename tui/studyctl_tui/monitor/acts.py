@@ -13,7 +13,7 @@ from studyctl.files import StudyPaths
 from studyctl.run import control
 from studyctl.store.live import TrialDetail
 from studyctl_tui.monitor.trials import TrialsScreen
-from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.shared.dialogs import Ask, Choice, InputScreen
 from studyctl_tui.shared.stop import ask_how_to_stop
 from studyctl_tui.shared.topbar import GLYPHS
 
@@ -27,6 +27,8 @@ class TrialActs(TrialsScreen):
         Binding("x", "stop('after_step')", "Stop"),
         Binding("X", "stop('now')", "Stop at once", show=False),
         Binding("exclamation_mark", "cause", "Cause", key_display="!"),
+        Binding("p", "put_first", "Run this trial next", show=False),
+        Binding("n", "note", "Note about the trial", show=False),
         Binding("y", "copy", "Copy the trial's name", show=False),
         Binding("Y", "copy_error", "Copy the error", show=False),
     ]
@@ -93,12 +95,16 @@ class TrialActs(TrialsScreen):
     # -- one trial
 
     def action_cause(self) -> None:
-        """Say why the selected trial failed, in full, and offer what can be done."""
+        """Say why the selected trial failed, in full, and offer what can be done; go to one that failed if it did not."""
         row = self.row
         if row is None:
             return
-        if row.trial.state != "failed":
-            self.notify(f"{row.trial.trial} is {row.trial.state}; it did not fail", markup=False)
+        failed = self.trials.in_state("failed")
+        if row.trial.state != "failed" and failed:
+            self.go_to(failed[0].trial)
+            self.notify(f"{failed[0].trial} failed; ! again says why", markup=False)
+        elif row.trial.state != "failed":
+            self.notify("nothing failed")
         elif row.detail is not None:
             title, _, body = error_text(row.detail).partition("\n")
             choices = [
@@ -111,6 +117,35 @@ class TrialActs(TrialsScreen):
                 Ask(f"{GLYPHS['failed']} {title}", Text(body), choices),
                 lambda answer: acts[answer]() if answer else None,
             )
+
+    def action_put_first(self) -> None:
+        """Let the runner run the selected trial next."""
+        view, row = self.study_app.view, self.row
+        if view is None or row is None:
+            return
+        paths, name, state = view.paths, row.trial.trial, row.trial.state
+        if not view.snapshot.running:
+            self.notify("nobody runs this study: R does")
+        elif state in ("running", "done"):
+            self.notify(f"{name} {'runs' if state == 'running' else 'is done'}", markup=False)
+        else:
+            self._act(lambda: control.ask_to_put_first(paths, name))
+
+    def action_note(self) -> None:
+        """Write a note about the selected trial."""
+        view, row = self.study_app.view, self.row
+        if view is None or row is None:
+            return
+        paths, name = view.paths, row.trial.trial
+        before = view.snapshot.notes.get(name)
+        text = before.text if before is not None else ""
+
+        def written(note: str | None) -> None:
+            if note is not None and note != text:
+                self._act(lambda: control.note(paths, name, note))
+
+        question = f"note about {name}, for all who read the study (empty: none):"
+        self.app.push_screen(InputScreen(question, text), written)
 
     def action_copy(self) -> None:
         """Copy the name of the selected trial."""

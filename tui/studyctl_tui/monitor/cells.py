@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from studyctl.contract.records import Noted
 from studyctl.contract.steps import StepId, StepKind
 from studyctl.report import layout
 from studyctl.report.effects import Effect, Form, effect
@@ -45,6 +46,10 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 """Characters of a variant's name that a trial's name, which names files, must not have."""
 
 
+NOTE = "✎"
+"""Before a trial that has a note."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrialView:
     """What is shown of a trial; the details follow a moment after it is selected."""
@@ -52,6 +57,7 @@ class TrialView:
     trial: LiveTrial
     standing: Standing | None = None
     detail: TrialDetail | None = None
+    note: Noted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ def line(row: TrialView, columns: Mapping[str, int], gap: int, *, cursor: bool, 
     parts = [
         ("›" if cursor else " ", name_role),
         ("●", "warn") if marked else (" ", name_role),
-        (" ", name_role),
+        (NOTE if row.note is not None else " ", name_role),
     ]
     for key, width in columns.items():
         if key == "state":

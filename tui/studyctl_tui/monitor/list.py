@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from studyctl.contract.records import Noted
 from studyctl.store.live import LiveTrial
 from studyctl.store.results import Standing
 from studyctl_tui.monitor.cells import SORTS, TrialView, Widths, short_model, widths
@@ -22,6 +23,7 @@ class TrialList:
         self.reverse = False
         self.selected: str | None = None
         self._standings: Mapping[str, Standing] = {}
+        self._notes: Mapping[str, Noted] = {}
         self._number: dict[str, int] = {}
         self._place: dict[str, int] = {}
         """Where a trial is listed."""
@@ -35,7 +37,7 @@ class TrialList:
 
     def _row(self, number: int) -> TrialView:
         trial = self.trials[number]
-        return TrialView(trial, self._standings.get(trial.trial))
+        return TrialView(trial, self._standings.get(trial.trial), note=self._notes.get(trial.trial))
 
     def get(self, trial: str | None) -> TrialView | None:
         """Return a trial by its name, listed or not."""
@@ -50,9 +52,11 @@ class TrialList:
         """Return the trials in this state, in the order of the plan."""
         return [trial for trial in self.trials if trial.state == state]
 
-    def take(self, trials: Sequence[LiveTrial], standings: Mapping[str, Standing]) -> bool:
+    def take(
+        self, trials: Sequence[LiveTrial], standings: Mapping[str, Standing], notes: Mapping[str, Noted]
+    ) -> bool:
         """Take new data; return whether the list or its order changed."""
-        before, self.trials, self._standings = self.trials, trials, standings
+        before, self.trials, self._standings, self._notes = self.trials, trials, standings, notes
         if len(trials) == len(before) and all(
             new is old or new.trial == old.trial for new, old in zip(trials, before, strict=True)
         ):
@@ -88,5 +92,7 @@ class TrialList:
         return changed
 
     def _matches(self, trial: LiveTrial) -> bool:
-        text = f"{trial.trial} {trial.state} {short_model(trial.model)} {trial.variant}".lower()
+        note = self._notes.get(trial.trial)
+        parts = (trial.trial, trial.state, short_model(trial.model), trial.variant, note.text if note else "")
+        text = " ".join(parts).lower()
         return all(word in text for word in self.words)

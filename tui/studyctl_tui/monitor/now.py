@@ -154,8 +154,8 @@ def _warnings(warnings: Sequence[Finding], width: int) -> Iterator[Content]:
         by_message.setdefault(finding.message, []).append(finding)
     if by_message:
         yield Content.styled("warnings", "dim")
-    for message, found in list(by_message.items())[:MOST_WARNINGS]:
-        newest, others = found[0], len(found) - 1
+    for message, same in list(by_message.items())[:MOST_WARNINGS]:
+        newest, others = same[0], len(same) - 1
         step = f" {step_name(StepId.parse(newest.stage))}" if newest.stage else ""
         where = f"{newest.variant}{step}{f' and {others} more' if others else ''}"
         yield from wrapped(f"{where}: {message}", width, "! ", "$warning")

@@ -12,7 +12,7 @@ from studyctl.report.effects import Form, effect, legend
 from studyctl.store.live import LiveStep, TrialDetail
 from studyctl.store.results import LanguageResult, Standing, TaskResult
 from studyctl.units import bytes_text
-from studyctl_tui.monitor.cells import TrialView, bar, position, short_model, short_variant, step_name
+from studyctl_tui.monitor.cells import NOTE, TrialView, bar, position, short_model, short_variant, step_name
 from studyctl_tui.shared.text import fit, wrapped
 from studyctl_tui.shared.topbar import GLYPHS
 
@@ -50,6 +50,8 @@ def overview(shown: TrialView, width: int) -> list[Content]:
         ),
         *_figures(shown.standing, width),
     ]
+    if (note := shown.note) is not None:
+        lines += wrapped(f"{note.text} ({note.by}, {note.at[:10]})", width, f"{NOTE} ", "")
     if trial.error is not None:
         where = f"{trial.step}: " if trial.step else ""
         lines += wrapped(f"{where}{trial.error}", width, f"{GLYPHS['failed']} ", "$error")

@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from studyctl.contract.records import Noted
 from studyctl.store.live import LiveTrial
 from studyctl.store.results import Standing
 from studyctl_tui.monitor.cells import ROLES, Part, columns_for, gap_of, header, line
@@ -74,10 +75,12 @@ class TrialsTable(ScrollView, can_focus=True, inherit_bindings=False):
 
     # -- what it shows
 
-    def take(self, trials: Sequence[LiveTrial], standings: Mapping[str, Standing]) -> None:
+    def take(
+        self, trials: Sequence[LiveTrial], standings: Mapping[str, Standing], notes: Mapping[str, Noted]
+    ) -> None:
         """Show trials as they are now; draw the visible lines that differ, as far as they differ."""
         names, top = self.list.names, self.scroll_offset.y
-        if self.list.take(trials, standings):
+        if self.list.take(trials, standings, notes):
             if names != self.list.names:
                 self._lay_out()
             self.redraw()

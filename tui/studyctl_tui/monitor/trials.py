@@ -87,7 +87,7 @@ class TrialsScreen(StudyScreen):
             trials.selected, trials.marked = None, set()
             self._following = self._chosen = False
             self._clear_filter()
-        self.table.take(view.snapshot.trials, view.standings)
+        self.table.take(view.snapshot.trials, view.standings, view.snapshot.notes)
         if view.standings is not self._standings:
             self._standings = view.standings
             self._has_unsure = any(

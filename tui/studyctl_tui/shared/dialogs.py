@@ -1,4 +1,4 @@
-"""What all dialogs share, and the one that is a text and a list of choices."""
+"""What all dialogs share, one that is a text and a list of choices, and one that is a line to type."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 
@@ -98,3 +98,26 @@ class Ask(Dialog[str]):
         """Scroll a long text by pages."""
         text = self.query_one(VerticalScroll)
         text.scroll_relative(y=pages * text.size.height, animate=False)
+
+
+class InputScreen(Dialog[str | None]):
+    """A line to type; returns it, or None after escape."""
+
+    DEFAULT_CSS = """
+    InputScreen Input { margin-top: 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss", "Cancel")]
+
+    def __init__(self, question: str, value: str = "", restrict: str | None = None) -> None:
+        super().__init__()
+        self._question, self._value, self._restrict = question, value, restrict
+
+    def compose(self) -> ComposeResult:
+        """Yield question and line."""
+        with Vertical(classes="dialog"):
+            yield Static(Text(self._question))
+            yield Input(self._value, restrict=self._restrict, compact=True)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Answer with what was typed."""
+        self.dismiss(event.value.strip())

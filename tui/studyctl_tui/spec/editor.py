@@ -18,9 +18,9 @@ from tree_sitter import Language
 from studyctl.errors import Problem
 from studyctl.spec.assist import Help, complete, explain
 from studyctl.spec.editing import as_drawn, as_meant, as_shown
+from studyctl_tui.shared.dialogs import InputScreen
 from studyctl_tui.shared.editor import Editor
 from studyctl_tui.spec.completions import CompletionList
-from studyctl_tui.spec.dialogs import InputScreen
 
 HIGHLIGHTS = """
 (table [(bare_key) (dotted_key) (quoted_key)] @table)

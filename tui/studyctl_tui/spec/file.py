@@ -20,9 +20,8 @@ from studyctl.spec.editing import (
     load,
     save,
 )
-from studyctl_tui.shared.dialogs import Ask, Choice
+from studyctl_tui.shared.dialogs import Ask, Choice, InputScreen
 from studyctl_tui.spec.bars import Banner, FileBar, short
-from studyctl_tui.spec.dialogs import InputScreen
 from studyctl_tui.spec.panes import checked
 from studyctl_tui.spec.problems import counted
 
