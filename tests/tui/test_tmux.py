@@ -1,95 +1,22 @@
 """The app as its user has it: in tmux at 80×24, with a line that breaks and comes back."""
 
-import os
-import pty
-import shutil
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.tui import studies
+from tests.tui.tmux import Tmux, needs_tmux
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
-]
-PATIENCE_SECONDS = 60.0
-"""Until something is on the screen; it is there in one or two, where nothing else runs."""
-
-
-def _drain(terminal: int) -> None:
-    with suppress(OSError):  # the terminal is closed
-        while os.read(terminal, 1 << 16):
-            pass
-
-
-class Tmux:
-    """A server of its own, so that it meets no session of the user's."""
-
-    def __init__(self, folder: Path) -> None:
-        self._socket = str(folder / "tmux.sock")
-
-    def __call__(self, *arguments: str) -> str:
-        command = ["tmux", "-S", self._socket, "-f", os.devnull, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    @contextmanager
-    def client(self) -> Iterator[None]:
-        """Attach a terminal."""
-        master, slave = pty.openpty()
-        command = ["tmux", "-S", self._socket, "attach"]
-        environment = os.environ | {"TERM": "xterm-256color"}
-        attached = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
-        os.close(slave)
-        drain = threading.Thread(target=_drain, args=(master,), daemon=True)
-        drain.start()
-        try:
-            self.wait(lambda: bool(self("list-clients").strip()), "the client")
-            yield
-        finally:
-            attached.terminate()
-            attached.wait(timeout=PATIENCE_SECONDS)
-            os.close(master)
-
-    def wait(self, holds: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not holds():
-            assert time.monotonic() < deadline, f"{what} never came:\n{self.screen()}"
-            time.sleep(0.1)
-
-    def keys(self, *keys: str) -> None:
-        self("send-keys", *keys)
-
-    def type(self, text: str) -> None:
-        self("send-keys", "-l", text)
-
-    def screen(self) -> str:
-        return self("capture-pane", "-p")
-
-    def until(self, holds: Callable[[str], bool], what: str) -> None:
-        self.wait(lambda: holds(self.screen()), what)
-
-    def until_shown(self, text: str) -> None:
-        self.until(lambda seen: text in seen, text)
-
-    def until_gone(self, text: str) -> None:
-        self.until(lambda seen: text not in seen, f"the end of {text}")
+pytestmark = [pytest.mark.slow, needs_tmux]
 
 
 @pytest.fixture
 def tmux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tmux]:
     monkeypatch.delenv("TMUX", raising=False)
-    server = Tmux(tmp_path)
-    yield server
-    subprocess.run(
-        ["tmux", "-S", str(tmp_path / "tmux.sock"), "kill-server"], check=False, capture_output=True
-    )
+    with Tmux.server(tmp_path) as server:
+        yield server
 
 
 def test_a_session_with_the_app(runs: Path, tmux: Tmux) -> None:
