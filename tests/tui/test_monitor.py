@@ -986,6 +986,24 @@ class TestHeatMaps:
             assert tasks_map.line.key == TRIAL
             assert "dense" not in [line.label for line in languages_map.sheet.lines]
 
+    async def test_names_and_legends_are_not_cut(self, runs: Path) -> None:
+        async with StudyApp("monitor", study=studies.recorded(runs / "pocket")).run_test(size=LARGE) as pilot:
+            await sees(pilot, "Tasks: accuracy change")
+            (left,) = (line[:96] for line in text_of(pilot).splitlines() if "entailment" in line[:96])
+            assert left.split() == [
+                "yesno",
+                "entailment",
+                "completion",
+                "pronoun",
+                "easy",
+                "hard",
+                "openbook",
+                "mean",
+            ]
+            titles = [line[:96] for line in text_of(pilot).splitlines() if " change  " in line[:96]]
+            assert len(titles) == 2
+            assert not any("…" in title for title in titles)
+
     async def test_with_less_room_languages_come_first(self, runs: Path) -> None:
         async with monitor(studies.finished(runs / "small"), (160, 18)) as pilot:
             await sees(pilot, "Languages: bits/byte change")

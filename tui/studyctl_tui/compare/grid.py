@@ -107,15 +107,16 @@ class CompareGrid(ScrollView, can_focus=True):
         self._reveal()
 
     def _measure(self) -> None:
-        """Compute the widths: what each column needs, or less, with names on two lines, where they do not fit."""
+        """Compute the widths: what each column needs; where they do not fit, long names stand on two lines."""
         sheet, room = self.sheet, self._room.width
         longest = max([Text(line.label).cell_len for line in sheet.lines], default=0)
         names = [sheet.headers.get(column, column) for column in sheet.columns]
         label = min(longest + 1, max(16, room // 4, room - sheet.least_width * len(names)))
-        widths = [min(max(sheet.least_width, len(name) + 2), MOST_WIDTH) for name in names]
-        if names and label + sum(widths) > room:
-            most = max(sheet.least_width, (room - label) // len(names))
-            widths = [min(width, most) for width in widths]
+        widths = _shared(
+            [min(max(sheet.least_width, len(name) + 2), MOST_WIDTH) for name in names],
+            sheet.least_width,
+            room - label,
+        )
         with_intervals = self._with_intervals(widths)
         self._shows_intervals = label + sum(with_intervals) <= room
         if self._shows_intervals:
@@ -258,6 +259,17 @@ def _shades(background: str, error: str, foreground: str) -> tuple[Style, ...]:
     """Return the style of each step."""
     plain, bad, text = (Color.parse(color) for color in (background, error, foreground))
     return tuple(Style(color=text.rich_color, bgcolor=plain.blend(bad, part).rich_color) for part in _BLEND)
+
+
+def _shared(needed: list[int], least: int, room: int) -> list[int]:
+    """Return the width of each column: what it needs where that fits, so that as many as possible have it; else the least."""
+    widths = [least] * len(needed)
+    free = room - sum(widths)
+    for number in sorted(range(len(needed)), key=needed.__getitem__):
+        if (more := needed[number] - least) <= free:
+            widths[number] += more
+            free -= more
+    return widths
 
 
 def _on_two_lines(name: str, width: int) -> tuple[str, str]:

@@ -47,21 +47,21 @@ class HeatPane(Vertical):
             LanguageSheet(comparison, lines, LANGUAGE_MEASURES[0]),
             TaskSheet(comparison, lines, task_measures(comparison)[0]),
         )
-        for (title, grid), sheet, name in zip(self._maps, sheets, ("Languages", "Tasks"), strict=True):
-            title.update(Text.assemble((f"{name}: {sheet.title}", "bold"), "   ", sheet.legend))
+        for (_, grid), sheet in zip(self._maps, sheets, strict=True):
             grid.show(sheet)
         self.point_at(self._selected)
 
     def fit(self, columns: int, rows: int) -> bool:
         """Show as many of the tables as fit below each other; return whether that is any."""
         free = rows
-        for title, grid in self._maps:
+        for (title, grid), name in zip(self._maps, ("Languages", "Tasks"), strict=True):
             wide, high = grid.size_needed
             shown = (
                 bool(grid.sheet.lines) and bool(grid.sheet.columns) and wide <= columns and high + 1 <= free
             )
             free -= high + 1 if shown else 0
             title.display = grid.display = shown
+            title.update(_title(name, grid.sheet, columns - 2))
             grid.styles.height = high
         self.display = free < rows
         return self.display
@@ -73,3 +73,12 @@ class HeatPane(Vertical):
             keys = [line.key for line in grid.sheet.lines]
             if trial in keys:
                 grid.move_to(keys.index(trial), -1)
+
+
+def _title(name: str, sheet: Sheet, width: int) -> Text:
+    """Return the title of a table, with as many parts of its legend as fit."""
+    title = Text(f"{name}: {sheet.title}", style="bold")
+    for part in sheet.legend.split("  "):
+        if title.cell_len + len(part) + 2 <= width:
+            title.append(f"  {part}", style="not bold")
+    return title
