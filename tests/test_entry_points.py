@@ -11,6 +11,7 @@ import pytest
 
 from tests.run.conftest import workplace
 from tests.run.studies import write_spec
+from tests.spec.specs import MINIMAL, refused
 
 __all__ = ["workplace"]
 
@@ -58,7 +59,14 @@ def test_the_method_of_the_page_runs_once_for_each_seed(workplace: Path) -> None
     assert rows[0]["weights_hash"] != rows[1]["weights_hash"]
     again = studyctl(site, "run", str(spec), "--set", "evaluation.perplexity.languages=['en']")
     assert "nothing to do" in again.stderr
-    assert '"const": "random_prune"' in studyctl(site, "schema").stdout
+
+
+def test_the_schema_for_editors_has_the_method(workplace: Path) -> None:
+    schema = json.loads(studyctl(install(workplace), "schema").stdout)
+    spec = MINIMAL + '[[compression]]\nmethod = "random_prune"\n'
+    assert refused(f"{spec}sparsity = [0.3, 0.5]\n", schema) == []
+    assert [place for place, _ in refused(f"{spec}sparsity = 2\n", schema)] == ["compression[0].sparsity"]
+    assert [place for place, _ in refused(f"{spec}bits = 4\n", schema)] == ["compression[0].bits"]
 
 
 @pytest.mark.parametrize(
