@@ -36,7 +36,7 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         for note in plan.notes:
             out.print(Text(f"note: {note}"), soft_wrap=True)
         print_code(plan, out)
-        for line in _first_items(plan):
+        for line in (*_own_fields(plan), *_first_items(plan)):
             out.print(Text(line), soft_wrap=True)
         for hypothesis in plan.hypotheses:
             out.print(Text(f"hypothesis {hypothesis.name}: {_compared(hypothesis)}"), soft_wrap=True)
@@ -50,6 +50,15 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
             out.print(f"{kept} (keep_trial_weights = {bytes_text(most)})", soft_wrap=True)
     if shown.problems:
         draw(shown.problems, err)
+
+
+def _own_fields(plan: StudyPlan) -> Iterator[str]:
+    """Yield the texts that are in another field than the rest of their source."""
+    for text in plan.texts.values():
+        source = plan.document.spec.text.get(text.name)
+        if source is not None and text.field != source.field:
+            files = ", ".join(file.path.name for file in text.files)
+            yield on_one_line(f"{text}: field {text.field} of {files}")
 
 
 def _first_items(plan: StudyPlan) -> Iterator[str]:

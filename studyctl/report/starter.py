@@ -59,8 +59,9 @@ def _describe(contents: Contents, console: Console) -> None:
     for model in contents.models:
         console.print(f"model {model}", soft_wrap=True)
     for purpose, texts in contents.texts.items():
-        for language, path in texts.items():
-            console.print(f"text for {purpose} in {language}: {path}", soft_wrap=True)
+        for language, entry in texts.items():
+            field = f", field {entry.field}" if entry.field is not None else ""
+            console.print(f"text for {purpose} in {language}: {entry.file}{field}", soft_wrap=True)
     for task, own in contents.tasks.items():
         console.print(f"task {task}: {own.file}", soft_wrap=True)
     for text in contents.left:

@@ -75,6 +75,7 @@ TEXT, TASKS, OWN = "[text.x]\n", '[evaluation.tasks]\nnames = ["a"]\n', "[evalua
         (f'{TEXT}file = "x"', "text.x.file"),
         (f"{TEXT}files = {{ eval = 'x' }}", "text.x.files.eval"),
         ('[evaluation.tasks]\nnmes = ["a"]', "evaluation.tasks.nmes"),
+        (f"{TEXT}files = {{ perplexity = {{ ar = {{ fiel = 'x' }} }} }}", "text.x.files.perplexity.ar.fiel"),
         (f'{OWN}fiel = "quiz.csv"', "evaluation.tasks.own.quiz.fiel"),
         (f"{TASKS}data = {{ a = {{ tests = 'x' }} }}", "evaluation.tasks.data.a.tests"),
         ('[[hypotheses]]\nname = "h"\nleft = { method = "gptq" }', "hypotheses[0].left.method"),
@@ -147,6 +148,7 @@ def test_a_key_that_is_missing_is_named_once(text: str, message: str) -> None:
         f"{GPTQ}bits = [3, 4]\nbackend = \"autoawq\"", f'{GPTQ}grid = ["gguf:Q4_0", "gguf:Q4_1"]', f'{PAIR}pattern = "2:4"\nbits = [3, 4]',
         f"{WANDA}sparsity = 0\ncalibration = {{ samples = 8 }}", f'{OWN}file = "q.csv"\nchoices = "options"',
         f'{TEXT}files = "a.txt"', f'{TEXT}files = {{ calibration = {{ ar = "a.txt" }}, perplexity = "{{language}}.txt" }}',
+        f'{TEXT}files.perplexity = {{ ar = "a.txt", de = {{ file = "b.jsonl", field = "body" }} }}',
         f'{TASKS}data = {{ a = "x", b = {{ test = "x" }} }}', '[execution]\ndevices = ["cpu"]\nkeep_trial_weights = 0',
     ],
 )  # fmt: skip
