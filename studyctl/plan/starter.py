@@ -331,7 +331,10 @@ def _task(path: Path, folder: Path) -> OwnTask | None:
     )
     if question is None or answer is None or not columns:
         return None
-    task = OwnTask(file=str(path.relative_to(folder)), question=question, choices=columns, answer=answer)
+    relative = path.relative_to(folder)
+    task = OwnTask(
+        file=str(relative), question=question, choices=columns, answer=answer, language=language_of(relative)
+    )
     try:
         read_items(path.stem, task, folder)
     except StudyError:
@@ -380,7 +383,8 @@ def _sections(name: str, contents: Contents) -> Iterator[str]:
     for task, own in contents.tasks.items():
         choices = _list(own.choices) if len(own.choices) > 1 else _text(own.choices[0])
         yield f"[evaluation.tasks.own.{task}]\nfile = {_text(own.file)}\nquestion = {_text(own.question)}"
-        yield f"choices = {choices}\nanswer = {_text(own.answer)}\n"
+        language = f"language = {_text(own.language)}\n" if own.language is not None else ""
+        yield f"choices = {choices}\nanswer = {_text(own.answer)}\n{language}"
     if not contents.tasks:
         yield '# [evaluation.tasks]                # accuracy; names are lm-eval\'s\n# names = ["arc_easy"]\n'
     yield "# [evaluation.speed]                # speed of the files that llama.cpp runs: docs/deployment.md"

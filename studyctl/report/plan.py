@@ -66,7 +66,9 @@ def _first_items(plan: StudyPlan) -> Iterator[str]:
     tasks = plan.document.spec.evaluation.tasks
     for name, task in tasks.own.items() if tasks is not None else ():
         if name in plan.tasks:
-            yield f"task {name}, {plan.tasks[name].items} items: {on_one_line(str(read_items(name, task, plan.document.base)[0]))}"
+            language = f" ({task.language})" if task.language is not None else ""
+            items = f"{plan.tasks[name].items} items"
+            yield f"task {name}{language}, {items}: {on_one_line(str(read_items(name, task, plan.document.base)[0]))}"
 
 
 def _compared(hypothesis: PlannedHypothesis) -> str:

@@ -63,7 +63,8 @@ def _describe(contents: Contents, console: Console) -> None:
             field = f", field {entry.field}" if entry.field is not None else ""
             console.print(f"text for {purpose} in {language}: {entry.file}{field}", soft_wrap=True)
     for task, own in contents.tasks.items():
-        console.print(f"task {task}: {own.file}", soft_wrap=True)
+        language = f" ({own.language})" if own.language is not None else ""
+        console.print(f"task {task}{language}: {own.file}", soft_wrap=True)
     for text in contents.left:
         console.print(f"left out: {text}", soft_wrap=True)
     if not (contents.models or contents.texts or contents.tasks):

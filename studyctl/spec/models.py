@@ -437,6 +437,9 @@ class OwnTask(Table):
         None,
         description="number of the first choice, where answers are numbers; default: told by the answers",
     )
+    language: Language | None = Field(
+        None, description="language of the questions, shown with the task and in SQL; it changes no result"
+    )
 
 
 class Tasks(Table):

@@ -116,6 +116,21 @@ def test_texts_in_fields_of_unlike_names(tmp_path: Path, console: Console) -> No
     assert "perplexity text `own` in de: field Inhalt of de.jsonl" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("name", "language"), [("quiz-ar.csv", "ar"), ("quiz.csv", None)])
+def test_the_language_of_a_quiz_is_told_by_its_name(
+    tmp_path: Path, console: Console, name: str, language: str | None
+) -> None:
+    (tmp_path / name).write_text("question,A,B,answer\nWhere?,here,there,B\nWho?,you,me,A\n")
+    make_model(tmp_path / "model")
+    write_starter(tmp_path, console, yes=True)
+    (task,) = load_spec(tmp_path / "study.toml").spec.evaluation.tasks.own.values()  # type: ignore[union-attr]
+    assert task.language == language
+    shown = preview(load_spec(tmp_path / "study.toml"))
+    draw_plan(shown, console, console)
+    heads = {"ar": "task quiz-ar (ar), 2 items: Where?", None: "task quiz, 2 items: Where?"}
+    assert heads[language] in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_table_that_is_no_quiz_is_no_task(tmp_path: Path) -> None:
     (tmp_path / "quiz.csv").write_text("question,A,B,answer\nWhere?,here,there,Z\n")
     assert not look(tmp_path).tasks
