@@ -5,17 +5,27 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from email import policy
+from email.message import Message
+from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_wheel_holds_two_packages_of_this_projects_name_with_their_data(tmp_path: Path) -> None:
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    return Path(path)
+
+
+def test_a_wheel_holds_two_packages_of_this_projects_name_with_their_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {
         "studyctl",
@@ -30,6 +40,47 @@ def test_a_wheel_holds_two_packages_of_this_projects_name_with_their_data(tmp_pa
         "studyctl_tui/app.py",
         "studyctl_tui/studyctl.tcss",
     } <= names
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return BytesParser(policy=policy.default).parsebytes(archive.read(name))
+
+
+def test_an_index_can_sort_the_package(metadata: Message) -> None:
+    classifiers = metadata.get_all("Classifier", [])
+    assert {
+        "Environment :: Console",
+        "Typing :: Typed",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    } <= {*classifiers}
+    oldest = metadata["Requires-Python"].removeprefix(">=")
+    versions = [
+        name.rpartition(" ")[2]
+        for name in classifiers
+        if name.startswith("Programming Language :: Python :: 3.")
+    ]
+    assert versions[0] == oldest
+    assert {"pruning", "quantization"} <= {*metadata["Keywords"].split(",")}
+    assert "Project-URL" not in metadata  # there is no public page yet
+
+
+def test_the_description_leads_nowhere_that_is_only_in_the_repository(metadata: Message) -> None:
+    """Links into the repository keep their text alone: there is no public address that they could be completed with."""
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = metadata.get_payload()
+    tokens = MarkdownIt().enable("table").parse(text)
+    inner = [child for token in tokens for child in token.children or ()]
+    targets = [token.attrs.get("href") or token.attrs.get("src") for token in (*tokens, *inner)]
+    assert not [target for target in targets if target is not None and not str(target).startswith("https://")]
+    assert "docs/own-data.md" in text
+    readme = MarkdownIt().enable("table").parse((ROOT / "README.md").read_text())
+    for kind in ("heading_open", "fence", "table_open", "bullet_list_open"):
+        assert sum(token.type == kind for token in tokens) == sum(token.type == kind for token in readme), (
+            kind
+        )
 
 
 @pytest.fixture(scope="module")
