@@ -66,7 +66,7 @@ def _by_method(variants: dict[str, Schema]) -> Schema:
     for table in variants.values():
         for name, value in table["properties"].items():
             same = alike.setdefault(name, value) == value
-            alike[name] = value if same else {"description": value["description"]}
+            alike[name] = value if same else {"description": value.get("description", "")}
     pair = variants[PAIR]["properties"]["method"]["prefixItems"]
     pairs = product(*(part["enum"] for part in pair))
     alike["method"] = {
@@ -131,27 +131,32 @@ def _flat(schema: Any, definitions: dict[str, Schema]) -> Any:
     return flat
 
 
-def _union(options: Iterable[Schema], about: Schema, definitions: dict[str, Schema]) -> Schema:
-    """Return one schema for values of several types, of which each is named once."""
+def _union(options: list[Schema], about: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Return one schema for values of several types, of which each is named once.
+
+    Where types are not apart, it stays a union: methods of installed packages may have such options.
+    """
     types: list[str] = []
     union: Schema = {}
     for option in options:
         reference = option.get("$ref", "").rpartition("/")[2]
         keywords = _flat(definitions[reference], definitions) if reference else dict(option)
-        types.append(keywords.pop("type"))
-        words = keywords.pop("enum", [keywords.pop("const")] if "const" in keywords else None)
-        if (
-            words
-        ):  # which applies to values of every type; taplo completes words of `anyOf`, and of no condition
-            keywords |= {"if": {"type": types[-1]}, "then": {"enum": words}}
+        kind = keywords.pop("type", [])
+        # Words apply to values of every type, hence the condition; taplo completes those of `anyOf`, and of no condition.
+        if words := keywords.pop("enum", [keywords.pop("const")] if "const" in keywords else None):
+            keywords |= {"if": {"type": kind}, "then": {"enum": words}}
             keywords["anyOf"] = [{"enum": words, **about}, True]
-        assert not union.keys() & keywords.keys(), (union, keywords)
+        kinds = [kind] if isinstance(kind, str) else kind
+        both_numbers = {"integer", "number"} <= {*types, *kinds}
+        if not kinds or both_numbers or {*types} & {*kinds} or union.keys() & keywords.keys():
+            return {"anyOf": options, **about}
+        types += kinds
         union |= keywords
     return {**union, "type": types, **about}
 
 
 def _value_or_list(items: Schema) -> Schema:
-    about: Schema = {"description": items["description"]}
+    about: Schema = {"description": items["description"]} if "description" in items else {}
     if items.get("default", [None]) != [None]:
         about["default"] = items["default"][0]
     many: Schema = {"type": "array", "items": items["items"], "minItems": 1}
