@@ -11,6 +11,7 @@ import pytest
 
 from tests.run.conftest import workplace
 from tests.run.studies import write_spec
+from tests.spec.specs import MINIMAL, refused
 
 __all__ = ["workplace"]
 
@@ -58,7 +59,32 @@ def test_the_method_of_the_page_runs_once_for_each_seed(workplace: Path) -> None
     assert rows[0]["weights_hash"] != rows[1]["weights_hash"]
     again = studyctl(site, "run", str(spec), "--set", "evaluation.perplexity.languages=['en']")
     assert "nothing to do" in again.stderr
-    assert '"const": "random_prune"' in studyctl(site, "schema").stdout
+
+
+def test_the_schema_for_editors_has_the_method(workplace: Path) -> None:
+    schema = json.loads(studyctl(install(workplace), "schema").stdout)
+    spec = MINIMAL + '[[compression]]\nmethod = "random_prune"\n'
+    assert refused(f"{spec}sparsity = [0.3, 0.5]\n", schema) == []
+    assert [place for place, _ in refused(f"{spec}sparsity = 2\n", schema)] == ["compression[0].sparsity"]
+    assert [place for place, _ in refused(f"{spec}bits = 4\n", schema)] == ["compression[0].bits"]
+
+
+def test_the_schema_takes_options_of_any_type(workplace: Path) -> None:
+    """Of a package, without descriptions: a union of numbers stays one, and gives a message for each of its types."""
+    options = (
+        "strength: int | float = 1.0\n    mode: Literal['all'] | float = 'all'\n    anything: object = None"
+    )
+    line = 'method: Literal["random_prune"] = "random_prune"'
+    settings = SETTINGS.replace(line, f"{line}\n    {options}")
+    assert settings != SETTINGS
+    schema = json.loads(studyctl(install(workplace, settings=settings), "schema").stdout)
+    spec = MINIMAL + '[[compression]]\nmethod = "random_prune"\nsparsity = 0.5\n'
+    for right in ("strength = [1, 0.5]", "strength = 2", 'mode = ["all", 0.5]', "mode = 1", "anything = 'x'"):
+        assert refused(f"{spec}{right}\n", schema) == [], right
+    for wrong in ("strength = 'x'", "mode = 'none'"):
+        assert {place for place, _ in refused(f"{spec}{wrong}\n", schema)} == {
+            f"compression[0].{wrong.split()[0]}"
+        }
 
 
 @pytest.mark.parametrize(

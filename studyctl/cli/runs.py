@@ -50,7 +50,11 @@ def run(  # noqa: PLR0913 - the options of the command
     ] = False,
     trust: TrustOption = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Run it although the study was made from another spec.")
+        bool,
+        typer.Option(
+            "--yes",
+            help="Run it although the study was made from another spec, and install the package of the embedded model without asking.",
+        ),
     ] = False,
     changes: SetOption = None,
     quiet: Annotated[

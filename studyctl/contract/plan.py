@@ -21,6 +21,7 @@ VERSION = 2
 TrialName = Annotated[str, Meta(pattern=r"^(?!\.+$)[^/\x00-\x1f]{1,240}$")]
 """Files are called like a trial, so its name is that of a file in a folder, never a path."""
 Short = Annotated[str, Meta(max_length=2000)]
+Language = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Planned:
     evaluations: Mapping[str, tuple[PlannedStep, ...]] = field(default_factory=dict)
     """By model."""
     trials: tuple[PlannedTrial, ...] = ()
+    task_languages: Mapping[str, Language] = field(default_factory=dict)
+    """By task, where the spec says it."""
     hypotheses: tuple[PlannedHypothesis, ...] = ()
     made_from: str = ""
     """File of the spec; empty in plans that do not say so."""

@@ -294,7 +294,7 @@ def _of_tasks(results: Sequence[TaskResult], means: Standing) -> Iterator[str]:
     head = ("task", "metric", "value", "standard error", "change to dense")
     rows = [
         [
-            result.task,
+            result.label,
             result.metric,
             fixed(result.value, 3).plain,
             fixed(result.stderr, 3).plain,

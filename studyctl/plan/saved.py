@@ -24,7 +24,8 @@ def planned(plan: StudyPlan, spec: str, made_from: str = "") -> Planned:
         spec: the self-contained text of the spec.
         made_from: file of the spec.
     """
-    study = plan.document.spec.study
+    study, tasks = plan.document.spec.study, plan.document.spec.evaluation.tasks
+    own = tasks.own.items() if tasks is not None else ()
     packed = [
         model.spec.short_name
         for model in plan.models
@@ -45,6 +46,7 @@ def planned(plan: StudyPlan, spec: str, made_from: str = "") -> Planned:
             model.spec.id: tuple(PlannedStep(step, dict(parts)) for step, parts in model.evaluations)
             for model in plan.models
         },
+        task_languages={name: task.language for name, task in own if task.language is not None},
         hypotheses=tuple(plan.hypotheses),
         made_from=made_from,
         trials=tuple(_trial(trial, plan.is_available(trial.variant)) for trial in plan.trials),

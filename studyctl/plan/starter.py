@@ -14,7 +14,7 @@ from pathlib import Path
 from studyctl.contract.identity import Purpose
 from studyctl.errors import StudyError
 from studyctl.sources.own_tasks import read_items
-from studyctl.spec.models import BUNDLED_LANGUAGES, LANGUAGE_NAMES, OwnTask
+from studyctl.spec.models import BUNDLED_LANGUAGES, LANGUAGE_NAMES, OwnTask, TextFile
 from studyctl.toml import read
 
 MOST_FILES = 2000
@@ -178,10 +178,10 @@ class Contents:
 
     models: list[str] = field(default_factory=list)
     """Folders with a config and weights, relative to it."""
-    texts: dict[Purpose, dict[str, str]] = field(default_factory=dict)
-    """Path by purpose and language."""
+    texts: dict[Purpose, dict[str, TextFile]] = field(default_factory=dict)
+    """Files by purpose and language, with their field where it is not that of most."""
     column: str = "text"
-    """Field of the texts."""
+    """Field of most texts."""
     tasks: dict[str, OwnTask] = field(default_factory=dict)
     group_size: int = 64
     """That divides the inputs of the linears of all models, as far as their configs say."""
@@ -215,17 +215,17 @@ def look(folder: Path) -> Contents:
                 contents.left.append(f"{relative}: it has no field with text")
     contents.column = columns.most_common(1)[0][0] if columns else "text"
     for (language, purpose), paths in sorted(texts.items(), key=lambda item: (item[0][0], item[0][1] or "")):
-        alike = [path for path in paths if _column(path) in (contents.column, "*")]
+        fields = Counter(column for path in paths if (column := _column(path)) != "*")
+        column = fields.most_common(1)[0][0] if fields else contents.column
+        alike = [path for path in paths if _column(path) in (column, "*")]
         contents.left += [
             f"{path.relative_to(folder)}: its text is in field `{_column(path)}`"
             for path in paths
             if path not in alike
         ]
-        for one in alike[:1]:
-            of_purpose = contents.texts.setdefault(purpose or "perplexity", {})
-            of_purpose.setdefault(
-                language, _pattern(alike, folder) if len(alike) > 1 else str(one.relative_to(folder))
-            )
+        file = _pattern(alike, folder) if len(alike) > 1 else str(alike[0].relative_to(folder))
+        entry = TextFile(file=file, field=None if column == contents.column else column)
+        contents.texts.setdefault(purpose or "perplexity", {}).setdefault(language, entry)
     return contents
 
 
@@ -331,7 +331,10 @@ def _task(path: Path, folder: Path) -> OwnTask | None:
     )
     if question is None or answer is None or not columns:
         return None
-    task = OwnTask(file=str(path.relative_to(folder)), question=question, choices=columns, answer=answer)
+    relative = path.relative_to(folder)
+    task = OwnTask(
+        file=str(relative), question=question, choices=columns, answer=answer, language=language_of(relative)
+    )
     try:
         read_items(path.stem, task, folder)
     except StudyError:
@@ -380,7 +383,8 @@ def _sections(name: str, contents: Contents) -> Iterator[str]:
     for task, own in contents.tasks.items():
         choices = _list(own.choices) if len(own.choices) > 1 else _text(own.choices[0])
         yield f"[evaluation.tasks.own.{task}]\nfile = {_text(own.file)}\nquestion = {_text(own.question)}"
-        yield f"choices = {choices}\nanswer = {_text(own.answer)}\n"
+        language = f"language = {_text(own.language)}\n" if own.language is not None else ""
+        yield f"choices = {choices}\nanswer = {_text(own.answer)}\n{language}"
     if not contents.tasks:
         yield '# [evaluation.tasks]                # accuracy; names are lm-eval\'s\n# names = ["arc_easy"]\n'
     yield "# [evaluation.speed]                # speed of the files that llama.cpp runs: docs/deployment.md"
@@ -398,10 +402,15 @@ def _calibration(contents: Contents) -> Iterator[str]:
 
 def _files(contents: Contents) -> str:
     parts = (
-        f"{purpose} = {{ {', '.join(f'{language} = {_text(path)}' for language, path in paths.items())} }}"
-        for purpose, paths in contents.texts.items()
+        f"{purpose} = {{ {', '.join(f'{language} = {_file(entry)}' for language, entry in entries.items())} }}"
+        for purpose, entries in contents.texts.items()
     )
     return f"{{ {', '.join(parts)} }}"
+
+
+def _file(entry: TextFile) -> str:
+    path = _text(entry.file)
+    return path if entry.field is None else f"{{ file = {path}, field = {_text(entry.field)} }}"
 
 
 def _text(text: str) -> str:

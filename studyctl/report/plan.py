@@ -36,7 +36,7 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         for note in plan.notes:
             out.print(Text(f"note: {note}"), soft_wrap=True)
         print_code(plan, out)
-        for line in _first_items(plan):
+        for line in (*_own_fields(plan), *_first_items(plan)):
             out.print(Text(line), soft_wrap=True)
         for hypothesis in plan.hypotheses:
             out.print(Text(f"hypothesis {hypothesis.name}: {_compared(hypothesis)}"), soft_wrap=True)
@@ -52,12 +52,23 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         draw(shown.problems, err)
 
 
+def _own_fields(plan: StudyPlan) -> Iterator[str]:
+    """Yield the texts that are in another field than the rest of their source."""
+    for text in plan.texts.values():
+        source = plan.document.spec.text.get(text.name)
+        if source is not None and text.field != source.field:
+            files = ", ".join(file.path.name for file in text.files)
+            yield on_one_line(f"{text}: field {text.field} of {files}")
+
+
 def _first_items(plan: StudyPlan) -> Iterator[str]:
     """Yield the first item of each of the user's own tasks, as it is understood."""
     tasks = plan.document.spec.evaluation.tasks
     for name, task in tasks.own.items() if tasks is not None else ():
         if name in plan.tasks:
-            yield f"task {name}, {plan.tasks[name].items} items: {on_one_line(str(read_items(name, task, plan.document.base)[0]))}"
+            language = f" ({task.language})" if task.language is not None else ""
+            items = f"{plan.tasks[name].items} items"
+            yield f"task {name}{language}, {items}: {on_one_line(str(read_items(name, task, plan.document.base)[0]))}"
 
 
 def _compared(hypothesis: PlannedHypothesis) -> str:

@@ -255,11 +255,12 @@ def _bits_cell(result: LanguageResult | None) -> Effect:
 
 def _tasks(console: Console, standings: list[Standing], results: list[TaskResult]) -> None:
     metrics = {row.task: row.metric for row in results if row.main}
+    labels = {row.task: row.label for row in results}
     cells = {(row.trial_id, row.task): row for row in results if metrics.get(row.task) == row.metric}
     for model, rows in _by_model(standings).items():
         columns = [
             _column(
-                task if metrics[task] == "acc" else f"{task} {metrics[task]}",
+                labels[task] if metrics[task] == "acc" else f"{labels[task]} {metrics[task]}",
                 partial(_task_cells, [cells.get((row.trial_id, task)) for row in rows]),
                 left=True,
             )

@@ -59,10 +59,12 @@ def _describe(contents: Contents, console: Console) -> None:
     for model in contents.models:
         console.print(f"model {model}", soft_wrap=True)
     for purpose, texts in contents.texts.items():
-        for language, path in texts.items():
-            console.print(f"text for {purpose} in {language}: {path}", soft_wrap=True)
+        for language, entry in texts.items():
+            field = f", field {entry.field}" if entry.field is not None else ""
+            console.print(f"text for {purpose} in {language}: {entry.file}{field}", soft_wrap=True)
     for task, own in contents.tasks.items():
-        console.print(f"task {task}: {own.file}", soft_wrap=True)
+        language = f" ({own.language})" if own.language is not None else ""
+        console.print(f"task {task}{language}: {own.file}", soft_wrap=True)
     for text in contents.left:
         console.print(f"left out: {text}", soft_wrap=True)
     if not (contents.models or contents.texts or contents.tasks):

@@ -24,6 +24,7 @@ from studyctl.report.plan import print_code
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, JsonDisplay, LiveDisplay, Output, QuietDisplay
 from studyctl.run.hold import Hold, hold
+from studyctl.run.install import install_missing
 from studyctl.run.runner import Outcome, Runner
 from studyctl.run.selection import Selection
 from studyctl.run.trust import require_trust
@@ -71,7 +72,7 @@ def run_study(  # noqa: PLR0913 - what to run, where, how, and what is shown
         selection: the part of the study to run.
         console: where progress is shown.
         detach: run in a process that outlives the shell.
-        yes: run it although the study was made from another spec.
+        yes: run it although the study was made from another spec, and install packages of its models without asking.
         root: the study's folder; None: the one of its name under runs/.
         trust: act on the study even if it is not known to be the user's.
         on: name of the profile that says where its workers run; empty: on this machine.
@@ -81,12 +82,13 @@ def run_study(  # noqa: PLR0913 - what to run, where, how, and what is shown
     Raises:
         SpecError: the spec or what it names cannot be run.
         HeldError: another runner holds the study and runs this very spec.
-        StudyError: the study's folder cannot be written, or the engine is not installed.
+        StudyError: the study's folder cannot be written, the engine is not installed, or a package cannot be.
     """
     document = load_spec(path, changes)
     paths = root or StudyPaths(runs_folder() / document.spec.study.name)
     if not yes and (other := other_spec(document, paths, read_plan(paths))) is not None:
         raise SpecError(other)
+    install_missing((model.id for model in document.spec.models), console, yes=yes)
     pulse = Pulse(paths)
     if pulse.wait() is not None:
         _check_is_edited(document, paths)

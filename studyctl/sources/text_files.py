@@ -22,6 +22,7 @@ MOST_UNPACKED = 8 << 30
 """Bytes of a compressed text."""
 _NULLS = 0.05
 """Fraction of NUL bytes above which a file is no text in UTF-8."""
+_SET_FIELD = 'set `field` of the text source, or of one language: de = { file = "…", field = "…" }'
 _CODE = 1
 """Raised when the same files give another text."""
 
@@ -44,16 +45,19 @@ def identify_text(
     if source is None:
         return _identify_files(name, purpose, language, [_bundled(name, purpose, language)], "text")
     if source.files is not None:
-        pattern = source.path_of(purpose, language)
-        if pattern is None:
+        entry = source.file_of(purpose, language)
+        if entry is None:
             raise StudyError(f"text source `{name}` has no files for {purpose} in `{language}`")
-        path = base / Path(pattern).expanduser()
+        path = base / Path(entry.file).expanduser()
         if not (paths := _matching(path)):
             raise StudyError(
                 f"text source `{name}` has no {purpose} text for language `{language}`: no file `{path}`",
                 hint=_nearby(path),
             )
-        return _identify_files(name, purpose, language, paths, source.field)
+        # Plain text has no field, so that of the entry does not change the key.
+        is_plain = all(path.name.lower().endswith((".txt", ".txt.gz")) for path in paths)
+        field = source.field if is_plain or entry.field is None else entry.field
+        return _identify_files(name, purpose, language, paths, field)
     return _identify_dataset(name, source, purpose, language)
 
 
@@ -167,7 +171,7 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
             fields = ", ".join(f"`{key}`" for key in item) or "nothing"
             raise StudyError(
                 f"`{place}` has no text in field `{field}`",
-                hint=f"it has {fields}; set `field` of the text source",
+                hint=f"it has {fields}; {_SET_FIELD}",
             )
         documents.append(str(item[field]))
     return documents
@@ -246,9 +250,7 @@ def _parquet_documents(data: bytes, path: Path, field: str) -> list[str]:
         file = pq.ParquetFile(pa.BufferReader(data))
         if field not in file.schema_arrow.names:
             columns = ", ".join(f"`{name}`" for name in file.schema_arrow.names)
-            raise StudyError(
-                f"`{path}` has no column `{field}`", hint=f"it has {columns}; set `field` of the text source"
-            )
+            raise StudyError(f"`{path}` has no column `{field}`", hint=f"it has {columns}; {_SET_FIELD}")
         values: list[str] = file.read(columns=[field]).column(0).to_pylist()
     except pa.ArrowInvalid as error:
         raise StudyError(f"`{path}` is no Parquet file: {error}") from error

@@ -172,7 +172,9 @@ def _paths(source: TextSource) -> Iterator[tuple[Loc, str]]:
         if isinstance(path, str):
             yield (purpose,), path
         else:
-            yield from (((purpose, language), inner) for language, inner in path.items())
+            for language, entry in path.items():
+                place = (purpose, language)
+                yield (place, entry) if isinstance(entry, str) else ((*place, "file"), entry.file)
 
 
 def _check_languages(

@@ -198,11 +198,15 @@ _PATHS = (
     ("compression", "calibration", "ids"),
     ("calibration", "ids"),
     ("text", "*", "files"),
+    ("text", "*", "files", "*"),
+    ("text", "*", "files", "*", "*"),
+    ("text", "*", "files", "*", "*", "file"),
     ("evaluation", "tasks", "include"),
-    ("evaluation", "tasks", "data"),
+    ("evaluation", "tasks", "data", "*"),
+    ("evaluation", "tasks", "data", "*", "*"),
     ("evaluation", "tasks", "own", "*", "file"),
 )
-"""Keys whose texts may be relative paths; lists on the way are entered, and texts at any depth below are included."""
+"""Keys whose texts may be relative paths; lists on the way are entered."""
 
 
 def move_paths(data: MutableMapping[str, Any], start: Path, to: Path) -> None:
@@ -226,7 +230,7 @@ def _change_texts(data: Any, keys: tuple[str, ...], change: Callable[[str], str]
     if isinstance(data, list):
         items, below = [*enumerate(data)], keys
     elif isinstance(data, dict):
-        items, below = [(key, data[key]) for key in data if not keys or keys[0] in (key, "*")], keys[1:]
+        items, below = [(key, data[key]) for key in data if keys and keys[0] in (key, "*")], keys[1:]
     else:
         return
     for key, value in items:

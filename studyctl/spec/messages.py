@@ -236,7 +236,9 @@ def _name(loc: Loc) -> str:
 def _with_article(kind: str) -> str:
     if kind == "true or false":
         return kind
-    return " or ".join(part if part == "text" else f"a {part}" for part in kind.split(" or "))
+    parts = kind.split(" or ")
+    plain = [part == "text" or part.split()[0].endswith("s") for part in parts]
+    return " or ".join(part if bare else f"a {part}" for part, bare in zip(parts, plain, strict=True))
 
 
 def _described(value: object) -> str:

@@ -323,6 +323,15 @@ else:
     AnyCompression = Annotated[reduce(or_, _tagged), Discriminator(method_tag)]
 
 
+class TextFile(Table):
+    """The file of a language, where its text is in another field than that of the source."""
+
+    file: Text = Field(description="path or pattern, as in `files`")
+    field: Text | None = Field(
+        None, description="field or column that holds the text; default: that of the source"
+    )
+
+
 class TextSource(Table):
     """A named text: a hub dataset, or local files."""
 
@@ -338,10 +347,10 @@ class TextSource(Table):
             description="split of the dataset, or a table with one per purpose",
         ),
     ]
-    files: Text | dict[Purpose, Text | dict[Language, Text]] | None = Field(
+    files: Text | dict[Purpose, Text | dict[Language, Text | TextFile]] | None = Field(
         None,
         description="local files instead (.jsonl, .txt, also with .gz; .parquet), relative to the spec; or a table by purpose, of paths or of "
-        'tables by language: `{ calibration = { ar = "a/*.txt", de = "b.jsonl" } }`. `{language}` is filled in; `*`, `**` and `?` take '
+        'tables by language: `{ calibration = { ar = "a/*.txt", de = "b.jsonl" } }`, where `{ file = "b.jsonl", field = "body" }` names the field of one language. `{language}` is filled in; `*`, `**` and `?` take '
         "several files, in the order of their names",
     )
     field: Text = Field("text", description="field or column that holds the text")
@@ -352,13 +361,20 @@ class TextSource(Table):
             raise problems_inside((("files",), "a text source has `dataset` or `files`, not both"))
         if self.dataset is None and self.files is None:
             raise problems_inside(((), "a text source needs `dataset` or `files`"))
+        for purpose, entry in self.files.items() if isinstance(self.files, dict) else ():
+            if isinstance(entry, dict) and entry.keys() <= TextFile.model_fields.keys():
+                what = "`file` and `field` belong to a language: `{ de = { file = …, field = … } }`"
+                raise problems_inside((("files", purpose), what))
         return self
 
-    def path_of(self, purpose: Purpose, language: str) -> str | None:
-        """Return the path, or the pattern, of the files of a language; None if there is none for this purpose or language."""
+    def file_of(self, purpose: Purpose, language: str) -> TextFile | None:
+        """Return the file or files of a language; None if there are none for this purpose or language."""
         of_purpose = self.files.get(purpose) if isinstance(self.files, dict) else self.files
-        path = of_purpose.get(language) if isinstance(of_purpose, dict) else of_purpose
-        return None if path is None else path.replace("{language}", language)
+        entry = of_purpose.get(language) if isinstance(of_purpose, dict) else of_purpose
+        if entry is None:
+            return None
+        path, field = (entry, None) if isinstance(entry, str) else (entry.file, entry.field)
+        return TextFile(file=path.replace("{language}", language), field=field)
 
 
 class Perplexity(Table):
@@ -420,6 +436,9 @@ class OwnTask(Table):
     first_number: Literal[0, 1] | None = Field(
         None,
         description="number of the first choice, where answers are numbers; default: told by the answers",
+    )
+    language: Language | None = Field(
+        None, description="language of the questions, shown with the task and in SQL; it changes no result"
     )
 
 
@@ -782,6 +801,7 @@ TABLES_BY_HEADER: tuple[tuple[str, type[Table]], ...] = (
     ("[[models]]", Model),
     ("[calibration]", Calibration),
     ("[text.<name>]", TextSource),
+    ("[text.<name>.files.<purpose>.<language>]", TextFile),
     ("[evaluation]", Evaluation),
     ("[evaluation.perplexity]", Perplexity),
     ("[evaluation.fidelity]", Fidelity),

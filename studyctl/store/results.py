@@ -194,6 +194,12 @@ class TaskResult(NamedTuple):
     mcnemar_p: float | None
     chance: float | None
     above_chance: bool | None
+    language: str | None
+
+    @property
+    def label(self) -> str:
+        """The task with its language, where that is stored."""
+        return self.task if self.language is None else f"{self.task} ({self.language})"
 
     @property
     def flips(self) -> int | None:
@@ -389,6 +395,7 @@ class TaskProtocol(NamedTuple):
     """How a task is measured; columns of the table ``tasks``."""
 
     task: str
+    language: str | None
     metric: str
     shots: int | None
     items: int | None

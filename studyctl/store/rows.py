@@ -149,6 +149,8 @@ def collect(paths: StudyPaths, planned: Planned, stored: Stored, running: frozen
             rows.add("speed_runs", trial, row | {"at": timestamp(row["at"])})
         for row in speed.summaries(weights):
             rows.add("speed", trial, row | {"at": timestamp(row["at"])})
+    for row in rows.tables.get("tasks", ()):
+        row["language"] = planned.task_languages.get(row["task"])
     return rows
 
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import duckdb
 
-VERSION = 8
+VERSION = 9
 """Raised whenever an older reader would misread the file."""
 
 LEAD = ("trial_id", "model", "method", "variant")

@@ -216,7 +216,7 @@ COMMENT ON COLUMN activations.noise IS 'energy of the difference of the two mode
 CREATE TABLE tasks (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,
     task VARCHAR, metric VARCHAR, value DOUBLE, stderr DOUBLE, items BIGINT, main BOOLEAN, averaged BOOLEAN,
-    shots INTEGER, "limit" INTEGER
+    shots INTEGER, "limit" INTEGER, language VARCHAR
 );
 COMMENT ON TABLE tasks IS 'one row per metric of a task';
 COMMENT ON COLUMN tasks.trial_id IS 'trial: a model times a variant (times a seed)';
@@ -232,6 +232,7 @@ COMMENT ON COLUMN tasks.main IS 'whether it is the task''s main metric: lm-eval'
 COMMENT ON COLUMN tasks.averaged IS 'whether it counts in means over tasks: a main metric that is a fraction, higher is better';
 COMMENT ON COLUMN tasks.shots IS 'few-shot examples before each item; NULL: measured before version 0.2';
 COMMENT ON COLUMN tasks."limit" IS 'number of items that the spec limits the task to; 0: all';
+COMMENT ON COLUMN tasks.language IS 'language of a task of one''s own, as the spec says now; NULL where it does not';
 
 CREATE TABLE items (
     trial_id VARCHAR, model VARCHAR, method VARCHAR, variant VARCHAR,

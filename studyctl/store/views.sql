@@ -76,7 +76,7 @@ SELECT
     t.value - d.value AS change,
     i.low AS change_low, i.high AS change_high,
     f.items, f.right_to_wrong, f.wrong_to_right, f.mcnemar_p,
-    c.chance, c.above AS above_chance
+    c.chance, c.above AS above_chance, t.language
 FROM tasks t
 LEFT JOIN tasks d ON d.model = t.model AND d.task = t.task AND d.metric = t.metric AND d.variant = 'dense'
 LEFT JOIN task_flips f ON f.trial_id = t.trial_id AND f.task = t.task AND f.metric = t.metric
@@ -104,6 +104,7 @@ COMMENT ON COLUMN tasks_vs_dense.wrong_to_right IS 'items that the dense model h
 COMMENT ON COLUMN tasks_vs_dense.mcnemar_p IS 'exact two-sided McNemar test of the two counts';
 COMMENT ON COLUMN tasks_vs_dense.chance IS 'score of guessing; NULL for metrics with other values than right and wrong';
 COMMENT ON COLUMN tasks_vs_dense.above_chance IS 'whether this trial and the dense model together answer better than chance (p < 0.05, table task_chance); where not, the change says nothing';
+COMMENT ON COLUMN tasks_vs_dense.language IS 'language of a task of one''s own, as the spec says now; NULL where it does not';
 
 CREATE VIEW leaderboard AS
 WITH ppl AS (

@@ -8,9 +8,12 @@ from rich.console import Console
 
 from studyctl.errors import SpecError
 from studyctl.plan.planner import make_plan
+from studyctl.plan.preview import preview
 from studyctl.plan.starter import language_of, look, starter
+from studyctl.report.plan import draw_plan
 from studyctl.report.starter import write_starter
 from studyctl.spec.loading import load_spec, parse_spec
+from studyctl.spec.models import TextFile
 from tests.run.conftest import console
 from tests.run.studies import make_model, text
 
@@ -37,7 +40,8 @@ def test_what_is_seen(folder: Path) -> None:
     contents = look(folder)
     assert contents.models == ["./models/small"]
     assert contents.texts == {
-        "perplexity": {"ar": "arabic/*.txt", "de": "de-test.jsonl"}, "calibration": {"de": "de-train.jsonl"},
+        "perplexity": {"ar": TextFile(file="arabic/*.txt"), "de": TextFile(file="de-test.jsonl")},
+        "calibration": {"de": TextFile(file="de-train.jsonl")},
     }  # fmt: skip
     assert contents.tasks["quiz"].choices == ("A", "B")
     assert contents.left == ["notes.txt: its name has no language, such as de or german"]
@@ -90,6 +94,41 @@ def test_texts_in_a_field_of_another_name(tmp_path: Path) -> None:
     contents = look(tmp_path)
     assert contents.column == "Inhalt"
     assert 'field = "Inhalt"' in starter("x", contents)
+
+
+def test_texts_in_fields_of_unlike_names(tmp_path: Path, console: Console) -> None:
+    """The field of most is that of the source; a language with another one names it."""
+    for language, field in (("ar", "body"), ("de", "Inhalt"), ("en", "body")):
+        (tmp_path / f"{language}.jsonl").write_text(
+            "".join(json.dumps({field: line}) + "\n" for line in text("de", 400))
+        )
+    make_model(tmp_path / "model")
+    write_starter(tmp_path, console, yes=True)
+    source = load_spec(tmp_path / "study.toml").spec.text["own"]
+    assert source.field == "body"
+    assert source.files == {
+        "perplexity": {"ar": "ar.jsonl", "de": TextFile(file="de.jsonl", field="Inhalt"), "en": "en.jsonl"}
+    }
+    assert "text for perplexity in de: de.jsonl, field Inhalt" in console.file.getvalue()  # type: ignore[attr-defined]
+    shown = preview(load_spec(tmp_path / "study.toml"))
+    assert shown.problems == []
+    draw_plan(shown, console, console)
+    assert "perplexity text `own` in de: field Inhalt of de.jsonl" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "language"), [("quiz-ar.csv", "ar"), ("quiz.csv", None)])
+def test_the_language_of_a_quiz_is_told_by_its_name(
+    tmp_path: Path, console: Console, name: str, language: str | None
+) -> None:
+    (tmp_path / name).write_text("question,A,B,answer\nWhere?,here,there,B\nWho?,you,me,A\n")
+    make_model(tmp_path / "model")
+    write_starter(tmp_path, console, yes=True)
+    (task,) = load_spec(tmp_path / "study.toml").spec.evaluation.tasks.own.values()  # type: ignore[union-attr]
+    assert task.language == language
+    shown = preview(load_spec(tmp_path / "study.toml"))
+    draw_plan(shown, console, console)
+    heads = {"ar": "task quiz-ar (ar), 2 items: Where?", None: "task quiz, 2 items: Where?"}
+    assert heads[language] in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_table_that_is_no_quiz_is_no_task(tmp_path: Path) -> None:

@@ -312,6 +312,14 @@ def test_a_significant_change_is_marked(tmp_path: Path, monkeypatch: pytest.Monk
     assert "0.000 −1.000 [−1.000, −0.445]*" in shown(study)
 
 
+def test_a_task_is_shown_with_its_language(tmp_path: Path) -> None:
+    study = FakeStudy(
+        tmp_path / "small", models=("org/alpha",), tasks=("boolq", "quiz"), task_languages={"quiz": "sw"}
+    ).write_all()
+    publish(study.paths)
+    assert re.search(r"boolq +quiz \(sw\)", shown(study))
+
+
 def test_what_has_no_interval_is_said_and_marked_by_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

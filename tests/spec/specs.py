@@ -1,6 +1,11 @@
 """Specs that the tests of the spec share."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import tomlkit
+from jsonschema import Draft202012Validator, ValidationError
 
 from studyctl.errors import Problem, SpecError
 from studyctl.spec.loading import Document, parse_spec
@@ -124,3 +129,15 @@ def marked(problem: Problem, text: str) -> str:
 def mistakes(text: str) -> list[tuple[str, str]]:
     """Return ``(what, underlined)`` of everything that is wrong with a spec."""
     return [(problem.what, marked(problem, text)) for problem in problems(text)]
+
+
+def refused(text: str, schema: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return ``(place, message)`` of everything that a JSON schema refuses in a spec, as editors show it."""
+    errors = Draft202012Validator(schema).iter_errors(tomlkit.parse(text).unwrap())
+    return [(error.json_path.removeprefix("$."), error.message) for error in _leaves(errors)]
+
+
+def _leaves(errors: Iterable[ValidationError]) -> Iterator[ValidationError]:
+    """Yield the errors, and of a union those of each of its members."""
+    for error in errors:
+        yield from _leaves(error.context) if error.context else (error,)

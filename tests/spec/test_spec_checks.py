@@ -45,6 +45,11 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
             '"x"',
         ),
         ('[text.x]\nfiles = "{lang}.txt"\n', "unknown placeholder `{lang}`", '"{lang}.txt"'),
+        (
+            '[text.x.files]\nperplexity = { de = { file = "{lang}.txt" } }\n',
+            "unknown placeholder `{lang}`",
+            '"{lang}.txt"',
+        ),
         ('[calibration]\nids = "{id}.npy"\n', "unknown placeholder `{id}`", '"{id}.npy"'),
         (
             '[[compression]]\nmethod = "rtn"\ncalibration = { samples = 3 }\n',

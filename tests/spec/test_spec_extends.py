@@ -132,6 +132,18 @@ def test_paths_start_at_the_file_that_they_are_written_in(tmp_path: Path) -> Non
     assert spec.evaluation.tasks.include == ("pocket", "../tasks")
 
 
+def test_the_name_of_a_field_is_no_path() -> None:
+    data: dict[str, Any] = {
+        "text": {"x": {"files": {"perplexity": {"ar": "a.txt", "de": {"file": "b.jsonl", "field": "body"}}}}},
+        "evaluation": {"tasks": {"data": {"rte": {"test": "t.jsonl", "fewshot": "f.jsonl"}}}},
+    }
+    move_paths(data, Path("/here"), Path("/here/below"))
+    assert data["text"]["x"]["files"]["perplexity"] == {
+        "ar": "../a.txt", "de": {"file": "../b.jsonl", "field": "body"},
+    }  # fmt: skip
+    assert data["evaluation"]["tasks"]["data"]["rte"] == {"test": "../t.jsonl", "fewshot": "../f.jsonl"}
+
+
 def test_hub_ids_and_absolute_paths_stay(tmp_path: Path) -> None:
     data: dict[str, Any] = {
         "models": [{"id": "Qwen/Qwen2.5-0.5B"}],

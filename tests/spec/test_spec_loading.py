@@ -237,6 +237,30 @@ def test_the_shipped_specs_are_right() -> None:
             "files",
             "",
         ),
+        (
+            '[text.x.files]\nperplexity = { de = { fil = "x", file = "y" } }',
+            "unknown key `fil`",
+            "fil",
+            "did you mean `file`?",
+        ),
+        (
+            "[text.x.files]\nperplexity = { de = { file = 4 } }",
+            "`file` needs text, got 4",
+            "4",
+            "",
+        ),
+        (
+            "[text.x.files]\nperplexity = 4",
+            "`perplexity` needs text or a table of texts or tables, got 4",
+            "4",
+            "",
+        ),
+        (
+            '[text.x.files]\nperplexity = { file = "x", field = "y" }',
+            "`file` and `field` belong to a language: `{ de = { file = …, field = … } }`",
+            '{ file = "x", field = "y" }',
+            "",
+        ),
         ("[text.x]\nfield = 'text'", "a text source needs `dataset` or `files`", "[text.x]", ""),
         (
             "[evaluation.fidelity]\nmetrics = ['kl']",

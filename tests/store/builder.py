@@ -162,6 +162,7 @@ class FakeStudy:
     files: dict[str, FileFacts] = field(default_factory=dict)
     """Facts about GGUF files by trial; a study from before them has none."""
     hypotheses: tuple[PlannedHypothesis, ...] = ()
+    task_languages: dict[str, str] = field(default_factory=dict)
     texts: bool = True
     """Whether it keeps the texts of items."""
 
@@ -230,6 +231,7 @@ class FakeStudy:
             },
             trials=tuple(PlannedTrial(**one) for one in (self.trials() if trials is None else trials)),
             hypotheses=self.hypotheses,
+            task_languages=self.task_languages,
         )
         write_plan(planned, self.paths)
 

@@ -62,6 +62,17 @@ def test_the_file_of_a_trial_is_in_the_tables(study: FakeStudy, ask: Callable[[s
         assert ask(f"{columns} from {source} where model = 'org/alpha'") == rows
 
 
+def test_the_language_of_a_task_is_the_one_of_the_plan(study: FakeStudy, ask: Callable[[str], Rows]) -> None:
+    study.write_all()
+    for languages in ({}, {"boolq": "ar"}, {"boolq": "de"}):
+        study.task_languages = languages
+        study.write_plan()
+        publish(study.paths)
+        for source in ("tasks", "tasks_vs_dense"):
+            rows = ask(f"select distinct task, language from {source} order by all")
+            assert rows == [(task, languages.get(task)) for task in sorted(study.tasks)]
+
+
 def database_files(study: FakeStudy) -> list[str]:
     return sorted(path.name for path in study.root.iterdir() if "duckdb" in path.name)
 

@@ -15,7 +15,7 @@ from studyctl.store.schema import LEAD, create_schema
         ("windows", Window, {"place"}),
         ("perplexity", TextTotals, set()),
         ("fidelity", FidelityTotals, set()),
-        ("tasks", TaskFigure, set()),
+        ("tasks", TaskFigure, {"language"}),
     ],
 )
 def test_a_table_has_the_fields_of_its_record(table: str, record: type[Record], more: set[str]) -> None:

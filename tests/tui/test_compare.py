@@ -149,6 +149,7 @@ def test_a_change_that_is_hardly_chance_has_a_star() -> None:
             p,
             0.5,
             True,
+            "sw",
         )
 
     for p, star in ((0.049, "*"), (0.05, " ")):
@@ -158,6 +159,7 @@ def test_a_change_that_is_hardly_chance_has_a_star() -> None:
         line = Line("m.a", "a", trial("a"))
         sheet = TaskSheet(comparison, [line], task_measures(comparison)[0])
         assert sheet.cell(line, "boolq").mark == star
+        assert sheet.headers == {"boolq": "boolq (sw)"}
 
 
 def trial(variant: str, **figures: Any) -> Standing:

@@ -235,7 +235,11 @@ def tasks(shown: Shown) -> list[Section]:
         metrics = {row.task: row.metric for row in shown.tasks if row.model == model}
         if not metrics:
             continue
-        heads = [task if metric == "acc" else f"{task} {metric}" for task, metric in metrics.items()]
+        labels = {row.task: row.label for row in shown.tasks if row.model == model}
+        heads = [
+            labels[task] if metric == "acc" else f"{labels[task]} {metric}"
+            for task, metric in metrics.items()
+        ]
         columns = (Column("variant", figures=False), *map(Column, heads))
         some_at_chance = any(row.tasks_above_chance not in (None, row.tasks) for row in rows)
         means = (Column("mean"), Column("of those above chance")) if some_at_chance else (Column("mean"),)

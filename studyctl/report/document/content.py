@@ -106,8 +106,12 @@ def _settings(results: Results, shown: Shown, settings: list[Setting]) -> Sectio
         )
     if tasks := results.task_protocols():
         listed_tasks, hidden = bounded(tasks, "tasks")
-        lines = [(task.task, task.metric, _count(task.shots), _count(task.items)) for task in listed_tasks]
-        blocks.append(_text_table("Tasks", ("task", "main metric", "shots", "items"), lines, hidden))
+        of_tasks = [
+            (task.task, task.language or MISSING, task.metric, _count(task.shots), _count(task.items))
+            for task in listed_tasks
+        ]
+        titles = ("task", "language", "main metric", "shots", "items")
+        blocks.append(_text_table("Tasks", titles, of_tasks, hidden))
     return Section("Settings", tuple(blocks))
 
 

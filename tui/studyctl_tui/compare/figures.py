@@ -152,7 +152,8 @@ class TaskSheet(FigureSheet[TaskResult]):
         tasks = [task for task in comparison.tasks if task in measured]
         super().__init__(measure, results, tasks, lines)
         shared = shared_start(tasks)
-        self.headers = {task: task.removeprefix(shared) for task in tasks}
+        labels = {result.task: result.label for result in results.values()}
+        self.headers = {task: labels[task].removeprefix(shared) for task in tasks}
 
     def mark(self, line: Line, result: TaskResult) -> str:
         """Return the mark of a task at chance, or of a change that is unlikely to be chance."""

@@ -240,7 +240,7 @@ def tasks(detail: TrialDetail, width: int) -> list[Content]:
     ]
     if not rows and not waiting:
         return [Content.styled("the spec asks for no tasks", "dim")]
-    longest = max([12, *(len(row.task) + len(_suffix(row)) for row in rows)])
+    longest = max([12, *(len(row.label) + len(_suffix(row)) for row in rows)])
     columns = _task_columns(rows, longest, width)
     label, half, room = columns.label, columns.half, columns.change
     largest = max((abs(row.change) for row in rows if row.change is not None), default=0.0)
@@ -303,7 +303,7 @@ def _task(row: TaskResult, columns: _TaskColumns, largest: float) -> Content:
     left = "━" * length if change < 0 else ""
     right = "━" * length if change > 0 else ""
     suffix = _suffix(row)
-    name = fit(fit(row.task, min(len(row.task), label - len(suffix))) + suffix, label)
+    name = fit(fit(row.label, min(len(row.label), label - len(suffix))) + suffix, label)
     figures = Content.assemble(
         f"{name} {layout.fixed(row.value, 3).plain:>6}",
         (f" {layout.fixed(row.dense_value, 3).plain:>6}", "dim"),
