@@ -1,4 +1,4 @@
-"""Durations and sizes in human-readable units."""
+"""Durations, sizes and counts as people read them."""
 
 
 def duration_text(seconds: float) -> str:
@@ -25,3 +25,8 @@ def bytes_text(count: float) -> str:
         if count < 1024 or unit == "TiB":
             break
     return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return ``1 trial``, ``1,200 trials``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

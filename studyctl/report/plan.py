@@ -17,7 +17,7 @@ from studyctl.plan.preview import Preview
 from studyctl.printable import on_one_line
 from studyctl.report.problems import as_json, draw
 from studyctl.sources.own_tasks import read_items
-from studyctl.units import bytes_text, duration_text
+from studyctl.units import bytes_text, count_text, duration_text
 
 SHOWN_VARIANTS = 4
 """Variants of a hypothesis that are named."""
@@ -30,8 +30,9 @@ def draw_plan(shown: Preview, out: Console, err: Console) -> None:
         spec = plan.document.spec
         variants = len({variant.name for variant in plan.variants})
         seeds = f" × {len(spec.study.seeds)} seeds" if len(spec.study.seeds) > 1 else ""
-        trials = f"{len(spec.models)} models × {variants} variants{seeds} = {len(plan.trials):,} trials"
-        out.print(Text(f"{spec.study.name}: {trials}, {comparison.steps:,} steps"))
+        factors = f"{count_text(len(spec.models), 'model')} × {count_text(variants, 'variant')}{seeds}"
+        trials, steps = count_text(len(plan.trials), "trial"), count_text(comparison.steps, "step")
+        out.print(Text(f"{spec.study.name}: {factors} = {trials}, {steps}"))
         out.print(_grid(plan, comparison, out.width))
         for note in plan.notes:
             out.print(Text(f"note: {note}"), soft_wrap=True)
@@ -127,7 +128,7 @@ def _cost(shown: Preview) -> str:
         parts = [f"{_range(needed.seconds)} on {on} (no trial of this study measured yet)"]
     if again := sum(todo.again for todo in shown.comparison.todo):
         parts.append(
-            f"{duration_text(needed.again_seconds)} of it to compress again {again} trials, whose weights were not kept"
+            f"{duration_text(needed.again_seconds)} of it to compress again {count_text(again, 'trial')}, whose weights were not kept"
         )
     memory = f"{bytes_text(needed.host_bytes)} host"
     if needed.device_bytes:

@@ -41,6 +41,7 @@ from studyctl.store.results import (
     Standing,
     TaskResult,
 )
+from studyctl.units import count_text
 
 _Row = TypeVar("_Row", Standing, Agreement)
 STATES = ("done", "running", "failed", "stopped", "pending")
@@ -115,7 +116,7 @@ def _header(
     console.print(Text.assemble(name, f": {on_one_line(title)}" if title else ""), soft_wrap=False)
     states = [(state, sum(row.state == state for row in standings)) for state in STATES]
     counts = ", ".join(f"{number} {state}" for state, number in states if number)
-    trials = "1 trial" if len(standings) == 1 else f"{len(standings)} trials"
+    trials = count_text(len(standings), "trial")
     console.print(Text(f"{trials}: {counts or 'none'} · published {published_at:%Y-%m-%d %H:%M} UTC"))
 
 
@@ -161,15 +162,19 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
             _effects("ppl\nratio", [effect(row, "ppl_ratio") for row in rows]),
             _effects("Δ bits\n/byte", [_against_dense(row, "bits_per_byte_change") for row in rows]),
             _effects("KL", [effect(row, "kl_nats") for row in rows]),
-            Column("acc", [fixed(row.acc, 3) for row in rows]),
-            _effects("Δ acc", [_against_dense(row, "acc_change") for row in rows]),
-            Column("flips", [count(row.flips) for row in rows]),
+            *(_accuracy(rows) if any(row.acc is not None for row in rows) else ()),
             Column("time", [duration(row.total_seconds) for row in rows]),
         ]
         _section(console, "Leaderboard", rows, columns)
         compared = [effect(row, name) for row in rows if row.variant != "dense" for name in COMPARED]
         for remark in (*_about_means(rows), *legend(compared)):
             _remark(console, remark)
+
+
+def _accuracy(rows: list[Standing]) -> Iterator[Column]:
+    yield Column("acc", [fixed(row.acc, 3) for row in rows])
+    yield _effects("Δ acc", [_against_dense(row, "acc_change") for row in rows])
+    yield Column("flips", [count(row.flips) for row in rows])
 
 
 def _column(

@@ -29,7 +29,7 @@ from studyctl.plan.compare import Comparison
 from studyctl.plan.estimate import Clock
 from studyctl.printable import escaped_json
 from studyctl.report.lines import Lines, position_of, progress_line
-from studyctl.units import duration_text
+from studyctl.units import count_text, duration_text
 from studyctl.workers.pool import Worker
 
 PROGRESS_SECONDS = 60.0
@@ -64,7 +64,9 @@ class Display:
         """Print how much there is to run; called again for an edited spec."""
         self.clock = clock
         self.trials, self.done, self.failures = len(comparison.todo), 0, 0
-        self.message(f"{study}: {self.trials} trials, {comparison.steps_to_run} steps to run")
+        self.message(
+            f"{study}: {count_text(self.trials, 'trial')}, {count_text(comparison.steps_to_run, 'step')} to run"
+        )
 
     def started(self, job: Job, worker: Worker) -> None:
         """Print that a trial was given to a worker."""

@@ -37,6 +37,7 @@ from studyctl.run.publisher import Publisher
 from studyctl.run.selection import Selection
 from studyctl.run.speed import StoppedError, Timer, forget_files
 from studyctl.spec.loading import load_spec, self_contained
+from studyctl.units import count_text
 from studyctl.work.memory import OUT_OF_MEMORY_HINT
 from studyctl.work.recorder import describe_attempt
 from studyctl.workers.local import LocalPool
@@ -263,7 +264,7 @@ class Runner:
             handed.unlink()
         self.selections.append(Selection(request.only, request.model))
         self._take_plan(plan)
-        self.display.message(f"applied the edited spec: {len(self.todo)} trials to run")
+        self.display.message(f"applied the edited spec: {count_text(len(self.todo), 'trial')} to run")
 
     # -- trials
 

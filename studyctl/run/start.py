@@ -33,6 +33,7 @@ from studyctl.spec.loading import Document, load_spec, self_contained
 from studyctl.spec.profiles import ProfileFile, cluster_profile
 from studyctl.store.holder import Holder, Pulse
 from studyctl.store.publish import publish
+from studyctl.units import count_text
 from studyctl.workers.pool import Pool
 
 DETACH_SECONDS = 60.0
@@ -208,12 +209,16 @@ def _variables(paths: StudyPaths, outcome: Outcome, code: ExitCode) -> dict[str,
 def _summary(study: str, outcome: Outcome) -> str:
     """Return how a run ended, on one line, for the user and for ``on_finish``."""
     if not outcome.attempts and not outcome.timed and not outcome.stopped:
-        rest = f" ({outcome.unavailable} trials are not available here)" if outcome.unavailable else ""
+        rest = (
+            f" ({count_text(outcome.unavailable, 'trial')} not available here)" if outcome.unavailable else ""
+        )
         return f"{study}: nothing to do, everything that was asked for is stored{rest}"
     end = "stopped" if outcome.stopped else "finished"
     rest = f", {outcome.unavailable} not available here" if outcome.unavailable else ""
     timed = f", {outcome.timed} files timed" if outcome.timed else ""
-    return f"{study} {end}: {outcome.done} trials done, {len(outcome.failed)} failed{timed}{rest}"
+    return (
+        f"{study} {end}: {count_text(outcome.done, 'trial')} done, {len(outcome.failed)} failed{timed}{rest}"
+    )
 
 
 def _run_on_finish(command: str, summary: str, variables: dict[str, str]) -> str:

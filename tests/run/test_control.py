@@ -200,7 +200,7 @@ def test_a_runner_whose_study_was_taken_over_ends_before_its_next_record(
 def test_on_finish_gets_a_line_on_its_stdin(workplace: Path, console: Console) -> None:
     spec = write_spec(workplace, execution='on_finish = "cat > said.txt"')
     run_study(spec, Selection(only=("dense",)), console)
-    assert (workplace / "said.txt").read_text() == "small finished: 1 trials done, 0 failed\n"
+    assert (workplace / "said.txt").read_text() == "small finished: 1 trial done, 0 failed\n"
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only_and_the_plan_says_so(

@@ -304,7 +304,7 @@ async def test_a_fault_of_the_checks_is_told_and_the_text_stays(
 async def test_the_plan_says_what_would_run_and_warnings_join_the_problems(spec: Path) -> None:
     async with opened(spec) as page:
         await page.until(lambda: "estimate" in page.plan)
-        assert "mine: 1 models × 4 variants = 4 trials" in page.plan
+        assert "mine: 1 model × 4 variants = 4 trials" in page.plan
         assert "wanda-0.3" in page.plan
         assert page.listed()[0].startswith("! 6:6 could not look up model `org/alpha`")
         await page.until(lambda: page.screen.editor._marks == {5: [(5, 16, "warning")]})

@@ -85,7 +85,7 @@ def test_an_engineer_who_lets_a_pipeline_measure_each_change(shell: Shell) -> No
     assert "nothing to do" in second
     spec.write_text(spec.read_text().replace("bits = 4", "bits = 3"))
     third = shell.run("bash ci.sh -1", code=1, step="bash ci.sh: another variant, and a bound that it breaks")
-    assert "mine finished: 1 trials done, 0 failed" in third
+    assert "mine finished: 1 trial done, 0 failed" in third
     assert "rtn-3bit-g16" in third
     events = shell.run("studyctl run mine.toml --json | tail -n 1")
     ended = json.loads(next(line for line in events.splitlines() if line.startswith("{")))

@@ -14,6 +14,7 @@ from studyctl.report.document.selection import Shown, bounded, is_measured, sele
 from studyctl.report.layout import MISSING
 from studyctl.report.show import STATES
 from studyctl.store.results import About, Environment, FlippedItem, Results, Setting, Standing
+from studyctl.units import count_text
 
 HIDDEN_OPTIONS = frozenset({"method"})
 """Options that the name of the method says already."""
@@ -64,7 +65,7 @@ def document(results: Results, *, with_items: bool = False) -> Document:
 def _about(about: About, standings: Sequence[Standing], shown: Shown) -> tuple[str, ...]:
     counts = Counter(row.state for row in standings)
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    trials = "1 trial" if len(standings) == 1 else f"{len(standings)} trials"
+    trials = count_text(len(standings), "trial")
     published = f"{about.published_at:%Y-%m-%d %H:%M} UTC"
     spec = f", spec {about.spec_hash}" if about.spec_hash else ""
     return (
