@@ -33,6 +33,8 @@ class HeatPane(Vertical):
         )
         self._maps = [(Static(classes="heat--title", markup=False), HeatMap(sheet)) for sheet in sheets]
         self._selected = ""
+        self._fitted: tuple[object, ...] = ()
+        """What the tables were fitted to: setting a style lays the screen out again, whatever it was."""
 
     def compose(self) -> ComposeResult:
         """Yield both tables, each with a title."""
@@ -53,7 +55,10 @@ class HeatPane(Vertical):
 
     def fit(self, columns: int, rows: int) -> bool:
         """Show as many of the tables as fit below each other; return whether that is any."""
-        free = rows
+        fitted = (columns, rows, *(grid.sheet for _, grid in self._maps))
+        if fitted == self._fitted:
+            return self.display
+        self._fitted, free = fitted, rows
         for (title, grid), name in zip(self._maps, ("Languages", "Tasks"), strict=True):
             wide, high = grid.size_needed
             shown = (
