@@ -26,7 +26,7 @@ from studyctl_tui.sql.plot import PlotDialog, bars, plottable
 from studyctl_tui.sql.result import ResultPane, ResultTable
 from studyctl_tui.sql.screen import SqlScreen
 from studyctl_tui.sql.status import QueryLine
-from studyctl_tui.sql.tree import Catalog, CatalogPane, quoted
+from studyctl_tui.sql.tree import Catalog, CatalogPane
 from tests.store.builder import FakeStudy
 from tests.tui import studies
 
@@ -431,14 +431,6 @@ class TestTree:
             publish(small.paths)
             await until(pilot, lambda: str(attempts.label) == "attempts 7")
             assert attempts.is_expanded
-
-    def test_names_that_need_quotes_get_them(self) -> None:
-        assert [quoted(name) for name in ("model", "window", "A b", 'x"y')] == [
-            "model",
-            '"window"',
-            '"A b"',
-            '"x""y"',
-        ]
 
 
 class TestPanes:

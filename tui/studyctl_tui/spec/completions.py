@@ -8,7 +8,7 @@ from textual.geometry import Offset
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from studyctl.spec.assist import Item
+from studyctl.completions import Item
 
 MOST_COLUMNS = 60
 

@@ -12,9 +12,7 @@ from textual.containers import Vertical
 from textual.widgets import Static, Tree
 
 from studyctl.store.session import CatalogTable
-
-_RESERVED = frozenset({"window", "at", "order", "group", "table", "column", "end", "from", "to"})
-"""Reserved words that are, or may become, names of columns; they need quotes."""
+from studyctl.store.vocabulary import quoted
 
 
 class Entry(NamedTuple):
@@ -99,13 +97,6 @@ class CatalogPane(Vertical):
     @on(Tree.NodeHighlighted)
     def _explain(self, event: Tree.NodeHighlighted[Entry]) -> None:
         self.query_one("#sql-comment", Static).update(event.node.data.about if event.node.data else "")
-
-
-def quoted(name: str) -> str:
-    """Return a name, in quotes where SQL needs them."""
-    if name.isidentifier() and name.islower() and name not in _RESERVED:
-        return name
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _table_label(table: CatalogTable) -> Text:
