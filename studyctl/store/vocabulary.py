@@ -58,6 +58,7 @@ _FUNCTIONS = """
 SELECT function_name, function_type IN ('table', 'table_macro') AS has_rows, arg_max(parameters, len(parameters)),
     coalesce(first(description ORDER BY len(parameters)), '')
 FROM duckdb_functions()
-WHERE function_type <> 'pragma' AND regexp_full_match(function_name, '[a-z]\\w*') GROUP BY ALL
-ORDER BY NOT bool_or(function_type IN ('aggregate', 'window')), function_name, has_rows
+WHERE function_type <> 'pragma' AND regexp_full_match(function_name, '[a-z]\\w*')
+    AND NOT starts_with(function_name, 'collate_') -- collations, of which there are 130
+GROUP BY ALL ORDER BY NOT bool_or(function_type IN ('aggregate', 'window')), function_name, has_rows
 """

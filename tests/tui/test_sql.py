@@ -26,7 +26,7 @@ from studyctl_tui.sql.plot import PlotDialog, bars, plottable
 from studyctl_tui.sql.result import ResultPane, ResultTable
 from studyctl_tui.sql.screen import SqlScreen
 from studyctl_tui.sql.status import QueryLine
-from studyctl_tui.sql.tree import Catalog, CatalogPane
+from studyctl_tui.sql.tree import CatalogPane, CatalogTree
 from tests.store.builder import FakeStudy
 from tests.tui import studies
 
@@ -383,7 +383,7 @@ class TestTree:
             assert screen.query_one(CatalogPane).has_class("hidden")
             await pilot.press("f2")
             await until(pilot, lambda: "leaderboard" in shown(pilot))
-            assert screen.query_one(Catalog).has_focus
+            assert screen.query_one(CatalogTree).has_focus
             await pilot.press("f2")
             assert screen.query_one(CatalogPane).has_class("hidden")
             assert screen.query_one(SqlEditor).has_focus
@@ -403,7 +403,7 @@ class TestTree:
             screen.query_one(SqlEditor).put("select  from x")
             screen.query_one(SqlEditor).move_cursor((0, 7))
             await pilot.press("f2")
-            tree = screen.query_one(Catalog)
+            tree = screen.query_one(CatalogTree)
             names = [str(node.label) for node in tree.root.children]
             assert "items 240" in names
             tree.move_cursor(tree.root.children[names.index("items 240")])
@@ -423,7 +423,7 @@ class TestTree:
     async def test_new_counts_leave_open_what_is_open(self, small: FakeStudy) -> None:
         async with app_on(small).run_test(size=(120, 40)) as pilot:
             screen = await opened(pilot)
-            tree = screen.query_one(Catalog)
+            tree = screen.query_one(CatalogTree)
             await until(pilot, lambda: bool(tree.root.children))
             attempts = next(node for node in tree.root.children if str(node.label) == "attempts 6")
             attempts.expand()
@@ -443,9 +443,9 @@ class TestPanes:
                 for _ in range(3):
                     await pilot.press(key)
                     seen.append(type(screen.focused).__name__)
-                assert seen == ["ResultTable", "Catalog", "SqlEditor"]
+                assert seen == ["ResultTable", "CatalogTree", "SqlEditor"]
             await pilot.press("shift+f6")
-            assert isinstance(screen.focused, Catalog)
+            assert isinstance(screen.focused, CatalogTree)
             await pilot.press("escape")
             assert isinstance(screen.focused, SqlEditor)
 

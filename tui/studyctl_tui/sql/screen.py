@@ -11,12 +11,15 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import Resize
+from textual.widgets import OptionList
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
+from studyctl.store.completion import Catalog
 from studyctl.store.history import recall, remember
 from studyctl.store.questions import Question, about_trial, questions
 from studyctl.store.session import Answer, CatalogTable, Session
+from studyctl.store.vocabulary import vocabulary
 from studyctl.units import duration_text
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.topbar import GLYPHS
@@ -28,7 +31,7 @@ from studyctl_tui.sql.pick import PickDialog
 from studyctl_tui.sql.plot import PlotDialog, plottable
 from studyctl_tui.sql.result import ResultPane, ResultTable, problem_text
 from studyctl_tui.sql.status import NOTHING, QueryLine
-from studyctl_tui.sql.tree import Catalog, CatalogPane, Entry
+from studyctl_tui.sql.tree import CatalogPane, CatalogTree, Entry
 
 WIDE = 120
 """Columns from which the tree is shown by default."""
@@ -61,8 +64,8 @@ class SqlScreen(StudyScreen):
     SqlScreen SqlEditor { height: 6; padding: 0; background: $surface; }
     SqlScreen.-tall SqlEditor { height: 12; }
     SqlScreen #sql-tree.hidden { display: none; }
-    SqlScreen SqlEditor, SqlScreen Catalog, SqlScreen ResultTable { border-left: blank; }
-    SqlScreen SqlEditor:focus, SqlScreen Catalog:focus, SqlScreen ResultTable:focus { border-left: outer $primary; }
+    SqlScreen SqlEditor, SqlScreen CatalogTree, SqlScreen ResultTable { border-left: blank; }
+    SqlScreen SqlEditor:focus, SqlScreen CatalogTree:focus, SqlScreen ResultTable:focus { border-left: outer $primary; }
     """
 
     def __init__(self) -> None:
@@ -84,7 +87,8 @@ class SqlScreen(StudyScreen):
         with Horizontal():
             yield CatalogPane()
             with Vertical():
-                yield SqlEditor(questions()[0].sql)
+                yield (editor := SqlEditor(questions()[0].sql))
+                yield editor.completions
                 yield QueryLine()
                 yield ResultPane(WELCOME)
 
@@ -131,21 +135,21 @@ class SqlScreen(StudyScreen):
 
     @work(thread=True, exclusive=True, group="catalog")
     def _look(self, session: Session) -> None:
-        """Read the tables and columns."""
+        """Read the tables and columns, and the words of SQL the first time."""
         tables: tuple[CatalogTable, ...] = ()
+        words = vocabulary()
         problem: Problem | None = None
         try:
             tables = session.catalog()
         except StudyError as error:
             problem = error.problems[0]
-        self.app.call_from_thread(self._show_catalog, session, tables, problem)
+        self.app.call_from_thread(self._show_catalog, session, Catalog(tables, words), problem)
 
-    def _show_catalog(
-        self, session: Session, tables: tuple[CatalogTable, ...], problem: Problem | None
-    ) -> None:
+    def _show_catalog(self, session: Session, catalog: Catalog, problem: Problem | None) -> None:
         if session is not self._session:
             return
-        self.query_one(CatalogPane).show(tables)
+        self.query_one(CatalogPane).show(catalog.tables)
+        self.query_one(SqlEditor).catalog = catalog
         pane = self.query_one(ResultPane)
         if pane.answer is None and not self.busy and (problem is not None) != self._unread:
             pane.say(problem_text(problem) if problem is not None else WELCOME)
@@ -287,17 +291,21 @@ class SqlScreen(StudyScreen):
         """Show the tree or hide it."""
         self._tree_shown = self.query_one(CatalogPane).has_class("hidden")
         self._show_tree()
-        self.query_one(Catalog if self._tree_shown else SqlEditor).focus()
+        self.query_one(CatalogTree if self._tree_shown else SqlEditor).focus()
 
     def _show_tree(self) -> None:
         shown = self.app.size.width >= WIDE if self._tree_shown is None else self._tree_shown
         self.query_one(CatalogPane).set_class(not shown, "hidden")
 
-    @on(Catalog.NodeSelected)
-    def _insert(self, event: Catalog.NodeSelected[Entry]) -> None:
+    @on(CatalogTree.NodeSelected)
+    def _insert(self, event: CatalogTree.NodeSelected[Entry]) -> None:
         if event.node.data is not None:
             editor = self.query_one(SqlEditor)
             editor.replace(event.node.data.name, *editor.selection)
+
+    @on(OptionList.OptionSelected, "CompletionList")
+    def _completed(self) -> None:
+        self.query_one(SqlEditor).accept()
 
     @on(ResultTable.CellHighlighted)
     def _moved(self) -> None:

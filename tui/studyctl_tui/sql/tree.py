@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     """The text below the tree."""
 
 
-class Catalog(Tree[Entry]):
+class CatalogTree(Tree[Entry]):
     """The tree itself."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,7 +71,7 @@ class CatalogPane(Vertical):
 
     def compose(self) -> ComposeResult:
         """Yield tree and comment."""
-        yield Catalog()
+        yield CatalogTree()
         yield Static(id="sql-comment", markup=False)
 
     def show(self, tables: Sequence[CatalogTable]) -> None:
@@ -80,7 +80,7 @@ class CatalogPane(Vertical):
         if tables == old:
             return
         self._shown = tables
-        tree = self.query_one(Catalog)
+        tree = self.query_one(CatalogTree)
         if [replace(table, rows=None) for table in tables] == [replace(table, rows=None) for table in old]:
             for node, table in zip(tree.root.children, tables, strict=True):
                 node.set_label(_table_label(table))

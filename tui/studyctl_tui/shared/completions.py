@@ -46,11 +46,7 @@ class CompletionList(OptionList, can_focus=False):
             self._items = items
             width = max(cell_len(item.label) for item in items)
             self.clear_options()
-            for item in items:
-                text = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
-                text.append(f"  {item.note}" if item.note else "", "dim")
-                text.truncate(MOST_COLUMNS, overflow="ellipsis")
-                self.add_option(Option(text))
+            self.add_options(Option(_line(item, width)) for item in items)
         labels = [item.label for item in items]
         self.highlighted = labels.index(before) if before in labels else 0
         self.absolute_offset = Offset(max(0, x - 1), y + 1)
@@ -64,3 +60,10 @@ class CompletionList(OptionList, can_focus=False):
     def move(self, step: int) -> None:
         """Go up or down, around the ends."""
         self.highlighted = ((self.highlighted or 0) + step) % len(self._items)
+
+
+def _line(item: Item, width: int) -> Text:
+    text = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
+    text.append(f"  {item.note}" if item.note else "", "dim")
+    text.truncate(MOST_COLUMNS, overflow="ellipsis")
+    return text
