@@ -11,6 +11,8 @@ from textual.widgets.option_list import Option
 from studyctl.completions import Item
 
 MOST_COLUMNS = 60
+FRAME = 3
+"""Columns of the list beside its text: blanks and a scroll bar."""
 
 
 class CompletionList(OptionList, can_focus=False):
@@ -45,8 +47,9 @@ class CompletionList(OptionList, can_focus=False):
         if items != self._items:
             self._items = items
             width = max(cell_len(item.label) for item in items)
+            room = min(MOST_COLUMNS, self.app.size.width - FRAME)
             self.clear_options()
-            self.add_options(Option(_line(item, width)) for item in items)
+            self.add_options(Option(_line(item, width, room)) for item in items)
         labels = [item.label for item in items]
         self.highlighted = labels.index(before) if before in labels else 0
         self.absolute_offset = Offset(max(0, x - 1), y + 1)
@@ -62,8 +65,8 @@ class CompletionList(OptionList, can_focus=False):
         self.highlighted = ((self.highlighted or 0) + step) % len(self._items)
 
 
-def _line(item: Item, width: int) -> Text:
+def _line(item: Item, width: int, room: int) -> Text:
     text = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
     text.append(f"  {item.note}" if item.note else "", "dim")
-    text.truncate(MOST_COLUMNS, overflow="ellipsis")
+    text.truncate(room, overflow="ellipsis")
     return text

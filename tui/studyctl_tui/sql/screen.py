@@ -1,7 +1,6 @@
 """SQL: a query, the tables and columns, and the rows of the result."""
 
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -11,27 +10,25 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import Resize
-from textual.widgets import OptionList
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
 from studyctl.store.completion import Catalog
-from studyctl.store.history import recall, remember
-from studyctl.store.questions import Question, about_trial, questions
+from studyctl.store.history import remember
+from studyctl.store.questions import questions
 from studyctl.store.session import Answer, CatalogTable, Session
 from studyctl.store.vocabulary import vocabulary
 from studyctl.units import duration_text
-from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.view import View
 from studyctl_tui.sql.cells import Rows
 from studyctl_tui.sql.editor import SqlEditor
 from studyctl_tui.sql.export import ExportDialog
-from studyctl_tui.sql.pick import PickDialog
 from studyctl_tui.sql.plot import PlotDialog, plottable
+from studyctl_tui.sql.query import QueryScreen
 from studyctl_tui.sql.result import ResultPane, ResultTable, problem_text
 from studyctl_tui.sql.status import NOTHING, QueryLine
-from studyctl_tui.sql.tree import CatalogPane, CatalogTree, Entry
+from studyctl_tui.sql.tree import CatalogPane, CatalogTree
 
 WIDE = 120
 """Columns from which the tree is shown by default."""
@@ -43,16 +40,18 @@ WELCOME = Text.from_markup(
 )
 
 
-class SqlScreen(StudyScreen):
+class SqlScreen(QueryScreen):
     """Queries the published database. The event loop never waits: queries run in a thread and can be stopped."""
 
     NAME = "SQL"
     ABOUT = "Ask the published results in SQL; export, plot or copy what comes back."
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c", "stop", "Stop the query", priority=True, key_display="esc"),
+        Binding("escape,ctrl+c", "stop", "Stop", priority=True, key_display="esc"),
         Binding("escape", "edit", "To the query", show=False, priority=True),
         Binding("ctrl+j,f5", "run", "Run", priority=True, key_display="^j"),
         Binding("ctrl+o", "questions", "Questions", priority=True),
+        Binding("ctrl+s", "save", "Save", priority=True),
+        Binding("ctrl+l", "format", "Format", priority=True),
         Binding("f4", "history", "History", priority=True),
         Binding("f2", "tree", "Tables", priority=True),
         Binding("ctrl+e", "export", "Export", priority=True),
@@ -156,15 +155,6 @@ class SqlScreen(StudyScreen):
             self._unread = problem is not None
 
     # -- asking
-
-    def ask(self, sql: str) -> None:
-        """Put a query into the editor and run it."""
-        self.query_one(SqlEditor).put(sql)
-        self.action_run()
-
-    def ask_about(self, trial_id: str) -> None:
-        """Show what is stored of a trial."""
-        self.ask(about_trial(trial_id))
 
     @property
     def busy(self) -> bool:
@@ -276,16 +266,14 @@ class SqlScreen(StudyScreen):
             return self.busy
         if action == "edit":
             return not self.busy and not isinstance(self.focused, SqlEditor)
+        if action == "format":  # elsewhere, and during a query, the footer needs its place
+            return not self.busy and isinstance(self.focused, SqlEditor)
         return True
 
     def action_stop(self) -> None:
         """Stop the query that runs."""
         self._stopping = True
         self._tick()
-
-    def action_edit(self) -> None:
-        """Go back to the query."""
-        self.query_one(SqlEditor).focus()
 
     def action_tree(self) -> None:
         """Show the tree or hide it."""
@@ -297,53 +285,10 @@ class SqlScreen(StudyScreen):
         shown = self.app.size.width >= WIDE if self._tree_shown is None else self._tree_shown
         self.query_one(CatalogPane).set_class(not shown, "hidden")
 
-    @on(CatalogTree.NodeSelected)
-    def _insert(self, event: CatalogTree.NodeSelected[Entry]) -> None:
-        if event.node.data is not None:
-            editor = self.query_one(SqlEditor)
-            editor.replace(event.node.data.name, *editor.selection)
-
-    @on(OptionList.OptionSelected, "CompletionList")
-    def _completed(self) -> None:
-        self.query_one(SqlEditor).accept()
-
     @on(ResultTable.CellHighlighted)
     def _moved(self) -> None:
         if (table := self.query_one(ResultPane).table) is not None and not self.busy:
             self.query_one(QueryLine).position = table.position()
-
-    def action_questions(self) -> None:
-        """Choose a ready query."""
-        self._pick("Questions that a study answers", questions())
-
-    @work(thread=True, exclusive=True, group="history")
-    def action_history(self) -> None:
-        """Choose a query that was asked before."""
-        try:
-            history = recall()
-        except StudyError as error:
-            self.app.call_from_thread(self.notify, error.problems[0].what, severity="error", markup=False)
-            return
-        choices = [
-            Question(
-                " ".join(asked.sql.split())[:200],
-                f"asked of {asked.study}, {asked.at[:16].replace('T', ' ')} UTC",
-                asked.sql,
-            )
-            for asked in history
-        ]
-        self.app.call_from_thread(self._pick, "Asked before", choices)
-
-    def _pick(self, title: str, choices: Sequence[Question]) -> None:
-        self.app.push_screen(PickDialog(title, choices), self._picked)
-
-    def _picked(self, picked: tuple[str, bool] | None) -> None:
-        if picked is not None:
-            sql, run = picked
-            self.query_one(SqlEditor).put(sql)
-            self.query_one(SqlEditor).focus()
-            if run:
-                self.action_run()
 
     def action_export(self) -> None:
         """Write the rows to a file."""
@@ -351,7 +296,12 @@ class SqlScreen(StudyScreen):
         if answer is None:
             self.notify("there are no rows to export: run a query first")
             return
-        self.app.push_screen(ExportDialog(answer.table))
+
+        def written(text: str | None) -> None:
+            if text is not None:
+                self.notify(text, markup=False)
+
+        self.app.push_screen(ExportDialog(answer.table), written)
 
     def action_plot(self) -> None:
         """Draw the rows."""

@@ -27,7 +27,7 @@ class CatalogTree(Tree[Entry]):
     """The tree itself."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select_cursor", "Insert the name"),
+        Binding("enter", "select_cursor", "Insert"),
         Binding("space", "toggle_node", "Open or close", show=False),
         Binding("right,l", "open", "Open", show=False),
         Binding("left,h", "shut", "Close", show=False),
