@@ -22,7 +22,7 @@ from studyctl.store.session import Answer
 from studyctl.units import bytes_text
 from studyctl_tui.sql.cells import Rows, cell_text, row_texts, rows_as_text, tab_separated
 
-COPY = Binding.Group("Copy", compact=True)
+COPY = Binding.Group("Copy")
 CLIPBOARD_BYTES = 74_000
 """Maximum of a copy: as base64 98,668 bytes, and some terminals drop a sequence of more than 100,000."""
 

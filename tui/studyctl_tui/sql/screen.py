@@ -13,7 +13,7 @@ from textual.events import Resize
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.completion import Catalog
+from studyctl.store.completion import Catalog, complete
 from studyctl.store.history import remember
 from studyctl.store.questions import questions
 from studyctl.store.session import Answer, CatalogTable, Session
@@ -34,7 +34,8 @@ WIDE = 120
 """Columns from which the tree is shown by default."""
 WELCOME = Text.from_markup(
     "[bold]ctrl+j[/] or [bold]F5[/] runs the query, or the part of it that is selected.\n"
-    "[bold]ctrl+o[/] has ready queries: which variant is best per bit, which languages suffer, which items flipped …\n"
+    "[bold]ctrl+o[/] has ready queries: which variant is best per bit, which languages suffer, which items flipped …; "
+    "and those that you saved with [bold]ctrl+s[/].\n"
     "[bold]F2[/] shows tables, views and columns; [bold]F4[/] what was asked before; "
     "[bold]F6[/] and [bold]tab[/] go from pane to pane."
 )
@@ -142,7 +143,9 @@ class SqlScreen(QueryScreen):
             tables = session.catalog()
         except StudyError as error:
             problem = error.problems[0]
-        self.app.call_from_thread(self._show_catalog, session, Catalog(tables, words), problem)
+        catalog = Catalog(tables, words)
+        complete("select ", 0, len("select "), catalog)  # what it prepares would delay the first key
+        self.app.call_from_thread(self._show_catalog, session, catalog, problem)
 
     def _show_catalog(self, session: Session, catalog: Catalog, problem: Problem | None) -> None:
         if session is not self._session:
