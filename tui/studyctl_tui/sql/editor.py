@@ -166,7 +166,7 @@ class SqlEditor(CompletingEditor):
     @override
     def worth_showing(self, items: Sequence[Item], typed: str) -> Sequence[Item]:
         """Return nothing for a word that is written out: enter then begins a new line."""
-        return () if typed.lstrip('"').lower() in (item.label.lower() for item in items) else items
+        return () if typed.lower() in (item.insert.lower() for item in items) else items
 
     @override
     def edit(self, edit: Edit) -> EditResult:
