@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
+from studyctl.completions import Completions, Item
 from studyctl.contract.hypotheses import Measure
 from studyctl.spec.keys import (
     METHOD_NAMES,
@@ -38,25 +39,6 @@ class Help:
     facts: tuple[str, ...]
     """Type, bounds, choices, default; one short text each."""
     about: str
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One completion."""
-
-    label: str
-    insert: str
-    note: str = ""
-    """A few words on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completions:
-    """The completions at a place; each replaces the columns from ``start`` to ``end`` of the line."""
-
-    start: int
-    end: int
-    items: tuple[Item, ...]
 
 
 def explain(text: str, row: int, column: int) -> Help | None:

@@ -258,8 +258,7 @@ def _with_place(connection: duckdb.DuckDBPyConnection, sql: str, message: str) -
 
 def _problem_with(sql: str, message: str) -> Problem:
     """Turn DuckDB's message with its marked line into a problem with a place."""
-    text, _, place = message.partition("\n\nLINE ")
-    what = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    what = _on_one_line(message.partition(_PLACE)[0])
     if what.startswith("Out of Memory"):
         hint = (
             "ask for less, with `where` or `limit`; with --external a query may begin with "
@@ -276,11 +275,25 @@ def _problem_with(sql: str, message: str) -> Problem:
         return Problem(f"results are read-only: {what}", hint=hint)
     if ";" in sql.strip().rstrip(";"):
         return Problem(what, hint=_NAMES)  # places within one of several statements are off
+    return placed(sql, message, _NAMES)
+
+
+_PLACE = "\n\nLINE "
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def placed(sql: str, message: str, hint: str) -> Problem:
+    """Return the problem of a message of DuckDB, at the place in the query that its marked line shows."""
+    text, _, place = message.partition(_PLACE)
+    what = _on_one_line(text)
     if not (match := re.match(r"(\d+): (.*)\n( *)(\^+)", place)):
-        return Problem(what, hint=_NAMES)
+        return Problem(what, hint=hint)
     line = int(match[1])
     column = _column(sql.split("\n")[line - 1], match[2], len(match[3]) - len(f"LINE {line}: "))
-    return Problem(what, line=line, column=column, length=len(match[4]), hint=_NAMES)
+    return Problem(what, line=line, column=column, length=len(match[4]), hint=hint)
 
 
 def _column(line: str, shown: str, cells: int) -> int:

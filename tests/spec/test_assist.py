@@ -2,7 +2,8 @@
 
 import pytest
 
-from studyctl.spec.assist import Completions, Help, complete, explain
+from studyctl.completions import Completions
+from studyctl.spec.assist import Help, complete, explain
 from tests.spec.specs import FULL
 
 STUDY = '[study]\nname = "mine"\n\n[[models]]\nid = "org/alpha"\n\n'

@@ -7,12 +7,12 @@ import pytest
 from filelock import FileLock
 
 from studyctl.errors import StudyError
-from studyctl.store import history
+from studyctl.store import history, state
 from studyctl.store.history import history_file, recall, remember
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "state"
     monkeypatch.setenv("STUDYCTL_STATE", str(folder))
     return folder
@@ -77,8 +77,8 @@ def test_several_apps_write_at_once() -> None:
     assert sorted(asked()) == sorted(f"SELECT '{name}', {number}" for name in "abc" for number in range(25))
 
 
-def test_a_folder_that_cannot_be_written_is_said(state: Path) -> None:
-    state.write_text("a file is in the way")
+def test_a_folder_that_cannot_be_written_is_said(folder: Path) -> None:
+    folder.write_text("a file is in the way")
     with pytest.raises(StudyError, match="cannot be written") as caught:
         remember("one", "SELECT 1")
     assert "STUDYCTL_STATE" in caught.value.problems[0].hint
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_read_is_said() -> None:
 
 
 def test_an_app_that_holds_the_file_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(state, "PATIENCE_SECONDS", 0.0)
     remember("one", "before")
     with (
         FileLock(history_file().with_suffix(".lock")),

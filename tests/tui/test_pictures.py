@@ -13,6 +13,7 @@ from textual.widgets import TextArea
 from studyctl.files import StudyPaths
 from studyctl_tui.app import StudyApp
 from studyctl_tui.spec.problems import ProblemList
+from studyctl_tui.sql.editor import SqlEditor
 from studyctl_tui.sql.result import ResultPane
 from tests.tui import studies
 from tests.tui.app import settle, until
@@ -147,6 +148,21 @@ def test_sql(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int])
 
     app = StudyApp("sql", study=finished)
     assert snap_compare(app, terminal_size=size, run_before=ask)
+
+
+@pytest.mark.parametrize("size", [pytest.param((60, 20), id="60x20"), pytest.param((80, 24), id="80x24")])
+def test_sql_completion(snap_compare: Compare, finished: StudyPaths, size: tuple[int, int]) -> None:
+    async def write(pilot: Pilot[Any]) -> None:
+        await _still(pilot)
+        editor = pilot.app.screen.query_one(SqlEditor)
+        await until(pilot, lambda: editor.catalog is not None)
+        editor.put("select variant, \nfrom leaderboard l")
+        editor.move_cursor((0, 16))
+        await pilot.press("l", "full_stop", "w", "o", "down")
+        await _still(pilot)
+
+    app = StudyApp("sql", study=finished)
+    assert snap_compare(app, terminal_size=size, run_before=write)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,9 +1,7 @@
 """The SQL screen: writing a query, running and stopping it, and what can be done with its rows."""
 
-import contextlib
 import errno
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
-from textual.worker import WorkerCancelled
 
 from studyctl.store.history import recall, remember
 from studyctl.store.publish import publish
@@ -24,90 +21,16 @@ from studyctl_tui.sql.export import WRITERS, ExportDialog
 from studyctl_tui.sql.pick import PickDialog
 from studyctl_tui.sql.plot import PlotDialog, bars, plottable
 from studyctl_tui.sql.result import ResultPane, ResultTable
-from studyctl_tui.sql.screen import SqlScreen
 from studyctl_tui.sql.status import QueryLine
-from studyctl_tui.sql.tree import Catalog, CatalogPane, quoted
+from studyctl_tui.sql.tree import CatalogPane, CatalogTree
 from tests.store.builder import FakeStudy
 from tests.tui import studies
+from tests.tui.sql import app_on, asked, calm, messages, opened, shown, table_of, text_of, until
 
 ENDLESS = "SELECT count(*) FROM range(10_000_000) a, range(10_000_000) b WHERE a.range * b.range = -1"
 
 
-@pytest.fixture(autouse=True)
-def _own_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("STUDYCTL_STATE", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def small(runs: Path) -> FakeStudy:
-    return studies.finished(runs / "small")
-
-
-def app_on(study: FakeStudy) -> StudyApp:
-    return StudyApp("sql", study=study.paths)
-
-
-async def until(pilot: Pilot[str], holds: Callable[[], bool]) -> None:
-    """Let the app work until a condition holds."""
-    for _ in range(500):
-        if holds():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError(
-        "the app never came to what was waited for:\n" + shown(pilot) + "\n".join(messages(pilot))
-    )
-
-
-async def opened(pilot: Pilot[str]) -> SqlScreen:
-    """Wait until the screen knows the study."""
-    app = cast(StudyApp, pilot.app)
-    await until(pilot, lambda: app.view is not None and isinstance(app.screen, SqlScreen))
-    screen = cast(SqlScreen, app.screen)
-    await until(pilot, lambda: screen._session is not None)
-    return screen
-
-
-async def calm(pilot: Pilot[str]) -> None:
-    """Wait until no thread works."""
-    with contextlib.suppress(WorkerCancelled):  # a look that took longer than a second gives way to the next
-        await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
-
-
-async def asked(pilot: Pilot[str], sql: str) -> SqlScreen:
-    """Run a query and wait for its end."""
-    screen = await opened(pilot)
-    screen.ask(sql)
-    await ended(pilot)
-    return screen
-
-
-async def ended(pilot: Pilot[str]) -> None:
-    screen = cast(SqlScreen, pilot.app.screen)
-    await until(pilot, lambda: not screen.busy)
-    await pilot.pause()
-
-
-def text_of(widget: Static) -> str:
-    return str(widget.render())
-
-
-def shown(pilot: Pilot[str]) -> str:
-    """Return what is on the screen."""
-    strips = pilot.app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
-
-
-def messages(pilot: Pilot[str]) -> list[str]:
-    """Return the notifications."""
-    return [notification.message for notification in pilot.app._notifications]
-
-
-def table_of(pilot: Pilot[str]) -> ResultTable:
-    table = pilot.app.screen.query_one(ResultPane).table
-    assert table is not None
-    return table
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 class TestAsking:
@@ -383,7 +306,7 @@ class TestTree:
             assert screen.query_one(CatalogPane).has_class("hidden")
             await pilot.press("f2")
             await until(pilot, lambda: "leaderboard" in shown(pilot))
-            assert screen.query_one(Catalog).has_focus
+            assert screen.query_one(CatalogTree).has_focus
             await pilot.press("f2")
             assert screen.query_one(CatalogPane).has_class("hidden")
             assert screen.query_one(SqlEditor).has_focus
@@ -403,7 +326,7 @@ class TestTree:
             screen.query_one(SqlEditor).put("select  from x")
             screen.query_one(SqlEditor).move_cursor((0, 7))
             await pilot.press("f2")
-            tree = screen.query_one(Catalog)
+            tree = screen.query_one(CatalogTree)
             names = [str(node.label) for node in tree.root.children]
             assert "items 240" in names
             tree.move_cursor(tree.root.children[names.index("items 240")])
@@ -423,7 +346,7 @@ class TestTree:
     async def test_new_counts_leave_open_what_is_open(self, small: FakeStudy) -> None:
         async with app_on(small).run_test(size=(120, 40)) as pilot:
             screen = await opened(pilot)
-            tree = screen.query_one(Catalog)
+            tree = screen.query_one(CatalogTree)
             await until(pilot, lambda: bool(tree.root.children))
             attempts = next(node for node in tree.root.children if str(node.label) == "attempts 6")
             attempts.expand()
@@ -431,14 +354,6 @@ class TestTree:
             publish(small.paths)
             await until(pilot, lambda: str(attempts.label) == "attempts 7")
             assert attempts.is_expanded
-
-    def test_names_that_need_quotes_get_them(self) -> None:
-        assert [quoted(name) for name in ("model", "window", "A b", 'x"y')] == [
-            "model",
-            '"window"',
-            '"A b"',
-            '"x""y"',
-        ]
 
 
 class TestPanes:
@@ -451,9 +366,9 @@ class TestPanes:
                 for _ in range(3):
                     await pilot.press(key)
                     seen.append(type(screen.focused).__name__)
-                assert seen == ["ResultTable", "Catalog", "SqlEditor"]
+                assert seen == ["ResultTable", "CatalogTree", "SqlEditor"]
             await pilot.press("shift+f6")
-            assert isinstance(screen.focused, Catalog)
+            assert isinstance(screen.focused, CatalogTree)
             await pilot.press("escape")
             assert isinstance(screen.focused, SqlEditor)
 

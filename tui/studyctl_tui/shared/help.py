@@ -5,7 +5,7 @@ from typing import ClassVar
 from rich.table import Table
 from rich.text import Text
 from textual.app import App, ComposeResult
-from textual.binding import ActiveBinding, BindingType
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Static
@@ -20,7 +20,16 @@ def _distance(active: ActiveBinding) -> int:
         return 3 if active.binding.action.startswith(("app.", "screen.")) else 0
     if isinstance(active.node, App):
         return 2
-    return 1 if type(active.node).__module__.startswith("studyctl_tui.") else 3
+    return 1 if _is_ours(active) else 3
+
+
+def _is_ours(active: ActiveBinding) -> bool:
+    """Whether one of our classes has the key, and not only the class of Textual that it extends."""
+    ours = (kind for kind in type(active.node).__mro__ if kind.__module__.startswith("studyctl_tui."))
+    declared = (binding for kind in ours for binding in vars(kind).get("BINDINGS", ()))
+    return any(
+        isinstance(binding, Binding) and binding.action == active.binding.action for binding in declared
+    )
 
 
 class HelpScreen(Dialog[None]):

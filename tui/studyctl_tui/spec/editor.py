@@ -7,20 +7,19 @@ from typing import ClassVar
 import tree_sitter_toml
 from rich.style import Style
 from rich.text import Span, Text
-from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.document._document import EditResult
 from textual.document._edit import Edit
-from textual.widgets import TextArea
 from textual.widgets.text_area import Selection, TextAreaTheme
 from tree_sitter import Language
+from typing_extensions import override
 
+from studyctl.completions import Completions, Item
 from studyctl.errors import Problem
 from studyctl.spec.assist import Help, complete, explain
 from studyctl.spec.editing import as_drawn, as_meant, as_shown
 from studyctl_tui.shared.dialogs import InputScreen
-from studyctl_tui.shared.editor import Editor
-from studyctl_tui.spec.completions import CompletionList
+from studyctl_tui.shared.editor import CompletingEditor
 
 HIGHLIGHTS = """
 (table [(bare_key) (dotted_key) (quoted_key)] @table)
@@ -36,11 +35,9 @@ NAMES = ("table", "key", "string", "number", "comment")
 LIVELY = 24 << 10
 """Maximum characters of a text that is coloured and explained at every key: typing would lag with more."""
 SEVERITIES = ("error", "warning")
-STEPS = {"up": -1, "down": 1, "pageup": -5, "pagedown": 5}
-"""How far a key goes in the list of completions."""
 
 
-class SpecEditor(Editor):
+class SpecEditor(CompletingEditor):
     """The text area, with problems and completions; files are handled by the screen."""
 
     DEFAULT_CSS = """
@@ -78,8 +75,6 @@ class SpecEditor(Editor):
         """Columns of problems by row: start, end, severity."""
         super().__init__(soft_wrap=False, tab_behavior="indent", show_line_numbers=True, id="editor")
         self.indent_width = 4
-        self.completions = CompletionList()
-        """The list at the cursor. The screen composes it: a text area shows no children."""
         self._sought = ""
 
     def on_mount(self) -> None:
@@ -204,61 +199,19 @@ class SpecEditor(Editor):
         """Return what the key at the cursor means; None where that is not known."""
         return explain(self.text, *self.cursor_location) if self.language else None
 
-    def action_complete(self) -> None:
-        """Open the list of what could be written here; if that is one thing only, write it."""
-        if not self.read_only:
-            self._offer(opened=True)
+    @override
+    def complete(self) -> Completions:
+        return complete(self.text, *self.cursor_location)
 
-    def _offer(self, *, opened: bool = False) -> None:
-        row, column = self.cursor_location
-        possible = complete(self.text, row, column)
-        typed = self.document.get_line(row)[possible.start : column]
-        # What is written out needs no list; a list that was asked for says so instead.
-        items = [item for item in possible.items if opened or item.insert.rstrip(" =") != typed]
-        if not items:
-            if opened:
-                self.app.notify("nothing else could be written here", timeout=3)
-            self.completions.close()
-            return
-        self._span = (row, possible.start, possible.end)
-        x, y = self.cursor_screen_offset
-        self.completions.open(items, x - (column - possible.start), y)
+    @override
+    def worth_showing(self, items: Sequence[Item], typed: str) -> Sequence[Item]:
+        """Leave out what is written already."""
+        return [item for item in items if item.insert.rstrip(" =") != typed]
 
+    @override
     def accept(self) -> None:
-        """Write the item of the list that is chosen."""
+        """Write the chosen item; after a key, offer its values."""
         item = self.completions.chosen
-        self.completions.close()
-        row, start, end = self._span
-        self.history.checkpoint()
-        self.replace(item.insert, (row, start), (row, end), maintain_selection_offset=False)
-        self.move_cursor((row, start + len(item.insert)))
+        super().accept()
         if item.insert.endswith("= "):
-            self._offer()
-
-    @on(TextArea.Changed)
-    @on(TextArea.SelectionChanged)
-    def _follow(self) -> None:
-        """Filter the list as one types; close it when the cursor goes elsewhere."""
-        if not self.completions.is_open:
-            return
-        row, column = self.cursor_location
-        if row != self._span[0] or column < self._span[1]:
-            self.completions.close()
-        else:
-            self._offer()
-
-    async def _on_key(self, event: events.Key) -> None:
-        key, shown = event.key, self.completions.is_open
-        if shown and key in STEPS:
-            self.completions.move(STEPS[key])
-        elif shown and key in ("enter", "tab"):
-            self.accept()
-        elif shown and key == "escape":
-            self.completions.close()
-        else:
-            return
-        event.stop()
-        event.prevent_default()
-
-    def _on_blur(self, event: events.Blur) -> None:
-        self.completions.close()
+            self.offer()

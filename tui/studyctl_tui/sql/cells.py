@@ -56,9 +56,34 @@ def _plain(value: Any) -> float | str:
 
 def row_texts(table: pa.Table, row: int) -> list[str]:
     """Return the cells of a row as an export writes them: NULL empty, figures in full."""
+    return _texts(table.slice(row, 1))[1]
+
+
+def tab_separated(cells: list[str]) -> str:
+    """Return cells on one line with tabs between them; tabs and line breaks in a cell become blanks."""
+    return "\t".join(" ".join(cell.split()) if "\t" in cell or "\n" in cell else cell for cell in cells)
+
+
+def rows_as_text(table: pa.Table, most_bytes: int) -> tuple[str, int]:
+    """Return a line of headers and the first rows that fit into so many bytes (UTF-8), and the number of these rows."""
+    # a row has at least a byte a column, its tabs and line break: more rows than these cannot fit
+    texts = _texts(table.slice(0, most_bytes // max(1, table.num_columns) + 1))
+    lines: list[str] = []
+    size = 0
+    for cells in texts:
+        line = tab_separated(cells) + "\n"
+        size += len(line.encode())
+        if size > most_bytes:
+            break
+        lines.append(line)
+    return "".join(lines), max(0, len(lines) - 1)
+
+
+def _texts(table: pa.Table) -> list[list[str]]:
+    """Return the names of the columns, then the rows."""
     written = io.BytesIO()
-    write_csv(table.slice(row, 1).to_reader(), written)
-    return list(csv.reader(io.StringIO(written.getvalue().decode(errors="replace"), newline="")))[1]
+    write_csv(table.to_reader(), written)
+    return list(csv.reader(io.StringIO(written.getvalue().decode(errors="replace"), newline="")))
 
 
 class Rows(ArrowBackend):  # type: ignore[misc]  # its types are not read

@@ -1,18 +1,29 @@
-"""The editor of queries: SQL in colours, and the place of a mistake underlined."""
+"""The editor of queries: SQL in colours, the place of a mistake underlined, and a list of what could be written."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
+from itertools import islice
+from typing import ClassVar
 
 import tree_sitter_sql
 from rich.style import Style
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.color import Color
+from textual.document._document import EditResult
+from textual.document._edit import Edit
 from textual.widgets.text_area import TextAreaTheme
 from tree_sitter import Language
+from typing_extensions import override
 
-from studyctl_tui.shared.editor import Editor
+from studyctl.completions import Completions, Item
+from studyctl.store.completion import Catalog, complete
+from studyctl_tui.shared.editor import CompletingEditor
 
 THEME = "studyctl-sql"
+LIVELY = 12 << 10
+"""Maximum characters of a text in which the list opens by itself: typing would lag with more."""
 _COMMON = re.compile(
     r"\b(?:from|select|where|group|order|by|all|limit|join|left|using|on|as|and|or|not|in|is|with|having|qualify"
     r"|filter|over|union|asc|desc|distinct|case|when|then|else|end|describe|show|tables|summarize|explain|pivot"
@@ -20,6 +31,8 @@ _COMMON = re.compile(
     re.IGNORECASE,
 )
 """Keywords by pattern: the grammar knows no query that begins with FROM, PIVOT or DESCRIBE and leaves it unhighlighted."""
+_BEGUN = re.compile(r'[^\W\d]\w+$|[\w"]\.$')
+"""What is before the cursor when the list opens by itself: two letters of a word, or a dot after a name."""
 _OTHER_CAPTURES = """
 (comment) @comment
 (marginalia) @comment
@@ -44,8 +57,12 @@ def _language() -> tuple[Language, str]:
     return language, f"{_OTHER_CAPTURES}\n[{keywords}] @keyword"
 
 
-class SqlEditor(Editor):
+class SqlEditor(CompletingEditor):
     """A text area that knows SQL."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+space,ctrl+@,ctrl+n", "complete", "What could be written here", show=False)
+    ]
 
     def __init__(self, text: str = "") -> None:
         super().__init__(
@@ -58,6 +75,10 @@ class SqlEditor(Editor):
             highlight_cursor_line=False,
             placeholder="select … from …",
         )
+        self.catalog: Catalog | None = None
+        """What is completed; None: it is not known yet."""
+        self._typed = False
+        """Whether the last edit was a character from the keyboard."""
         self._mark: tuple[int, int, int] | None = None
         """Row, first and last column (from 0) of the mistake."""
         self._keyword = Style(bold=True)
@@ -101,9 +122,24 @@ class SqlEditor(Editor):
 
     def put(self, text: str) -> None:
         """Replace everything; undo brings it back."""
+        self.history.checkpoint()
         self.replace(text, self.document.start, self.document.end)
         self.history.checkpoint()
         self.move_cursor((0, 0))
+
+    def rearrange(self, text: str) -> None:
+        """Put the same query in another layout; the cursor stays where it was in the query, and undo brings the old one back."""
+        row, column = self.cursor_location
+        before = [*self.document.lines[:row], self.document.get_line(row)[:column]]
+        ahead = sum(not character.isspace() for line in before for character in line)
+        self.put(text)
+        places = (
+            (row, column)
+            for row, line in enumerate(self.document.lines)
+            for column, character in enumerate(line)
+            if not character.isspace()
+        )
+        self.move_cursor(next(islice(places, ahead, None), self.document.end))
 
     def place(self, line: int, column: int, length: int) -> None:
         """Put the cursor at a mistake and underline it; line and column from 1, as in problems."""
@@ -118,6 +154,31 @@ class SqlEditor(Editor):
             self._mark = None
             self.notify_style_update()
 
+    # -- completion
+
+    @override
+    def complete(self) -> Completions:
+        row, column = self.cursor_location
+        if self.catalog is None:
+            return Completions(column, column, ())
+        return complete(self.text, row, column, self.catalog)
+
+    @override
+    def worth_showing(self, items: Sequence[Item], typed: str) -> Sequence[Item]:
+        """Return nothing for a word that is written out: enter then begins a new line."""
+        return () if typed.lower() in (item.insert.lower() for item in items) else items
+
+    @override
+    def edit(self, edit: Edit) -> EditResult:
+        """Perform an edit, and remember whether it may open the list."""
+        self._typed = len(edit.text) == 1
+        return super().edit(edit)
+
     def on_text_area_changed(self) -> None:
-        """Forget the mistake: it may be corrected."""
+        """Forget the mistake, which may be corrected, and open the list once there is enough of a word."""
         self.unmark()
+        row, column = self.cursor_location
+        typed, self._typed = self._typed, False
+        begun = _BEGUN.search(self.document.get_line(row)[:column]) is not None
+        if typed and begun and not self.completions.is_open and len(self.text) <= LIVELY:
+            self.offer()

@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 import pyarrow as pa
-from rich.text import Text
-from textual import on, work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from studyctl.files import atomic_path
 from studyctl.report.tables import BATCH_ROWS, write_csv, write_json, write_parquet
 from studyctl.units import bytes_text
-from studyctl_tui.shared.dialogs import Dialog
+from studyctl_tui.sql.naming import NameDialog, Refused
 
 WRITERS: dict[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
     ".csv": write_csv,
@@ -63,32 +59,17 @@ def _trouble(path: Path, error: Exception) -> str:
     return f"{path.suffix} cannot hold these rows: {error}"
 
 
-class ExportDialog(Dialog[None]):
-    """Asks for a file name and writes the rows there."""
+class ExportDialog(NameDialog[str]):
+    """Asks for a file name and writes the rows there; returns what was done."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss", "Close"),
         Binding("down,up", "next_format", "csv, json, parquet", priority=True),
     ]
-    DEFAULT_CSS = """
-    ExportDialog Input { background: $panel; margin: 1 0; }
-    ExportDialog Static { height: auto; color: $foreground; }
-    ExportDialog .says { min-height: 2; }
-    """
 
     def __init__(self, table: pa.Table) -> None:
-        super().__init__()
+        heading = f"Export {table.num_rows:,} rows"
+        super().__init__(heading, "result.csv", "↑ ↓ csv, json, parquet · enter writes · esc closes")
         self._table = table
-        self._may_replace: Path | None = None
-        self._writing = False
-
-    def compose(self) -> ComposeResult:
-        """Yield the question."""
-        with Vertical(classes="dialog"):
-            yield Static(Text(f"Export {self._table.num_rows:,} rows", style="bold"))
-            yield Input("result.csv", select_on_focus=False, compact=True)
-            yield Static("", classes="says", markup=False)
-            yield Static("↑ ↓ csv, json, parquet · enter writes · esc closes", markup=False)
 
     def action_next_format(self) -> None:
         """Change the ending of the name to the next format."""
@@ -101,38 +82,16 @@ class ExportDialog(Dialog[None]):
             box.value = f"{path}{endings[0]}"
         box.cursor_position = len(box.value)
 
-    @on(Input.Changed)
-    def _another_name(self) -> None:
-        self._may_replace = None
-        self._say("")
+    def trouble_with(self, name: str) -> str:
+        """Return why a name will not do."""
+        right = Path(name).suffix.lower() in WRITERS
+        return "" if right else "the ending says the format: .csv, .json or .parquet"
 
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        path = Path(event.value.strip()).expanduser()
-        if self._writing:
-            return
-        if path.suffix.lower() not in WRITERS:
-            self._say("the ending says the format: .csv, .json or .parquet")
-            return
-        self._writing = True
-        self._say("writing …")
-        self._write(path, replace=path == self._may_replace)
-
-    @work(thread=True)
-    def _write(self, path: Path, replace: bool) -> None:
+    def write(self, name: str, *, replace: bool) -> str:
+        """Write the rows."""
+        path = Path(name).expanduser()
         try:
             size = write_rows(self._table, path, replace=replace)
         except (OSError, pa.ArrowException) as error:
-            self.app.call_from_thread(self._failed, path, error)
-        else:
-            text = f"{self._table.num_rows:,} rows written to {path} ({bytes_text(size)})"
-            self.app.call_from_thread(self.app.notify, text, markup=False)
-            self.app.call_from_thread(self.dismiss)
-
-    def _failed(self, path: Path, error: Exception) -> None:
-        self._writing = False
-        self._may_replace = path if isinstance(error, FileExistsError) else None
-        self._say(_trouble(path, error))
-
-    def _say(self, text: str) -> None:
-        self.query_one(".says", Static).update(text)
+            raise Refused(_trouble(path, error), may_replace=isinstance(error, FileExistsError)) from error
+        return f"{self._table.num_rows:,} rows written to {path} ({bytes_text(size)})"

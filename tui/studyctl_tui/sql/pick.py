@@ -1,7 +1,7 @@
-"""Choosing a query: a ready one, or one from the history."""
+"""Choosing a query from a list."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from rich.text import Text
 from textual import on
@@ -15,8 +15,18 @@ from studyctl.store.questions import Question
 from studyctl_tui.shared.dialogs import Dialog
 
 
-class PickDialog(Dialog[tuple[str, bool] | None]):
-    """A list with a filter, and an explanation below; returns the chosen query and whether to run it."""
+class Picked(NamedTuple):
+    """The query that was chosen."""
+
+    sql: str
+    run: bool
+    """Whether to run it, or only to put it into the editor."""
+    name: str
+    """Under which it is saved; empty: it is not."""
+
+
+class PickDialog(Dialog[Picked | None]):
+    """A list with a filter, and an explanation below."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Close"),
@@ -38,9 +48,11 @@ class PickDialog(Dialog[tuple[str, bool] | None]):
     PickDialog .keys { height: 1; color: $text-muted; }
     """
 
-    def __init__(self, title: str, choices: Sequence[Question]) -> None:
+    def __init__(
+        self, title: str, choices: Sequence[Question], keys: str = "enter run · ctrl+e edit · esc close"
+    ) -> None:
         super().__init__()
-        self._heading, self._choices = title, choices
+        self._heading, self._choices, self._keys = title, choices, keys
         self._left = list(choices)
 
     def compose(self) -> ComposeResult:
@@ -50,16 +62,38 @@ class PickDialog(Dialog[tuple[str, bool] | None]):
             yield Input(placeholder="type to filter", compact=True)
             yield OptionList()
             yield Static(classes="about", markup=False)
-            yield Static("enter runs it · ctrl+e puts it in to change it · esc closes", classes="keys")
+            yield Static(self._keys, classes="keys")
 
     def on_mount(self) -> None:
         """Show all of them."""
         self.query_one(OptionList).can_focus = False
         self._fill()
 
+    def prompt(self, choice: Question) -> Text:
+        """Return the line of a choice."""
+        return Text(choice.title)
+
+    def name_of(self, choice: Question) -> str:
+        """Return the name under which a choice is saved; empty: it is not."""
+        return ""
+
+    @property
+    def chosen(self) -> Question | None:
+        """The choice at the cursor."""
+        at = self.query_one(OptionList).highlighted
+        return self._left[at] if self._left and at is not None else None
+
+    def offer(self, choices: Sequence[Question]) -> None:
+        """Show other choices; the cursor stays on its own, unless it is the first."""
+        at, chosen = self.query_one(OptionList).highlighted, self.chosen
+        self._choices = choices
+        self._filter()
+        if at and chosen in self._left:
+            self.query_one(OptionList).highlighted = self._left.index(chosen)
+
     @on(Input.Changed)
-    def _filter(self, event: Input.Changed) -> None:
-        words = event.value.lower().split()
+    def _filter(self) -> None:
+        words = self.query_one(Input).value.lower().split()
         self._left = [
             choice
             for choice in self._choices
@@ -70,13 +104,16 @@ class PickDialog(Dialog[tuple[str, bool] | None]):
     def _fill(self) -> None:
         choices = self.query_one(OptionList)
         choices.clear_options()
-        choices.add_options(
-            [Option(Text(choice.title, no_wrap=True, overflow="ellipsis")) for choice in self._left]
-        )
+        choices.add_options([Option(self._line(choice)) for choice in self._left])
         if self._left:
             choices.highlighted = 0
         else:
             self._explain("nothing holds all of these words" if self._choices else "nothing was asked yet")
+
+    def _line(self, choice: Question) -> Text:
+        line = self.prompt(choice)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        return line
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
@@ -85,7 +122,7 @@ class PickDialog(Dialog[tuple[str, bool] | None]):
 
     @on(OptionList.OptionSelected)
     def _clicked(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss((self._left[event.option_index].sql, True))
+        self._take(self._left[event.option_index], run=True)
 
     def _explain(self, text: str) -> None:
         self.query_one(".about", Static).update(text)
@@ -96,6 +133,8 @@ class PickDialog(Dialog[tuple[str, bool] | None]):
 
     def action_choose(self, run: bool) -> None:
         """Take the query at the cursor."""
-        at = self.query_one(OptionList).highlighted
-        if self._left and at is not None:
-            self.dismiss((self._left[at].sql, run))
+        if (choice := self.chosen) is not None:
+            self._take(choice, run=run)
+
+    def _take(self, choice: Question, *, run: bool) -> None:
+        self.dismiss(Picked(choice.sql, run, self.name_of(choice)))

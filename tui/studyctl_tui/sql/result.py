@@ -19,15 +19,21 @@ from textual_fastdatatable import DataTable
 
 from studyctl.errors import Problem
 from studyctl.store.session import Answer
-from studyctl_tui.sql.cells import Rows, cell_text, row_texts
+from studyctl.units import bytes_text
+from studyctl_tui.sql.cells import Rows, cell_text, row_texts, rows_as_text, tab_separated
+
+COPY = Binding.Group("Copy")
+CLIPBOARD_BYTES = 74_000
+"""Maximum of a copy: as base64 98,668 bytes, and some terminals drop a sequence of more than 100,000."""
 
 
 class ResultTable(DataTable):  # type: ignore[misc]  # its types are not read
     """The table; one for each result."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "copy_cell", "Copy cell"),
-        Binding("Y", "copy_row", "Copy row"),
+        Binding("y", "copy_cell", "Copy cell", group=COPY),
+        Binding("Y", "copy_row", "Copy row", group=COPY),
+        Binding("a", "copy_all", "Copy all rows", group=COPY),
         Binding("ctrl+c", "copy_cell", "Copy cell", show=False),
         Binding("tab", "app.focus_next", "Next pane", show=False),
         Binding("shift+tab", "app.focus_previous", "Previous pane", show=False),
@@ -143,11 +149,22 @@ class ResultTable(DataTable):  # type: ignore[misc]  # its types are not read
 
     def action_copy_row(self) -> None:
         """Copy the row at the cursor, tabs between its cells."""
-        texts = row_texts(self.rows.source_data, self.cursor_coordinate.row)
-        self._copy(
-            "the row",
-            "\t".join(" ".join(text.split()) if "\t" in text or "\n" in text else text for text in texts),
-        )
+        self._copy("the row", tab_separated(row_texts(self.rows.source_data, self.cursor_coordinate.row)))
+
+    def action_copy_all(self) -> None:
+        """Copy all rows below a line of headers, tabs between cells; of many, the first ones that a terminal takes."""
+        table = self.rows.source_data
+        text, count = rows_as_text(table, CLIPBOARD_BYTES)
+        if count == table.num_rows:
+            self.app.copy_to_clipboard(text)
+            self.app.notify(f"copied {count:,} row{'s' * (count != 1)} with headers, tabs between cells")
+            return
+        limit = f"terminals take {bytes_text(CLIPBOARD_BYTES)} at most; ctrl+e writes all {table.num_rows:,} to a file"
+        if count:
+            self.app.copy_to_clipboard(text)
+            self.app.notify(f"copied only the first {count:,} rows: {limit}", severity="warning")
+        else:
+            self.app.notify(f"nothing was copied: {limit}", severity="warning")
 
     def _copy(self, part: str, text: str) -> None:
         self.app.copy_to_clipboard(text)

@@ -1,7 +1,6 @@
 """SQL: a query, the tables and columns, and the rows of the result."""
 
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -14,42 +13,46 @@ from textual.events import Resize
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.history import recall, remember
-from studyctl.store.questions import Question, about_trial, questions
+from studyctl.store.completion import Catalog, complete
+from studyctl.store.history import remember
+from studyctl.store.questions import questions
 from studyctl.store.session import Answer, CatalogTable, Session
+from studyctl.store.vocabulary import vocabulary
 from studyctl.units import duration_text
-from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.view import View
 from studyctl_tui.sql.cells import Rows
 from studyctl_tui.sql.editor import SqlEditor
 from studyctl_tui.sql.export import ExportDialog
-from studyctl_tui.sql.pick import PickDialog
 from studyctl_tui.sql.plot import PlotDialog, plottable
+from studyctl_tui.sql.query import QueryScreen
 from studyctl_tui.sql.result import ResultPane, ResultTable, problem_text
 from studyctl_tui.sql.status import NOTHING, QueryLine
-from studyctl_tui.sql.tree import Catalog, CatalogPane, Entry
+from studyctl_tui.sql.tree import CatalogPane, CatalogTree
 
 WIDE = 120
 """Columns from which the tree is shown by default."""
 WELCOME = Text.from_markup(
     "[bold]ctrl+j[/] or [bold]F5[/] runs the query, or the part of it that is selected.\n"
-    "[bold]ctrl+o[/] has ready queries: which variant is best per bit, which languages suffer, which items flipped …\n"
+    "[bold]ctrl+o[/] has ready queries: which variant is best per bit, which languages suffer, which items flipped …; "
+    "and those that you saved with [bold]ctrl+s[/].\n"
     "[bold]F2[/] shows tables, views and columns; [bold]F4[/] what was asked before; "
     "[bold]F6[/] and [bold]tab[/] go from pane to pane."
 )
 
 
-class SqlScreen(StudyScreen):
+class SqlScreen(QueryScreen):
     """Queries the published database. The event loop never waits: queries run in a thread and can be stopped."""
 
     NAME = "SQL"
     ABOUT = "Ask the published results in SQL; export, plot or copy what comes back."
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c", "stop", "Stop the query", priority=True, key_display="esc"),
+        Binding("escape,ctrl+c", "stop", "Stop", priority=True, key_display="esc"),
         Binding("escape", "edit", "To the query", show=False, priority=True),
         Binding("ctrl+j,f5", "run", "Run", priority=True, key_display="^j"),
         Binding("ctrl+o", "questions", "Questions", priority=True),
+        Binding("ctrl+s", "save", "Save", priority=True),
+        Binding("ctrl+l", "format", "Format", priority=True),
         Binding("f4", "history", "History", priority=True),
         Binding("f2", "tree", "Tables", priority=True),
         Binding("ctrl+e", "export", "Export", priority=True),
@@ -61,8 +64,8 @@ class SqlScreen(StudyScreen):
     SqlScreen SqlEditor { height: 6; padding: 0; background: $surface; }
     SqlScreen.-tall SqlEditor { height: 12; }
     SqlScreen #sql-tree.hidden { display: none; }
-    SqlScreen SqlEditor, SqlScreen Catalog, SqlScreen ResultTable { border-left: blank; }
-    SqlScreen SqlEditor:focus, SqlScreen Catalog:focus, SqlScreen ResultTable:focus { border-left: outer $primary; }
+    SqlScreen SqlEditor, SqlScreen CatalogTree, SqlScreen ResultTable { border-left: blank; }
+    SqlScreen SqlEditor:focus, SqlScreen CatalogTree:focus, SqlScreen ResultTable:focus { border-left: outer $primary; }
     """
 
     def __init__(self) -> None:
@@ -84,7 +87,8 @@ class SqlScreen(StudyScreen):
         with Horizontal():
             yield CatalogPane()
             with Vertical():
-                yield SqlEditor(questions()[0].sql)
+                yield (editor := SqlEditor(questions()[0].sql))
+                yield editor.completions
                 yield QueryLine()
                 yield ResultPane(WELCOME)
 
@@ -131,36 +135,29 @@ class SqlScreen(StudyScreen):
 
     @work(thread=True, exclusive=True, group="catalog")
     def _look(self, session: Session) -> None:
-        """Read the tables and columns."""
+        """Read the tables and columns, and the words of SQL the first time."""
         tables: tuple[CatalogTable, ...] = ()
+        words = vocabulary()
         problem: Problem | None = None
         try:
             tables = session.catalog()
         except StudyError as error:
             problem = error.problems[0]
-        self.app.call_from_thread(self._show_catalog, session, tables, problem)
+        catalog = Catalog(tables, words)
+        complete("select ", 0, len("select "), catalog)  # what it prepares would delay the first key
+        self.app.call_from_thread(self._show_catalog, session, catalog, problem)
 
-    def _show_catalog(
-        self, session: Session, tables: tuple[CatalogTable, ...], problem: Problem | None
-    ) -> None:
+    def _show_catalog(self, session: Session, catalog: Catalog, problem: Problem | None) -> None:
         if session is not self._session:
             return
-        self.query_one(CatalogPane).show(tables)
+        self.query_one(CatalogPane).show(catalog.tables)
+        self.query_one(SqlEditor).catalog = catalog
         pane = self.query_one(ResultPane)
         if pane.answer is None and not self.busy and (problem is not None) != self._unread:
             pane.say(problem_text(problem) if problem is not None else WELCOME)
             self._unread = problem is not None
 
     # -- asking
-
-    def ask(self, sql: str) -> None:
-        """Put a query into the editor and run it."""
-        self.query_one(SqlEditor).put(sql)
-        self.action_run()
-
-    def ask_about(self, trial_id: str) -> None:
-        """Show what is stored of a trial."""
-        self.ask(about_trial(trial_id))
 
     @property
     def busy(self) -> bool:
@@ -272,6 +269,8 @@ class SqlScreen(StudyScreen):
             return self.busy
         if action == "edit":
             return not self.busy and not isinstance(self.focused, SqlEditor)
+        if action == "format":  # elsewhere, and during a query, the footer needs its place
+            return not self.busy and isinstance(self.focused, SqlEditor)
         return True
 
     def action_stop(self) -> None:
@@ -279,63 +278,20 @@ class SqlScreen(StudyScreen):
         self._stopping = True
         self._tick()
 
-    def action_edit(self) -> None:
-        """Go back to the query."""
-        self.query_one(SqlEditor).focus()
-
     def action_tree(self) -> None:
         """Show the tree or hide it."""
         self._tree_shown = self.query_one(CatalogPane).has_class("hidden")
         self._show_tree()
-        self.query_one(Catalog if self._tree_shown else SqlEditor).focus()
+        self.query_one(CatalogTree if self._tree_shown else SqlEditor).focus()
 
     def _show_tree(self) -> None:
         shown = self.app.size.width >= WIDE if self._tree_shown is None else self._tree_shown
         self.query_one(CatalogPane).set_class(not shown, "hidden")
 
-    @on(Catalog.NodeSelected)
-    def _insert(self, event: Catalog.NodeSelected[Entry]) -> None:
-        if event.node.data is not None:
-            editor = self.query_one(SqlEditor)
-            editor.replace(event.node.data.name, *editor.selection)
-
     @on(ResultTable.CellHighlighted)
     def _moved(self) -> None:
         if (table := self.query_one(ResultPane).table) is not None and not self.busy:
             self.query_one(QueryLine).position = table.position()
-
-    def action_questions(self) -> None:
-        """Choose a ready query."""
-        self._pick("Questions that a study answers", questions())
-
-    @work(thread=True, exclusive=True, group="history")
-    def action_history(self) -> None:
-        """Choose a query that was asked before."""
-        try:
-            history = recall()
-        except StudyError as error:
-            self.app.call_from_thread(self.notify, error.problems[0].what, severity="error", markup=False)
-            return
-        choices = [
-            Question(
-                " ".join(asked.sql.split())[:200],
-                f"asked of {asked.study}, {asked.at[:16].replace('T', ' ')} UTC",
-                asked.sql,
-            )
-            for asked in history
-        ]
-        self.app.call_from_thread(self._pick, "Asked before", choices)
-
-    def _pick(self, title: str, choices: Sequence[Question]) -> None:
-        self.app.push_screen(PickDialog(title, choices), self._picked)
-
-    def _picked(self, picked: tuple[str, bool] | None) -> None:
-        if picked is not None:
-            sql, run = picked
-            self.query_one(SqlEditor).put(sql)
-            self.query_one(SqlEditor).focus()
-            if run:
-                self.action_run()
 
     def action_export(self) -> None:
         """Write the rows to a file."""
@@ -343,7 +299,12 @@ class SqlScreen(StudyScreen):
         if answer is None:
             self.notify("there are no rows to export: run a query first")
             return
-        self.app.push_screen(ExportDialog(answer.table))
+
+        def written(text: str | None) -> None:
+            if text is not None:
+                self.notify(text, markup=False)
+
+        self.app.push_screen(ExportDialog(answer.table), written)
 
     def action_plot(self) -> None:
         """Draw the rows."""

@@ -12,9 +12,7 @@ from textual.containers import Vertical
 from textual.widgets import Static, Tree
 
 from studyctl.store.session import CatalogTable
-
-_RESERVED = frozenset({"window", "at", "order", "group", "table", "column", "end", "from", "to"})
-"""Reserved words that are, or may become, names of columns; they need quotes."""
+from studyctl.store.vocabulary import quoted
 
 
 class Entry(NamedTuple):
@@ -25,11 +23,11 @@ class Entry(NamedTuple):
     """The text below the tree."""
 
 
-class Catalog(Tree[Entry]):
+class CatalogTree(Tree[Entry]):
     """The tree itself."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select_cursor", "Insert the name"),
+        Binding("enter", "select_cursor", "Insert"),
         Binding("space", "toggle_node", "Open or close", show=False),
         Binding("right,l", "open", "Open", show=False),
         Binding("left,h", "shut", "Close", show=False),
@@ -73,7 +71,7 @@ class CatalogPane(Vertical):
 
     def compose(self) -> ComposeResult:
         """Yield tree and comment."""
-        yield Catalog()
+        yield CatalogTree()
         yield Static(id="sql-comment", markup=False)
 
     def show(self, tables: Sequence[CatalogTable]) -> None:
@@ -82,7 +80,7 @@ class CatalogPane(Vertical):
         if tables == old:
             return
         self._shown = tables
-        tree = self.query_one(Catalog)
+        tree = self.query_one(CatalogTree)
         if [replace(table, rows=None) for table in tables] == [replace(table, rows=None) for table in old]:
             for node, table in zip(tree.root.children, tables, strict=True):
                 node.set_label(_table_label(table))
@@ -99,13 +97,6 @@ class CatalogPane(Vertical):
     @on(Tree.NodeHighlighted)
     def _explain(self, event: Tree.NodeHighlighted[Entry]) -> None:
         self.query_one("#sql-comment", Static).update(event.node.data.about if event.node.data else "")
-
-
-def quoted(name: str) -> str:
-    """Return a name, in quotes where SQL needs them."""
-    if name.isidentifier() and name.islower() and name not in _RESERVED:
-        return name
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _table_label(table: CatalogTable) -> Text:

@@ -8,9 +8,11 @@ from textual.geometry import Offset
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from studyctl.spec.assist import Item
+from studyctl.completions import Item
 
 MOST_COLUMNS = 60
+FRAME = 3
+"""Columns of the list beside its text: blanks and a scroll bar."""
 
 
 class CompletionList(OptionList, can_focus=False):
@@ -28,6 +30,8 @@ class CompletionList(OptionList, can_focus=False):
     def __init__(self) -> None:
         super().__init__(compact=True)
         self._items: Sequence[Item] = ()
+        self._texts: list[Text] = []
+        """The items as lines of equal parts, their notes dim."""
 
     @property
     def is_open(self) -> bool:
@@ -45,14 +49,12 @@ class CompletionList(OptionList, can_focus=False):
         if items != self._items:
             self._items = items
             width = max(cell_len(item.label) for item in items)
+            room = min(MOST_COLUMNS, self.app.size.width - FRAME)
+            self._texts = [_line(item, width, room) for item in items]
             self.clear_options()
-            for item in items:
-                text = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
-                text.append(f"  {item.note}" if item.note else "", "dim")
-                text.truncate(MOST_COLUMNS, overflow="ellipsis")
-                self.add_option(Option(text))
+            self.add_options(map(Option, self._texts))
         labels = [item.label for item in items]
-        self.highlighted = labels.index(before) if before in labels else 0
+        self._choose(labels.index(before) if before in labels else 0)
         self.absolute_offset = Offset(max(0, x - 1), y + 1)
         self.display = True
 
@@ -63,4 +65,19 @@ class CompletionList(OptionList, can_focus=False):
 
     def move(self, step: int) -> None:
         """Go up or down, around the ends."""
-        self.highlighted = ((self.highlighted or 0) + step) % len(self._items)
+        self._choose(((self.highlighted or 0) + step) % len(self._items))
+
+    def _choose(self, index: int) -> None:
+        """Highlight an item; its note is not dim, which could not be read on that background."""
+        if self.highlighted is not None:
+            self.replace_option_prompt_at_index(self.highlighted, self._texts[self.highlighted])
+        bright = Text(self._texts[index].plain, no_wrap=True, overflow="ellipsis")
+        self.replace_option_prompt_at_index(index, bright)
+        self.highlighted = index
+
+
+def _line(item: Item, width: int, room: int) -> Text:
+    line = Text(item.label.ljust(width), no_wrap=True, overflow="ellipsis")
+    line.append(f"  {item.note}" if item.note else "", "dim")
+    line.truncate(room, overflow="ellipsis")
+    return line
