@@ -1,4 +1,4 @@
-"""What an editor offers to write at a place: for specs (:mod:`studyctl.spec.assist`) and queries (:mod:`studyctl.store.completion`)."""
+"""What an editor offers to write at a place: for specs (:mod:`studyctl.spec.assist`) and queries (:mod:`studyctl.sql.completion`)."""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ from textual.widgets import Input
 
 import studyctl_tui
 from studyctl.files import StudyPaths
-from studyctl.store.questions import questions
+from studyctl.sql.questions import questions
 from studyctl_tui.app import SCREENS, StudyApp
 from studyctl_tui.compare.flips import FlipsScreen
 from studyctl_tui.shared.dialogs import Ask, Choice, Dialog, InputScreen

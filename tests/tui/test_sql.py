@@ -11,9 +11,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
-from studyctl.store.history import recall, remember
+from studyctl.sql.history import recall, remember
+from studyctl.sql.questions import questions
 from studyctl.store.publish import publish
-from studyctl.store.questions import questions
 from studyctl_tui.app import StudyApp
 from studyctl_tui.sql.cells import Rows, cell_text
 from studyctl_tui.sql.editor import SqlEditor

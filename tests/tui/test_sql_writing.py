@@ -6,7 +6,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from studyctl.store.saved import delete_query, save_query, saved_file, saved_queries
+from studyctl.sql.saved import delete_query, save_query, saved_file, saved_queries
 from studyctl_tui.shared.dialogs import Ask
 from studyctl_tui.sql.editor import SqlEditor
 from studyctl_tui.sql.ready import ReadyDialog

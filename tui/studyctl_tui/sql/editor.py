@@ -18,7 +18,7 @@ from tree_sitter import Language
 from typing_extensions import override
 
 from studyctl.completions import Completions, Item
-from studyctl.store.completion import Catalog, complete
+from studyctl.sql.completion import Catalog, complete
 from studyctl_tui.shared.editor import CompletingEditor
 
 THEME = "studyctl-sql"

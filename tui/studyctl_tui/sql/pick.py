@@ -11,7 +11,7 @@ from textual.containers import Vertical
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from studyctl.store.questions import Question
+from studyctl.sql.questions import Question
 from studyctl_tui.shared.dialogs import Dialog
 
 

@@ -4,9 +4,9 @@ from textual import on, work
 from textual.widgets import OptionList
 
 from studyctl.errors import Problem, StudyError
-from studyctl.store.formatting import formatted
-from studyctl.store.history import recall
-from studyctl.store.questions import Question, about_trial
+from studyctl.sql.formatting import formatted
+from studyctl.sql.history import recall
+from studyctl.sql.questions import Question, about_trial
 from studyctl_tui.shared.screen import StudyScreen
 from studyctl_tui.sql.editor import SqlEditor
 from studyctl_tui.sql.pick import PickDialog, Picked

@@ -7,8 +7,8 @@ from textual import work
 from textual.binding import Binding, BindingType
 
 from studyctl.errors import Problem, StudyError
-from studyctl.store.questions import Question, questions
-from studyctl.store.saved import delete_query, saved_queries
+from studyctl.sql.questions import Question, questions
+from studyctl.sql.saved import delete_query, saved_queries
 from studyctl_tui.shared.dialogs import Ask, Choice
 from studyctl_tui.sql.pick import PickDialog
 

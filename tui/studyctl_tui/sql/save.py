@@ -1,7 +1,7 @@
 """Saving a query under a name."""
 
 from studyctl.errors import StudyError
-from studyctl.store.saved import NameTaken, save_query
+from studyctl.sql.saved import NameTaken, save_query
 from studyctl_tui.sql.naming import NameDialog, Refused
 
 LONGEST = 60

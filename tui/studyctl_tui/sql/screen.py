@@ -13,11 +13,11 @@ from textual.events import Resize
 
 from studyctl.errors import Problem, StudyError
 from studyctl.files import StudyPaths
-from studyctl.store.completion import Catalog, complete
-from studyctl.store.history import remember
-from studyctl.store.questions import questions
+from studyctl.sql.completion import Catalog, complete
+from studyctl.sql.history import remember
+from studyctl.sql.questions import questions
+from studyctl.sql.vocabulary import vocabulary
 from studyctl.store.session import Answer, CatalogTable, Session
-from studyctl.store.vocabulary import vocabulary
 from studyctl.units import duration_text
 from studyctl_tui.shared.topbar import GLYPHS
 from studyctl_tui.shared.view import View

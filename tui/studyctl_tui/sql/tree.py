@@ -11,8 +11,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Static, Tree
 
+from studyctl.sql.vocabulary import quoted
 from studyctl.store.session import CatalogTable
-from studyctl.store.vocabulary import quoted
 
 
 class Entry(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from studyctl.store.sql_text import CLAUSES, CURSOR, OF_TABLES, SET_OPERATORS, Group, Part
+from studyctl.sql.text import CLAUSES, CURSOR, OF_TABLES, SET_OPERATORS, Group, Part
 
 
 @dataclass(frozen=True, slots=True)

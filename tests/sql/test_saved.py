@@ -6,9 +6,9 @@ import pytest
 from filelock import FileLock
 
 from studyctl.errors import StudyError
-from studyctl.store import state
-from studyctl.store.history import history_file, remember
-from studyctl.store.saved import NameTaken, delete_query, save_query, saved_file, saved_queries
+from studyctl.sql import state
+from studyctl.sql.history import history_file, remember
+from studyctl.sql.saved import NameTaken, delete_query, save_query, saved_file, saved_queries
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
-"""The queries that were run in the app, newest first; kept between sessions (:mod:`~studyctl.store.state`)."""
+"""The queries that were run in the app, newest first; kept between sessions (:mod:`~studyctl.sql.state`)."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from studyctl.store.state import change_lines, line_of, read_entries, state_file
+from studyctl.sql.state import change_lines, line_of, read_entries, state_file
 
 MOST = 1000
 """Number of queries that are kept."""

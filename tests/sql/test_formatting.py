@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from studyctl.errors import StudyError
-from studyctl.store import layout, query
-from studyctl.store.formatting import formatted
+from studyctl.sql import layout
+from studyctl.sql.formatting import formatted
+from studyctl.sql.questions import Question, questions
+from studyctl.store import query
 from studyctl.store.publish import publish
-from studyctl.store.questions import Question, questions
 from studyctl.store.session import Session
 from tests.store.builder import FakeStudy
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from studyctl.completions import Completions, Item
+from studyctl.sql.scope import Column, Reader, Scope, Source
+from studyctl.sql.text import CLAUSES, OF_TABLES, Place, Token, place_of
+from studyctl.sql.vocabulary import Function, Vocabulary, quoted
 from studyctl.store.session import CatalogTable
-from studyctl.store.sql_scope import Column, Reader, Scope, Source
-from studyctl.store.sql_text import CLAUSES, OF_TABLES, Place, Token, place_of
-from studyctl.store.vocabulary import Function, Vocabulary, quoted
 
 MOST = 200
 """Number of items that are offered; more letters bring the others."""

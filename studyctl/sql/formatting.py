@@ -24,7 +24,7 @@ def formatted(sql: str) -> str:
         return sql
     from sqlfmt.exception import SqlfmtError  # few queries are formatted
 
-    from studyctl.store.layout import laid_out
+    from studyctl.sql.layout import laid_out
 
     try:
         text = laid_out(sql)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from studyctl.sql.questions import Question, about_trial, questions
 from studyctl.store.publish import publish
-from studyctl.store.questions import Question, about_trial, questions
 from studyctl.store.session import Session
 from tests.store.builder import FakeStudy
 from tests.tui import studies

@@ -20,7 +20,7 @@ class Question:
 @cache
 def questions() -> tuple[Question, ...]:
     """Return all ready-made queries, the most common ones first."""
-    text = files("studyctl.store").joinpath("questions.toml").read_text(encoding="utf-8")
+    text = files("studyctl.sql").joinpath("questions.toml").read_text(encoding="utf-8")
     return tuple(
         Question(row["title"], row["about"], row["sql"].strip()) for row in toml.read(text)["question"]
     )

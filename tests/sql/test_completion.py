@@ -3,10 +3,10 @@
 import pytest
 
 from studyctl.completions import Completions
-from studyctl.store.completion import MOST, Catalog, complete
-from studyctl.store.questions import Question, questions
+from studyctl.sql.completion import MOST, Catalog, complete
+from studyctl.sql.questions import Question, questions
+from studyctl.sql.vocabulary import Function, Vocabulary, quoted, vocabulary
 from studyctl.store.session import CatalogColumn, CatalogTable
-from studyctl.store.vocabulary import Function, Vocabulary, quoted, vocabulary
 
 
 def table(name: str, *columns: str, view: bool = False) -> CatalogTable:

@@ -1,10 +1,10 @@
-"""Queries that the user saved under a name, for every study; kept between sessions (:mod:`~studyctl.store.state`)."""
+"""Queries that the user saved under a name, for every study; kept between sessions (:mod:`~studyctl.sql.state`)."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from studyctl.store.state import change_lines, entry_of, line_of, read_entries, state_file
+from studyctl.sql.state import change_lines, entry_of, line_of, read_entries, state_file
 
 WHAT = "the saved queries"
 

@@ -7,8 +7,8 @@ import pytest
 from filelock import FileLock
 
 from studyctl.errors import StudyError
-from studyctl.store import history, state
-from studyctl.store.history import history_file, recall, remember
+from studyctl.sql import history, state
+from studyctl.sql.history import history_file, recall, remember
 
 
 @pytest.fixture(autouse=True)
