@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from studyctl.contract.identity import Purpose
 from studyctl.errors import StudyError
@@ -155,10 +156,12 @@ PURPOSES: dict[str, Purpose] = {
     **dict.fromkeys(("train", "training", "calib", "calibration"), "calibration"),
     **dict.fromkeys(("test", "valid", "validation", "dev", "eval", "evaluation"), "perplexity"),
 }
-QUESTIONS = ("question", "frage", "query", "prompt", "sentence", "pregunta", "swali")
+PASSAGES = ("passage", "flores_passage", "context", "premise", "article")
+QUESTIONS = ("question", "question_stem", "frage", "query", "prompt", "sentence", "pregunta", "swali")
 ANSWERS = (
     "answer",
     "answerkey",
+    "correct_answer_num",
     "label",
     "correct",
     "gold",
@@ -168,7 +171,8 @@ ANSWERS = (
     "respuesta",
     "jibu",
 )
-CHOICES = ("choices", "options", "answers")
+CHOICES = ("choices", "options", "answers", "endings")
+CHOICE = r"[A-H]|(choice|option|mc_answer)_?\w"
 TEXTS = (".jsonl", ".txt", ".parquet", ".jsonl.gz", ".txt.gz")
 
 
@@ -286,11 +290,17 @@ def _pattern(paths: list[Path], folder: Path) -> str:
     return str(first.relative_to(folder))
 
 
-def _first_row(path: Path) -> dict[str, object] | None:
-    """Return the first object of a file of JSON lines; None: it is something else."""
+def _first_row(path: Path) -> dict[str, Any] | None:
+    """Return the first object of a file of JSON lines or of a Parquet file; None: it is something else."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            row = json.loads(file.read(HEAD).split(b"\n")[0].decode("utf-8-sig"))
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq  # few folders have such files
+
+            batch = next(pq.ParquetFile(path).iter_batches(batch_size=1), None)
+            row = batch.to_pylist()[0] if batch is not None else None
+        else:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                row = json.loads(file.read(HEAD).split(b"\n")[0].decode("utf-8-sig"))
     except (OSError, ValueError, EOFError):
         return None
     return row if isinstance(row, dict) else None
@@ -301,11 +311,6 @@ def _column(path: Path) -> str:
     name = path.name.lower()
     if name.endswith((".txt", ".txt.gz")):
         return "*"
-    if name.endswith(".parquet"):
-        import pyarrow.parquet as pq  # few folders have such files
-
-        names = pq.read_schema(path).names
-        return "text" if "text" in names else ""
     texts = {key: value for key, value in (_first_row(path) or {}).items() if isinstance(value, str)}
     return "text" if "text" in texts else max(texts, key=lambda key: len(texts[key]), default="")
 
@@ -313,27 +318,31 @@ def _column(path: Path) -> str:
 def _task(path: Path, folder: Path) -> OwnTask | None:
     """Return a table of questions as a task, if it can be read as one."""
     suffix = path.suffix.lower()
+    row: dict[str, Any] = {}
     if suffix in (".csv", ".tsv"):
         header = path.open("rb").readline().decode("utf-8-sig", errors="replace").strip()
-        names = re.split(r"[,;\t]", header.replace('"', ""))
-    elif suffix == ".jsonl":
-        names = list(_first_row(path) or {})
-    else:
-        return None
-    lower = {name.strip().lower(): name.strip() for name in names}
-    question = next((lower[name] for name in QUESTIONS if name in lower), None)
-    answer = next((lower[name] for name in ANSWERS if name in lower), None)
-    listed = next((lower[name] for name in CHOICES if name in lower), None)
-    columns = (
-        (listed,)
-        if listed
-        else tuple(name for name in names if re.fullmatch(r"[A-H]|(choice|option)_?\w", name))
+        row = dict.fromkeys(re.split(r"[,;\t]", header.replace('"', "")))
+    elif suffix in (".jsonl", ".parquet"):
+        row = _first_row(path) or {}
+    lower = {name.strip().lower(): name.strip() for name in row}
+    passage, question, answer, listed = (
+        next((lower[name] for name in names if name in lower), None)
+        for names in (PASSAGES, QUESTIONS, ANSWERS, CHOICES)
     )
-    if question is None or answer is None or not columns:
+    choices = tuple(name for name in lower.values() if re.fullmatch(CHOICE, name))
+    if listed is not None:
+        listing = row.get(listed)
+        one = listing[0] if isinstance(listing, list) and listing else listing
+        choices = (f"{listed}.text" if isinstance(one, dict) and "text" in one else listed,)
+    if question is None or answer is None or not choices:
         return None
     relative = path.relative_to(folder)
     task = OwnTask(
-        file=str(relative), question=question, choices=columns, answer=answer, language=language_of(relative)
+        file=str(relative),
+        question=(question,) if passage is None else (passage, question),
+        choices=choices,
+        answer=answer,
+        language=language_of(relative),
     )
     try:
         read_items(path.stem, task, folder)
@@ -381,8 +390,11 @@ def _sections(name: str, contents: Contents) -> Iterator[str]:
     yield "windows = 20                       # of each language; more make intervals narrower\n"
     yield "[evaluation.fidelity]              # distance to the uncompressed model: KL, top-1, SNR\n"
     for task, own in contents.tasks.items():
-        choices = _list(own.choices) if len(own.choices) > 1 else _text(own.choices[0])
-        yield f"[evaluation.tasks.own.{task}]\nfile = {_text(own.file)}\nquestion = {_text(own.question)}"
+        question, choices = (
+            _list(columns) if len(columns) > 1 else _text(columns[0])
+            for columns in (own.question, own.choices)
+        )
+        yield f"[evaluation.tasks.own.{task}]\nfile = {_text(own.file)}\nquestion = {question}"
         language = f"language = {_text(own.language)}\n" if own.language is not None else ""
         yield f"choices = {choices}\nanswer = {_text(own.answer)}\n{language}"
     if not contents.tasks:

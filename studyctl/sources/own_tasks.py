@@ -12,6 +12,7 @@ from studyctl.errors import StudyError
 from studyctl.files import cache_entry, digest, write_atomic
 from studyctl.sources.text_files import json_objects
 from studyctl.spec.models import OwnTask
+from studyctl.units import count_text
 
 FORMATS = ".csv, .tsv, .jsonl and .parquet"
 ITEMS = "items.jsonl"
@@ -137,47 +138,95 @@ def _rows(name: str, path: Path) -> Iterator[_Row]:
         raise StudyError(f"task `{name}`: `{path}` has an unknown format", hint=f"items are {FORMATS} files")
 
 
-def _texts(name: str, task: OwnTask, row: _Row) -> tuple[str, list[str], object]:
+def _texts(name: str, task: OwnTask, row: _Row) -> tuple[str, list[str], str]:
     """Return question, choices and answer of a row, as they are written."""
-    question, answer = (_column(name, row, column) for column in (task.question, task.answer))
-    listed = [_column(name, row, column) for column in task.choices]
-    if len(listed) == 1:
-        (value,) = listed
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                value = json.loads(value)
-            except ValueError as error:
-                raise StudyError(f"task `{name}`: choices of `{row.place}` are no list: {error}") from error
-        if not isinstance(value, list):
-            raise StudyError(
-                f"task `{name}`: `{task.choices[0]}` of `{row.place}` is no list of choices",
-                hint='write a column for each: choices = ["A", "B", "C", "D"]',
-            )
-        listed = value
-    choices = [str(choice).strip() for choice in listed if choice is not None and str(choice).strip()]
-    if len(choices) < 2:
-        raise StudyError(f"task `{name}`: `{row.place}` has {len(choices)} choices, at least two are needed")
-    if not str(question or "").strip():
+    question = "\n".join(filter(None, (_text(name, row, column) for column in task.question)))
+    if not question:
         raise StudyError(f"task `{name}`: `{row.place}` has no question")
-    return str(question).strip(), choices, answer
+    choices = (
+        [_text(name, row, column) for column in task.choices]
+        if len(task.choices) > 1
+        else _listed(name, row, task.choices[0])
+    )
+    while choices and not choices[-1]:
+        choices.pop()
+    if "" in choices:
+        raise StudyError(
+            f"task `{name}`: choice {choices.index('') + 1} of `{row.place}` is empty, and a later one is not"
+        )
+    if len(choices) < 2:
+        raise StudyError(
+            f"task `{name}`: `{row.place}` has {count_text(len(choices), 'choice')}, at least two are needed"
+        )
+    return question, choices, _text(name, row, task.answer)
+
+
+def _listed(name: str, row: _Row, column: str) -> list[str]:
+    """Return the choices that one column lists."""
+    value = _column(name, row, column)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise StudyError(f"task `{name}`: choices of `{row.place}` are no list: {error}") from error
+    if not isinstance(value, list):
+        raise StudyError(
+            f"task `{name}`: `{column}` of `{row.place}` is no list of choices",
+            hint=_fields_hint(column, value) or 'write a column for each: choices = ["A", "B", "C", "D"]',
+        )
+    return [_plain(name, row, column, choice) for choice in value]
+
+
+def _text(name: str, row: _Row, column: str) -> str:
+    return _plain(name, row, column, _column(name, row, column))
+
+
+def _plain(name: str, row: _Row, column: str, value: object) -> str:
+    """Return a text or number as text; empty: there is none."""
+    if isinstance(value, dict | list):
+        raise StudyError(
+            f"task `{name}`: `{column}` of `{row.place}` is no text", hint=_fields_hint(column, value)
+        )
+    return "" if value is None else str(value).strip()
+
+
+def _fields_hint(column: str, value: object) -> str:
+    """Return how the fields of an object are named; empty if it is none."""
+    fields = " or ".join(f"`{column}.{field}`" for field in value) if isinstance(value, dict) else ""
+    return f"it has fields: write {fields}" if fields else ""
 
 
 def _column(name: str, row: _Row, column: str) -> Any:
-    if column not in row.values:
+    """Return the value of a column; ``choices.text`` is the field ``text`` of what stands in ``choices``."""
+    if column in row.values:
+        return row.values[column]
+    try:
+        return _field(row.values, column)
+    except KeyError as error:
         columns = ", ".join(f"`{key}`" for key in row.values)
         raise StudyError(
             f"task `{name}`: `{row.place}` has no column `{column}`",
             hint=f"it has {columns}; `question`, `choices` and `answer` of the task name them",
-        )
-    return row.values[column]
+        ) from error
 
 
-def _number(answer: object) -> int | None:
-    text = str(answer).strip()
-    return int(text) if text.isascii() and text.isdigit() else None
+def _field(value: Any, path: str) -> Any:
+    """Return a field of an object, or of each object of a list."""
+    if isinstance(value, list):
+        return [_field(item, path) for item in value]
+    if not isinstance(value, dict):
+        raise KeyError(path)
+    head, _, rest = path.partition(".")
+    return _field(value[head], rest) if rest else value[head]
 
 
-def _first_number(name: str, texts: Sequence[tuple[str, list[str], object]]) -> int:
+def _number(answer: str) -> int | None:
+    """Return the number that an answer is; a table that once had gaps writes 2 as 2.0."""
+    digits = answer.removesuffix(".0")
+    return int(digits) if digits.isascii() and digits.isdigit() else None
+
+
+def _first_number(name: str, texts: Sequence[tuple[str, list[str], str]]) -> int:
     """Return the number of the first choice, as the answers tell; 0 if none is a number.
 
     Raises:
@@ -186,7 +235,7 @@ def _first_number(name: str, texts: Sequence[tuple[str, list[str], object]]) -> 
     numbers = [
         (number, len(choices))
         for _, choices, answer in texts
-        if str(answer).strip() not in choices and (number := _number(answer)) is not None
+        if answer not in choices and (number := _number(answer)) is not None
     ]
     if not numbers or any(number == 0 for number, _ in numbers):
         return 0
@@ -198,18 +247,17 @@ def _first_number(name: str, texts: Sequence[tuple[str, list[str], object]]) -> 
     )
 
 
-def _answer(name: str, place: str, choices: list[str], answer: object, first: int) -> int:
-    text = str(answer).strip()
-    if text in choices:
-        return choices.index(text)
+def _answer(name: str, place: str, choices: list[str], answer: str, first: int) -> int:
+    if answer in choices:
+        return choices.index(answer)
     number = _number(answer)
     if number is not None:
         number -= first
-    elif len(text) == 1 and text.upper() in ascii_uppercase:
-        number = ascii_uppercase.index(text.upper())
+    elif len(answer) == 1 and answer.upper() in ascii_uppercase:
+        number = ascii_uppercase.index(answer.upper())
     if number is None or not 0 <= number < len(choices):
         raise StudyError(
-            f"task `{name}`: the answer `{text}` of `{place}` is none of its {len(choices)} choices",
+            f"task `{name}`: the answer `{answer}` of `{place}` is none of its {len(choices)} choices",
             hint="an answer is the text of a choice, a letter (A is the first), or a number",
         )
     return number

@@ -424,11 +424,21 @@ class OwnTask(Table):
     file: Text = Field(
         description="items, relative to the spec: .csv, .tsv, .jsonl or .parquet, with a header or field names"
     )
-    question: Text = Field("question", description="column of the question")
+    question: Annotated[
+        tuple[Text, ...],
+        BeforeValidator(_as_tuple),
+        Field(
+            min_length=1,
+            description="column of the question, or a list of columns, joined line by line: passage, question",
+        ),
+    ] = ("question",)
     choices: Annotated[
         tuple[Text, ...],
         BeforeValidator(_as_tuple),
-        Field(min_length=1, description="column that lists the choices, or a list with a column for each"),
+        Field(
+            min_length=1,
+            description="column that lists the choices (`choices.text`: the field `text` of each), or a list with a column for each",
+        ),
     ] = ("choices",)
     answer: Text = Field(
         "answer", description="column of the right answer: its text, a letter (A is the first), or a number"

@@ -34,7 +34,7 @@ def json_schema() -> Schema:
         }
     for properties, names in (
         (definitions[Selector.__name__]["properties"], Selector.model_fields),
-        (definitions[OwnTask.__name__]["properties"], ("choices",)),
+        (definitions[OwnTask.__name__]["properties"], ("question", "choices")),
     ):
         properties |= {name: _value_or_list(properties[name]) for name in names}
     study = definitions["Study"]

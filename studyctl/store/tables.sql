@@ -249,7 +249,7 @@ COMMENT ON COLUMN items.item IS 'lm-eval''s doc_id';
 COMMENT ON COLUMN items.gold IS 'number of the right choice, from 0';
 COMMENT ON COLUMN items.predicted IS 'number of the choice with the highest log-likelihood, from 0';
 COMMENT ON COLUMN items.correct IS '1 if right by the task''s main metric, 0 if wrong; NULL if the metric has other values';
-COMMENT ON COLUMN items.correct_norm IS '1 if right by log-likelihood per byte (acc_norm), else 0; NULL if the task has no acc_norm';
+COMMENT ON COLUMN items.correct_norm IS '1 if right by log-likelihood per character (acc_norm), else 0; NULL if the task has no acc_norm';
 COMMENT ON COLUMN items.loglikelihoods IS 'of the choices in their order, in nats';
 COMMENT ON COLUMN items.score IS 'value of the task''s main metric; NULL if items have none';
 COMMENT ON COLUMN items.passage IS 'hash of the text that the item is about: items about one passage are not independent draws';

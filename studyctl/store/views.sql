@@ -242,7 +242,7 @@ COMMENT ON COLUMN flips.variant IS 'compression setting';
 COMMENT ON COLUMN flips.task IS 'name of the task in lm-eval';
 COMMENT ON COLUMN flips.item IS 'lm-eval''s doc_id';
 COMMENT ON COLUMN flips.gold IS 'number of the right choice, from 0';
-COMMENT ON COLUMN flips.dense_predicted IS 'choice with the highest log-likelihood by the dense model; acc_norm judges by that per byte';
+COMMENT ON COLUMN flips.dense_predicted IS 'choice with the highest log-likelihood by the dense model; acc_norm judges by that per character';
 COMMENT ON COLUMN flips.predicted IS 'choice with the highest log-likelihood by this trial';
 COMMENT ON COLUMN flips.direction IS 'right_to_wrong or wrong_to_right';
 COMMENT ON COLUMN flips.dense_loglikelihoods IS 'log-likelihoods of the choices by the dense model, in nats';

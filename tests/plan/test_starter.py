@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -129,6 +131,28 @@ def test_the_language_of_a_quiz_is_told_by_its_name(
     draw_plan(shown, console, console)
     heads = {"ar": "task quiz-ar (ar), 2 items: Where?", None: "task quiz, 2 items: Where?"}
     assert heads[language] in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("row", "question", "choices"),
+    [
+        ({"question": "?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}, ["question"], ["choices.text"]),
+        ({"question": "?", "choices": [{"text": "x"}, {"text": "y"}], "answerKey": "B"}, ["question"], ["choices.text"]),
+        ({"question": "?", "options": ["x", "y"], "label": 0}, ["question"], ["options"]),
+        ({"flores_passage": "p", "question": "?", "mc_answer1": "x", "mc_answer2": "y", "correct_answer_num": "2"}, ["flores_passage", "question"], ["mc_answer1", "mc_answer2"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_common_data_sets_are_recognized(
+    tmp_path: Path, row: dict[str, object], question: list[str], choices: list[str], suffix: str
+) -> None:
+    path = tmp_path / f"quiz{suffix}"
+    if suffix == ".jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    task = look(tmp_path).tasks["quiz"]
+    assert (list(task.question), list(task.choices)) == (question, choices)
 
 
 def test_a_table_that_is_no_quiz_is_no_task(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ITEMS = [
     Item("Who rows?", ["nobody", "Ama", "all"], 0),
 ]
 LISTED = OwnTask(file="quiz.jsonl")
-COLUMNS = OwnTask(file="quiz.csv", question="Frage", choices=("A", "B", "C"), answer="richtig")
+COLUMNS = OwnTask(file="quiz.csv", question=("Frage",), choices=("A", "B", "C"), answer="richtig")
 
 
 def as_csv(delimiter: str) -> Callable[[Path], OwnTask]:
@@ -46,10 +46,49 @@ def as_parquet(folder: Path) -> OwnTask:
         {"q": [i.question for i in ITEMS], "c": [i.choices for i in ITEMS], "a": [i.answer for i in ITEMS]}
     )
     pq.write_table(table, folder / "quiz.parquet")
-    return OwnTask(file="quiz.parquet", question="q", choices=("c",), answer="a")
+    return OwnTask(file="quiz.parquet", question=("q",), choices=("c",), answer="a")
 
 
-@pytest.mark.parametrize("write", [as_csv(","), as_csv(";"), as_csv("\t"), as_jsonl, as_parquet])
+def as_objects(folder: Path) -> OwnTask:
+    """As ARC and OpenBookQA are distributed."""
+    rows = [
+        {
+            "question_stem": item.question,
+            "choices": {"text": item.choices, "label": ["A", "B", "C"][: len(item.choices)]},
+            "answerKey": "ABC"[item.answer],
+        }
+        for item in ITEMS
+    ]
+    (folder / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return OwnTask(
+        file="quiz.jsonl", question=("question_stem",), choices=("choices.text",), answer="answerKey"
+    )
+
+
+def as_lists_of_objects(folder: Path) -> OwnTask:
+    """As CommonsenseQA is distributed."""
+    rows = [
+        {
+            "question": {
+                "stem": item.question,
+                "choices": [{"label": "ABC"[n], "text": text} for n, text in enumerate(item.choices)],
+            },
+            "answerKey": "ABC"[item.answer],
+        }
+        for item in ITEMS
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "quiz.parquet")
+    return OwnTask(
+        file="quiz.parquet",
+        question=("question.stem",),
+        choices=("question.choices.text",),
+        answer="answerKey",
+    )
+
+
+@pytest.mark.parametrize(
+    "write", [as_csv(","), as_csv(";"), as_csv("\t"), as_jsonl, as_parquet, as_objects, as_lists_of_objects]
+)
 def test_every_form_gives_the_same_items(tmp_path: Path, write: Callable[[Path], OwnTask]) -> None:
     assert read_items("quiz", write(tmp_path), tmp_path) == ITEMS
 
@@ -68,6 +107,7 @@ def test_quotes_and_line_breaks_of_a_table_are_kept(tmp_path: Path) -> None:
         ([1, 2], 0, [1, 2]),
         ([1, 2], 1, [0, 1]),
         (["1", "3"], None, [0, 2]),
+        (["1.0", 3.0], None, [0, 2]),
         (["x", "C"], None, [0, 2]),
     ],
 )
@@ -85,15 +125,28 @@ def test_a_choice_that_is_a_number_is_a_text_first(tmp_path: Path) -> None:
     assert read_items("quiz", LISTED, tmp_path)[0].answer == 1
 
 
+def test_a_passage_stands_before_its_question(tmp_path: Path) -> None:
+    (tmp_path / "quiz.csv").write_text(
+        "passage,Frage,A,B,C,richtig\nA boat left.,Who left?,cat,boat,,B\n,Who?,a,b,,A\n"
+    )
+    task = COLUMNS.model_copy(update={"question": ("passage", "Frage")})
+    first, second = read_items("quiz", task, tmp_path)
+    assert (first.question, second.question) == ("A boat left.\nWho left?", "Who?")
+
+
 @pytest.mark.parametrize(
     ("line", "what", "hint"),
     [
         ('{"question": "?", "choices": ["x", "y", "z"], "answer": 1}', "it cannot be told whether", "first_number = 0"),
         ('{"question": "?", "choices": ["x", "y"], "answer": "D"}', "the answer `D` of `{file}:1` is none of its 2", "a letter"),
-        ('{"question": "?", "choices": ["x"], "answer": "x"}', "`{file}:1` has 1 choices", ""),
+        ('{"question": "?", "choices": ["x"], "answer": "x"}', "`{file}:1` has 1 choice, at least", ""),
         ('{"question": " ", "choices": ["x", "y"], "answer": "x"}', "`{file}:1` has no question", ""),
         ('{"question": "?", "choices": "x, y", "answer": "x"}', "is no list of choices", 'choices = ["A", "B"'),
         ('{"frage": "?", "choices": ["x", "y"], "answer": "x"}', "has no column `question`", "it has `frage`, `choices`"),
+        ('{"question": "?", "choices": ["x", "", "z"], "answer": "C"}', "choice 2 of `{file}:1` is empty", ""),
+        ('{"question": "?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answer": "A"}', "is no list of choices", "write `choices.text` or `choices.label`"),
+        ('{"question": "?", "choices": [{"text": "x"}, {"text": "y"}], "answer": "x"}', "`choices` of `{file}:1` is no text", "write `choices.text`"),
+        ('{"question": {"stem": "?"}, "choices": ["x", "y"], "answer": "x"}', "`question` of `{file}:1` is no text", "write `question.stem`"),
         ("[1]", "is no JSON object", ""),
         ("", "has no items", ""),
     ],
