@@ -11,7 +11,7 @@ class Fault(Enum):
 
     NO_VALUE = ("Invalid value",)
     LINE_ENDS_IN_TEXT = ("Illegal character '\\n'",)
-    ESCAPE = ("Unescaped", "Invalid hex value")
+    ESCAPE = ("Unescaped", "Escaped character", "Invalid hex value")
     NO_EQUALS = ("Expected '=' after a key",)
     LIST_NOT_CLOSED = ("Unclosed array",)
     INLINE_TABLE_NOT_CLOSED = ("Unclosed inline table",)
@@ -28,7 +28,8 @@ class Fault(Enum):
     """Our own message: ``tomllib`` runs out of stack."""
     TOO_LONG = ("a number has too many digits",)
     """Our own message for what Python says of numbers of thousands of digits."""
-    OTHER = ()
+    OTHER = ("",)
+    """Any other message; last, as every text begins so. An empty tuple would not stay a value in Python 3.11.2, that of Debian 12."""
 
 
 class TomlError(ValueError):
@@ -61,8 +62,7 @@ def read(text: str) -> dict[str, Any]:
         if match is None:
             raise TomlError(Fault.OTHER, str(error), 1) from error
         message, line, column = match.groups()
-        faults = (fault for fault in Fault if message.startswith(fault.value))
-        fault = next(faults, Fault.ESCAPE if "escape" in message else Fault.OTHER)
+        fault = next(fault for fault in Fault if message.startswith(fault.value))
         raise TomlError(fault, message, int(line) if line else None, int(column or 1)) from error
     except ValueError as error:
         digits = re.search(r"\d[\d_]{1000,}", text)
