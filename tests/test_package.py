@@ -89,7 +89,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sdist")
     (sdist,) = SdistBuilder(str(ROOT)).build(directory=str(folder))
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        # As tarfile's documentation has it for Python before 3.11.4.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        archive.extractall(folder)
     (inside,) = (path for path in folder.iterdir() if path.is_dir())
     return inside
 
