@@ -70,6 +70,7 @@ def test_a_signal_to_the_whole_group_stops_and_fails_nothing(
     workplace: Path, paths: StudyPaths, names: list[str]
 ) -> None:
     """As ``timeout``, ``scancel`` and systemd send it, and the kernel when a terminal is closed."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     runner = start(write_spec(workplace, execution="retries = 0"))
     wait_for_runner(runner, paths)
     for name in names:
