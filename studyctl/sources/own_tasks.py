@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -95,32 +98,16 @@ def read_items(name: str, task: OwnTask, base: Path) -> list[Item]:
     if not rows:
         raise StudyError(f"task `{name}`: `{path}` has no items")
     texts = [_texts(name, task, row) for row in rows]
-    first = task.first_number if task.first_number is not None else _first_number(name, texts)
+    answers = _answers(name, rows, texts, task.first_number)
     return [
-        Item(question, choices, _answer(name, row.place, choices, answer, first))
-        for row, (question, choices, answer) in zip(rows, texts, strict=True)
+        Item(question, choices, answer) for (question, choices, _), answer in zip(texts, answers, strict=True)
     ]
 
 
 def _rows(name: str, path: Path) -> Iterator[_Row]:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise StudyError(
-                f"task `{name}`: `{path}` is not UTF-8", hint="save the file as UTF-8"
-            ) from error
-        first = text.partition("\n")[0]
-        delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=first.count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        try:
-            for row in reader:
-                yield _Row(
-                    f"{path}:{reader.line_num}", {key: value for key, value in row.items() if key is not None}
-                )
-        except csv.Error as error:
-            raise StudyError(f"task `{name}`: `{path}:{reader.line_num}` is no CSV: {error}") from error
+        yield from _table_rows(name, path, "\t" if suffix == ".tsv" else None)
     elif suffix == ".jsonl":
         for place, item in json_objects(path.read_bytes(), path, hint="an item is one JSON object a line"):
             yield _Row(place, item)
@@ -136,6 +123,48 @@ def _rows(name: str, path: Path) -> Iterator[_Row]:
             yield _Row(f"{path}, row {number}", row)
     else:
         raise StudyError(f"task `{name}`: `{path}` has an unknown format", hint=f"items are {FORMATS} files")
+
+
+def _table_rows(name: str, path: Path, delimiter: str | None) -> Iterator[_Row]:
+    """Yield the rows of a CSV file, without those that are empty; its header tells the delimiter if it is None."""
+    data = path.read_bytes()
+    # Excel writes its "Unicode text" so.
+    encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise StudyError(
+            f"task `{name}`: `{path}:{line}` is not UTF-8", hint="save the file as UTF-8"
+        ) from error
+    first = text.partition("\n")[0]
+    skipped = 0
+    if declared := re.fullmatch(r"sep=(.)\r?", first):  # Excel's line
+        delimiter, text, skipped = declared[1], text.partition("\n")[2], 1
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter or max(",;\t", key=first.count),
+        strict=True,
+        skipinitialspace=True,
+    )
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        if twice := [column for column, times in Counter(header).items() if column and times > 1]:
+            raise StudyError(
+                f"task `{name}`: `{path}` has column `{twice[0]}` twice", hint="columns have different names"
+            )
+        for cells in reader:
+            place = f"{path}:{reader.line_num + skipped}"
+            if any(cell.strip() for cell in cells[len(header) :]):
+                raise StudyError(
+                    f"task `{name}`: `{place}` has {len(cells)} cells, the header {len(header)}",
+                    hint="put a text with a comma, semicolon or tab in quotes",
+                )
+            if any(cell.strip() for cell in cells):
+                padded = cells + [""] * (len(header) - len(cells))
+                yield _Row(place, dict(zip(header, padded, strict=False)))
+    except csv.Error as error:
+        raise StudyError(f"task `{name}`: `{path}:{reader.line_num + skipped}` is no CSV: {error}") from error
 
 
 def _texts(name: str, task: OwnTask, row: _Row) -> tuple[str, list[str], str]:
@@ -220,44 +249,60 @@ def _field(value: Any, path: str) -> Any:
     return _field(value[head], rest) if rest else value[head]
 
 
+def _answers(
+    name: str, rows: Sequence[_Row], texts: Sequence[tuple[str, list[str], str]], first_number: int | None
+) -> list[int]:
+    """Return the numbers of the right choices, from 0.
+
+    All answers of a file are read in one way: as texts of choices, or as letters and numbers. A choice `C` of one item must not
+    change what the answer C means there.
+
+    Raises:
+        StudyError: neither way fits all items, or it cannot be told whether numbers begin at 0 or 1.
+    """
+    first = first_number if first_number is not None else _first_number(texts)
+    as_labels = [_label(answer, len(choices), first or 0) for _, choices, answer in texts]
+    as_texts = [choices.index(answer) if answer in choices else None for _, choices, answer in texts]
+    readings = [as_labels] if first_number is not None else [as_texts, as_labels]
+    answers = min(readings, key=lambda reading: reading.count(None))
+    if None in answers:
+        row = answers.index(None)
+        _, choices, answer = texts[row]
+        raise StudyError(
+            f"task `{name}`: the answer `{answer}` of `{rows[row].place}` is none of its {len(choices)} choices",
+            hint="the answers of a file are all texts of choices, or all letters (A is the first) or numbers"
+            if first_number is None
+            else f"by `first_number = {first_number}` the last of them is {len(choices) - 1 + first_number}",
+        )
+    if answers is as_labels and first is None:
+        raise StudyError(
+            f"task `{name}`: its answers are numbers, and it cannot be told whether the first choice is 0 or 1",
+            hint="write `first_number = 0` or `first_number = 1`",
+        )
+    return [answer for answer in answers if answer is not None]
+
+
 def _number(answer: str) -> int | None:
     """Return the number that an answer is; a table that once had gaps writes 2 as 2.0."""
     digits = answer.removesuffix(".0")
     return int(digits) if digits.isascii() and digits.isdigit() else None
 
 
-def _first_number(name: str, texts: Sequence[tuple[str, list[str], str]]) -> int:
-    """Return the number of the first choice, as the answers tell; 0 if none is a number.
-
-    Raises:
-        StudyError: they do not tell.
-    """
+def _first_number(texts: Sequence[tuple[str, list[str], str]]) -> int | None:
+    """Return the number of the first choice, as the answers tell; 0 if none is a number, None if they do not tell."""
     numbers = [
-        (number, len(choices))
-        for _, choices, answer in texts
-        if answer not in choices and (number := _number(answer)) is not None
+        (number, len(choices)) for _, choices, answer in texts if (number := _number(answer)) is not None
     ]
     if not numbers or any(number == 0 for number, _ in numbers):
         return 0
-    if any(number == count for number, count in numbers):
-        return 1
-    raise StudyError(
-        f"task `{name}`: its answers are numbers, and it cannot be told whether the first choice is 0 or 1",
-        hint="write `first_number = 0` or `first_number = 1`",
-    )
+    return 1 if any(number == count for number, count in numbers) else None
 
 
-def _answer(name: str, place: str, choices: list[str], answer: str, first: int) -> int:
-    if answer in choices:
-        return choices.index(answer)
+def _label(answer: str, choices: int, first: int) -> int | None:
+    """Return the number of the choice, from 0, that a letter or a number names; None: it names none."""
     number = _number(answer)
     if number is not None:
         number -= first
-    elif len(answer) == 1 and answer.upper() in ascii_uppercase:
-        number = ascii_uppercase.index(answer.upper())
-    if number is None or not 0 <= number < len(choices):
-        raise StudyError(
-            f"task `{name}`: the answer `{answer}` of `{place}` is none of its {len(choices)} choices",
-            hint="an answer is the text of a choice, a letter (A is the first), or a number",
-        )
-    return number
+    elif len(answer) == 1:
+        number = ascii_uppercase.find(answer.upper())
+    return number if number is not None and 0 <= number < choices else None

@@ -108,7 +108,9 @@ def test_quotes_and_line_breaks_of_a_table_are_kept(tmp_path: Path) -> None:
         ([1, 2], 1, [0, 1]),
         (["1", "3"], None, [0, 2]),
         (["1.0", 3.0], None, [0, 2]),
-        (["x", "C"], None, [0, 2]),
+        (["x", "z"], None, [0, 2]),
+        (["a", "C"], None, [0, 2]),
+        (["A", "3"], None, [0, 2]),
     ],
 )
 def test_answers_are_numbers_letters_or_texts(
@@ -120,9 +122,67 @@ def test_answers_are_numbers_letters_or_texts(
     assert [item.answer for item in items] == expected
 
 
-def test_a_choice_that_is_a_number_is_a_text_first(tmp_path: Path) -> None:
-    (tmp_path / "quiz.jsonl").write_text('{"question": "1 + 1?", "choices": ["3", "2"], "answer": 2}\n')
-    assert read_items("quiz", LISTED, tmp_path)[0].answer == 1
+@pytest.mark.parametrize(
+    ("rows", "first", "expected"),
+    [
+        # All answers are texts of choices, though they could be numbers.
+        ([(["3", "2"], 2), (["9", "4", "5"], 5)], None, [1, 2]),
+        # MMLU: one answer happens to be the text of another choice of its item.
+        ([(["8", "2", "24", "120"], 2), (["x", "y"], 0)], None, [2, 0]),
+        ([(["8", "2", "24", "120"], 2), (["2", "1"], 1)], 0, [2, 1]),
+        # ARC: the answer C of an item with a choice C.
+        ([(["C", "NO2", "O2", "CO"], "C"), (["x", "y"], "B")], None, [2, 1]),
+    ],
+)
+def test_the_answers_of_a_file_are_read_in_one_way(
+    tmp_path: Path, rows: list[tuple[list[str], object]], first: int | None, expected: list[int]
+) -> None:
+    lines = [json.dumps({"question": "?", "choices": choices, "answer": answer}) for choices, answer in rows]
+    (tmp_path / "quiz.jsonl").write_text("\n".join(lines))
+    items = read_items("quiz", LISTED.model_copy(update={"first_number": first}), tmp_path)
+    assert [item.answer for item in items] == expected
+
+
+def test_an_item_of_arc_with_a_choice_that_is_a_letter(real: Path) -> None:
+    task = OwnTask(file="arc_challenge_test.jsonl", choices=("choices.text",), answer="answerKey")
+    item = read_items("arc", task, real / "tasks")[364]
+    assert (item.choices, item.answer) == (["C", "NO_{2}", "O_{2}", "CO"], 2)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "sep=;\r\nFrage;A;B;richtig\r\nWho, me?;yes;no;B\r\n;;;\r\n",
+        'Frage , A , B , richtig\n\n"Who, me?", "yes", no, B\n',
+        'Frage,A,B,richtig,\n"Who, me?",yes,no,B,\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, table: str, encoding: str) -> None:
+    (tmp_path / "quiz.csv").write_bytes(table.encode(encoding))
+    task = COLUMNS.model_copy(update={"choices": ("A", "B")})
+    assert read_items("quiz", task, tmp_path) == [Item("Who, me?", ["yes", "no"], 1)]
+
+
+@pytest.mark.parametrize(
+    ("table", "what", "hint"),
+    [
+        ("richtig,Frage,A,B\nA,Is 1, 2 or 3 even?,yes,no\n", "`{file}:2` has 5 cells, the header 4", "in quotes"),
+        ("sep=,\nFrage,A,B,richtig\nx,y,z,A,more\n", "`{file}:3` has 5 cells, the header 4", "in quotes"),
+        ("Frage,A,B,A,richtig\nIs 4 even?,yes,no,maybe,A\n", "has column `A` twice", "different names"),
+        ("Frage,A,B,richtig\nf\xfcr,x,y,A\n", "`{file}:2` is not UTF-8", "as UTF-8"),
+    ],
+)  # fmt: skip
+def test_tables_that_would_be_read_wrongly_are_refused(
+    tmp_path: Path, table: str, what: str, hint: str
+) -> None:
+    path = tmp_path / "quiz.csv"
+    path.write_bytes(table.encode("latin-1"))
+    with pytest.raises(StudyError) as caught:
+        read_items("quiz", COLUMNS.model_copy(update={"choices": ("A", "B")}), tmp_path)
+    (problem,) = caught.value.problems
+    assert what.format(file=path) in problem.what
+    assert hint in problem.hint
 
 
 def test_a_passage_stands_before_its_question(tmp_path: Path) -> None:
@@ -138,7 +198,8 @@ def test_a_passage_stands_before_its_question(tmp_path: Path) -> None:
     ("line", "what", "hint"),
     [
         ('{"question": "?", "choices": ["x", "y", "z"], "answer": 1}', "it cannot be told whether", "first_number = 0"),
-        ('{"question": "?", "choices": ["x", "y"], "answer": "D"}', "the answer `D` of `{file}:1` is none of its 2", "a letter"),
+        ('{"question": "?", "choices": ["x", "y"], "answer": "D"}', "the answer `D` of `{file}:1` is none of its 2", "all letters"),
+        ('{"question": "?", "choices": ["x", "y"], "answer": "x"}\n' * 2 + '{"question": "?", "choices": ["x", "y"], "answer": "B"}', "the answer `B` of `{file}:3` is none of its 2", "all texts of choices"),
         ('{"question": "?", "choices": ["x"], "answer": "x"}', "`{file}:1` has 1 choice, at least", ""),
         ('{"question": " ", "choices": ["x", "y"], "answer": "x"}', "`{file}:1` has no question", ""),
         ('{"question": "?", "choices": "x, y", "answer": "x"}', "is no list of choices", 'choices = ["A", "B"'),
