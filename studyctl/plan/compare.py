@@ -1,5 +1,6 @@
 """A plan compared with the stored results: what would run, and why."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ from studyctl.journal.stored import Stored
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
 
+CONTENT = " changed"
+"""Said of what is known by a hash, such as the items of a task."""
+_DIGEST = re.compile("[0-9a-f]{20}|[0-9a-f]{64}")
 _UPGRADED = "version 0.1 → 0.2, once: results have new keys"
 
 
@@ -117,7 +121,7 @@ def _step_reason(trial: Trial, missing: tuple[Step, ...], before: Mapping[StepId
             continue
         earlier = before[step.id]
         if changed := what_changed(earlier.parts, dict(parts)):
-            return f"{step.kind}.{changed}"
+            return f"{step} {changed}" if changed.endswith(CONTENT) else f"{step.kind}.{changed}"
         if step.windows != earlier.step.windows:
             return f"{step.kind}.windows {_windows(earlier.step)} → {_windows(step)}"
     return "unfinished export" if {step.kind for step in missing} == {StepKind.EXPORT} else "unfinished"
@@ -136,6 +140,8 @@ def what_changed(before: Any, now: Any, path: str = "") -> str:
         return next(filter(None, (what_changed(*part) for part in parts)), "")
     if before == now or (isinstance(now, tuple) and list(now) == before):
         return ""
+    if all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in (before, now)):
+        return f"{path}{CONTENT}"
     return f"{path} {_show(before)} → {_show(now)}"
 
 

@@ -65,11 +65,16 @@ def _own_fields(plan: StudyPlan) -> Iterator[str]:
 def _first_items(plan: StudyPlan) -> Iterator[str]:
     """Yield the first item of each of the user's own tasks, as it is understood."""
     tasks = plan.document.spec.evaluation.tasks
-    for name, task in tasks.own.items() if tasks is not None else ():
+    if tasks is None:
+        return
+    for name, task in tasks.own.items():
         if name in plan.tasks:
             language = f" ({task.language})" if task.language is not None else ""
-            items = f"{plan.tasks[name].items} items"
-            yield f"task {name}{language}, {items}: {on_one_line(str(read_items(name, task, plan.document.base)[0]))}"
+            first, *others = read_items(name, task, plan.document.base)
+            items = count_text(1 + len(others), "item")
+            if 0 < tasks.limit <= len(others):
+                items = f"the first {tasks.limit:,} of {items}"
+            yield f"task {name}{language}, {items}: {on_one_line(str(first))}"
 
 
 def _compared(hypothesis: PlannedHypothesis) -> str:

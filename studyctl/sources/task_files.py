@@ -16,6 +16,7 @@ from studyctl.sources.own_tasks import own_task
 from studyctl.sources.task_index import find_task, lm_eval_metrics, lm_eval_tasks, lm_eval_version
 from studyctl.sources.text_files import count_json_lines
 from studyctl.spec.models import TaskData, Tasks
+from studyctl.units import count_text
 
 FILE_FORMATS = ("json", "csv", "parquet", "arrow", "text")
 """Values of ``dataset_path`` that read files instead of a hub dataset."""
@@ -63,11 +64,43 @@ def identify_task(name: str, tasks: Tasks, base: Path) -> TaskIdentity:
     code = digest([lm_eval_version(), [(file.path.name, file.sha256) for file in files]])
     kind = str(config.get("output_type", "generate_until"))
     task = TaskIdentity(name, None, path.absolute(), files, tuple(_code(named, config)), output_type=kind)
+    if name in tasks.main:
+        _check_metric(name, tasks.main[name], config)
     if name in tasks.data:
         return _with_items_of_spec(task, code, tasks, base)
     if config.get("dataset_path") in FILE_FORMATS:
-        return _with_own_files(task, code, config)
+        return _with_own_files(task, code, config, tasks.shots)
     return _with_hub_data(task, code, config)
+
+
+def _check_metric(name: str, main: str, config: dict[str, Any]) -> None:
+    """Refuse a main metric that the definition does not list; one that computes its metrics by a function may have any.
+
+    Raises:
+        StudyError: the task has no such metric.
+    """
+    listed = config.get("metric_list")
+    if config.get("process_results") is not None or not isinstance(listed, list):
+        return
+    metrics = [entry.get("metric") if isinstance(entry, dict) else None for entry in listed]
+    if main.partition(",")[0] not in metrics and all(isinstance(metric, str) for metric in metrics):
+        raise StudyError(
+            f"task `{name}` has no metric `{main}`",
+            hint=f"it has {', '.join(f'`{metric}`' for metric in metrics)}; see `main` of [evaluation.tasks]",
+        )
+
+
+def _check_shots(name: str, shots: int, available: int) -> None:
+    """Refuse more examples before each item than there are.
+
+    Raises:
+        StudyError: there are too few.
+    """
+    if shots > available:
+        raise StudyError(
+            f"task `{name}` has {count_text(available, 'item')} to draw examples from, and shots = {shots}",
+            hint=f"write `shots = {available}` or less in [evaluation.tasks]",
+        )
 
 
 def _with_items_of_spec(task: TaskIdentity, code: str, tasks: Tasks, base: Path) -> TaskIdentity:
@@ -82,6 +115,8 @@ def _with_items_of_spec(task: TaskIdentity, code: str, tasks: Tasks, base: Path)
     test = _existing(task.name, base / data.test)
     fewshot = _existing(task.name, base / data.fewshot) if data.fewshot is not None else None
     items = {path: _items(task.name, path) for path in (test, fewshot) if path is not None}
+    if fewshot is not None:
+        _check_shots(task.name, tasks.shots, items[fewshot])
     files = tuple(map(identify_file, items))
     return replace(
         task,
@@ -94,7 +129,7 @@ def _with_items_of_spec(task: TaskIdentity, code: str, tasks: Tasks, base: Path)
     )
 
 
-def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:
+def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any], shots: int) -> TaskIdentity:
     """Return the task with the files that its YAML names, relative to its folder, as names or patterns."""
     assert task.yaml is not None
     kwargs = config.get("dataset_kwargs")
@@ -116,6 +151,9 @@ def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> Ta
         if all(path.suffix == ".jsonl" for path in paths)
     }
     scored = str(config.get("test_split") or config.get("validation_split"))
+    pool = _pool(config)
+    if pool in items:
+        _check_shots(task.name, shots, items[pool] - (pool == scored))  # an item is no example of itself
     identities = {split: [identify_file(path) for path in splits[split]] for split in sorted(splits)}
     hashes = [(split, [file.sha256 for file in files]) for split, files in identities.items()]
     return replace(
@@ -125,6 +163,16 @@ def _with_own_files(task: TaskIdentity, code: str, config: dict[str, Any]) -> Ta
         items=items.get(scored),
         bytes=sum(path.stat().st_size for path in splits[scored]) if scored in items else None,
     )
+
+
+def _pool(config: dict[str, Any]) -> str | None:
+    """Return the split that lm-eval draws examples from; None: the definition lists them, or has no split."""
+    examples = config.get("fewshot_config")
+    examples = examples if isinstance(examples, dict) else {}
+    if examples.get("samples") is not None:
+        return None
+    splits = (config.get(key) for key in ("training_split", "validation_split", "test_split"))
+    return examples.get("split") or config.get("fewshot_split") or next(filter(None, splits), None)
 
 
 def _with_hub_data(task: TaskIdentity, code: str, config: dict[str, Any]) -> TaskIdentity:

@@ -47,14 +47,15 @@ def planned(
     languages: tuple[str, ...] = ("en", "de"),
     length: int = 16,
     code: int = 1,
+    text_key: str = "0" * 20,
 ) -> StudyPlan:
     document = parse_spec(SPEC.format(samples=samples), Path("t.toml"))
     variants, _ = expand_variants(document)
     identity: Any = SimpleNamespace(key="weights", linears={}, kind="folder")
     evaluations = tuple(
         Evaluation(
-            Step(StepKind.PERPLEXITY, language, (0, windows), f"{language} {length} {code}"),
-            {"sequence_length": length, "code": code},
+            Step(StepKind.PERPLEXITY, language, (0, windows), f"{language} {length} {code} {text_key}"),
+            {"text": text_key, "sequence_length": length, "code": code},
         )
         for language in languages
     )
@@ -164,6 +165,12 @@ def test_other_code_is_told_as_such() -> None:
     before, now = planned(), planned(code=2)
     comparison = compare(now, stored(before), saved(before))
     assert {todo.reason for todo in comparison.todo} == {"perplexity.code 1 → 2"}
+
+
+def test_other_content_is_named_without_its_hash() -> None:
+    before, now = planned(), planned(text_key="1" * 20)
+    comparison = compare(now, stored(before), saved(before))
+    assert {todo.reason for todo in comparison.todo} == {"perplexity:en text changed"}
 
 
 class TestWindows:

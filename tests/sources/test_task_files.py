@@ -106,12 +106,39 @@ def test_shots_need_a_file_to_draw_from(tasks: Path) -> None:
 def test_the_key_changes_with_the_few_shot_file(tasks: Path) -> None:
     (tasks / "test.jsonl").write_text('{"q": 1}\n')
     (tasks / "shots.jsonl").write_text('{"q": 1}\n')
-    keys = {"data": {"openbookqa": {"test": "test.jsonl", "fewshot": "shots.jsonl"}}, "shots": 5}
+    keys = {"data": {"openbookqa": {"test": "test.jsonl", "fewshot": "shots.jsonl"}}, "shots": 1}
     before = identify(tasks, "openbookqa", **keys)
     assert before.fewshot == tasks / "shots.jsonl"
     assert [file.path for file in before.files[-2:]] == [tasks / "test.jsonl", tasks / "shots.jsonl"]
     (tasks / "shots.jsonl").write_text('{"q": 2}\n')
     assert identify(tasks, "openbookqa", **keys).key != before.key
+
+
+def test_more_shots_than_items_to_draw_from(tasks: Path) -> None:
+    assert identify(tasks, shots=1).items == 2  # an item is no example of itself
+    assert "has 1 item to draw examples from, and shots = 2 write `shots = 1`" in refusal(tasks, shots=2)
+    yaml = tasks / "tasks" / "mine.yaml"
+    yaml.write_text(
+        YAML.replace("test: mine.jsonl", "test: mine.jsonl\n    train: mine.jsonl") + "fewshot_split: train\n"
+    )
+    assert "has 2 items to draw examples from, and shots = 3" in refusal(tasks, shots=3)
+    yaml.write_text(YAML + "fewshot_config: {samples: [{q: 1}, {q: 2}, {q: 3}]}\n")
+    assert identify(tasks, shots=3).items == 2
+    (tasks / "test.jsonl").write_text('{"q": 1}\n')
+    files = {"openbookqa": {"test": "test.jsonl", "fewshot": "test.jsonl"}}
+    assert "has 1 item to draw examples from, and shots = 2" in refusal(
+        tasks, "openbookqa", data=files, shots=2
+    )
+
+
+def test_a_main_metric_that_the_task_does_not_have(tasks: Path) -> None:
+    yaml = tasks / "tasks" / "mine.yaml"
+    yaml.write_text(YAML + "metric_list: [{metric: acc}, {metric: acc_norm}]\n")
+    assert identify(tasks, main={"mine": "acc_norm"}).items == 2
+    message = refusal(tasks, main={"mine": "f1"})
+    assert "task `mine` has no metric `f1` it has `acc`, `acc_norm`" in message
+    yaml.write_text(yaml.read_text() + "process_results: !function helpers.results\n")
+    assert identify(tasks, main={"mine": "f1"}).items == 2  # the function tells
 
 
 def test_data_files_that_are_missing_empty_or_malformed(tasks: Path) -> None:
