@@ -303,7 +303,7 @@ class _Planner:
         for position, name in enumerate(tasks.names if tasks is not None else ()):
             yield self._task(name, model, ("evaluation", "tasks", "names", position))
         for name in tasks.own if tasks is not None else ():
-            yield self._task(name, model, ("evaluation", "tasks", "own", name))
+            yield self._task(name, model, ("evaluation", "tasks", "own", name, "file"))
         if evaluation.speed is not None and (runtime := self._runtime()) is not None:
             yield self._deploy(evaluation.speed, runtime, texts)
         if self.document.spec.execution.keep_weights:

@@ -11,13 +11,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from studyctl.errors import StudyError
+from studyctl.errors import Problem, StudyError, did_you_mean
 from studyctl.files import cache_entry, digest, write_atomic
 from studyctl.sources.text_files import json_objects
 from studyctl.spec.models import OwnTask
 from studyctl.units import count_text
 
-FORMATS = ".csv, .tsv, .jsonl and .parquet"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 ITEMS = "items.jsonl"
 _CODE = 1
 """Raised when the same file gives other items."""
@@ -93,7 +93,10 @@ def read_items(name: str, task: OwnTask, base: Path) -> list[Item]:
     """
     path = base / Path(task.file).expanduser()
     if not path.is_file():
-        raise StudyError(f"task `{name}`: there is no file `{path}`")
+        entries = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+        names = [entry.name for entry in entries if entry.suffix.lower() in SUFFIXES]
+        what = f"`{path}` is a folder" if path.is_dir() else f"there is no file `{path}`"
+        raise StudyError(Problem(f"task `{name}`: {what}", note=did_you_mean(path.name, names)))
     rows = list(_rows(name, path))
     if not rows:
         raise StudyError(f"task `{name}`: `{path}` has no items")
@@ -122,7 +125,10 @@ def _rows(name: str, path: Path) -> Iterator[_Row]:
         for number, row in enumerate(table.to_pylist()):
             yield _Row(f"{path}, row {number}", row)
     else:
-        raise StudyError(f"task `{name}`: `{path}` has an unknown format", hint=f"items are {FORMATS} files")
+        raise StudyError(
+            f"task `{name}`: `{path}` has an unknown format",
+            hint=f"items are in files of {', '.join(SUFFIXES)}",
+        )
 
 
 def _table_rows(name: str, path: Path, delimiter: str | None) -> Iterator[_Row]:

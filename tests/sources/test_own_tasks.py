@@ -222,11 +222,21 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, line: str, what: s
     assert hint in problem.hint
 
 
-@pytest.mark.parametrize("name", ["quiz.xlsx", "gone.csv"])
-def test_files_that_cannot_be_items(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "what", "note"),
+    [
+        ("quiz.xlsx", "unknown format", ""),
+        ("quizz.csv", "there is no file", "did you mean `quiz.csv`?"),
+        ("none/quiz.csv", "there is no file", ""),
+        (".", "is a folder", ""),
+    ],
+)
+def test_files_that_cannot_be_items(tmp_path: Path, name: str, what: str, note: str) -> None:
     (tmp_path / "quiz.xlsx").write_bytes(b"PK")
-    with pytest.raises(StudyError, match=r"unknown format|there is no file"):
+    (tmp_path / "quiz.csv").touch()
+    with pytest.raises(StudyError, match=what) as caught:
         read_items("quiz", LISTED.model_copy(update={"file": name}), tmp_path)
+    assert caught.value.problems[0].note == note
 
 
 def test_its_identity_is_that_of_its_items_and_name(tmp_path: Path) -> None:
