@@ -285,7 +285,12 @@ def _answers(
             f"task `{name}`: its answers are numbers, and it cannot be told whether the first choice is 0 or 1",
             hint="write `first_number = 0` or `first_number = 1`",
         )
-    return [answer for answer in answers if answer is not None]
+    # Of equal choices the first is taken as the most likely one, so it is the right one.
+    return [
+        choices.index(choices[answer])
+        for answer, (_, choices, _) in zip(answers, texts, strict=True)
+        if answer is not None
+    ]
 
 
 def _number(answer: str) -> int | None:

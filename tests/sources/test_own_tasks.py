@@ -130,6 +130,8 @@ def test_answers_are_numbers_letters_or_texts(
         # MMLU: one answer happens to be the text of another choice of its item.
         ([(["8", "2", "24", "120"], 2), (["x", "y"], 0)], None, [2, 0]),
         ([(["8", "2", "24", "120"], 2), (["2", "1"], 1)], 0, [2, 1]),
+        # Of equal choices the first is the right one.
+        ([(["x", "y", "x"], "C")], None, [0]),
         # ARC: the answer C of an item with a choice C.
         ([(["C", "NO2", "O2", "CO"], "C"), (["x", "y"], "B")], None, [2, 1]),
     ],
