@@ -33,6 +33,8 @@ MIN_BATCH_TOKENS = 512
 GENERATION_SEED = 1234
 ROLLING_WINDOWS = 256
 """Windows that HFLM requests at a time for tasks of rolling log-likelihood."""
+SHOWN_CHARACTERS = 40
+"""Of an answer, in an error."""
 
 LIBRARIES = ("torch", "transformers", "lm-eval")
 """Those whose version may change the bits of an answer, beside this one's."""
@@ -169,8 +171,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
-        self._warn_of(requests)
         prompts = [_prompt(request, self.max_length) for request in requests]
+        self._warn_of(requests)
         scorer = open_packed(self.model, prompts)
         if isinstance(scorer, str):
             if not self._reported_plain:
@@ -233,10 +235,10 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return answers
 
     def _warn_of(self, requests: Sequence[Encoded]) -> None:
-        cut = sum(len(context) + len(target) > self.max_length + 1 for _, context, target in requests)
-        if cut:
+        longer = sum(len(context) + len(target) > self.max_length + 1 for _, context, target in requests)
+        if longer:
             self._reporter.warning(
-                f"{cut} of {self._total} prompts are longer than the {self.max_length} tokens of the model:"
+                f"{longer} of {self._total} prompts are longer than the {self.max_length} tokens of the model:"
                 " their beginning is cut off"
             )
 
@@ -250,7 +252,8 @@ def _prompt(request: Encoded, longest: int) -> Prompt:
     _, context, continuation = request
     if len(continuation) > longest:
         raise StepError(
-            f"an answer has {len(continuation)} tokens, more than the {longest} that the model reads"
+            f"the answer {request[0][1].strip()[:SHOWN_CHARACTERS]!r}… has {len(continuation):,} tokens, "
+            f"more than the {longest:,} that the model reads"
         )
     tokens = (*context, *continuation)[-(longest + 1) :][:-1]
     if len(tokens) < len(continuation):

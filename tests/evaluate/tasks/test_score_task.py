@@ -263,6 +263,18 @@ def test_prompts_that_are_cut_are_reported(
     ]
 
 
+def test_an_answer_that_does_not_fit_is_named(
+    tiny: Callable[..., Any], tokenizer: Any, tmp_path: Path, recorder: Any
+) -> None:
+    items = [ITEMS["xcopa_sw"][0] | {"choice1": "a very long story " * 100}]
+    with pytest.raises(
+        StepError,
+        match=r"^the answer 'a very long story a very long story a ve'… has \d+ tokens, more than the 256",
+    ):
+        score(tiny(), tokenizer, request_of("xcopa_sw", write(tmp_path / "test.jsonl", items)), recorder)
+    assert recorder.warnings == []
+
+
 class TestBos:
     def likelihoods(self, model: Any, tokenizer: Any, folder: Path, bos: str) -> list[float]:
         request = request_of("rte", write(folder / "test.jsonl", ITEMS["rte"]), bos=bos)
