@@ -52,6 +52,8 @@ CHOICE = r"[A-H]|(choice|option|mc_answer|sol|distractor)[_ ]?\w"
 PLAIN = (".txt", ".txt.gz")
 TABLES = (".csv", ".tsv")
 ROWS = (".jsonl", ".jsonl.gz", ".parquet")
+MODEL_FILES = (".safetensors", ".safetensors.index.json", ".bin", "tokenizer_config.json")
+"""Ends of names that tell, beside a config, the folder of a model, even if it lacks something."""
 TOKENIZER_FILES = ("vocab.txt", "merges.txt")
 
 
@@ -129,9 +131,7 @@ def _walk(folder: Path, levels: int) -> Iterator[Path]:
     """Yield files that a study may use, and the folders of models, of which only the outermost is entered."""
     entries = sorted(folder.iterdir())
     names = {entry.name for entry in entries}
-    if "config.json" in names and any(
-        name.endswith((".safetensors", ".safetensors.index.json")) for name in names
-    ):
+    if "config.json" in names and any(name.endswith(MODEL_FILES) for name in names):
         yield folder
         if levels < DEEPEST:
             return
@@ -219,7 +219,7 @@ def _column(rows: list[dict[str, Any]]) -> str:
     lengths = Counter[str]()
     for row in rows:
         for name, value in row.items():
-            if isinstance(value, str) and name.lower() not in ANSWERS:
+            if isinstance(value, str):
                 lengths[name] += len(value)
     if "text" in lengths:
         return "text"

@@ -62,7 +62,7 @@ def write_starter(folder: Path, console: Console, *, yes: bool) -> None:
 
 def _describe(contents: Contents, console: Console) -> None:
     for model in contents.models:
-        example = ": an example, there is no model here" if contents.is_example else ""
+        example = ": an example, no model here can be used" if contents.is_example else ""
         console.print(f"model {model}{example}", soft_wrap=True)
     for purpose, texts in contents.texts.items():
         for language, entry in texts.items():

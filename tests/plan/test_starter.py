@@ -294,11 +294,14 @@ def test_texts_beside_the_files_of_a_model(tmp_path: Path, console: Console) -> 
 
 def test_a_model_that_cannot_be_read_is_left_out_with_the_reason(tmp_path: Path) -> None:
     make_model(tmp_path / "good")
-    (make_model(tmp_path / "bad") / "config.json").write_text("{")
+    (make_model(tmp_path / "broken") / "config.json").write_text("{")
+    (make_model(tmp_path / "empty") / "model.safetensors").unlink()
     contents = look(tmp_path)
     assert list(contents.models) == ["./good"]
-    (left,) = contents.left
-    assert left.startswith(f"bad: config.json of `{tmp_path}/bad` cannot be read: ")
+    broken, empty = contents.left
+    assert broken.startswith(f"broken: config.json of `{tmp_path}/broken` cannot be read: ")
+    assert empty.startswith("empty: ")
+    assert "safetensors" in empty
 
 
 def test_a_model_without_texts_is_calibrated_on_as_much_bundled_text_as_there_is(
@@ -310,6 +313,17 @@ def test_a_model_without_texts_is_calibrated_on_as_much_bundled_text_as_there_is
     assert make_plan(document).problems == []
     assert document.spec.calibration.source == "pocket"
     assert document.spec.calibration.languages == ("en",)
+
+
+def test_no_more_windows_are_asked_for_than_a_short_text_has(tmp_path: Path) -> None:
+    make_model(tmp_path / "model")
+    (tmp_path / "de-train.txt").write_text("\n".join(text("de", 20)))
+    document = parse_spec(starter("x", look(tmp_path)), tmp_path / "study.toml")
+    assert make_plan(document).problems == []
+    assert document.spec.calibration.source == "own"
+    assert 1 <= document.spec.calibration.samples < 32
+    assert document.spec.evaluation.perplexity is not None
+    assert document.spec.evaluation.perplexity.languages == ("de",)  # of the bundled text
 
 
 def test_a_wide_model_is_calibrated_on_the_bundled_text_of_all_languages(tmp_path: Path) -> None:
@@ -350,7 +364,7 @@ def test_the_next_command_can_be_pasted(tmp_path: Path, console: Console) -> Non
 def test_a_folder_without_a_model_is_told_which_one_the_spec_has(tmp_path: Path, console: Console) -> None:
     write_starter(tmp_path, console, yes=True)
     (model,) = load_spec(tmp_path / "study.toml").spec.models
-    assert f"model {model.id}: an example, there is no model here\n" in printed(console)
+    assert f"model {model.id}: an example, no model here can be used\n" in printed(console)
 
 
 def test_only_so_many_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
