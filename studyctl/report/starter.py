@@ -4,13 +4,15 @@ import json
 import re
 import sys
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 
 from studyctl.errors import SpecError, StudyError
 from studyctl.files import write_atomic
+from studyctl.plan.contents import Contents, look
 from studyctl.plan.preview import preview
-from studyctl.plan.starter import Contents, look, starter
+from studyctl.plan.starter import starter
 from studyctl.report.problems import draw
 from studyctl.spec.loading import load_spec
 from studyctl.spec.schema import json_schema
@@ -28,14 +30,14 @@ def write_starter(folder: Path, console: Console, *, yes: bool) -> None:
         yes: do not ask.
 
     Raises:
-        SpecError: there is no such folder, or it has a spec already.
-        StudyError: it cannot be written.
+        SpecError: there is no such folder, it has a spec already, or the one that was written has problems.
+        StudyError: the folder cannot be read or written.
     """
     if not folder.is_dir():
         raise SpecError(f"there is no folder `{folder}`", hint="name the folder of your models and texts")
     target = folder / SPEC
     if target.exists():
-        raise SpecError(f"`{target}` exists already", hint=f"`studyctl edit {target}` opens it")
+        raise SpecError(f"`{target}` exists already", hint=f"`studyctl edit {quote(str(target))}` opens it")
     contents = look(folder)
     _describe(contents, console)
     if (
@@ -50,14 +52,18 @@ def write_starter(folder: Path, console: Console, *, yes: bool) -> None:
         write_atomic(target, f"#:schema ./{SCHEMA}\n{starter(name, contents)}\n")
     except OSError as error:
         raise StudyError(f"`{folder}` cannot be written: {error.strerror or error}") from error
-    console.print(f"wrote {target} and {SCHEMA}; next: studyctl plan {target}", soft_wrap=True)
-    if problems := preview(load_spec(target)).problems:
-        draw(problems, console)
+    shown = preview(load_spec(target))
+    console.print(f"wrote {target} and {SCHEMA}", soft_wrap=True)
+    if shown.errors:
+        raise SpecError(shown.problems)
+    draw(shown.problems, console)
+    console.print(f"next: studyctl plan {quote(str(target))}", soft_wrap=True)
 
 
 def _describe(contents: Contents, console: Console) -> None:
     for model in contents.models:
-        console.print(f"model {model}", soft_wrap=True)
+        example = ": an example, no model here can be used" if contents.is_example else ""
+        console.print(f"model {model}{example}", soft_wrap=True)
     for purpose, texts in contents.texts.items():
         for language, entry in texts.items():
             field = f", field {entry.field}" if entry.field is not None else ""
@@ -67,5 +73,3 @@ def _describe(contents: Contents, console: Console) -> None:
         console.print(f"task {task}{language}: {own.file}", soft_wrap=True)
     for text in contents.left:
         console.print(f"left out: {text}", soft_wrap=True)
-    if not (contents.models or contents.texts or contents.tasks):
-        console.print("no models, texts or tables of questions here: the spec is an example", soft_wrap=True)
