@@ -1,6 +1,5 @@
 """What lies in a folder that a study can use: models, texts by language, tables of questions; and why the rest is left out."""
 
-import csv
 import gzip
 import re
 import zlib
@@ -18,7 +17,7 @@ from studyctl.errors import StudyError
 from studyctl.plan.checks import too_short
 from studyctl.plan.filenames import language_of, purpose_of
 from studyctl.sources.model_files import identify_model
-from studyctl.sources.own_tasks import read_items
+from studyctl.sources.own_tasks import read_items, read_rows
 from studyctl.sources.text_files import identify_text, json_objects
 from studyctl.spec.models import Model, OwnTask, TextFile, TextSource
 
@@ -172,7 +171,7 @@ def _head(path: Path) -> list[dict[str, Any]]:
     if name.endswith(PLAIN):
         return []
     if name.endswith(TABLES):
-        return [dict.fromkeys(_header(path))]
+        return [row.values for row in islice(read_rows(path), 1)]
     if name.endswith(".parquet"):
         import pyarrow as pa  # few folders have such files
         import pyarrow.parquet as pq
@@ -188,28 +187,6 @@ def _head(path: Path) -> list[dict[str, Any]]:
     except (OSError, EOFError, zlib.error) as error:
         raise StudyError(f"it cannot be read: {error}") from error
     return [row for _, row in json_objects(b"".join(lines), path, hint="a line is one JSON object")]
-
-
-def _header(path: Path) -> list[str]:
-    """Return the columns of a table."""
-    with path.open("rb") as file:
-        data = file.readline()
-    try:
-        line = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StudyError("it is not UTF-8", hint="save the file as UTF-8") from error
-    if line.startswith("sep="):
-        raise StudyError(f"its first line is `{line.strip()}`, not the columns", hint="delete that line")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=line.count)
-    try:
-        columns = next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error as error:
-        raise StudyError(f"its first line is no header: {error}") from error
-    if not any(columns):
-        raise StudyError("its first line is empty", hint="write the columns there")
-    if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
-        raise StudyError(f"it has several columns `{twice[0]}`", hint="give each a name of its own")
-    return columns
 
 
 def _column(rows: list[dict[str, Any]]) -> str:
@@ -317,10 +294,9 @@ def _task(row: dict[str, Any], relative: Path, folder: Path) -> OwnTask | None:
         language=language_of(relative),
     )
     try:
-        read_items(relative.stem, task, folder)
+        read_items(task, folder)
     except StudyError as error:
-        reason = _reason(error).removeprefix(f"task `{relative.stem}`: ")
-        raise StudyError(f"it looks like a table of questions, but {reason}") from error
+        raise StudyError(f"it looks like a table of questions, but {_reason(error)}") from error
     return task
 
 

@@ -70,7 +70,7 @@ def _first_items(plan: StudyPlan) -> Iterator[str]:
     for name, task in tasks.own.items():
         if name in plan.tasks:
             language = f" ({task.language})" if task.language is not None else ""
-            first, *others = read_items(name, task, plan.document.base)
+            first, *others = read_items(task, plan.document.base)
             items = count_text(1 + len(others), "item")
             if 0 < tasks.limit <= len(others):
                 items = f"the first {tasks.limit:,} of {items}"

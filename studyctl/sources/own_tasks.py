@@ -7,6 +7,7 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
@@ -57,9 +58,13 @@ class Item(NamedTuple):
         return "  ".join([self.question, *choices])
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A row of a file of items."""
+
     place: str
+    """File and line, for messages."""
     values: dict[str, Any]
+    """By column."""
 
 
 def own_task(name: str, task: OwnTask, base: Path) -> Path:
@@ -68,7 +73,11 @@ def own_task(name: str, task: OwnTask, base: Path) -> Path:
     Raises:
         StudyError: the file is missing or malformed, or an answer is none of the choices.
     """
-    items = read_items(name, task, base)
+    try:
+        items = read_items(task, base)
+    except StudyError as error:
+        problems = [replace(problem, what=f"task `{name}`: {problem.what}") for problem in error.problems]
+        raise StudyError(problems) from error
     lines = "".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in items)
     folder = cache_entry("own-tasks", digest([name, lines, _CODE]))
     file = folder / f"{name}.yaml"
@@ -85,7 +94,7 @@ def own_task(name: str, task: OwnTask, base: Path) -> Path:
     return file
 
 
-def read_items(name: str, task: OwnTask, base: Path) -> list[Item]:
+def read_items(task: OwnTask, base: Path) -> list[Item]:
     """Return the items of a task.
 
     Raises:
@@ -96,24 +105,29 @@ def read_items(name: str, task: OwnTask, base: Path) -> list[Item]:
         entries = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
         names = [entry.name for entry in entries if entry.suffix.lower() in SUFFIXES]
         what = f"`{path}` is a folder" if path.is_dir() else f"there is no file `{path}`"
-        raise StudyError(Problem(f"task `{name}`: {what}", note=did_you_mean(path.name, names)))
-    rows = list(_rows(name, path))
+        raise StudyError(Problem(what, note=did_you_mean(path.name, names)))
+    rows = list(read_rows(path))
     if not rows:
-        raise StudyError(f"task `{name}`: `{path}` has no items")
-    texts = [_texts(name, task, row) for row in rows]
-    answers = _answers(name, rows, texts, task.first_number)
+        raise StudyError(f"`{path}` has no items")
+    texts = [_texts(task, row) for row in rows]
+    answers = _answers(rows, texts, task.first_number)
     return [
         Item(question, choices, answer) for (question, choices, _), answer in zip(texts, answers, strict=True)
     ]
 
 
-def _rows(name: str, path: Path) -> Iterator[_Row]:
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file.
+
+    Raises:
+        StudyError: it is malformed, or of another format.
+    """
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        yield from _table_rows(name, path, "\t" if suffix == ".tsv" else None)
+        yield from _table_rows(path, "\t" if suffix == ".tsv" else None)
     elif suffix == ".jsonl":
         for place, item in json_objects(path.read_bytes(), path, hint="an item is one JSON object a line"):
-            yield _Row(place, item)
+            yield Row(place, item)
     elif suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -121,17 +135,17 @@ def _rows(name: str, path: Path) -> Iterator[_Row]:
         try:
             table = pq.read_table(path)
         except pa.ArrowInvalid as error:
-            raise StudyError(f"task `{name}`: `{path}` is no Parquet file: {error}") from error
+            raise StudyError(f"`{path}` is no Parquet file: {error}") from error
         for number, row in enumerate(table.to_pylist()):
-            yield _Row(f"{path}, row {number}", row)
+            yield Row(f"{path}, row {number}", row)
     else:
         raise StudyError(
-            f"task `{name}`: `{path}` has an unknown format",
+            f"`{path}` has an unknown format",
             hint=f"items are in files of {', '.join(SUFFIXES)}",
         )
 
 
-def _table_rows(name: str, path: Path, delimiter: str | None) -> Iterator[_Row]:
+def _table_rows(path: Path, delimiter: str | None) -> Iterator[Row]:
     """Yield the rows of a CSV file, without those that are empty; its header tells the delimiter if it is None."""
     data = path.read_bytes()
     # Excel writes its "Unicode text" so.
@@ -140,9 +154,7 @@ def _table_rows(name: str, path: Path, delimiter: str | None) -> Iterator[_Row]:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise StudyError(
-            f"task `{name}`: `{path}:{line}` is not UTF-8", hint="save the file as UTF-8"
-        ) from error
+        raise StudyError(f"`{path}:{line}` is not UTF-8", hint="save the file as UTF-8") from error
     first = text.partition("\n")[0]
     skipped = 0
     if declared := re.fullmatch(r"sep=(.)\r?", first):  # Excel's line
@@ -156,72 +168,64 @@ def _table_rows(name: str, path: Path, delimiter: str | None) -> Iterator[_Row]:
     try:
         header = [column.strip() for column in next(reader, [])]
         if twice := [column for column, times in Counter(header).items() if column and times > 1]:
-            raise StudyError(
-                f"task `{name}`: `{path}` has column `{twice[0]}` twice", hint="columns have different names"
-            )
+            raise StudyError(f"`{path}` has column `{twice[0]}` twice", hint="columns have different names")
         for cells in reader:
             place = f"{path}:{reader.line_num + skipped}"
             if any(cell.strip() for cell in cells[len(header) :]):
                 raise StudyError(
-                    f"task `{name}`: `{place}` has {len(cells)} cells, the header {len(header)}",
+                    f"`{place}` has {len(cells)} cells, the header {len(header)}",
                     hint="put a text with a comma, semicolon or tab in quotes",
                 )
             if any(cell.strip() for cell in cells):
                 padded = cells + [""] * (len(header) - len(cells))
-                yield _Row(place, dict(zip(header, padded, strict=False)))
+                yield Row(place, dict(zip(header, padded, strict=False)))
     except csv.Error as error:
-        raise StudyError(f"task `{name}`: `{path}:{reader.line_num + skipped}` is no CSV: {error}") from error
+        raise StudyError(f"`{path}:{reader.line_num + skipped}` is no CSV: {error}") from error
 
 
-def _texts(name: str, task: OwnTask, row: _Row) -> tuple[str, list[str], str]:
+def _texts(task: OwnTask, row: Row) -> tuple[str, list[str], str]:
     """Return question, choices and answer of a row, as they are written."""
-    question = "\n".join(filter(None, (_text(name, row, column) for column in task.question)))
+    question = "\n".join(filter(None, (_text(row, column) for column in task.question)))
     if not question:
-        raise StudyError(f"task `{name}`: `{row.place}` has no question")
+        raise StudyError(f"`{row.place}` has no question")
     choices = (
-        [_text(name, row, column) for column in task.choices]
+        [_text(row, column) for column in task.choices]
         if len(task.choices) > 1
-        else _listed(name, row, task.choices[0])
+        else _listed(row, task.choices[0])
     )
     while choices and not choices[-1]:
         choices.pop()
     if "" in choices:
-        raise StudyError(
-            f"task `{name}`: choice {choices.index('') + 1} of `{row.place}` is empty, and a later one is not"
-        )
+        raise StudyError(f"choice {choices.index('') + 1} of `{row.place}` is empty, and a later one is not")
     if len(choices) < 2:
-        raise StudyError(
-            f"task `{name}`: `{row.place}` has {count_text(len(choices), 'choice')}, at least two are needed"
-        )
-    return question, choices, _text(name, row, task.answer)
+        raise StudyError(f"`{row.place}` has {count_text(len(choices), 'choice')}, at least two are needed")
+    return question, choices, _text(row, task.answer)
 
 
-def _listed(name: str, row: _Row, column: str) -> list[str]:
+def _listed(row: Row, column: str) -> list[str]:
     """Return the choices that one column lists."""
-    value = _column(name, row, column)
+    value = _column(row, column)
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise StudyError(f"task `{name}`: choices of `{row.place}` are no list: {error}") from error
+            raise StudyError(f"choices of `{row.place}` are no list: {error}") from error
     if not isinstance(value, list):
         raise StudyError(
-            f"task `{name}`: `{column}` of `{row.place}` is no list of choices",
+            f"`{column}` of `{row.place}` is no list of choices",
             hint=_fields_hint(column, value) or 'write a column for each: choices = ["A", "B", "C", "D"]',
         )
-    return [_plain(name, row, column, choice) for choice in value]
+    return [_plain(row, column, choice) for choice in value]
 
 
-def _text(name: str, row: _Row, column: str) -> str:
-    return _plain(name, row, column, _column(name, row, column))
+def _text(row: Row, column: str) -> str:
+    return _plain(row, column, _column(row, column))
 
 
-def _plain(name: str, row: _Row, column: str, value: object) -> str:
+def _plain(row: Row, column: str, value: object) -> str:
     """Return a text or number as text; empty: there is none."""
     if isinstance(value, dict | list):
-        raise StudyError(
-            f"task `{name}`: `{column}` of `{row.place}` is no text", hint=_fields_hint(column, value)
-        )
+        raise StudyError(f"`{column}` of `{row.place}` is no text", hint=_fields_hint(column, value))
     return "" if value is None else str(value).strip()
 
 
@@ -231,7 +235,7 @@ def _fields_hint(column: str, value: object) -> str:
     return f"it has fields: write {fields}" if fields else ""
 
 
-def _column(name: str, row: _Row, column: str) -> Any:
+def _column(row: Row, column: str) -> Any:
     """Return the value of a column; ``choices.text`` is the field ``text`` of what stands in ``choices``."""
     if column in row.values:
         return row.values[column]
@@ -240,7 +244,7 @@ def _column(name: str, row: _Row, column: str) -> Any:
     except KeyError as error:
         columns = ", ".join(f"`{key}`" for key in row.values)
         raise StudyError(
-            f"task `{name}`: `{row.place}` has no column `{column}`",
+            f"`{row.place}` has no column `{column}`",
             hint=f"it has {columns}; `question`, `choices` and `answer` of the task name them",
         ) from error
 
@@ -256,7 +260,7 @@ def _field(value: Any, path: str) -> Any:
 
 
 def _answers(
-    name: str, rows: Sequence[_Row], texts: Sequence[tuple[str, list[str], str]], first_number: int | None
+    rows: Sequence[Row], texts: Sequence[tuple[str, list[str], str]], first_number: int | None
 ) -> list[int]:
     """Return the numbers of the right choices, from 0.
 
@@ -275,14 +279,14 @@ def _answers(
         row = answers.index(None)
         _, choices, answer = texts[row]
         raise StudyError(
-            f"task `{name}`: the answer `{answer}` of `{rows[row].place}` is none of its {len(choices)} choices",
+            f"the answer `{answer}` of `{rows[row].place}` is none of its {len(choices)} choices",
             hint="the answers of a file are all texts of choices, or all letters (A is the first) or numbers"
             if first_number is None
             else f"by `first_number = {first_number}` the last of them is {len(choices) - 1 + first_number}",
         )
     if answers is as_labels and first is None:
         raise StudyError(
-            f"task `{name}`: its answers are numbers, and it cannot be told whether the first choice is 0 or 1",
+            "its answers are numbers, and it cannot be told whether the first choice is 0 or 1",
             hint="write `first_number = 0` or `first_number = 1`",
         )
     # Of equal choices the first is taken as the most likely one, so it is the right one.

@@ -90,12 +90,12 @@ def as_lists_of_objects(folder: Path) -> OwnTask:
     "write", [as_csv(","), as_csv(";"), as_csv("\t"), as_jsonl, as_parquet, as_objects, as_lists_of_objects]
 )
 def test_every_form_gives_the_same_items(tmp_path: Path, write: Callable[[Path], OwnTask]) -> None:
-    assert read_items("quiz", write(tmp_path), tmp_path) == ITEMS
+    assert read_items(write(tmp_path), tmp_path) == ITEMS
 
 
 def test_quotes_and_line_breaks_of_a_table_are_kept(tmp_path: Path) -> None:
     (tmp_path / "quiz.csv").write_text('Frage,A,B,C,richtig\n"One, ""two""\nthree?",a,b,c,C\n')
-    (item,) = read_items("quiz", COLUMNS, tmp_path)
+    (item,) = read_items(COLUMNS, tmp_path)
     assert item == Item('One, "two"\nthree?', ["a", "b", "c"], 2)
 
 
@@ -118,7 +118,7 @@ def test_answers_are_numbers_letters_or_texts(
 ) -> None:
     rows = [{"question": "?", "choices": ["x", "y", "z"], "answer": answer} for answer in answers]
     (tmp_path / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    items = read_items("quiz", LISTED.model_copy(update={"first_number": first}), tmp_path)
+    items = read_items(LISTED.model_copy(update={"first_number": first}), tmp_path)
     assert [item.answer for item in items] == expected
 
 
@@ -141,13 +141,13 @@ def test_the_answers_of_a_file_are_read_in_one_way(
 ) -> None:
     lines = [json.dumps({"question": "?", "choices": choices, "answer": answer}) for choices, answer in rows]
     (tmp_path / "quiz.jsonl").write_text("\n".join(lines))
-    items = read_items("quiz", LISTED.model_copy(update={"first_number": first}), tmp_path)
+    items = read_items(LISTED.model_copy(update={"first_number": first}), tmp_path)
     assert [item.answer for item in items] == expected
 
 
 def test_an_item_of_arc_with_a_choice_that_is_a_letter(real: Path) -> None:
     task = OwnTask(file="arc_challenge_test.jsonl", choices=("choices.text",), answer="answerKey")
-    item = read_items("arc", task, real / "tasks")[364]
+    item = read_items(task, real / "tasks")[364]
     assert (item.choices, item.answer) == (["C", "NO_{2}", "O_{2}", "CO"], 2)
 
 
@@ -163,7 +163,7 @@ def test_an_item_of_arc_with_a_choice_that_is_a_letter(real: Path) -> None:
 def test_tables_as_spreadsheets_write_them(tmp_path: Path, table: str, encoding: str) -> None:
     (tmp_path / "quiz.csv").write_bytes(table.encode(encoding))
     task = COLUMNS.model_copy(update={"choices": ("A", "B")})
-    assert read_items("quiz", task, tmp_path) == [Item("Who, me?", ["yes", "no"], 1)]
+    assert read_items(task, tmp_path) == [Item("Who, me?", ["yes", "no"], 1)]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_tables_that_would_be_read_wrongly_are_refused(
     path = tmp_path / "quiz.csv"
     path.write_bytes(table.encode("latin-1"))
     with pytest.raises(StudyError) as caught:
-        read_items("quiz", COLUMNS.model_copy(update={"choices": ("A", "B")}), tmp_path)
+        read_items(COLUMNS.model_copy(update={"choices": ("A", "B")}), tmp_path)
     (problem,) = caught.value.problems
     assert what.format(file=path) in problem.what
     assert hint in problem.hint
@@ -192,7 +192,7 @@ def test_a_passage_stands_before_its_question(tmp_path: Path) -> None:
         "passage,Frage,A,B,C,richtig\nA boat left.,Who left?,cat,boat,,B\n,Who?,a,b,,A\n"
     )
     task = COLUMNS.model_copy(update={"question": ("passage", "Frage")})
-    first, second = read_items("quiz", task, tmp_path)
+    first, second = read_items(task, tmp_path)
     assert (first.question, second.question) == ("A boat left.\nWho left?", "Who?")
 
 
@@ -218,7 +218,7 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, line: str, what: s
     path = tmp_path / "quiz.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(StudyError) as caught:
-        read_items("quiz", LISTED, tmp_path)
+        read_items(LISTED, tmp_path)
     (problem,) = caught.value.problems
     assert what.format(file=path) in problem.what
     assert hint in problem.hint
@@ -237,7 +237,7 @@ def test_files_that_cannot_be_items(tmp_path: Path, name: str, what: str, note: 
     (tmp_path / "quiz.xlsx").write_bytes(b"PK")
     (tmp_path / "quiz.csv").touch()
     with pytest.raises(StudyError, match=what) as caught:
-        read_items("quiz", LISTED.model_copy(update={"file": name}), tmp_path)
+        read_items(LISTED.model_copy(update={"file": name}), tmp_path)
     assert caught.value.problems[0].note == note
 
 
