@@ -199,7 +199,10 @@ def _texts(task: OwnTask, row: Row) -> tuple[str, list[str], str]:
         raise StudyError(f"choice {choices.index('') + 1} of `{row.place}` is empty, and a later one is not")
     if len(choices) < 2:
         raise StudyError(f"`{row.place}` has {count_text(len(choices), 'choice')}, at least two are needed")
-    return question, choices, _text(row, task.answer)
+    answer = _text(row, task.answer)
+    if not answer:
+        raise StudyError(f"`{row.place}` has no answer")
+    return question, choices, answer
 
 
 def _listed(row: Row, column: str) -> list[str]:

@@ -171,6 +171,8 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, table: str, encoding:
     [
         ("richtig,Frage,A,B\nA,Is 1, 2 or 3 even?,yes,no\n", "`{file}:2` has 5 cells, the header 4", "in quotes"),
         ("sep=,\nFrage,A,B,richtig\nx,y,z,A,more\n", "`{file}:3` has 5 cells, the header 4", "in quotes"),
+        ("Frage,A,B,richtig\nWhere?,here\n", "`{file}:2` has 1 choice, at least two", ""),
+        ("Frage,A,B,richtig\nWhere?,here,there\n", "`{file}:2` has no answer", ""),
         ("Frage,A,B,A,richtig\nIs 4 even?,yes,no,maybe,A\n", "has column `A` twice", "different names"),
         ("Frage,A,B,richtig\nf\xfcr,x,y,A\n", "`{file}:2` is not UTF-8", "as UTF-8"),
     ],
