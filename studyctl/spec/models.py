@@ -31,7 +31,7 @@ from pydantic_core import PydanticCustomError
 
 from studyctl.contract.hypotheses import By, Measure, Metric
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
-from studyctl.contract.methods import METHODS, Dense, MethodSettings, tag_of
+from studyctl.contract.methods import METHODS, Dense, MethodSettings, tag_of, uses_data
 from studyctl.contract.steps import BATCH_WINDOWS
 from studyctl.errors import closest
 
@@ -228,6 +228,12 @@ class CompressionTable(Table):
     def variants(self) -> int:
         """Return the number of variants: of the combinations of all lists."""
         return prod(len(getattr(self, name)) for name in self.sweepable())
+
+    @property
+    def uses_data(self) -> bool:
+        """Return whether a variant of this table needs calibration data."""
+        # Asked first, as a table of another method may have 200,000 variants.
+        return self.settings_type.needs_data and any(uses_data(settings) for settings, _, _ in self.expand())
 
     def covers(self, model_id: str) -> bool:
         """Return whether this table applies to a model."""
