@@ -96,14 +96,14 @@ def _check_calibration(draft: Draft) -> Iterator[Finding]:
     if base.ids is None and "source" in base.model_fields_set:
         yield from _check_source(draft, base.source, ("calibration", "source"))
     is_missing = "source" not in base.model_fields_set and base.source not in _sources(draft)
-    lacking = [
+    unnamed = [
         index
         for index, table in draft.compression.items()
         if table.uses_data
         and any(item.source is None and item.applied_to(base).ids is None for item in table.calibration)
     ]
-    if is_missing and lacking:
-        place: Loc = ("calibration",) if base.model_fields_set else ("compression", lacking[0])
+    if is_missing and unnamed:
+        place: Loc = ("calibration",) if base.model_fields_set else ("compression", unnamed[0])
         what = "methods that calibrate need a text: `[calibration]` with `source` is missing"
         yield Finding(what, place, hint=_texts(draft))
     for index, table in draft.compression.items():
@@ -185,7 +185,7 @@ def _check_text(
     by_language = path if isinstance(path, dict) else source.config
     if isinstance(by_language, dict):
         yield from _check_languages(use, tuple(by_language), languages_place)
-    elif len(use.languages) > 1 and "{language}" not in (path or ""):
+    elif len(use.languages) > 1 and "{" not in (path or ""):  # a wrong placeholder is a problem of its own
         what = f"text source `{use.source}` has one text, not one for each of {len(use.languages)} languages"
         hint = (
             "give `config` as a table with one for each language"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from studyctl.errors import Problem, ProblemCode, SpecError, closest
 from studyctl.spec.checks import Draft, check
 from studyctl.spec.extends import Layers, merged_text, read_layers, read_text, with_base
-from studyctl.spec.keys import METHOD_NAMES, value_at
+from studyctl.spec.keys import METHOD_NAMES, is_swapped, shown, value_at
 from studyctl.spec.messages import Finding, findings
 from studyctl.spec.models import (
     TABLES,
@@ -135,7 +135,7 @@ def span_of(path: Path, places: Place, finding: Finding) -> Span | Setting:
 def _repaired(data: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """Return the data with mistakes corrected that would hide others, and these mistakes.
 
-    ``[models]`` is taken for ``[[models]]``, and a misspelt method for the closest one.
+    ``[models]`` is taken for ``[[models]]``, a misspelt method for the closest one, and ``["gptq", "wanda"]`` for the pair in order.
     """
     single = [name for name in LISTED if isinstance(data.get(name), dict)]
     mistakes = [
@@ -146,10 +146,14 @@ def _repaired(data: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
         data["compression"] = tables = list(tables)
         for index, table in enumerate(tables):
             method = table.get("method") if isinstance(table, dict) else None
+            loc = ("compression", index, "method")
+            if is_swapped(method):
+                tables[index] = table | {"method": method[::-1]}
+                what = "of a pair, the method that prunes comes first"
+                mistakes.append(Finding(what, loc, note=f"write {shown(method[::-1])}"))
             meant = closest(method, METHOD_NAMES) if isinstance(method, str) and method not in TABLES else ""
             if meant:
                 tables[index] = table | {"method": meant}
-                loc = ("compression", index, "method")
                 mistakes.append(Finding(f"unknown method `{method}`", loc, note=f"did you mean `{meant}`?"))
     return data, mistakes
 

@@ -81,6 +81,25 @@ LANGUAGE_NAMES = {
 """What people call them."""
 
 
+_SIZE = re.compile(r"\s*(\d*\.?\d+)\s*([A-Za-z]*)\s*")
+LEAST_BARE_SIZE = 1 << 20
+"""A size without a unit is in bytes; whoever writes fewer than these has left the unit out."""
+
+
+def _size(value: Any) -> Any:
+    """Refuse what Pydantic takes for a size and nobody means: text after the unit, and a few bytes."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    bare = float(match[1]) if match and not match[2] else value
+    is_few = isinstance(bare, int | float) and not isinstance(bare, bool) and bare < LEAST_BARE_SIZE
+    if (isinstance(value, str) and match is None) or (is_few and bare != 0):
+        raise PydanticCustomError("byte_size", "no size")
+    return value
+
+
+Size = Annotated[ByteSize, BeforeValidator(_size)]
+"""``"20 GiB"``; 0 for nothing."""
+
+
 class Table(BaseModel):
     """A table of the spec: unknown keys are errors, values never change."""
 
@@ -696,7 +715,11 @@ class Hypothesis(Table):
                 metric = Metric.parse(name)
             except ValueError:
                 near = closest(name.partition(":")[0], list(Measure))
-                yield loc, f"there is no metric `{name}`" + (f"; did you mean `{near}`?" if near else "")
+                yield (
+                    loc,
+                    f"there is no metric `{name}`; "
+                    + (f"did you mean `{near}`?" if near else f"metrics are {', '.join(Measure)}"),
+                )
                 continue
             if metric.measure is Measure.SIZE_MIB and self.rank_agreement is not None:
                 yield loc, "sizes are compared, not tested"
@@ -745,7 +768,7 @@ class Execution(Table):
         description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker per device. GPUs are those that `CUDA_VISIBLE_DEVICES` shows to torch, counted from 0',
     )
     retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
-    keep_trial_weights: ByteSize = Field(
+    keep_trial_weights: Size = Field(
         ByteSize(20 << 30),
         description='how much of the weights of finished trials is kept, such as `"20 GiB"`: an added language, task or metric is then measured without compressing again. The least recently used are deleted first',
     )
