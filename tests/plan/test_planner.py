@@ -71,6 +71,15 @@ def test_a_problem_is_reported_at_its_place(
     assert underlined(problem) == place
 
 
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("./tinny", "did you mean `./tiny`?"), ("./tinny/", "did you mean `./tiny`?"), ("./other", "models in `{folder}`: `tiny`"), ("./other/one", "`{folder}` has ")],
+)  # fmt: skip
+def test_a_model_that_is_missing_has_others_beside_it(folder: Path, written: str, hint: str) -> None:
+    (problem,) = planned(folder, ('id = "./tiny"', f'id = "{written}"')).errors
+    assert problem.hint.startswith(hint.replace("{folder}", str(folder)))
+
+
 def test_all_problems_are_reported_at_once(folder: Path) -> None:
     plan = planned(
         folder, ("group_size = 16", "group_size = 48"), ('["boats"]', '["boasts"]'), ('"de"]', '"fr"]')
