@@ -427,7 +427,9 @@ class _Planner:
         """Return a source's identity; None if it has problems. One that could not be looked up is a warning."""
         identity = self._try(look_up, loc)
         if identity is not None and identity.key is None:
-            what = f"could not look up {name}: {identity.unknown}"
+            what = identity.unknown
+            if name.partition(" ")[2] not in what:  # a reason that names the source says it all
+                what = f"could not look up {name}: {what}"
             self._add(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP)
         return identity
 

@@ -14,6 +14,7 @@ from studyctl.contract.identity import FileIdentity
 from studyctl.contract.steps import ALL_WINDOWS, Step
 from studyctl.errors import Problem
 from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.sources import hub
 from studyctl.spec.loading import load_spec
 from tests.run.studies import write_spec
 
@@ -78,6 +79,24 @@ def test_a_problem_is_reported_at_its_place(
 def test_a_model_that_is_missing_has_others_beside_it(folder: Path, written: str, hint: str) -> None:
     (problem,) = planned(folder, ('id = "./tiny"', f'id = "{written}"')).errors
     assert problem.hint.startswith(hint.replace("{folder}", str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("reason", "what"),
+    [
+        ("the hub is not asked", "could not look up model `org/tiny`: the hub is not asked"),
+        ("the hub did not answer for model `org/tiny` (refused)", "the hub did not answer for model `org/tiny` (refused)"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_looked_up_is_named_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reason: str, what: str
+) -> None:
+    def unreachable(*_: str) -> None:
+        raise hub.HubUnreachable(reason)
+
+    monkeypatch.setattr(hub, "resolve", unreachable)
+    (problem,) = planned(folder, ('id = "./tiny"', 'id = "org/tiny"')).problems
+    assert (problem.what, problem.severity) == (what, "warning")
 
 
 def test_all_problems_are_reported_at_once(folder: Path) -> None:
