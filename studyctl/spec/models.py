@@ -82,7 +82,7 @@ LANGUAGE_NAMES = {
 
 
 _SIZE = re.compile(r"\s*(\d*\.?\d+)\s*([A-Za-z]*)\s*")
-LEAST_BARE_SIZE = 1 << 20
+LEAST_BARE_SIZE = 1 << 10
 """A size without a unit is in bytes; whoever writes fewer than these has left the unit out."""
 
 
@@ -770,7 +770,7 @@ class Execution(Table):
     retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
     keep_trial_weights: Size = Field(
         ByteSize(20 << 30),
-        description='how much of the weights of finished trials is kept, such as `"20 GiB"`: an added language, task or metric is then measured without compressing again. The least recently used are deleted first',
+        description='how much of the weights of finished trials is kept, such as `"20 GiB"` (0: none): an added language, task or metric is then measured without compressing again. The least recently used are deleted first',
     )
     keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")
     backend_network: bool = Field(
