@@ -52,7 +52,8 @@ def mark(places: Place, data: dict[str, Any], changes: Sequence[str]) -> None:
 
 
 def _part(value: Any, name: str) -> str | int:
-    return int(name) if isinstance(value, list) else name
+    # A later change may have put a list in the place of a table.
+    return int(name) if isinstance(value, list) and name.isdigit() else name
 
 
 def _names(change: str) -> list[str]:

@@ -72,3 +72,14 @@ def test_what_is_wrong_with_an_inherited_table_stays_in_its_file(tmp_path: Path)
 def test_a_base_that_the_command_line_names_is_missing_there(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "study.extends=bse.toml")
     assert problem.what.startswith("`--set study.extends=bse.toml`: there is no spec")
+
+
+@pytest.mark.parametrize("last", ["execution=[1]", "execution=1"])
+def test_of_two_changes_of_one_place_the_last_has_the_problem(tmp_path: Path, last: str) -> None:
+    (problem,) = problems(tmp_path, "execution.retries=many", last)
+    assert problem.what.startswith(f"`--set {last}`: ")
+
+
+def test_an_item_of_a_list_that_was_set_is_named_by_its_own_change(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "study.seeds=[0, 1]", "study.seeds.1=-1")
+    assert problem.what.startswith("`--set study.seeds.1=-1`: ")
