@@ -135,13 +135,15 @@ class StepError(StudyError):
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:
-    """Return the allowed word most similar to this one, in any case, or an empty string if none is similar."""
+    """Return the allowed word that is most similar to this one, in any case, or that alone begins with it; else an empty string."""
     words = list(allowed)
     if word in words:
         return word
     by_lower = {one.lower(): one for one in reversed(words)}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[close[0]] if close else ""
+    if not close and len(word) > 1:
+        close = [one for one in by_lower if one.startswith(word.lower())]
+    return by_lower[close[0]] if len(close) == 1 else ""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -1,12 +1,13 @@
 """Checks of models, checkpoints and variants that need no weights."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import gcd
+from pathlib import Path
 
 from studyctl.backends import OWN
 from studyctl.contract.identity import GGUF, PLAIN, ModelIdentity, TextIdentity
-from studyctl.contract.limits import LEFT_DENSE
+from studyctl.contract.limits import LEAST_UNITS, LEFT_DENSE
 from studyctl.contract.methods import too_few_tokens, uses_data
 from studyctl.errors import Problem
 from studyctl.plan.variants import Variant
@@ -15,9 +16,11 @@ from studyctl.sources.configs import has_other_linears
 from studyctl.sources.gguf.files import differences
 from studyctl.sources.token_counts import MARGIN, count_tokens
 from studyctl.spec.loading import Document
-from studyctl.spec.models import Model
+from studyctl.spec.models import Model, Perplexity
 from studyctl.spec.positions import Loc
 
+NAMED = 4
+"""Texts that a warning names."""
 SHARED_BLOCKS = ("zamba", "zamba2")
 """Families with weights that several blocks share."""
 UNPACKED_BY_TRANSFORMERS = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
@@ -139,6 +142,58 @@ def too_short(text: TextIdentity, model: ModelIdentity | None, tokens: int) -> t
     if count is None or count.tokens >= tokens:
         return None
     return str(count), "error" if count.whole and count.tokens < (1 - MARGIN) * tokens else "warning"
+
+
+def check_windows(
+    document: Document, loc: Loc, text: TextIdentity, model: ModelIdentity | None, protocol: Perplexity
+) -> Iterator[Problem]:
+    """Yield a warning if a text has fewer windows than are asked for, or than an interval needs."""
+    count = count_tokens(text, model) if model is not None else None
+    if count is None:
+        return
+    length = protocol.sequence_length
+    windows = count.tokens // (length - 1)  # one of a window's tokens may be a BOS
+    what = f"text `{text.name}` in {text.language} has about {windows:,} windows of {length} tokens"
+    # Nobody who left `windows` out asked for its default.
+    asked = protocol.windows if document.written(("evaluation", "perplexity", "windows")) else 0
+    if windows < LEAST_UNITS:
+        what, hint = f"{what}: fewer than {LEAST_UNITS} leave no interval", "shorter windows, or more text"
+    elif windows < asked:
+        what, hint = f"{what}, {asked} are asked for", "all of them are measured, as with `windows = 0`"
+    else:
+        return
+    yield document.problem(what, loc, hint=hint, severity="warning")
+
+
+def check_seen_texts(document: Document, texts: Sequence[TextIdentity]) -> Iterator[Problem]:
+    """Yield a warning if variants are measured on a text, or a part of it, that they were calibrated on."""
+    contents = [(text, _contents(text, document.base)) for text in texts]
+    seen = {key for text, parts in contents if text.purpose == "calibration" for key in parts}
+    shared = [
+        (text, f"{name} ({text.language})")
+        for text, parts in contents
+        if text.purpose == "perplexity"
+        for key, name in parts.items()
+        if key in seen
+    ]
+    if shared:
+        text, names = shared[0][0], [name for _, name in shared]
+        listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        kind = "files" if text.files else "split"
+        yield document.problem(
+            f"calibration and perplexity share {listed}: variants that have seen a text flatter themselves on it",
+            ("text", text.name, kind),
+            hint=f'give each purpose its own: {kind} = {{ calibration = "…", perplexity = "…" }}',
+            severity="warning",
+        )
+
+
+def _contents(text: TextIdentity, base: Path) -> dict[str, str]:
+    """Return what a text is made of, by hash: its files, or a split of a dataset."""
+    if text.files:
+        # The spec's folder is left out of a path.
+        return {file.sha256: f"`{str(file.path).removeprefix(f'{base}/')}`" for file in text.files}
+    return {text.key: f"`{text.split}` of dataset `{text.dataset}`"} if text.key is not None else {}
 
 
 def check_checkpoint(

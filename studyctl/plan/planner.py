@@ -18,6 +18,7 @@ from studyctl.backends import OWN
 from studyctl.contract.hypotheses import PlannedHypothesis
 from studyctl.contract.identity import ModelIdentity, Purpose, TaskIdentity, TextIdentity
 from studyctl.contract.job import CalibrationData
+from studyctl.contract.limits import LEAST_UNITS
 from studyctl.contract.methods import Checkpoint, inverts_hessian
 from studyctl.contract.steps import ALL_WINDOWS, BATCH_WINDOWS, Step, StepKind
 from studyctl.errors import Problem, ProblemCode, SpecError, StudyError
@@ -29,8 +30,10 @@ from studyctl.plan.checks import (
     check_checkpoint,
     check_linears,
     check_model,
+    check_seen_texts,
     check_sequence_length,
     check_walk,
+    check_windows,
     too_short,
 )
 from studyctl.plan.deployment import check_dense_file, check_deployment
@@ -154,6 +157,7 @@ class _Planner:
             place = Place(devices or [])
         models = [self._model(index, model, variants, place) for index, model in enumerate(spec.models)]
         self._warn_of_twins(models)
+        self.problems += check_seen_texts(document, tuple(self.texts.values()))
         for variant in variants:
             if not any(variant.applies_to(model.id) for model in spec.models):
                 base = getattr(variant.settings, "of", "")
@@ -292,6 +296,9 @@ class _Planner:
             loc: Loc = ("evaluation", "perplexity", "sequence_length")
             length = evaluation.perplexity.sequence_length
             self.problems += check_sequence_length(self.document, loc, length, identity)
+            if 0 < evaluation.perplexity.windows < LEAST_UNITS:
+                what = f"fewer than {LEAST_UNITS} windows leave no interval"
+                self._add(what, (*loc[:-1], "windows"), severity="warning")
             texts = [
                 self._perplexity(evaluation.perplexity, position, language, model, identity)
                 for position, language in enumerate(evaluation.perplexity.languages)
@@ -324,6 +331,8 @@ class _Planner:
         if text is not None and (shortage := too_short(text, identity, length - 1)):
             what = f"text `{text.name}` in {language} is too short for a window of {length} tokens: {shortage[0]}"
             self._add(what, loc, hint="shorter windows, or more text", severity=shortage[1])
+        elif text is not None:
+            self.problems += check_windows(self.document, loc, text, identity, protocol)
         parts = {
             "text": text.key if text else None,
             "sequence_length": length,
@@ -418,7 +427,9 @@ class _Planner:
         """Return a source's identity; None if it has problems. One that could not be looked up is a warning."""
         identity = self._try(look_up, loc)
         if identity is not None and identity.key is None:
-            what = f"could not look up {name}: {identity.unknown}"
+            what = identity.unknown
+            if name.partition(" ")[2] not in what:  # a reason that names the source says it all
+                what = f"could not look up {name}: {what}"
             self._add(what, loc, severity="warning", code=ProblemCode.NOT_LOOKED_UP)
         return identity
 

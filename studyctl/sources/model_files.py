@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from studyctl.contract.identity import PLAIN, ModelIdentity
-from studyctl.errors import StudyError
+from studyctl.errors import StudyError, closest
 from studyctl.files import digest
 from studyctl.sources.configs import ADAPTER, block_matrices, check_decoder, read_config, read_sizes
 from studyctl.sources.gguf.header import describe_gguf, read_header
@@ -23,6 +23,7 @@ from studyctl.sources.safetensors_files import (
 )
 from studyctl.sources.storage import quantization, storage_format
 from studyctl.sources.tensor_names import check_names, embedding_rows
+from studyctl.sources.text_files import NAMED, nearby
 from studyctl.sources.vocabularies import largest_token
 from studyctl.spec.models import Model
 
@@ -71,7 +72,7 @@ def identify_model(model: Model, base: Path, *, needs_tokenizer: bool = True) ->
 def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> ModelIdentity:
     if not folder.is_dir():
         what = "is a file, not a model folder" if folder.exists() else "does not exist"
-        raise StudyError(f"model folder `{folder}` {what}")
+        raise StudyError(f"model folder `{folder}` {what}", hint=_models_near(model.id, folder))
     config = read_config(folder / "config.json", str(folder))
     check_decoder(config, model.id)
     names = loaded_files(folder, allow_pickle=model.allow_pickle)
@@ -90,6 +91,15 @@ def _identify_folder(model: Model, folder: Path, needs_tokenizer: bool) -> Model
         tokenizer=has_tokenizer,
         **facts,
     )
+
+
+def _models_near(written: str, folder: Path) -> str:
+    """Return which model was meant by a folder that is missing, or what there is."""
+    models = sorted(config.parent.name for config in folder.parent.glob("*/config.json"))
+    if close := closest(folder.name, models):
+        return f"did you mean `{written.rstrip('/').removesuffix(folder.name)}{close}`?"
+    listed = ", ".join(f"`{name}`" for name in models[:NAMED])
+    return f"models in `{folder.parent}`: {listed}" if listed else nearby(folder)
 
 
 def _identify_package(model: Model) -> ModelIdentity:

@@ -17,7 +17,8 @@ from studyctl.spec.models import BUNDLED_TEXTS, TextSource
 from studyctl.units import bytes_text
 
 NAMED = 6
-"""Files that are named in place of one that is missing."""
+"""Files or folders that are named in place of one that is missing."""
+FORMATS = (".jsonl", ".txt", ".jsonl.gz", ".txt.gz", ".parquet")
 MOST_UNPACKED = 8 << 30
 """Bytes of a compressed text."""
 _NULLS = 0.05
@@ -50,10 +51,9 @@ def identify_text(
             raise StudyError(f"text source `{name}` has no files for {purpose} in `{language}`")
         path = base / Path(entry.file).expanduser()
         if not (paths := _matching(path)):
-            raise StudyError(
-                f"text source `{name}` has no {purpose} text for language `{language}`: no file `{path}`",
-                hint=_nearby(path),
-            )
+            where = f"`{path}` is a folder" if path.is_dir() else f"no file `{path}`"
+            what = f"text source `{name}` has no {purpose} text for language `{language}`: {where}"
+            raise StudyError(what, hint=_pattern(path, entry.file) + nearby(path))
         # Plain text has no field, so that of the entry does not change the key.
         is_plain = all(path.name.lower().endswith((".txt", ".txt.gz")) for path in paths)
         field = source.field if is_plain or entry.field is None else entry.field
@@ -69,9 +69,16 @@ def _matching(path: Path) -> list[Path]:
     return sorted(file for file in matching if file.is_file())
 
 
-def _nearby(path: Path) -> str:
-    """Return what is there instead of a file that is missing."""
-    folder = next(parent for parent in path.parents if parent.is_dir())
+def _pattern(path: Path, written: str) -> str:
+    """Return what to write in place of a folder with texts; empty for anything else."""
+    suffixes = map(_suffix, sorted(path.iterdir())) if path.is_dir() else ()
+    suffix = next((suffix for suffix in suffixes if suffix in FORMATS), "")
+    return f"write `{written.rstrip('/')}/*{suffix}`; " if suffix else ""
+
+
+def nearby(path: Path) -> str:
+    """Return what is there: in a folder, or where a file or folder is missing."""
+    folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     shown = ", ".join(f"`{name}`" for name in names[:NAMED]) + (" …" if len(names) > NAMED else "")
     return f"`{folder}` has {shown}" if names else f"`{folder}` is empty"
@@ -168,13 +175,28 @@ def documents_of(data: bytes, path: Path, field: str) -> list[str]:
     documents = []
     for place, item in json_objects(data, path, hint=f'a line reads {{"{field}": "..."}}'):
         if not isinstance(item.get(field), str):
-            fields = ", ".join(f"`{key}`" for key in item) or "nothing"
-            raise StudyError(
-                f"`{place}` has no text in field `{field}`",
-                hint=f"it has {fields}; {_SET_FIELD}",
-            )
+            raise _no_text(place, item, field)
         documents.append(str(item[field]))
     return documents
+
+
+def _no_text(place: str, item: dict[str, object], field: str) -> StudyError:
+    """Return the error of a row that has no such field, or something else than text in it."""
+    if field not in item:
+        fields = ", ".join(f"`{key}`" for key in item) or "nothing"
+        what = f"`{place}` has no text in field `{field}`"
+        return StudyError(what, hint=f"it has {fields}; {_SET_FIELD}")
+    value = item[field]
+    kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else ""
+    texts = ", ".join(f"`{key}`" for key, other in item.items() if isinstance(other, str))
+    if texts:
+        hint = f"{texts} holds text; {_SET_FIELD}"
+    elif value is None:
+        hint = "remove the line"
+    else:
+        hint = "write one text in its place" if kind else "write it in quotes"
+    what = f"field `{field}` of `{place}` holds {kind or json.dumps(value)}, not text"
+    return StudyError(what, hint=hint)
 
 
 def _unpacked(data: bytes, path: Path) -> bytes:

@@ -50,7 +50,11 @@ def check(draft: Draft) -> Iterator[Finding]:
     yield from _check_calibration(draft)
     if draft.perplexity is not None:
         place: Loc = ("evaluation", "perplexity")
-        yield from _check_text(draft, draft.perplexity, (*place, "source"), (*place, "languages"))
+        if "source" in draft.perplexity.model_fields_set or draft.perplexity.source in _sources(draft):
+            yield from _check_text(draft, draft.perplexity, (*place, "source"), (*place, "languages"))
+        else:
+            what = "perplexity is measured on a text: `[evaluation.perplexity]` with `source` is missing"
+            yield Finding(what, place, hint=_texts(draft))
     for index, table in draft.compression.items():
         yield from _check_models(draft, table, ("compression", index))
     for name, source in draft.text.items():
@@ -70,7 +74,7 @@ def _check_count(draft: Draft) -> Iterator[Finding]:
         if table.models not in covered:
             covered[table.models] = sum(map(table.covers, ids))
         times = len(table.calibration)
-        if table.settings_type.needs_data:  # the windows of a calibration without ids are drawn by seed
+        if table.uses_data:  # the windows of a calibration without ids are drawn by seed
             drawn = [override.applied_to(base).ids is None for override in table.calibration]
             times = sum(draft.seeds if draws else 1 for draws in drawn)
         if table.settings_type.draws:
@@ -91,20 +95,34 @@ def _check_calibration(draft: Draft) -> Iterator[Finding]:
     yield from _check_placeholders(base.ids, "model", ("calibration", "ids"))
     if base.ids is None and "source" in base.model_fields_set:
         yield from _check_source(draft, base.source, ("calibration", "source"))
+    is_missing = "source" not in base.model_fields_set and base.source not in _sources(draft)
+    unnamed = [
+        index
+        for index, table in draft.compression.items()
+        if table.uses_data
+        and any(item.source is None and item.applied_to(base).ids is None for item in table.calibration)
+    ]
+    if is_missing and unnamed:
+        place: Loc = ("calibration",) if base.model_fields_set else ("compression", unnamed[0])
+        what = "methods that calibrate need a text: `[calibration]` with `source` is missing"
+        yield Finding(what, place, hint=_texts(draft))
     for index, table in draft.compression.items():
-        place: Loc = ("compression", index)
-        if table.settings_type.needs_data:
-            yield from _check_overrides(draft, base, table, place)
+        place = ("compression", index)
+        if table.uses_data:
+            yield from _check_overrides(draft, base, table, place, is_missing=is_missing)
         elif "calibration" in table.model_fields_set:
             method = f"`{table.method}`" if isinstance(table.method, str) else listing(table.method)
             what = f"{method} needs no calibration data"
-            yield Finding(what, (*place, "calibration"), key=True, hint="remove `calibration`")
+            hint = "remove `calibration`"
+            if table.settings_type.needs_data:
+                hint += ', or write `imatrix = "calibration"`'
+            yield Finding(what, (*place, "calibration"), key=True, hint=hint)
 
 
 def _check_overrides(
-    draft: Draft, base: Calibration, table: CompressionTable, place: Loc
+    draft: Draft, base: Calibration, table: CompressionTable, place: Loc, *, is_missing: bool
 ) -> Iterator[Finding]:
-    """Check a table's calibration: ``[calibration]`` with the table's overrides."""
+    """Check a table's calibration: ``[calibration]`` with the table's overrides. That its source is missing was said."""
     # A problem with a default value is shown at `[calibration]` if the file has it, or else at the method.
     default: Loc = ("calibration",) if base.model_fields_set else place
     for number, override in enumerate(table.calibration):
@@ -115,6 +133,8 @@ def _check_overrides(
             for name in sorted(keys & {"source", "languages"}):
                 what = f"`{name}` has no effect together with `ids`, which gives exact tokens"
                 yield Finding(what, (*here, name), key=True, hint=f"remove `{name}` here or `ids`")
+            continue
+        if is_missing and "source" not in keys:
             continue
         places = [
             (*here, name)
@@ -127,8 +147,19 @@ def _check_overrides(
         yield from _check_text(draft, effective, *places)
 
 
+def _sources(draft: Draft) -> tuple[str, ...]:
+    return (*draft.text_names, *BUNDLED_TEXTS)
+
+
+def _texts(draft: Draft) -> str:
+    """Return what a source may be, for a person who named none."""
+    default = Calibration.model_fields["source"].default
+    names = listing(_sources(draft))
+    return f"write {names} or the name of a new `[text]` table; the default, `{default}`, needs a table `[text.{default}]`"
+
+
 def _check_source(draft: Draft, name: str, place: Loc) -> Iterator[Finding]:
-    names = (*draft.text_names, *BUNDLED_TEXTS)
+    names = _sources(draft)
     if name not in names:
         note = did_you_mean(name, names)
         hint = "" if note else f"add a table `[text.{name}]`, or use {listing(names)}"
@@ -154,7 +185,7 @@ def _check_text(
     by_language = path if isinstance(path, dict) else source.config
     if isinstance(by_language, dict):
         yield from _check_languages(use, tuple(by_language), languages_place)
-    elif len(use.languages) > 1 and "{language}" not in (path or ""):
+    elif len(use.languages) > 1 and "{" not in (path or ""):  # a wrong placeholder is a problem of its own
         what = f"text source `{use.source}` has one text, not one for each of {len(use.languages)} languages"
         hint = (
             "give `config` as a table with one for each language"

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ class Layers:
     """A spec merged with the specs that it extends."""
 
     text: str
-    """Of the spec itself."""
+    """Of the spec itself, with the changes of the command line."""
     data: dict[str, Any]
     """All layers merged."""
     places: Place
@@ -93,18 +93,25 @@ def with_base(text: str, base: Path) -> str:
     return f"# studyctl: relative paths start at {json.dumps(str(base))}\n{body}"
 
 
-def read_layers(path: Path, text: str, above: tuple[Path, ...] = ()) -> Layers:
+def read_layers(path: Path, text: str, changes: Sequence[str] = (), above: tuple[Path, ...] = ()) -> Layers:
     """Read a spec and, recursively, the spec that it extends.
 
     Args:
         path: file of the spec.
         text: its text.
+        changes: values to set in it (:func:`~studyctl.spec.changes.changed`).
         above: the files that extend this one, directly or not.
 
     Raises:
         SpecError: one of them is not TOML, is missing, or extends itself, or the spec of a study's folder extends another.
     """
     data, places = read_toml(text, path)
+    if changes:
+        from studyctl.spec.changes import changed, mark  # tomlkit, which few commands need
+
+        text = changed(text, changes)
+        data, _ = read_toml(text, path)
+        mark(places, data, changes)
     base = base_of(path, text)
     study = data.get("study")
     extends = study.get("extends") if isinstance(study, dict) else None
@@ -148,7 +155,7 @@ def _parent(path: Path, parent: Path, places: Place, chain: tuple[Path, ...]) ->
         if problem.line is not None:
             raise
         raise SpecError(span.problem(problem.what, hint=problem.hint)) from None
-    return read_layers(shown, text, chain)
+    return read_layers(shown, text, above=chain)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

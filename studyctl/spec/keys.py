@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
@@ -209,6 +209,15 @@ def _is_pair(option: Type) -> bool:
     return option.origin is tuple and get_args(option.type)[-1] is not ...
 
 
+def is_swapped(method: object) -> TypeGuard[list[str]]:
+    """Return whether a pair of methods is one that quantizes, then one that prunes."""
+    if not isinstance(method, list) or len(method) != 2:
+        return False
+    pair = types_in(TABLES[PAIR].model_fields["method"].annotation)[0]
+    prune, quantize = map(get_args, get_args(pair.type))
+    return method[0] in quantize and method[1] in prune
+
+
 def _key(table: type[BaseModel], name: str, *, swept: bool) -> Key:
     field = table.model_fields[name]
     types = types_in(field.annotation, field.metadata)
@@ -228,11 +237,11 @@ def _key(table: type[BaseModel], name: str, *, swept: bool) -> Key:
 
 
 def choices_of(types: Iterable[Type]) -> tuple[str, ...]:
-    """Return the words that literals among these types, or inside their lists, allow."""
+    """Return the texts that literals among these types, or inside their lists, allow."""
     words: list[str] = []
     for option in types:
         if option.origin is Literal:
-            words += map(str, get_args(option.type))
+            words += [word for word in get_args(option.type) if isinstance(word, str)]
         elif option.origin is tuple:
             words += choices_of(option.items)
     return tuple(words)
@@ -251,6 +260,8 @@ def _kind(option: Type) -> str:
         return f"{'table' if option.origin is dict else 'list'} of {plural}"
     if option.is_table:
         return "table"
+    if option.origin is Literal and isinstance(get_args(option.type)[0], int):
+        return "whole number"
     names = {int: "whole number", float: "number", bool: "true or false", ByteSize: "size"}
     return names.get(option.type, "text")
 
@@ -267,6 +278,8 @@ def bounds(types: Iterable[Type]) -> str:
             )
         if option.origin is tuple and not _is_pair(option):
             return bounds(option.items)
+        if _kind(option) == "whole number":  # a literal
+            return " or ".join(map(str, get_args(option.type)))
         if (pattern := option.bound("pattern")) in PATTERNS:
             return PATTERNS[pattern]
     return ""

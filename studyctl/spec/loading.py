@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from studyctl.errors import Problem, ProblemCode, SpecError, closest
 from studyctl.spec.checks import Draft, check
 from studyctl.spec.extends import Layers, merged_text, read_layers, read_text, with_base
-from studyctl.spec.keys import METHOD_NAMES, value_at
+from studyctl.spec.keys import METHOD_NAMES, is_swapped, shown, value_at
 from studyctl.spec.messages import Finding, findings
 from studyctl.spec.models import (
     TABLES,
@@ -27,7 +27,7 @@ from studyctl.spec.models import (
     TextSource,
     method_tag,
 )
-from studyctl.spec.positions import Loc, Place, Span, deepest
+from studyctl.spec.positions import Loc, Place, Setting, Span, deepest
 
 LISTED = ("models", "compression", "hypotheses")
 """Tables that are written ``[[…]]``."""
@@ -87,21 +87,16 @@ def load_spec(path: Path, changes: Sequence[str] = ()) -> Document:
     Raises:
         SpecError: with every problem of the spec: unreadable, not TOML, unknown keys, bad values, undefined names.
     """
-    text = read_text(path)
-    if changes:
-        from studyctl.spec.changes import changed  # tomlkit, which few commands need
-
-        text = changed(text, path, changes)
-    return parse_spec(text, path)
+    return parse_spec(read_text(path), path, changes)
 
 
-def parse_spec(text: str, path: Path) -> Document:
-    """Check the text of a spec that is, or will be, the file ``path``.
+def parse_spec(text: str, path: Path, changes: Sequence[str] = ()) -> Document:
+    """Check the text of a spec that is, or will be, the file ``path``, with ``changes`` set in it.
 
     Raises:
         SpecError: with every problem of the spec.
     """
-    layers = read_layers(path, text)
+    layers = read_layers(path, text, changes)
     if not layers.data:
         hint = "a study has at least a `[study]` with a `name` and one `[[models]]` with an `id`"
         raise SpecError(Problem("the spec is empty", path, hint=hint))
@@ -118,7 +113,7 @@ def parse_spec(text: str, path: Path) -> Document:
         raise SpecError(
             sorted(problems, key=lambda item: (item.file != path, item.line or 0, item.column or 0))
         )
-    return Document(path, text, spec, layers.base, layers)
+    return Document(path, layers.text, spec, layers.base, layers)
 
 
 def self_contained(document: Document) -> str:
@@ -129,8 +124,8 @@ def self_contained(document: Document) -> str:
     return with_base(merged_text(document.layers), document.base)
 
 
-def span_of(path: Path, places: Place, finding: Finding) -> Span:
-    """Return the part to underline: the key or value, or the table in which it is missing."""
+def span_of(path: Path, places: Place, finding: Finding) -> Span | Setting:
+    """Return the part to underline: the key or value, or the table in which it is missing; or what set it instead."""
     place, reached = deepest(places, finding.loc)
     names, written = ([part for part in loc if isinstance(part, str)] for loc in (finding.loc, reached))
     key = place.key if finding.key and names == written else None
@@ -140,7 +135,7 @@ def span_of(path: Path, places: Place, finding: Finding) -> Span:
 def _repaired(data: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """Return the data with mistakes corrected that would hide others, and these mistakes.
 
-    ``[models]`` is taken for ``[[models]]``, and a misspelt method for the closest one.
+    ``[models]`` is taken for ``[[models]]``, a misspelt method for the closest one, and ``["gptq", "wanda"]`` for the pair in order.
     """
     single = [name for name in LISTED if isinstance(data.get(name), dict)]
     mistakes = [
@@ -151,10 +146,14 @@ def _repaired(data: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
         data["compression"] = tables = list(tables)
         for index, table in enumerate(tables):
             method = table.get("method") if isinstance(table, dict) else None
+            loc = ("compression", index, "method")
+            if is_swapped(method):
+                tables[index] = table | {"method": method[::-1]}
+                what = "of a pair, the method that prunes comes first"
+                mistakes.append(Finding(what, loc, note=f"write {shown(method[::-1])}"))
             meant = closest(method, METHOD_NAMES) if isinstance(method, str) and method not in TABLES else ""
             if meant:
                 tables[index] = table | {"method": meant}
-                loc = ("compression", index, "method")
                 mistakes.append(Finding(f"unknown method `{method}`", loc, note=f"did you mean `{meant}`?"))
     return data, mistakes
 

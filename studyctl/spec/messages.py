@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from studyctl.contract.methods import ON_GGUF
-from studyctl.errors import did_you_mean
+from studyctl.errors import closest, did_you_mean
 from studyctl.spec.keys import (
     METHOD_NAMES,
     PATTERNS,
@@ -50,8 +50,11 @@ def findings(errors: Iterable[ErrorDetails], data: Mapping[str, Any]) -> list[Fi
     """Return what is wrong, in plain words; ``data`` is the data that was validated."""
     placed = [(within(error["loc"], data), error) for error in errors]
     texts: dict[Finding, None] = {}
+    meant = {_meant(loc, data) for loc, error in placed if error["type"] == "extra_forbidden"}
     for loc, error in placed:
         vague = _is_type_error(error) and any(_explains(other, at, loc) for at, other in placed)
+        # What a table lacks is in the one whose name is misspelt.
+        vague |= loc in meant and error["type"] in ("missing", "problems_inside")
         # Pydantic also calls a list too short if its items are invalid.
         vague |= error["type"] == "too_short" and value_at(loc, data) != []
         if not vague:
@@ -123,6 +126,13 @@ ELSEWHERE: dict[Loc, str] = {
     ): "where workers run is in a profile: `studyctl run SPEC --on NAME` (docs/cluster.md)"
 }
 """Keys of a spec that earlier versions had, and what to do."""
+
+
+def _meant(loc: Loc, data: Mapping[str, Any]) -> Loc | None:
+    """Return the place of the table that was meant by a misspelt one."""
+    table = tables_at(loc[:-1], data)
+    near = closest(str(loc[-1]), keys_of(table)) if table is not None else ""
+    return (*loc[:-1], near) if near else None
 
 
 def _unknown_key(loc: Loc, data: Mapping[str, Any]) -> Finding:
@@ -213,7 +223,9 @@ def _wrong_type(loc: Loc, data: Mapping[str, Any]) -> Finding:
     what = f"{_name(loc)} needs {_with_article(kind)}, got {_described(value)}"
     if isinstance(value, str) and kind in _UNQUOTED and re.fullmatch(_UNQUOTED[kind], value):
         return Finding(what, loc, note=f"write {value} without quotes")
-    if kind == "list of texts" and isinstance(value, str):
+    if last_key(loc) == "sparsity" and isinstance(value, str) and (percent := _PERCENT.fullmatch(value)):
+        return Finding(what, loc, note=_as_share(float(percent[1])))
+    if kind == f"list of {_plural_of(value)}":
         return Finding(what, loc, note=f"write [{shown(value)}]")
     if kind == "list of tables" and isinstance(loc[-1], str):
         return Finding(what, loc, hint=f"write {table_name(loc)} and its keys below it")
@@ -226,6 +238,19 @@ _UNQUOTED = {
     "number": r"[+-]?\d+(\.\d+)?",
 }
 """Texts that would be valid without their quotes, by kind."""
+
+
+_PERCENT = re.compile(r"\s*(\d{1,2}(?:\.\d+)?)\s*%\s*")
+
+
+def _as_share(percent: float) -> str:
+    return f"write {percent / 100:g} for {percent:g} %"
+
+
+def _plural_of(value: object) -> str:
+    """Return what a list of such values is a list of; empty for other values."""
+    words: dict[type, str] = {str: "texts", int: "whole numbers"}
+    return words.get(type(value), "")
 
 
 def _name(loc: Loc) -> str:
@@ -256,12 +281,12 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
     if error["loc"][-1] == "[key]":
         return _bad_key(loc, data)
     if kind == "literal_error" and key is not None:
-        return _bad_choice(error, loc, value)
+        return _bad_choice(error, loc, value, key.kind)
     if kind.startswith(("greater_than", "less_than", "string_pattern")) and key is not None and key.bounds:
         only = key.bounds.startswith("letters")
         words = f"may hold {key.bounds} only" if only else f"must be {key.bounds}"
         is_percent = last_key(loc) == "sparsity" and isinstance(value, int | float) and 1 < value < 100
-        note = f"write {value / 100:g} for {value} %" if is_percent else ""
+        note = _as_share(value) if is_percent else ""
         return Finding(f"{name} {words}, not {shown(value)}", loc, note=note)
     if kind == "too_long" and loc[-1] == "method":
         return _needs_pair(loc)
@@ -275,13 +300,17 @@ def _bad_value(error: ErrorDetails, loc: Loc, data: Mapping[str, Any]) -> Findin
         "too_long": f"{name} has more than {error.get('ctx', {}).get('max_length')} entries",
         "finite_number": f"{name} must be a finite number, not {shown(value)}",
     }
-    return Finding(plain.get(kind, f"{name}: {error['msg'].removeprefix('Value error, ')}"), loc)
+    is_bare = kind == "byte_size" and re.fullmatch(r"\d{1,3}", str(value))
+    note = f'write "{value} GiB"' if is_bare else ""
+    return Finding(plain.get(kind, f"{name}: {error['msg'].removeprefix('Value error, ')}"), loc, note=note)
 
 
-def _bad_choice(error: ErrorDetails, loc: Loc, value: object) -> Finding:
+def _bad_choice(error: ErrorDetails, loc: Loc, value: object, kind: str) -> Finding:
     allowed = [str(word).strip("' ") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
     what = f"{_name(loc)} cannot be {shown(value) if isinstance(value, str) else _described(value)}"
     note = did_you_mean(value, allowed) if isinstance(value, str) else ""
+    if value in allowed and kind in _UNQUOTED:
+        note = f"write {value} without quotes"
     pair = loc[-2:-1] == ("method",)
     subject = ("the first of a pair", "the second of a pair")[int(loc[-1])] if pair else "it"
     hint = f"{subject} is {'one of ' if len(allowed) > 1 else ''}{listing(allowed)}"

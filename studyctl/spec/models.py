@@ -31,7 +31,7 @@ from pydantic_core import PydanticCustomError
 
 from studyctl.contract.hypotheses import By, Measure, Metric
 from studyctl.contract.identity import Bos, FidelityMetric, Purpose, short_name
-from studyctl.contract.methods import METHODS, Dense, MethodSettings, tag_of
+from studyctl.contract.methods import METHODS, Dense, MethodSettings, tag_of, uses_data
 from studyctl.contract.steps import BATCH_WINDOWS
 from studyctl.errors import closest
 
@@ -79,6 +79,25 @@ LANGUAGE_NAMES = {
     "arabic": "ar", "german": "de", "english": "en", "spanish": "es", "russian": "ru", "swahili": "sw", "chinese": "zh",
 }  # fmt: skip
 """What people call them."""
+
+
+_SIZE = re.compile(r"\s*(\d*\.?\d+)\s*([A-Za-z]*)\s*")
+LEAST_BARE_SIZE = 1 << 10
+"""A size without a unit is in bytes; whoever writes fewer than these has left the unit out."""
+
+
+def _size(value: Any) -> Any:
+    """Refuse what Pydantic takes for a size and nobody means: text after the unit, and a few bytes."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    bare = float(match[1]) if match and not match[2] else value
+    is_few = isinstance(bare, int | float) and not isinstance(bare, bool) and bare < LEAST_BARE_SIZE
+    if (isinstance(value, str) and match is None) or (is_few and bare != 0):
+        raise PydanticCustomError("byte_size", "no size")
+    return value
+
+
+Size = Annotated[ByteSize, BeforeValidator(_size)]
+"""``"20 GiB"``; 0 for nothing."""
 
 
 class Table(BaseModel):
@@ -228,6 +247,12 @@ class CompressionTable(Table):
     def variants(self) -> int:
         """Return the number of variants: of the combinations of all lists."""
         return prod(len(getattr(self, name)) for name in self.sweepable())
+
+    @property
+    def uses_data(self) -> bool:
+        """Return whether a variant of this table needs calibration data."""
+        # Asked first, as a table of another method may have 200,000 variants.
+        return self.settings_type.needs_data and any(uses_data(settings) for settings, _, _ in self.expand())
 
     def covers(self, model_id: str) -> bool:
         """Return whether this table applies to a model."""
@@ -690,7 +715,11 @@ class Hypothesis(Table):
                 metric = Metric.parse(name)
             except ValueError:
                 near = closest(name.partition(":")[0], list(Measure))
-                yield loc, f"there is no metric `{name}`" + (f"; did you mean `{near}`?" if near else "")
+                yield (
+                    loc,
+                    f"there is no metric `{name}`; "
+                    + (f"did you mean `{near}`?" if near else f"metrics are {', '.join(Measure)}"),
+                )
                 continue
             if metric.measure is Measure.SIZE_MIB and self.rank_agreement is not None:
                 yield loc, "sizes are compared, not tested"
@@ -739,9 +768,9 @@ class Execution(Table):
         description='`"auto"`, `"cpu"`, `"cuda:0,1"` or a list of devices; one worker per device. GPUs are those that `CUDA_VISIBLE_DEVICES` shows to torch, counted from 0',
     )
     retries: int = Field(1, ge=0, le=20, description="new attempts after a failure")
-    keep_trial_weights: ByteSize = Field(
+    keep_trial_weights: Size = Field(
         ByteSize(20 << 30),
-        description='how much of the weights of finished trials is kept, such as `"20 GiB"`: an added language, task or metric is then measured without compressing again. The least recently used are deleted first',
+        description='how much of the weights of finished trials is kept, such as `"20 GiB"` (0: none): an added language, task or metric is then measured without compressing again. The least recently used are deleted first',
     )
     keep_weights: bool = Field(False, description="export every variant under `runs/<study>/weights/`")
     backend_network: bool = Field(

@@ -58,17 +58,37 @@ class Span:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A change of the command line, in place of a part of a file."""
+
+    change: str
+    """Such as ``models.0.dtype=float32``."""
+
+    def problem(
+        self,
+        what: str,
+        note: str = "",
+        hint: str = "",
+        severity: str = "error",
+        code: ProblemCode = ProblemCode.OTHER,
+    ) -> Problem:
+        """Return a problem that names this change."""
+        what = f"`--set {self.change}`: {what}"
+        return Problem(what, note=note, hint=hint, severity=severity, code=code)
+
+
 @dataclass(slots=True)
 class Place:
     """Where a table, array or value is, with the places of everything in it."""
 
-    key: Span | None = None
+    key: Span | Setting | None = None
     """Its name, before ``=`` or in a table's header."""
-    value: Span | None = None
+    value: Span | Setting | None = None
     """Its value, or a table's header."""
     children: dict[str | int, "Place"] = field(default_factory=dict)
     kind: Literal["value", "table", "implicit table", "list of tables"] = "value"
-    """An implicit table is named only in the headers of others. Each table of a list has a header of its own."""
+    """An implicit table is named only in the headers of others, or by the command line. Each table of a list has a header of its own."""
 
 
 def deepest(root: Place, loc: Loc) -> tuple[Place, Loc]:
@@ -96,7 +116,8 @@ def merged(base: Place, over: Place) -> Place:
     children = dict(base.children)
     for name, child in over.children.items():
         children[name] = merged(children[name], child) if name in children else child
-    return Place(over.key or base.key, over.value or base.value, children)
+    first, second = (base, over) if over.kind == "implicit table" else (over, base)
+    return Place(first.key or second.key, first.value or second.value, children)
 
 
 @cache
@@ -221,7 +242,7 @@ class Places:
             self.repeated.append(
                 span.problem(
                     f"{kind} `{name}` is defined twice",
-                    note=f"first in line {first.key.line}" if first.key else "",
+                    note=f"first in line {first.key.line}" if isinstance(first.key, Span) else "",
                     hint=f"write `[[{name}]]` for each of several" if listed else "",
                 )
             )

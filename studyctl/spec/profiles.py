@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from studyctl.errors import Problem, SpecError, did_you_mean
 from studyctl.spec.extends import read_text
 from studyctl.spec.keys import described_by
 from studyctl.spec.loading import MOST_PROBLEMS, span_of
 from studyctl.spec.messages import Finding, findings
-from studyctl.spec.models import Name, Table, Text
+from studyctl.spec.models import Name, Size, Table, Text
 from studyctl.spec.positions import Loc, Place
 from studyctl.spec.syntax import read_toml
 
@@ -56,11 +56,11 @@ class WorkerTable(Table):
     gpus: int = Field(
         1, ge=1, le=1, description="GPUs of a worker; each runs one trial at a time, on one GPU"
     )
-    gpu_memory: ByteSize | None = Field(
+    gpu_memory: Size | None = Field(
         None, description='memory of a GPU, such as `"80 GiB"`, for `plan` on a machine without it'
     )
     cpus: int = Field(4, ge=1, le=1024, description="CPU cores of a worker")
-    memory: ByteSize | None = Field(None, description='main memory of a worker, such as `"48 GiB"`')
+    memory: Size | None = Field(None, description='main memory of a worker, such as `"48 GiB"`')
     time: Seconds | None = Field(None, description='time limit of an allocation, such as `"4 h"`')
     idle: Seconds = Field(
         600.0, description="a worker leaves when there was nothing for it for so long, or no runner"

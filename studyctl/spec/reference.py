@@ -65,7 +65,9 @@ def _compression() -> Iterator[str]:
         with_grid = " with `grid`" if tag.endswith(ON_GGUF) else ""
         options = [key for key in keys_of(table).values() if key.name not in (*SHARED, "method")]
         data = "Uses" if METHODS[tag].settings.needs_data else "Needs no"
-        yield _section(f"### `method = {name}`{with_grid}", table, options, f"{data} calibration text.")
+        where = ' with `imatrix = "calibration"`' if "imatrix" in table.model_fields else ""
+        about = f"{data} calibration text{where}."
+        yield _section(f"### `method = {name}`{with_grid}", table, options, about)
 
 
 def _section(heading: str, table: type[Table], keys: list[Key], more: str = "") -> str:

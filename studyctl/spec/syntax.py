@@ -15,6 +15,8 @@ from studyctl.spec.positions import Place, Places, Span
 from studyctl.toml import Fault, TomlError
 
 MOST_ERRORS = 20
+_STATEMENT = re.compile(r"""^\s*(\[\[?[\w\s."'-]+\]|[\w.-]+\s*=)""", re.MULTILINE)
+"""Matches a table's header or a key, of which a TOML file has at least one."""
 _CLOSED = re.compile(
     r'''(?:"""(?:\\.|[^\\])*?"""|"(?!"")(?:\\.|[^"\\\n])*"|'{3}.*?'{3}|'(?!'')[^'\n]*'|#[^\n]*|[^"'#])*+''',
     re.DOTALL,
@@ -63,6 +65,9 @@ def _too_deep(data: dict[str, Any]) -> str | None:
 def _problems(text: str, file: Path, first: TomlError) -> list[Problem]:
     lines = text.replace("\r\n", "\n").split("\n")
     errors, repaired = _errors(lines, first)
+    if len(errors) > 1 and not _STATEMENT.search(text):
+        hint = "name a .toml file; `studyctl init FOLDER` writes a spec for a folder's texts and questions"
+        return [replace(_worded(first, lines, file), what="this is no TOML file", note="", hint=hint)]
     # Repetitions are reported with both places; the parser would stop at the first.
     repeated = Places(repaired, file).repeated
     others = [error for error in errors if not (repeated and _is_repetition(error))]

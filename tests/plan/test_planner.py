@@ -14,6 +14,7 @@ from studyctl.contract.identity import FileIdentity
 from studyctl.contract.steps import ALL_WINDOWS, Step
 from studyctl.errors import Problem
 from studyctl.plan.planner import StudyPlan, make_plan
+from studyctl.sources import hub
 from studyctl.spec.loading import load_spec
 from tests.run.studies import write_spec
 
@@ -69,6 +70,33 @@ def test_a_problem_is_reported_at_its_place(
     (problem,) = planned(folder, change).errors
     assert what in problem.what
     assert underlined(problem) == place
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("./tinny", "did you mean `./tiny`?"), ("./tinny/", "did you mean `./tiny`?"), ("./other", "models in `{folder}`: `tiny`"), ("./other/one", "`{folder}` has ")],
+)  # fmt: skip
+def test_a_model_that_is_missing_has_others_beside_it(folder: Path, written: str, hint: str) -> None:
+    (problem,) = planned(folder, ('id = "./tiny"', f'id = "{written}"')).errors
+    assert problem.hint.startswith(hint.replace("{folder}", str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("reason", "what"),
+    [
+        ("the hub is not asked", "could not look up model `org/tiny`: the hub is not asked"),
+        ("the hub did not answer for model `org/tiny` (refused)", "the hub did not answer for model `org/tiny` (refused)"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_looked_up_is_named_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reason: str, what: str
+) -> None:
+    def unreachable(*_: str) -> None:
+        raise hub.HubUnreachable(reason)
+
+    monkeypatch.setattr(hub, "resolve", unreachable)
+    (problem,) = planned(folder, ('id = "./tiny"', 'id = "org/tiny"')).problems
+    assert (problem.what, problem.severity) == (what, "warning")
 
 
 def test_all_problems_are_reported_at_once(folder: Path) -> None:
@@ -322,6 +350,71 @@ class TestTooFewTokens:
         assert problem.what == (
             f"text `mine` in de is too short for a window of 32 tokens: {self.tokens(folder, 'de/test.jsonl')} tokens"
         )
+
+
+class TestWindowsOfAText:
+    """Each language has 30 lines, of some 20 tokens."""
+
+    def test_fewer_than_are_asked_for_are_a_warning(self, folder: Path) -> None:
+        for problem, language in zip(
+            planned(folder, ("windows = 4", "windows = 4000")).problems, ("en", "de"), strict=True
+        ):
+            assert problem.severity == "warning"
+            assert problem.what.startswith(f"text `mine` in {language} has about ")
+            assert problem.what.endswith(" windows of 32 tokens, 4000 are asked for")
+            assert problem.hint == "all of them are measured, as with `windows = 0`"
+            assert underlined(problem) == f'"{language}"'
+
+    def test_all_of_a_text_may_be_any_number_that_has_an_interval(self, folder: Path) -> None:
+        assert planned(folder, ("windows = 4", "windows = 0")).problems == []
+        assert planned(folder, ("windows = 4\n", "")).problems == []
+
+    @pytest.mark.parametrize("asked", ["windows = 0", "windows = 4"])
+    def test_too_few_for_an_interval_are_a_warning(self, folder: Path, asked: str) -> None:
+        path = folder / "text" / "de" / "test.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+        (problem,) = planned(folder, ("windows = 4", asked)).problems
+        assert problem.severity == "warning"
+        assert problem.what.endswith(" of 32 tokens: fewer than 4 leave no interval")
+        assert problem.hint == "shorter windows, or more text"
+        assert underlined(problem) == '"de"'
+
+    def test_asking_for_too_few_is_a_warning_too(self, folder: Path) -> None:
+        (problem,) = planned(folder, ("windows = 4", "windows = 3")).problems
+        assert (problem.what, problem.severity) == ("fewer than 4 windows leave no interval", "warning")
+        assert underlined(problem) == "3"
+
+
+class TestTextsThatAreCalibratedOnAndMeasured:
+    """A model that has seen a text flatters itself on it."""
+
+    def warned(self, folder: Path, *changes: tuple[str, str]) -> str:
+        (problem,) = planned(folder, *changes).problems
+        assert problem.severity == "warning"
+        assert problem.hint.startswith("give each purpose its own: files = { calibration = ")
+        return problem.what
+
+    def test_the_same_files(self, folder: Path) -> None:
+        files = ("text/{language}/test.jsonl", "text/{language}/train.jsonl")
+        assert self.warned(folder, files) == (
+            "calibration and perplexity share `text/en/train.jsonl` (en): "
+            "variants that have seen a text flatter themselves on it"
+        )
+
+    def test_a_file_of_a_pattern_in_every_language(self, folder: Path) -> None:
+        pattern = ("text/{language}/test.jsonl", "text/{language}/t*.jsonl")
+        both = ('source = "mine"\nlanguages = ["en"]', 'source = "mine"\nlanguages = ["en", "de"]')
+        assert self.warned(folder, pattern, both).startswith(
+            "calibration and perplexity share `text/en/train.jsonl` (en), `text/de/train.jsonl` (de): "
+        )
+
+    def test_the_same_content_under_another_name(self, folder: Path) -> None:
+        shutil.copy(folder / "text" / "en" / "train.jsonl", folder / "text" / "en" / "test.jsonl")
+        assert "share `text/en/test.jsonl` (en)" in self.warned(folder)
+
+    def test_a_text_that_no_variant_calibrates_on_may_be_measured(self, folder: Path) -> None:
+        files = ("text/{language}/test.jsonl", "text/{language}/train.jsonl")
+        assert planned(folder, files, ('"wanda"', '"magnitude"')).problems == []
 
 
 def test_one_model_under_two_names_is_a_warning(folder: Path) -> None:

@@ -50,8 +50,9 @@ def folder(tmp_path: Path) -> Path:
         path = tmp_path / "arabic" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(text("sw", 200)))
-    for name in ("de-train.jsonl", "de-test.jsonl"):
-        (tmp_path / name).write_text("".join(json.dumps({"text": line}) + "\n" for line in text("de", 800)))
+    lines = text("de", 1600)
+    for name, part in (("de-train.jsonl", lines[:800]), ("de-test.jsonl", lines[800:])):
+        (tmp_path / name).write_text("".join(json.dumps({"text": line}) + "\n" for line in part))
     (tmp_path / "quiz.csv").write_text("Frage;A;B;richtig\nWo?;hier;dort;B\nWer?;ich;du;A\n")
     (tmp_path / "notes.txt").write_text("nothing")
     (tmp_path / ".hidden.txt").write_text("nothing")

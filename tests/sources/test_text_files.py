@@ -110,6 +110,26 @@ def test_a_parquet_column(tmp_path: Path) -> None:
         read_file(path, "n")
 
 
+@pytest.mark.parametrize(
+    ("row", "what", "hint"),
+    [
+        ('{"text": null}', "field `text` of `{place}` holds null, not text", "remove the line"),
+        ('{"text": 3.5}', "field `text` of `{place}` holds 3.5, not text", "write it in quotes"),
+        ('{"text": ["a"], "b": "c"}', "field `text` of `{place}` holds a list, not text", "`b` holds text; set `field`"),
+        ('{"text": {"a": 1}}', "field `text` of `{place}` holds an object, not text", "write one text in its place"),
+        ('{"body": "a"}', "`{place}` has no text in field `text`", "it has `body`; set `field`"),
+    ],
+)  # fmt: skip
+def test_a_row_without_text_says_what_it_has(tmp_path: Path, row: str, what: str, hint: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "fine"}}\n{row}\n')
+    with pytest.raises(StudyError) as caught:
+        read_file(path, "text")
+    (problem,) = caught.value.problems
+    assert problem.what == what.replace("{place}", f"{path}:2")
+    assert problem.hint.startswith(hint)
+
+
 def test_one_file_for_all_languages(tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text("text")
     assert identify(tmp_path, TextSource(files="all.txt")).bytes == 4
@@ -267,6 +287,21 @@ class TestSeveralFiles:
         assert caught.value.problems[0].hint == f"`{folder / 'ar'}` has `a.txt`, `b.txt`, `test.md`"
         with pytest.raises(StudyError, match="no files for calibration in `zh`"):
             self.text(folder, "zh")
+
+    def test_a_folder_in_place_of_files_is_said_to_be_one(self, folder: Path) -> None:
+        with pytest.raises(StudyError) as caught:
+            identify_text("mine", TextSource(files="./{language}/"), "perplexity", "ar", folder)
+        (problem,) = caught.value.problems
+        assert problem.what == (
+            f"text source `mine` has no perplexity text for language `ar`: `{folder / 'ar'}` is a folder"
+        )
+        assert problem.hint == f"write `./ar/*.txt`; `{folder / 'ar'}` has `a.txt`, `b.txt`, `test.md`"
+
+    def test_a_folder_without_texts_gets_no_pattern(self, folder: Path) -> None:
+        (folder / "ru").mkdir()
+        with pytest.raises(StudyError) as caught:
+            identify_text("mine", TextSource(files="{language}"), "perplexity", "ru", folder)
+        assert caught.value.problems[0].hint == f"`{folder / 'ru'}` is empty"
 
     def test_a_compressed_file_that_is_cut_short_is_an_error(self, folder: Path) -> None:
         path = folder / "sw.jsonl.gz"

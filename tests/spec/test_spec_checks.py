@@ -5,6 +5,7 @@ import pytest
 from .specs import MINIMAL, marked, mistakes, problems
 
 WANDA = '[[compression]]\nmethod = "wanda"\nsparsity = 0.5\n'
+PAIR = '[[compression]]\nmethod = ["sparsegpt", "gptq"]\nsparsity = 0.5\n'
 C4 = '[text.c4]\ndataset = "allenai/c4"\nconfig = { en = "en", de = "de" }\n'
 PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
 
@@ -13,8 +14,36 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
     ("tables", "what", "underlined"),
     [
         ('[calibration]\nsource = "c5"\n' + C4, "there is no text source `c5`", '"c5"'),
-        (WANDA, "there is no text source `c4`", "[[compression]]"),
-        (WANDA + "[calibration]\nsamples = 3\n", "there is no text source `c4`", "[calibration]"),
+        (
+            WANDA,
+            "methods that calibrate need a text: `[calibration]` with `source` is missing",
+            "[[compression]]",
+        ),
+        (
+            WANDA + PAIR + '[[compression]]\nmethod = "rtn"\n',
+            "methods that calibrate need a text: `[calibration]` with `source` is missing",
+            "[[compression]]",
+        ),
+        (
+            PAIR + "[calibration]\nsamples = 3\n",
+            "methods that calibrate need a text: `[calibration]` with `source` is missing",
+            "[calibration]",
+        ),
+        (
+            '[[compression]]\nmethod = "gguf"\ntype = ["Q4_0", "Q8_0"]\nimatrix = ["none", "calibration"]\n',
+            "methods that calibrate need a text: `[calibration]` with `source` is missing",
+            "[[compression]]",
+        ),
+        (
+            '[[compression]]\nmethod = "gguf"\ntype = "Q4_0"\ncalibration = { samples = 3 }\n',
+            "`gguf` needs no calibration data",
+            "calibration",
+        ),
+        (
+            "[evaluation.perplexity]\nwindows = 4\n",
+            "perplexity is measured on a text: `[evaluation.perplexity]` with `source` is missing",
+            "[evaluation.perplexity]",
+        ),
         (WANDA + 'calibration = { source = "x" }\n' + C4, "there is no text source `x`", '"x"'),
         (
             WANDA + 'calibration = [{}, { languages = ["sw"] }]\n' + C4,
@@ -104,6 +133,8 @@ def test_one_thing_is_wrong(tables: str, what: str, underlined: str) -> None:
         WANDA + '[calibration]\nids = "{model}.npy"\n',
         WANDA + 'calibration = { ids = "a.npy" }\n' + '[calibration]\nsource = "pocket"\n',
         '[[compression]]\nmethod = "rtn"\n',  # needs no calibration, so no c4
+        '[[compression]]\nmethod = "gguf"\ntype = "Q4_0"\n',
+        C4 + "[evaluation.perplexity]\nwindows = 4\n",
         '[text.x]\nfiles = "{language}.txt"\n' + PERPLEXITY.format("x", '["en", "xx"]'),
         '[text.x]\nfiles = "a.txt"\n' + PERPLEXITY.format("x", '["xx"]'),
         '[text.x]\nfiles = { perplexity = "a.txt" }\n' + PERPLEXITY.format("x", '["xx"]'),
@@ -128,3 +159,10 @@ def test_one_bad_table_does_not_hide_what_is_wrong_with_the_others() -> None:
 
 def test_a_value_that_cannot_be_read_is_told_once() -> None:
     assert mistakes(MINIMAL + WANDA + "[calibration]\nsource = 5\n") == [("`source` needs text, got 5", "5")]
+
+
+def test_whoever_names_no_text_is_told_of_those_that_there_are() -> None:
+    (problem,) = problems(MINIMAL + '[text.own]\nfiles = "a.txt"\n' + WANDA)
+    assert problem.hint == (
+        "write `own`, `pocket` or the name of a new `[text]` table; the default, `c4`, needs a table `[text.c4]`"
+    )

@@ -106,3 +106,25 @@ def test_a_text_has_data_or_problems_with_places(text: str) -> None:
             assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
     else:
         assert read_toml(text, FILE)[0] == data
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "question;a;b\nWhere?;here;there\nWho?;I;you\n",
+        '"question","a"\n"What is 1 + 1, if x = 1?","2"\n',
+        '{"text": "one"}\n{"text": "two"}\n',
+        '[{"text": "one"},\n{"text": "two"}]\n',
+        "study:\n  name: x\nmodels:\n  - id: y\n",
+        "".join(f"Sentence {number} of a text.\n" for number in range(100)),
+    ],
+)
+def test_another_kind_of_file_is_one_problem(text: str) -> None:
+    (problem,) = problems(text)
+    assert (problem.what, problem.line) == ("this is no TOML file", 1)
+    assert problem.hint.startswith("name a .toml file; ")
+
+
+@pytest.mark.parametrize("text", ["a: 3\n[b]\nc: 4\n", "a = 1\nb: 3\nc: 4\n", "# a study\n[[models]]\nid: 4\nx: 1\n"])  # fmt: skip
+def test_mistakes_in_a_toml_file_are_all_shown(text: str) -> None:
+    assert [problem.what for problem in problems(text)] == ["a key needs `=` and a value"] * 2
