@@ -221,7 +221,10 @@ def _add_texts(contents: Contents, folder: Path, purpose: Purpose, language: str
             used, file = used[:1], str(used[0])
         texts = [text for text in texts if text.path not in used]
         identity = _identify(file, column, purpose, language, folder)
-        if (shortage := _shortage(contents, identity)) is not None:
+        calibration = contents.identities.get(("calibration", language))
+        if calibration is not None and calibration.key == identity.key:
+            contents.left.append(f"{file}: its text is the one for calibration")
+        elif (shortage := _shortage(contents, identity)) is not None:
             contents.left.append(
                 f"{file}: {shortage} are too few for a window of {contents.sequence_length} tokens"
             )

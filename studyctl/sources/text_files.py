@@ -49,8 +49,9 @@ def identify_text(
         entry = source.file_of(purpose, language)
         if entry is None:
             raise StudyError(f"text source `{name}` has no files for {purpose} in `{language}`")
-        path = base / Path(entry.file).expanduser()
-        if not (paths := _matching(path)):
+        file = Path(entry.file).expanduser()
+        path = base / file
+        if not (paths := _matching(file, base)):
             where = f"`{path}` is a folder" if path.is_dir() else f"no file `{path}`"
             what = f"text source `{name}` has no {purpose} text for language `{language}`: {where}"
             raise StudyError(what, hint=_pattern(path, entry.file) + nearby(path))
@@ -61,12 +62,12 @@ def identify_text(
     return _identify_dataset(name, source, purpose, language)
 
 
-def _matching(path: Path) -> list[Path]:
-    """Return the file of this name, or those that match it as a pattern, sorted."""
-    if path.is_file():
-        return [path]
-    matching = map(Path, glob(str(path), recursive=True)) if has_magic(str(path)) else ()
-    return sorted(file for file in matching if file.is_file())
+def _matching(file: Path, base: Path) -> list[Path]:
+    """Return the file of this name, or those that match it as a pattern, sorted; ``base`` may have brackets in its name."""
+    if (base / file).is_file():
+        return [base / file]
+    names = glob(str(file), root_dir=base, recursive=True) if has_magic(str(file)) else ()
+    return sorted(path for name in names if (path := base / name).is_file())
 
 
 def _pattern(path: Path, written: str) -> str:

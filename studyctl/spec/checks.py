@@ -241,10 +241,16 @@ def _check_placeholders(path: str | None, name: str, place: Loc) -> Iterator[Fin
 def _check_tasks(tasks: Tasks) -> Iterator[Finding]:
     for key, table in (("main", tasks.main), ("data", tasks.data)):
         for name in table:
-            if name not in tasks.all_names or (key == "data" and name in tasks.own):
-                note = did_you_mean(name, tasks.names)
+            place: Loc = ("evaluation", "tasks", key, name)
+            if key == "data" and name in tasks.own:
+                what, hint = (
+                    f"`{name}` is a task of your own",
+                    f"its items are `file` of `[evaluation.tasks.own.{name}]`",
+                )
+                yield Finding(what, place, key=True, hint=hint)
+            elif name not in tasks.all_names:
+                note = did_you_mean(name, tasks.names if key == "data" else tasks.all_names)
                 hint = "" if note else "add it to `names`, or remove it here"
-                place: Loc = ("evaluation", "tasks", key, name)
                 yield Finding(
                     f"`names` does not list the task `{name}`", place, key=True, note=note, hint=hint
                 )

@@ -278,8 +278,8 @@ def test_one_text_of_a_language_is_used_and_the_others_are_named(tmp_path: Path)
 def test_texts_beside_the_files_of_a_model(tmp_path: Path, console: Console) -> None:
     make_model(tmp_path)
     (tmp_path / "merges.txt").write_text("a b\n")
-    for purpose in ("train", "test"):
-        write_rows(tmp_path / "en" / f"{purpose}.jsonl", *({"text": line} for line in text("en", 900)))
+    for purpose, lines in (("train", text("en", 900)), ("test", text("en", 901))):
+        write_rows(tmp_path / "en" / f"{purpose}.jsonl", *({"text": line} for line in lines))
     write_starter(tmp_path, console, yes=True)
     document = load_spec(tmp_path / "study.toml")
     assert [model.id for model in document.spec.models] == ["."]
@@ -289,6 +289,17 @@ def test_texts_beside_the_files_of_a_model(tmp_path: Path, console: Console) -> 
     }
     assert make_plan(document).problems == []
     assert "left out" not in printed(console)
+
+
+def test_a_text_for_calibration_is_not_measured_on(tmp_path: Path, console: Console) -> None:
+    make_model(tmp_path)
+    for name in ("en-train.txt", "en-test.txt"):
+        (tmp_path / name).write_text("\n".join(text("en", 900)))
+    write_starter(tmp_path, console, yes=True)
+    assert load_spec(tmp_path / "study.toml").spec.text["own"].files == {
+        "calibration": {"en": "en-train.txt"}
+    }
+    assert "left out: en-test.txt: its text is the one for calibration" in printed(console)
 
 
 def test_a_model_that_cannot_be_read_is_left_out_with_the_reason(tmp_path: Path) -> None:

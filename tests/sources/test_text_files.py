@@ -238,12 +238,13 @@ class TestSeveralFiles:
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        (tmp_path / "ar").mkdir()
+        folder = tmp_path / "texts [2]"  # no pattern, though it looks like one
+        (folder / "ar").mkdir(parents=True)
         for name, text in (("b.txt", "zwei\n"), ("a.txt", "eins\n"), ("test.md", "not a text")):
-            (tmp_path / "ar" / name).write_text(text)
-        (tmp_path / "de.jsonl").write_text('{"text": "drei"}\n')
-        (tmp_path / "sw.jsonl.gz").write_bytes(gzip.compress(b'{"text": "vier"}\n{"text": "f\xc3\xbcnf"}\n'))
-        return tmp_path
+            (folder / "ar" / name).write_text(text)
+        (folder / "de.jsonl").write_text('{"text": "drei"}\n')
+        (folder / "sw.jsonl.gz").write_bytes(gzip.compress(b'{"text": "vier"}\n{"text": "f\xc3\xbcnf"}\n'))
+        return folder
 
     def text(self, folder: Path, language: str) -> TextIdentity:
         return identify_text("mine", self.SOURCE, "calibration", language, folder)

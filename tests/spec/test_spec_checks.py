@@ -111,6 +111,16 @@ PERPLEXITY = '[evaluation.perplexity]\nsource = "{}"\nlanguages = {}\n'
             "boolq",
         ),
         (
+            '[evaluation.tasks]\nmain = { quizz = "acc" }\n[evaluation.tasks.own.quiz]\nfile = "q.csv"\n',
+            "`names` does not list the task `quizz`",
+            "quizz",
+        ),
+        (
+            '[evaluation.tasks]\ndata = { quiz = "q.csv" }\n[evaluation.tasks.own.quiz]\nfile = "q.csv"\n',
+            "`quiz` is a task of your own",
+            "quiz",
+        ),
+        (
             '[evaluation.tasks]\nnames = ["rte"]\nshots = 2\ndata = { rte = { test = "x.jsonl" } }\n',
             "shots = 2 needs examples for `rte`",
             '{ test = "x.jsonl" }',
