@@ -41,7 +41,7 @@ def show(
         str | None,
         typer.Argument(
             metavar="[TRIAL]",
-            help="One trial, or the beginning of its name: its size as deployed, its figures.",
+            help="One trial or variant, or the beginning of its name: its size as deployed, its figures.",
             autocompletion=complete_trials,
         ),
     ] = None,
@@ -185,7 +185,9 @@ def export(
     trial: Annotated[
         str,
         typer.Argument(
-            metavar="TRIAL", help="A trial, or the beginning of its name.", autocompletion=complete_trials
+            metavar="TRIAL",
+            help="A trial or a variant, or the beginning of its name.",
+            autocompletion=complete_trials,
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; missing or empty.")],

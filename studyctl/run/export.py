@@ -57,7 +57,7 @@ class StoppedError(StudyError):
 
 def export_trial(
     paths: StudyPaths,
-    beginning: str,
+    named: str,
     target: Path,
     console: Console,
     to: ExportFormat = ExportFormat.FOLDER,
@@ -67,7 +67,7 @@ def export_trial(
 
     Args:
         paths: the study.
-        beginning: unambiguous beginning of the trial's name.
+        named: the trial or its variant, or the beginning of its name; only one may match.
         target: the folder to make; missing or empty.
         console: where progress is shown.
         to: what to write.
@@ -82,7 +82,7 @@ def export_trial(
         raise SpecError("`--embeddings` is for GGUF files only", hint="add `--to gguf`")
     _check_target(target)
     try:
-        name = find_trial(paths, beginning)
+        name = find_trial(paths, named)
     except StudyError as error:
         raise SpecError(error.problems) from error
     job = _make_job(paths, name, target).model_copy(

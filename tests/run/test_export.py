@@ -269,7 +269,7 @@ def test_an_unknown_trial_is_refused(workplace: Path, paths: StudyPaths, console
     what, hint = refused(paths, "tiny-rtn-4bit-g61", workplace / "out", console)
     assert what == "study `small` has no trial `tiny-rtn-4bit-g61`"
     assert hint == f"did you mean `{RTN}`?"
-    assert "beginning of 3 trials" in refused(paths, "tiny", workplace / "out", console)[0]
+    assert "may be any of 3 trials" in refused(paths, "tiny", workplace / "out", console)[0]
 
 
 def test_a_trial_that_was_not_compressed_yet_is_refused(

@@ -225,3 +225,16 @@ def test_a_study_that_may_not_be_looked_into_is_listed(runs: Path, monkeypatch: 
     rows = study_rows()
     assert [(row.study, row.state) for row in rows] == [("a", "unreadable")]
     assert "Permission denied" in rows[0].trouble
+
+
+@pytest.mark.parametrize("text", ["alpha.wanda-0.5", "alpha.w", "wanda-0.5", "wanda"])
+def test_a_trial_is_named_by_itself_its_variant_or_the_beginning_of_either(tmp_path: Path, text: str) -> None:
+    study = FakeStudy(tmp_path, models=("org/alpha",)).write_all()
+    assert store.find_trial(study.paths, text) == "alpha.wanda-0.5"
+
+
+def test_a_variant_of_several_models_lists_their_trials(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path).write_all()
+    with pytest.raises(StudyError, match=r"`wanda-0\.5` may be any of 2 trials") as raised:
+        store.find_trial(study.paths, "wanda-0.5")
+    assert raised.value.problems[0].hint == "name one: alpha.wanda-0.5, beta.wanda-0.5"
