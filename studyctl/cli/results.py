@@ -49,9 +49,12 @@ def show(
 ) -> None:
     """Show a study's results: leaderboard, languages, tasks, failures."""
     from studyctl.report import show as report
+    from studyctl.report.watch import death
     from studyctl.store import results as store
+    from studyctl.store.holder import dead_runner
 
     paths = study_paths(study)
+    dead = dead_runner(paths)
     with store.open(paths) as results:
         if trial is not None:
             from studyctl.journal.notes import read_notes
@@ -60,6 +63,7 @@ def show(
             from studyctl.store.studies import find_trial
 
             row = results.standing(find_trial(paths, trial))
+            row = report.left_behind(row) if dead is not None else row
             deployed = [one for one in results.deployment(row.model) if one.trial_id == row.trial_id]
             noted = read_notes(paths).get(row.trial_id)
             note = noted.text if noted is not None else None
@@ -70,7 +74,7 @@ def show(
         elif as_json:
             print_json(report.as_json(results))
         else:
-            report.show(results, stdout())
+            report.show(results, stdout(), death(dead, paths) if dead is not None else "")
 
 
 @commands.command()

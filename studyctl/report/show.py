@@ -52,16 +52,21 @@ COMPARED = ("ppl_ratio", "bits_per_byte_change", "kl_nats", "acc_change")
 """Figures of the leaderboard that are compared with dense."""
 
 
-def show(results: Results, console: Console) -> None:
+def show(results: Results, console: Console, death: str = "") -> None:
     """Print the results of a study.
 
     Args:
         results: The published results.
         console: Where to print; any width from 40 characters on, with or without colour.
+        death: That its runner died; empty if it did not.
     """
     about = results.about()
     standings = results.leaderboard()
+    if death:
+        standings = list(map(left_behind, standings))
     _header(console, about.study, about.title, standings, about.published_at)
+    if death:
+        console.print(Text(death), soft_wrap=True)
     measured = [row for row in standings if row.languages is not None or row.tasks is not None]
     if not measured:
         console.print("\nNothing is measured yet.", highlight=False)
@@ -83,6 +88,11 @@ def show(results: Results, console: Console) -> None:
         _list(console, "In short", "", lines)
     _warnings(console, about.study, results.warnings())
     _failures(console, about.study, results.failures())
+
+
+def left_behind(row: Standing) -> Standing:
+    """Return a row of a study whose runner died: what ran when it was published does not run any more."""
+    return row._replace(state="stopped") if row.state == "running" else row
 
 
 def report_run(paths: StudyPaths, message: str, out: Console, err: Console, *, with_results: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from studyctl.cli import app
 from studyctl.contract.records import FileFacts
 from studyctl.report.layout import change, fixed, ratio
 from studyctl.report.show import as_json, show
@@ -16,6 +17,7 @@ from studyctl.store import results
 from studyctl.store.publish import publish
 from tests.store import builder
 from tests.store.builder import FakeStudy
+from tests.tui.studies import TRIAL, died
 
 
 def shown(study: FakeStudy, width: int = 80, *, colour: bool = False) -> str:
@@ -25,6 +27,22 @@ def shown(study: FakeStudy, width: int = 80, *, colour: bool = False) -> str:
     with results.open(study.paths) as opened:
         show(opened, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("trial", ["", TRIAL])
+def test_what_a_dead_runner_left_does_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trial: str
+) -> None:
+    study = died(tmp_path / "mine copy")
+    publish(study.paths, running=[TRIAL])
+    app(["show", str(study.root), *([trial] if trial else [])], standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "running" not in text
+    assert "stopped" in text
+    if not trial:
+        assert "6 trials: 1 done, 1 stopped, 4 pending" in text
+        assert "died, last sign of life 5 min" in text
+        assert f"`studyctl run '{study.paths.spec}'` goes on" in text
 
 
 @pytest.fixture(scope="module")
