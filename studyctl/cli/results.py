@@ -3,6 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -172,7 +173,7 @@ def sql(
             raise StudyError(
                 "`--tui` opens an editor: it takes a study and nothing else", hint="leave one out"
             )
-        need_terminal("`--tui`", f"`studyctl sql {study} QUERY` prints an answer")
+        need_terminal("`--tui`", f"`studyctl sql {quote(study)} QUERY` prints an answer")
         open_app("sql", study=paths)
         return
     if query == "-":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
+from shlex import quote
 from typing import TypeVar
 
 from rich.console import Console
@@ -80,7 +81,7 @@ def show(results: Results, console: Console, death: str = "") -> None:
     if hypotheses:
         sentences: list[str] = []
         after = [
-            f"Next: `studyctl findings {about.study} --rows`; for your own model, change `id` in a copy of the spec."
+            f"Next: `studyctl findings {quote(about.study)} --rows`; for your own model, change `id` in a copy of the spec."
         ]
     else:
         sentences, after = best_of_each(results, about.study, standings)
@@ -375,7 +376,7 @@ def _verdicts(console: Console, study: str, hypotheses: Sequence[HypothesisResul
     if not hypotheses:
         return
     console.print()
-    console.print(Text.assemble(("Findings", "bold"), f"  studyctl findings {study}"))
+    console.print(Text.assemble(("Findings", "bold"), f"  studyctl findings {quote(study)}"))
     for result in hypotheses:
         mark, style = MARKS[Verdict(result.verdict)]
         claim = on_one_line(result.claim or result.name).rstrip(".")
@@ -413,7 +414,7 @@ def best_of_each(results: Results, study: str, standings: list[Standing]) -> tup
                 f"{about}{kinds[0]} is ahead of {kinds[1]}: {needs} over {over}, for these texts and one calibration draw."
             )
             after[False] = (
-                f"Next: `studyctl export {study} {ahead.trial_id} FOLDER` writes {ahead.variant} for transformers and vLLM;"
+                f"Next: `studyctl export {quote(study)} {quote(ahead.trial_id)} FOLDER` writes {ahead.variant} for transformers and vLLM;"
                 " for your own model, change `id` in a copy of the spec."
             )
         else:
@@ -449,7 +450,7 @@ def _warnings(console: Console, study: str, warnings: list[Finding]) -> None:
         lines.append(f"{message} ({place}{f' and {len(others)} more' if others else ''})")
     if (hidden := len(findings) - SHOWN_WARNINGS) > 0:
         lines.append(f"{hidden} more kinds of warning")
-    _list(console, "Warnings", f"  studyctl sql {study} 'from warnings'", lines)
+    _list(console, "Warnings", f"  studyctl sql {quote(study)} 'from warnings'", lines)
 
 
 def _failures(console: Console, study: str, failures: list[FailedTrial]) -> None:
@@ -469,5 +470,5 @@ def _failures(console: Console, study: str, failures: list[FailedTrial]) -> None
             f"  {where}{error}{why}{after}",
         )
         console.print(Padding.indent(text, 1))
-        hint = failure.hint or f"studyctl logs {study} {failure.trial_id}"
+        hint = failure.hint or f"studyctl logs {quote(study)} {quote(failure.trial_id)}"
         console.print(Padding.indent(Text(f"= hint: {hint}"), 3))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -131,7 +132,7 @@ def _check_plain(paths: StudyPaths) -> None:
     """Refuse a pipe, which would block, and a device, which may never end."""
     for file in (paths.database, Path(f"{paths.database}.wal")):
         if file.exists() and not file.is_file():
-            hint = f"delete it; `studyctl db rebuild {paths.name}` publishes the results from the journals"
+            hint = f"delete it; `studyctl db rebuild {quote(paths.name)}` publishes the results from the journals"
             raise StudyError(f"{file} is not a plain file", file=file, hint=hint)
 
 
@@ -140,7 +141,7 @@ def other_tables(paths: StudyPaths, writer: str) -> Problem:
     return Problem(
         f"{paths.database} was published by {writer}, with other tables than this version's",
         file=paths.database,
-        hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
+        hint=f"`studyctl db rebuild {quote(paths.name)}` publishes it again from the journals",
     )
 
 
@@ -316,9 +317,9 @@ def _nothing_published(paths: StudyPaths) -> Problem:
             f"there is no study {paths.name} ({paths.root})", hint="`studyctl list` shows the studies here"
         )
     if any(paths.journal.glob("*.jsonl")):
-        hint = f"`studyctl db rebuild {paths.name}` publishes what its journals hold"
+        hint = f"`studyctl db rebuild {quote(paths.name)}` publishes what its journals hold"
     else:
-        hint = f"`studyctl run {paths.spec}` measures something"
+        hint = f"`studyctl run {quote(str(paths.spec))}` measures something"
     return Problem(f"nothing of {paths.name} is published yet", file=paths.database, hint=hint)
 
 
@@ -331,5 +332,5 @@ def unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
         hint = "close it, or open it there with `duckdb -readonly`"
         return Problem(what, file=paths.database, hint=hint)
     first = str(error).splitlines()[0]
-    hint = f"`studyctl db rebuild {paths.name}` builds it again from the journals"
+    hint = f"`studyctl db rebuild {quote(paths.name)}` builds it again from the journals"
     return Problem(f"cannot read {paths.database}: {first}", file=paths.database, hint=hint)

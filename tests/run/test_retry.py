@@ -43,8 +43,9 @@ def test_a_trial_is_named_by_its_variant(workplace: Path, console: Console) -> N
 
 
 def test_where_nothing_failed_it_says_what_goes_on(workplace: Path, console: Console) -> None:
-    started = run_study(write_spec(workplace), Selection(("dense",)), console)
-    ended = CliRunner().invoke(app, ["retry", "small"])
+    spec, root = write_spec(workplace), StudyPaths(workplace / "of two words")
+    started = run_study(spec, Selection(("dense",)), console, root=root)
+    ended = CliRunner().invoke(app, ["retry", "of two words"])
     assert ended.exit_code == ExitCode.DONE
-    assert f"no trial of small failed; `studyctl run {started.paths.spec.absolute()}` runs" in ended.stderr
+    assert f"no trial of of two words failed; `studyctl run '{root.spec}'` runs" in ended.stderr
     assert attempts(started.paths) == {"dense": 1, "rtn-4bit-g16": 0, "wanda-0.5": 0}
