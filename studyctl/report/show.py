@@ -178,7 +178,8 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
         ]
         _section(console, "Leaderboard", rows, columns)
         compared = [effect(row, name) for row in rows if row.variant != "dense" for name in COMPARED]
-        for remark in (*_about_means(rows), *legend(compared)):
+        dense_is_measured = any(row.variant == "dense" and row.state == "done" for row in rows)
+        for remark in (*_about_means(rows), *legend(compared, dense_is_measured=dense_is_measured)):
             _remark(console, remark)
 
 

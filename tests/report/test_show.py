@@ -338,6 +338,16 @@ def test_a_task_is_shown_with_its_language(tmp_path: Path) -> None:
     assert re.search(r"boolq +quiz \(sw\)", shown(study))
 
 
+def test_without_dense_that_is_why_there_is_no_interval(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path / "small", models=("org/alpha",))
+    study.write_plan()
+    study.attempt("alpha.wanda-0.5").run_all()
+    publish(study.paths)
+    text = shown(study)
+    assert "no ±: dense, which they are compared with, is not measured yet" in text
+    assert "fewer than" not in text
+
+
 def test_what_has_no_interval_is_said_and_marked_by_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
