@@ -31,6 +31,7 @@ from studyctl.report.layout import (
 )
 from studyctl.report.plain import plain
 from studyctl.report.sizes import about_mib, mib_cells
+from studyctl.sources.packages import PREFIX
 from studyctl.store import results as store
 from studyctl.store.comparison import Agreement
 from studyctl.store.results import (
@@ -80,9 +81,7 @@ def show(results: Results, console: Console, death: str = "") -> None:
     _verdicts(console, about.study, hypotheses)
     if hypotheses:
         sentences: list[str] = []
-        after = [
-            f"Next: `studyctl findings {quote(about.study)} --rows`; for your own model, change `id` in a copy of the spec."
-        ]
+        after = [f"Next: `studyctl findings {quote(about.study)} --rows`{_with_own_model(standings)}."]
     else:
         sentences, after = best_of_each(results, about.study, standings)
     if lines := [*sentences, *about.notes, *after]:
@@ -415,13 +414,18 @@ def best_of_each(results: Results, study: str, standings: list[Standing]) -> tup
                 f"{about}{kinds[0]} is ahead of {kinds[1]}: {needs} over {over}, for these texts and one calibration draw."
             )
             after[False] = (
-                f"Next: `studyctl export {quote(study)} {quote(ahead.trial_id)} FOLDER` writes {ahead.variant} for transformers and vLLM;"
-                " for your own model, change `id` in a copy of the spec."
+                f"Next: `studyctl export {quote(study)} {quote(ahead.trial_id)} FOLDER` writes {ahead.variant} for transformers and vLLM{_with_own_model(rows)}."
             )
         else:
             sentences.append(f"{about}Pruned and quantized are not told apart with {over}: {needs}.")
             after[True] = "Next: raise `windows` in [evaluation.perplexity]; only the new ones are measured."
     return sentences, [after[max(after)]] if after else []
+
+
+def _with_own_model(rows: list[Standing]) -> str:
+    """Return what to do after a study of a model that comes in a package, which is there to try studyctl with."""
+    is_bundled = any(row.model.startswith(PREFIX) for row in rows)
+    return "; for your own model, change `id` in a copy of the spec" if is_bundled else ""
 
 
 def _best(rows: list[Standing], kind: type[MethodSettings], other: type[MethodSettings]) -> Standing | None:

@@ -109,8 +109,7 @@ In short
  calibration draw.
  - The models of this study do not exist.
  - Next: `studyctl export small alpha.rtn-4bit-g64 FOLDER` writes rtn-4bit-g64
- for transformers and vLLM; for your own model, change `id` in a copy of the
- spec.
+ for transformers and vLLM.
 
 Warnings  studyctl sql small 'from warnings'
  - damping was raised (alpha.wanda-0.5, compress and 1 more)"""
@@ -346,6 +345,15 @@ def test_without_dense_that_is_why_there_is_no_interval(tmp_path: Path) -> None:
     text = shown(study)
     assert "no ±: dense, which they are compared with, is not measured yet" in text
     assert "fewer than" not in text
+
+
+@pytest.mark.parametrize(("model", "is_hinted_at"), [("package:zoo/alpha.gguf", True), ("./alpha", False)])
+def test_whoever_tried_a_bundled_model_learns_how_to_take_an_own_one(
+    tmp_path: Path, model: str, *, is_hinted_at: bool
+) -> None:
+    study = FakeStudy(tmp_path / "small", models=(model,)).write_all()
+    publish(study.paths)
+    assert ("for your own model, change `id`" in " ".join(shown(study).split())) is is_hinted_at
 
 
 def test_what_has_no_interval_is_said_and_marked_by_nothing(
