@@ -195,7 +195,13 @@ def export(
             autocompletion=complete_trials,
         ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; missing or empty.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="The folder to make; missing or empty. A GGUF file is written into it.",
+        ),
+    ],
     to: Annotated[
         ExportFormat, typer.Option(help="A folder for transformers and vLLM, or a GGUF file for llama.cpp.")
     ] = ExportFormat.FOLDER,

@@ -105,6 +105,11 @@ def export_trial(
 def _check_target(target: Path) -> None:
     """Raise an error, before anything is loaded, if the folder cannot be made."""
     hint = "name a folder that does not exist yet"
+    if target.suffix == ".gguf":
+        raise SpecError(
+            f"{target} is named like a file, and a folder is made",
+            hint=f"name it {target.with_suffix('')}; `--to gguf` writes the file, named like the trial, and its card into it",
+        )
     if target.exists() and not target.is_dir():
         raise SpecError(f"{target} is a file", hint=hint)
     if target.is_dir() and any(target.iterdir()):

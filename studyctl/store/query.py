@@ -223,6 +223,9 @@ def stream(connection: duckdb.DuckDBPyConnection, sql: str) -> "pa.RecordBatchRe
     import pyarrow as pa
 
     with _explained(connection, sql):
+        if drop := re.match(r"\s*(drop\s+\w+)", sql, re.IGNORECASE):
+            # A view would be gone from this reader alone: success, though nothing has changed.
+            raise StudyError(f"results are read-only: `{drop[1]}` would change nothing", hint=_READ_ONLY)
         relation = connection.sql(sql)
         rows = pa.table({}).to_reader() if relation is None else relation.to_arrow_reader(BATCH_ROWS)
 
@@ -272,14 +275,14 @@ def _problem_with(sql: str, message: str) -> Problem:
         hint = "queries see this study only; the command's --external allows other files, and exports (--format, ctrl+e in the "
         return Problem(what, hint=hint + "app) write them")
     if "attached in read-only mode" in what or "base table" in what:
-        hint = "`create temp table` works, and exports (--format, ctrl+e in the app) write files"
-        return Problem(f"results are read-only: {what}", hint=hint)
+        return Problem(f"results are read-only: {what}", hint=_READ_ONLY)
     if ";" in sql.strip().rstrip(";"):
         return Problem(what, hint=_NAMES)  # places within one of several statements are off
     return placed(sql, message, _NAMES)
 
 
 _PLACE = "\n\nLINE "
+_READ_ONLY = "`create temp table` works, and exports (--format, ctrl+e in the app) write files"
 
 
 def _on_one_line(text: str) -> str:

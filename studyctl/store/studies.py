@@ -50,12 +50,11 @@ def find_study(name: str) -> StudyPaths:
         if folder.is_dir() and is_study(folder):
             # A link keeps its name, and `rm` deletes only the link.
             return StudyPaths(Path(os.path.abspath(folder)))
-    names = study_names()
+    names, folder = study_names(), runs_folder().resolve()
     guess = did_you_mean(name, names)
-    others = (
-        f"studies here: {', '.join(names)}" if names else f"there are no studies in {runs_folder().resolve()}"
-    )
-    raise StudyError(f"there is no study `{name}`", hint=f"{guess} {others}".strip())
+    others = f"studies in {folder}: {', '.join(names)}" if names else f"there are no studies in {folder}"
+    elsewhere = "name one elsewhere by the path of its folder, or its folder of studies by `studyctl --runs-dir DIR` or STUDYCTL_RUNS"
+    raise StudyError(f"there is no study `{name}`", hint=f"{guess} {others}; {elsewhere}".strip())
 
 
 def trial_names(paths: StudyPaths) -> list[str]:

@@ -265,6 +265,13 @@ def test_a_folder_that_is_in_use_is_refused(workplace: Path, paths: StudyPaths, 
     assert [path.name for path in (workplace / "full").iterdir()] == ["mine"]
 
 
+def test_a_folder_named_like_a_file_is_refused(workplace: Path, paths: StudyPaths, console: Console) -> None:
+    what, hint = refused(paths, RTN, workplace / "out" / "q.gguf", console)
+    assert what == f"{workplace}/out/q.gguf is named like a file, and a folder is made"
+    assert hint.startswith(f"name it {workplace}/out/q;")
+    assert not (workplace / "out").exists()
+
+
 def test_an_unknown_trial_is_refused(workplace: Path, paths: StudyPaths, console: Console) -> None:
     what, hint = refused(paths, "tiny-rtn-4bit-g61", workplace / "out", console)
     assert what == "study `small` has no trial `tiny-rtn-4bit-g61`"

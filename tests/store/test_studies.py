@@ -67,6 +67,21 @@ def test_how_each_study_stands(runs: Path) -> None:
     assert row_of(rows, "whole").title == "A small study"
 
 
+def test_a_study_that_is_not_here_says_how_to_name_one_elsewhere(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty(runs / "planned")
+    monkeypatch.setenv("STUDYCTL_RUNS", str(tmp_path / "other"))
+    with pytest.raises(StudyError, match="no study `planned`") as raised:
+        store.find_study("planned")
+    hint = raised.value.problems[0].hint
+    assert hint.startswith(
+        f"there are no studies in {tmp_path}/other; name one elsewhere by the path of its folder"
+    )
+    assert "`studyctl --runs-dir DIR`" in hint
+    assert store.find_study(str(runs / "planned")).root == runs / "planned"
+
+
 def test_a_study_that_was_planned_and_never_begun_is_listed(runs: Path) -> None:
     empty(runs / "planned")
     assert [(row.study, row.state, row.trials) for row in study_rows()] == [("planned", "unfinished", 6)]
