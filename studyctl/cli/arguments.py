@@ -76,7 +76,9 @@ StudyArgument = Annotated[
 TrialArgument = Annotated[
     str,
     typer.Argument(
-        metavar="[TRIAL]", help="A trial, or the beginning of its name.", autocompletion=complete_trials
+        metavar="[TRIAL]",
+        help="A trial or a variant, or the beginning of its name.",
+        autocompletion=complete_trials,
     ),
 ]
 BackendsArgument = Annotated[

@@ -3,6 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -41,7 +42,7 @@ def show(
         str | None,
         typer.Argument(
             metavar="[TRIAL]",
-            help="One trial, or the beginning of its name: its size as deployed, its figures.",
+            help="One trial or variant, or the beginning of its name: its size as deployed, its figures.",
             autocompletion=complete_trials,
         ),
     ] = None,
@@ -49,9 +50,12 @@ def show(
 ) -> None:
     """Show a study's results: leaderboard, languages, tasks, failures."""
     from studyctl.report import show as report
+    from studyctl.report.watch import death
     from studyctl.store import results as store
+    from studyctl.store.holder import dead_runner
 
     paths = study_paths(study)
+    dead = dead_runner(paths)
     with store.open(paths) as results:
         if trial is not None:
             from studyctl.journal.notes import read_notes
@@ -60,6 +64,7 @@ def show(
             from studyctl.store.studies import find_trial
 
             row = results.standing(find_trial(paths, trial))
+            row = report.left_behind(row) if dead is not None else row
             deployed = [one for one in results.deployment(row.model) if one.trial_id == row.trial_id]
             noted = read_notes(paths).get(row.trial_id)
             note = noted.text if noted is not None else None
@@ -70,7 +75,7 @@ def show(
         elif as_json:
             print_json(report.as_json(results))
         else:
-            report.show(results, stdout())
+            report.show(results, stdout(), death(dead, paths) if dead is not None else "")
 
 
 @commands.command()
@@ -168,7 +173,7 @@ def sql(
             raise StudyError(
                 "`--tui` opens an editor: it takes a study and nothing else", hint="leave one out"
             )
-        need_terminal("`--tui`", f"`studyctl sql {study} QUERY` prints an answer")
+        need_terminal("`--tui`", f"`studyctl sql {quote(study)} QUERY` prints an answer")
         open_app("sql", study=paths)
         return
     if query == "-":
@@ -185,10 +190,18 @@ def export(
     trial: Annotated[
         str,
         typer.Argument(
-            metavar="TRIAL", help="A trial, or the beginning of its name.", autocompletion=complete_trials
+            metavar="TRIAL",
+            help="A trial or a variant, or the beginning of its name.",
+            autocompletion=complete_trials,
         ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; missing or empty.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="The folder to make; missing or empty. A GGUF file is written into it.",
+        ),
+    ],
     to: Annotated[
         ExportFormat, typer.Option(help="A folder for transformers and vLLM, or a GGUF file for llama.cpp.")
     ] = ExportFormat.FOLDER,

@@ -1,6 +1,7 @@
 """Commands that run studies, watch them and clean up after them."""
 
 from contextlib import suppress
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -183,6 +184,7 @@ def retry(
     from studyctl.run.control import ask_to_retry
     from studyctl.run.selection import Selection
     from studyctl.run.start import run_study
+    from studyctl.store.live import Live
     from studyctl.store.studies import find_trial
 
     paths = study_paths(study)
@@ -190,8 +192,12 @@ def retry(
     if (asked := ask_to_retry(paths, name)) is not None:
         stderr().print(asked)
         return
-    selection = Selection((name,) if name else ())
-    started = run_study(paths.spec, selection, stderr(), root=paths, trust=trust, on=on)
+    failed = [one.trial for one in Live(paths).refresh().trials if one.state == "failed"]
+    if not (only := (name,) if name else tuple(failed)):
+        message = f"no trial of {paths.name} failed; `studyctl run {quote(str(paths.spec))}` runs what is not stored"
+        stderr().print(message, soft_wrap=True, markup=False)
+        return
+    started = run_study(paths.spec, Selection(only), stderr(), root=paths, trust=trust, on=on)
     with suppress(OutputClosed):
         report_run(paths, started.message, stdout(), stderr(), with_results=True)
     raise typer.Exit(started.code)

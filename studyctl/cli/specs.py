@@ -1,6 +1,7 @@
 """Commands about a spec."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -87,11 +88,11 @@ def edit(spec: SpecArgument) -> None:
     if path.suffix != ".toml" and not path.is_file():
         raise StudyError(
             f"there is no spec {path}",
-            hint=f"a name that ends in .toml starts a new one: `studyctl edit {path}.toml`",
+            hint=f"a name that ends in .toml starts a new one: `studyctl edit {quote(f'{path}.toml')}`",
         )
     if path.is_dir():
         raise StudyError(f"{path} is a folder", hint="name a spec in it")
-    need_terminal("`studyctl edit`", f"use any editor, and `studyctl plan {spec}` to check the spec")
+    need_terminal("`studyctl edit`", f"use any editor, and `studyctl plan {quote(spec)}` to check the spec")
     open_app("spec", spec=path)
 
 

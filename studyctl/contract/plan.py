@@ -5,6 +5,7 @@ The runner writes it; the store and the next plan read it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Annotated, Any
 
 import msgspec
@@ -123,7 +124,9 @@ def read_plan(paths: StudyPaths) -> Planned | None:
 
 
 def _unreadable(paths: StudyPaths, why: str) -> StudyError:
-    hint = f"delete it and run `studyctl run {paths.spec}`, which writes it again; no result is lost"
+    hint = (
+        f"delete it and run `studyctl run {quote(str(paths.spec))}`, which writes it again; no result is lost"
+    )
     return StudyError(Problem(f"{paths.plan} {why}", file=paths.plan, hint=hint))
 
 

@@ -190,7 +190,7 @@ class Needed(NamedTuple):
     """How many units would decide a difference that is as large as it is estimated, with a power of 80 %."""
 
     windows: int | None
-    """Of each cell; None: no number of them would."""
+    """Of each cell; None: no number of them would, or what varies among those that there are is too little to tell."""
     languages: int | None
     models: int | None
 
@@ -208,11 +208,13 @@ def needed(cells: Cells, level: Level, null: float = 0.0) -> Needed:
 
     def clusters(means: Reals) -> int | None:
         count = len(means)
-        return _units(float(means.var(ddof=1)), value, count - 1) if count >= LEAST_CLUSTERS else None
+        return _units(float(means.var(ddof=1)), value, count - 1, count) if count >= LEAST_CLUSTERS else None
 
     windows = over_windows(cells) if cells.units.min() >= LEAST_UNITS else None
     per_cell = float(cells.units.mean())
-    of_windows = _units(per_cell * windows.variance, value, windows.freedom) if windows is not None else None
+    of_windows = None
+    if windows is not None:
+        of_windows = _units(per_cell * windows.variance, value, windows.freedom, per_cell)
     match level:
         case Level.WINDOWS:
             return Needed(of_windows, None, None)
@@ -237,12 +239,13 @@ def windows_share(cells: Cells, level: Level) -> float | None:
     return min(shares)
 
 
-def _units(variance: float, value: float, freedom: float) -> int | None:
+def _units(variance: float, value: float, freedom: float, there: float) -> int | None:
     if not value:
         return None
     quantile = float(stdtrit(freedom, UPPER) if math.isfinite(freedom) else Z)
     count = (quantile + POWER_Z) ** 2 * variance / value**2
-    return math.ceil(count) if count < MOST_NEEDED else None
+    # Fewer than there are have not decided it: the variance of few units, of items above all, may be estimated as 0.
+    return math.ceil(count) if there < count < MOST_NEEDED else None
 
 
 def _count(count: int, noun: str) -> str:

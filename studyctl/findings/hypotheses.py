@@ -325,6 +325,9 @@ class Comparison:
             if kind in level and count < FEW_CLUSTERS
         ]
         outcome.notes += few
+        if not (cells.values.any() or cells.variances.any()):
+            unit = "item" if self._measure.is_of_tasks else "window"
+            outcome.notes.append(f"both sides are alike in every {unit}")
         share = windows_share(cells, level)
         if share is not None and share < WINDOWS_DECIDE:
             outcome.notes.append("more windows would not change how sure this is")

@@ -134,11 +134,14 @@ def effect(row: NamedTuple, name: str, prefix: str = "") -> Effect:
     return Effect(value, low, high, no_change, "change" in name, prefix)
 
 
-def legend(effects: Iterable[Effect], form: Form = Form.WHOLE) -> Iterator[str]:
+def legend(
+    effects: Iterable[Effect], form: Form = Form.WHOLE, *, dense_is_measured: bool = True
+) -> Iterator[str]:
     """Yield how to read intervals that are shown in a form, and why there are none."""
     compared = [one for one in effects if one.value is not None]
     if any(one.has_interval for one in compared):
         about = "±: 95 % interval" if form is not Form.PLAIN else "95 % intervals"
         yield f"{about} over windows and items; {UNSURE} (grey): it holds no change"
     if any(not one.has_interval for one in compared):
-        yield f"no ±: {WHY_NONE}"
+        why = WHY_NONE if dense_is_measured else "dense, which they are compared with, is not measured yet"
+        yield f"no ±: {why}"

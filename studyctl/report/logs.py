@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 from rich.text import Text
@@ -26,7 +27,8 @@ def print_logs(paths: StudyPaths, trial: str | None, console: Console, *, follow
     follower = _Follower(paths, trial, console)
     if not follower.print_new() and not follow:
         raise StudyError(
-            f"nothing of {trial or f'study `{paths.name}`'} was run yet", hint=f"studyctl run {paths.spec}"
+            f"nothing of {trial or f'study `{paths.name}`'} was run yet",
+            hint=f"studyctl run {quote(str(paths.spec))}",
         )
     pulse = Pulse(paths)
     while follow and pulse.look() is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
+from shlex import quote
 from typing import TypeVar
 
 from rich.console import Console
@@ -30,6 +31,7 @@ from studyctl.report.layout import (
 )
 from studyctl.report.plain import plain
 from studyctl.report.sizes import about_mib, mib_cells
+from studyctl.sources.packages import PREFIX
 from studyctl.store import results as store
 from studyctl.store.comparison import Agreement
 from studyctl.store.results import (
@@ -52,16 +54,21 @@ COMPARED = ("ppl_ratio", "bits_per_byte_change", "kl_nats", "acc_change")
 """Figures of the leaderboard that are compared with dense."""
 
 
-def show(results: Results, console: Console) -> None:
+def show(results: Results, console: Console, death: str = "") -> None:
     """Print the results of a study.
 
     Args:
         results: The published results.
         console: Where to print; any width from 40 characters on, with or without colour.
+        death: That its runner died; empty if it did not.
     """
     about = results.about()
     standings = results.leaderboard()
+    if death:
+        standings = list(map(left_behind, standings))
     _header(console, about.study, about.title, standings, about.published_at)
+    if death:
+        console.print(Text(death), soft_wrap=True)
     measured = [row for row in standings if row.languages is not None or row.tasks is not None]
     if not measured:
         console.print("\nNothing is measured yet.", highlight=False)
@@ -74,15 +81,18 @@ def show(results: Results, console: Console) -> None:
     _verdicts(console, about.study, hypotheses)
     if hypotheses:
         sentences: list[str] = []
-        after = [
-            f"Next: `studyctl findings {about.study} --rows`; for your own model, change `id` in a copy of the spec."
-        ]
+        after = [f"Next: `studyctl findings {quote(about.study)} --rows`{_with_own_model(standings)}."]
     else:
         sentences, after = best_of_each(results, about.study, standings)
     if lines := [*sentences, *about.notes, *after]:
         _list(console, "In short", "", lines)
     _warnings(console, about.study, results.warnings())
     _failures(console, about.study, results.failures())
+
+
+def left_behind(row: Standing) -> Standing:
+    """Return a row of a study whose runner died: what ran when it was published does not run any more."""
+    return row._replace(state="stopped") if row.state == "running" else row
 
 
 def report_run(paths: StudyPaths, message: str, out: Console, err: Console, *, with_results: bool) -> None:
@@ -167,7 +177,8 @@ def _leaderboard(console: Console, standings: list[Standing]) -> None:
         ]
         _section(console, "Leaderboard", rows, columns)
         compared = [effect(row, name) for row in rows if row.variant != "dense" for name in COMPARED]
-        for remark in (*_about_means(rows), *legend(compared)):
+        dense_is_measured = any(row.variant == "dense" and row.state == "done" for row in rows)
+        for remark in (*_about_means(rows), *legend(compared, dense_is_measured=dense_is_measured)):
             _remark(console, remark)
 
 
@@ -365,7 +376,7 @@ def _verdicts(console: Console, study: str, hypotheses: Sequence[HypothesisResul
     if not hypotheses:
         return
     console.print()
-    console.print(Text.assemble(("Findings", "bold"), f"  studyctl findings {study}"))
+    console.print(Text.assemble(("Findings", "bold"), f"  studyctl findings {quote(study)}"))
     for result in hypotheses:
         mark, style = MARKS[Verdict(result.verdict)]
         claim = on_one_line(result.claim or result.name).rstrip(".")
@@ -403,13 +414,18 @@ def best_of_each(results: Results, study: str, standings: list[Standing]) -> tup
                 f"{about}{kinds[0]} is ahead of {kinds[1]}: {needs} over {over}, for these texts and one calibration draw."
             )
             after[False] = (
-                f"Next: `studyctl export {study} {ahead.trial_id} FOLDER` writes {ahead.variant} for transformers and vLLM;"
-                " for your own model, change `id` in a copy of the spec."
+                f"Next: `studyctl export {quote(study)} {quote(ahead.trial_id)} FOLDER` writes {ahead.variant} for transformers and vLLM{_with_own_model(rows)}."
             )
         else:
             sentences.append(f"{about}Pruned and quantized are not told apart with {over}: {needs}.")
             after[True] = "Next: raise `windows` in [evaluation.perplexity]; only the new ones are measured."
     return sentences, [after[max(after)]] if after else []
+
+
+def _with_own_model(rows: list[Standing]) -> str:
+    """Return what to do after a study of a model that comes in a package, which is there to try studyctl with."""
+    is_bundled = any(row.model.startswith(PREFIX) for row in rows)
+    return "; for your own model, change `id` in a copy of the spec" if is_bundled else ""
 
 
 def _best(rows: list[Standing], kind: type[MethodSettings], other: type[MethodSettings]) -> Standing | None:
@@ -439,7 +455,7 @@ def _warnings(console: Console, study: str, warnings: list[Finding]) -> None:
         lines.append(f"{message} ({place}{f' and {len(others)} more' if others else ''})")
     if (hidden := len(findings) - SHOWN_WARNINGS) > 0:
         lines.append(f"{hidden} more kinds of warning")
-    _list(console, "Warnings", f"  studyctl sql {study} 'from warnings'", lines)
+    _list(console, "Warnings", f"  studyctl sql {quote(study)} 'from warnings'", lines)
 
 
 def _failures(console: Console, study: str, failures: list[FailedTrial]) -> None:
@@ -459,5 +475,5 @@ def _failures(console: Console, study: str, failures: list[FailedTrial]) -> None
             f"  {where}{error}{why}{after}",
         )
         console.print(Padding.indent(text, 1))
-        hint = failure.hint or f"studyctl logs {study} {failure.trial_id}"
+        hint = failure.hint or f"studyctl logs {quote(study)} {quote(failure.trial_id)}"
         console.print(Padding.indent(Text(f"= hint: {hint}"), 3))

@@ -1,5 +1,7 @@
 """What ``studyctl list``, and ``studyctl`` without a command, print."""
 
+from shlex import quote
+
 from rich.console import Console
 from rich.text import Text
 
@@ -64,7 +66,7 @@ def welcome(console: Console) -> None:
         draw_studies(rows, console)
         commands = [
             ("studyctl watch", "look at all of them in the terminal"),
-            (f"studyctl show {rows[0].study}", "its results"),
+            (f"studyctl show {quote(rows[0].study)}", "its results"),
             ("studyctl run SPEC", "bring the results of a spec up to date"),
         ]
     else:

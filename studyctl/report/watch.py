@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +20,7 @@ from studyctl.contract.records import (
 from studyctl.files import StudyPaths
 from studyctl.journal.files import JournalTail
 from studyctl.report.lines import Lines, progress_line
+from studyctl.store.holder import Holder
 from studyctl.store.live import Live, Snapshot
 from studyctl.units import duration_text
 
@@ -56,12 +58,17 @@ def standing_line(snapshot: Snapshot, paths: StudyPaths) -> str:
     if runner is not None and snapshot.running:
         parts.append(f"run by {runner}")
     elif runner is not None:
-        ago = max(0.0, (datetime.now(UTC) - runner.heartbeat).total_seconds())
-        died = f"its runner on {runner.host} died, last sign of life {duration_text(ago)} ago"
-        parts.append(f"{died}; `studyctl run {paths.spec}` goes on")
+        parts.append(death(runner, paths))
     elif snapshot.count("done") < len(snapshot.trials):
-        parts.append(f"nobody runs it; `studyctl run {paths.spec}` goes on")
+        parts.append(f"nobody runs it; `studyctl run {quote(str(paths.spec))}` goes on")
     return " · ".join(parts)
+
+
+def death(runner: Holder, paths: StudyPaths) -> str:
+    """Return that a runner died, since when it is silent, and what to do."""
+    ago = max(0.0, (datetime.now(UTC) - runner.heartbeat).total_seconds())
+    died = f"its runner on {runner.host} died, last sign of life {duration_text(ago)} ago"
+    return f"{died}; `studyctl run {quote(str(paths.spec))}` goes on"
 
 
 def _counts(snapshot: Snapshot) -> str:

@@ -3,6 +3,7 @@
 import signal
 import time
 from datetime import UTC, datetime
+from shlex import quote
 
 from rich.console import Console
 
@@ -48,7 +49,7 @@ def bench(paths: StudyPaths, only: tuple[str, ...], threads: tuple[int, ...], co
         speed = speed.model_copy(update={"threads": threads})
     models = _files_of(paths, planned, only)
     if not models:
-        hint = f"`studyctl sql {paths.name} 'SELECT trial_id, why_no_file FROM trials'` says why"
+        hint = f"`studyctl sql {quote(paths.name)} 'SELECT trial_id, why_no_file FROM trials'` says why"
         raise SpecError("none of these trials has a GGUF file", hint=hint)
     with hold(paths) as held:
         gone = [file.trial for files in models.values() for file in files if not file.path.exists()]

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 
@@ -64,7 +65,9 @@ def clean(paths: StudyPaths, console: Console, *, yes: bool) -> None:
             if yes:
                 _delete(path)
     total = bytes_text(sum(sizes.values()))
-    console.print(f"{total} deleted" if yes else f"{total} can be deleted: studyctl gc {paths.name} --yes")
+    console.print(
+        f"{total} deleted" if yes else f"{total} can be deleted: studyctl gc {quote(paths.name)} --yes"
+    )
 
 
 def remove(paths: StudyPaths, console: Console, *, yes: bool) -> None:
@@ -86,7 +89,7 @@ def remove(paths: StudyPaths, console: Console, *, yes: bool) -> None:
         study = f"{paths.root}: {attempts} attempts, {bytes_text(size)}"
     if not yes:
         loss = "" if linked else ", with every result"
-        raise StudyError(f"this deletes {study}{loss}", hint=f"studyctl rm {paths.name} --yes")
+        raise StudyError(f"this deletes {study}{loss}", hint=f"studyctl rm {quote(paths.name)} --yes")
     left: list[str] = []
     with hold(paths):
         for path in [paths.root] if linked else _ours(paths):

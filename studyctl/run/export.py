@@ -5,7 +5,9 @@ The study is only read (except for its cache), so this is allowed while it is be
 
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 from rich.status import Status
@@ -13,7 +15,7 @@ from rich.text import Text
 
 from studyctl.contract.exports import Embeddings, ExportFormat
 from studyctl.contract.job import Job
-from studyctl.contract.plan import read_plan
+from studyctl.contract.plan import Planned, read_plan
 from studyctl.contract.records import (
     AnyRecord,
     AttemptFinished,
@@ -36,7 +38,8 @@ from studyctl.plan.trials import Trial
 from studyctl.report.lines import Lines, progress_line
 from studyctl.run.jobs import make_job
 from studyctl.signals import on_stop_signal
-from studyctl.spec.loading import load_spec
+from studyctl.spec.loading import Document, load_spec
+from studyctl.spec.models import Evaluation
 from studyctl.store.holder import Pulse
 from studyctl.store.studies import find_trial
 from studyctl.units import bytes_text
@@ -54,7 +57,7 @@ class StoppedError(StudyError):
 
 def export_trial(
     paths: StudyPaths,
-    beginning: str,
+    named: str,
     target: Path,
     console: Console,
     to: ExportFormat = ExportFormat.FOLDER,
@@ -64,7 +67,7 @@ def export_trial(
 
     Args:
         paths: the study.
-        beginning: unambiguous beginning of the trial's name.
+        named: the trial or its variant, or the beginning of its name; only one may match.
         target: the folder to make; missing or empty.
         console: where progress is shown.
         to: what to write.
@@ -79,7 +82,7 @@ def export_trial(
         raise SpecError("`--embeddings` is for GGUF files only", hint="add `--to gguf`")
     _check_target(target)
     try:
-        name = find_trial(paths, beginning)
+        name = find_trial(paths, named)
     except StudyError as error:
         raise SpecError(error.problems) from error
     job = _make_job(paths, name, target).model_copy(
@@ -102,6 +105,11 @@ def export_trial(
 def _check_target(target: Path) -> None:
     """Raise an error, before anything is loaded, if the folder cannot be made."""
     hint = "name a folder that does not exist yet"
+    if target.suffix == ".gguf":
+        raise SpecError(
+            f"{target} is named like a file, and a folder is made",
+            hint=f"name it {target.with_suffix('')}; `--to gguf` writes the file, named like the trial, and its card into it",
+        )
     if target.exists() and not target.is_dir():
         raise SpecError(f"{target} is a file", hint=hint)
     if target.is_dir() and any(target.iterdir()):
@@ -112,33 +120,43 @@ def _check_target(target: Path) -> None:
 
 
 def _make_job(paths: StudyPaths, name: str, target: Path) -> Job:
-    if not paths.spec.is_file():
+    saved = read_plan(paths)
+    if saved is None or not paths.spec.is_file():
         raise SpecError(f"study `{paths.name}` was never run", hint="run its spec first")
-    plan = make_plan(load_spec(paths.spec))
+    plan = _plan_of_weights(load_spec(paths.spec))
     trial = next((trial for trial in plan.trials if trial.id == name), None)
     if trial is None:
-        hint = f"studyctl run {paths.spec}"
+        hint = f"studyctl run {quote(str(paths.spec))}"
         raise SpecError(f"{paths.spec} does not ask for `{name}` any more", hint=hint)
     stored = read_stored(paths)
-    _check_trial(paths, plan, trial, stored)
+    _check_trial(paths, plan, trial, stored, saved)
     dense = next(other for other in plan.trials if other.is_dense and other.model.index == trial.model.index)
     job = make_job(paths, plan, Todo(trial, (), ""), stored, plan.devices[0], dense.weights_key)
     # Attempt 0, so that its log has a name of its own: attempts of runs are numbered from 1.
     steps = (Step(StepKind.EXPORT, key=""),)
-    return job.model_copy(update={"attempt": 0, "steps": steps, "export_to": target})
+    # The card shows what was measured, even if a text or task is gone since.
+    measured = tuple(planned.step for planned in saved.evaluations.get(trial.model.spec.id, ()))
+    changes = {"attempt": 0, "steps": steps, "evaluations": measured, "export_to": target}
+    return job.model_copy(update=changes)
 
 
-def _check_trial(paths: StudyPaths, plan: StudyPlan, trial: Trial, stored: Stored) -> None:
+def _plan_of_weights(document: Document) -> StudyPlan:
+    """Plan a spec without what it measures: texts and tasks that are gone do not matter to weights."""
+    spec = document.spec.model_copy(update={"evaluation": Evaluation(), "hypotheses": ()})
+    return make_plan(replace(document, spec=spec))
+
+
+def _check_trial(paths: StudyPaths, plan: StudyPlan, trial: Trial, stored: Stored, saved: Planned) -> None:
     """Refuse a trial whose weights cannot be made, or would not be those that were measured."""
     if trial.weights_key is None or not plan.devices:
         # The plan's problems say why. Otherwise they do not matter: they are about other parts of the spec.
-        raise SpecError(plan.problems or f"the sources of `{trial.id}` could not be looked up")
-    saved, again = read_plan(paths), f"studyctl run {paths.spec}"
-    parts = {planned.trial: planned.parts for planned in saved.trials} if saved else {}
+        raise SpecError(plan.errors or plan.problems or f"the sources of `{trial.id}` could not be looked up")
+    again = f"studyctl run {quote(str(paths.spec))}"
+    parts = {planned.trial: planned.parts for planned in saved.trials}
     if (before := parts.get(trial.id)) and (changed := what_changed(before, trial.parts())):
         raise SpecError(f"`{trial.id}` has changed since it was run: {changed}", hint=f"{again}, then export")
     if not trial.is_dense and stored.results_of(trial.weights_key, trial.steps).weights_hash is None:
-        raise SpecError(f"`{trial.id}` has not been compressed yet", hint=f"{again} --only {trial.id}")
+        raise SpecError(f"`{trial.id}` has not been compressed yet", hint=f"{again} --only {quote(trial.id)}")
 
 
 class _Export:

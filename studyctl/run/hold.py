@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from uuid import uuid4
 
 import msgspec
@@ -99,7 +100,7 @@ class Hold:
             raise HeldError(
                 f"study `{self.paths.name}` was taken over by {lease or 'another process'}: this one did not show "
                 f"for {seconds:.0f} s that it lives",
-                hint=f"everything that was measured is stored; `studyctl watch {self.paths.name}` shows how it goes on",
+                hint=f"everything that was measured is stored; `studyctl watch {quote(self.paths.name)}` shows how it goes on",
             )
 
     def release(self) -> None:
@@ -161,7 +162,7 @@ def hold(paths: StudyPaths, pulse: Pulse | None = None) -> Iterator[Hold]:
 def _held(paths: StudyPaths, owner: Owner | None) -> HeldError:
     return HeldError(
         f"study `{paths.name}` is already being run by {owner or 'a runner that is just starting'}",
-        hint=f"`studyctl logs {paths.name} -f` follows it, `studyctl stop {paths.name}` stops it",
+        hint=f"`studyctl logs {quote(paths.name)} -f` follows it, `studyctl stop {quote(paths.name)}` stops it",
     )
 
 

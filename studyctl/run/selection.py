@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from studyctl.errors import Problem, StudyError, did_you_mean
+from studyctl.errors import Problem, SpecError, did_you_mean
 from studyctl.plan.trials import Trial
 
 
@@ -25,7 +25,7 @@ class Selection:
         """Refuse patterns that no trial of a study matches.
 
         Raises:
-            StudyError: a pattern, or all of them together, leave nothing to run.
+            SpecError: a pattern, or all of them together, leave nothing to run.
         """
         problems = [
             *_unknown(self.only, "variant or trial", {name for trial in trials for name in _names(trial)}),
@@ -34,7 +34,7 @@ class Selection:
         if not problems and not any(trial in self for trial in trials):
             problems = [Problem(f"no trial of this study matches {self}", hint="`studyctl plan` lists them")]
         if problems:
-            raise StudyError(problems)
+            raise SpecError(problems)
 
     def __str__(self) -> str:
         return shlex.join(self.arguments())

@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-import shlex
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import join, quote
 
 from rich.console import Console
 
@@ -103,7 +103,8 @@ def run_study(  # noqa: PLR0913 - what to run, where, how, and what is shown
         if on:
             what = f"study `{paths.name}` is being run by {holder}: where it runs cannot change now"
             raise HeldError(
-                what, hint=f"hand it the edited spec without `--on`, or `studyctl stop {paths.name}` first"
+                what,
+                hint=f"hand it the edited spec without `--on`, or `studyctl stop {quote(paths.name)}` first",
             )
         return _hand_over(document, paths, selection, holder)
     _check_can_run(plan, profile)
@@ -259,7 +260,7 @@ def _hand_over(document: Document, paths: StudyPaths, selection: Selection, hold
         f"handed the edited spec to the runner of `{paths.name}` ({holder}), which applies it between trials"
     )
     if arguments := selection.arguments():
-        message += f"; it runs {shlex.join(arguments)} beside what it was asked for before"
+        message += f"; it runs {join(arguments)} beside what it was asked for before"
     return Started(paths, None, message, ExitCode.DONE)
 
 
@@ -283,8 +284,8 @@ def _submit(path: Path, paths: StudyPaths, options: list[str], profile: ProfileF
     job = scheduler.submit(script)
     name = paths.name
     message = (
-        f"the runner of {name} is job {job}\n  studyctl watch {name}   watch it, once it runs\n"
-        f"  studyctl stop {name}    stop it\n  its log is {log}"
+        f"the runner of {name} is job {job}\n  studyctl watch {quote(name)}   watch it, once it runs\n"
+        f"  studyctl stop {quote(name)}    stop it\n  its log is {log}"
     )
     return Started(paths, None, message, ExitCode.DONE)
 
@@ -307,9 +308,9 @@ def _detach(path: Path, paths: StudyPaths, options: list[str], on: str) -> Start
             name = paths.name
             message = (
                 f"{name} runs in the background (process {process.pid})\n"
-                f"  studyctl watch {name}   watch it\n"
-                f"  studyctl show {name}    results so far\n"
-                f"  studyctl stop {name}    stop it"
+                f"  studyctl watch {quote(name)}   watch it\n"
+                f"  studyctl show {quote(name)}    results so far\n"
+                f"  studyctl stop {quote(name)}    stop it"
             )
             return Started(paths, None, message, ExitCode.DONE)
         time.sleep(0.05)

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from uuid import uuid4
 
 from rich.console import Console
@@ -80,7 +81,7 @@ def question(study: StudyPaths) -> str:
     """Return what to know before acting on a study of somebody else."""
     return (
         f"{study.root} was not made by you, or by an earlier studyctl. Acting on it can run what its spec names; "
-        f"`studyctl plan {study.spec}` lists that."
+        f"`studyctl plan {quote(str(study.spec))}` lists that."
     )
 
 

@@ -238,6 +238,15 @@ class Pulse:
         return False if now - self._since >= SILENT_BEATS * BEAT_SECONDS else None
 
 
+def dead_runner(paths: StudyPaths) -> Holder | None:
+    """Return the runner of a study if it is certain that it died; does not wait."""
+    try:
+        holder = read_holder(paths)
+    except StudyError:  # who it was is not known, and results can be read without it
+        return None
+    return holder if holder is not None and Pulse(paths).lives(holder) is False else None
+
+
 def needed_runner(paths: StudyPaths) -> Holder:
     """Return the runner that holds the study now.
 

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import duckdb
@@ -92,7 +93,7 @@ def publish(
             f"cannot write {paths.database}: {reason}",
             file=paths.database,
             hint="free some space or make the folder writable; the journals hold all results, "
-            f"`studyctl db rebuild {paths.name}` publishes them",
+            f"`studyctl db rebuild {quote(paths.name)}` publishes them",
         ) from error
     return Published(time.perf_counter() - began, total)
 

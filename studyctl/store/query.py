@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -131,7 +132,7 @@ def _check_plain(paths: StudyPaths) -> None:
     """Refuse a pipe, which would block, and a device, which may never end."""
     for file in (paths.database, Path(f"{paths.database}.wal")):
         if file.exists() and not file.is_file():
-            hint = f"delete it; `studyctl db rebuild {paths.name}` publishes the results from the journals"
+            hint = f"delete it; `studyctl db rebuild {quote(paths.name)}` publishes the results from the journals"
             raise StudyError(f"{file} is not a plain file", file=file, hint=hint)
 
 
@@ -140,7 +141,7 @@ def other_tables(paths: StudyPaths, writer: str) -> Problem:
     return Problem(
         f"{paths.database} was published by {writer}, with other tables than this version's",
         file=paths.database,
-        hint=f"`studyctl db rebuild {paths.name}` publishes it again from the journals",
+        hint=f"`studyctl db rebuild {quote(paths.name)}` publishes it again from the journals",
     )
 
 
@@ -222,6 +223,9 @@ def stream(connection: duckdb.DuckDBPyConnection, sql: str) -> "pa.RecordBatchRe
     import pyarrow as pa
 
     with _explained(connection, sql):
+        if drop := re.match(r"\s*(drop\s+\w+)", sql, re.IGNORECASE):
+            # A view would be gone from this reader alone: success, though nothing has changed.
+            raise StudyError(f"results are read-only: `{drop[1]}` would change nothing", hint=_READ_ONLY)
         relation = connection.sql(sql)
         rows = pa.table({}).to_reader() if relation is None else relation.to_arrow_reader(BATCH_ROWS)
 
@@ -271,14 +275,14 @@ def _problem_with(sql: str, message: str) -> Problem:
         hint = "queries see this study only; the command's --external allows other files, and exports (--format, ctrl+e in the "
         return Problem(what, hint=hint + "app) write them")
     if "attached in read-only mode" in what or "base table" in what:
-        hint = "`create temp table` works, and exports (--format, ctrl+e in the app) write files"
-        return Problem(f"results are read-only: {what}", hint=hint)
+        return Problem(f"results are read-only: {what}", hint=_READ_ONLY)
     if ";" in sql.strip().rstrip(";"):
         return Problem(what, hint=_NAMES)  # places within one of several statements are off
     return placed(sql, message, _NAMES)
 
 
 _PLACE = "\n\nLINE "
+_READ_ONLY = "`create temp table` works, and exports (--format, ctrl+e in the app) write files"
 
 
 def _on_one_line(text: str) -> str:
@@ -316,9 +320,9 @@ def _nothing_published(paths: StudyPaths) -> Problem:
             f"there is no study {paths.name} ({paths.root})", hint="`studyctl list` shows the studies here"
         )
     if any(paths.journal.glob("*.jsonl")):
-        hint = f"`studyctl db rebuild {paths.name}` publishes what its journals hold"
+        hint = f"`studyctl db rebuild {quote(paths.name)}` publishes what its journals hold"
     else:
-        hint = f"`studyctl run {paths.spec}` measures something"
+        hint = f"`studyctl run {quote(str(paths.spec))}` measures something"
     return Problem(f"nothing of {paths.name} is published yet", file=paths.database, hint=hint)
 
 
@@ -331,5 +335,5 @@ def unreadable(paths: StudyPaths, error: duckdb.Error) -> Problem:
         hint = "close it, or open it there with `duckdb -readonly`"
         return Problem(what, file=paths.database, hint=hint)
     first = str(error).splitlines()[0]
-    hint = f"`studyctl db rebuild {paths.name}` builds it again from the journals"
+    hint = f"`studyctl db rebuild {quote(paths.name)}` builds it again from the journals"
     return Problem(f"cannot read {paths.database}: {first}", file=paths.database, hint=hint)

@@ -50,12 +50,11 @@ def find_study(name: str) -> StudyPaths:
         if folder.is_dir() and is_study(folder):
             # A link keeps its name, and `rm` deletes only the link.
             return StudyPaths(Path(os.path.abspath(folder)))
-    names = study_names()
+    names, folder = study_names(), runs_folder().resolve()
     guess = did_you_mean(name, names)
-    others = (
-        f"studies here: {', '.join(names)}" if names else f"there are no studies in {runs_folder().resolve()}"
-    )
-    raise StudyError(f"there is no study `{name}`", hint=f"{guess} {others}".strip())
+    others = f"studies in {folder}: {', '.join(names)}" if names else f"there are no studies in {folder}"
+    elsewhere = "name one elsewhere by the path of its folder, or its folder of studies by `studyctl --runs-dir DIR` or STUDYCTL_RUNS"
+    raise StudyError(f"there is no study `{name}`", hint=f"{guess} {others}; {elsewhere}".strip())
 
 
 def trial_names(paths: StudyPaths) -> list[str]:
@@ -63,25 +62,27 @@ def trial_names(paths: StudyPaths) -> list[str]:
     return [trial.trial for trial in Live(paths).refresh().trials]
 
 
-def find_trial(paths: StudyPaths, beginning: str) -> str:
-    """Return the trial with this name or unambiguous beginning of a name.
+def find_trial(paths: StudyPaths, text: str) -> str:
+    """Return the trial that a text names: by its name, by its variant, or by the beginning of either.
 
     Raises:
         StudyError: there is none, or several.
     """
-    names = trial_names(paths)
-    if beginning in names:
-        return beginning
-    matches = [name for name in names if name.startswith(beginning)]
+    trials = {trial.trial: trial.variant for trial in Live(paths).refresh().trials}
+    if text in trials:
+        return text
+    matches = [name for name, variant in trials.items() if variant == text] or [
+        name for name, variant in trials.items() if name.startswith(text) or variant.startswith(text)
+    ]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise StudyError(
-            f"`{beginning}` is the beginning of {len(matches)} trials", hint=", ".join(matches[:8])
+            f"`{text}` may be any of {len(matches)} trials", hint=f"name one: {', '.join(matches[:8])}"
         )
-    guess = did_you_mean(beginning, names)
+    guess = did_you_mean(text, [*trials, *dict.fromkeys(trials.values())])
     raise StudyError(
-        f"study `{paths.name}` has no trial `{beginning}`", hint=guess or f"trials: {', '.join(names[:8])}"
+        f"study `{paths.name}` has no trial `{text}`", hint=guess or f"trials: {', '.join(list(trials)[:8])}"
     )
 
 

@@ -442,7 +442,7 @@ COMMENT ON COLUMN hypotheses.units IS 'units of the level that it generalizes to
 COMMENT ON COLUMN hypotheses.languages IS 'languages, or tasks, that were compared';
 COMMENT ON COLUMN hypotheses.models IS 'models that were compared';
 COMMENT ON COLUMN hypotheses.models_holding IS 'models whose own interval over windows is on the side of the claim';
-COMMENT ON COLUMN hypotheses.needed_windows IS 'windows (items) a language and model that would decide it with a power of 80 %, were the estimate true; NULL: not undecided';
+COMMENT ON COLUMN hypotheses.needed_windows IS 'windows (items) a language and model that would decide it with a power of 80 %, were the estimate true; NULL: not undecided, or too little varies to tell';
 COMMENT ON COLUMN hypotheses.needed_languages IS 'languages (tasks) that would, in place of windows';
 COMMENT ON COLUMN hypotheses.needed_models IS 'models that would, in place of windows';
 COMMENT ON COLUMN hypotheses.calibration_draws IS 'seeds that calibration windows were drawn with: 1: another draw may say otherwise; NULL: nothing was drawn';

@@ -215,6 +215,9 @@ class TestNeeded:
     def test_no_number_decides_where_there_is_no_difference(self) -> None:
         assert needed(table([[1.0, -1, 2, -2]]), Level.LANGUAGES).languages is None
 
+    def test_units_that_do_not_vary_have_not_decided_and_more_are_not_told(self) -> None:
+        assert needed(table([[0.1, 0.1, 0.1, 0.1]]), Level.LANGUAGES).languages is None
+
 
 class TestWindowsShare:
     def test_it_is_the_noise_of_windows_in_the_variance_of_means(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from studyctl.cli import app
 from studyctl.contract.records import FileFacts
 from studyctl.report.layout import change, fixed, ratio
 from studyctl.report.show import as_json, show
@@ -16,6 +17,7 @@ from studyctl.store import results
 from studyctl.store.publish import publish
 from tests.store import builder
 from tests.store.builder import FakeStudy
+from tests.tui.studies import TRIAL, died
 
 
 def shown(study: FakeStudy, width: int = 80, *, colour: bool = False) -> str:
@@ -25,6 +27,22 @@ def shown(study: FakeStudy, width: int = 80, *, colour: bool = False) -> str:
     with results.open(study.paths) as opened:
         show(opened, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("trial", ["", TRIAL])
+def test_what_a_dead_runner_left_does_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trial: str
+) -> None:
+    study = died(tmp_path / "mine copy")
+    publish(study.paths, running=[TRIAL])
+    app(["show", str(study.root), *([trial] if trial else [])], standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "running" not in text
+    assert "stopped" in text
+    if not trial:
+        assert "6 trials: 1 done, 1 stopped, 4 pending" in text
+        assert "died, last sign of life 5 min" in text
+        assert f"`studyctl run '{study.paths.spec}'` goes on" in text
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +109,7 @@ In short
  calibration draw.
  - The models of this study do not exist.
  - Next: `studyctl export small alpha.rtn-4bit-g64 FOLDER` writes rtn-4bit-g64
- for transformers and vLLM; for your own model, change `id` in a copy of the
- spec.
+ for transformers and vLLM.
 
 Warnings  studyctl sql small 'from warnings'
  - damping was raised (alpha.wanda-0.5, compress and 1 more)"""
@@ -318,6 +335,25 @@ def test_a_task_is_shown_with_its_language(tmp_path: Path) -> None:
     ).write_all()
     publish(study.paths)
     assert re.search(r"boolq +quiz \(sw\)", shown(study))
+
+
+def test_without_dense_that_is_why_there_is_no_interval(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path / "small", models=("org/alpha",))
+    study.write_plan()
+    study.attempt("alpha.wanda-0.5").run_all()
+    publish(study.paths)
+    text = shown(study)
+    assert "no ±: dense, which they are compared with, is not measured yet" in text
+    assert "fewer than" not in text
+
+
+@pytest.mark.parametrize(("model", "is_hinted_at"), [("package:zoo/alpha.gguf", True), ("./alpha", False)])
+def test_whoever_tried_a_bundled_model_learns_how_to_take_an_own_one(
+    tmp_path: Path, model: str, *, is_hinted_at: bool
+) -> None:
+    study = FakeStudy(tmp_path / "small", models=(model,)).write_all()
+    publish(study.paths)
+    assert ("for your own model, change `id`" in " ".join(shown(study).split())) is is_hinted_at
 
 
 def test_what_has_no_interval_is_said_and_marked_by_nothing(

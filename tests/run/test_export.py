@@ -221,6 +221,33 @@ def test_ctrl_c_leaves_nothing(workplace: Path, paths: StudyPaths) -> None:
     assert not [path for path in workplace.iterdir() if path.name.startswith((".out", "out"))]
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_weights_are_written_although_what_they_were_measured_on_is_gone(
+    workplace: Path, paths: StudyPaths, console: Console, is_gone: bool
+) -> None:
+    measured = (paths.exported(WANDA) / "README.md").read_text()
+    if is_gone:
+        shutil.rmtree(workplace / "tasks")
+        for text in workplace.glob("text/*/test.jsonl"):
+            text.unlink()
+    else:
+        (workplace / "tasks" / "boats.yaml").write_text("task: [")
+    for trial in (DENSE, WANDA):
+        export_trial(paths, trial, workplace / "out" / trial, console)
+    assert (workplace / "out" / WANDA / "README.md").read_text() == measured
+
+
+def test_a_calibration_text_that_is_gone_is_all_that_is_asked_for(
+    workplace: Path, paths: StudyPaths, console: Console
+) -> None:
+    shutil.rmtree(workplace / "text")
+    with pytest.raises(SpecError) as caught:
+        export_trial(paths, WANDA, workplace / "out", console)
+    (problem,) = caught.value.problems
+    assert "text/en/train.jsonl" in problem.what
+    export_trial(paths, RTN, workplace / "out", console)
+
+
 def refused(paths: StudyPaths, trial: str, target: Path, console: Console) -> tuple[str, str]:
     with pytest.raises(SpecError) as caught:
         export_trial(paths, trial, target, console)
@@ -238,11 +265,18 @@ def test_a_folder_that_is_in_use_is_refused(workplace: Path, paths: StudyPaths, 
     assert [path.name for path in (workplace / "full").iterdir()] == ["mine"]
 
 
+def test_a_folder_named_like_a_file_is_refused(workplace: Path, paths: StudyPaths, console: Console) -> None:
+    what, hint = refused(paths, RTN, workplace / "out" / "q.gguf", console)
+    assert what == f"{workplace}/out/q.gguf is named like a file, and a folder is made"
+    assert hint.startswith(f"name it {workplace}/out/q;")
+    assert not (workplace / "out").exists()
+
+
 def test_an_unknown_trial_is_refused(workplace: Path, paths: StudyPaths, console: Console) -> None:
     what, hint = refused(paths, "tiny-rtn-4bit-g61", workplace / "out", console)
     assert what == "study `small` has no trial `tiny-rtn-4bit-g61`"
     assert hint == f"did you mean `{RTN}`?"
-    assert "beginning of 3 trials" in refused(paths, "tiny", workplace / "out", console)[0]
+    assert "may be any of 3 trials" in refused(paths, "tiny", workplace / "out", console)[0]
 
 
 def test_a_trial_that_was_not_compressed_yet_is_refused(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from studyctl.errors import StudyError
+from studyctl.errors import ExitCode, SpecError
 from studyctl.plan.trials import Trial
 from studyctl.plan.variants import DENSE
 from studyctl.run.selection import Selection
@@ -44,9 +44,10 @@ def test_a_part_is_chosen_by_patterns_of_variant_trial_and_model(
 )
 def test_a_part_that_there_is_not_is_refused(selection: Selection, error: str) -> None:
     trials = [trial(0, DENSE), trial(0, ROUNDED), trial(1, ROUNDED)]
-    with pytest.raises(StudyError) as raised:
+    with pytest.raises(SpecError) as raised:
         selection.check(trials)
     assert raised.value.problems[0].what == error
+    assert raised.value.exit_code is ExitCode.BAD_SPEC
 
 
 @pytest.mark.parametrize(
@@ -58,13 +59,13 @@ def test_a_part_that_there_is_not_is_refused(selection: Selection, error: str) -
     ],
 )
 def test_what_was_meant_is_hinted_at(pattern: str, hint: str) -> None:
-    with pytest.raises(StudyError) as raised:
+    with pytest.raises(SpecError) as raised:
         Selection(("*", pattern)).check([trial(0, ROUNDED)])
     assert [problem.hint for problem in raised.value.problems] == [hint]
 
 
 def test_every_pattern_that_is_nothing_is_told() -> None:
-    with pytest.raises(StudyError) as raised:
+    with pytest.raises(SpecError) as raised:
         Selection(("a", "b"), ("c",)).check([trial(0, ROUNDED)])
     assert len(raised.value.problems) == 3
 

@@ -76,6 +76,7 @@ def test_an_error_while_it_runs(paths: StudyPaths) -> None:
         "UPDATE trials SET sparsity = 1",
         "CREATE TABLE study.x (i INTEGER)",
         "DROP VIEW study.leaderboard",
+        "drop view tasks_vs_dense",
     ],
 )
 def test_results_cannot_be_changed(paths: StudyPaths, sql: str) -> None:

@@ -67,6 +67,21 @@ def test_how_each_study_stands(runs: Path) -> None:
     assert row_of(rows, "whole").title == "A small study"
 
 
+def test_a_study_that_is_not_here_says_how_to_name_one_elsewhere(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty(runs / "planned")
+    monkeypatch.setenv("STUDYCTL_RUNS", str(tmp_path / "other"))
+    with pytest.raises(StudyError, match="no study `planned`") as raised:
+        store.find_study("planned")
+    hint = raised.value.problems[0].hint
+    assert hint.startswith(
+        f"there are no studies in {tmp_path}/other; name one elsewhere by the path of its folder"
+    )
+    assert "`studyctl --runs-dir DIR`" in hint
+    assert store.find_study(str(runs / "planned")).root == runs / "planned"
+
+
 def test_a_study_that_was_planned_and_never_begun_is_listed(runs: Path) -> None:
     empty(runs / "planned")
     assert [(row.study, row.state, row.trials) for row in study_rows()] == [("planned", "unfinished", 6)]
@@ -225,3 +240,16 @@ def test_a_study_that_may_not_be_looked_into_is_listed(runs: Path, monkeypatch: 
     rows = study_rows()
     assert [(row.study, row.state) for row in rows] == [("a", "unreadable")]
     assert "Permission denied" in rows[0].trouble
+
+
+@pytest.mark.parametrize("text", ["alpha.wanda-0.5", "alpha.w", "wanda-0.5", "wanda"])
+def test_a_trial_is_named_by_itself_its_variant_or_the_beginning_of_either(tmp_path: Path, text: str) -> None:
+    study = FakeStudy(tmp_path, models=("org/alpha",)).write_all()
+    assert store.find_trial(study.paths, text) == "alpha.wanda-0.5"
+
+
+def test_a_variant_of_several_models_lists_their_trials(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path).write_all()
+    with pytest.raises(StudyError, match=r"`wanda-0\.5` may be any of 2 trials") as raised:
+        store.find_trial(study.paths, "wanda-0.5")
+    assert raised.value.problems[0].hint == "name one: alpha.wanda-0.5, beta.wanda-0.5"

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar, TypeVar, cast
 
 from rich.cells import cell_len, set_cell_size
@@ -236,7 +237,7 @@ class StudyApp(App[str]):
         text = ""
         if self.view is not None and self.view.snapshot.running:
             name = self.view.paths.name
-            text = f"{name} goes on running; `studyctl watch {name}` shows it again, `studyctl stop {name}` stops it"
+            text = f"{name} goes on running; `studyctl watch {quote(name)}` shows it again, `studyctl stop {quote(name)}` stops it"
         self.exit(text)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from shlex import quote
 
 from studyctl.errors import StudyError
 from studyctl.report.document import comparison
@@ -38,7 +39,7 @@ def document(results: Results, *, with_items: bool = False) -> Document:
     if not any(map(is_measured, standings)):
         raise StudyError(
             f"nothing of {about.study} is measured yet",
-            hint=f"`studyctl watch {about.study}` shows how far it is",
+            hint=f"`studyctl watch {quote(about.study)}` shows how far it is",
         )
     shown = select(results, standings)
     settings = results.settings()

@@ -1,6 +1,7 @@
 """The text above the tables of the Compare screen, and instead of them."""
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 
 from rich.text import Text
 
@@ -22,7 +23,7 @@ def missing(comparison: Comparison | None, trouble: StudyError | None, view: Vie
         if len(comparison.models) > 1:
             yield "m shows the next model."
         if not view.snapshot.running:
-            yield f"`studyctl run {view.paths.spec}` measures what is missing; 2 shows how far it is."
+            yield f"`studyctl run {quote(str(view.paths.spec))}` measures what is missing; 2 shows how far it is."
     else:
         return
     if view.snapshot.running:

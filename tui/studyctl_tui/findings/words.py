@@ -1,6 +1,7 @@
 """The findings in words: a line of the list, and why there is none."""
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import NamedTuple
 
 from textual.content import Content
@@ -157,4 +158,4 @@ def missing(findings: Findings | None, trouble: StudyError | None, view: View) -
             ]
         )
         yield "This one asks whether the left side stays closer to the dense model; docs/findings.md has more."
-        yield f"4 opens the spec; `studyctl run {view.paths.spec}` then tests it on what is stored, and runs only what is missing."
+        yield f"4 opens the spec; `studyctl run {quote(str(view.paths.spec))}` then tests it on what is stored, and runs only what is missing."
