@@ -7,13 +7,13 @@ import psutil
 
 from studyctl.contract.plan import read_plan
 from studyctl.errors import Problem
-from studyctl.files import StudyPaths, cache_folder, cache_trouble, runs_folder
+from studyctl.files import cache_folder, cache_trouble
 from studyctl.journal.index import read_stored
 from studyctl.plan.compare import Comparison, compare
 from studyctl.plan.devices import Place
 from studyctl.plan.estimate import Estimate, estimate
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import other_spec
+from studyctl.plan.saved import other_spec, study_of
 from studyctl.plan.timing import Timing, expected_timing, to_time
 from studyctl.spec.loading import Document
 from studyctl.units import bytes_text, duration_text
@@ -52,7 +52,7 @@ def preview(document: Document, place: Place | None = None, *, strict: bool = Fa
         StudyError: a journal of the study is damaged in the middle.
     """
     plan = make_plan(document, place)
-    paths = StudyPaths(runs_folder() / document.spec.study.name)
+    paths = study_of(document)
     stored = read_stored(paths)
     saved = read_plan(paths)
     comparison = compare(plan, stored, saved, paths.all_weights())

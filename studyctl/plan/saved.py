@@ -8,7 +8,7 @@ from studyctl.contract.methods import Checkpoint, Dense, MethodSettings, OnGguf
 from studyctl.contract.plan import Planned, PlannedStep, PlannedTrial
 from studyctl.contract.servers import loaded_by
 from studyctl.errors import Problem, SpecError
-from studyctl.files import StudyPaths, digest
+from studyctl.files import StudyPaths, digest, runs_folder
 from studyctl.plan.blocks import bytes_in_blocks, fits, matrices_in_blocks
 from studyctl.plan.planner import StudyPlan
 from studyctl.plan.trials import Trial
@@ -51,6 +51,15 @@ def planned(plan: StudyPlan, spec: str, made_from: str = "") -> Planned:
         made_from=made_from,
         trials=tuple(_trial(trial, plan.is_available(trial.variant)) for trial in plan.trials),
     )
+
+
+def study_of(document: Document) -> StudyPaths:
+    """Return the study that a spec is run as: the one whose own copy it is, wherever that lies, or that of its name."""
+    own = StudyPaths(document.path.absolute().parent)
+    is_copy = document.path.absolute() == own.spec and own.id.is_file()
+    if is_copy and own.name == document.spec.study.name:
+        return own
+    return StudyPaths(runs_folder() / document.spec.study.name)
 
 
 def source_of(document: Document, paths: StudyPaths, saved: Planned | None) -> str:

@@ -18,9 +18,10 @@ from studyctl.journal.index import read_stored
 from studyctl.plan.compare import compare
 from studyctl.plan.devices import place_of
 from studyctl.plan.planner import StudyPlan, make_plan
-from studyctl.plan.saved import other_spec
+from studyctl.plan.saved import other_spec, study_of
 from studyctl.plan.timing import to_time
 from studyctl.report.plan import print_code
+from studyctl.report.problems import draw
 from studyctl.run.control import Request, send
 from studyctl.run.display import Display, JsonDisplay, LiveDisplay, Output, QuietDisplay
 from studyctl.run.hold import Hold, hold
@@ -74,7 +75,7 @@ def run_study(  # noqa: PLR0913 - what to run, where, how, and what is shown
         console: where progress is shown.
         detach: run in a process that outlives the shell.
         yes: run it although the study was made from another spec, and install packages of its models without asking.
-        root: the study's folder; None: the one of its name under runs/.
+        root: the study's folder; None: the one of its name under runs/, or of the study whose copy the spec is.
         trust: act on the study even if it is not known to be the user's.
         on: name of the profile that says where its workers run; empty: on this machine.
         changes: values to set in the spec first.
@@ -86,7 +87,7 @@ def run_study(  # noqa: PLR0913 - what to run, where, how, and what is shown
         StudyError: the study's folder cannot be written, the engine is not installed, or a package cannot be.
     """
     document = load_spec(path, changes)
-    paths = root or StudyPaths(runs_folder() / document.spec.study.name)
+    paths = root or study_of(document)
     if not yes and (other := other_spec(document, paths, read_plan(paths))) is not None:
         raise SpecError(other)
     install_missing((model.id for model in document.spec.models), console, yes=yes)
@@ -108,6 +109,8 @@ def run_study(  # noqa: PLR0913 - what to run, where, how, and what is shown
             )
         return _hand_over(document, paths, selection, holder)
     _check_can_run(plan, profile)
+    if plan.problems and output is not Output.QUIET:
+        draw(plan.problems, console)  # warnings only by now
     if profile is not None and profile.profile.driver == "job" and DRIVER not in os.environ:
         return _submit(path, paths, [*selection.arguments(), *_set(changes)], profile)
     if detach:

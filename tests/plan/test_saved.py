@@ -12,7 +12,7 @@ from studyctl.errors import StudyError
 from studyctl.files import StudyPaths
 from studyctl.journal.stored import Stored
 from studyctl.plan.compare import compare
-from studyctl.plan.saved import other_spec, source_of
+from studyctl.plan.saved import other_spec, source_of, study_of
 from studyctl.plan.saved import planned as planned_form
 from studyctl.spec.loading import load_spec
 from tests.plan.test_planner import planned
@@ -154,3 +154,20 @@ class TestAnotherSpec:
         paths.spec.write_text(spec.read_text().replace("a/b", "c/d"))
         assert self.told(paths.spec, paths) == ""
         assert source_of(load_spec(paths.spec), paths, read_plan(paths)) == str(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "has_id", "is_taken"), [("small", True, True), ("other", True, False), ("small", False, False)]
+)
+def test_a_studys_own_copy_of_its_spec_is_run_as_that_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, has_id: bool, is_taken: bool
+) -> None:
+    """Messages suggest it, and the study may lie in another folder than new ones do."""
+    monkeypatch.setenv("STUDYCTL_RUNS", str(tmp_path / "runs"))
+    elsewhere = StudyPaths(tmp_path / "elsewhere" / "small")
+    elsewhere.root.mkdir(parents=True)
+    elsewhere.spec.write_text(f'[study]\nname = "{name}"\n[[models]]\nid = "org/M"\n')
+    if has_id:
+        elsewhere.id.touch()
+    expected = elsewhere if is_taken else StudyPaths(tmp_path / "runs" / name)
+    assert study_of(load_spec(elsewhere.spec)) == expected

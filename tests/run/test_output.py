@@ -78,6 +78,16 @@ def test_a_run_in_a_pipeline(workplace: Path) -> None:
     ]
 
 
+def test_a_run_says_what_the_plan_warns_of(workplace: Path) -> None:
+    shared = ("--set", "text.mine.files=text/{language}/test.jsonl", "--only", "dense")
+    spec = str(write_spec(workplace))
+    assert (
+        "warning: `--set text.mine.files=text/{language}/test.jsonl`: calibration and perplexity share"
+        in studyctl("run", spec, *shared).stderr
+    )
+    assert "warning" not in studyctl("run", spec, *shared, "--quiet").stderr
+
+
 def test_forms_of_output_exclude_one_another(workplace: Path) -> None:
     ended = studyctl("run", str(write_spec(workplace)), "--quiet", "--json")
     assert ended.returncode == ExitCode.BAD_SPEC

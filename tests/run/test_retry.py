@@ -1,7 +1,9 @@
 """``studyctl retry`` without a runner: the trials that failed, and no other."""
 
+import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -13,7 +15,13 @@ from studyctl.run.start import run_study
 from studyctl.store.query import run_sql
 from tests.run.studies import write_spec
 
-MORE_SHOTS_THAN_ITEMS = ("evaluation.tasks.shots=64",)
+
+@pytest.fixture
+def spec(workplace: Path) -> Path:
+    """Of a study whose task fails at every trial: an item's answer is none of its choices."""
+    with (workplace / "tasks" / "boats.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "where", "choices": ["here", "there"], "answer": 9}) + "\n")
+    return write_spec(workplace, execution="retries = 0")
 
 
 def attempts(paths: StudyPaths) -> dict[str, int]:
@@ -24,9 +32,8 @@ def attempts(paths: StudyPaths) -> dict[str, int]:
     }
 
 
-def test_only_what_failed_is_tried_again(workplace: Path, console: Console) -> None:
-    spec = write_spec(workplace, execution="retries = 0")
-    started = run_study(spec, Selection(("dense",)), console, changes=MORE_SHOTS_THAN_ITEMS)
+def test_only_what_failed_is_tried_again(spec: Path, console: Console) -> None:
+    started = run_study(spec, Selection(("dense",)), console)
     assert started.code is ExitCode.FAILED
     before = attempts(started.paths)
     ended = CliRunner().invoke(app, ["retry", "small"])
@@ -35,9 +42,8 @@ def test_only_what_failed_is_tried_again(workplace: Path, console: Console) -> N
     assert before == {"dense": 1, "rtn-4bit-g16": 0, "wanda-0.5": 0}
 
 
-def test_a_trial_is_named_by_its_variant(workplace: Path, console: Console) -> None:
-    spec = write_spec(workplace, execution="retries = 0")
-    started = run_study(spec, Selection(("dense", "rtn*")), console, changes=MORE_SHOTS_THAN_ITEMS)
+def test_a_trial_is_named_by_its_variant(spec: Path, console: Console) -> None:
+    started = run_study(spec, Selection(("dense", "rtn*")), console)
     CliRunner().invoke(app, ["retry", "small", "rtn-4bit-g16"])
     assert attempts(started.paths) == {"dense": 1, "rtn-4bit-g16": 2, "wanda-0.5": 0}
 

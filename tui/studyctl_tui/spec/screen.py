@@ -14,7 +14,8 @@ from textual.widgets import OptionList, Static, TextArea
 from typing_extensions import override
 
 from studyctl.errors import Problem, StudyError
-from studyctl.files import StudyPaths, runs_folder
+from studyctl.files import StudyPaths
+from studyctl.plan.saved import study_of
 from studyctl.plan.variants import expand_variants
 from studyctl.run.control import start_in_background
 from studyctl.spec.loading import load_spec
@@ -239,7 +240,7 @@ class SpecScreen(StudyScreen):
         except StudyError as error:
             self.app.notify(error.problems[0].what, severity="error", markup=False)
         else:
-            paths = StudyPaths(runs_folder() / document.spec.study.name)
+            paths = study_of(document)
             self.ask_trust(paths, path, lambda: self._run_in_background(path, paths))
         self._run_status.display = False
 
