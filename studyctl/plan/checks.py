@@ -172,7 +172,7 @@ def check_seen_texts(document: Document, texts: Sequence[TextIdentity]) -> Itera
     shared = [
         (text, f"{name} ({text.language})")
         for text, parts in contents
-        if text.purpose == "perplexity"
+        if text.purpose != "calibration"
         for key, name in parts.items()
         if key in seen
     ]

@@ -1,13 +1,16 @@
 """The index: what counts as stored, and what does not."""
 
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from studyctl.contract.records import AttemptFinished, StepFailed, StepFinished, StepStarted
 from studyctl.contract.steps import Step, StepKind
 from studyctl.errors import FailureCause, StudyError
+from studyctl.journal import files as journal_files
 from studyctl.journal.files import JournalWriter
 from studyctl.journal.index import Index, read_stored
 from studyctl.journal.stored import Stored
@@ -362,6 +365,14 @@ def test_what_was_read_before_a_damaged_journal_is_not_lost(study: FakeStudy) ->
     assert index.refresh() == read_stored(study.paths)
 
 
+class Tomorrow(datetime):
+    """Records written within a millisecond have the same time."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(days=1)
+
+
 class TestBatches:
     """The windows of a language are stored batch by batch."""
 
@@ -379,13 +390,14 @@ class TestBatches:
             attempt.end("perplexity:en", batch)
 
     def test_a_language_is_done_when_all_its_batches_are(
-        self, study: FakeStudy, attempt: FakeAttempt
+        self, study: FakeStudy, attempt: FakeAttempt, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         english = study.evaluations[0]
         self.run(attempt, 0, 2)
         results = read_stored(study.paths).results_of(WEIGHTS, ())
         assert results.spans(english) == ((0, 8), (16, 20))
         assert results.of(english) is None
+        monkeypatch.setattr(journal_files, "datetime", Tomorrow)
         self.run(attempt, 1)
         result = read_stored(study.paths).results_of(WEIGHTS, ()).of(english)
         assert result is not None
