@@ -1,4 +1,4 @@
-"""The study's journal of notes: what people wrote about its trials. Of each trial the newest note counts; an empty one takes it away."""
+"""The study's journal of notes: what people wrote about its trials. Of each trial the newest note counts; an empty one removes it."""
 
 import psutil
 

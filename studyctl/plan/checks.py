@@ -181,7 +181,7 @@ def check_seen_texts(document: Document, texts: Sequence[TextIdentity]) -> Itera
         listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
         kind = "files" if text.files else "split"
         yield document.problem(
-            f"calibration and perplexity share {listed}: variants that have seen a text flatter themselves on it",
+            f"calibration and perplexity share {listed}: perplexity on calibration text is too low",
             ("text", text.name, kind),
             hint=f'give each purpose its own: {kind} = {{ calibration = "…", perplexity = "…" }}',
             severity="warning",

@@ -179,7 +179,7 @@ def _head(path: Path) -> list[dict[str, Any]]:
         try:
             batch = next(pq.ParquetFile(path).iter_batches(batch_size=HEAD_ROWS), None)
         except (pa.ArrowException, OSError) as error:
-            raise StudyError(f"it is no Parquet file: {error}") from error
+            raise StudyError(f"it is not a Parquet file: {error}") from error
         return batch.to_pylist() if batch is not None else []
     try:
         with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
@@ -223,7 +223,7 @@ def _add_texts(contents: Contents, folder: Path, purpose: Purpose, language: str
         identity = _identify(file, column, purpose, language, folder)
         calibration = contents.identities.get(("calibration", language))
         if calibration is not None and calibration.key == identity.key:
-            contents.left.append(f"{file}: its text is the one for calibration")
+            contents.left.append(f"{file}: it has the same text as the file for calibration")
         elif (shortage := _shortage(contents, identity)) is not None:
             contents.left.append(
                 f"{file}: {shortage} are too few for a window of {contents.sequence_length} tokens"

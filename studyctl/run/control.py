@@ -103,7 +103,7 @@ def note(paths: StudyPaths, trial: str, text: str) -> str:
     Args:
         paths: files of the study.
         trial: its name.
-        text: the note; empty: take the one that there is away.
+        text: the note; empty: remove the one that is there.
 
     Raises:
         StudyError: the folder cannot be written.
@@ -116,7 +116,7 @@ def note(paths: StudyPaths, trial: str, text: str) -> str:
 
         with suppress(HeldError), hold(paths) as held:  # who holds it now publishes, or is about to delete it
             publish(paths, before_replacing=held.check)
-    return f"the note of {trial} {'was written' if text else 'was taken away'}"
+    return f"the note of {trial} {'was written' if text else 'was removed'}"
 
 
 def ask_to_drain(paths: StudyPaths, worker: str) -> str:

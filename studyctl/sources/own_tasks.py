@@ -20,8 +20,6 @@ from studyctl.units import count_text
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 ITEMS = "items.jsonl"
-_CODE = 1
-"""Raised when the same file gives other items."""
 _YAML = """task: {name}
 dataset_path: json
 dataset_kwargs:
@@ -79,7 +77,7 @@ def own_task(name: str, task: OwnTask, base: Path) -> Path:
         problems = [replace(problem, what=f"task `{name}`: {problem.what}") for problem in error.problems]
         raise StudyError(problems) from error
     lines = "".join(json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in items)
-    folder = cache_entry("own-tasks", digest([name, lines, _CODE]))
+    folder = cache_entry("own-tasks", digest([name, lines, _YAML]))
     file = folder / f"{name}.yaml"
     if not file.is_file():
         try:
@@ -180,7 +178,7 @@ def _table_rows(path: Path, delimiter: str | None) -> Iterator[Row]:
                 padded = cells + [""] * (len(header) - len(cells))
                 yield Row(place, dict(zip(header, padded, strict=False)))
     except csv.Error as error:
-        raise StudyError(f"`{path}:{reader.line_num + skipped}` is no CSV: {error}") from error
+        raise StudyError(f"`{path}:{reader.line_num + skipped}` is not valid CSV: {error}") from error
 
 
 def _texts(task: OwnTask, row: Row) -> tuple[str, list[str], str]:
@@ -212,10 +210,10 @@ def _listed(row: Row, column: str) -> list[str]:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise StudyError(f"choices of `{row.place}` are no list: {error}") from error
+            raise StudyError(f"choices of `{row.place}` are not a list: {error}") from error
     if not isinstance(value, list):
         raise StudyError(
-            f"`{column}` of `{row.place}` is no list of choices",
+            f"`{column}` of `{row.place}` is not a list of choices",
             hint=_fields_hint(column, value) or 'write a column for each: choices = ["A", "B", "C", "D"]',
         )
     return [_plain(row, column, choice) for choice in value]
@@ -228,7 +226,7 @@ def _text(row: Row, column: str) -> str:
 def _plain(row: Row, column: str, value: object) -> str:
     """Return a text or number as text; empty: there is none."""
     if isinstance(value, dict | list):
-        raise StudyError(f"`{column}` of `{row.place}` is no text", hint=_fields_hint(column, value))
+        raise StudyError(f"`{column}` of `{row.place}` is not a text", hint=_fields_hint(column, value))
     return "" if value is None else str(value).strip()
 
 

@@ -67,7 +67,7 @@ def _problems(text: str, file: Path, first: TomlError) -> list[Problem]:
     errors, repaired = _errors(lines, first)
     if len(errors) > 1 and not _STATEMENT.search(text):
         hint = "name a .toml file; `studyctl init FOLDER` writes a spec for a folder's texts and questions"
-        return [replace(_worded(first, lines, file), what="this is no TOML file", note="", hint=hint)]
+        return [replace(_worded(first, lines, file), what="this is not a TOML file", note="", hint=hint)]
     # Repetitions are reported with both places; the parser would stop at the first.
     repeated = Places(repaired, file).repeated
     others = [error for error in errors if not (repeated and _is_repetition(error))]

@@ -73,7 +73,7 @@ def test_without_a_runner_it_is_published_at_once(study: FakeStudy) -> None:
     assert published(study.paths) == [None]
     assert control.note(study.paths, TRIAL, "looks odd") == f"the note of {TRIAL} was written"
     assert published(study.paths) == ["looks odd"]
-    assert control.note(study.paths, TRIAL, "") == f"the note of {TRIAL} was taken away"
+    assert control.note(study.paths, TRIAL, "") == f"the note of {TRIAL} was removed"
     assert published(study.paths) == [None]
 
 

@@ -386,7 +386,7 @@ class TestWindowsOfAText:
 
 
 class TestTextsThatAreCalibratedOnAndMeasured:
-    """A model that has seen a text flatters itself on it."""
+    """Perplexity on calibration text is too low."""
 
     def warned(self, folder: Path, *changes: tuple[str, str]) -> str:
         (problem,) = planned(folder, *changes).problems
@@ -398,7 +398,7 @@ class TestTextsThatAreCalibratedOnAndMeasured:
         files = ("text/{language}/test.jsonl", "text/{language}/train.jsonl")
         assert self.warned(folder, files) == (
             "calibration and perplexity share `text/en/train.jsonl` (en): "
-            "variants that have seen a text flatter themselves on it"
+            "perplexity on calibration text is too low"
         )
 
     def test_a_file_of_a_pattern_in_every_language(self, folder: Path) -> None:

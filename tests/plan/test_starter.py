@@ -240,7 +240,7 @@ def test_a_csv_that_cannot_be_read_is_left_out_with_the_reason(
         ("de.txt", "schön".encode("latin-1"), "`{}:1` is not UTF-8 (byte 3) (save the file as UTF-8)"),
         ("de.txt.gz", gzip.compress(b"text" * 1000, mtime=0)[:-20], "`{}` is no gzip file, or is cut short"),
         ("de.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000, mtime=0)[:-20], "it cannot be read: Compressed file ended"),
-        ("de.parquet", b"nothing of the kind", "it is no Parquet file"),
+        ("de.parquet", b"nothing of the kind", "it is not a Parquet file"),
     ],
 )  # fmt: skip
 def test_a_text_that_cannot_be_used_is_left_out_with_the_reason(
@@ -299,7 +299,7 @@ def test_a_text_for_calibration_is_not_measured_on(tmp_path: Path, console: Cons
     assert load_spec(tmp_path / "study.toml").spec.text["own"].files == {
         "calibration": {"en": "en-train.txt"}
     }
-    assert "left out: en-test.txt: its text is the one for calibration" in printed(console)
+    assert "left out: en-test.txt: it has the same text as the file for calibration" in printed(console)
 
 
 def test_a_model_that_cannot_be_read_is_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_text_has_data_or_problems_with_places(text: str) -> None:
 )
 def test_another_kind_of_file_is_one_problem(text: str) -> None:
     (problem,) = problems(text)
-    assert (problem.what, problem.line) == ("this is no TOML file", 1)
+    assert (problem.what, problem.line) == ("this is not a TOML file", 1)
     assert problem.hint.startswith("name a .toml file; ")
 
 
