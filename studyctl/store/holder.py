@@ -73,7 +73,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryUse:
-    """How busy a runner's host was, over the whole run: the largest value in each of some spans of equal length, oldest first."""
+    """Memory in use during a run: the largest value in each of some spans of equal length, oldest first."""
 
     seconds: Annotated[float, Meta(gt=0, le=1e12)]
     """Length of a span."""
@@ -147,7 +147,7 @@ class Holder(Owner):
     """Memory in use on its host, by any process."""
     memory_total_bytes: Count | None = None
     memory_use: MemoryUse | None = None
-    """Memory and load since it began; None: not recorded."""
+    """Since it began; None: not recorded."""
     load: float | None = None
     """Load average of its host over one minute."""
 

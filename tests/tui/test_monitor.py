@@ -626,7 +626,7 @@ async def test_p_without_a_run_says_what_starts_one(runs: Path) -> None:
     async with monitor(studies.empty(runs / "small")) as pilot:
         await ready(pilot)
         await pilot.press("p")
-        await sees(pilot, "nobody runs this study: R does")
+        await sees(pilot, "nobody runs it: R starts the run")
 
 
 async def test_a_note_is_written_shown_found_and_taken_away(runs: Path) -> None:

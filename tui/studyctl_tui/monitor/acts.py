@@ -125,7 +125,7 @@ class TrialActs(TrialsScreen):
             return
         paths, name, state = view.paths, row.trial.trial, row.trial.state
         if not view.snapshot.running:
-            self.notify("nobody runs this study: R does")
+            self.notify("nobody runs it: R starts the run")
         elif state in ("running", "done"):
             self.notify(f"{name} {'runs' if state == 'running' else 'is done'}", markup=False)
         else:
